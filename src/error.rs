@@ -1,0 +1,192 @@
+//! What can go wrong, as a user meets it: an error kind, its exit code, and how an error is printed.
+//!
+//! Code that a caller branches on returns its own small enum; everything that ends a command becomes a
+//! [`Failure`], which knows the exit code that CONTRACT pins for its [`Kind`].
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// Why a command ended without doing what it was asked to. Each kind has one exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A build, a push or a verification failed.
+    Failed,
+    /// The command line is wrong.
+    Usage,
+    /// `evaluate` alone: there is nothing to build.
+    NothingToBuild,
+    /// A payload, images.json, document or configuration is malformed.
+    BadInput,
+    /// Signature, allow-list or proof of merge said no.
+    Refused,
+    /// git, docker or the registry is missing, unreachable or full; another run may help.
+    Environment,
+    /// SIGINT.
+    Interrupted,
+    /// SIGTERM.
+    Terminated,
+}
+
+impl Kind {
+    /// The exit code of this kind.
+    pub const fn code(self) -> u8 {
+        match self {
+            Kind::Failed => 1,
+            Kind::Usage => 2,
+            Kind::NothingToBuild => 3,
+            Kind::BadInput => 4,
+            Kind::Refused => 5,
+            Kind::Environment => 6,
+            Kind::Interrupted => 130,
+            Kind::Terminated => 143,
+        }
+    }
+
+    /// Which of several failures names the exit code: the lower rank wins. A signal, then 4 and 5, then 1,
+    /// and 6 only when every failure is the environment's.
+    const fn rank(self) -> u8 {
+        match self {
+            Kind::Interrupted | Kind::Terminated => 0,
+            Kind::Usage => 1,
+            Kind::BadInput => 2,
+            Kind::Refused => 3,
+            Kind::Failed => 4,
+            Kind::Environment => 5,
+            Kind::NothingToBuild => 6,
+        }
+    }
+
+    /// The kind that speaks for both when several things failed.
+    pub fn and(self, other: Kind) -> Kind {
+        if other.rank() < self.rank() { other } else { self }
+    }
+}
+
+impl From<Kind> for ExitCode {
+    fn from(kind: Kind) -> ExitCode {
+        ExitCode::from(kind.code())
+    }
+}
+
+/// An error that ends a command: what failed, its causes, and what a person can do about it.
+#[derive(Debug)]
+pub struct Failure {
+    /// Decides the exit code.
+    pub kind: Kind,
+    /// What failed, with its chain of causes.
+    pub error: anyhow::Error,
+    /// What a person can do about it.
+    pub hint: Option<String>,
+}
+
+impl Failure {
+    /// A failure of `kind` with this message or error.
+    pub fn new(kind: Kind, error: impl Into<anyhow::Error>) -> Failure {
+        Failure { kind, error: error.into(), hint: None }
+    }
+
+    /// The same failure with a way out for the person who reads it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Failure {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The same failure under a sentence that says what was being done.
+    #[must_use]
+    pub fn context(mut self, context: impl fmt::Display + Send + Sync + 'static) -> Failure {
+        self.error = self.error.context(context);
+        self
+    }
+
+    /// A build, a push or a verification failed (1).
+    pub fn failed(message: impl fmt::Display) -> Failure {
+        Failure::new(Kind::Failed, anyhow::anyhow!("{message}"))
+    }
+
+    /// The command line is wrong (2).
+    pub fn usage(message: impl fmt::Display) -> Failure {
+        Failure::new(Kind::Usage, anyhow::anyhow!("{message}"))
+    }
+
+    /// Something that was read is malformed (4).
+    pub fn bad_input(message: impl fmt::Display) -> Failure {
+        Failure::new(Kind::BadInput, anyhow::anyhow!("{message}"))
+    }
+
+    /// A guard said no (5).
+    pub fn refused(message: impl fmt::Display) -> Failure {
+        Failure::new(Kind::Refused, anyhow::anyhow!("{message}"))
+    }
+
+    /// A tool, the disk or the registry is not there (6).
+    pub fn environment(message: impl fmt::Display) -> Failure {
+        Failure::new(Kind::Environment, anyhow::anyhow!("{message}"))
+    }
+
+    /// What failed and why on one line, for a document's `error` field.
+    pub fn one_line(&self) -> String {
+        format!("{:#}", self.error).lines().collect::<Vec<_>>().join(" / ")
+    }
+
+    /// The text for a person: `error:`, `caused by:` lines, and a `hint:`.
+    pub fn render(&self) -> String {
+        let mut text = format!("error: {}\n", self.error);
+        for cause in self.error.chain().skip(1) {
+            text.push_str(&format!("caused by: {cause}\n"));
+        }
+        if let Some(hint) = &self.hint {
+            text.push_str(&format!("hint: {hint}\n"));
+        }
+        text
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#}", self.error)
+    }
+}
+
+/// Gives an error of any type its kind, and the sentence that says what was being done.
+pub trait Classify<T> {
+    /// Wraps the error as a [`Failure`] of `kind`, under `context`.
+    fn classify<C: fmt::Display + Send + Sync + 'static>(
+        self,
+        kind: Kind,
+        context: impl FnOnce() -> C,
+    ) -> Result<T, Failure>;
+}
+
+impl<T, E: Into<anyhow::Error>> Classify<T> for Result<T, E> {
+    fn classify<C: fmt::Display + Send + Sync + 'static>(
+        self,
+        kind: Kind,
+        context: impl FnOnce() -> C,
+    ) -> Result<T, Failure> {
+        self.map_err(|e| Failure { kind, error: e.into().context(context()), hint: None })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_speaks_only_when_everything_failed_by_it() {
+        assert_eq!(Kind::Environment.and(Kind::Environment), Kind::Environment);
+        assert_eq!(Kind::Environment.and(Kind::Failed), Kind::Failed);
+        assert_eq!(Kind::Failed.and(Kind::Refused), Kind::Refused);
+        assert_eq!(Kind::BadInput.and(Kind::Refused), Kind::BadInput);
+        assert_eq!(Kind::Failed.and(Kind::Terminated), Kind::Terminated);
+    }
+
+    #[test]
+    fn an_error_is_rendered_with_its_causes_and_a_way_out() {
+        let failure = Failure::environment("connection refused").context("cannot reach the registry");
+        assert_eq!(
+            failure.hint("start it").render(),
+            "error: cannot reach the registry\ncaused by: connection refused\nhint: start it\n"
+        );
+    }
+}

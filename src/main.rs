@@ -1,0 +1,2 @@
+//! Parse, call the library, exit.
+fn main() {}

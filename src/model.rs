@@ -1,0 +1,516 @@
+//! The words of a merge: newtypes that cannot hold a bad value. Pure: no file, network, process or clock.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// A value that is not what its type promises: the value, and what it should have been.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{}` is not {expected}", shown(.value))]
+pub struct InvalidValue {
+    /// What was given.
+    pub value: String,
+    /// What would have been right, as a noun phrase.
+    pub expected: &'static str,
+}
+
+/// Control characters made visible and long values cut, so that a hostile value cannot paint on a terminal.
+fn shown(value: &str) -> String {
+    let escaped: String = value.chars().take(80).flat_map(char::escape_debug).collect();
+    if value.chars().count() > 80 { escaped + "…" } else { escaped }
+}
+
+/// Declares a string newtype that is checked whenever it is made, also when it is deserialized.
+macro_rules! checked_string {
+    ($(#[$doc:meta])* $name:ident, $expected:literal, $check:path) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// The text of this value.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+        impl TryFrom<String> for $name {
+            type Error = InvalidValue;
+            fn try_from(value: String) -> Result<Self, InvalidValue> {
+                if $check(&value) { Ok($name(value)) } else { Err(InvalidValue { value, expected: $expected }) }
+            }
+        }
+        impl FromStr for $name {
+            type Err = InvalidValue;
+            fn from_str(value: &str) -> Result<Self, InvalidValue> {
+                Self::try_from(value.to_owned())
+            }
+        }
+        impl From<$name> for String {
+            fn from(value: $name) -> String {
+                value.0
+            }
+        }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+checked_string! {
+    /// A full git object id of a commit: 40 (SHA-1) or 64 (SHA-256) lower-case hex digits.
+    CommitSha, "a full commit id (40 lower-case hex digits)", is_commit_sha
+}
+checked_string! {
+    /// A repository's full name on its forge, `owner/name` (or deeper, where a forge has subgroups).
+    RepoName, "a repository name like `owner/name`", is_repo_name
+}
+checked_string! {
+    /// A branch name without `refs/heads/`, valid by git-check-ref-format(1).
+    BranchName, "a valid branch name", is_branch_name
+}
+checked_string! {
+    /// A content digest, `sha256:` and 64 hex digits (OCI image spec, descriptor, digests).
+    Digest, "a digest like `sha256:<64 hex digits>`", is_digest
+}
+checked_string! {
+    /// An image's name below the registry: path components of the distribution reference grammar, ≤ 255 bytes.
+    ImageName, "a valid image name (lower-case letters, digits, and single `.`, `_`, `-`, `/` between them)", is_image_name
+}
+checked_string! {
+    /// A tag: `[A-Za-z0-9_][A-Za-z0-9._-]{0,127}` (distribution spec, pulling manifests).
+    Tag, "a valid tag (letters, digits, `_`, `.`, `-`; at most 128; not starting with `.` or `-`)", is_tag
+}
+
+fn is_lower_hex(s: &str) -> bool {
+    s.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+fn is_commit_sha(s: &str) -> bool {
+    matches!(s.len(), 40 | 64) && is_lower_hex(s) && !s.bytes().all(|b| b == b'0')
+}
+
+fn is_digest(s: &str) -> bool {
+    s.strip_prefix("sha256:").is_some_and(|h| h.len() == 64 && is_lower_hex(h))
+}
+
+fn is_repo_name(s: &str) -> bool {
+    s.len() <= 255
+        && s.split('/').all(|part| {
+            !part.is_empty()
+                && !part.starts_with('-')
+                && part != "."
+                && part != ".."
+                && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+        })
+}
+
+/// git-check-ref-format(1), rules 1 to 10, for the part below `refs/heads/`.
+fn is_branch_name(s: &str) -> bool {
+    !s.is_empty()
+        && s.len() <= 244
+        && s != "@"
+        && !s.starts_with('-')
+        && !s.ends_with('.')
+        && !s.contains("..")
+        && !s.contains("@{")
+        && s.split('/').all(|part| !part.is_empty() && !part.starts_with('.') && !part.ends_with(".lock"))
+        && !s.chars().any(|c| c.is_control() || matches!(c, ' ' | '~' | '^' | ':' | '?' | '*' | '[' | '\\'))
+}
+
+fn is_tag(s: &str) -> bool {
+    (1..=128).contains(&s.len())
+        && !s.starts_with(['.', '-'])
+        && s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+}
+
+/// `path-component ['/' path-component]*`, where `path-component := [a-z0-9]+ (('.'|'_'|'__'|'-'+) [a-z0-9]+)*`
+/// (distribution/reference, reference.go).
+fn is_image_name(s: &str) -> bool {
+    s.len() <= 255 && s.split('/').all(is_path_component)
+}
+
+fn is_path_component(s: &str) -> bool {
+    let alnum = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    s.starts_with(alnum)
+        && s.ends_with(alnum)
+        && s.split(alnum).all(|sep| matches!(sep, "" | "." | "_" | "__") || sep.bytes().all(|b| b == b'-'))
+}
+
+impl CommitSha {
+    /// The first 12 digits.
+    pub fn short(&self) -> &str {
+        &self.0[..12]
+    }
+
+    /// The tag that an image built from this commit keeps for ever.
+    pub fn immutable_tag(&self) -> Tag {
+        Tag(format!("sha-{}", self.0))
+    }
+}
+
+impl RepoName {
+    /// The last part of the name.
+    pub fn last(&self) -> &str {
+        self.0.rsplit('/').next().unwrap_or(&self.0)
+    }
+
+    /// Whether both name the same repository: forges ignore case.
+    pub fn same_as(&self, other: &RepoName) -> bool {
+        self.0.eq_ignore_ascii_case(&other.0)
+    }
+}
+
+impl BranchName {
+    /// The full ref, so that no branch name can be mistaken for an option or another ref.
+    pub fn full_ref(&self) -> String {
+        format!("refs/heads/{}", self.0)
+    }
+}
+
+/// Where images go: `HOST[:PORT][/NAMESPACE]`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RegistryAddress {
+    host: String,
+    namespace: Option<ImageName>,
+}
+
+impl RegistryAddress {
+    /// `host` or `host:port`, the authority of its URLs and the key of its credentials.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// What stands in front of every image name.
+    pub fn namespace(&self) -> Option<&ImageName> {
+        self.namespace.as_ref()
+    }
+
+    /// Whether the host is this machine: the only place where plain http is allowed.
+    pub fn is_loopback(&self) -> bool {
+        let name = match self.host.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+            _ => &self.host,
+        };
+        name == "localhost"
+            || name
+                .trim_start_matches('[')
+                .trim_end_matches(']')
+                .parse::<std::net::IpAddr>()
+                .is_ok_and(|ip| ip.is_loopback())
+    }
+
+    /// The same registry with one more namespace behind its own.
+    pub fn with_namespace(&self, inner: &ImageName) -> Result<RegistryAddress, InvalidValue> {
+        format!("{self}/{inner}").parse()
+    }
+}
+
+impl FromStr for RegistryAddress {
+    type Err = InvalidValue;
+    fn from_str(value: &str) -> Result<Self, InvalidValue> {
+        let invalid = || InvalidValue {
+            value: value.to_owned(),
+            expected: "a registry like `registry.example.org:443` or `registry.example.org/team` (no scheme)",
+        };
+        let (host, namespace) = match value.split_once('/') {
+            Some((host, namespace)) => (host, Some(namespace.parse().map_err(|_| invalid())?)),
+            None => (value, None),
+        };
+        if !is_host(host) {
+            return Err(invalid());
+        }
+        Ok(RegistryAddress { host: host.to_owned(), namespace })
+    }
+}
+
+/// A registry's authority as docker reads it: a name with a dot, a port, or `localhost`; anything else would be
+/// taken for a namespace on Docker Hub.
+fn is_host(s: &str) -> bool {
+    let (name, port) = match s.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((ip, "")) => (ip, None),
+        Some((ip, rest)) => (ip, Some(rest.strip_prefix(':').unwrap_or("x"))),
+        None => s.split_once(':').map_or((s, None), |(n, p)| (n, Some(p))),
+    };
+    let ip6 = name.parse::<std::net::Ipv6Addr>().is_ok() && s.starts_with('[');
+    let dns = !name.is_empty()
+        && name.len() <= 253
+        && name.split('.').all(|l| {
+            !l.is_empty()
+                && !l.starts_with('-')
+                && !l.ends_with('-')
+                && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        });
+    let marked = ip6 || port.is_some() || name.contains('.') || name == "localhost";
+    let port_ok = port.is_none_or(|p| {
+        !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()) && p.parse::<u16>().is_ok_and(|n| n > 0)
+    });
+    (ip6 || dns) && marked && port_ok
+}
+
+impl TryFrom<String> for RegistryAddress {
+    type Error = InvalidValue;
+    fn try_from(value: String) -> Result<Self, InvalidValue> {
+        value.parse()
+    }
+}
+
+impl From<RegistryAddress> for String {
+    fn from(value: RegistryAddress) -> String {
+        value.to_string()
+    }
+}
+
+impl fmt::Display for RegistryAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.namespace {
+            Some(namespace) => write!(f, "{}/{namespace}", self.host),
+            None => f.write_str(&self.host),
+        }
+    }
+}
+
+/// An image's full name without a tag: what docker calls a repository. Local when `registry` is absent.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ImageRepository {
+    /// `host[:port]` of the registry.
+    registry: Option<String>,
+    /// The path below the host, with its namespace.
+    path: ImageName,
+}
+
+impl ImageRepository {
+    /// The repository of image `name`, below `registry` and its namespace where there is one.
+    pub fn new(
+        registry: Option<&RegistryAddress>,
+        name: &ImageName,
+    ) -> Result<ImageRepository, InvalidValue> {
+        match registry {
+            None => Ok(ImageRepository { registry: None, path: name.clone() }),
+            Some(address) => {
+                let path = match address.namespace() {
+                    Some(namespace) => format!("{namespace}/{name}").parse()?,
+                    None => name.clone(),
+                };
+                Ok(ImageRepository { registry: Some(address.host().to_owned()), path })
+            }
+        }
+    }
+
+    /// The registry's authority; `None` for a local name.
+    pub fn registry(&self) -> Option<&str> {
+        self.registry.as_deref()
+    }
+
+    /// The path as it stands in the registry's URLs.
+    pub fn path(&self) -> &ImageName {
+        &self.path
+    }
+
+    /// `repository:tag`, as `docker` takes it.
+    pub fn tagged(&self, tag: &Tag) -> String {
+        format!("{self}:{tag}")
+    }
+}
+
+impl FromStr for ImageRepository {
+    type Err = InvalidValue;
+    fn from_str(value: &str) -> Result<Self, InvalidValue> {
+        let invalid =
+            || InvalidValue { value: value.to_owned(), expected: "an image repository without a tag" };
+        match value.split_once('/') {
+            Some((host, path)) if is_host(host) => Ok(ImageRepository {
+                registry: Some(host.to_owned()),
+                path: path.parse().map_err(|_| invalid())?,
+            }),
+            _ => Ok(ImageRepository { registry: None, path: value.parse().map_err(|_| invalid())? }),
+        }
+    }
+}
+
+impl TryFrom<String> for ImageRepository {
+    type Error = InvalidValue;
+    fn try_from(value: String) -> Result<Self, InvalidValue> {
+        value.parse()
+    }
+}
+
+impl From<ImageRepository> for String {
+    fn from(value: ImageRepository) -> String {
+        value.to_string()
+    }
+}
+
+impl fmt::Display for ImageRepository {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.registry {
+            Some(registry) => write!(f, "{registry}/{}", self.path),
+            None => write!(f, "{}", self.path),
+        }
+    }
+}
+
+/// A forge whose payloads swanci reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ForgeName {
+    /// github.com and GitHub Enterprise.
+    Github,
+}
+
+impl fmt::Display for ForgeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ForgeName::Github => f.write_str("github"),
+        }
+    }
+}
+
+/// What landed where: the subject of every step. `forge` and `pull_request` are absent when a person named the
+/// commit by hand; `branch` is absent when only a commit was named.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// The forge that announced it.
+    pub forge: Option<ForgeName>,
+    /// The repository's full name.
+    pub repository: RepoName,
+    /// As the payload or the person gave it; never used unless the rules for clone URLs allow it.
+    pub clone_url: String,
+    /// The commit that landed on the branch.
+    pub commit: CommitSha,
+    /// The branch that it landed on.
+    pub branch: Option<BranchName>,
+    /// The repository's default branch.
+    #[serde(default)]
+    pub default_branch: Option<BranchName>,
+    /// The pull request that was merged.
+    #[serde(default)]
+    pub pull_request: Option<PullRequest>,
+}
+
+/// The pull request of a [`Change`], for labels and for people; nothing is decided by it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PullRequest {
+    /// Its number in the repository.
+    pub number: u64,
+    /// As written by its author: never trust it on a terminal.
+    pub title: Option<String>,
+    /// The author's login.
+    pub author: Option<String>,
+    /// Its page.
+    pub url: Option<String>,
+    /// The last commit of the source branch.
+    pub head: Option<CommitSha>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accepts<T: FromStr>(good: &[&str], bad: &[&str]) {
+        for value in good {
+            assert!(value.parse::<T>().is_ok(), "{value:?} should be accepted");
+        }
+        for value in bad {
+            assert!(value.parse::<T>().is_err(), "{value:?} should be refused");
+        }
+    }
+
+    #[test]
+    fn a_commit_is_a_full_lower_case_id() {
+        let sha = "8c1c06a1a89e8278937a7d22d8ba1a834bd4c8a1";
+        accepts::<CommitSha>(
+            &[sha],
+            &[
+                "",
+                "8c1c06a",
+                "HEAD",
+                "--upload-pack=x",
+                &sha.to_uppercase(),
+                &"0".repeat(40),
+                &format!("{sha}\n"),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_branch_follows_git_check_ref_format() {
+        accepts::<BranchName>(
+            &["main", "release/1.x", "feat/ü", "a@b", "x-"],
+            &[
+                "",
+                "-x",
+                "--upload-pack=x",
+                "a..b",
+                "a b",
+                "a~1",
+                "a:b",
+                ".a",
+                "a/.b",
+                "a.lock",
+                "a//b",
+                "/a",
+                "a/",
+                "@",
+                "a@{1}",
+                "a\\b",
+                "a\n",
+                "a.",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_repository_name_cannot_climb_or_pose_as_an_option() {
+        accepts::<RepoName>(
+            &["a/b", "A-b/c.d_e", "g/s/r", "one"],
+            &["", "a/", "/a", "a/../b", "./a", "-a/b", "a/-b", "a b/c", "a/b?x", "a/b\n", "a/%2e"],
+        );
+    }
+
+    #[test]
+    fn image_names_and_tags_follow_the_reference_grammar() {
+        accepts::<ImageName>(
+            &["httpd", "a/b", "a-b", "a--b", "a_b", "a__b", "a.b", "0"],
+            &["", "A", "a..b", "a___b", "-a", "a-", "a/", "/a", "a:b", "a@b", "ü", "a._b", &"a".repeat(256)],
+        );
+        accepts::<Tag>(
+            &["1.0", "_x", "A", &"a".repeat(128)],
+            &["", ".a", "-a", "a/b", "a b", "a:b", &"a".repeat(129)],
+        );
+    }
+
+    #[test]
+    fn a_registry_is_a_host_that_docker_reads_as_one() {
+        accepts::<RegistryAddress>(
+            &[
+                "swan-registry.icesi.edu.co:443",
+                "localhost",
+                "localhost:5000/team",
+                "127.0.0.1:5000",
+                "[::1]:5000",
+                "r.example.org/a/b",
+            ],
+            &[
+                "",
+                "httpd",
+                "https://r.example.org",
+                "r.example.org:0",
+                "r.example.org:x",
+                "r.example.org/",
+                "r.example.org/A",
+                "-r.org",
+                "r..org",
+                "a b.org",
+            ],
+        );
+        assert!("127.0.0.1:5000".parse::<RegistryAddress>().is_ok_and(|r| r.is_loopback()));
+        assert!("[::1]:5000".parse::<RegistryAddress>().is_ok_and(|r| r.is_loopback()));
+        assert!(!"10.0.0.1:5000".parse::<RegistryAddress>().is_ok_and(|r| r.is_loopback()));
+    }
+}

@@ -1,0 +1,1 @@
+//! One crate for all integration tests: a file for each command, the queue, the listener, the whole way.
