@@ -1,9 +1,8 @@
 //! swanci turns a merged pull request into Docker images in a private registry.
-//!
-//! The way of a merge
-//!
 
 pub mod cancel;
 pub mod documents;
 pub mod error;
 pub mod model;
+pub mod process;
+pub mod redact;

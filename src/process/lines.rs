@@ -1,0 +1,91 @@
+//! What a child says, cut into lines: streamed, redacted, the last ones kept, standard output captured.
+
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Read};
+
+use super::{Stream, TAIL_LINES};
+use crate::redact;
+
+/// A line longer than this is cut, bytes: a program that never ends its line must not fill the memory.
+const LONGEST_LINE: usize = 16 << 10;
+
+pub(super) struct Lines {
+    /// Standard output as it came.
+    pub(super) captured: Vec<u8>,
+    /// Set once standard output exceeded the cap.
+    pub(super) over_cap: bool,
+    /// The last lines of standard error, and of standard output, redacted.
+    pub(super) tail: VecDeque<String>,
+    cap: usize,
+    partial: [Vec<u8>; 2],
+}
+
+impl Lines {
+    pub(super) fn new(cap: usize) -> Lines {
+        Lines {
+            captured: Vec::new(),
+            over_cap: false,
+            tail: VecDeque::new(),
+            cap,
+            partial: Default::default(),
+        }
+    }
+
+    /// Takes what is there; `false` at the end of the stream.
+    pub(super) fn read(
+        &mut self,
+        reader: &mut dyn Read,
+        stream: Stream,
+        on_line: &mut dyn FnMut(Stream, &str),
+    ) -> std::io::Result<bool> {
+        let mut chunk = [0u8; 16 << 10];
+        match reader.read(&mut chunk) {
+            Ok(0) => Ok(false),
+            Ok(n) => {
+                self.take(stream, &chunk[..n], on_line);
+                Ok(true)
+            }
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(true),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn take(&mut self, stream: Stream, bytes: &[u8], on_line: &mut dyn FnMut(Stream, &str)) {
+        if stream == Stream::Stdout {
+            let room = self.cap.saturating_sub(self.captured.len());
+            self.over_cap |= bytes.len() > room;
+            self.captured.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        }
+        for piece in bytes.split_inclusive(|b| matches!(b, b'\n' | b'\r')) {
+            let ended = matches!(piece.last(), Some(b'\n' | b'\r'));
+            let text = if ended { &piece[..piece.len() - 1] } else { piece };
+            let partial = &mut self.partial[stream as usize];
+            let room = LONGEST_LINE.saturating_sub(partial.len());
+            partial.extend_from_slice(&text[..text.len().min(room)]);
+            if ended {
+                self.end_line(stream, on_line);
+            }
+        }
+    }
+
+    fn end_line(&mut self, stream: Stream, on_line: &mut dyn FnMut(Stream, &str)) {
+        let bytes = std::mem::take(&mut self.partial[stream as usize]);
+        if bytes.is_empty() {
+            return;
+        }
+        let text = String::from_utf8_lossy(&bytes);
+        let line = redact::scrub(&text);
+        on_line(stream, &line);
+        if self.tail.len() == TAIL_LINES {
+            self.tail.pop_front();
+        }
+        self.tail.push_back(line.into_owned());
+    }
+
+    /// Ends the lines that were still open when the stream ended.
+    pub(super) fn flush(&mut self, on_line: &mut dyn FnMut(Stream, &str)) {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            self.end_line(stream, on_line);
+        }
+    }
+}
