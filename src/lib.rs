@@ -1,6 +1,7 @@
 //! swanci turns a merged pull request into Docker images in a private registry.
 
 pub mod cancel;
+pub mod config;
 pub mod documents;
 pub mod error;
 pub mod model;
