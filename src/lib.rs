@@ -4,6 +4,8 @@ pub mod cancel;
 pub mod config;
 pub mod documents;
 pub mod error;
+pub mod git;
+pub mod lock;
 pub mod model;
 pub mod process;
 pub mod redact;

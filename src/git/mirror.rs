@@ -1,0 +1,251 @@
+//! A bare mirror for each repository in the state directory: locked, fetched incrementally, cloned again when it is
+//! broken.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use secrecy::SecretString;
+use sha2::{Digest as _, Sha256};
+
+use super::remote::Remote;
+use super::{GitError, git, https_config, local_git, run};
+use crate::cancel::Cancel;
+use crate::model::{BranchName, CommitSha};
+use crate::process::{CommandError, Tool};
+
+/// Its presence says that the mirror was set up to the end.
+const COMPLETE: &str = "swanci-mirror";
+
+/// The mirror of one remote. It holds every commit of the branches that were fetched.
+pub struct Mirror<'a> {
+    remote: &'a Remote,
+    dir: PathBuf,
+    token: Option<&'a SecretString>,
+    cancel: &'a Cancel,
+}
+
+impl<'a> Mirror<'a> {
+    /// The mirror of `remote` under `state_dir/mirrors`; made when it is first fetched.
+    pub fn of(
+        state_dir: &Path,
+        remote: &'a Remote,
+        token: Option<&'a SecretString>,
+        cancel: &'a Cancel,
+    ) -> Mirror<'a> {
+        let key = hex::encode(Sha256::digest(remote.as_git_url()));
+        Mirror { remote, dir: state_dir.join("mirrors").join(format!("{}.git", &key[..24])), token, cancel }
+    }
+
+    /// The git directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The remote.
+    pub fn remote(&self) -> &Remote {
+        self.remote
+    }
+
+    /// The token that waits made under.
+    pub(super) fn cancel(&self) -> &Cancel {
+        self.cancel
+    }
+
+    /// Brings a branch up to date and returns its tip.
+    pub fn fetch_branch(&self, branch: &BranchName) -> Result<CommitSha, GitError> {
+        let full = branch.full_ref();
+        self.fetch(&format!("+{full}:{full}"), &format!("branch `{branch}`"))?;
+        self.tip(branch)
+    }
+
+    /// Gets a commit that no branch need name. Servers hand such commits out, so this proves nothing about it.
+    pub fn fetch_commit(&self, commit: &CommitSha) -> Result<(), GitError> {
+        if self.dir.join(COMPLETE).exists() && self.has_commit(commit) {
+            return Ok(());
+        }
+        match self.fetch("+refs/heads/*:refs/heads/*", "branch") {
+            Ok(()) if self.has_commit(commit) => Ok(()),
+            Ok(()) | Err(GitError::NoSuchRef { .. }) => {
+                let named = format!("refs/swanci/{commit}");
+                self.fetch(&format!("{commit}:{named}"), &format!("commit {commit}"))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// One fetch under the mirror's lock, on a mirror that is mended or made anew where it has to be.
+    fn fetch(&self, refspec: &str, wanted: &str) -> Result<(), GitError> {
+        let _lock = self.lock()?;
+        if self.dir.join(COMPLETE).exists() {
+            self.remove_stale_locks();
+            match self.fetch_locked(refspec, wanted) {
+                Err(error) if error.may_be_a_broken_mirror() => {}
+                outcome => return outcome,
+            }
+        }
+        self.create()?;
+        self.fetch_locked(refspec, wanted)
+    }
+
+    fn fetch_locked(&self, refspec: &str, wanted: &str) -> Result<(), GitError> {
+        let url = self.remote.as_git_url();
+        self.networked()
+            .args(["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules"])
+            .args(["--no-auto-maintenance", "--end-of-options", url, refspec])
+            .run(self.cancel)
+            .map_err(|error| GitError::from_fetch(url, wanted, error))?;
+        self.touch();
+        Ok(())
+    }
+
+    /// Asks the remote for its default branch.
+    pub fn default_branch(&self) -> Result<Option<BranchName>, GitError> {
+        let url = self.remote.as_git_url();
+        let done = git(self.remote.transports(), &self.network_config())
+            .args(["ls-remote", "--symref", "--end-of-options", url, "HEAD"])
+            .run(self.cancel)
+            .map_err(|error| GitError::from_fetch(url, "HEAD", error))?;
+        Ok(done
+            .text()
+            .lines()
+            .find_map(|line| line.strip_prefix("ref: refs/heads/")?.split('\t').next()?.parse().ok()))
+    }
+
+    fn network_config(&self) -> Vec<(String, String)> {
+        let mut config = vec![("remote.origin.url".to_owned(), self.remote.as_git_url().to_owned())];
+        if let Some(base) = self.remote.https_base() {
+            config.extend(https_config(&base, self.token, self.remote.userinfo()));
+        }
+        config
+    }
+
+    /// A git in this mirror that may reach the remote.
+    pub(super) fn networked(&self) -> Tool {
+        git(self.remote.transports(), &self.network_config()).arg(format!("--git-dir={}", self.dir.display()))
+    }
+
+    /// A git in this mirror that may not.
+    pub(super) fn local(&self) -> Tool {
+        local_git(&self.dir)
+    }
+
+    /// Throws away what is there and starts empty. The old one is moved aside first, so that a reader meets a whole
+    /// mirror or none.
+    fn create(&self) -> Result<(), GitError> {
+        let parent = self.dir.parent().unwrap_or(Path::new("."));
+        let made =
+            tempfile::Builder::new().prefix(".new-").tempdir_in(parent).map_err(|e| self.io_error(e))?;
+        let fresh = made.path().join("git");
+        run(git("none", &[]).args(["init", "--quiet", "--bare"]).arg(&fresh), self.cancel)?;
+        fs::write(fresh.join(COMPLETE), self.remote.as_git_url()).map_err(|e| self.io_error(e))?;
+        if self.dir.exists() {
+            fs::rename(&self.dir, made.path().join("old")).map_err(|e| self.io_error(e))?;
+        }
+        fs::rename(&fresh, &self.dir).map_err(|e| self.io_error(e))
+    }
+
+    fn lock(&self) -> Result<File, GitError> {
+        let parent = self.dir.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(parent).map_err(|e| self.io_error(e))?;
+        let path = self.dir.with_extension("lock");
+        let file = File::create(path).map_err(|e| self.io_error(e))?;
+        crate::lock::exclusive(&file, self.cancel)?.map_err(|e| self.io_error(e))?;
+        Ok(file)
+    }
+
+    /// A git that was killed leaves lock files, and the next fetch fails on them. Under the mirror's own lock nobody
+    /// else can own one.
+    fn remove_stale_locks(&self) {
+        let mut dirs = vec![self.dir.clone(), self.dir.join("objects/info"), self.dir.join("refs")];
+        while let Some(dir) = dirs.pop() {
+            for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+                let path = entry.path();
+                if dir.starts_with(self.dir.join("refs")) && path.is_dir() {
+                    dirs.push(path);
+                } else if path.extension().is_some_and(|e| e == "lock") {
+                    let _ = fs::remove_file(path);
+                }
+            }
+        }
+    }
+
+    /// The commit that a branch names in the mirror.
+    pub fn tip(&self, branch: &BranchName) -> Result<CommitSha, GitError> {
+        let spec = format!("{}^{{commit}}", branch.full_ref());
+        let text = run(
+            self.local().args(["rev-parse", "--verify", "--quiet", "--end-of-options", &spec]),
+            self.cancel,
+        )?
+        .text();
+        text.parse().map_err(|_| GitError::Unexpected(format!("rev-parse {spec}: {text}")))
+    }
+
+    /// Whether the mirror holds this commit.
+    pub fn has_commit(&self, commit: &CommitSha) -> bool {
+        run(self.local().args(["cat-file", "-e", &format!("{commit}^{{commit}}")]), self.cancel).is_ok()
+    }
+
+    /// Whether `ancestor` can be reached from `descendant`: the proof of merge. An unknown commit cannot.
+    pub fn is_ancestor(&self, ancestor: &CommitSha, descendant: &CommitSha) -> Result<bool, GitError> {
+        let asked = self
+            .local()
+            .args(["merge-base", "--is-ancestor", ancestor.as_str(), descendant.as_str()])
+            .run(self.cancel);
+        match asked {
+            Ok(_) => Ok(true),
+            Err(CommandError::Exit { .. }) => Ok(false),
+            Err(error) => Err(GitError::Command(error)),
+        }
+    }
+
+    /// Runs `git rev-list` and returns the commits that it prints.
+    pub fn rev_list(&self, args: &[&str]) -> Result<Vec<CommitSha>, GitError> {
+        let done = run(self.local().arg("rev-list").args(args), self.cancel)?;
+        done.text()
+            .lines()
+            .map(|line| line.parse().map_err(|_| GitError::Unexpected(format!("rev-list: {line}"))))
+            .collect()
+    }
+
+    /// Makes the packs of many small fetches few, when there are many.
+    pub fn maintain(&self) -> Result<(), GitError> {
+        let packs = fs::read_dir(self.dir.join("objects/pack")).map_or(0, |entries| {
+            entries.flatten().filter(|e| e.path().extension().is_some_and(|x| x == "pack")).count()
+        });
+        let loose = fs::read_dir(self.dir.join("objects/17")).map_or(0, Iterator::count);
+        // git's own rule of thumb (git-gc(1), gc.auto and gc.autoPackLimit), at a tenth of its size.
+        if packs < 20 && loose < 3 {
+            return Ok(());
+        }
+        let _lock = self.lock()?;
+        run(self.local().args(["-c", "gc.autoDetach=false", "gc", "--quiet"]), self.cancel).map(drop)
+    }
+
+    fn touch(&self) {
+        let now = SystemTime::now();
+        let _ = File::open(self.dir.join(COMPLETE)).and_then(|file| file.set_modified(now));
+    }
+
+    fn io_error(&self, source: std::io::Error) -> GitError {
+        GitError::Mirror { place: self.dir.display().to_string(), source }
+    }
+}
+
+/// Removes the mirrors that nothing has fetched for `age`. Returns how many.
+pub fn remove_unused_mirrors(state_dir: &Path, age: Duration, now: SystemTime) -> usize {
+    let mut removed = 0;
+    for entry in fs::read_dir(state_dir.join("mirrors")).into_iter().flatten().flatten() {
+        let dir = entry.path();
+        if dir.extension().is_none_or(|e| e != "git") {
+            continue;
+        }
+        let used = fs::metadata(dir.join(COMPLETE)).and_then(|m| m.modified());
+        let unused = used.is_ok_and(|used| now.duration_since(used).is_ok_and(|since| since > age));
+        let free = File::create(dir.with_extension("lock")).is_ok_and(|lock| lock.try_lock().is_ok());
+        if unused && free && fs::remove_dir_all(&dir).is_ok() {
+            removed += 1;
+        }
+    }
+    removed
+}

@@ -1,0 +1,148 @@
+//! What stands in a commit, read from the mirror's objects: no working copy is needed to know it.
+
+use super::mirror::Mirror;
+use super::{GitError, run};
+use crate::model::CommitSha;
+
+/// A tree or blob that a path names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Object {
+    /// Its git object id, hex.
+    pub id: String,
+    /// Its content; empty unless it was asked for.
+    pub content: Vec<u8>,
+}
+
+/// What a path in a commit leads to, symbolic links followed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// A file.
+    Blob(Object),
+    /// A folder.
+    Tree(Object),
+    /// A submodule.
+    Submodule,
+    /// Nothing.
+    Missing,
+    /// A link that leads out of the repository, to here.
+    Outside(String),
+    /// A link that leads nowhere or in a circle.
+    Dangling,
+}
+
+/// What is known of a commit itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommitInfo {
+    /// Its first parent.
+    pub first_parent: Option<CommitSha>,
+    /// The committer's time, seconds since the epoch.
+    pub time: i64,
+}
+
+impl Mirror<'_> {
+    /// First parent and time of a commit.
+    pub fn commit_info(&self, commit: &CommitSha) -> Result<CommitInfo, GitError> {
+        let args = ["log", "-1", "--no-show-signature", "--format=%ct %P", commit.as_str()];
+        let text = run(self.local().args(args), self.cancel())?.text();
+        let mut words = text.split_whitespace();
+        let time = words.next().and_then(|t| t.parse().ok());
+        Ok(CommitInfo {
+            time: time.ok_or_else(|| GitError::Unexpected(format!("log {commit}: {text}")))?,
+            first_parent: words.next().and_then(|p| p.parse().ok()),
+        })
+    }
+
+    /// What these paths lead to, in one call. `content` also reads the blobs.
+    pub fn look_up(
+        &self,
+        commit: &CommitSha,
+        paths: &[String],
+        content: bool,
+    ) -> Result<Vec<Found>, GitError> {
+        if paths.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mode = if content { "--batch" } else { "--batch-check" };
+        let asked: String =
+            paths.iter().map(|path| format!("{commit}:{}\n", path.trim_start_matches("./"))).collect();
+        let tool = self.local().args(["cat-file", mode, "--follow-symlinks"]).stdin(asked);
+        let output = run(tool, self.cancel())?.stdout;
+        let found =
+            parse(&output, content).ok_or_else(|| GitError::Unexpected(format!("cat-file {mode}")))?;
+        if found.len() == paths.len() {
+            Ok(found)
+        } else {
+            Err(GitError::Unexpected(format!("cat-file answered {} of {} times", found.len(), paths.len())))
+        }
+    }
+
+    /// One file's content; `None` when there is no such file.
+    pub fn read_file(&self, commit: &CommitSha, path: &str) -> Result<Found, GitError> {
+        let mut found = self.look_up(commit, &[path.to_owned()], true)?;
+        Ok(found.pop().unwrap_or(Found::Missing))
+    }
+}
+
+/// The answers of `git cat-file --batch --follow-symlinks` (git-cat-file(1), BATCH OUTPUT).
+fn parse(mut output: &[u8], content: bool) -> Option<Vec<Found>> {
+    let mut found = Vec::new();
+    while !output.is_empty() {
+        let end = output.iter().position(|b| *b == b'\n')?;
+        let line = std::str::from_utf8(&output[..end]).ok()?;
+        output = &output[end + 1..];
+        let mut body = |size: &str| -> Option<Vec<u8>> {
+            let size: usize = size.parse().ok()?;
+            let body = output.get(..size)?.to_vec();
+            output = output.get(size + 1..)?;
+            Some(body)
+        };
+        let words: Vec<&str> = line.rsplitn(3, ' ').collect();
+        found.push(match words.as_slice() {
+            ["missing" | "ambiguous", ..] => Found::Missing,
+            [size, "symlink"] => Found::Outside(String::from_utf8_lossy(&body(size)?).into_owned()),
+            [size, "dangling" | "loop" | "notdir"] => {
+                body(size)?;
+                Found::Dangling
+            }
+            [size, kind, id] => {
+                let object =
+                    Object { id: (*id).to_owned(), content: if content { body(size)? } else { Vec::new() } };
+                match *kind {
+                    "blob" => Found::Blob(object),
+                    "tree" => Found::Tree(object),
+                    "commit" => Found::Submodule,
+                    _ => return None,
+                }
+            }
+            _ => return None,
+        });
+    }
+    Some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_answer_of_cat_file_is_understood() {
+        let id = "8c1c06a1a89e8278937a7d22d8ba1a834bd4c8a1";
+        let output = format!(
+            "{id} blob 3\na\nb\n{id} tree 2\nxx\nabc:no such path missing\nsymlink 4\n/etc\ndangling 5\nabc:x\nnotdir 5\nabc:y\n"
+        );
+        let blob = Object { id: id.to_owned(), content: b"a\nb".to_vec() };
+        let tree = Object { id: id.to_owned(), content: b"xx".to_vec() };
+        assert_eq!(
+            parse(output.as_bytes(), true).unwrap(),
+            [
+                Found::Blob(blob),
+                Found::Tree(tree),
+                Found::Missing,
+                Found::Outside("/etc".to_owned()),
+                Found::Dangling,
+                Found::Dangling,
+            ]
+        );
+        assert_eq!(parse(b"deadbeef blob 99\nshort", true), None);
+    }
+}

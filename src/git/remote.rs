@@ -1,0 +1,374 @@
+//! Which repository to talk to, and over which transport.
+
+use std::path::Path;
+
+use secrecy::SecretString;
+
+use crate::model::{ForgeName, RepoName};
+
+/// How a remote is reached. Nothing else is spoken: no `git://`, no `http://`, no remote helpers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// `https://`.
+    Https,
+    /// `ssh://`, or `user@host:path`.
+    Ssh,
+    /// A path on this machine, which a person typed or configured.
+    File,
+}
+
+/// A remote repository that swanci may talk to.
+#[derive(Debug, Clone)]
+pub struct Remote {
+    /// As git takes it; never with a password.
+    url: String,
+    transport: Transport,
+    /// Lower-case host; empty for a path.
+    host: String,
+    /// The path on the host, without leading slash and `.git`.
+    path: String,
+    /// A user and password that stood in a typed URL.
+    userinfo: Option<(String, SecretString)>,
+}
+
+/// Why a URL is not used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RemoteError {
+    /// It is no URL or path.
+    #[error("`{0}` is not a repository URL or path")]
+    Malformed(String),
+    /// Its transport is not spoken.
+    #[error("swanci does not clone over `{0}`; it speaks https and ssh")]
+    Transport(String),
+    /// It is not where the payload's repository lives.
+    #[error("the payload's clone URL `{url}` is not https or ssh to {host} with the path of `{repository}`")]
+    NotTheForge {
+        /// The URL.
+        url: String,
+        /// The forge's host.
+        host: &'static str,
+        /// The repository.
+        repository: String,
+    },
+}
+
+impl Remote {
+    /// A URL or path that a person typed or configured: taken as it is, if the transport is spoken.
+    pub fn typed(text: &str) -> Result<Remote, RemoteError> {
+        let malformed =
+            || RemoteError::Malformed(text.chars().flat_map(char::escape_debug).take(200).collect());
+        if text.is_empty()
+            || text.starts_with('-')
+            || text.chars().any(char::is_control)
+            || text.contains('\\')
+        {
+            return Err(malformed());
+        }
+        if let Some(path) = text.strip_prefix("file://") {
+            return Remote::path(path).ok_or_else(malformed);
+        }
+        match text.split_once("://") {
+            Some(("https", _)) => Remote::url(text, Transport::Https).ok_or_else(malformed),
+            Some(("ssh", _)) => Remote::url(text, Transport::Ssh).ok_or_else(malformed),
+            Some((scheme, _)) => Err(RemoteError::Transport(scheme.chars().take(20).collect())),
+            None if text.contains("::") => {
+                Err(RemoteError::Transport(text.split("::").next().unwrap_or("").chars().take(20).collect()))
+            }
+            None => match text.split_once(':') {
+                // scp's form, unless a slash stands before the colon (git-clone(1), GIT URLS).
+                Some((host, path))
+                    if !host.contains('/') && !host.is_empty() && !Path::new(text).exists() =>
+                {
+                    Remote::scp(text, host, path).ok_or_else(malformed)
+                }
+                _ => Remote::path(text).ok_or_else(malformed),
+            },
+        }
+    }
+
+    /// The clone URL of a payload: only https or ssh to the forge's host, with the path of the repository.
+    pub fn of_payload(forge: ForgeName, repository: &RepoName, url: &str) -> Result<Remote, RemoteError> {
+        let host = match forge {
+            ForgeName::Github => "github.com",
+        };
+        let refused = || RemoteError::NotTheForge {
+            url: url.chars().flat_map(char::escape_debug).take(200).collect(),
+            host,
+            repository: repository.to_string(),
+        };
+        let remote = Remote::typed(url).map_err(|_| refused())?;
+        let right = match remote.transport {
+            Transport::Https => remote.userinfo.is_none() && !remote.url.contains('@'),
+            Transport::Ssh => remote.url.starts_with("ssh://git@") || remote.url.starts_with("git@"),
+            Transport::File => false,
+        };
+        if right && remote.host == host && remote.path.eq_ignore_ascii_case(repository.as_str()) {
+            Ok(remote)
+        } else {
+            Err(refused())
+        }
+    }
+
+    fn url(text: &str, transport: Transport) -> Option<Remote> {
+        let mut parsed = url::Url::parse(text).ok()?;
+        let host = parsed.host_str()?.to_ascii_lowercase();
+        if host.starts_with('-') || parsed.query().is_some() || parsed.fragment().is_some() {
+            return None;
+        }
+        let mut userinfo = None;
+        if let Some(password) = parsed.password().map(str::to_owned) {
+            if transport == Transport::Ssh {
+                return None;
+            }
+            let decode = |s: &str| {
+                form_urlencoded::parse(format!("v={}", s.replace('+', "%2B")).as_bytes())
+                    .next()
+                    .map(|(_, v)| v.into_owned())
+                    .unwrap_or_default()
+            };
+            userinfo = Some((decode(parsed.username()), SecretString::from(decode(&password))));
+            parsed.set_username("").ok()?;
+            parsed.set_password(None).ok()?;
+        }
+        if parsed.username().starts_with('-') {
+            return None;
+        }
+        // The default ports are dropped; another port is another server.
+        let place = match (transport, parsed.port()) {
+            (Transport::Ssh, Some(22)) | (_, None) => host,
+            (_, Some(port)) => format!("{host}:{port}"),
+        };
+        let path = trim_path(parsed.path())?;
+        if let Some((_, secret)) = &userinfo {
+            crate::redact::register(secret);
+        }
+        Some(Remote { url: parsed.to_string(), transport, host: place, path, userinfo })
+    }
+
+    fn scp(text: &str, user_host: &str, path: &str) -> Option<Remote> {
+        let host = user_host.rsplit_once('@').map_or(user_host, |(_, host)| host);
+        let clean = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        if host.is_empty() || host.starts_with('-') || !host.chars().all(clean) {
+            return None;
+        }
+        Some(Remote {
+            url: text.to_owned(),
+            transport: Transport::Ssh,
+            host: host.to_ascii_lowercase(),
+            path: trim_path(path)?,
+            userinfo: None,
+        })
+    }
+
+    fn path(text: &str) -> Option<Remote> {
+        // A path that is not there yet is reported by git, in its own words.
+        let absolute = std::fs::canonicalize(text).or_else(|_| std::path::absolute(text)).ok()?;
+        let url = absolute.to_str()?.trim_end_matches('/').to_owned();
+        Some(Remote {
+            path: trim_path(&url)?,
+            url,
+            transport: Transport::File,
+            host: String::new(),
+            userinfo: None,
+        })
+    }
+
+    /// What git is given. Without a password, so it may be shown.
+    pub fn as_git_url(&self) -> &str {
+        &self.url
+    }
+
+    /// How it is reached.
+    pub fn transport(&self) -> Transport {
+        self.transport
+    }
+
+    /// The host, with a port that is not the default; empty for a path.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// `GIT_ALLOW_PROTOCOL` for this remote.
+    pub(super) fn transports(&self) -> &'static str {
+        match self.transport {
+            Transport::Https => "https",
+            Transport::Ssh => "ssh",
+            Transport::File => "file",
+        }
+    }
+
+    /// `https://host[:port]/`, the scope of an Authorization header.
+    pub(super) fn https_base(&self) -> Option<String> {
+        (self.transport == Transport::Https).then(|| format!("https://{}/", self.host))
+    }
+
+    /// The user and password that stood in a typed URL.
+    pub(super) fn userinfo(&self) -> Option<&(String, SecretString)> {
+        self.userinfo.as_ref()
+    }
+
+    /// One name for one repository, however it is reached: `https://host/path`, or `file:///path`. It becomes the
+    /// `source` label.
+    pub fn source(&self) -> String {
+        match self.transport {
+            Transport::Https | Transport::Ssh => format!("https://{}/{}", self.host, self.path),
+            Transport::File => format!("file:///{}", self.path),
+        }
+    }
+
+    /// The repository's name for a build by hand: `owner/name` of a URL, the folder's name of a path.
+    pub fn repository_name(&self) -> Option<RepoName> {
+        let parts: Vec<&str> = self.path.split('/').collect();
+        let take = match self.transport {
+            Transport::Https | Transport::Ssh => parts.len().min(2),
+            Transport::File => 1,
+        };
+        let name: String = parts[parts.len() - take..].join("/");
+        let name = if name == "." || name.is_empty() { "repository".to_owned() } else { name };
+        name.replace(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/')), "-")
+            .trim_start_matches('-')
+            .parse()
+            .ok()
+    }
+
+    /// Whether this remote's path ends in this full name.
+    pub fn is_named(&self, repository: &RepoName) -> bool {
+        let (path, name) = (self.path.to_ascii_lowercase(), repository.as_str().to_ascii_lowercase());
+        path == name || path.ends_with(&format!("/{name}"))
+    }
+
+    /// A submodule's URL as this remote's repository states it: absolute, or relative to this one
+    /// (git-submodule(1), `add`). Only on the same host.
+    pub fn submodule(&self, stated: &str) -> Result<Remote, RemoteError> {
+        let outside =
+            || RemoteError::Malformed(stated.chars().flat_map(char::escape_debug).take(200).collect());
+        let relative = stated.starts_with("./") || stated.starts_with("../");
+        let remote = if relative {
+            let mut base: Vec<&str> = self.url.trim_end_matches('/').split('/').collect();
+            for part in stated.split('/') {
+                match part {
+                    "." | "" => {}
+                    ".." => {
+                        base.pop()
+                            .filter(|_| base.len() >= 3 || self.transport == Transport::File)
+                            .ok_or_else(outside)?;
+                    }
+                    part => base.push(part),
+                }
+            }
+            Remote::typed(&base.join("/"))?
+        } else {
+            Remote::typed(stated)?
+        };
+        if remote.host == self.host
+            && (remote.transport == Transport::File) == (self.transport == Transport::File)
+        {
+            Ok(remote)
+        } else {
+            Err(outside())
+        }
+    }
+}
+
+/// Without slashes at the ends and `.git`; `None` for a path that has nothing or climbs.
+fn trim_path(path: &str) -> Option<String> {
+    let path = path.trim_matches('/');
+    let path = path.strip_suffix("/.git").unwrap_or(path);
+    let path = path.strip_suffix(".git").unwrap_or(path).trim_end_matches('/');
+    (!path.is_empty() && !path.split('/').any(|p| p == "..")).then(|| path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_https_ssh_and_paths_are_spoken() {
+        for (text, transport) in [
+            ("https://github.com/a/b.git", Transport::Https),
+            ("ssh://git@github.com/a/b", Transport::Ssh),
+            ("git@github.com:a/b.git", Transport::Ssh),
+            ("/srv/git/b.git", Transport::File),
+            ("./b", Transport::File),
+            ("file:///srv/b", Transport::File),
+        ] {
+            let remote = Remote::typed(text).unwrap_or_else(|e| panic!("{text}: {e}"));
+            assert_eq!(remote.transport(), transport, "{text}");
+        }
+        for text in [
+            "",
+            "--upload-pack=touch x",
+            "ext::sh -c x",
+            "git://h/a",
+            "http://h/a",
+            "ftp://h/a",
+            "https://",
+            "ssh://-oProxyCommand=x/a",
+            "-oProxyCommand=x:a",
+            "a\nb",
+            "https://h/a?x=1",
+            "fd::7",
+            "ssh://h",
+            "https://h\\@evil/a",
+        ] {
+            assert!(Remote::typed(text).is_err(), "{text:?} was taken");
+        }
+    }
+
+    #[test]
+    fn a_payload_is_cloned_from_its_forge_and_its_own_path_only() {
+        let name: RepoName = "Own/Repo".parse().unwrap();
+        for url in [
+            "https://github.com/own/repo.git",
+            "https://github.com/Own/Repo",
+            "git@github.com:Own/Repo.git",
+            "ssh://git@github.com/Own/Repo.git",
+        ] {
+            assert!(Remote::of_payload(ForgeName::Github, &name, url).is_ok(), "{url}");
+        }
+        for url in [
+            "https://127.0.0.1/Own/Repo.git",
+            "https://github.com.evil.org/Own/Repo",
+            "https://github.com/other/Repo",
+            "/Own/Repo",
+            "https://github.com:8443/Own/Repo",
+            "https://u:p@github.com/Own/Repo",
+            "https://evil@github.com/Own/Repo",
+            "https://evil.org#github.com/Own/Repo",
+            "file:///Own/Repo",
+            "ext::sh",
+            "https://github.com/Own/Repo/../x",
+            "ssh://root@github.com/Own/Repo",
+            "http://github.com/Own/Repo",
+            "https://github.com@evil.org/Own/Repo",
+        ] {
+            assert!(Remote::of_payload(ForgeName::Github, &name, url).is_err(), "{url} was taken");
+        }
+    }
+
+    #[test]
+    fn one_repository_has_one_source_however_it_is_reached() {
+        let source = |text: &str| Remote::typed(text).unwrap().source();
+        assert_eq!(source("https://github.com/a/b.git"), "https://github.com/a/b");
+        assert_eq!(source("git@github.com:a/b.git"), "https://github.com/a/b");
+        assert_eq!(source("ssh://git@github.com:22/a/b"), "https://github.com/a/b");
+        assert_eq!(source("/srv/a/b.git"), "file:///srv/a/b");
+    }
+
+    #[test]
+    fn a_typed_password_does_not_stay_in_the_url() {
+        let remote = Remote::typed("https://me:pa%2Fss@h.org/a/b").unwrap();
+        assert_eq!(remote.as_git_url(), "https://h.org/a/b");
+        assert!(!format!("{remote:?}").contains("pa/ss"));
+    }
+
+    #[test]
+    fn a_submodule_stays_on_the_host() {
+        let base = Remote::typed("https://github.com/a/b.git").unwrap();
+        assert_eq!(base.submodule("../c.git").unwrap().as_git_url(), "https://github.com/a/c.git");
+        assert_eq!(base.submodule("git@github.com:x/y").unwrap().host(), "github.com");
+        for bad in ["https://evil.org/x", "../../../../x", "/etc", "file:///etc", "ext::sh"] {
+            assert!(base.submodule(bad).is_err(), "{bad} was taken");
+        }
+    }
+}
