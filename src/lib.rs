@@ -2,10 +2,12 @@
 
 pub mod cancel;
 pub mod config;
+pub mod docker;
 pub mod documents;
 pub mod error;
 pub mod git;
 pub mod lock;
 pub mod model;
 pub mod process;
+pub mod progress;
 pub mod redact;

@@ -1,0 +1,484 @@
+//! Typed verbs over the `docker` CLI, and pure parsers of what it says.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use crate::cancel::Cancel;
+use crate::error::{Failure, Kind};
+use crate::model::{Digest, ImageRepository, Tag};
+use crate::process::{CommandError, Stream, Tool};
+
+/// Variables of the user's that docker may see beside the inherited ones: which engine, which credentials.
+const DOCKER_VARIABLES: &[&str] = &[
+    "DOCKER_HOST",
+    "DOCKER_CONFIG",
+    "DOCKER_CONTEXT",
+    "DOCKER_TLS_VERIFY",
+    "DOCKER_CERT_PATH",
+    "DOCKER_API_VERSION",
+    "DOCKER_DEFAULT_PLATFORM",
+    "BUILDX_BUILDER",
+    "BUILDX_CONFIG",
+    "BUILDKIT_HOST",
+    "SSH_AGENT_PID",
+    "AWS_PROFILE",
+    "AWS_REGION",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "CLOUDSDK_CONFIG",
+];
+
+/// What docker could not do, as far as a caller or a person does something different about it.
+#[derive(Debug, thiserror::Error)]
+pub enum DockerError {
+    /// The engine does not answer.
+    #[error("the docker engine does not answer")]
+    NoEngine(#[source] CommandError),
+    /// The user may not talk to it.
+    #[error("this user may not talk to the docker engine")]
+    Forbidden(#[source] CommandError),
+    /// The disk is full.
+    #[error("no space left on the docker engine's disk")]
+    NoSpace(#[source] CommandError),
+    /// The registry cannot be reached, or is not trusted, by the engine.
+    #[error("the docker engine cannot reach the registry")]
+    Registry(#[source] CommandError),
+    /// The registry wants other credentials.
+    #[error("the registry refuses docker's credentials, or wants some")]
+    Unauthorized(#[source] CommandError),
+    /// What was asked for failed by itself.
+    #[error("docker failed")]
+    Failed(#[source] CommandError),
+    /// docker is not there, was stopped, or could not be run.
+    #[error("cannot run docker")]
+    Command(#[source] CommandError),
+    /// docker said something that swanci does not understand.
+    #[error("docker said something unexpected: {0}")]
+    Unexpected(String),
+}
+
+impl DockerError {
+    fn of(error: CommandError) -> DockerError {
+        match &error {
+            CommandError::Exit { .. } => {}
+            CommandError::NotFound { .. }
+            | CommandError::Spawn { .. }
+            | CommandError::Stopped { .. }
+            | CommandError::TooMuchOutput { .. } => return DockerError::Command(error),
+        }
+        let engine = [
+            "cannot connect to the docker daemon",
+            "is the docker daemon running",
+            "error during connect",
+            "unexpected eof",
+            "transport is closing",
+            "error reading from server: eof",
+            "use of closed network connection",
+        ];
+        if error.said(&[
+            "permission denied while trying to connect",
+            "dial unix /var/run/docker.sock: connect: permission denied",
+        ]) {
+            DockerError::Forbidden(error)
+        } else if error.said(&engine) {
+            DockerError::NoEngine(error)
+        } else if error.said(&["no space left on device", "disk quota exceeded"]) {
+            DockerError::NoSpace(error)
+        } else {
+            DockerError::Failed(error)
+        }
+    }
+
+    /// For a push: what the engine said about the registry.
+    fn of_push(error: CommandError) -> DockerError {
+        let registry = [
+            "connection refused",
+            "no such host",
+            "i/o timeout",
+            "tls handshake",
+            "x509",
+            "certificate",
+            "connection reset",
+            "net/http",
+            "server gave http response",
+            "received unexpected http status: 5",
+            "too many requests",
+            "toomanyrequests",
+            "service unavailable",
+            "bad gateway",
+            "gateway timeout",
+            "dial tcp",
+            "unexpected http status",
+        ];
+        let credentials = ["no basic auth credentials", "unauthorized", "authentication required", "denied:"];
+        let failure = DockerError::of(error);
+        let DockerError::Failed(error) = failure else { return failure };
+        if error.said(&credentials) {
+            DockerError::Unauthorized(error)
+        } else if error.said(&registry) {
+            DockerError::Registry(error)
+        } else {
+            DockerError::Failed(error)
+        }
+    }
+
+    /// The lines that docker said last.
+    pub fn tail(&self) -> &[String] {
+        match self {
+            DockerError::NoEngine(e)
+            | DockerError::Forbidden(e)
+            | DockerError::NoSpace(e)
+            | DockerError::Registry(e)
+            | DockerError::Unauthorized(e)
+            | DockerError::Failed(e)
+            | DockerError::Command(e) => e.tail(),
+            DockerError::Unexpected(_) => &[],
+        }
+    }
+
+    fn kind(&self) -> Kind {
+        match self {
+            DockerError::Failed(_) | DockerError::Unexpected(_) => Kind::Failed,
+            DockerError::Command(CommandError::Stopped { stop, .. }) => stop.kind(),
+            DockerError::Command(CommandError::TooMuchOutput { .. }) => Kind::Failed,
+            DockerError::NoEngine(_)
+            | DockerError::Forbidden(_)
+            | DockerError::NoSpace(_)
+            | DockerError::Registry(_)
+            | DockerError::Unauthorized(_)
+            | DockerError::Command(_) => Kind::Environment,
+        }
+    }
+
+    fn way_out(&self) -> Option<&'static str> {
+        match self {
+            DockerError::NoEngine(_) => {
+                Some("start it (systemctl start docker), or set DOCKER_HOST to where it runs")
+            }
+            DockerError::Forbidden(_) => Some("add the user to the group `docker` and log in again"),
+            DockerError::NoSpace(_) => {
+                Some("make room: docker system df shows what is used, docker image prune removes")
+            }
+            DockerError::Registry(e) if e.said(&["x509", "certificate"]) => Some(
+                "the engine does not trust the registry's certificate: scripts/trust-ca puts the CA where docker looks",
+            ),
+            DockerError::Registry(_) => {
+                Some("is the registry up? `swanci doctor` asks it as swanci and as docker")
+            }
+            DockerError::Unauthorized(_) => Some("docker login REGISTRY, as the user that runs swanci"),
+            DockerError::Command(CommandError::NotFound { .. }) => {
+                Some("install docker (apt-get install docker.io), or set build.docker")
+            }
+            DockerError::Failed(_) | DockerError::Command(_) | DockerError::Unexpected(_) => None,
+        }
+    }
+}
+
+impl From<DockerError> for Failure {
+    fn from(error: DockerError) -> Failure {
+        let (kind, hint) = (error.kind(), error.way_out());
+        let failure = Failure::new(kind, error);
+        match hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
+}
+
+/// How images are built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Builder {
+    /// The engine's first builder: no secrets, no cache mounts.
+    Classic,
+    /// BuildKit through the buildx plugin.
+    Buildx,
+}
+
+/// What one image is built from.
+#[derive(Debug, Clone)]
+pub struct BuildRequest {
+    /// The folder that is sent.
+    pub context: PathBuf,
+    /// The Dockerfile.
+    pub dockerfile: PathBuf,
+    /// What the image is called.
+    pub name: String,
+    /// Build arguments.
+    pub args: BTreeMap<String, String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// The stage to build.
+    pub target: Option<String>,
+    /// The platform to build for.
+    pub platform: Option<String>,
+    /// Ask the registries for newer base images.
+    pub pull: bool,
+    /// Use no cached step.
+    pub no_cache: bool,
+    /// BuildKit secrets, by id.
+    pub secrets: BTreeMap<String, PathBuf>,
+}
+
+/// A local image of swanci's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalImage {
+    /// `repository:tag`.
+    pub name: String,
+    /// When it was made, as docker prints it: sorts by time.
+    pub created: String,
+}
+
+/// The docker CLI that is configured.
+#[derive(Debug, Clone)]
+pub struct Docker {
+    program: String,
+    /// A buildx builder other than the default.
+    builder: Option<String>,
+}
+
+impl Docker {
+    /// The CLI `program`, with a buildx builder where one is named.
+    pub fn new(program: &str, builder: Option<&str>) -> Docker {
+        Docker { program: program.to_owned(), builder: builder.map(str::to_owned) }
+    }
+
+    fn tool(&self) -> Tool {
+        // `docker/cli` as the program's name is looked up on the PATH; a path is taken as it is.
+        Tool::new(&self.program).inherit(DOCKER_VARIABLES)
+    }
+
+    /// The engine's version, and so whether it answers.
+    pub fn engine_version(&self, cancel: &Cancel) -> Result<String, DockerError> {
+        let tool = self.tool().args(["version", "--format", "{{.Server.Version}}"]);
+        Ok(tool.run(cancel).map_err(DockerError::of)?.text())
+    }
+
+    /// The version of the client.
+    pub fn client_version(&self, cancel: &Cancel) -> Result<String, DockerError> {
+        let tool = self.tool().args(["--version"]);
+        Ok(tool.run(cancel).map_err(DockerError::of)?.text())
+    }
+
+    /// The version of the buildx plugin, if it is there.
+    pub fn buildx_version(&self, cancel: &Cancel) -> Result<Option<String>, DockerError> {
+        match self.tool().args(["buildx", "version"]).run(cancel) {
+            Ok(done) => Ok(Some(done.text())),
+            Err(error @ CommandError::Exit { .. }) => {
+                let _ = error;
+                Ok(None)
+            }
+            Err(error) => Err(DockerError::of(error)),
+        }
+    }
+
+    /// Buildx where it is there and not switched off by `DOCKER_BUILDKIT=0`, as docker does it.
+    pub fn choose_builder(&self, cancel: &Cancel) -> Result<Builder, DockerError> {
+        if std::env::var("DOCKER_BUILDKIT").is_ok_and(|v| v == "0") && self.builder.is_none() {
+            return Ok(Builder::Classic);
+        }
+        Ok(match self.buildx_version(cancel)? {
+            Some(_) => Builder::Buildx,
+            None => Builder::Classic,
+        })
+    }
+
+    /// Builds one image; every line that docker says is handed on.
+    pub fn build(
+        &self,
+        builder: Builder,
+        request: &BuildRequest,
+        cancel: &Cancel,
+        on_line: &mut dyn FnMut(&str),
+    ) -> Result<(), DockerError> {
+        let mut tool = match builder {
+            // --force-rm: a build that is ended leaves no container.
+            Builder::Classic => self.tool().env("DOCKER_BUILDKIT", "0").args(["build", "--force-rm"]),
+            Builder::Buildx => {
+                // A single-platform image stays a plain manifest.
+                let tool = self.tool().env("BUILDX_NO_DEFAULT_ATTESTATIONS", "1").args(["buildx", "build"]);
+                let tool = match &self.builder {
+                    Some(name) => tool.args(["--builder", name]),
+                    None => tool,
+                };
+                tool.args(["--load", "--progress=plain"])
+            }
+        };
+        tool = tool.arg("--tag").arg(&request.name).arg("--file").arg(&request.dockerfile);
+        for (name, value) in &request.labels {
+            tool = tool.arg("--label").arg(format!("{name}={value}"));
+        }
+        for (name, value) in &request.args {
+            tool = tool.arg("--build-arg").arg(format!("{name}={value}"));
+        }
+        for (id, file) in &request.secrets {
+            tool = tool.arg("--secret").arg(format!("id={id},src={}", file.display()));
+        }
+        if let Some(target) = &request.target {
+            tool = tool.arg("--target").arg(target);
+        }
+        if let Some(platform) = &request.platform {
+            tool = tool.arg("--platform").arg(platform);
+        }
+        if request.pull {
+            tool = tool.arg("--pull");
+        }
+        if request.no_cache {
+            tool = tool.arg("--no-cache");
+        }
+        tool.arg("--")
+            .arg(&request.context)
+            .cap(usize::MAX)
+            .stream(cancel, &mut |_: Stream, line: &str| on_line(line))
+            .map_err(DockerError::of_push)?;
+        Ok(())
+    }
+
+    /// The image's Id under this name; `None` when the engine has no such image.
+    pub fn image_id(&self, name: &str, cancel: &Cancel) -> Result<Option<Digest>, DockerError> {
+        let tool = self.tool().args(["image", "inspect", "--format", "{{.Id}}", "--", name]);
+        match tool.run(cancel) {
+            Ok(done) => {
+                let text = done.text();
+                text.parse().map(Some).map_err(|_| DockerError::Unexpected(text))
+            }
+            Err(error) if error.said(&["no such image"]) => Ok(None),
+            Err(error) => Err(DockerError::of(error)),
+        }
+    }
+
+    /// Pushes `repository:tag` and returns the digest that docker prints.
+    pub fn push(
+        &self,
+        repository: &ImageRepository,
+        tag: &Tag,
+        cancel: &Cancel,
+        on_line: &mut dyn FnMut(&str),
+    ) -> Result<Digest, DockerError> {
+        let tool = self.tool().args(["push", "--", &repository.tagged(tag)]);
+        let done =
+            tool.stream(cancel, &mut |_: Stream, line: &str| on_line(line)).map_err(DockerError::of_push)?;
+        pushed_digest(&done.text(), tag)
+            .ok_or_else(|| DockerError::Unexpected("docker push ended well but printed no digest".to_owned()))
+    }
+
+    /// Pulls an image.
+    pub fn pull(&self, reference: &str, cancel: &Cancel) -> Result<(), DockerError> {
+        self.tool().args(["pull", "--quiet", "--", reference]).run(cancel).map_err(DockerError::of_push)?;
+        Ok(())
+    }
+
+    /// Swanci's images of one repository that stand in the engine.
+    pub fn local_images(&self, repository: &str, cancel: &Cancel) -> Result<Vec<LocalImage>, DockerError> {
+        let format = "{{.Repository}}:{{.Tag}}\t{{.CreatedAt}}";
+        let tool = self.tool().args(["image", "ls", "--no-trunc", "--format", format]);
+        let tool =
+            tool.args(["--filter", "label=io.swanci.inputs", "--filter", "dangling=false", "--", repository]);
+        let text = tool.run(cancel).map_err(DockerError::of)?.text();
+        Ok(parse_images(&text))
+    }
+
+    /// Removes a name from the engine, and the image when it was its last one. Never by force.
+    pub fn remove(&self, name: &str, cancel: &Cancel) -> Result<(), DockerError> {
+        self.tool().args(["image", "rm", "--", name]).run(cancel).map_err(DockerError::of)?;
+        Ok(())
+    }
+
+    /// The engine's disk usage as docker tells it, one line a kind.
+    pub fn disk_usage(&self, cancel: &Cancel) -> Result<Vec<DiskUsage>, DockerError> {
+        let text = self
+            .tool()
+            .args(["system", "df", "--format", "{{json .}}"])
+            .run(cancel)
+            .map_err(DockerError::of)?
+            .text();
+        text.lines()
+            .map(|line| serde_json::from_str(line).map_err(|_| DockerError::Unexpected(line.to_owned())))
+            .collect()
+    }
+
+    /// Asks the engine (not swanci) for an image that need not exist: how it fails tells whether the engine trusts
+    /// the registry.
+    pub fn probe_registry(&self, reference: &str, cancel: &Cancel) -> Result<(), DockerError> {
+        match self.pull(reference, cancel) {
+            Err(DockerError::Failed(error))
+                if error.said(&["not found", "manifest unknown", "does not exist"]) =>
+            {
+                Ok(())
+            }
+            outcome => outcome,
+        }
+    }
+}
+
+/// One line of `docker system df`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct DiskUsage {
+    /// Images, Containers, Local Volumes, Build Cache.
+    #[serde(rename = "Type")]
+    pub kind: String,
+    /// Human-readable.
+    pub size: String,
+    /// Human-readable, with a percentage.
+    pub reclaimable: String,
+}
+
+/// `sha-…: digest: sha256:… size: 528`, the last line of a push.
+fn pushed_digest(output: &str, tag: &Tag) -> Option<Digest> {
+    let mark = format!("{tag}: digest: ");
+    let rest = output.lines().rev().find_map(|line| line.trim().strip_prefix(&mark))?;
+    rest.split_whitespace().next()?.parse().ok()
+}
+
+fn parse_images(text: &str) -> Vec<LocalImage> {
+    text.lines()
+        .filter_map(|line| line.split_once('\t'))
+        .map(|(name, created)| LocalImage { name: name.to_owned(), created: created.to_owned() })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_digest_of_a_push_is_read_from_its_last_line() {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        let output =
+            format!("The push refers to repository [r/x]\nabc: Pushed\nsha-1: digest: {digest} size: 528\n");
+        assert_eq!(pushed_digest(&output, &"sha-1".parse().unwrap()).unwrap().as_str(), digest);
+        assert_eq!(pushed_digest(&output, &"sha-2".parse().unwrap()), None);
+    }
+
+    fn failed(words: &str) -> CommandError {
+        CommandError::Exit {
+            command: "docker".into(),
+            status: "ended with code 1".into(),
+            tail: vec![words.into()],
+        }
+    }
+
+    #[test]
+    fn what_docker_says_is_told_apart() {
+        use DockerError as E;
+        assert!(matches!(E::of(failed("Cannot connect to the Docker daemon at unix:///x")), E::NoEngine(_)));
+        assert!(matches!(E::of(failed("write /var/lib/docker/x: no space left on device")), E::NoSpace(_)));
+        assert!(matches!(
+            E::of(failed("The command '/bin/sh -c false' returned a non-zero code: 1")),
+            E::Failed(_)
+        ));
+        assert!(matches!(
+            E::of_push(failed("x509: certificate signed by unknown authority")),
+            E::Registry(_)
+        ));
+        assert!(matches!(E::of_push(failed("no basic auth credentials")), E::Unauthorized(_)));
+        assert_eq!(
+            E::of_push(failed("dial tcp 127.0.0.1:1: connect: connection refused")).kind(),
+            Kind::Environment
+        );
+    }
+}

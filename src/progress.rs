@@ -1,0 +1,256 @@
+//! What happens while swanci works, and how a person sees it: live bars on a terminal, one plain line a step
+//! elsewhere, every line in a job's log.
+
+use std::collections::VecDeque;
+use std::io::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::process::TAIL_LINES;
+
+/// Where lines go that are kept: a job's log.
+pub trait LineSink: Send + Sync {
+    /// Takes one line, without its end.
+    fn line(&self, line: &str);
+}
+
+/// How progress is shown.
+#[derive(Clone)]
+pub enum Style {
+    /// Live bars on standard error.
+    Bars,
+    /// One plain line a step on standard error; with `verbose` also what the tools say.
+    Plain {
+        /// Show the tools' lines too.
+        verbose: bool,
+    },
+    /// Only warnings and errors.
+    Quiet,
+    /// Every line into a log.
+    Log(Arc<dyn LineSink>),
+}
+
+/// A handle on the one display; clones share it.
+#[derive(Clone)]
+pub struct Progress(Arc<Shared>);
+
+struct Shared {
+    style: Style,
+    bars: MultiProgress,
+}
+
+impl Progress {
+    /// A display of this style.
+    pub fn new(style: Style) -> Progress {
+        let target = match style {
+            Style::Bars => ProgressDrawTarget::stderr_with_hz(12),
+            Style::Plain { .. } | Style::Quiet | Style::Log(_) => ProgressDrawTarget::hidden(),
+        };
+        Progress(Arc::new(Shared { style, bars: MultiProgress::with_draw_target(target) }))
+    }
+
+    /// Begins a step, as `build httpd`.
+    pub fn step(&self, name: &str) -> Step {
+        let name = clean(name);
+        let bar = match &self.0.style {
+            Style::Bars => {
+                let bar = self.0.bars.add(ProgressBar::new_spinner());
+                let style = ProgressStyle::with_template(
+                    "{spinner:.cyan} {prefix} {elapsed:.dim}\n  {wide_msg:.dim}",
+                );
+                // The template is a constant that parses; if it ever did not, the plain default is fine.
+                bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+                bar.set_prefix(name.clone());
+                bar.enable_steady_tick(Duration::from_millis(120));
+                Some(bar)
+            }
+            Style::Plain { verbose: true } => {
+                self.print(&format!("{name} …"));
+                None
+            }
+            Style::Log(_) => {
+                self.print(&format!("== {name}"));
+                None
+            }
+            Style::Plain { verbose: false } | Style::Quiet => None,
+        };
+        Step { progress: self.clone(), name, bar, begun: Instant::now(), tail: Mutex::new(VecDeque::new()) }
+    }
+
+    /// Something that a person should know.
+    pub fn warn(&self, text: &str) {
+        match &self.0.style {
+            Style::Quiet => write_stderr(&format!("warning: {}", clean(text))),
+            Style::Bars | Style::Plain { .. } | Style::Log(_) => {
+                self.print(&format!("warning: {}", clean(text)))
+            }
+        }
+    }
+
+    /// A plain sentence, as the closing summary; not in quiet.
+    pub fn say(&self, text: &str) {
+        self.print(&clean(text));
+    }
+
+    fn print(&self, line: &str) {
+        match &self.0.style {
+            // Above the bars. A failure to draw is no reason to stop a build.
+            Style::Bars => self.0.bars.suspend(|| write_stderr(line)),
+            Style::Plain { .. } => write_stderr(line),
+            Style::Quiet => {}
+            Style::Log(sink) => sink.line(&crate::redact::scrub(line)),
+        }
+    }
+}
+
+/// A step that is under way.
+pub struct Step {
+    progress: Progress,
+    name: String,
+    bar: Option<ProgressBar>,
+    begun: Instant,
+    tail: Mutex<VecDeque<String>>,
+}
+
+impl Step {
+    /// What the tool under the step has just said.
+    pub fn line(&self, line: &str) {
+        let line = clean(line);
+        if line.is_empty() {
+            return;
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_message(line.clone());
+        }
+        match &self.progress.0.style {
+            Style::Plain { verbose: true } | Style::Log(_) => {
+                self.progress.print(&format!("  {} | {line}", self.name))
+            }
+            Style::Bars | Style::Plain { verbose: false } | Style::Quiet => {}
+        }
+        let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        if tail.len() == TAIL_LINES {
+            tail.pop_front();
+        }
+        tail.push_back(line);
+    }
+
+    /// It ended well; `detail` says what came of it.
+    pub fn done(self, detail: &str) {
+        self.close();
+        self.progress.print(&format!("{}: {} ({})", self.name, clean(detail), seconds(self.begun.elapsed())));
+    }
+
+    /// It failed: the last lines that were said are shown, so that nobody has to run it again to see them.
+    pub fn failed(self, why: &str) {
+        self.close();
+        let tail = std::mem::take(&mut *self.tail.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut text = format!("{}: FAILED ({}): {}", self.name, seconds(self.begun.elapsed()), clean(why));
+        // A log has the lines already.
+        if !matches!(self.progress.0.style, Style::Log(_)) && !tail.is_empty() {
+            text.push_str(&format!("\n  its last {} lines:", tail.len()));
+            for line in tail {
+                text.push_str(&format!("\n  | {line}"));
+            }
+        }
+        match &self.progress.0.style {
+            Style::Quiet => write_stderr(&text),
+            Style::Bars | Style::Plain { .. } | Style::Log(_) => self.progress.print(&text),
+        }
+    }
+
+    fn close(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+            self.progress.0.bars.remove(bar);
+        }
+    }
+}
+
+impl Drop for Step {
+    /// A step that was abandoned by an error leaves no bar behind.
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// `1.84s`, `2m03s`.
+pub fn seconds(duration: Duration) -> String {
+    let total = duration.as_secs();
+    if total < 60 {
+        format!("{:.2}s", duration.as_secs_f64())
+    } else {
+        format!("{}m{:02}s", total / 60, total % 60)
+    }
+}
+
+/// A tool's or a stranger's text made safe for a terminal: no escape sequences, no control characters.
+pub fn clean(text: &str) -> String {
+    console::strip_ansi_codes(text)
+        .chars()
+        .map(|c| {
+            if c == '\n' || c == '\t' {
+                c
+            } else if is_dangerous(c) {
+                '\u{fffd}'
+            } else {
+                c
+            }
+        })
+        .collect::<String>()
+        .trim_end()
+        .to_owned()
+}
+
+/// Controls, and the bidirectional overrides that make a line read otherwise than it is.
+fn is_dangerous(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// One line for a person, on standard error. A closed standard error is no reason to stop.
+pub fn write_stderr(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{}", crate::redact::scrub(line));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Kept(Mutex<Vec<String>>);
+    impl LineSink for Kept {
+        fn line(&self, line: &str) {
+            self.0.lock().unwrap().push(line.to_owned());
+        }
+    }
+
+    #[test]
+    fn a_log_holds_every_line_of_a_step_and_how_it_ended() {
+        let kept = Arc::new(Kept::default());
+        let progress = Progress::new(Style::Log(kept.clone()));
+        let step = progress.step("build httpd");
+        step.line("Step 1/2 : FROM scratch");
+        step.failed("no such file");
+        let lines = kept.0.lock().unwrap();
+        assert_eq!(lines[..2], ["== build httpd", "  build httpd | Step 1/2 : FROM scratch"]);
+        assert!(
+            lines[2].starts_with("build httpd: FAILED (") && lines[2].ends_with("no such file"),
+            "{}",
+            lines[2]
+        );
+    }
+
+    #[test]
+    fn a_strangers_text_cannot_paint_on_the_terminal() {
+        assert_eq!(clean("\u{1b}[31mred\u{1b}[0m\u{7}x"), "red\u{fffd}x");
+        assert_eq!(clean("a\u{202e}b"), "a\u{fffd}b");
+    }
+
+    #[test]
+    fn durations_read_well() {
+        assert_eq!(seconds(Duration::from_millis(1840)), "1.84s");
+        assert_eq!(seconds(Duration::from_secs(123)), "2m03s");
+    }
+}
