@@ -4,6 +4,10 @@
 //!
 
 pub mod cancel;
+pub mod decide;
 pub mod documents;
 pub mod error;
+pub mod escape;
+pub mod forge;
+pub mod manifest;
 pub mod model;
