@@ -2,9 +2,12 @@
 
 pub mod cancel;
 pub mod config;
+pub mod decide;
 pub mod docker;
 pub mod documents;
 pub mod error;
+pub mod escape;
+pub mod forge;
 pub mod git;
 pub mod lock;
 pub mod model;
