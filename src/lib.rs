@@ -14,3 +14,4 @@ pub mod model;
 pub mod process;
 pub mod progress;
 pub mod redact;
+pub mod registry;

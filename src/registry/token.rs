@@ -1,0 +1,134 @@
+//! Bearer tokens: what they are asked for, what a token server answers, and how long they are kept. Pure.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use secrecy::SecretString;
+use serde::Deserialize;
+
+/// How long a token lives that does not say (docker registry token specification, `expires_in`).
+const DEFAULT_LIFE: Duration = Duration::from_secs(60);
+/// A token is renewed this long before its end, or a tenth of its life if that is shorter.
+const MARGIN: Duration = Duration::from_secs(5);
+
+/// What a request may do, as `repository:NAME:pull,push` scopes (docker registry token scope documentation).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Scope(Vec<String>);
+
+impl Scope {
+    /// No repository, as for /v2/.
+    pub(super) fn none() -> Scope {
+        Scope(Vec::new())
+    }
+
+    /// Reading a repository.
+    pub(super) fn pull(path: &str) -> Scope {
+        Scope(vec![format!("repository:{path}:pull")])
+    }
+
+    /// Writing to a repository.
+    pub(super) fn push(path: &str) -> Scope {
+        Scope(vec![format!("repository:{path}:pull,push")])
+    }
+
+    /// Writing to one repository what another one holds.
+    pub(super) fn mount(from: &str, to: &str) -> Scope {
+        Scope(vec![format!("repository:{to}:pull,push"), format!("repository:{from}:pull")])
+    }
+
+    /// Each scope by itself.
+    pub(super) fn parts(&self) -> &[String] {
+        &self.0
+    }
+
+    /// The scope that reads where this one reads, and writes too: a token for it serves as well.
+    fn wider(&self) -> Scope {
+        let wider =
+            |s: &String| s.strip_suffix(":pull").map_or_else(|| s.clone(), |s| format!("{s}:pull,push"));
+        Scope(self.0.iter().map(wider).collect())
+    }
+}
+
+/// The tokens that are still good. Time is a parameter.
+#[derive(Debug, Default)]
+pub(super) struct Tokens(HashMap<Scope, (SecretString, Instant)>);
+
+impl Tokens {
+    /// A token for `scope` that is good at `now`.
+    pub(super) fn get(&self, scope: &Scope, now: Instant) -> Option<SecretString> {
+        let good = |scope: &Scope| self.0.get(scope).filter(|(_, end)| now < *end).map(|(t, _)| t.clone());
+        good(scope).or_else(|| good(&scope.wider()))
+    }
+
+    /// Keeps a token that lives `life` from `now` on, and forgets those that are over.
+    pub(super) fn put(&mut self, scope: Scope, token: SecretString, life: Duration, now: Instant) {
+        self.0.retain(|_, (_, end)| now < *end);
+        self.0.insert(scope, (token, now + life.saturating_sub(MARGIN.min(life / 10))));
+    }
+
+    /// Forgets what would be sent for `scope`, because the registry did not take it.
+    pub(super) fn forget(&mut self, scope: &Scope) {
+        self.0.remove(scope);
+        self.0.remove(&scope.wider());
+    }
+}
+
+/// A token server's answer.
+#[derive(Deserialize)]
+struct Answer {
+    token: Option<SecretString>,
+    access_token: Option<SecretString>,
+    expires_in: Option<u32>,
+}
+
+/// The token and its life in a token server's answer.
+pub(super) fn parse(body: &[u8]) -> Result<(SecretString, Duration), &'static str> {
+    // serde's own message could quote the token.
+    let answer: Answer =
+        serde_json::from_slice(body).map_err(|_| "the token server's answer is not its JSON")?;
+    let token = answer.token.or(answer.access_token).ok_or("the token server's answer holds no token")?;
+    let life = answer.expires_in.map_or(DEFAULT_LIFE, |s| Duration::from_secs(s.into()));
+    Ok((token, life))
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::ExposeSecret;
+
+    use super::*;
+
+    fn secret(text: &str) -> SecretString {
+        SecretString::from(text.to_owned())
+    }
+
+    #[test]
+    fn a_token_is_renewed_a_little_before_its_end() {
+        let (mut tokens, now) = (Tokens::default(), Instant::now());
+        let scope = Scope::pull("a");
+        tokens.put(scope.clone(), secret("t"), Duration::from_secs(60), now);
+        assert!(tokens.get(&scope, now + Duration::from_secs(54)).is_some());
+        assert!(tokens.get(&scope, now + Duration::from_secs(55)).is_none());
+        assert!(tokens.get(&Scope::pull("b"), now).is_none());
+    }
+
+    #[test]
+    fn a_token_to_write_reads_too_and_not_the_other_way() {
+        let (mut tokens, now) = (Tokens::default(), Instant::now());
+        tokens.put(Scope::pull("a"), secret("r"), Duration::from_secs(60), now);
+        assert!(tokens.get(&Scope::push("a"), now).is_none());
+        tokens.forget(&Scope::pull("a"));
+        tokens.put(Scope::push("a"), secret("w"), Duration::from_secs(60), now);
+        assert_eq!(tokens.get(&Scope::pull("a"), now).unwrap().expose_secret(), "w");
+        tokens.forget(&Scope::pull("a"));
+        assert!(tokens.get(&Scope::push("a"), now).is_none());
+    }
+
+    #[test]
+    fn a_token_lives_a_minute_unless_it_says_otherwise() {
+        assert_eq!(parse(br#"{"token":"x"}"#).unwrap().1, Duration::from_secs(60));
+        let (token, life) = parse(br#"{"access_token":"y","expires_in":300}"#).unwrap();
+        assert_eq!((token.expose_secret(), life), ("y", Duration::from_secs(300)));
+        assert!(parse(b"{}").is_err());
+        assert!(parse(b"<html>").is_err());
+    }
+}
