@@ -381,6 +381,12 @@ impl Docker {
         Ok(parse_images(&text))
     }
 
+    /// Gives an image one more name.
+    pub fn tag(&self, image: &str, name: &str, cancel: &Cancel) -> Result<(), DockerError> {
+        self.tool().args(["image", "tag", "--", image, name]).run(cancel).map_err(DockerError::of)?;
+        Ok(())
+    }
+
     /// Removes a name from the engine, and the image when it was its last one. Never by force.
     pub fn remove(&self, name: &str, cancel: &Cancel) -> Result<(), DockerError> {
         self.tool().args(["image", "rm", "--", name]).run(cancel).map_err(DockerError::of)?;

@@ -152,6 +152,13 @@ impl CommitSha {
     }
 }
 
+impl Digest {
+    /// A SHA-256 sum as a digest.
+    pub fn from_sha256(sum: [u8; 32]) -> Digest {
+        Digest(format!("sha256:{}", hex::encode(sum)))
+    }
+}
+
 impl RepoName {
     /// The last part of the name.
     pub fn last(&self) -> &str {

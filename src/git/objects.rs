@@ -1,5 +1,7 @@
 //! What stands in a commit, read from the mirror's objects: no working copy is needed to know it.
 
+use std::collections::BTreeMap;
+
 use super::mirror::Mirror;
 use super::{GitError, run};
 use crate::model::CommitSha;
@@ -52,20 +54,32 @@ impl Mirror<'_> {
         })
     }
 
-    /// What these paths lead to, in one call. `content` also reads the blobs.
-    pub fn look_up(
+    /// What these paths lead to, symbolic links followed, in one call. `content` also reads the blobs.
+    pub fn look_up(&self, commit: &CommitSha, paths: &[String], content: bool) -> Result<Vec<Found>, GitError> {
+        self.batch(commit, paths, content, true)
+    }
+
+    /// What stands at these very paths: a symbolic link is the blob that it is.
+    pub fn look_at(&self, commit: &CommitSha, paths: &[String]) -> Result<Vec<Found>, GitError> {
+        self.batch(commit, paths, false, false)
+    }
+
+    fn batch(
         &self,
         commit: &CommitSha,
         paths: &[String],
         content: bool,
+        follow: bool,
     ) -> Result<Vec<Found>, GitError> {
         if paths.is_empty() {
             return Ok(Vec::new());
         }
         let mode = if content { "--batch" } else { "--batch-check" };
-        let asked: String =
-            paths.iter().map(|path| format!("{commit}:{}\n", path.trim_start_matches("./"))).collect();
-        let tool = self.local().args(["cat-file", mode, "--follow-symlinks"]).stdin(asked);
+        let asked: String = paths
+            .iter()
+            .map(|path| if path == "." { format!("{commit}:\n") } else { format!("{commit}:{path}\n") })
+            .collect();
+        let tool = self.local().args(["cat-file", mode]).args(follow.then_some("--follow-symlinks")).stdin(asked);
         let output = run(tool, self.cancel())?.stdout;
         let found =
             parse(&output, content).ok_or_else(|| GitError::Unexpected(format!("cat-file {mode}")))?;
@@ -74,6 +88,24 @@ impl Mirror<'_> {
         } else {
             Err(GitError::Unexpected(format!("cat-file answered {} of {} times", found.len(), paths.len())))
         }
+    }
+
+    /// The URLs that `.gitmodules` states, by the path of the submodule.
+    pub fn submodule_urls(&self, commit: &CommitSha) -> Result<BTreeMap<String, String>, GitError> {
+        let blob = format!("{commit}:.gitmodules");
+        let args = ["config", "--blob", &blob, "--null", "--get-regexp", r"^submodule\..*\.(path|url)$"];
+        let text = run(self.local().args(args), self.cancel())?.stdout;
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let mut named: BTreeMap<&str, (Option<&str>, Option<&str>)> = BTreeMap::new();
+        for (key, value) in text.split('\0').filter_map(|entry| entry.split_once('\n')) {
+            match key.rsplit_once('.') {
+                Some((name, "path")) => named.entry(name).or_default().0 = Some(value),
+                Some((name, "url")) => named.entry(name).or_default().1 = Some(value),
+                _ => {}
+            }
+        }
+        let pairs = named.into_values().filter_map(|(path, url)| Some((path?.to_owned(), url?.to_owned())));
+        Ok(pairs.collect())
     }
 
     /// One file's content; `None` when there is no such file.

@@ -1,0 +1,148 @@
+//! Fetches a change's commit, proves that it was merged, and writes out what the builds need of it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::error::Failure;
+use crate::git::{CommitInfo, Found, Gitlink, Mirror, Remote};
+use crate::model::{BranchName, Change, CommitSha, RepoName};
+
+use super::origin::{ByHand, Origin, allowed, rule_of};
+use super::Site;
+
+/// A change whose commit is here and proven.
+pub(super) struct Checkout<'a> {
+    pub(super) mirror: Mirror<'a>,
+    pub(super) info: CommitInfo,
+}
+
+/// Fetches the commit and proves that it is on the branch that it names. `patience` is how long to wait before each
+/// further fetch of a commit that is not there yet: a webhook can be faster than the forge's own replication.
+pub(super) fn fetch<'a>(
+    site: &'a Site,
+    origin: &'a Origin,
+    change: &Change,
+    patience: &[Duration],
+) -> Result<Checkout<'a>, Failure> {
+    let mirror = Mirror::of(&site.state_dir, &origin.remote, site.git_token.as_ref(), &site.cancel);
+    match &change.branch {
+        Some(branch) => prove(site, &mirror, branch, &change.commit, patience)?,
+        None => mirror.fetch_commit(&change.commit)?,
+    }
+    let info = mirror.commit_info(&change.commit)?;
+    Ok(Checkout { mirror, info })
+}
+
+/// Proof of merge: the commit can be reached from the branch, now.
+pub(super) fn prove(
+    site: &Site,
+    mirror: &Mirror<'_>,
+    branch: &BranchName,
+    commit: &CommitSha,
+    patience: &[Duration],
+) -> Result<(), Failure> {
+    let mut waits = patience.iter();
+    loop {
+        let tip = mirror.fetch_branch(branch)?;
+        if tip == *commit || (mirror.has_commit(commit) && mirror.is_ancestor(commit, &tip)?) {
+            return Ok(());
+        }
+        match waits.next() {
+            Some(wait) => {
+                site.progress.say(&format!("commit {} is not on {branch} yet; asking again", commit.short()));
+                site.cancel.sleep(*wait)?;
+            }
+            None => {
+                return Err(Failure::refused(format!(
+                    "commit {commit} is not on the branch `{branch}` of {}",
+                    mirror.remote().as_git_url()
+                ))
+                .hint("only a commit that was merged is built; was the branch force-pushed?"));
+            }
+        }
+    }
+}
+
+/// The change that a person named by hand.
+pub fn resolve_by_hand(site: &Site, by_hand: &ByHand) -> Result<Change, Failure> {
+    let remote = Remote::typed(&by_hand.repository).map_err(|error| {
+        Failure::new(crate::error::Kind::Refused, error).context(format!("cannot use --repo {}", crate::redact::scrub(&by_hand.repository)))
+    })?;
+    let name: RepoName = match rule_of(&site.repositories, &remote) {
+        Some(rule) => rule.name.clone(),
+        None => remote
+            .repository_name()
+            .ok_or_else(|| Failure::usage(format!("`{}` names no repository", remote.as_git_url())))?,
+    };
+    // The allow-list is asked before anything is fetched.
+    allowed(&site.repositories, &name, Some(&remote))?;
+    let commit = match (&by_hand.commit, &by_hand.branch) {
+        (Some(commit), _) => commit.clone(),
+        (None, Some(branch)) => {
+            Mirror::of(&site.state_dir, &remote, site.git_token.as_ref(), &site.cancel).fetch_branch(branch)?
+        }
+        (None, None) => return Err(Failure::usage("--repo needs --commit SHA or --branch NAME")),
+    };
+    Ok(Change {
+        forge: None,
+        repository: name,
+        clone_url: remote.as_git_url().to_owned(),
+        commit,
+        branch: by_hand.branch.clone(),
+        default_branch: None,
+        pull_request: None,
+    })
+}
+
+/// Writes these folders of the commit into `into`, submodules too where the repository is configured so.
+pub(super) fn write_out(
+    site: &Site,
+    origin: &Origin,
+    mirror: &Mirror<'_>,
+    commit: &CommitSha,
+    folders: &[String],
+    into: &Path,
+) -> Result<(), Failure> {
+    let links = mirror.check_out(commit.as_str(), folders, into)?;
+    if origin.submodules && !links.is_empty() {
+        write_submodules(site, mirror, commit, &links, into, 0)?;
+    }
+    Ok(())
+}
+
+/// Submodules nest; a repository that contains itself must not.
+const DEEPEST_SUBMODULE: usize = 8;
+
+fn write_submodules(
+    site: &Site,
+    parent: &Mirror<'_>,
+    commit: &CommitSha,
+    links: &[Gitlink],
+    into: &Path,
+    depth: usize,
+) -> Result<(), Failure> {
+    if depth >= DEEPEST_SUBMODULE {
+        return Err(Failure::refused(format!("submodules are nested more than {DEEPEST_SUBMODULE} deep")));
+    }
+    let stated = parent.submodule_urls(commit)?;
+    for link in links {
+        let Some(url) = stated.get(&link.path) else {
+            return Err(Failure::bad_input(format!(".gitmodules has no URL for the submodule `{}`", link.path)));
+        };
+        let remote = parent.remote().submodule(url).map_err(|error| {
+            Failure::new(crate::error::Kind::Refused, error)
+                .context(format!("the submodule `{}` is not on the repository's own host", link.path))
+        })?;
+        let mirror = Mirror::of(&site.state_dir, &remote, site.git_token.as_ref(), &site.cancel);
+        mirror.fetch_commit(&link.commit)?;
+        let place = into.join(&link.path);
+        let inner = mirror.check_out(link.commit.as_str(), &[".".to_owned()], &place)?;
+        write_submodules(site, &mirror, &link.commit, &inner, &place, depth + 1)?;
+    }
+    Ok(())
+}
+
+/// What a path of the commit leads to, with its content.
+pub(super) fn read(mirror: &Mirror<'_>, commit: &CommitSha, path: &str) -> Result<Found, Failure> {
+    Ok(mirror.read_file(commit, path)?)
+}

@@ -1,0 +1,220 @@
+//! Reads a commit's images and everything that decides over them: specs, git objects, tags, local bases, inputs.
+
+use std::collections::BTreeMap;
+
+use crate::error::{Failure, Kind};
+use crate::git::{Found, Mirror};
+use crate::manifest::dockerfile::DockerfileStages;
+use crate::manifest::template::TemplateValues;
+use crate::manifest::{self, ImageKind, ImageSpec, Template};
+use crate::model::{Change, CommitSha, Digest, ImageRepository, RepoName, Tag};
+use crate::plan;
+
+use super::{Origin, Site, checkout};
+
+/// One image of a commit, surveyed.
+pub(super) struct Surveyed {
+    pub(super) spec: ImageSpec,
+    pub(super) repository: ImageRepository,
+    pub(super) tags: Vec<Tag>,
+    /// `None` for an image that is not built with docker.
+    pub(super) source: Option<Source>,
+}
+
+/// Where an image's files are, and what they hash to.
+pub(super) struct Source {
+    pub(super) inputs: Digest,
+    /// The git tree of the context.
+    pub(super) context_tree: String,
+    /// Whether the context's path is itself, not a symbolic link to somewhere else in the commit.
+    pub(super) context_is_plain: bool,
+    pub(super) dockerfile: Vec<u8>,
+    /// The git blob of the Dockerfile.
+    pub(super) dockerfile_blob: String,
+    /// Whether the Dockerfile stands in the context under its own name.
+    pub(super) dockerfile_is_plain: bool,
+    /// Local bases: the reference in `FROM`, and the image that it means.
+    pub(super) bases: Vec<(String, usize)>,
+    /// The images of other people that it is built on.
+    pub(super) foreign_bases: Vec<String>,
+}
+
+/// The images that a commit lists, from images.json or its one Dockerfile.
+pub(super) fn specs(mirror: &Mirror<'_>, commit: &CommitSha, repository: &RepoName) -> Result<Vec<ImageSpec>, Failure> {
+    match checkout::read(mirror, commit, manifest::FILE_NAME)? {
+        Found::Blob(file) => manifest::parse(&file.content).map_err(|e| Failure::new(Kind::BadInput, e)),
+        Found::Missing | Found::Tree(_) | Found::Submodule => {
+            match mirror.look_up(commit, &["Dockerfile".to_owned()], false)?.as_slice() {
+                [Found::Blob(_)] => {
+                    Ok(vec![ImageSpec::root_dockerfile(repository).map_err(|e| Failure::new(Kind::BadInput, e))?])
+                }
+                _ => Err(no_images()),
+            }
+        }
+        Found::Outside(_) | Found::Dangling => Err(Failure::bad_input("images.json is a link that leads out of the repository")),
+    }
+}
+
+fn no_images() -> Failure {
+    Failure::bad_input("the commit lists no image: there is no images.json and no Dockerfile at its root")
+        .hint(r#"add an images.json: {"images":[{"service_name":"httpd","version":"1.0","type":"Docker"}]}"#)
+}
+
+/// Reads and checks everything before anything is built.
+pub(super) fn survey(
+    site: &Site,
+    origin: &Origin,
+    mirror: &Mirror<'_>,
+    change: &Change,
+) -> Result<Vec<Surveyed>, Failure> {
+    let specs = specs(mirror, &change.commit, &change.repository)?;
+    let address = match (&site.registry, &origin.namespace) {
+        (Some(address), Some(namespace)) => Some(address.with_namespace(namespace).map_err(|e| Failure::new(Kind::BadInput, e))?),
+        (address, _) => address.clone(),
+    };
+    let mut surveyed = Vec::with_capacity(specs.len());
+    for spec in specs {
+        let repository = ImageRepository::new(address.as_ref(), &spec.name).map_err(|e| Failure::new(Kind::BadInput, e))?;
+        let tags = tags_of(site, change, &spec)?;
+        surveyed.push(Surveyed { spec, repository, tags, source: None });
+    }
+    find_sources(mirror, &change.commit, &mut surveyed)?;
+    hash_inputs(&mut surveyed)?;
+    Ok(surveyed)
+}
+
+/// The moving tags: of the command line, else the image's own, else the configuration's, else the default. A commit
+/// without a branch proves nothing and gets none.
+fn tags_of(site: &Site, change: &Change, spec: &ImageSpec) -> Result<Vec<Tag>, Failure> {
+    if change.branch.is_none() || spec.kind != ImageKind::Docker {
+        return Ok(Vec::new());
+    }
+    let default;
+    let templates: &[Template] = match (&site.tags, &spec.tags, &site.default_tags) {
+        (Some(tags), _, _) | (None, Some(tags), _) | (None, None, Some(tags)) => tags,
+        (None, None, None) => {
+            default = Template::default_list(spec.version.is_some());
+            &default
+        }
+    };
+    let values = TemplateValues {
+        version: spec.version.as_ref(),
+        branch: change.branch.as_ref(),
+        commit: &change.commit,
+        number: change.pull_request.as_ref().map(|pr| pr.number),
+    };
+    Template::expand_all(templates, &values)
+        .map_err(|error| Failure::new(Kind::BadInput, error).context(format!("the tags of the image `{}`", spec.name)))
+}
+
+fn find_sources(mirror: &Mirror<'_>, commit: &CommitSha, images: &mut [Surveyed]) -> Result<(), Failure> {
+    let docker: Vec<usize> = (0..images.len()).filter(|i| images[*i].spec.kind == ImageKind::Docker).collect();
+    let contexts: Vec<String> = docker.iter().map(|i| images[*i].spec.context.as_str().to_owned()).collect();
+    let dockerfiles: Vec<String> = docker.iter().map(|i| images[*i].spec.dockerfile.as_str().to_owned()).collect();
+    let plain: Vec<String> = contexts.iter().chain(&dockerfiles).cloned().collect();
+    let plain = mirror.look_at(commit, &plain)?;
+    let (plain_contexts, plain_dockerfiles) = plain.split_at(docker.len());
+    let found_contexts = mirror.look_up(commit, &contexts, false)?;
+    let found_dockerfiles = mirror.look_up(commit, &dockerfiles, true)?;
+    for (n, i) in docker.into_iter().enumerate() {
+        let image = &mut images[i];
+        let wrong = |what: &str, path: &str, found: &Found| {
+            Failure::bad_input(format!("image `{}`: the {what} `{path}` {}", image.spec.name, describe(found)))
+        };
+        let Found::Tree(context) = &found_contexts[n] else {
+            return Err(wrong("folder", &contexts[n], &found_contexts[n]));
+        };
+        let Found::Blob(dockerfile) = &found_dockerfiles[n] else {
+            return Err(wrong("Dockerfile", &dockerfiles[n], &found_dockerfiles[n]));
+        };
+        let same = |plain: &Found, id: &str| match plain {
+            Found::Tree(object) | Found::Blob(object) => object.id == id,
+            Found::Submodule | Found::Missing | Found::Outside(_) | Found::Dangling => false,
+        };
+        let context_is_plain = same(&plain_contexts[n], &context.id);
+        let in_context = image.spec.dockerfile.is_within(&image.spec.context);
+        image.source = Some(Source {
+            // Once more by `hash_inputs`, which knows the bases.
+            inputs: plan::inputs(&image.spec, &context.id, &dockerfile.id, BTreeMap::new()),
+            context_tree: context.id.clone(),
+            context_is_plain,
+            dockerfile: dockerfile.content.clone(),
+            dockerfile_is_plain: context_is_plain && in_context && same(&plain_dockerfiles[n], &dockerfile.id),
+            bases: Vec::new(),
+            dockerfile_blob: dockerfile.id.clone(),
+            foreign_bases: Vec::new(),
+        });
+        check_target(image)?;
+    }
+    Ok(())
+}
+
+fn describe(found: &Found) -> String {
+    match found {
+        Found::Blob(_) => "is a file".to_owned(),
+        Found::Tree(_) => "is a folder".to_owned(),
+        Found::Submodule => "is a submodule; name a folder of the repository itself".to_owned(),
+        Found::Missing => "does not exist in the commit".to_owned(),
+        Found::Outside(to) => format!("is a link that leads out of the repository, to `{}`", crate::escape::shortened(to, 80)),
+        Found::Dangling => "is a link that leads nowhere".to_owned(),
+    }
+}
+
+/// A target that is no stage is found before anything is built.
+fn check_target(image: &Surveyed) -> Result<(), Failure> {
+    let (Some(target), Some(source)) = (&image.spec.target, &image.source) else { return Ok(()) };
+    let text = String::from_utf8_lossy(&source.dockerfile);
+    let stages = DockerfileStages::parse(&text, &image.spec.args)
+        .map_err(|e| Failure::new(Kind::BadInput, e).context(format!("image `{}`", image.spec.name)))?;
+    if stages.has_target(target) {
+        return Ok(());
+    }
+    let names: Vec<&str> = stages.names().iter().flatten().map(String::as_str).collect();
+    let known = if names.is_empty() { "it names none".to_owned() } else { format!("it has {}", names.join(", ")) };
+    Err(Failure::bad_input(format!(
+        "image `{}`: the target `{target}` is no stage of its Dockerfile; {known}",
+        image.spec.name
+    )))
+}
+
+/// Finds the local bases, and hashes each image's inputs after those of its bases.
+fn hash_inputs(images: &mut [Surveyed]) -> Result<(), Failure> {
+    let names: Vec<plan::LocalName<'_>> = images
+        .iter()
+        .map(|i| plan::LocalName { name: i.spec.name.as_str(), repository: &i.repository, tags: &i.tags })
+        .collect();
+    let mut bases: Vec<(Vec<(String, usize)>, Vec<String>)> = Vec::with_capacity(images.len());
+    for (i, image) in images.iter().enumerate() {
+        let text = image.source.as_ref().map(|s| String::from_utf8_lossy(&s.dockerfile));
+        // A Dockerfile in which no stage can be told is docker's to explain.
+        let stages = text.and_then(|text| DockerfileStages::parse(&text, &image.spec.args).ok());
+        let (mut local, mut foreign) = (Vec::new(), Vec::new());
+        for reference in stages.iter().flat_map(|s| s.bases()) {
+            match plan::local_base(reference, i, &names).filter(|b| images[*b].source.is_some()) {
+                Some(base) => local.push((reference.clone(), base)),
+                None => foreign.push(reference.clone()),
+            }
+        }
+        bases.push((local, foreign));
+    }
+    let edges: Vec<Vec<usize>> = bases.iter().map(|(local, _)| local.iter().map(|(_, b)| *b).collect()).collect();
+    let order = plan::order(&edges, |i| images[i].spec.name.to_string())
+        .map_err(|circle| Failure::new(Kind::BadInput, circle))?;
+    for i in order {
+        let (local, foreign) = std::mem::take(&mut bases[i]);
+        let mut stand_on = BTreeMap::new();
+        for (_, base) in &local {
+            if let Some(source) = &images[*base].source {
+                stand_on.insert(images[*base].spec.name.as_str(), &source.inputs);
+            }
+        }
+        let Some(source) = &images[i].source else { continue };
+        let inputs = plan::inputs(&images[i].spec, &source.context_tree, &source.dockerfile_blob, stand_on);
+        if let Some(source) = &mut images[i].source {
+            source.inputs = inputs;
+            source.bases = local;
+            source.foreign_bases = foreign;
+        }
+    }
+    Ok(())
+}
