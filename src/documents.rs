@@ -5,7 +5,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Change, Digest, ImageRepository, RegistryAddress, Tag};
+use crate::model::{
+    BranchName, Change, CommitSha, Digest, ForgeName, ImageRepository, PullRequest, RegistryAddress,
+    RepoName, Tag,
+};
 
 /// The schema number of every document.
 pub const SCHEMA: u32 = 1;
@@ -30,12 +33,66 @@ pub struct DecisionDocument {
     /// Why, as a sentence.
     pub reason: String,
     /// What landed; also there when a pull request is skipped.
-    pub change: Option<Change>,
+    pub change: Option<ReportedChange>,
     /// SHA-256 of the payload's bytes as they came, hex.
     pub payload_sha256: String,
     /// With `--explain`: every rule that was asked, in order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rules: Option<Vec<RuleOutcome>>,
+}
+
+/// What a payload says about a change. Unlike a [`Change`] it may lack a commit: nothing has landed while a pull
+/// request is open, or when it was closed without a merge.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportedChange {
+    /// The forge that announced it.
+    pub forge: Option<ForgeName>,
+    /// The repository's full name.
+    pub repository: RepoName,
+    /// As the payload gave it.
+    pub clone_url: Option<String>,
+    /// The commit that landed on the branch; `null` when none did.
+    pub commit: Option<CommitSha>,
+    /// The branch that it landed, or would land, on.
+    pub branch: Option<BranchName>,
+    /// The repository's default branch.
+    #[serde(default)]
+    pub default_branch: Option<BranchName>,
+    /// The pull request.
+    #[serde(default)]
+    pub pull_request: Option<PullRequest>,
+}
+
+impl From<Change> for ReportedChange {
+    fn from(change: Change) -> ReportedChange {
+        let Change { forge, repository, clone_url, commit, branch, default_branch, pull_request } = change;
+        ReportedChange {
+            forge,
+            repository,
+            clone_url: Some(clone_url),
+            commit: Some(commit),
+            branch,
+            default_branch,
+            pull_request,
+        }
+    }
+}
+
+impl ReportedChange {
+    /// The change to build; `None` when nothing landed, or when the payload does not say from where to clone.
+    pub fn landed(self) -> Option<Change> {
+        let ReportedChange { forge, repository, clone_url, commit, branch, default_branch, pull_request } =
+            self;
+        Some(Change {
+            forge,
+            repository,
+            clone_url: clone_url?,
+            commit: commit?,
+            branch,
+            default_branch,
+            pull_request,
+        })
+    }
 }
 
 /// One rule of a decision and what it said.

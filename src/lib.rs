@@ -4,6 +4,9 @@
 //!
 
 pub mod cancel;
+pub mod decide;
 pub mod documents;
 pub mod error;
+pub mod escape;
+pub mod forge;
 pub mod model;

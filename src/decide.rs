@@ -1,0 +1,239 @@
+//! Delivery and policy → [`Decision`], rule by rule. Pure.
+//!
+//! [`verdict`] is the one way from bytes to a verdict: `evaluate` takes it whole, `serve` in its two halves
+//! ([`crate::forge::parse`], then [`decide`]), because it asks for the repository in between.
+
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use sha2::{Digest as _, Sha256};
+
+use crate::documents::{DecisionDocument, DecisionWord, ReportedChange, RuleOutcome, SCHEMA, Verdict};
+use crate::escape::{escaped, shortened};
+use crate::forge::{self, Delivery, Event, Headers, PayloadError};
+use crate::model::{BranchName, Change};
+
+/// What the person who runs swanci wants built.
+#[derive(Debug, Clone, Default)]
+pub struct Policy {
+    /// The branches whose merges are built.
+    pub branches: BranchGlobs,
+}
+
+/// Globs that choose branches, compiled once; none chooses every branch.
+///
+/// As in GitHub's own filters, `*` and `?` stop at a `/` and `**` does not: `release/*` chooses `release/1.x` and
+/// not `release/1.x/hotfix`. `[a-z]` and `{a,b}` work too. Case matters.
+#[derive(Debug, Clone, Default)]
+pub struct BranchGlobs {
+    globs: Vec<String>,
+    set: GlobSet,
+}
+
+/// A glob that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{}` is no branch glob: {problem}", escaped(.glob))]
+pub struct InvalidGlob {
+    /// The glob.
+    pub glob: String,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+impl BranchGlobs {
+    /// Compiles the globs.
+    ///
+    /// # Errors
+    /// [`InvalidGlob`] for the first that cannot be read, or is empty.
+    pub fn new<S: AsRef<str>>(globs: &[S]) -> Result<BranchGlobs, InvalidGlob> {
+        let mut set = GlobSetBuilder::new();
+        let globs: Vec<String> = globs.iter().map(|glob| glob.as_ref().to_owned()).collect();
+        for glob in &globs {
+            let invalid = |problem: String| InvalidGlob { glob: glob.clone(), problem };
+            if glob.is_empty() {
+                return Err(invalid("it is empty".to_owned()));
+            }
+            let compiled = GlobBuilder::new(glob).literal_separator(true).build();
+            set.add(compiled.map_err(|e| invalid(escaped(&e.kind().to_string())))?);
+        }
+        let set = set.build().map_err(|e| InvalidGlob {
+            glob: e.glob().unwrap_or_default().to_owned(),
+            problem: escaped(&e.kind().to_string()),
+        })?;
+        Ok(BranchGlobs { globs, set })
+    }
+
+    /// Whether merges into `branch` are chosen.
+    pub fn choose(&self, branch: &BranchName) -> bool {
+        self.globs.is_empty() || self.set.is_match(branch.as_str())
+    }
+
+    /// Whether every branch is chosen.
+    pub fn choose_all(&self) -> bool {
+        self.globs.is_empty()
+    }
+}
+
+/// What was decided, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// Why, as a sentence that is safe to print.
+    pub reason: String,
+    /// Every rule that was asked, in order, up to the one that decided.
+    pub rules: Vec<RuleOutcome>,
+    /// What to do.
+    pub outcome: Outcome,
+}
+
+/// Build or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// This change landed and is wanted.
+    Build(Box<Change>),
+    /// Nothing to build; a pull request is still described.
+    Skip(Option<Box<ReportedChange>>),
+}
+
+impl Decision {
+    /// The document of `evaluate`: with its rules when `explain`.
+    pub fn into_document(self, payload_sha256: String, explain: bool) -> DecisionDocument {
+        let (decision, change) = match self.outcome {
+            Outcome::Build(change) => (DecisionWord::Build, Some(ReportedChange::from(*change))),
+            Outcome::Skip(change) => (DecisionWord::Skip, change.map(|change| *change)),
+        };
+        DecisionDocument {
+            schema: SCHEMA,
+            decision,
+            reason: self.reason,
+            change,
+            payload_sha256,
+            rules: explain.then_some(self.rules),
+        }
+    }
+}
+
+/// SHA-256 of a payload's bytes as they came, in hex.
+pub fn payload_sha256(body: &[u8]) -> String {
+    hex::encode(Sha256::digest(body))
+}
+
+/// From bytes to the document of `evaluate`.
+///
+/// # Errors
+/// [`PayloadError`] when the payload cannot be read.
+pub fn verdict(
+    body: &[u8],
+    headers: Headers<'_>,
+    policy: &Policy,
+    explain: bool,
+) -> Result<DecisionDocument, PayloadError> {
+    let delivery = forge::parse(body, headers)?;
+    Ok(decide(delivery, policy).into_document(payload_sha256(body), explain))
+}
+
+/// Asks the rules, in this order: event, action, merged, branch.
+pub fn decide(delivery: Delivery, policy: &Policy) -> Decision {
+    let mut rules = Rules::default();
+    match delivery.event {
+        Event::Ping => rules.skip("event", "ping", "a ping is no merge", None),
+        Event::Other { name } => {
+            let name = name.map_or_else(|| "no pull_request".to_owned(), |name| shortened(&name, 60));
+            let reason = format!("the event is {name}: only a merged pull request is built");
+            rules.skip("event", &name, &reason, None)
+        }
+        Event::Touched { action, change } => {
+            let action = action.map_or_else(|| "without an action".to_owned(), |a| shortened(&a, 60));
+            rules.pass("event", &format!("pull_request {action}"));
+            let subject = subject(change.as_deref());
+            let reason = format!("{subject} was not closed by this event: its action is {action}");
+            rules.skip("action", &action, &reason, change)
+        }
+        Event::Closed { merged, change } => {
+            rules.pass("event", "pull_request closed");
+            rules.pass("action", "closed");
+            let subject = subject(change.as_deref());
+            match merged {
+                Some(_) => {
+                    let reason = format!("{subject} was closed without being merged");
+                    rules.skip("merged", "merged is false", &reason, change)
+                }
+                None => {
+                    let reason =
+                        format!("{subject} was closed, and the payload does not say that it was merged");
+                    rules.skip("merged", "merged is absent", &reason, change)
+                }
+            }
+        }
+        Event::Merged(change) => {
+            rules.pass("event", "pull_request closed");
+            rules.pass("action", "closed");
+            rules.pass("merged", "merged is true");
+            branch(rules, *change, policy)
+        }
+    }
+}
+
+fn branch(mut rules: Rules, change: Change, policy: &Policy) -> Decision {
+    let reported = ReportedChange::from(change.clone());
+    let subject = subject(Some(&reported));
+    let Some(branch) = &change.branch else {
+        // No forge announces a merge without its branch; a filter could not be asked about it.
+        let reason = format!("{subject} was merged, but the payload does not say into which branch");
+        return rules.skip("branch", "no branch", &reason, Some(Box::new(reported)));
+    };
+    let name = escaped(branch.as_str());
+    if !policy.branches.choose(branch) {
+        let globs = escaped(&policy.branches.globs.join(", "));
+        let reason = format!("{subject} was merged into {name}, which is not among the branches to build");
+        return rules.skip(
+            "branch",
+            &format!("{name} matches none of {globs}"),
+            &reason,
+            Some(Box::new(reported)),
+        );
+    }
+    let detail = if policy.branches.choose_all() {
+        format!("{name}; every branch is built")
+    } else {
+        format!("{name} matches")
+    };
+    rules.pass("branch", &detail);
+    Decision {
+        reason: format!("{subject} was merged into {name}"),
+        rules: rules.0,
+        outcome: Outcome::Build(Box::new(change)),
+    }
+}
+
+/// The subject of a reason.
+fn subject(change: Option<&ReportedChange>) -> String {
+    match change.and_then(|change| change.pull_request.as_ref()) {
+        Some(pull) => format!("pull request #{}", pull.number),
+        None => "the pull request".to_owned(),
+    }
+}
+
+#[derive(Default)]
+struct Rules(Vec<RuleOutcome>);
+
+impl Rules {
+    fn add(&mut self, rule: &str, verdict: Verdict, detail: &str) {
+        self.0.push(RuleOutcome { rule: rule.to_owned(), verdict, detail: detail.to_owned() });
+    }
+
+    fn pass(&mut self, rule: &str, detail: &str) {
+        self.add(rule, Verdict::Pass, detail);
+    }
+
+    fn skip(
+        mut self,
+        rule: &str,
+        detail: &str,
+        reason: &str,
+        change: Option<Box<ReportedChange>>,
+    ) -> Decision {
+        self.add(rule, Verdict::Skip, detail);
+        Decision { reason: reason.to_owned(), rules: self.0, outcome: Outcome::Skip(change) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

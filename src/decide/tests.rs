@@ -1,0 +1,305 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::forge::Encoding;
+
+const SHA: &str = "8c1c06a1a89e8278937a7d22d8ba1a834bd4c8a1";
+
+/// A merge, with one field replaced by (path, JSON text); an empty text removes it.
+fn merged_with(path: &str, json: &str) -> String {
+    let mut value = serde_json::json!({
+        "action": "closed", "number": 5,
+        "pull_request": {
+            "number": 5, "title": "t", "user": {"login": "u"}, "merged": true, "merge_commit_sha": SHA,
+            "html_url": "https://github.com/o/r/pull/5", "base": {"ref": "develop"}, "head": {"sha": SHA},
+        },
+        "repository": {"full_name": "o/r", "clone_url": "https://github.com/o/r.git", "default_branch": "main"},
+    });
+    let mut at = &mut value;
+    let (parents, last) = path.rsplit_once('.').unwrap_or(("", path));
+    for key in parents.split('.').filter(|k| !k.is_empty()) {
+        at = at.get_mut(key).unwrap();
+    }
+    let object = at.as_object_mut().unwrap();
+    object.remove(last);
+    if json.is_empty() {
+        return value.to_string();
+    }
+    object.insert(last.to_owned(), "@@".into());
+    value.to_string().replace("\"@@\"", json)
+}
+
+fn judge(text: &str) -> Result<DecisionDocument, PayloadError> {
+    judge_as(text, None)
+}
+
+fn judge_as(text: &str, event: Option<&str>) -> Result<DecisionDocument, PayloadError> {
+    verdict(text.as_bytes(), Headers { event, ..Headers::default() }, &Policy::default(), true)
+}
+
+#[test]
+fn what_the_verdict_does_not_need_may_be_missing_or_null() {
+    for path in [
+        "pull_request.title",
+        "pull_request.user",
+        "pull_request.user.login",
+        "pull_request.html_url",
+        "pull_request.head",
+        "pull_request.head.sha",
+        "pull_request.number",
+        "number",
+        "repository.default_branch",
+    ] {
+        for json in ["", "null"] {
+            let document = judge(&merged_with(path, json)).unwrap_or_else(|e| panic!("{path} {json}: {e}"));
+            assert_eq!(document.decision, DecisionWord::Build, "{path} {json}");
+        }
+    }
+    for json in ["[]", "{}", "7", "\"\"", "1e999", "\"--option\"", "\"a..b\"", "[[[[]]]]"] {
+        for path in ["repository.default_branch", "repository.size", "milestone", "pull_request.labels"] {
+            let document = judge(&merged_with(path, json)).unwrap_or_else(|e| panic!("{path} {json}: {e}"));
+            assert_eq!(document.decision, DecisionWord::Build, "{path} {json}");
+        }
+    }
+}
+
+#[test]
+fn a_merge_that_does_not_say_what_landed_where_is_refused_with_the_path() {
+    let long = format!("\"https://github.com/{}\"", "a".repeat(4000));
+    for (path, values) in [
+        (
+            "pull_request.merge_commit_sha",
+            &["", "null", "7", "\"\"", "\"8c1c06a\"", "\"HEAD\"", "\"--upload-pack=x\"", "[]", "\"\\ud800\""]
+                [..],
+        ),
+        (
+            "pull_request.base.ref",
+            &[
+                "",
+                "null",
+                "7",
+                "\"\"",
+                "\"--upload-pack=x\"",
+                "\"a..b\"",
+                "\"a b\"",
+                "\"a\\u0000b\"",
+                "\"\\udfff\"",
+            ],
+        ),
+        (
+            "repository.full_name",
+            &["", "null", "7", "\"\"", "\"../x\"", "\"o/r\\n\"", "\"-o/r\"", "\"\\ud83d\""],
+        ),
+        (
+            "repository.clone_url",
+            &["", "null", "7", "\"\"", "\"--upload-pack=x\"", "\"https://x/\\u001b[2J\"", &long],
+        ),
+        ("pull_request.merged", &["1", "\"true\"", "[]"]),
+        ("pull_request.number", &["-1", "1e400", "5.5", "\"5\"", "99999999999999999999"]),
+        ("pull_request.title", &["7", "\"\\ud800\"", "{}"]),
+        ("pull_request.base", &["[\"develop\"]", "\"develop\""]),
+        ("pull_request", &["[]", "7", "\"x\""]),
+        ("repository", &["[]", "7", "\"x\""]),
+    ] {
+        for json in values {
+            let error = judge_as(&merged_with(path, json), Some("pull_request"))
+                .expect_err(&format!("{path} = {json} is refused"));
+            assert_eq!(error.path(), Some(path), "{json}: {error}");
+            assert!(!error.to_string().contains(char::is_control), "{error:?}");
+        }
+    }
+}
+
+#[test]
+fn only_a_closed_and_merged_pull_request_is_a_merge() {
+    for (path, json, reason) in [
+        ("pull_request.merged", "false", "pull request #5 was closed without being merged"),
+        (
+            "pull_request.merged",
+            "null",
+            "pull request #5 was closed, and the payload does not say that it was merged",
+        ),
+        (
+            "pull_request.merged",
+            "",
+            "pull request #5 was closed, and the payload does not say that it was merged",
+        ),
+        ("action", "\"labeled\"", "pull request #5 was not closed by this event: its action is labeled"),
+        ("action", "\"Closed\"", "pull request #5 was not closed by this event: its action is Closed"),
+        (
+            "action",
+            "\"\\u001b[2J\\n\"",
+            "pull request #5 was not closed by this event: its action is \\u{1b}[2J\\n",
+        ),
+        ("review", "{}", "the event is no pull_request: only a merged pull request is built"),
+    ] {
+        let document = judge(&merged_with(path, json)).unwrap_or_else(|e| panic!("{path} {json}: {e}"));
+        assert_eq!((document.decision, document.reason.as_str()), (DecisionWord::Skip, reason));
+    }
+}
+
+#[test]
+fn a_skipped_pull_request_is_still_described_and_has_a_commit_only_if_it_landed() {
+    let closed = judge(&merged_with("pull_request.merged", "false")).unwrap().change.unwrap();
+    assert_eq!(closed.commit, None);
+    assert_eq!(closed.pull_request.unwrap().number, 5);
+    let labeled = judge(&merged_with("action", "\"labeled\"")).unwrap().change.unwrap();
+    assert_eq!(labeled.commit.unwrap().as_str(), SHA);
+}
+
+#[test]
+fn the_event_header_is_followed_even_where_the_body_contradicts_it() {
+    let merge = merged_with("x", "");
+    for (event, expected) in [
+        (Some("pull_request"), DecisionWord::Build),
+        (None, DecisionWord::Build),
+        (Some("push"), DecisionWord::Skip),
+        (Some("pull_request_review"), DecisionWord::Skip),
+        (Some("ping"), DecisionWord::Skip),
+        (Some("Merge Request Hook"), DecisionWord::Skip),
+        (Some("\u{1b}[2J"), DecisionWord::Skip),
+        (Some(""), DecisionWord::Skip),
+    ] {
+        let document = judge_as(&merge, event).unwrap();
+        assert_eq!(document.decision, expected, "{event:?}");
+        assert!(!document.reason.contains(char::is_control));
+    }
+    let push = r#"{"ref":"refs/heads/x","repository":{"full_name":"o/r"}}"#;
+    assert_eq!(judge_as(push, Some("pull_request")).unwrap().decision, DecisionWord::Skip);
+    // With its header even a merge that carries a review is a merge.
+    let odd = merged_with("review", "{}");
+    assert_eq!(judge_as(&odd, Some("pull_request")).unwrap().decision, DecisionWord::Build);
+}
+
+#[test]
+fn what_is_no_json_object_is_refused() {
+    let bomb = "[".repeat(1_000_000);
+    let nested = format!("{{\"pull_request\":{}", "{\"a\":".repeat(1_000_000));
+    for text in [
+        "null",
+        "7",
+        "\"x\"",
+        "[]",
+        "[\"closed\"]",
+        "{",
+        "{}{}",
+        "{} x",
+        "{\"a\":}",
+        "{'a':1}",
+        "{\"a\":1,}",
+        "x",
+        "{\"action\":\"a\",\"action\":\"b\"}",
+        "{\"zen\":1,\"zen\":2}",
+        &bomb,
+        &nested,
+        "\u{feff}",
+    ] {
+        let shown = &text[..text.len().min(40)];
+        let error = judge(text).expect_err(shown);
+        assert!(
+            matches!(error, PayloadError::Syntax(_) | PayloadError::Field { .. } | PayloadError::Empty),
+            "{shown}"
+        );
+        assert!(error.to_string().len() < 300, "{error}");
+    }
+    let error = judge(&merged_with("pull_request.x", "1").replace("\"x\":1", "\"merged\":true")).unwrap_err();
+    // A key that is needed stands there twice: readers would disagree on which one counts.
+    assert_eq!(error.path(), Some("pull_request"), "{error}");
+    assert!(error.to_string().contains("duplicate field `merged`"), "{error}");
+    // Where nothing is needed, depth costs nothing: it is scanned without recursion.
+    let deep = format!("{{\"x\":{}{}}}", "[".repeat(500_000), "]".repeat(500_000));
+    assert_eq!(judge(&deep).unwrap().decision, DecisionWord::Skip);
+}
+
+#[test]
+fn a_ping_is_told_apart_before_any_verdict() {
+    let ping = forge::parse(br#"{"zen":"x","hook_id":1}"#, Headers::default()).unwrap();
+    assert_eq!((ping.event, ping.repository), (Event::Ping, None));
+    let headers = Headers { event: Some("ping"), encoding: Encoding::Json, forge: None };
+    assert_eq!(forge::parse(b"{\"repository\":[1]}", headers).unwrap().event, Event::Ping);
+    assert_eq!(judge("{\"zen\":\"x\",\"hook_id\":1}").unwrap().reason, "a ping is no merge");
+}
+
+#[test]
+fn the_repository_is_known_before_the_verdict() {
+    for (text, expected) in [
+        (r#"{"repository":{"full_name":"o/r"}}"#, Some("o/r")),
+        (r#"{"repository":{"full_name":"../r"}}"#, None),
+        (r#"{"repository":"o/r"}"#, None),
+        (r#"{"repository":null}"#, None),
+        ("{}", None),
+    ] {
+        let delivery = forge::parse(text.as_bytes(), Headers::default()).unwrap();
+        assert_eq!(delivery.repository.as_ref().map(crate::model::RepoName::as_str), expected, "{text}");
+    }
+}
+
+#[test]
+fn branch_globs_stop_at_a_slash_as_githubs_do() {
+    for (globs, chosen, not) in [
+        (&[][..], &["main", "a/b/c"][..], &[][..]),
+        (&["develop"], &["develop"], &["Develop", "develop2", "x/develop"]),
+        (&["release/*"], &["release/1.x"], &["release", "release/1.x/fix", "xrelease/1"]),
+        (&["release/**"], &["release/1.x", "release/1.x/fix"], &["releases/1"]),
+        (&["*"], &["main"], &["a/b"]),
+        (&["**"], &["main", "a/b"], &[]),
+        (&["v[0-9].x", "{main,master}"], &["v1.x", "main", "master"], &["vx.x", "trunk"]),
+    ] {
+        let globs = BranchGlobs::new(globs).unwrap();
+        for branch in chosen {
+            assert!(globs.choose(&branch.parse().unwrap()), "{globs:?} {branch}");
+        }
+        for branch in not {
+            assert!(!globs.choose(&branch.parse().unwrap()), "{globs:?} {branch}");
+        }
+    }
+    for glob in ["", "a[", "{a", "[z-a]"] {
+        let error = BranchGlobs::new(&["ok", glob]).unwrap_err();
+        assert_eq!(error.glob, glob);
+        assert!(error.to_string().contains("branch glob"), "{error}");
+    }
+}
+
+#[test]
+fn a_branch_that_is_not_chosen_is_a_skip_that_says_so() {
+    let policy = Policy { branches: BranchGlobs::new(&["main", "release/*"]).unwrap() };
+    let body = merged_with("x", "");
+    let document = verdict(body.as_bytes(), Headers::default(), &policy, true).unwrap();
+    assert_eq!(document.decision, DecisionWord::Skip);
+    assert_eq!(
+        document.reason,
+        "pull request #5 was merged into develop, which is not among the branches to build"
+    );
+    let last = document.rules.unwrap().pop().unwrap();
+    assert_eq!((last.rule.as_str(), last.verdict), ("branch", Verdict::Skip));
+    assert_eq!(last.detail, "develop matches none of main, release/*");
+    assert_eq!(document.change.unwrap().commit.unwrap().as_str(), SHA);
+}
+
+#[test]
+fn rules_are_there_only_when_they_are_asked_for() {
+    let body = merged_with("x", "");
+    let document = verdict(body.as_bytes(), Headers::default(), &Policy::default(), false).unwrap();
+    assert!(!serde_json::to_string(&document).unwrap().contains("rules"));
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_it_panic(body in proptest::collection::vec(any::<u8>(), 0..300), event in proptest::option::of(".*")) {
+        let _ = verdict(&body, Headers { event: event.as_deref(), ..Headers::default() }, &Policy::default(), true);
+    }
+
+    #[test]
+    fn no_cut_or_flip_of_a_merge_makes_it_panic_or_print_a_control_character(
+        at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<bool>(),
+    ) {
+        let mut body = merged_with("x", "").into_bytes();
+        let at = at.index(body.len());
+        if cut { body.truncate(at) } else { body[at] = byte }
+        let shown = match verdict(&body, Headers::default(), &Policy::default(), true) {
+            Ok(document) => document.reason,
+            Err(error) => error.to_string(),
+        };
+        prop_assert!(!shown.contains(char::is_control), "{shown:?}");
+    }
+}

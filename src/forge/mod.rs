@@ -1,0 +1,160 @@
+//! Bytes and headers → [`Delivery`]: what a forge said, in words that are the same for every forge.
+//!
+//! One file a forge; its wire structs stay private there. A new forge is a file here, a [`ForgeName`], and an arm
+//! in [`parse`]. Nothing here decides whether to build: that is [`crate::decide`].
+
+mod body;
+mod github;
+pub mod signature;
+mod stranger;
+mod wire;
+
+use crate::documents::ReportedChange;
+use crate::escape::escaped;
+use crate::model::{Change, ForgeName, RepoName};
+
+pub use body::Encoding;
+
+/// What a forge delivered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// Who sent it.
+    pub forge: ForgeName,
+    /// The repository it is about; `None` for deliveries about an account, and for a name that no repository has.
+    pub repository: Option<RepoName>,
+    /// What happened.
+    pub event: Event,
+}
+
+/// What happened on the forge. Closed, so that a new kind does not compile until every place has classified it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The forge tries the hook out.
+    Ping,
+    /// A pull request was closed by merging it: the one delivery that announces a merge.
+    Merged(Box<Change>),
+    /// A pull request was closed, and not by merging it.
+    Closed {
+        /// What the payload says; `None` when it says nothing.
+        merged: Option<bool>,
+        /// Nothing landed, so its commit is absent.
+        change: Option<Box<ReportedChange>>,
+    },
+    /// Something else happened to a pull request, merged or not.
+    Touched {
+        /// The forge's word for it; `None` when the payload has none.
+        action: Option<String>,
+        /// The pull request as it stands.
+        change: Option<Box<ReportedChange>>,
+    },
+    /// Anything else: a push, a comment, a review, an event that did not exist when this was written.
+    Other {
+        /// The event header; `None` when there was none and the payload does not tell.
+        name: Option<String>,
+    },
+}
+
+/// What came with a payload's bytes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Headers<'a> {
+    /// The event header (`X-GitHub-Event`). Without it the event is deduced from the payload's shape.
+    pub event: Option<&'a str>,
+    /// How the body is written.
+    pub encoding: Encoding,
+    /// The forge, when a person named it: then marks of other forges are not looked for.
+    pub forge: Option<ForgeName>,
+}
+
+/// Why a payload cannot be read. All of them are exit code 4, and 400 over HTTP.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PayloadError {
+    /// There are no bytes, or only white space.
+    #[error("the payload is empty")]
+    Empty,
+    /// JSON is UTF-8 (RFC 8259, section 8.1).
+    #[error("the payload is not UTF-8: byte {offset} is wrong")]
+    NotUtf8 {
+        /// Offset of the first wrong byte.
+        offset: usize,
+    },
+    /// The form around the JSON is wrong.
+    #[error("the form-encoded payload {0}")]
+    Form(&'static str),
+    /// It is no JSON object.
+    #[error("the payload is not a JSON object: {0}")]
+    Syntax(String),
+    /// It is JSON, but a field that the verdict needs is missing or wrong.
+    #[error("the payload's `{path}` {problem}")]
+    Field {
+        /// Where, as a JSON path: `pull_request.merge_commit_sha`.
+        path: String,
+        /// What is wrong with it, as the rest of a sentence.
+        problem: String,
+    },
+    /// It comes from a forge that is not known yet.
+    #[error("the payload looks like one of {forge} (it has `{mark}`); swanci reads only GitHub's yet")]
+    OtherForge {
+        /// The forge's name.
+        forge: &'static str,
+        /// The JSON path of what gave it away.
+        mark: &'static str,
+    },
+}
+
+impl PayloadError {
+    /// The JSON path of what is wrong, where there is one.
+    pub fn path(&self) -> Option<&str> {
+        match self {
+            PayloadError::Field { path, .. } => Some(path),
+            PayloadError::OtherForge { mark, .. } => Some(mark),
+            PayloadError::Empty
+            | PayloadError::NotUtf8 { .. }
+            | PayloadError::Form(_)
+            | PayloadError::Syntax(_) => None,
+        }
+    }
+
+    /// A field that is wrong.
+    fn field(path: impl Into<String>, problem: impl Into<String>) -> PayloadError {
+        PayloadError::Field { path: path.into(), problem: problem.into() }
+    }
+
+    /// What serde says about the text as a whole: with its path where it knows one.
+    fn from_serde(error: &serde_path_to_error::Error<serde_json::Error>, prefix: &str) -> PayloadError {
+        let message = escaped(&error.inner().to_string());
+        let path = match (prefix, error.path().to_string().as_str()) {
+            (prefix, ".") => prefix.to_owned(),
+            ("", path) => escaped(path),
+            (prefix, path) => format!("{prefix}.{}", escaped(path)),
+        };
+        if path.is_empty() {
+            return PayloadError::Syntax(message);
+        }
+        // Inside a nested value the position counts from its own start: worse than none.
+        let message = match (prefix, message.rfind(" at line ")) {
+            ("", _) | (_, None) => message,
+            (_, Some(at)) => message[..at].to_owned(),
+        };
+        PayloadError::field(path, format!("is wrong: {message}"))
+    }
+}
+
+/// Reads what a forge delivered.
+///
+/// # Errors
+/// [`PayloadError`] when the bytes are no JSON object, bear the mark of a forge that is not known, or announce a
+/// merge without saying properly what landed where.
+pub fn parse(body: &[u8], headers: Headers<'_>) -> Result<Delivery, PayloadError> {
+    let text = body::json_text(body, headers.encoding)?;
+    let shape = wire::top_level(&text)?;
+    let forge = match headers.forge {
+        Some(forge) => forge,
+        None => match stranger::mark(&shape) {
+            Some((forge, mark)) => return Err(PayloadError::OtherForge { forge, mark }),
+            None => ForgeName::Github,
+        },
+    };
+    match forge {
+        ForgeName::Github => github::read(&shape, headers.event),
+    }
+}
