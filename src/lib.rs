@@ -9,4 +9,6 @@ pub mod documents;
 pub mod error;
 pub mod escape;
 pub mod forge;
+mod json;
+pub mod manifest;
 pub mod model;
