@@ -206,6 +206,16 @@ pub enum MoveOutcome {
     Left,
 }
 
+impl MoveOutcome {
+    /// Whether the tag names this commit's image.
+    pub fn stands(self) -> bool {
+        match self {
+            MoveOutcome::Moved | MoveOutcome::Already | MoveOutcome::Left => true,
+            MoveOutcome::Superseded | MoveOutcome::Restored => false,
+        }
+    }
+}
+
 /// Seconds that each step took.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Seconds {

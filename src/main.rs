@@ -1,2 +1,29 @@
 //! Parse, call the library, exit.
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use swanci::cancel::Cancel;
+use swanci::cli::Cli;
+use swanci::error::Kind;
+use swanci::{commands, progress, signals};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // The modes of files that git writes end up in images: they must not depend on who runs swanci.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    let cancel = Cancel::new();
+    if let Err(error) = signals::stop_on_signals(&cancel) {
+        progress::write_stderr(&format!("warning: signals cannot be handled: {error}"));
+    }
+    match commands::dispatch(cli, &cancel, &mut std::io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let kind = cancel.stopped().map_or(failure.kind, |stop| stop.kind().and(failure.kind));
+            if kind != Kind::NothingToBuild {
+                progress::write_stderr(progress::clean(&failure.render()).trim_end());
+            }
+            ExitCode::from(kind)
+        }
+    }
+}

@@ -3,10 +3,11 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::wire::{self, Object, Shape, is_object, is_string, string};
+use super::wire::{self, Shape, is_object, is_string, string};
 use super::{Delivery, Event, PayloadError};
 use crate::documents::ReportedChange;
 use crate::escape::shortened;
+use crate::json::Object;
 use crate::model::{BranchName, Change, CommitSha, ForgeName, PullRequest, RepoName};
 
 /// Longer than any URL that a forge gives out.

@@ -2,14 +2,11 @@
 //! stand that tell forge and event apart. Their values are read only when they are needed, so a push of 25 kB costs
 //! one scan, and a field that the verdict does not need cannot fail it.
 
-use std::fmt;
-use std::marker::PhantomData;
-
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::Deserialize;
 use serde_json::value::RawValue;
 
 use super::PayloadError;
+use crate::json::Object;
 
 /// The top level of a payload: where each key stands whose value or presence somebody asks for.
 #[derive(Debug, Default, serde::Deserialize)]
@@ -88,26 +85,5 @@ pub(super) fn string(value: Option<&RawValue>, path: &str) -> Result<Option<Stri
         Ok(text) => Ok(Some(text)),
         Err(_) if is_string(Some(value)) => Err(PayloadError::field(path, "is a string with a wrong escape")),
         Err(_) => Err(PayloadError::field(path, "is not a string")),
-    }
-}
-
-/// A `T` that is read from a JSON object only. What serde derives takes an array too, field by field in order,
-/// which no forge sends.
-#[derive(Debug)]
-pub(super) struct Object<T>(pub T);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ObjectVisitor<T>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
-            type Value = Object<T>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
-            }
-        }
-        deserializer.deserialize_map(ObjectVisitor(PhantomData))
     }
 }

@@ -55,7 +55,12 @@ impl Mirror<'_> {
     }
 
     /// What these paths lead to, symbolic links followed, in one call. `content` also reads the blobs.
-    pub fn look_up(&self, commit: &CommitSha, paths: &[String], content: bool) -> Result<Vec<Found>, GitError> {
+    pub fn look_up(
+        &self,
+        commit: &CommitSha,
+        paths: &[String],
+        content: bool,
+    ) -> Result<Vec<Found>, GitError> {
         self.batch(commit, paths, content, true)
     }
 
@@ -79,7 +84,8 @@ impl Mirror<'_> {
             .iter()
             .map(|path| if path == "." { format!("{commit}:\n") } else { format!("{commit}:{path}\n") })
             .collect();
-        let tool = self.local().args(["cat-file", mode]).args(follow.then_some("--follow-symlinks")).stdin(asked);
+        let tool =
+            self.local().args(["cat-file", mode]).args(follow.then_some("--follow-symlinks")).stdin(asked);
         let output = run(tool, self.cancel())?.stdout;
         let found =
             parse(&output, content).ok_or_else(|| GitError::Unexpected(format!("cat-file {mode}")))?;

@@ -7,8 +7,8 @@ use crate::error::Failure;
 use crate::git::{CommitInfo, Found, Gitlink, Mirror, Remote};
 use crate::model::{BranchName, Change, CommitSha, RepoName};
 
-use super::origin::{ByHand, Origin, allowed, rule_of};
 use super::Site;
+use super::origin::{ByHand, Origin, allowed, rule_of};
 
 /// A change whose commit is here and proven.
 pub(super) struct Checkout<'a> {
@@ -66,7 +66,8 @@ pub(super) fn prove(
 /// The change that a person named by hand.
 pub fn resolve_by_hand(site: &Site, by_hand: &ByHand) -> Result<Change, Failure> {
     let remote = Remote::typed(&by_hand.repository).map_err(|error| {
-        Failure::new(crate::error::Kind::Refused, error).context(format!("cannot use --repo {}", crate::redact::scrub(&by_hand.repository)))
+        Failure::new(crate::error::Kind::Refused, error)
+            .context(format!("cannot use --repo {}", crate::redact::scrub(&by_hand.repository)))
     })?;
     let name: RepoName = match rule_of(&site.repositories, &remote) {
         Some(rule) => rule.name.clone(),
@@ -78,9 +79,8 @@ pub fn resolve_by_hand(site: &Site, by_hand: &ByHand) -> Result<Change, Failure>
     allowed(&site.repositories, &name, Some(&remote))?;
     let commit = match (&by_hand.commit, &by_hand.branch) {
         (Some(commit), _) => commit.clone(),
-        (None, Some(branch)) => {
-            Mirror::of(&site.state_dir, &remote, site.git_token.as_ref(), &site.cancel).fetch_branch(branch)?
-        }
+        (None, Some(branch)) => Mirror::of(&site.state_dir, &remote, site.git_token.as_ref(), &site.cancel)
+            .fetch_branch(branch)?,
         (None, None) => return Err(Failure::usage("--repo needs --commit SHA or --branch NAME")),
     };
     Ok(Change {
@@ -127,7 +127,10 @@ fn write_submodules(
     let stated = parent.submodule_urls(commit)?;
     for link in links {
         let Some(url) = stated.get(&link.path) else {
-            return Err(Failure::bad_input(format!(".gitmodules has no URL for the submodule `{}`", link.path)));
+            return Err(Failure::bad_input(format!(
+                ".gitmodules has no URL for the submodule `{}`",
+                link.path
+            )));
         };
         let remote = parent.remote().submodule(url).map_err(|error| {
             Failure::new(crate::error::Kind::Refused, error)

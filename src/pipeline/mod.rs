@@ -2,6 +2,7 @@
 //!
 //! A [`Site`] says where and with what; every step takes it, a document, and returns the next document.
 
+mod bases;
 mod build;
 mod checkout;
 mod housekeeping;
@@ -11,8 +12,9 @@ mod push;
 mod receipt;
 mod reuse;
 mod run;
+mod schedule;
+mod survey;
 
-pub mod catchup;
 pub mod verify;
 
 use std::collections::BTreeMap;
@@ -31,9 +33,10 @@ use crate::registry::Registry;
 
 pub use build::{BuildOptions, Built, build};
 pub use checkout::resolve_by_hand;
+pub use housekeeping::ImageLeases;
 pub use origin::{ByHand, Origin};
 pub use push::{PushOptions, push};
-pub use run::run;
+pub use run::{Ran, run};
 
 /// A repository that may be built, and how.
 #[derive(Debug, Clone)]
@@ -75,6 +78,8 @@ pub struct Site {
     pub secrets: BTreeMap<String, PathBuf>,
     /// Newest local images of each name that stay.
     pub keep_local: usize,
+    /// Local images that are needed until the run ends.
+    pub leases: ImageLeases,
     /// Where progress goes.
     pub progress: Progress,
     /// Whether to go on.

@@ -36,7 +36,8 @@ impl Origin {
     /// By CONTRACT's rule: the configured clone URL; else the payload's, if it is the forge's own; and what a person
     /// typed as it is.
     pub fn of(site: &Site, change: &Change) -> Result<Origin, Failure> {
-        let typed = change.forge.is_none().then(|| Remote::typed(&change.clone_url)).transpose().map_err(refused)?;
+        let typed =
+            change.forge.is_none().then(|| Remote::typed(&change.clone_url)).transpose().map_err(refused)?;
         let rule = allowed(&site.repositories, &change.repository, typed.as_ref())?;
         let configured = rule.and_then(|r| r.clone_url.as_deref()).map(Remote::typed).transpose();
         let configured = configured.map_err(|error| {
@@ -49,7 +50,9 @@ impl Origin {
                 Remote::of_payload(forge, &change.repository, &change.clone_url).map_err(refused)?
             }
             // `typed` is there whenever no forge is named.
-            (None, None, None) => return Err(Failure::refused("the change names no forge and no repository")),
+            (None, None, None) => {
+                return Err(Failure::refused("the change names no forge and no repository"));
+            }
         };
         // The payload's own URL names the repository best, even when it is cloned from elsewhere.
         let announced = change.forge.and_then(|_| Remote::typed(&change.clone_url).ok());
@@ -105,9 +108,9 @@ pub(super) fn rule_of<'r>(rules: &'r [RepositoryRule], remote: &Remote) -> Optio
 
 fn refused(error: RemoteError) -> Failure {
     let hint = match &error {
-        RemoteError::NotTheForge { .. } => {
-            Some("a repository that lives elsewhere needs its clone_url under [[repository]] in the configuration")
-        }
+        RemoteError::NotTheForge { .. } => Some(
+            "a repository that lives elsewhere needs its clone_url under [[repository]] in the configuration",
+        ),
         RemoteError::Malformed(_) | RemoteError::Transport(_) => None,
     };
     let failure = Failure::new(Kind::Refused, error);

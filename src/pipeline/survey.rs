@@ -40,18 +40,24 @@ pub(super) struct Source {
 }
 
 /// The images that a commit lists, from images.json or its one Dockerfile.
-pub(super) fn specs(mirror: &Mirror<'_>, commit: &CommitSha, repository: &RepoName) -> Result<Vec<ImageSpec>, Failure> {
+pub(super) fn specs(
+    mirror: &Mirror<'_>,
+    commit: &CommitSha,
+    repository: &RepoName,
+) -> Result<Vec<ImageSpec>, Failure> {
     match checkout::read(mirror, commit, manifest::FILE_NAME)? {
         Found::Blob(file) => manifest::parse(&file.content).map_err(|e| Failure::new(Kind::BadInput, e)),
         Found::Missing | Found::Tree(_) | Found::Submodule => {
             match mirror.look_up(commit, &["Dockerfile".to_owned()], false)?.as_slice() {
-                [Found::Blob(_)] => {
-                    Ok(vec![ImageSpec::root_dockerfile(repository).map_err(|e| Failure::new(Kind::BadInput, e))?])
-                }
+                [Found::Blob(_)] => Ok(vec![
+                    ImageSpec::root_dockerfile(repository).map_err(|e| Failure::new(Kind::BadInput, e))?,
+                ]),
                 _ => Err(no_images()),
             }
         }
-        Found::Outside(_) | Found::Dangling => Err(Failure::bad_input("images.json is a link that leads out of the repository")),
+        Found::Outside(_) | Found::Dangling => {
+            Err(Failure::bad_input("images.json is a link that leads out of the repository"))
+        }
     }
 }
 
@@ -69,12 +75,15 @@ pub(super) fn survey(
 ) -> Result<Vec<Surveyed>, Failure> {
     let specs = specs(mirror, &change.commit, &change.repository)?;
     let address = match (&site.registry, &origin.namespace) {
-        (Some(address), Some(namespace)) => Some(address.with_namespace(namespace).map_err(|e| Failure::new(Kind::BadInput, e))?),
+        (Some(address), Some(namespace)) => {
+            Some(address.with_namespace(namespace).map_err(|e| Failure::new(Kind::BadInput, e))?)
+        }
         (address, _) => address.clone(),
     };
     let mut surveyed = Vec::with_capacity(specs.len());
     for spec in specs {
-        let repository = ImageRepository::new(address.as_ref(), &spec.name).map_err(|e| Failure::new(Kind::BadInput, e))?;
+        let repository = ImageRepository::new(address.as_ref(), &spec.name)
+            .map_err(|e| Failure::new(Kind::BadInput, e))?;
         let tags = tags_of(site, change, &spec)?;
         surveyed.push(Surveyed { spec, repository, tags, source: None });
     }
@@ -103,14 +112,17 @@ fn tags_of(site: &Site, change: &Change, spec: &ImageSpec) -> Result<Vec<Tag>, F
         commit: &change.commit,
         number: change.pull_request.as_ref().map(|pr| pr.number),
     };
-    Template::expand_all(templates, &values)
-        .map_err(|error| Failure::new(Kind::BadInput, error).context(format!("the tags of the image `{}`", spec.name)))
+    Template::expand_all(templates, &values).map_err(|error| {
+        Failure::new(Kind::BadInput, error).context(format!("the tags of the image `{}`", spec.name))
+    })
 }
 
 fn find_sources(mirror: &Mirror<'_>, commit: &CommitSha, images: &mut [Surveyed]) -> Result<(), Failure> {
-    let docker: Vec<usize> = (0..images.len()).filter(|i| images[*i].spec.kind == ImageKind::Docker).collect();
+    let docker: Vec<usize> =
+        (0..images.len()).filter(|i| images[*i].spec.kind == ImageKind::Docker).collect();
     let contexts: Vec<String> = docker.iter().map(|i| images[*i].spec.context.as_str().to_owned()).collect();
-    let dockerfiles: Vec<String> = docker.iter().map(|i| images[*i].spec.dockerfile.as_str().to_owned()).collect();
+    let dockerfiles: Vec<String> =
+        docker.iter().map(|i| images[*i].spec.dockerfile.as_str().to_owned()).collect();
     let plain: Vec<String> = contexts.iter().chain(&dockerfiles).cloned().collect();
     let plain = mirror.look_at(commit, &plain)?;
     let (plain_contexts, plain_dockerfiles) = plain.split_at(docker.len());
@@ -119,7 +131,11 @@ fn find_sources(mirror: &Mirror<'_>, commit: &CommitSha, images: &mut [Surveyed]
     for (n, i) in docker.into_iter().enumerate() {
         let image = &mut images[i];
         let wrong = |what: &str, path: &str, found: &Found| {
-            Failure::bad_input(format!("image `{}`: the {what} `{path}` {}", image.spec.name, describe(found)))
+            Failure::bad_input(format!(
+                "image `{}`: the {what} `{path}` {}",
+                image.spec.name,
+                describe(found)
+            ))
         };
         let Found::Tree(context) = &found_contexts[n] else {
             return Err(wrong("folder", &contexts[n], &found_contexts[n]));
@@ -139,7 +155,9 @@ fn find_sources(mirror: &Mirror<'_>, commit: &CommitSha, images: &mut [Surveyed]
             context_tree: context.id.clone(),
             context_is_plain,
             dockerfile: dockerfile.content.clone(),
-            dockerfile_is_plain: context_is_plain && in_context && same(&plain_dockerfiles[n], &dockerfile.id),
+            dockerfile_is_plain: context_is_plain
+                && in_context
+                && same(&plain_dockerfiles[n], &dockerfile.id),
             bases: Vec::new(),
             dockerfile_blob: dockerfile.id.clone(),
             foreign_bases: Vec::new(),
@@ -155,7 +173,9 @@ fn describe(found: &Found) -> String {
         Found::Tree(_) => "is a folder".to_owned(),
         Found::Submodule => "is a submodule; name a folder of the repository itself".to_owned(),
         Found::Missing => "does not exist in the commit".to_owned(),
-        Found::Outside(to) => format!("is a link that leads out of the repository, to `{}`", crate::escape::shortened(to, 80)),
+        Found::Outside(to) => {
+            format!("is a link that leads out of the repository, to `{}`", crate::escape::shortened(to, 80))
+        }
         Found::Dangling => "is a link that leads nowhere".to_owned(),
     }
 }
@@ -170,12 +190,16 @@ fn check_target(image: &Surveyed) -> Result<(), Failure> {
         return Ok(());
     }
     let names: Vec<&str> = stages.names().iter().flatten().map(String::as_str).collect();
-    let known = if names.is_empty() { "it names none".to_owned() } else { format!("it has {}", names.join(", ")) };
+    let known =
+        if names.is_empty() { "it names none".to_owned() } else { format!("it has {}", names.join(", ")) };
     Err(Failure::bad_input(format!(
         "image `{}`: the target `{target}` is no stage of its Dockerfile; {known}",
         image.spec.name
     )))
 }
+
+/// Local bases with the references that mean them, and the references of other people's images.
+type Bases = (Vec<(String, usize)>, Vec<String>);
 
 /// Finds the local bases, and hashes each image's inputs after those of its bases.
 fn hash_inputs(images: &mut [Surveyed]) -> Result<(), Failure> {
@@ -183,7 +207,7 @@ fn hash_inputs(images: &mut [Surveyed]) -> Result<(), Failure> {
         .iter()
         .map(|i| plan::LocalName { name: i.spec.name.as_str(), repository: &i.repository, tags: &i.tags })
         .collect();
-    let mut bases: Vec<(Vec<(String, usize)>, Vec<String>)> = Vec::with_capacity(images.len());
+    let mut bases: Vec<Bases> = Vec::with_capacity(images.len());
     for (i, image) in images.iter().enumerate() {
         let text = image.source.as_ref().map(|s| String::from_utf8_lossy(&s.dockerfile));
         // A Dockerfile in which no stage can be told is docker's to explain.
@@ -197,7 +221,8 @@ fn hash_inputs(images: &mut [Surveyed]) -> Result<(), Failure> {
         }
         bases.push((local, foreign));
     }
-    let edges: Vec<Vec<usize>> = bases.iter().map(|(local, _)| local.iter().map(|(_, b)| *b).collect()).collect();
+    let edges: Vec<Vec<usize>> =
+        bases.iter().map(|(local, _)| local.iter().map(|(_, b)| *b).collect()).collect();
     let order = plan::order(&edges, |i| images[i].spec.name.to_string())
         .map_err(|circle| Failure::new(Kind::BadInput, circle))?;
     for i in order {

@@ -1,0 +1,290 @@
+//! The command line, as clap types: names, help and examples; no behaviour.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::manifest::Template;
+use crate::model::{BranchName, CommitSha, ImageName, RegistryAddress};
+
+/// Turns a merged pull request into Docker images in a private registry.
+#[derive(Debug, Parser)]
+#[command(name = "swanci", version, arg_required_else_help = true, after_help = EXAMPLES, propagate_version = false)]
+pub struct Cli {
+    /// Options that every command takes.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  swanci evaluate payload.json | swanci build - | swanci push -
+  swanci run payload.json --registry registry.example.org:443
+  swanci build --repo . --branch main
+  swanci serve --listen 127.0.0.1:8080
+  swanci doctor
+
+Exit codes: 0 done, 1 the work failed, 2 wrong usage, 3 nothing to build (evaluate),
+4 bad input, 5 refused, 6 the environment (git, docker, registry), 130/143 interrupted.";
+
+/// Options that every command takes.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// The configuration file [default: $SWANCI_CONFIG, else ./swanci.toml where it is there]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub config: Option<PathBuf>,
+    /// Where mirrors, receipts and the queue are kept [default: $XDG_STATE_HOME/swanci]
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Global options")]
+    pub state_dir: Option<PathBuf>,
+    /// Print only the document, warnings and errors
+    #[arg(short, long, global = true, help_heading = "Global options")]
+    pub quiet: bool,
+    /// Show what git and docker say; repeat for more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "quiet", help_heading = "Global options")]
+    pub verbose: u8,
+    /// When to use colours and live bars (NO_COLOR is honoured)
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", help_heading = "Global options")]
+    pub color: Color,
+}
+
+/// When to use colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Decide whether a webhook payload is a merge to build, and say why
+    #[command(
+        after_help = "Examples:\n  swanci evaluate payload.json --explain\n  swanci evaluate - --event pull_request < body\n\nReads no network, clock or docker. Exit code 3: nothing to build."
+    )]
+    Evaluate(Evaluate),
+    /// Clone the merged commit and build its images
+    #[command(
+        after_help = "Examples:\n  swanci evaluate payload.json | swanci build -\n  swanci build --repo https://github.com/owner/name --branch main\n  swanci build --repo . --branch main --image httpd --dry-run"
+    )]
+    Build(Build),
+    /// Push what was built, then move the tags; prints the receipt
+    #[command(
+        after_help = "Examples:\n  swanci build change.json | swanci push -\n  swanci push built.json --allow-rollback"
+    )]
+    Push(Push),
+    /// Evaluate, build and push
+    #[command(
+        after_help = "Examples:\n  swanci run payload.json\n  swanci run \"$GITHUB_EVENT_PATH\" --event \"$GITHUB_EVENT_NAME\""
+    )]
+    Run(Run),
+    /// Ask the registry whether everything on a receipt is still there
+    #[command(
+        after_help = "Examples:\n  swanci verify receipt.json\n  swanci run payload.json | swanci verify -"
+    )]
+    Verify(Verify),
+    /// Check git, docker, builder, registry, certificates, credentials and disk
+    #[command(
+        after_help = "Examples:\n  swanci doctor\n  swanci doctor --registry registry.example.org:443 --json"
+    )]
+    Doctor(Doctor),
+    /// Print a completion script
+    #[command(hide = true)]
+    Completions(Completions),
+    /// Write the manual pages into a folder
+    #[command(hide = true)]
+    Man(Man),
+}
+
+/// Which payload, and what to decide by.
+#[derive(Debug, Args)]
+pub struct Evaluate {
+    /// Which payload.
+    #[command(flatten)]
+    pub payload: PayloadArgs,
+}
+
+/// A payload and how to read it; `run` takes the same.
+#[derive(Debug, Args)]
+pub struct PayloadArgs {
+    /// The webhook's body, a file or `-` for standard input
+    #[arg(value_name = "PAYLOAD")]
+    pub payload: PathBuf,
+    /// The event header, when the payload alone does not tell
+    #[arg(long, value_name = "NAME")]
+    pub event: Option<String>,
+    /// Whose payload it is [default: told from the payload]
+    #[arg(long, value_name = "NAME")]
+    pub forge: Option<Forge>,
+    /// Verify the signature with the secret in this file
+    #[arg(long, value_name = "FILE", requires = "signature")]
+    pub secret_file: Option<PathBuf>,
+    /// The value of X-Hub-Signature-256
+    #[arg(long, value_name = "VALUE", requires = "secret_file")]
+    pub signature: Option<String>,
+    /// Only merges into a branch that matches; repeatable [default: the configuration's]
+    #[arg(long, value_name = "GLOB")]
+    pub branch: Vec<String>,
+    /// Report every rule that was asked
+    #[arg(long)]
+    pub explain: bool,
+}
+
+/// The forges that are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Forge {
+    /// github.com and GitHub Enterprise.
+    Github,
+}
+
+/// What to build, and how.
+#[derive(Debug, Args)]
+pub struct Build {
+    /// The document of `evaluate`, a file or `-` for standard input
+    #[arg(value_name = "CHANGE", required_unless_present = "repo", conflicts_with = "repo")]
+    pub change: Option<PathBuf>,
+    /// Build this repository by hand: a URL or a path
+    #[arg(long, value_name = "URL_OR_PATH")]
+    pub repo: Option<String>,
+    /// The commit to build; alone it proves nothing and gets only its sha- tag
+    #[arg(long, value_name = "SHA", requires = "repo")]
+    pub commit: Option<CommitSha>,
+    /// The branch to build, or that the commit must be on
+    #[arg(long, value_name = "NAME", requires = "repo")]
+    pub branch: Option<BranchName>,
+    /// How to build.
+    #[command(flatten)]
+    pub options: BuildArgs,
+    /// Say what would be built, and build nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// How to build; `run` takes the same.
+#[derive(Debug, Args)]
+pub struct BuildArgs {
+    /// The registry.
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+    /// Only this image; repeatable
+    #[arg(long, value_name = "NAME")]
+    pub image: Vec<ImageName>,
+    /// A moving tag's template, as {version}, {branch}, {commit}, {short}, {number}; repeatable
+    #[arg(long, value_name = "TEMPLATE")]
+    pub tag: Vec<Template>,
+    /// Build even what is unchanged
+    #[arg(long)]
+    pub force: bool,
+    /// Ask for newer base images
+    #[arg(long)]
+    pub pull: bool,
+    /// Use no cached step
+    #[arg(long)]
+    pub no_cache: bool,
+    /// Images at once
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub jobs: Option<u16>,
+    /// For each image, as 30m or 90s
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub timeout: Option<Duration>,
+    /// A buildx builder
+    #[arg(long, value_name = "NAME")]
+    pub builder: Option<String>,
+}
+
+/// The registry.
+#[derive(Debug, Args)]
+pub struct RegistryArgs {
+    /// Where images go [default: registry.host of the configuration]
+    #[arg(long, value_name = "HOST[:PORT][/NAMESPACE]")]
+    pub registry: Option<RegistryAddress>,
+}
+
+/// How to push; `run` takes the same.
+#[derive(Debug, Args)]
+pub struct PushArgs {
+    /// Let moving tags move back to an older commit
+    #[arg(long)]
+    pub allow_rollback: bool,
+    /// Overwrite images of another repository
+    #[arg(long)]
+    pub take_over: bool,
+}
+
+/// What to push.
+#[derive(Debug, Args)]
+pub struct Push {
+    /// The document of `build`, a file or `-` for standard input
+    #[arg(value_name = "BUILT")]
+    pub built: PathBuf,
+    /// The registry.
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+    /// Fail when an immutable tag is there with another digest
+    #[arg(long)]
+    pub force: bool,
+    /// For each image, as 30m or 90s
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub timeout: Option<Duration>,
+    /// How to push.
+    #[command(flatten)]
+    pub options: PushArgs,
+}
+
+/// The three steps in one.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Which payload.
+    #[command(flatten)]
+    pub payload: PayloadArgs,
+    /// How to build.
+    #[command(flatten)]
+    pub build: BuildArgs,
+    /// How to push.
+    #[command(flatten)]
+    pub push: PushArgs,
+}
+
+/// What to verify.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// The receipt, a file or `-` for standard input
+    #[arg(value_name = "RECEIPT")]
+    pub receipt: PathBuf,
+    /// The registry.
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+}
+
+/// What to check.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// The registry.
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+    /// Print a JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// For which shell.
+#[derive(Debug, Args)]
+pub struct Completions {
+    /// The shell
+    pub shell: clap_complete::Shell,
+}
+
+/// Where to.
+#[derive(Debug, Args)]
+pub struct Man {
+    /// The folder
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+}

@@ -1,0 +1,84 @@
+//! `swanci build`: clones the merged commit and builds its images.
+
+use std::io::Write;
+
+use serde::Deserialize;
+
+use crate::cli::{Build, BuildArgs};
+use crate::documents::{DecisionDocument, DecisionWord, SCHEMA};
+use crate::error::{Failure, Kind};
+use crate::model::Change;
+use crate::pipeline::{self, BuildOptions, ByHand};
+
+use super::Session;
+use super::documents_io::{name_of, parse, read_bytes, write, write_outcome};
+
+/// Prints the built document; a skip passes through.
+pub(super) fn command(session: &Session, args: &Build, out: &mut dyn Write) -> Result<(), Failure> {
+    let (change, payload_sha256) = match (&args.change, &args.repo) {
+        (Some(path), _) => {
+            let bytes = read_bytes(path)?;
+            let what = "the document of `swanci evaluate`";
+            let word: OnlyDecision = parse(path, &bytes, what)?;
+            if word.decision == Some(DecisionWord::Skip) {
+                let skip: serde_json::Value = parse(path, &bytes, what)?;
+                return write(out, &skip);
+            }
+            let document: DecisionDocument = parse(path, &bytes, what)?;
+            if document.schema != SCHEMA {
+                let text =
+                    format!("{} has schema {}; this swanci reads {SCHEMA}", name_of(path), document.schema);
+                return Err(Failure::bad_input(text));
+            }
+            let change = document.change.and_then(|change| change.landed()).ok_or_else(|| {
+                Failure::bad_input(format!(
+                    "{}, at change: a build needs a clone_url and a commit",
+                    name_of(path)
+                ))
+            })?;
+            (change, Some(document.payload_sha256))
+        }
+        (None, Some(repository)) => {
+            let site = session.site(&args.options.registry, Some(&args.options))?;
+            let by_hand = ByHand {
+                repository: repository.clone(),
+                commit: args.commit.clone(),
+                branch: args.branch.clone(),
+            };
+            (pipeline::resolve_by_hand(&site, &by_hand)?, None)
+        }
+        // clap asks for one of the two.
+        (None, None) => return Err(Failure::usage("give a document, or --repo with --commit or --branch")),
+    };
+    let site = session.site(&args.options.registry, Some(&args.options))?;
+    let options = BuildOptions { dry_run: args.dry_run, ..build_options(&args.options) };
+    let built = pipeline::build(&site, &change, payload_sha256.as_deref(), &options, &|_, _| {})?;
+    write_outcome(out, &built.document, built.failure)
+}
+
+/// Only what tells a skip from a build.
+#[derive(Deserialize)]
+struct OnlyDecision {
+    decision: Option<DecisionWord>,
+}
+
+pub(super) fn build_options(args: &BuildArgs) -> BuildOptions {
+    BuildOptions {
+        images: args.image.clone(),
+        force: args.force,
+        pull: args.pull,
+        no_cache: args.no_cache,
+        dry_run: false,
+        patience: Vec::new(),
+    }
+}
+
+/// The change of a decision to build.
+pub(super) fn change_of(document: &DecisionDocument) -> Result<Change, Failure> {
+    document.change.clone().and_then(|change| change.landed()).ok_or_else(|| {
+        Failure::new(
+            Kind::BadInput,
+            anyhow::anyhow!("the payload says neither what to clone nor which commit"),
+        )
+    })
+}

@@ -1,0 +1,87 @@
+//! Reads the documents that commands are given, and writes the one that they print.
+
+use std::io::{IsTerminal as _, Read as _, Write};
+use std::path::Path;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Classify as _, Failure, Kind};
+
+/// No document of swanci's is larger, bytes; a payload is not either (GitHub caps at 25 MiB).
+const LARGEST: u64 = 32 << 20;
+
+/// A file's bytes, or standard input's for `-`.
+pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>, Failure> {
+    let name = name_of(path);
+    let mut bytes = Vec::new();
+    let read = if is_stdin(path) {
+        std::io::stdin().lock().take(LARGEST + 1).read_to_end(&mut bytes)
+    } else {
+        std::fs::File::open(path).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes))
+    };
+    read.classify(Kind::BadInput, || format!("cannot read {name}"))?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(Failure::bad_input(format!("{name} is larger than {LARGEST} bytes")));
+    }
+    Ok(bytes)
+}
+
+fn is_stdin(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+/// How a person knows the input.
+pub(super) fn name_of(path: &Path) -> String {
+    if is_stdin(path) { "standard input".to_owned() } else { path.display().to_string() }
+}
+
+/// Parses a document; the error names the file and the JSON path.
+pub(super) fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8], what: &str) -> Result<T, Failure> {
+    let name = name_of(path);
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return Err(Failure::bad_input(format!("{name} is empty; {what} was expected")));
+    }
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let parsed: T = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let path = error.path().to_string();
+        let place = if path == "." {
+            String::new()
+        } else {
+            format!(", at {}", crate::escape::shortened(&path, 120))
+        };
+        let problem = crate::escape::shortened(&error.into_inner().to_string(), 300);
+        Failure::bad_input(format!("{name}{place}: {problem}")).hint(format!("{what} was expected"))
+    })?;
+    deserializer.end().map_err(|error| {
+        Failure::bad_input(format!("{name}: something follows the document: {error}"))
+            .hint("exactly one JSON document is read")
+    })?;
+    Ok(parsed)
+}
+
+/// Writes the one document: pretty on a terminal, one line otherwise.
+pub(super) fn write(out: &mut dyn Write, document: &impl Serialize) -> Result<(), Failure> {
+    let text = if std::io::stdout().is_terminal() {
+        serde_json::to_string_pretty(document)
+    } else {
+        serde_json::to_string(document)
+    };
+    let text = text.classify(Kind::Failed, || "the document cannot be written as JSON")?;
+    let written = writeln!(out, "{text}").and_then(|()| out.flush());
+    written.classify(Kind::Failed, || "the work is done, but standard output is closed")
+}
+
+/// Writes the document even when the command failed, and returns the failure that counts.
+pub(super) fn write_outcome(
+    out: &mut dyn Write,
+    document: &impl Serialize,
+    failure: Option<Failure>,
+) -> Result<(), Failure> {
+    let written = write(out, document);
+    match failure {
+        Some(failure) => Err(failure),
+        None => written,
+    }
+}

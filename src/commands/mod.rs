@@ -1,0 +1,34 @@
+//! One file for each subcommand: its arguments, and the wiring of the pieces below.
+
+mod build;
+mod completions;
+mod doctor;
+mod documents_io;
+mod evaluate;
+mod push;
+mod run;
+mod session;
+mod verify;
+
+use std::io::Write;
+
+use crate::cancel::Cancel;
+use crate::cli::{Cli, Command};
+use crate::error::Failure;
+
+pub use session::Session;
+
+/// Runs the command. Its result goes to `out`; the error that it returns decides the exit code.
+pub fn dispatch(cli: Cli, cancel: &Cancel, out: &mut dyn Write) -> Result<(), Failure> {
+    let session = |global| Session::open(global, cancel);
+    match cli.command {
+        Command::Evaluate(args) => evaluate::command(&session(&cli.global)?, &args, out),
+        Command::Build(args) => build::command(&session(&cli.global)?, &args, out),
+        Command::Push(args) => push::command(&session(&cli.global)?, &args, out),
+        Command::Run(args) => run::command(&session(&cli.global)?, &args, out),
+        Command::Verify(args) => verify::command(&session(&cli.global)?, &args, out),
+        Command::Doctor(args) => doctor::command(&session(&cli.global)?, &args, out),
+        Command::Completions(args) => completions::completions(&args, out),
+        Command::Man(args) => completions::man(&args),
+    }
+}

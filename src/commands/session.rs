@@ -1,0 +1,144 @@
+//! What every command starts with: configuration, display, and the site that the pipeline works on.
+
+use std::io::IsTerminal as _;
+use std::sync::Arc;
+
+use crate::cancel::Cancel;
+use crate::cli::{BuildArgs, Color, Global, RegistryArgs};
+use crate::config::{Config, Environment};
+use crate::docker::Docker;
+use crate::error::{Classify as _, Failure, Kind};
+use crate::manifest::Template;
+use crate::model::RegistryAddress;
+use crate::pipeline::{ImageLeases, RepositoryRule, Site};
+use crate::progress::{Progress, Style};
+use crate::registry::{Credentials, Registry, Settings};
+
+/// A command's configuration, display and cancellation.
+pub struct Session {
+    /// The configuration below the flags.
+    pub config: Config,
+    /// Where progress goes.
+    pub progress: Progress,
+    /// Signals.
+    pub cancel: Cancel,
+}
+
+impl Session {
+    /// Reads the configuration and sets up the display.
+    pub fn open(global: &Global, cancel: &Cancel) -> Result<Session, Failure> {
+        let color = match global.color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => console::colors_enabled_stderr(),
+        };
+        console::set_colors_enabled_stderr(color);
+        let live = match global.color {
+            Color::Never => false,
+            Color::Auto | Color::Always => std::io::stderr().is_terminal() && global.verbose == 0,
+        };
+        let progress = Progress::new(match (global.quiet, live) {
+            (true, _) => Style::Quiet,
+            (false, true) => Style::Bars,
+            (false, false) => Style::Plain { verbose: global.verbose > 0 },
+        });
+        let config =
+            Config::load(global.config.as_deref(), global.state_dir.as_deref(), &Environment::of_process())?;
+        for warning in &config.warnings {
+            progress.warn(warning);
+        }
+        Ok(Session { config, progress, cancel: cancel.clone() })
+    }
+
+    /// The site of a command that builds or pushes, with the flags on top of the configuration.
+    pub fn site(&self, registry: &RegistryArgs, build: Option<&BuildArgs>) -> Result<Site, Failure> {
+        site(&self.config, registry, build, &self.progress, &self.cancel)
+    }
+}
+
+/// A [`Site`] of this configuration.
+pub(super) fn site(
+    config: &Config,
+    registry: &RegistryArgs,
+    build: Option<&BuildArgs>,
+    progress: &Progress,
+    cancel: &Cancel,
+) -> Result<Site, Failure> {
+    let address = registry.registry.clone().or_else(|| config.registry.clone());
+    let client = address.as_ref().map(|address| connect(config, address, progress, cancel)).transpose()?;
+    let default_tags = config.build.tags.as_ref().map(|tags| templates(tags)).transpose()?;
+    let builder = build.and_then(|b| b.builder.as_deref()).or(config.build.builder.as_deref());
+    std::fs::create_dir_all(&config.state_dir)
+        .classify(Kind::Environment, || {
+            format!("cannot make the state directory {}", config.state_dir.display())
+        })
+        .map_err(|f| f.hint("choose another with --state-dir or SWANCI_STATE_DIR"))?;
+    Ok(Site {
+        // git runs in other directories, so every path is made absolute.
+        state_dir: std::path::absolute(&config.state_dir)
+            .classify(Kind::Environment, || "the state directory has no absolute path")?,
+        repositories: config
+            .repositories
+            .iter()
+            .map(|r| RepositoryRule {
+                name: r.name.clone(),
+                clone_url: r.clone_url.clone(),
+                namespace: r.namespace.clone(),
+                submodules: r.submodules,
+            })
+            .collect(),
+        registry: address,
+        client,
+        docker: Docker::new(&config.build.docker, builder),
+        git_token: config.git_token.clone(),
+        jobs: build.and_then(|b| b.jobs).map_or(config.build.jobs, usize::from),
+        timeout: build.and_then(|b| b.timeout).unwrap_or(config.build.timeout),
+        tags: build.map(|b| b.tag.clone()).filter(|tags| !tags.is_empty()),
+        default_tags,
+        secrets: config.build.secrets.clone(),
+        keep_local: config.build.keep_local,
+        leases: ImageLeases::default(),
+        progress: progress.clone(),
+        cancel: cancel.clone(),
+    })
+}
+
+fn templates(tags: &[String]) -> Result<Vec<Template>, Failure> {
+    tags.iter()
+        .map(|tag| {
+            tag.parse().map_err(|error| {
+                Failure::new(Kind::BadInput, error).context("build.tags of the configuration")
+            })
+        })
+        .collect()
+}
+
+/// A client of the registry, with docker's own credentials and the pinned certificate authority.
+pub(super) fn connect(
+    config: &Config,
+    address: &RegistryAddress,
+    progress: &Progress,
+    cancel: &Cancel,
+) -> Result<Registry, Failure> {
+    let mut settings = Settings::new(address.clone());
+    settings.plain_http = config.plain_http;
+    if let Some(path) = &config.ca_file {
+        let pem = std::fs::read(path)
+            .classify(Kind::BadInput, || format!("cannot read registry.ca_file {}", path.display()))?;
+        settings.ca_pem = Some(pem);
+    }
+    let credentials = match Credentials::docker_config_dir() {
+        Some(dir) => Credentials::from_docker(&dir, address, cancel).map_err(|error| {
+            let hint = error.hint();
+            let failure = Failure::new(Kind::Environment, error);
+            match hint {
+                Some(hint) => failure.hint(hint),
+                None => failure,
+            }
+        })?,
+        None => Credentials::Anonymous,
+    };
+    let registry = Registry::connect(settings, credentials, cancel.clone())?;
+    let progress = progress.clone();
+    Ok(registry.with_retry_notice(Arc::new(move |text: &str| progress.warn(text))))
+}

@@ -1,0 +1,158 @@
+use proptest::prelude::*;
+
+use super::*;
+
+/// An images.json of one image with these further keys.
+fn with(keys: &str) -> String {
+    format!(
+        r#"{{"images":[{{"service_name":"httpd","type":"Docker"{}{keys}}}]}}"#,
+        if keys.is_empty() { "" } else { "," }
+    )
+}
+
+fn one(keys: &str) -> Result<ImageSpec, ManifestError> {
+    parse(with(keys).as_bytes()).map(|mut specs| specs.remove(0))
+}
+
+#[test]
+fn the_originals_file_is_read() {
+    let text = "\u{feff}{\"images\":[{\"service_name\":\"httpd\",\"version\":\"1.0\",\"type\":\"Docker\"},\
+                {\"service_name\":\"team/postgresql\",\"version\":\"9.6\",\"type\":\"AMI\"}]}";
+    let specs = parse(text.as_bytes()).unwrap();
+    let [httpd, postgresql] = specs.as_slice() else { panic!("{specs:?}") };
+    assert_eq!((httpd.name.as_str(), httpd.version.as_ref().unwrap().as_str()), ("httpd", "1.0"));
+    assert_eq!((httpd.context.as_str(), httpd.dockerfile.as_str()), ("httpd", "httpd/Dockerfile"));
+    assert_eq!(httpd.kind, ImageKind::Docker);
+    assert_eq!(postgresql.context.as_str(), "team/postgresql");
+    let reason = "its type is `AMI`; only `Docker` is built".to_owned();
+    assert_eq!(postgresql.kind, ImageKind::Skipped { reason });
+}
+
+#[test]
+fn everything_optional_is_read() {
+    let spec = one(
+        r#""context":".","dockerfile":"build/../Dockerfile.httpd","args":{"A":"x y","n":80,"b":true,"_":""},
+           "target":"final","platform":"linux/arm/v7","tags":["latest","pr-{number}"]"#,
+    )
+    .unwrap();
+    assert_eq!((spec.context.as_str(), spec.dockerfile.as_str()), (".", "Dockerfile.httpd"));
+    let args: Vec<_> = spec.args.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    assert_eq!(args, [("A", "x y"), ("_", ""), ("b", "true"), ("n", "80")]);
+    assert_eq!((spec.target.as_deref(), spec.platform.as_deref()), (Some("final"), Some("linux/arm/v7")));
+    assert_eq!(
+        spec.tags.unwrap().iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["latest", "pr-{number}"]
+    );
+    let outside = one(r#""dockerfile":"../docker/Dockerfile""#).unwrap();
+    assert_eq!(outside.dockerfile.as_str(), "docker/Dockerfile");
+    assert_eq!(one(r#""version":null,"tags":null,"args":null"#).unwrap().version, None);
+}
+
+#[test]
+fn what_is_wrong_in_an_image_is_refused_with_its_path() {
+    for (keys, path, word) in [
+        (r#""version":"""#, "images[0].version", "valid tag"),
+        (r#""version":"a b""#, "images[0].version", "valid tag"),
+        (r#""version":"-x""#, "images[0].version", "valid tag"),
+        (r#""version":1.0"#, "images[0].version", "expected a string"),
+        (r#""context":"../x""#, "images[0].context", "leaves"),
+        (r#""context":"/x""#, "images[0].context", "absolute"),
+        (r#""context":"""#, "images[0].context", "empty"),
+        (r#""dockerfile":"../../x""#, "images[0].dockerfile", "leaves"),
+        (r#""dockerfile":"..""#, "images[0].dockerfile", "folder"),
+        (r#""dockerfile":"a\u0000b""#, "images[0].dockerfile", "control"),
+        (r#""args":{"a-b":"x"}"#, "images[0].args.a-b", "argument name"),
+        (r#""args":{"1":"x"}"#, "images[0].args.1", "argument name"),
+        (r#""args":{"":"x"}"#, "images[0].args.", "argument name"),
+        (r#""args":{"A=B":"x"}"#, "images[0].args.A=B", "argument name"),
+        (r#""args":{"A":null}"#, "images[0].args.A", "expected a string"),
+        (r#""args":{"A":1.10}"#, "images[0].args.A", "expected a string"),
+        (r#""args":{"A":["x"]}"#, "images[0].args.A", "expected a string"),
+        (r#""args":{"A":"x","A":"y"}"#, "images[0].args", "duplicate field `A`"),
+        (r#""args":["A=x"]"#, "images[0].args", "expected an object"),
+        (r#""args":{"NPM_TOKEN":"hunter2"}"#, "images[0].args.NPM_TOKEN", "build secret"),
+        (r#""target":"""#, "images[0].target", "stage name"),
+        (r#""target":"--x""#, "images[0].target", "stage name"),
+        (r#""platform":"linux""#, "images[0].platform", "one platform"),
+        (r#""platform":"linux/amd64,linux/arm64""#, "images[0].platform", "one platform"),
+        (r#""platform":"-x/y""#, "images[0].platform", "one platform"),
+        (r#""tags":["x","{sha}"]"#, "images[0].tags[1]", "unknown word"),
+        (r#""tags":["{version"]"#, "images[0].tags[0]", "unbalanced"),
+        (r#""tags":["{version}"]"#, "images[0].tags[0]", "no `version`"),
+        (r#""tags":["a/b"]"#, "images[0].tags[0]", "no tag may hold"),
+        (r#""tags":"x""#, "images[0].tags", "expected a sequence"),
+        (r#""service":"x""#, "images[0].service", "unknown field"),
+        (r#""\u001b[2J":"x""#, "images[0].\\u{1b}[2J", "unknown field"),
+        (r#""type":"Docker""#, "images[0]", "duplicate field"),
+    ] {
+        let error = one(keys).expect_err(keys);
+        assert!(error.problem.contains(word), "{keys}: {error}");
+        assert_eq!(error.path.as_deref(), Some(path), "{keys}: {error}");
+        let shown = error.to_string();
+        assert!(shown.starts_with("images.json: ") && !shown.contains(char::is_control), "{shown:?}");
+        assert!(!shown.contains("hunter2"), "a refused secret is not shown again: {shown}");
+    }
+}
+
+#[test]
+fn what_is_wrong_as_a_whole_is_refused() {
+    for (text, word) in [
+        ("", "EOF"),
+        ("[]", "expected an object"),
+        ("[[]]", "expected an object"),
+        ("null", "no list of images"),
+        ("{", "EOF"),
+        ("{}", "missing field `images`"),
+        ("{\"images\":[]}", "is empty"),
+        ("{\"images\":null}", "expected a sequence"),
+        ("{\"images\":{}}", "expected a sequence"),
+        ("{\"images\":[],\"x\":1}", "unknown field"),
+        ("{\"images\":[{}]}", "missing field `service_name`"),
+        ("{\"images\":[[\"httpd\"]]}", "expected an object"),
+        ("{\"images\":[{\"service_name\":\"a\"}]} x", "goes on after its end"),
+        ("{\"images\":[{\"service_name\":\"a\"}", "EOF"),
+        ("{\"images\":[{\"service_name\":\"A\"}]}", "valid image name"),
+        ("{\"images\":[{\"service_name\":\"../a\"}]}", "valid image name"),
+        ("{\"images\":[{\"service_name\":\"a:1\"}]}", "valid image name"),
+        ("{\"images\":[{\"service_name\":\"a\"},{\"service_name\":\"a\"}]}", "`images[0]` is called already"),
+    ] {
+        let error = parse(text.as_bytes()).expect_err(text);
+        assert!(error.to_string().contains(word), "{text}: {error}");
+    }
+    assert!(parse(b"{\"images\":[\"\xff\"]}").unwrap_err().to_string().contains("UTF-8"));
+    let bomb = format!("{{\"images\":{}", "[".repeat(1_000_000));
+    assert!(parse(bomb.as_bytes()).is_err());
+}
+
+#[test]
+fn a_repository_with_a_dockerfile_alone_is_one_image_named_after_it() {
+    let spec = ImageSpec::root_dockerfile(&"Team/My.App".parse().unwrap()).unwrap();
+    assert_eq!(
+        (spec.name.as_str(), spec.context.as_str(), spec.dockerfile.as_str()),
+        ("my.app", ".", "Dockerfile")
+    );
+    let error = ImageSpec::root_dockerfile(&"team/.github".parse().unwrap()).unwrap_err();
+    assert!(error.to_string().contains("add an images.json"), "{error}");
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = parse(&bytes);
+    }
+
+    #[test]
+    fn what_is_accepted_holds_only_good_values(
+        context in "[a-z./\\\\\\x00-]{0,12}", dockerfile in "[a-zA-Z./-]{0,12}",
+    ) {
+        let keys = format!(
+            "\"context\":{},\"dockerfile\":{}",
+            serde_json::to_string(&context).unwrap(), serde_json::to_string(&dockerfile).unwrap()
+        );
+        if let Ok(spec) = one(&keys) {
+            for path in [spec.context, spec.dockerfile] {
+                prop_assert!(path.components().all(|part| !matches!(part, "" | "." | "..")), "{path}");
+            }
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Local bases: an image of the same commit stands in the engine under the very name that a `FROM` gives it, while
+//! the images on it are built, and the name is put back afterwards.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::sync::{Mutex, PoisonError};
+
+use crate::documents::Image;
+use crate::error::{Classify as _, Failure, Kind};
+use crate::lock;
+use crate::model::Digest;
+
+use super::Site;
+use super::survey::Surveyed;
+
+/// The names that local bases have to have, locked: two merges must not give one name to two images.
+pub(super) struct LocalBases<'a> {
+    site: &'a Site,
+    /// References by the image that they mean.
+    references: BTreeMap<usize, BTreeSet<String>>,
+    /// What a reference named before.
+    before: Mutex<BTreeMap<String, Option<Digest>>>,
+    _locks: Vec<File>,
+}
+
+impl<'a> LocalBases<'a> {
+    /// Takes the locks, in one order for everybody.
+    pub(super) fn prepare(
+        site: &'a Site,
+        surveyed: &[Surveyed],
+        to_build: &BTreeSet<usize>,
+    ) -> Result<LocalBases<'a>, Failure> {
+        let mut references: BTreeMap<usize, BTreeSet<String>> = BTreeMap::new();
+        for i in to_build {
+            for (reference, base) in surveyed[*i].source.iter().flat_map(|s| &s.bases) {
+                references.entry(*base).or_default().insert(reference.clone());
+            }
+        }
+        let all: BTreeSet<&String> = references.values().flatten().collect();
+        let mut locks = Vec::with_capacity(all.len());
+        for reference in all {
+            let path = lock::path_of(&site.state_dir, &format!("local base {reference}"));
+            let doing = || format!("cannot lock {}", path.display());
+            let file = lock::open(&path).classify(Kind::Environment, doing)?;
+            lock::exclusive(&file, &site.cancel)?.classify(Kind::Environment, doing)?;
+            locks.push(file);
+        }
+        Ok(LocalBases { site, references, before: Mutex::default(), _locks: locks })
+    }
+
+    /// Gives a base that is ready the names that others know it by. `digest` is there when it stands in the registry.
+    pub(super) fn provide(&self, i: usize, image: &Image, digest: Option<&Digest>) -> Result<(), Failure> {
+        let Some(references) = self.references.get(&i) else { return Ok(()) };
+        let (Some(repository), Some(tag)) = (&image.repository, &image.immutable_tag) else { return Ok(()) };
+        let (docker, cancel) = (&self.site.docker, &self.site.cancel);
+        let stands_as = match digest {
+            Some(digest) => {
+                let name = format!("{repository}@{digest}");
+                docker.pull(&name, cancel)?;
+                name
+            }
+            None => repository.tagged(tag),
+        };
+        for reference in references {
+            let before = docker.image_id(reference, cancel)?;
+            self.before.lock().unwrap_or_else(PoisonError::into_inner).insert(reference.clone(), before);
+            docker.tag(&stands_as, reference, cancel)?;
+        }
+        Ok(())
+    }
+
+    /// Puts every name back to what it was. A name that cannot be put back is a warning: the build is done.
+    pub(super) fn put_back(self) {
+        let before = std::mem::take(&mut *self.before.lock().unwrap_or_else(PoisonError::into_inner));
+        for (reference, id) in before {
+            let put_back = match &id {
+                Some(id) => self.site.docker.tag(id.as_str(), &reference, &self.site.cancel),
+                None => self.site.docker.remove(&reference, &self.site.cancel),
+            };
+            if let Err(error) = put_back {
+                self.site
+                    .progress
+                    .warn(&format!("the local name {reference} could not be put back: {error}"));
+            }
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Keeps the disk bounded: old local images, unused mirrors, old receipts. Nothing here can fail a push.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use crate::documents::Receipt;
+use crate::git::{Mirror, remove_unused_mirrors};
+use crate::lock;
+
+use super::{Origin, Site, receipt};
+
+/// Mirrors that nothing has fetched for so long are removed.
+const UNUSED: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+
+/// Local images that this run needs between their build and their push: nobody's housekeeping may remove them.
+#[derive(Clone, Default)]
+pub struct ImageLeases(Arc<Mutex<Vec<File>>>);
+
+impl ImageLeases {
+    /// Holds an image until the run ends. Without the lock file the image is only protected by its age.
+    pub(super) fn hold(&self, site: &Site, name: &str) {
+        if let Ok(file) = lock::open(&lease_path(site, name))
+            && file.try_lock_shared().is_ok()
+        {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(file);
+        }
+    }
+}
+
+fn lease_path(site: &Site, name: &str) -> PathBuf {
+    lock::path_of(&site.state_dir, &format!("image {name}"))
+}
+
+pub(super) fn after_push(site: &Site, receipt: &Receipt) {
+    for image in receipt.images.iter().filter(|i| i.image_id.is_some()) {
+        if let Some(repository) = &image.repository {
+            remove_old_images(site, &repository.to_string());
+        }
+    }
+    if let Ok(origin) = Origin::of(site, &receipt.change) {
+        let mirror = Mirror::of(&site.state_dir, &origin.remote, None, &site.cancel);
+        if let Err(error) = mirror.maintain() {
+            site.progress.warn(&format!("the mirror could not be packed: {error}"));
+        }
+    }
+    remove_unused_mirrors(&site.state_dir, UNUSED, SystemTime::now());
+    receipt::prune(&site.state_dir);
+}
+
+/// Of one name the newest images stay; an older one goes unless a job holds it between its build and its push.
+fn remove_old_images(site: &Site, repository: &str) {
+    let Ok(mut images) = site.docker.local_images(repository, &site.cancel) else { return };
+    images.retain(|i| i.name.rsplit_once(':').is_some_and(|(_, tag)| tag.starts_with("sha-")));
+    images.sort_by(|a, b| b.created.cmp(&a.created));
+    for image in images.iter().skip(site.keep_local) {
+        let path = lease_path(site, &image.name);
+        let Ok(file) = lock::open(&path) else { continue };
+        if file.try_lock().is_ok() {
+            // Somebody may run a container of it; then docker refuses, and it stays.
+            let _ = site.docker.remove(&image.name, &site.cancel);
+            // Nobody builds this commit's image any more; the lease's file would stay for ever.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! Moves the moving tags, when every image of a commit is there: never back, all or none, one mover at a time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::time::Duration;
+
+use crate::cancel::Cancel;
+use crate::documents::{Image, Move, MoveOutcome};
+use crate::error::{Classify as _, Failure, Kind};
+use crate::git::Mirror;
+use crate::lock;
+use crate::model::{BranchName, Change, CommitSha, Digest, ImageRepository, Tag};
+use crate::parallel;
+use crate::registry::{Manifest, Registry};
+
+use super::push::PushOptions;
+use super::{Origin, REGISTRY_THREADS, Site, checkout, survey};
+
+/// A stopped command may still put tags back for so long.
+const PUT_BACK_TIME: Duration = Duration::from_secs(20);
+
+/// A tag that this commit asks for.
+struct Wanted {
+    image: usize,
+    repository: ImageRepository,
+    tag: Tag,
+    to: Digest,
+    /// What it names now, read under its lock.
+    now: Option<Manifest>,
+    note: Option<String>,
+    outcome: Option<MoveOutcome>,
+}
+
+/// Phase 2. Fills in `moved` of every image, also when it fails.
+pub(super) fn promote(
+    site: &Site,
+    origin: &Origin,
+    change: &Change,
+    images: &mut [Image],
+    options: &PushOptions,
+) -> Result<(), Failure> {
+    let (_, client) = site.registry_and_client()?;
+    let client = client.with_cancel(site.cancel.clone());
+    let mut wanted = wanted(images);
+    let outcome = match &change.branch {
+        Some(branch) if !wanted.is_empty() => {
+            let _locks = take_locks(site, &wanted)?;
+            move_tags(site, origin, change, branch, images, &mut wanted, options, &client)
+        }
+        Some(_) | None => Ok(()),
+    };
+    for image in images.iter_mut().filter(|i| i.digest.is_some()) {
+        image.moved = Some(Vec::new());
+    }
+    for tag in wanted {
+        if let (Some(outcome), Some(moved)) = (tag.outcome, &mut images[tag.image].moved) {
+            let from = tag.now.map(|m| m.digest);
+            moved.push(Move { tag: tag.tag, from, to: tag.to, outcome, note: tag.note });
+        }
+    }
+    outcome
+}
+
+fn wanted(images: &[Image]) -> Vec<Wanted> {
+    let mut all = Vec::new();
+    for (i, image) in images.iter().enumerate() {
+        let (Some(repository), Some(digest), Some(tags)) = (&image.repository, &image.digest, &image.tags)
+        else {
+            continue;
+        };
+        for tag in tags {
+            all.push(Wanted {
+                image: i,
+                repository: repository.clone(),
+                tag: tag.clone(),
+                to: digest.clone(),
+                now: None,
+                note: None,
+                outcome: None,
+            });
+        }
+    }
+    all
+}
+
+/// Everybody takes the locks of several tags in one order, so that nobody waits in a circle.
+fn take_locks(site: &Site, wanted: &[Wanted]) -> Result<Vec<File>, Failure> {
+    let names: BTreeSet<String> = wanted.iter().map(|w| w.repository.tagged(&w.tag)).collect();
+    names
+        .into_iter()
+        .map(|name| {
+            let path = lock::path_of(&site.state_dir, &format!("tag {name}"));
+            let doing = || format!("cannot lock {}", path.display());
+            let file = lock::open(&path).classify(Kind::Environment, doing)?;
+            lock::exclusive(&file, &site.cancel)?.classify(Kind::Environment, doing)?;
+            Ok(file)
+        })
+        .collect()
+}
+
+#[allow(
+    clippy::too_many_arguments,
+    reason = "one step, split from `promote` only so that its answer is written once"
+)]
+fn move_tags(
+    site: &Site,
+    origin: &Origin,
+    change: &Change,
+    branch: &BranchName,
+    images: &[Image],
+    wanted: &mut [Wanted],
+    options: &PushOptions,
+    client: &Registry,
+) -> Result<(), Failure> {
+    let step = site.progress.step("move the tags");
+    let now = parallel::map(REGISTRY_THREADS, wanted, |w| client.get_manifest(w.repository.path(), &w.tag));
+    for (tag, now) in wanted.iter_mut().zip(now) {
+        tag.now = now?;
+        if tag.now.as_ref().is_some_and(|m| m.digest == tag.to) {
+            tag.outcome = Some(MoveOutcome::Already);
+        }
+    }
+    if wanted.iter().all(|w| w.outcome.is_some()) {
+        step.done("all in place already");
+        return Ok(());
+    }
+    // What is true now decides, so the branch is fetched again, under the locks.
+    let mirror = Mirror::of(&site.state_dir, &origin.remote, site.git_token.as_ref(), &site.cancel);
+    checkout::prove(site, &mirror, branch, &change.commit, &[])?;
+    if judge(site, origin, &mirror, change, branch, images, wanted, options, client)? {
+        for tag in wanted.iter_mut().filter(|w| w.outcome.is_none()) {
+            tag.outcome = Some(MoveOutcome::Superseded);
+        }
+        step.done("superseded by a newer commit; the tags stay");
+        return Ok(());
+    }
+    let moved = move_all(client, wanted);
+    match moved {
+        Ok(()) => {
+            look_again(client, wanted);
+            let count = wanted.iter().filter(|w| w.outcome == Some(MoveOutcome::Moved)).count();
+            step.done(&format!("{count} moved, {} in place already", wanted.len() - count));
+            Ok(())
+        }
+        Err(failure) => {
+            put_back(site, client, wanted);
+            let failure = failure.context("the tags could not all be moved; those that were are put back");
+            step.failed(&failure.one_line());
+            Err(failure)
+        }
+    }
+}
+
+/// Asks for every tag that is to move whether it may. `true`: the commit is superseded, and all its tags stay.
+#[allow(clippy::too_many_arguments, reason = "what a judgement needs to know")]
+fn judge(
+    site: &Site,
+    origin: &Origin,
+    mirror: &Mirror<'_>,
+    change: &Change,
+    branch: &BranchName,
+    images: &[Image],
+    wanted: &mut [Wanted],
+    options: &PushOptions,
+    client: &Registry,
+) -> Result<bool, Failure> {
+    let labels = parallel::map(REGISTRY_THREADS, wanted, |w| match (&w.now, w.outcome) {
+        (Some(manifest), None) => client.image_labels(w.repository.path(), manifest).map(|c| Some(c.labels)),
+        (Some(_) | None, _) => Ok(None),
+    });
+    let mut superseded = false;
+    for (tag, labels) in wanted.iter_mut().zip(labels) {
+        let Some(labels) = labels? else { continue };
+        let name = tag.repository.tagged(&tag.tag);
+        if let Some(source) = labels.get("org.opencontainers.image.source")
+            && !options.take_over
+            && !origin.is_source(source)
+        {
+            return Err(Failure::refused(format!("{name} holds an image of another repository, {source}"))
+                .hint("give one of the two a namespace, or overwrite it with --take-over"));
+        }
+        if options.allow_rollback {
+            continue;
+        }
+        match relation(mirror, &change.commit, labels.get("org.opencontainers.image.revision"))? {
+            Relation::SameOrOlder => {}
+            Relation::Newer => superseded = true,
+            Relation::Unknown(why) => {
+                site.progress.warn(&format!("{name}: {why}; it moves all the same"));
+                tag.note = Some(why);
+            }
+        }
+    }
+    if superseded || options.allow_rollback {
+        return Ok(superseded);
+    }
+    newer_commit_is_complete(mirror, change, branch, images, client)
+}
+
+/// How the image under a tag relates to the commit that wants it.
+enum Relation {
+    SameOrOlder,
+    Newer,
+    Unknown(String),
+}
+
+fn relation(mirror: &Mirror<'_>, commit: &CommitSha, revision: Option<&String>) -> Result<Relation, Failure> {
+    let Some(revision) = revision.and_then(|r| r.parse::<CommitSha>().ok()) else {
+        return Ok(Relation::Unknown("the image under it names no revision".to_owned()));
+    };
+    if !mirror.has_commit(&revision) {
+        return Ok(Relation::Unknown(format!(
+            "its revision {} is not known in this repository",
+            revision.short()
+        )));
+    }
+    if mirror.is_ancestor(&revision, commit)? {
+        return Ok(Relation::SameOrOlder);
+    }
+    if mirror.is_ancestor(commit, &revision)? {
+        return Ok(Relation::Newer);
+    }
+    Ok(Relation::Unknown(format!("its revision {} is on a diverged branch", revision.short())))
+}
+
+/// Whether a newer commit of the branch has its `sha-` tag on every image that it shares with this one. It also covers
+/// a revert: the image under the tag is an old one, and the commit that put it there is new.
+fn newer_commit_is_complete(
+    mirror: &Mirror<'_>,
+    change: &Change,
+    branch: &BranchName,
+    images: &[Image],
+    client: &Registry,
+) -> Result<bool, Failure> {
+    let range = format!("{}..{}", change.commit, branch.full_ref());
+    let newer = mirror.rev_list(&["--ancestry-path", &range])?;
+    if newer.is_empty() {
+        return Ok(false);
+    }
+    let ours: Vec<(&str, &ImageRepository)> = images
+        .iter()
+        .filter(|i| i.digest.is_some())
+        .filter_map(|i| Some((i.name.as_str(), i.repository.as_ref()?)))
+        .collect();
+    let lists = parallel::map(REGISTRY_THREADS, &ours, |(_, repository)| client.list_tags(repository.path()));
+    let mut tags: BTreeMap<&str, BTreeSet<Tag>> = BTreeMap::new();
+    for ((name, _), list) in ours.iter().zip(lists) {
+        tags.insert(name, list?.into_iter().collect());
+    }
+    for commit in newer {
+        let tag = commit.immutable_tag();
+        if !tags.values().any(|list| list.contains(&tag)) {
+            continue;
+        }
+        // A commit whose images.json cannot be read shares nothing.
+        let Ok(specs) = survey::specs(mirror, &commit, &change.repository) else { continue };
+        let mut shared = specs.iter().filter_map(|spec| tags.get(spec.name.as_str())).peekable();
+        if shared.peek().is_some() && shared.all(|list| list.contains(&tag)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Puts this commit's manifests under the tags. On an error the tags that were moved are marked so.
+fn move_all(client: &Registry, wanted: &mut [Wanted]) -> Result<(), Failure> {
+    let results = parallel::map(REGISTRY_THREADS, wanted, |w| {
+        if w.outcome.is_some() {
+            return Ok(false);
+        }
+        let Some(manifest) = client.get_manifest(w.repository.path(), &w.to)? else {
+            return Err(Failure::failed(format!("the registry no longer holds {}@{}", w.repository, w.to)));
+        };
+        client.put_manifest(w.repository.path(), &w.tag, &manifest)?;
+        Ok(true)
+    });
+    let mut failure: Option<Failure> = None;
+    for (tag, result) in wanted.iter_mut().zip(results) {
+        match result {
+            Ok(true) => tag.outcome = Some(MoveOutcome::Moved),
+            Ok(false) => {}
+            Err(error) => {
+                let error = error.context(format!("{} could not be moved", tag.repository.tagged(&tag.tag)));
+                failure = Some(match failure {
+                    Some(first) if first.kind.and(error.kind) == first.kind => first,
+                    Some(_) | None => error,
+                });
+            }
+        }
+    }
+    failure.map_or(Ok(()), Err)
+}
+
+/// Other machines do not share the locks: each tag is read once more.
+fn look_again(client: &Registry, wanted: &mut [Wanted]) {
+    let now = parallel::map(REGISTRY_THREADS, wanted, |w| client.head_manifest(w.repository.path(), &w.tag));
+    for (tag, now) in wanted.iter_mut().zip(now).filter(|(w, _)| w.outcome == Some(MoveOutcome::Moved)) {
+        match now {
+            Ok(Some(found)) if found.digest == tag.to => {}
+            Ok(Some(found)) => {
+                tag.note = Some(format!("another machine has moved it since, to {}", found.digest))
+            }
+            Ok(None) => tag.note = Some("somebody has removed it since".to_owned()),
+            Err(error) => tag.note = Some(format!("it could not be read again: {error}")),
+        }
+    }
+}
+
+/// A failed move may have reached the registry all the same, so every tag that was to move is looked at.
+fn put_back(site: &Site, client: &Registry, wanted: &mut [Wanted]) {
+    let client = client.with_cancel(Cancel::new().child(Some(PUT_BACK_TIME)));
+    for tag in wanted.iter_mut().filter(|w| w.outcome != Some(MoveOutcome::Already)) {
+        let reached = match client.head_manifest(tag.repository.path(), &tag.tag) {
+            Ok(found) => found.is_some_and(|f| f.digest == tag.to),
+            Err(_) => tag.outcome == Some(MoveOutcome::Moved),
+        };
+        if !reached {
+            continue;
+        }
+        let Some(before) = &tag.now else {
+            tag.outcome = Some(MoveOutcome::Left);
+            continue;
+        };
+        match client.put_manifest(tag.repository.path(), &tag.tag, before) {
+            Ok(_) => tag.outcome = Some(MoveOutcome::Restored),
+            Err(error) => {
+                tag.outcome = Some(MoveOutcome::Moved);
+                let note = format!("it could not be put back to {}: {error}", before.digest);
+                site.progress.warn(&format!("{}: {note}", tag.repository.tagged(&tag.tag)));
+                tag.note = Some(note);
+            }
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! Pushes what was built: first every image under its immutable tag, then, when all of them are there, the moving
+//! tags.
+
+use std::time::{Duration, Instant};
+
+use backon::BackoffBuilder as _;
+
+use crate::docker::DockerError;
+use crate::documents::{BuiltDocument, Image, ImageStatus, PushOutcome, Receipt, SCHEMA};
+use crate::error::{Failure, Kind};
+use crate::model::{CommitSha, Digest, ImageRepository, Tag};
+use crate::parallel;
+use crate::registry::{Manifest, Registry};
+
+use super::{Origin, Outcome, Site, housekeeping, now, promote, receipt, seconds};
+
+/// What a push is asked to do differently.
+#[derive(Debug, Clone, Default)]
+pub struct PushOptions {
+    /// A `sha-` tag that is there with another digest is a failure.
+    pub force: bool,
+    /// Moving tags may move back.
+    pub allow_rollback: bool,
+    /// Images of another repository may be overwritten.
+    pub take_over: bool,
+}
+
+/// Uploads at once; the engine has its own limit on the layers of each.
+pub(super) const UPLOADS: usize = 3;
+
+/// Pushes a built document and writes its receipt.
+pub fn push(site: &Site, built: BuiltDocument, options: &PushOptions) -> Result<Outcome<Receipt>, Failure> {
+    let begun = Instant::now();
+    check(site, &built)?;
+    let pushed = parallel::map(UPLOADS, &built.images, |image| {
+        if needs_push(image) {
+            push_image(site, &built.change.commit, image, options).map(Some)
+        } else {
+            Ok(None)
+        }
+    });
+    finish(site, built, pushed, options, begun)
+}
+
+/// A document that cannot be pushed is refused before anything moves.
+pub(super) fn check(site: &Site, built: &BuiltDocument) -> Result<(), Failure> {
+    let (address, _) = site.registry_and_client()?;
+    if built.schema != SCHEMA {
+        return Err(Failure::bad_input(format!(
+            "the document has schema {}; this swanci reads {SCHEMA}",
+            built.schema
+        )));
+    }
+    if let Some(failed) = built.images.iter().find(|i| i.status == ImageStatus::Failed) {
+        return Err(Failure::failed(format!(
+            "the image {} failed to build, so nothing is pushed",
+            failed.name
+        )));
+    }
+    for (i, image) in built.images.iter().enumerate() {
+        let at = |problem: &str| {
+            Failure::bad_input(format!("the document's images[{i}] ({}) {problem}", image.name))
+        };
+        let complete = match image.status {
+            ImageStatus::Skipped | ImageStatus::Failed => continue,
+            ImageStatus::Planned => return Err(at("was only planned (--dry-run), not built")),
+            ImageStatus::Built => image.image_id.is_some(),
+            ImageStatus::Unchanged => image.digest.is_some(),
+        };
+        let Some(repository) = &image.repository else { return Err(at("has no repository")) };
+        if !complete || image.immutable_tag.is_none() || image.tags.is_none() {
+            return Err(at("lacks its image_id or digest, its immutable_tag or its tags"));
+        }
+        if image.immutable_tag.as_ref() != Some(&built.change.commit.immutable_tag()) {
+            return Err(at("has an immutable_tag that is not the commit's"));
+        }
+        if repository.registry() != Some(address.host()) {
+            return Err(at(&format!("was built as {repository}, not for the registry {}", address.host()))
+                .hint("give --registry to build too, so that its images get their full names"));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn needs_push(image: &Image) -> bool {
+    match image.status {
+        ImageStatus::Built | ImageStatus::Unchanged => true,
+        ImageStatus::Skipped | ImageStatus::Failed | ImageStatus::Planned => false,
+    }
+}
+
+/// Phase 2 and the receipt, once every image has been pushed or has failed.
+pub(super) fn finish(
+    site: &Site,
+    built: BuiltDocument,
+    pushed: Vec<Result<Option<Image>, Failure>>,
+    options: &PushOptions,
+    begun: Instant,
+) -> Result<Outcome<Receipt>, Failure> {
+    let mut images = built.images.clone();
+    let mut failures: Vec<Failure> = Vec::new();
+    for (image, pushed) in images.iter_mut().zip(pushed) {
+        match pushed {
+            Ok(Some(done)) => *image = done,
+            Ok(None) => {}
+            Err(failure) => {
+                image.error = Some(failure.one_line());
+                failures.push(failure);
+            }
+        }
+    }
+    if failures.is_empty() {
+        let moved = Origin::of(site, &built.change)
+            .and_then(|origin| promote::promote(site, &origin, &built.change, &mut images, options));
+        failures.extend(moved.err());
+    }
+    let failure = site.cancel.stopped().map(Failure::from).or_else(|| combine(failures));
+    let mut receipt = Receipt {
+        schema: SCHEMA,
+        outcome: if failure.is_none() { PushOutcome::Succeeded } else { PushOutcome::Failed },
+        error: failure.as_ref().map(Failure::one_line),
+        change: built.change,
+        registry: built.registry,
+        images,
+        payload_sha256: built.payload_sha256,
+        started: built.started,
+        finished: now(),
+        seconds: built.seconds,
+    };
+    receipt.seconds.push = Some(seconds(begun.elapsed()));
+    let kept = receipt::keep(&site.state_dir, &receipt);
+    let failure = match (failure, kept) {
+        (None, Err(unkept)) => Some(unkept),
+        (failure, _) => failure,
+    };
+    if failure.is_none() {
+        housekeeping::after_push(site, &receipt);
+    }
+    Ok(Outcome { document: receipt, failure })
+}
+
+fn combine(failures: Vec<Failure>) -> Option<Failure> {
+    let kind = failures.iter().map(|f| f.kind).reduce(Kind::and)?;
+    let count = failures.len();
+    let mut first = failures.into_iter().find(|f| f.kind == kind)?;
+    if count > 1 {
+        first = first.context(format!("the push of {count} images failed, the first so"));
+    }
+    Some(first)
+}
+
+/// Phase 1 for one image: it stands in the registry under its immutable tag, and the registry says under which digest.
+pub(super) fn push_image(
+    site: &Site,
+    commit: &CommitSha,
+    image: &Image,
+    options: &PushOptions,
+) -> Result<Image, Failure> {
+    let (_, client) = site.registry_and_client()?;
+    let Some(repository) = &image.repository else {
+        return Err(Failure::bad_input(format!("the image {} has no repository", image.name)));
+    };
+    let tag = commit.immutable_tag();
+    let step = site.progress.step(&format!("push {}", image.name));
+    let notice = client.with_cancel(site.cancel.clone());
+    let outcome = match (&image.image_id, &image.digest) {
+        (Some(id), _) if image.status == ImageStatus::Built => {
+            push_built(site, &notice, repository, &tag, id, options, &mut |line| step.line(line))
+        }
+        (_, Some(digest)) => tag_unchanged(&notice, repository, &tag, digest, options),
+        (_, None) => {
+            Err(Failure::bad_input(format!("the image {} has neither image_id nor digest", image.name)))
+        }
+    };
+    match outcome {
+        Ok((digest, note)) => {
+            step.done(note.as_deref().unwrap_or(match image.status {
+                ImageStatus::Unchanged => "unchanged, tagged",
+                ImageStatus::Built | ImageStatus::Skipped | ImageStatus::Failed | ImageStatus::Planned => {
+                    "pushed"
+                }
+            }));
+            Ok(Image { digest: Some(digest), note, ..image.clone() })
+        }
+        Err(failure) => {
+            let failure = failure.context(format!("the push of {} failed", image.name));
+            step.failed(&failure.one_line());
+            Err(failure)
+        }
+    }
+}
+
+/// An immutable tag that is there already: the registry's image stays and is used.
+fn kept(
+    repository: &ImageRepository,
+    tag: &Tag,
+    there: &Digest,
+    options: &PushOptions,
+) -> Result<(Digest, Option<String>), Failure> {
+    if options.force {
+        return Err(Failure::failed(format!(
+            "{repository}:{tag} is in the registry already, as {there}; an immutable tag is never overwritten"
+        ))
+        .hint("without --force the registry's image is kept and used"));
+    }
+    Ok((
+        there.clone(),
+        Some(format!("{tag} was in the registry already with another digest; the registry's image is used")),
+    ))
+}
+
+fn push_built(
+    site: &Site,
+    client: &Registry,
+    repository: &ImageRepository,
+    tag: &Tag,
+    id: &Digest,
+    options: &PushOptions,
+    on_line: &mut dyn FnMut(&str),
+) -> Result<(Digest, Option<String>), Failure> {
+    let name = repository.tagged(tag);
+    if let Some(manifest) = client.get_manifest(repository.path(), tag)? {
+        return if is_image(client, repository, &manifest, id)? {
+            Ok((manifest.digest, None))
+        } else {
+            kept(repository, tag, &manifest.digest, options)
+        };
+    }
+    let cancel = site.cancel.child(Some(site.timeout));
+    match site.docker.image_id(&name, &cancel)? {
+        Some(there) if there == *id => {}
+        Some(there) => {
+            return Err(Failure::failed(format!(
+                "the engine's {name} is {there}, not the {id} that was built"
+            ))
+            .hint("build it again: something else gave the name to another image"));
+        }
+        None => {
+            return Err(Failure::failed(format!("the engine no longer holds {name}"))
+                .hint("build it again; was it pruned between build and push?"));
+        }
+    }
+    let printed = push_with_retries(site, repository, tag, &cancel, on_line)?;
+    let reported = client.head_manifest(repository.path(), tag)?;
+    match reported {
+        Some(found) if found.digest == printed => Ok((printed, None)),
+        Some(found) => Err(Failure::failed(format!(
+            "docker says that it pushed {printed}, and the registry holds {} under {tag}",
+            found.digest
+        ))),
+        None => Err(Failure::failed(format!(
+            "docker says that it pushed {printed}, and the registry has no {tag}"
+        ))),
+    }
+}
+
+/// Whether a manifest is that of a local image: its config's digest is the Id, or its own in a containerd store.
+fn is_image(
+    client: &Registry,
+    repository: &ImageRepository,
+    manifest: &Manifest,
+    id: &Digest,
+) -> Result<bool, Failure> {
+    Ok(manifest.digest == *id || client.image_labels(repository.path(), manifest)?.digest == *id)
+}
+
+/// A push dies of one 429 or 502; docker itself retries only parts of it.
+fn push_with_retries(
+    site: &Site,
+    repository: &ImageRepository,
+    tag: &Tag,
+    cancel: &crate::cancel::Cancel,
+    on_line: &mut dyn FnMut(&str),
+) -> Result<Digest, Failure> {
+    let mut delays = backon::ExponentialBuilder::default()
+        .with_min_delay(Duration::from_secs(1))
+        .with_max_times(3)
+        .with_jitter()
+        .build();
+    loop {
+        let error = match site.docker.push(repository, tag, cancel, on_line) {
+            Ok(digest) => return Ok(digest),
+            Err(error) => error,
+        };
+        let transient = matches!(&error, DockerError::Registry(e) if !e.said(&["x509", "certificate"]));
+        match delays.next().filter(|_| transient) {
+            Some(delay) => {
+                on_line(&format!("{error}; again in {}", crate::progress::seconds(delay)));
+                cancel.sleep(delay)?;
+            }
+            None => return Err(error.into()),
+        }
+    }
+}
+
+/// An unchanged image: its manifest under one more tag; no layer moves.
+fn tag_unchanged(
+    client: &Registry,
+    repository: &ImageRepository,
+    tag: &Tag,
+    digest: &Digest,
+    options: &PushOptions,
+) -> Result<(Digest, Option<String>), Failure> {
+    match client.head_manifest(repository.path(), tag)? {
+        Some(there) if there.digest == *digest => Ok((there.digest, None)),
+        Some(there) => kept(repository, tag, &there.digest, options),
+        None => {
+            let Some(manifest) = client.get_manifest(repository.path(), digest)? else {
+                return Err(Failure::failed(format!("the registry no longer holds {repository}@{digest}"))
+                    .hint("build it again, with --force if need be"));
+            };
+            Ok((client.put_manifest(repository.path(), tag, &manifest)?, None))
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Build and push in one, pushes overlapping builds.
+
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::time::Instant;
+
+use crate::documents::{BuiltDocument, Image, Receipt};
+use crate::error::Failure;
+use crate::model::Change;
+
+use super::build::{BuildOptions, build};
+use super::push::{PushOptions, UPLOADS, finish, needs_push, push_image};
+use super::{Outcome, Site};
+
+/// What a run has to show.
+#[derive(Debug)]
+pub enum Ran {
+    /// Images failed to build; nothing was promoted.
+    Built(BuiltDocument),
+    /// It was pushed, or the push failed.
+    Pushed(Receipt),
+}
+
+/// Builds a change and pushes it. An image is uploaded under its immutable tag as soon as it is built; the moving tags
+/// wait for all of them.
+pub fn run(
+    site: &Site,
+    change: &Change,
+    payload_sha256: Option<&str>,
+    build_options: &BuildOptions,
+    push_options: &PushOptions,
+) -> Result<Outcome<Ran>, Failure> {
+    site.registry_and_client()?;
+    let begun = Instant::now();
+    let pushed: Mutex<Vec<(String, Result<Image, Failure>)>> = Mutex::new(Vec::new());
+    let (ready, to_push) = mpsc::channel::<Image>();
+    let to_push = Mutex::new(to_push);
+    let ready = Mutex::new(Some(ready));
+    let built = std::thread::scope(|scope| {
+        for _ in 0..UPLOADS {
+            scope.spawn(|| {
+                loop {
+                    let next = to_push.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                    let Ok(image) = next else { return };
+                    let result = push_image(site, &change.commit, &image, push_options);
+                    pushed.lock().unwrap_or_else(PoisonError::into_inner).push((image.name, result));
+                }
+            });
+        }
+        let on_image = |_: usize, image: &Image| {
+            if let Some(ready) = &*ready.lock().unwrap_or_else(PoisonError::into_inner) {
+                // The receivers live until the sender is gone.
+                let _ = ready.send(image.clone());
+            }
+        };
+        let built = build(site, change, payload_sha256, build_options, &on_image);
+        // No more images: the pushers end when the last one is up.
+        ready.lock().unwrap_or_else(PoisonError::into_inner).take();
+        built
+    })?;
+    if let Some(failure) = built.failure {
+        return Ok(Outcome { document: Ran::Built(built.document), failure: Some(failure) });
+    }
+    let mut pushed = pushed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let in_order = built
+        .document
+        .images
+        .iter()
+        .map(|image| {
+            if !needs_push(image) {
+                return Ok(None);
+            }
+            match pushed.iter().position(|(name, _)| *name == image.name) {
+                Some(at) => pushed.swap_remove(at).1.map(Some),
+                None => Err(Failure::failed(format!("the image {} was not pushed", image.name))),
+            }
+        })
+        .collect();
+    let receipt = finish(site, built.document, in_order, push_options, begun)?;
+    Ok(Outcome { document: Ran::Pushed(receipt.document), failure: receipt.failure })
+}
