@@ -1,6 +1,7 @@
 //! The registry client against Debian's `docker-registry`, and against faults between the two.
 
-#![allow(clippy::disallowed_methods)]
+#![allow(clippy::disallowed_methods, reason = "tests may spawn")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a test fails loudly")]
 
 mod answers;
 mod credentials;

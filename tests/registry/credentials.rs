@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use swanci::cancel::{Cancel, Stop};
@@ -79,30 +80,31 @@ fn a_password_does_not_show_when_credentials_are_printed() {
 fn a_credential_helper_is_asked_and_its_silence_and_failure_are_told_apart() {
     const TEST: &str =
         "registry::credentials::a_credential_helper_is_asked_and_its_silence_and_failure_are_told_apart";
-    if std::env::var_os("SWANCI_TEST_HELPERS").is_some() {
-        return with_helpers();
+    if let Some(helpers) = std::env::var_os("SWANCI_TEST_HELPERS") {
+        return with_helpers(Path::new(&helpers));
     }
     let helpers = tempfile::tempdir().unwrap();
     for (name, script) in [
         // Helpers get the registry's name on standard input, and answer with JSON.
-        (
-            "good",
-            r#"read -r host; printf '{"ServerURL":"%s","Username":"swan","Secret":"for-%s"}' "$host" "$host""#,
-        ),
+        ("good", r#"printf '{"ServerURL":"%s","Username":"swan","Secret":"for-%s"}' "$host" "$host""#),
         ("token", r#"printf '{"Username":"<token>","Secret":"refresh"}'"#),
         ("empty", "echo 'credentials not found in native keychain'; exit 1"),
         ("broken", "echo 'pin entry failed' >&2; echo '{\"Secret\":\"hidden\"}'; exit 1"),
-        ("hung", "exec sleep 60"),
+        // Waits for somebody at a terminal, until the test lets it go.
+        (
+            "hung",
+            r#"touch "$0.waits"; n=0; while [ -e "$0.waits" ] && [ $n -lt 300 ]; do sleep 0.1; n=$((n+1)); done"#,
+        ),
     ] {
         let file = helpers.path().join(format!("docker-credential-{name}"));
-        fs::write(&file, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::write(&file, format!("#!/bin/sh\nread -r host\n{script}\n")).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
     }
     let path = format!("{}:{}", helpers.path().display(), std::env::var("PATH").unwrap());
     let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", TEST, "--nocapture"])
         .env("PATH", path)
-        .env("SWANCI_TEST_HELPERS", "1")
+        .env("SWANCI_TEST_HELPERS", helpers.path())
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&child.stdout);
@@ -113,7 +115,7 @@ fn a_credential_helper_is_asked_and_its_silence_and_failure_are_told_apart() {
     );
 }
 
-fn with_helpers() {
+fn with_helpers(helpers: &Path) {
     let ask = |text: &str| find(config(text).path(), "r.example.org:5000");
     let store =
         |name: &str| ask(&format!(r#"{{"auths":{{"r.example.org:5000":{{}}}},"credsStore":"{name}"}}"#));
@@ -127,9 +129,21 @@ fn with_helpers() {
     assert!(matches!(store("missing").unwrap_err(), CredentialsError::Helper { .. }));
 
     // One that waits for somebody who is not there does not hold a stop.
+    let waits = helpers.join("docker-credential-hung.waits");
     let cancel = Cancel::new();
-    cancel.stop(Stop::Interrupted);
+    let (stopping, seen) = (cancel.clone(), waits.clone());
+    let stopper = std::thread::spawn(move || {
+        for _ in 0..300 {
+            if seen.exists() {
+                return stopping.stop(Stop::Interrupted);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("the helper was not started");
+    });
     let directory = config(r#"{"credsStore":"hung"}"#);
     let stopped = Credentials::from_docker(directory.path(), &"r.example.org".parse().unwrap(), &cancel);
+    stopper.join().unwrap();
+    fs::remove_file(waits).unwrap();
     assert_eq!(stopped.unwrap_err(), CredentialsError::Stopped(Stop::Interrupted));
 }

@@ -12,7 +12,8 @@ use crate::support::proxy::{Fault, Proxy, Reply};
 use crate::support::registry::{Ca, DOCKER_MANIFEST, RegistryServer, digest_of, settings};
 
 struct Scene {
-    server: RegistryServer,
+    /// Ends with the scene.
+    _server: RegistryServer,
     proxy: Proxy,
     registry: Registry,
     notices: Arc<Mutex<Vec<String>>>,
@@ -30,7 +31,7 @@ fn scene(change: impl FnOnce(&mut Settings)) -> Scene {
     let registry = Registry::connect(settings, Credentials::Anonymous, Cancel::new())
         .unwrap()
         .with_retry_notice(Arc::new(move |text| heard.lock().unwrap().push(text.to_owned())));
-    Scene { server, proxy, registry, notices }
+    Scene { _server: server, proxy, registry, notices }
 }
 
 impl Scene {
@@ -109,14 +110,20 @@ fn opening_an_upload_is_not_repeated() {
 #[test]
 fn a_full_registry_is_called_full() {
     let s = scene(|_| {});
-    // As docker-registry 2.8.2 answered with its storage on a full tmpfs.
-    let body = r#"{"errors":[{"code":"UNKNOWN","message":"unknown error","detail":{"DriverName":"filesystem","Enclosed":{"Op":"mkdir","Path":"/data/docker","Err":28}}}]}"#;
-    s.proxy.always("PUT", "/manifests/", Fault::Reply(Reply::new(500).body(body)));
+    // As docker-registry 2.8.2 answered a POST and a PATCH with its storage on a full tmpfs.
+    let bodies = [
+        r#"{"errors":[{"code":"UNKNOWN","message":"unknown error","detail":{"DriverName":"filesystem","Enclosed":{"Op":"write","Path":"/data/docker/registry/v2/repositories/a/_uploads/d5af9fcc-691a-463e-a8df-6d3ee40e1c44/startedat","Err":28}}}]}"#,
+        r#"{"errors":[{"code":"UNKNOWN","message":"unknown error","detail":"write /data/docker/registry/v2/repositories/a/_uploads/3df6ae3d-1b34-4ea8-91ab-34efb0e4add1/data: no space left on device"}]}"#,
+    ];
     let manifest = s.registry.get_manifest(&image("a"), &tag("1.0")).unwrap().unwrap();
-    let error = s.registry.put_manifest(&image("a"), &tag("2.0"), &manifest).unwrap_err();
-    assert!(matches!(error, RegistryError::NoSpace { .. }), "{error:?}");
-    assert_eq!(error.kind(), Kind::Environment);
-    assert_eq!(s.proxy.count("PUT", ""), 1);
+    for (n, body) in bodies.into_iter().enumerate() {
+        s.proxy.heal();
+        s.proxy.always("PUT", "/manifests/", Fault::Reply(Reply::new(500).body(body)));
+        let error = s.registry.put_manifest(&image("a"), &tag("2.0"), &manifest).unwrap_err();
+        assert!(matches!(error, RegistryError::NoSpace { .. }), "{error:?}");
+        assert_eq!(error.kind(), Kind::Environment);
+        assert_eq!(s.proxy.count("PUT", ""), n + 1);
+    }
 }
 
 #[test]
@@ -147,6 +154,15 @@ fn a_silent_registry_does_not_hold_us() {
     let error = s.registry.get_manifest(&image("a"), &tag("1.0")).unwrap_err();
     assert!(matches!(error, RegistryError::Unreachable { .. }), "{error:?}");
     assert_eq!(error.kind(), Kind::Environment);
+    // However the silence is limited, a whole exchange has its own end.
+    let s = scene(|s| {
+        s.timeouts.silence = Duration::from_secs(3600);
+        s.timeouts.exchange = Duration::from_millis(200);
+        s.retry.attempts = 1;
+    });
+    s.proxy.always("GET", "/v2/a/manifests/", Fault::StallAfter(400));
+    let error = s.registry.get_manifest(&image("a"), &tag("1.0")).unwrap_err();
+    assert!(error.to_string().contains("timed out"), "{error}");
 }
 
 #[test]

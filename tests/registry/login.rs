@@ -96,6 +96,27 @@ fn a_token_that_says_it_is_over_is_not_sent_again() {
 }
 
 #[test]
+fn a_token_server_that_stumbles_is_asked_again() {
+    let server = RegistryServer::plain();
+    server.push_sample_image("a", "1.0", &[]);
+    let front = TokenRegistry::start(server.address, Some(("swan", "secret")));
+    let tokens = Proxy::start(front.proxy.address);
+    front.realm(&format!("http://{}/token", tokens.host()));
+    tokens.on("GET", "/token", 1, Fault::Reply(Reply::new(502)));
+    tokens.on("GET", "/token", 2, Fault::CutAfter(20));
+    let registry = client(&front.host(), password("swan", "secret"));
+    registry.head_manifest(&image("a"), &tag("1.0")).unwrap().unwrap();
+    assert_eq!(tokens.count("GET", "/token"), 3);
+
+    front.revoke();
+    tokens.always("GET", "/token", Fault::Reply(Reply::new(429).header("Retry-After", "3600")));
+    let error = registry.head_manifest(&image("a"), &tag("1.0")).unwrap_err();
+    assert!(matches!(error, RegistryError::TooManyRequests { .. }), "{error:?}");
+    assert!(error.to_string().contains("token from 127.0.0.1"), "{error}");
+    assert_eq!(tokens.count("GET", "/token"), 4);
+}
+
+#[test]
 fn a_mount_asks_for_both_repositories_in_one_token() {
     let server = RegistryServer::plain();
     server.push_sample_image("a", "1.0", &[]);

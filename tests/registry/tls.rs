@@ -59,6 +59,14 @@ fn a_certificate_for_another_name_is_refused() {
 }
 
 #[test]
+fn a_self_signed_certificate_that_is_its_own_authority_is_explained() {
+    // What `openssl req -x509` makes in one step; docker takes it, rustls does not.
+    let server = RegistryServer::builder().self_signed().start();
+    let text = refused(server.settings());
+    assert!(text.contains("an authority's own") && text.contains("gen-certs"), "{text}");
+}
+
+#[test]
 fn a_port_without_tls_is_refused_and_not_asked_in_plain_text() {
     let server = RegistryServer::plain();
     let mut settings = server.settings();

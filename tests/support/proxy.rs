@@ -1,5 +1,8 @@
 //! A real HTTP proxy in front of a plain registry that injects faults, on a real socket, and remembers what it saw.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a harness fails loudly")]
+#![allow(dead_code, unreachable_pub, reason = "a harness offers more than each test of the crate uses")]
+
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
@@ -244,10 +247,7 @@ impl Shared {
         client.set_nodelay(true)?;
         let mut reader = BufReader::new(client.try_clone()?);
         let mut upstream: Option<BufReader<TcpStream>> = None;
-        loop {
-            let Some((head, lines)) = read_head(&mut reader)? else {
-                break;
-            };
+        while let Some((head, lines)) = read_head(&mut reader)? {
             let mut words = lines[0].split(' ');
             let (method, path) =
                 (words.next().unwrap_or("").to_owned(), words.next().unwrap_or("").to_owned());

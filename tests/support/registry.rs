@@ -1,5 +1,9 @@
 //! A real `docker-registry` (Debian's package) of the test's own: plain, with TLS, with a login; and sample images.
 
+#![allow(clippy::disallowed_methods, reason = "tests may spawn")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a harness fails loudly")]
+#![allow(dead_code, unreachable_pub, reason = "a harness offers more than each test of the crate uses")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
@@ -58,6 +62,16 @@ impl Builder {
     pub fn tls_for(mut self, ca: &Ca, names: &[&str]) -> Builder {
         let (certificate, key) = ca.server(names);
         self.tls = Some((ca.pem.clone(), certificate, key));
+        self
+    }
+
+    /// TLS with one self-signed certificate that is authority and server at once.
+    pub fn self_signed(mut self) -> Builder {
+        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        self.tls = Some((pem.clone(), pem, key.serialize_pem()));
         self
     }
 

@@ -1,6 +1,9 @@
 //! A registry front that wants Bearer tokens, and the token server that gives them out (docker registry token
 //! specification), on one real socket in front of a real registry.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a harness fails loudly")]
+#![allow(dead_code, unreachable_pub, reason = "a harness offers more than each test of the crate uses")]
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
