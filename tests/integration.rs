@@ -1,3 +1,5 @@
 //! One crate for all integration tests: a file for each command, the queue, the listener, the whole way.
 
 mod evaluate_fixtures;
+mod registry;
+mod support;

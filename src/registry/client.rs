@@ -49,6 +49,8 @@ pub(super) struct Request {
     pub(super) repeat: bool,
     /// Whether a redirect to the blob's storage is followed.
     pub(super) follow: bool,
+    /// The longest answer that is read, in bytes.
+    pub(super) limit: u64,
 }
 
 impl Request {
@@ -64,6 +66,7 @@ impl Request {
             body: Vec::new(),
             repeat: true,
             follow: false,
+            limit: MAX_BYTES,
         }
     }
 
@@ -160,7 +163,7 @@ impl Shared {
             self.agent.run(self.agent.configure_request(call).timeout_global(Some(limit)).build())
         };
         let (parts, mut body) = response.map_err(|e| failed(&e))?.into_parts();
-        let body = body.with_config().limit(MAX_BYTES).read_to_vec().map_err(|e| failed(&e))?;
+        let body = body.with_config().limit(request.limit).read_to_vec().map_err(|e| failed(&e))?;
         Ok(Answer {
             status: parts.status.as_u16(),
             headers: parts.headers,
@@ -270,7 +273,10 @@ impl Registry {
             let (error, retry_after) = match self.shared.exchange(request, limit) {
                 Ok(answer) if retry::is_transient(answer.status) => (answer.failure(), answer.retry_after()),
                 Ok(answer) => return Ok(answer),
-                Err(error) => (error, None),
+                Err(error) => {
+                    let retry_after = error.retry_after();
+                    (error, retry_after)
+                }
             };
             if !request.repeat || !error.is_transient() {
                 return Err(error);
@@ -310,7 +316,7 @@ impl Answer {
     /// What the registry says went wrong: its codes and messages, else the start of its text.
     pub(super) fn said(&self) -> String {
         let errors = serde_json::from_slice::<Errors>(&self.body).map(|wire| wire.errors).unwrap_or_default();
-        let said: Vec<String> = errors.iter().take(3).map(|e| format!("{}: {}", e.code, e.message)).collect();
+        let said: Vec<String> = errors.iter().take(3).map(OneError::said).collect();
         let text = match (said.is_empty(), self.body.is_empty()) {
             (false, _) => said.join("; "),
             (true, false) => String::from_utf8_lossy(&self.body[..self.body.len().min(800)]).into_owned(),
@@ -361,4 +367,15 @@ struct OneError {
     code: String,
     #[serde(default)]
     message: String,
+    /// Free in its form; a text says more than the message.
+    #[serde(default)]
+    detail: serde_json::Value,
+}
+
+impl OneError {
+    fn said(&self) -> String {
+        let detail = self.detail.as_str().filter(|text| !text.is_empty());
+        let detail = detail.map(|text| format!(" ({text})")).unwrap_or_default();
+        format!("{}: {}{detail}", self.code, self.message)
+    }
 }

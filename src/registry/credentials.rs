@@ -145,6 +145,7 @@ fn ask(
     path: &Path,
     cancel: &Cancel,
 ) -> Result<Option<Credentials>, CredentialsError> {
+    cancel.check()?;
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
         let _ = sender.send(get_credential_from_reader(file, &key)); // nobody waits any more: nothing to tell

@@ -232,6 +232,11 @@ impl RegistryError {
         }
     }
 
+    /// How long the registry, or its token server, asked to be left alone.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        if let RegistryError::TooManyRequests { retry_after, .. } = self { *retry_after } else { None }
+    }
+
     /// Whether the same request may succeed in a moment.
     pub(super) fn is_transient(&self) -> bool {
         match self {

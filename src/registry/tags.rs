@@ -13,6 +13,8 @@ use super::{Registry, repository_path};
 
 /// Tags asked for at once; registries may send fewer.
 const PAGE: usize = 1000;
+/// Registry 2.8 sends all tags at once, whatever is asked for: some 700,000 `sha-` tags fit in here.
+const MAX_PAGE_BYTES: u64 = 32 * 1024 * 1024;
 /// A repository with more pages than this is not read to its end.
 const MAX_PAGES: usize = 1000;
 
@@ -32,6 +34,7 @@ impl Registry {
             format!("listing the tags of {repository}"),
             Scope::pull(&path),
         );
+        request.limit = MAX_PAGE_BYTES;
         let mut tags = Vec::new();
         for _ in 0..MAX_PAGES {
             let answer = self.send(&request)?;

@@ -54,6 +54,12 @@ fn explain(error: &rustls::Error) -> String {
             "the registry's certificate is for another name (a subjectAltName is needed, a CN does not count)"
                 .to_owned()
         }
+        // webpki's own error, and not its type, is what rustls passes on here.
+        rustls::Error::InvalidCertificate(C::Other(e)) if format!("{e:?}").contains("CaUsedAsEndEntity") => {
+            "the registry's certificate is an authority's own; a server needs one that an authority signed \
+             (`scripts/gen-certs` makes both)"
+                .to_owned()
+        }
         rustls::Error::InvalidMessage(_) => "the registry does not speak TLS on this port".to_owned(),
         other => format!("TLS failed: {other}"),
     }

@@ -1,0 +1,27 @@
+//! The registry client against Debian's `docker-registry`, and against faults between the two.
+
+#![allow(clippy::disallowed_methods, reason = "tests may spawn")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a test fails loudly")]
+
+mod answers;
+mod credentials;
+mod faults;
+mod login;
+mod tls;
+
+use swanci::model::{Digest, ImageName, Tag};
+
+/// A name for a repository.
+pub(crate) fn image(name: &str) -> ImageName {
+    name.parse().unwrap()
+}
+
+/// A tag.
+pub(crate) fn tag(tag: &str) -> Tag {
+    tag.parse().unwrap()
+}
+
+/// A digest of nothing that exists.
+pub(crate) fn nothing() -> Digest {
+    format!("sha256:{}", "0".repeat(64)).parse().unwrap()
+}

@@ -1,0 +1,182 @@
+//! What each verb says about a healthy registry.
+
+use std::path::Path;
+
+use swanci::cancel::Cancel;
+use swanci::error::Kind;
+use swanci::registry::{Copied, Credentials, Manifest, Registry, RegistryError};
+
+use super::{image, nothing, tag};
+use crate::support::proxy::{Fault, Gate, Proxy, Reply};
+use crate::support::registry::{DOCKER_MANIFEST, OCI_INDEX, RegistryServer, settings};
+
+/// A client that talks to the registry through the proxy.
+fn client(proxy: &Proxy) -> Registry {
+    Registry::connect(settings(&proxy.host(), None), Credentials::Anonymous, Cancel::new()).unwrap()
+}
+
+#[test]
+fn a_manifest_written_under_another_tag_keeps_its_digest() {
+    let server = RegistryServer::plain();
+    let registry = server.client();
+    let (repository, one, two) = (image("team/httpd"), tag("1.0"), tag("sha-1"));
+    let pushed = server.push_sample_image("team/httpd", "1.0", &[]);
+
+    registry.ping().unwrap();
+    let head = registry.head_manifest(&repository, &one).unwrap().unwrap();
+    let manifest = registry.get_manifest(&repository, &one).unwrap().unwrap();
+    assert_eq!((&head.digest, head.media_type.as_str()), (&pushed, DOCKER_MANIFEST));
+    assert_eq!(head.size, manifest.bytes.len() as u64);
+    assert_eq!((&manifest.digest, manifest.media_type.as_str()), (&pushed, DOCKER_MANIFEST));
+
+    assert_eq!(registry.head_manifest(&repository, &two).unwrap(), None);
+    assert_eq!(registry.put_manifest(&repository, &two, &manifest).unwrap(), pushed);
+    assert_eq!(registry.get_manifest(&repository, &two).unwrap().unwrap(), manifest);
+    // Again: the same.
+    assert_eq!(registry.put_manifest(&repository, &two, &manifest).unwrap(), pushed);
+    assert_eq!(registry.list_tags(&repository).unwrap(), [one, two]);
+}
+
+#[test]
+fn what_is_not_there_is_none_and_no_error() {
+    let server = RegistryServer::plain();
+    let registry = server.client();
+    let (repository, missing) = (image("nobody/nothing"), nothing());
+    assert_eq!(registry.head_manifest(&repository, &tag("x")).unwrap(), None);
+    assert_eq!(registry.get_manifest(&repository, &tag("x")).unwrap(), None);
+    assert_eq!(registry.get_manifest(&repository, &missing).unwrap(), None);
+    assert!(!registry.blob_exists(&repository, &missing).unwrap());
+    assert!(registry.list_tags(&repository).unwrap().is_empty());
+    assert!(!registry.mount_blob(&repository, &image("other"), &missing).unwrap());
+}
+
+#[test]
+fn labels_are_those_of_the_image_also_behind_an_index_with_attestations() {
+    let server = RegistryServer::plain();
+    let registry = server.client();
+    let repository = image("httpd");
+    server.push_sample_image("httpd", "plain", &[("io.swanci.inputs", "sha256:1"), ("b", "ü")]);
+    let pushed = server.push_sample_index("httpd", "index", &[("io.swanci.inputs", "sha256:2")]);
+
+    let plain = registry.get_manifest(&repository, &tag("plain")).unwrap().unwrap();
+    let config = registry.image_labels(&repository, &plain).unwrap();
+    assert_eq!(config.labels["io.swanci.inputs"], "sha256:1");
+    assert_eq!(config.labels["b"], "ü");
+    assert!(registry.blob_exists(&repository, &config.digest).unwrap());
+
+    let index = registry.get_manifest(&repository, &tag("index")).unwrap().unwrap();
+    // Without the types in Accept, 2.8 would answer with another manifest and another digest here.
+    assert_eq!((&index.digest, index.media_type.as_str()), (&pushed, OCI_INDEX));
+    assert!(index.is_index());
+    let labels = registry.image_labels(&repository, &index).unwrap().labels;
+    assert_eq!(labels.into_iter().collect::<Vec<_>>(), [("io.swanci.inputs".into(), "sha256:2".into())]);
+}
+
+#[test]
+fn an_image_moves_to_another_repository_without_an_upload() {
+    let server = RegistryServer::plain();
+    let proxy = Proxy::start(server.address);
+    let registry = client(&proxy);
+    let (from, to, new) = (image("team-a/httpd"), image("team-b/httpd"), tag("sha-2"));
+    for pushed in [
+        server.push_sample_image("team-a/httpd", "x", &[]),
+        server.push_sample_index("team-a/httpd", "y", &[]),
+    ] {
+        let manifest = registry.get_manifest(&from, &pushed).unwrap().unwrap();
+        assert_eq!(
+            registry.copy_manifest(&from, &to, &manifest, &new).unwrap(),
+            Copied::Done(pushed.clone())
+        );
+        let copied = registry.get_manifest(&to, &new).unwrap().unwrap();
+        assert_eq!(copied, manifest);
+        registry.image_labels(&to, &copied).unwrap();
+    }
+    assert_eq!(proxy.count("PUT", "/blobs/"), 0);
+    assert_eq!(proxy.count("PATCH", ""), 0);
+}
+
+#[test]
+fn a_blob_that_cannot_be_mounted_is_named_and_nothing_is_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = RegistryServer::builder().storage(directory.path()).start();
+    let registry = server.client();
+    let (from, to) = (image("a"), image("b"));
+    let config = nothing();
+    let text = format!(r#"{{"schemaVersion":2,"config":{{"digest":"{config}","size":2}},"layers":[]}}"#);
+    let manifest = Manifest::new(text.into_bytes(), DOCKER_MANIFEST);
+    assert_eq!(registry.copy_manifest(&from, &to, &manifest, &tag("x")).unwrap(), Copied::NotMounted(config));
+    assert_eq!(registry.head_manifest(&to, &tag("x")).unwrap(), None);
+    assert_eq!(open_uploads(directory.path(), "b"), 0);
+}
+
+#[test]
+fn a_manifest_whose_blobs_are_missing_is_rejected_in_the_registrys_own_words() {
+    let server = RegistryServer::plain();
+    let registry = server.client();
+    let text = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{DOCKER_MANIFEST}","config":{{"mediaType":"application/vnd.docker.container.image.v1+json","digest":"{}","size":2}},"layers":[]}}"#,
+        nothing()
+    );
+    let error = registry
+        .put_manifest(&image("a"), &tag("x"), &Manifest::new(text.into_bytes(), DOCKER_MANIFEST))
+        .unwrap_err();
+    assert!(matches!(error, RegistryError::Rejected { .. } | RegistryError::NotFound { .. }), "{error:?}");
+    assert_eq!(error.kind(), Kind::Failed);
+    let text = error.to_string();
+    assert!(text.contains(&server.host()) && text.contains("a:x"), "{text}");
+    assert!(text.contains("BLOB_UNKNOWN"), "{text}");
+}
+
+/// How many upload sessions a repository has on the registry's disk. (2.8 keeps the empty shell of one that has ended:
+/// only what is still open has a start.)
+fn open_uploads(storage: &Path, repository: &str) -> usize {
+    let directory = storage.join("docker/registry/v2/repositories").join(repository).join("_uploads");
+    let sessions = std::fs::read_dir(directory).unwrap();
+    sessions.filter(|session| session.as_ref().unwrap().path().join("startedat").exists()).count()
+}
+
+#[test]
+fn asking_whether_one_may_push_leaves_nothing_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = RegistryServer::builder().storage(directory.path()).start();
+    let proxy = Proxy::start(server.address);
+    let registry = client(&proxy);
+    let gate = Gate::default();
+    proxy.always("DELETE", "/uploads/", Fault::Hold(gate.clone()));
+    let asking = std::thread::spawn(move || registry.check_push(&image("a/b")));
+    gate.wait_reached();
+    assert_eq!(open_uploads(directory.path(), "a/b"), 1);
+    gate.open();
+    asking.join().unwrap().unwrap();
+    assert_eq!(open_uploads(directory.path(), "a/b"), 0);
+}
+
+#[test]
+fn a_list_of_tags_is_read_to_its_last_page_and_a_circle_is_seen() {
+    let server = RegistryServer::plain();
+    let proxy = Proxy::start(server.address);
+    let registry = client(&proxy);
+    // Registry 2.8 sends all at once; the next generation, and others, send pages.
+    let page = |tags: &str, link: &str| {
+        let reply = Reply::new(200).body(format!(r#"{{"name":"a","tags":[{tags}]}}"#));
+        Fault::Reply(if link.is_empty() {
+            reply
+        } else {
+            reply.header("Link", format!("<{link}>; rel=\"next\""))
+        })
+    };
+    proxy.on("GET", "tags/list?n=", 1, page(r#""1.0","2.0""#, "/v2/a/tags/list?last=2.0&n=2"));
+    proxy.on(
+        "GET",
+        "last=2.0",
+        1,
+        page(r#""3.0","no tag!""#, "http://elsewhere.example/v2/a/tags/list?last=3.0&n=2"),
+    );
+    proxy.on("GET", "last=3.0", 1, page(r#""4.0""#, ""));
+    assert_eq!(registry.list_tags(&image("a")).unwrap(), ["1.0", "2.0", "3.0", "4.0"].map(tag));
+    proxy.heal();
+    proxy.always("GET", "tags/list", page(r#""1.0""#, "/v2/a/tags/list?last=1.0&n=1"));
+    let error = registry.list_tags(&image("a")).unwrap_err();
+    assert!(matches!(error, RegistryError::Protocol { .. }), "{error:?}");
+    assert!(error.to_string().contains("circle"), "{error}");
+}

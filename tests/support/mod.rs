@@ -1,0 +1,5 @@
+//! The harness: real servers on ephemeral loopback ports, which end with the test that started them.
+
+pub mod proxy;
+pub mod registry;
+pub mod token_server;
