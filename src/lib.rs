@@ -7,3 +7,4 @@ pub mod cancel;
 pub mod documents;
 pub mod error;
 pub mod model;
+pub mod queue;
