@@ -92,7 +92,9 @@ impl QueueError {
     /// What a person can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            QueueError::Unavailable(_) => Some("free some space in the state directory and try again".to_owned()),
+            QueueError::Unavailable(_) => {
+                Some("is there space left in the state directory? trying again may help".to_owned())
+            }
             QueueError::Corrupt { path, .. } => Some(format!(
                 "the file was kept as it is; move {0} (with {0}-wal and {0}-shm) away and start again, \
                  `swanci catchup` then builds what the lost queue held",
@@ -104,7 +106,9 @@ impl QueueError {
             QueueError::OlderSchema { .. } => {
                 Some("start this version's `swanci serve` once; it brings the queue up to date".to_owned())
             }
-            QueueError::Missing(_) => Some("name the state directory of `swanci serve` with --state-dir".to_owned()),
+            QueueError::Missing(_) => {
+                Some("name the state directory of `swanci serve` with --state-dir".to_owned())
+            }
             QueueError::Locked { .. } => {
                 Some("stop it first, or give this one a --state-dir of its own".to_owned())
             }

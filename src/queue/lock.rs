@@ -65,11 +65,8 @@ impl ServeLock {
             }
             Err(TryLockError::Error(source)) => return Err(QueueError::Io { path, source }),
         }
-        let holder = Holder {
-            pid: std::process::id(),
-            listen: listen.map(str::to_owned),
-            started: now.to_string(),
-        };
+        let holder =
+            Holder { pid: std::process::id(), listen: listen.map(str::to_owned), started: now.to_string() };
         let mut lock = ServeLock { dir: dir.to_owned(), file, holder };
         lock.write();
         Ok(lock)

@@ -39,8 +39,8 @@ use crate::cancel::{Cancel, Stop};
 pub use self::clock::{Clock, SystemClock};
 pub use self::error::QueueError;
 pub use self::job::{
-    Accepted, CancelOutcome, ClaimedJob, JobDocuments, JobFilter, JobId, JobRecord, JobState, NewJob, QueueStats,
-    UnknownState,
+    Accepted, CancelOutcome, ClaimedJob, JobDocuments, JobFilter, JobId, JobRecord, JobState, NewJob,
+    QueueStats, UnknownState,
 };
 pub use self::lock::{Holder, ServeLock};
 pub use self::log::{JobLog, LOG_CAP, Redact};
@@ -81,7 +81,11 @@ impl Queue {
 
     /// [`Queue::open`] on a small disk: holds back `ballast` bytes instead of 8 MiB, so that running jobs can be
     /// finished on a full disk.
-    pub fn open_with_ballast(lock: ServeLock, clock: Arc<dyn Clock>, ballast: u64) -> Result<Queue, QueueError> {
+    pub fn open_with_ballast(
+        lock: ServeLock,
+        clock: Arc<dyn Clock>,
+        ballast: u64,
+    ) -> Result<Queue, QueueError> {
         let conn = schema::open_for_serve(lock.dir())?;
         let ballast = Ballast::new(lock.dir().join("ballast"), ballast);
         let queue = Queue::assemble(lock.dir().to_owned(), conn, Some(ballast), Some(lock), clock)?;
@@ -174,7 +178,11 @@ impl Queue {
     }
 
     /// Hands over what the log of a job holds now.
-    pub fn read_log(&self, id: JobId, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> Result<(), QueueError> {
+    pub fn read_log(
+        &self,
+        id: JobId,
+        sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+    ) -> Result<(), QueueError> {
         self.get(id)?;
         let path = self.log_path(id);
         log::Follower::new(path.clone()).advance(sink).map_err(QueueError::io(&path))
@@ -268,7 +276,10 @@ impl Queue {
 
 impl fmt::Debug for Queue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Queue").field("dir", &self.0.dir).field("owner", &self.0.owner).finish_non_exhaustive()
+        f.debug_struct("Queue")
+            .field("dir", &self.0.dir)
+            .field("owner", &self.0.owner)
+            .finish_non_exhaustive()
     }
 }
 

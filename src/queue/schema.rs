@@ -158,9 +158,11 @@ mod tests {
         migrate(&mut conn, path, &["CREATE TABLE a (x)"]).unwrap();
         conn.execute("INSERT INTO a VALUES (7)", []).unwrap();
         for _ in 0..2 {
-            migrate(&mut conn, path, &["CREATE TABLE a (x)", "ALTER TABLE a ADD COLUMN y DEFAULT 8"]).unwrap();
+            migrate(&mut conn, path, &["CREATE TABLE a (x)", "ALTER TABLE a ADD COLUMN y DEFAULT 8"])
+                .unwrap();
         }
-        let row: (i64, i64) = conn.query_row("SELECT x, y FROM a", [], |r| Ok((r.get(0)?, r.get(1)?))).unwrap();
+        let row: (i64, i64) =
+            conn.query_row("SELECT x, y FROM a", [], |r| Ok((r.get(0)?, r.get(1)?))).unwrap();
         assert_eq!((row, version(&conn, path).unwrap()), ((7, 8), 2));
     }
 

@@ -13,6 +13,7 @@ use super::job::{ClaimedJob, JobId, JobState};
 use super::log::{JobLog, LOG_CAP, Redact};
 use super::retention::Retention;
 use super::retry::RetryPolicy;
+use super::signal::Signal;
 use super::store::Ending;
 use super::{LEASE, Queue};
 use crate::cancel::{Cancel, Stop};
@@ -152,6 +153,8 @@ struct Shared {
     observer: Arc<Observer>,
     cancel: Cancel,
     running: Mutex<HashMap<JobId, Cancel>>,
+    /// Rings once, when the pool is stopped.
+    ended: Signal,
 }
 
 impl Pool {
@@ -164,9 +167,10 @@ impl Pool {
         observer: Arc<Observer>,
     ) -> io::Result<Pool> {
         let jobs = options.jobs;
-        let running = Mutex::default();
+        let (running, ended) = (Mutex::default(), Signal::default());
         let cancel = cancel.child(None);
-        let shared = Arc::new(Shared { queue: queue.clone(), options, handler, observer, cancel, running });
+        let shared =
+            Arc::new(Shared { queue: queue.clone(), options, handler, observer, cancel, running, ended });
         let mut pool = Pool { shared, threads: Vec::new() };
         // A thread that cannot be started drops the pool, which stops the others.
         pool.spawn("queue-keeper".to_owned(), Shared::keep)?;
@@ -199,6 +203,7 @@ impl Pool {
 
     fn stop(&self, reason: Stop) {
         self.shared.cancel.stop(reason);
+        self.shared.ended.ring();
         self.shared.queue.0.changed.ring();
     }
 }
@@ -227,10 +232,13 @@ impl Shared {
         let cancel = self.cancel.child(self.options.timeout);
         self.running().insert(job.id, cancel.clone());
         self.tell(JobEvent::Started { id: job.id, attempt: job.attempt });
-        let log = JobLog::open(self.queue.dir(), job.id, self.options.log_cap, Arc::clone(&self.options.redact));
+        let log =
+            JobLog::open(self.queue.dir(), job.id, self.options.log_cap, Arc::clone(&self.options.redact));
         let context = JobContext { cancel, log };
-        let result = catch_unwind(AssertUnwindSafe(|| (self.handler)(job, &context)))
-            .unwrap_or_else(|panic| JobResult::Failed { code: Kind::Failed.code(), error: panic_text(&*panic) });
+        let result =
+            catch_unwind(AssertUnwindSafe(|| (self.handler)(job, &context))).unwrap_or_else(|panic| {
+                JobResult::Failed { code: Kind::Failed.code(), error: panic_text(&*panic) }
+            });
         let stopped = context.cancel.stopped();
         let (ending, wait) = self.classify(job, result, stopped);
         if let Ending::Failed { error, .. } | Ending::Retry { error, .. } = &ending {
@@ -245,21 +253,34 @@ impl Shared {
     /// stopped; anything else that ended under a stop ended by it.
     fn classify(&self, job: &ClaimedJob, result: JobResult, stopped: Option<Stop>) -> (Ending, Duration) {
         let failed = |code, error| (Ending::Failed { code, error }, Duration::ZERO);
-        match (result, stopped) {
-            (JobResult::Succeeded { outcome }, _) => (Ending::Succeeded { outcome }, Duration::ZERO),
-            (_, Some(Stop::Cancelled)) => (Ending::Cancelled, Duration::ZERO),
-            (_, Some(Stop::Interrupted | Stop::Terminated)) => (Ending::Interrupted, Duration::ZERO),
-            (JobResult::Failed { code, error }, Some(Stop::TimedOut) | None) => failed(code, error),
-            // A timeout is 1, and the same attempt would take as long again.
-            (JobResult::Retry { error, .. }, Some(Stop::TimedOut)) => {
+        let by_stop = match stopped {
+            Some(Stop::Cancelled) => Some(Ending::Cancelled),
+            Some(Stop::Interrupted | Stop::Terminated) => Some(Ending::Interrupted),
+            Some(Stop::TimedOut) | None => None,
+        };
+        // A timeout is 1, and the same attempt would take as long again.
+        let timed_out = stopped == Some(Stop::TimedOut);
+        match (result, by_stop) {
+            (JobResult::Succeeded { outcome }, Some(_) | None) => {
+                (Ending::Succeeded { outcome }, Duration::ZERO)
+            }
+            (JobResult::Failed { .. } | JobResult::Retry { .. } | JobResult::Interrupted, Some(ending)) => {
+                (ending, Duration::ZERO)
+            }
+            (JobResult::Failed { code, error }, None) => failed(code, error),
+            (JobResult::Retry { error, .. }, None) if timed_out => {
                 failed(Kind::Failed.code(), format!("timed out: {error}"))
             }
-            (JobResult::Interrupted, Some(Stop::TimedOut)) => failed(Kind::Failed.code(), "timed out".to_owned()),
             (JobResult::Retry { code, error }, None) => self.again(job, code, error),
-            // Nobody stopped it, so it counts: a job must not go round for ever.
-            (JobResult::Interrupted, None) => {
-                self.again(job, Kind::Environment.code(), "it left off without having been stopped".to_owned())
+            (JobResult::Interrupted, None) if timed_out => {
+                failed(Kind::Failed.code(), "timed out".to_owned())
             }
+            // Nobody stopped it, so it counts: a job must not go round for ever.
+            (JobResult::Interrupted, None) => self.again(
+                job,
+                Kind::Environment.code(),
+                "it left off without having been stopped".to_owned(),
+            ),
         }
     }
 
@@ -325,8 +346,8 @@ impl Shared {
                     let _ = self.queue.renew_leases();
                 }
             }
-            let seen = self.queue.0.changed.seen();
-            self.queue.0.changed.wait(seen, self.options.poll);
+            // Not the queue's bell: every delivery rings that.
+            self.ended.wait(0, self.options.poll);
         }
     }
 
@@ -355,6 +376,7 @@ impl Shared {
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let text =
+        panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     format!("panicked: {}", text.unwrap_or("(no message)"))
 }

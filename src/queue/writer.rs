@@ -186,3 +186,74 @@ fn refuse_intake(batch: Vec<Box<dyn Step>>, reason: &str) -> Vec<Box<dyn Step>> 
 fn is_space(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(dir: &tempfile::TempDir) -> Connection {
+        let conn = Connection::open(dir.path().join("t.db")).unwrap();
+        conn.pragma_update(None, "journal_mode", "WAL").unwrap();
+        conn.execute_batch("CREATE TABLE IF NOT EXISTS t (x)").unwrap();
+        conn
+    }
+
+    fn count(conn: &Connection) -> i64 {
+        conn.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap()
+    }
+
+    /// Hands in a step without waiting for its answer.
+    fn hand_in<T: Send + 'static>(
+        writer: &Writer,
+        work: impl FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Receiver<Result<T, QueueError>> {
+        let (caller, answer) = sync_channel(1);
+        let step = TypedStep { class: Class::Intake, work, result: None, caller };
+        writer.steps.as_ref().unwrap().send(Box::new(step)).unwrap();
+        answer
+    }
+
+    #[test]
+    fn those_who_wait_at_the_same_time_share_a_transaction() {
+        let dir = tempfile::tempdir().unwrap();
+        let (writer, other) = (Writer::start(open(&dir), None).unwrap(), open(&dir));
+        let (go, gate) = sync_channel::<()>(1);
+        let first = hand_in(&writer, move |_| {
+            gate.recv().unwrap();
+            Ok(())
+        });
+        let inserts: Vec<_> = (0..8)
+            .map(|x| hand_in(&writer, move |conn| conn.execute("INSERT INTO t VALUES (?)", [x])))
+            .collect();
+        // Within the batch its own rows are there, and for everybody else none is committed yet.
+        let last = hand_in(&writer, move |conn| Ok((count(conn), count(&other))));
+        go.send(()).unwrap();
+        assert!(first.recv().unwrap().is_ok());
+        assert!(inserts.iter().all(|answer| answer.recv().unwrap().is_ok()));
+        assert_eq!(last.recv().unwrap().unwrap(), (8, 0));
+        assert_eq!(count(&open(&dir)), 8);
+    }
+
+    #[test]
+    fn a_step_that_fails_takes_only_its_own_writes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let writer = Writer::start(open(&dir), None).unwrap();
+        let (go, gate) = sync_channel::<()>(1);
+        let first = hand_in(&writer, move |_| {
+            gate.recv().unwrap();
+            Ok(())
+        });
+        let good = hand_in(&writer, |conn| conn.execute("INSERT INTO t VALUES (1)", []));
+        let bad = hand_in(&writer, |conn| {
+            conn.execute("INSERT INTO t VALUES (2)", [])?;
+            conn.execute("INSERT INTO nowhere VALUES (2)", [])
+        });
+        let also_good = hand_in(&writer, |conn| conn.execute("INSERT INTO t VALUES (3)", []));
+        go.send(()).unwrap();
+        assert!(first.recv().unwrap().is_ok());
+        assert!(good.recv().unwrap().is_ok() && also_good.recv().unwrap().is_ok());
+        assert!(matches!(bad.recv().unwrap(), Err(QueueError::Sql(_))));
+        let sum: i64 = open(&dir).query_row("SELECT sum(x) FROM t", [], |row| row.get(0)).unwrap();
+        assert_eq!(sum, 4);
+    }
+}
