@@ -1,5 +1,5 @@
 //! The queue as `serve` and `jobs` use it: durable across kill -9 and a full disk, in order, one at a time.
-#![allow(clippy::disallowed_methods)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::HashSet;
 use std::fs;
@@ -590,7 +590,7 @@ fn a_full_disk_refuses_new_jobs_finishes_running_ones_and_is_whole_again_unaided
     assert!(matches!(error, QueueError::Unavailable(_)), "{error}");
     assert!(queue.check_writable().is_err());
     gate.wait();
-    for id in ids[..8].to_vec() {
+    for id in ids[..8].iter().copied() {
         assert_eq!(
             ended(&queue, id).state,
             JobState::Succeeded,
