@@ -20,6 +20,7 @@ pub mod pipeline;
 pub mod plan;
 pub mod process;
 pub mod progress;
+pub mod queue;
 pub mod redact;
 pub mod registry;
 pub mod signals;

@@ -93,8 +93,7 @@ pub fn verify(site: &Site, receipt: &Receipt) -> Result<Outcome<Verification>, F
     for ((name, _, tag, expected), answer) in asked.into_iter().zip(answers) {
         images.push(VerifiedImage { name, tag, expected, found: answer?.map(|d| d.digest) });
     }
-    let drifted: Vec<&VerifiedImage> =
-        images.iter().filter(|i| i.found.as_ref() != Some(&i.expected)).collect();
+    let drifted: Vec<&VerifiedImage> = images.iter().filter(|i| i.has_drifted()).collect();
     let failure = (!drifted.is_empty()).then(|| {
         let names: Vec<String> = drifted.iter().map(|i| format!("{}:{}", i.name, i.tag)).collect();
         Failure::failed(format!("the registry has drifted from the receipt: {}", names.join(", ")))

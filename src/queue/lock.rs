@@ -1,0 +1,97 @@
+//! One `serve` for each state directory: an advisory lock that the kernel drops with the process, kill -9 included.
+
+use std::fmt;
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::error::QueueError;
+
+const LOCK_FILE: &str = "serve.lock";
+
+/// Who holds a state directory. Only for people: the lock itself is the kernel's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Its process id.
+    pub pid: u32,
+    /// The address that it listens on, once it does.
+    pub listen: Option<String>,
+    /// When it started: RFC 3339, UTC.
+    pub started: String,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {}", self.pid)?;
+        if let Some(listen) = &self.listen {
+            write!(f, " on {listen}")?;
+        }
+        write!(f, ", running since {}", self.started)
+    }
+}
+
+/// The right to be the one `serve` of a state directory; given back when it is dropped or the process ends.
+#[derive(Debug)]
+pub struct ServeLock {
+    dir: PathBuf,
+    file: File,
+    holder: Holder,
+}
+
+impl ServeLock {
+    /// Makes the state directory (0700) where it is missing, and takes it. [`QueueError::Locked`] names the holder.
+    pub fn acquire(dir: &Path, listen: Option<&str>, now: Timestamp) -> Result<ServeLock, QueueError> {
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(QueueError::io(dir))?;
+        let path = dir.join(LOCK_FILE);
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(QueueError::io(&path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut text = String::new();
+                let read = file.read_to_string(&mut text);
+                let holder = read.ok().and_then(|_| serde_json::from_str(&text).ok());
+                return Err(QueueError::Locked { dir: dir.to_owned(), holder });
+            }
+            Err(TryLockError::Error(source)) => return Err(QueueError::Io { path, source }),
+        }
+        let holder =
+            Holder { pid: std::process::id(), listen: listen.map(str::to_owned), started: now.to_string() };
+        let mut lock = ServeLock { dir: dir.to_owned(), file, holder };
+        lock.write();
+        Ok(lock)
+    }
+
+    /// Says where this `serve` listens, once that is known (port 0, systemd's socket).
+    pub fn listens_on(&mut self, listen: &str) {
+        self.holder.listen = Some(listen.to_owned());
+        self.write();
+    }
+
+    /// The state directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// A full disk must not keep `serve` from starting: without the text a second one is refused all the same.
+    fn write(&mut self) {
+        let text = serde_json::to_string(&self.holder).unwrap_or_default();
+        let _ = self.rewrite(&text);
+    }
+
+    fn rewrite(&mut self, text: &str) -> io::Result<()> {
+        self.file.rewind()?;
+        self.file.set_len(0)?;
+        self.file.write_all(text.as_bytes())
+    }
+}

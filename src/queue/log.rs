@@ -1,0 +1,177 @@
+//! One log file for each job: written line by line with a cap, followed by others while it grows.
+
+use std::borrow::Cow;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::job::JobId;
+
+/// The most that one job's log may hold.
+pub const LOG_CAP: u64 = 8 << 20;
+
+/// Takes secrets out of a line before it is written.
+pub type Redact = Arc<dyn Fn(&str) -> Cow<'_, str> + Send + Sync>;
+
+/// Where the log of a job is.
+pub(crate) fn path(dir: &Path, id: JobId) -> PathBuf {
+    dir.join("logs").join(format!("{id}.log"))
+}
+
+/// Where a running job's lines go. Clones write to the same file.
+#[derive(Clone)]
+pub struct JobLog {
+    sink: Arc<Mutex<Sink>>,
+    redact: Redact,
+}
+
+struct Sink {
+    file: Option<File>,
+    room: u64,
+    cap: u64,
+}
+
+impl JobLog {
+    /// Opens the log of a job for another attempt. A log that is full already begins anew.
+    ///
+    /// A log that cannot be opened swallows its lines: a full disk must not fail a job that could be finished.
+    pub(crate) fn open(dir: &Path, id: JobId, cap: u64, redact: Redact) -> JobLog {
+        let path = path(dir, id);
+        let (file, written) = match open(&path, cap) {
+            Ok((file, written)) => (Some(file), written),
+            Err(_) => (None, 0),
+        };
+        JobLog { sink: Arc::new(Mutex::new(Sink { file, room: cap.saturating_sub(written), cap })), redact }
+    }
+
+    /// Writes one line, without its secrets. It is in the file when this returns.
+    pub fn line(&self, text: &str) {
+        let mut line = (self.redact)(text).into_owned();
+        line.push('\n');
+        self.sink.lock().unwrap_or_else(PoisonError::into_inner).write(&line);
+    }
+}
+
+fn open(path: &Path, cap: u64) -> io::Result<(File, u64)> {
+    if let Some(dir) = path.parent() {
+        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    }
+    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+    let mut written = file.metadata()?.len();
+    if written >= cap {
+        file.set_len(0)?;
+        written = 0;
+    }
+    Ok((file, written))
+}
+
+impl Sink {
+    fn write(&mut self, line: &str) {
+        let Some(file) = self.file.as_mut().filter(|_| self.room > 0) else { return };
+        let length = line.len() as u64;
+        if length <= self.room {
+            // A line that a full disk cuts is lost; the next one may find space again.
+            let _ = file.write_all(line.as_bytes());
+            self.room -= length;
+        } else {
+            let _ = writeln!(file, "[the log ends here: it has reached {} bytes]", self.cap);
+            self.room = 0;
+        }
+    }
+}
+
+/// Reads a log that may still grow.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    path: PathBuf,
+    file: Option<File>,
+    at: u64,
+}
+
+impl Follower {
+    pub(crate) fn new(path: PathBuf) -> Follower {
+        Follower { path, file: None, at: 0 }
+    }
+
+    /// Hands over what has come since the last time, in pieces. A log that is not there yet is empty.
+    pub(crate) fn advance(&mut self, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        if self.file.is_none() {
+            match File::open(&self.path) {
+                Ok(file) => self.file = Some(file),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        let Some(file) = &mut self.file else { return Ok(()) };
+        if file.metadata()?.len() < self.at {
+            self.at = 0; // another attempt began the log anew
+        }
+        file.seek(SeekFrom::Start(self.at))?;
+        let mut piece = vec![0; 64 << 10];
+        loop {
+            let length = file.read(&mut piece)?;
+            if length == 0 {
+                return Ok(());
+            }
+            sink(&piece[..length])?;
+            self.at += length as u64;
+        }
+    }
+}
+
+/// Removes the logs of these jobs.
+pub(crate) fn remove(dir: &Path, ids: &[JobId]) {
+    for id in ids {
+        let _ = fs::remove_file(path(dir, *id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain() -> Redact {
+        Arc::new(|line| Cow::Borrowed(line))
+    }
+
+    fn read(dir: &Path) -> String {
+        fs::read_to_string(path(dir, JobId(1))).unwrap()
+    }
+
+    #[test]
+    fn a_log_stops_at_its_cap_and_says_so_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = JobLog::open(dir.path(), JobId(1), 1000, plain());
+        for _ in 0..200 {
+            log.line("123456789");
+        }
+        let text = read(dir.path());
+        assert_eq!(text.matches("123456789\n").count(), 100);
+        assert!(text.len() < 1000 + 100, "{}", text.len());
+        let log = JobLog::open(dir.path(), JobId(1), 995, plain());
+        for _ in 0..200 {
+            log.line("123456789");
+        }
+        let text = read(dir.path());
+        assert_eq!(text.matches("123456789\n").count(), 99, "a full log begins anew");
+        assert!(text.ends_with("[the log ends here: it has reached 995 bytes]\n"));
+        assert_eq!(text.matches("ends here").count(), 1);
+    }
+
+    #[test]
+    fn a_line_is_redacted_before_it_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let redact: Redact = Arc::new(|line| Cow::Owned(line.replace("hunter2", "***")));
+        JobLog::open(dir.path(), JobId(1), LOG_CAP, redact).line("password hunter2!");
+        assert_eq!(read(dir.path()), "password ***!\n");
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_opened_fails_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("logs"), "in the way").unwrap();
+        JobLog::open(dir.path(), JobId(1), LOG_CAP, plain()).line("lost");
+    }
+}

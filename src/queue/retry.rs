@@ -1,0 +1,63 @@
+//! When a failed attempt is tried again. Pure: the random number is a parameter.
+
+use std::time::Duration;
+
+/// How often an environment failure is tried again, and how long each wait is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RetryPolicy {
+    /// Attempts in all, the first one included.
+    pub attempts: u32,
+    /// The wait after the first attempt, before jitter.
+    pub first: Duration,
+    /// Each further wait is so many times as long as the one before.
+    pub factor: u32,
+    /// A wait is longer or shorter by up to this part of itself, so that jobs that failed together come back apart.
+    pub jitter: f64,
+}
+
+impl Default for RetryPolicy {
+    /// 20 s, 1, 3 and 9 minutes, ± 20 %: between 10.6 and 16 minutes in all (CONTRACT: at least 10).
+    fn default() -> RetryPolicy {
+        RetryPolicy { attempts: 5, first: Duration::from_secs(20), factor: 3, jitter: 0.2 }
+    }
+}
+
+impl RetryPolicy {
+    /// The wait after attempt number `attempt` (from 1) failed; `None` when it was the last one. `random` is in [0, 1).
+    pub fn delay(&self, attempt: u32, random: f64) -> Option<Duration> {
+        (attempt < self.attempts).then(|| {
+            let plain = self.first.saturating_mul(self.factor.saturating_pow(attempt.saturating_sub(1)));
+            plain.mul_f64(1.0 + self.jitter * (2.0 * random - 1.0))
+        })
+    }
+
+    /// No wait is longer than this: what lies further ahead was written before the clock was set back.
+    pub fn longest(&self) -> Duration {
+        self.delay(self.attempts.saturating_sub(1), 1.0).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn five_attempts_are_spread_over_at_least_ten_minutes(randoms in prop::array::uniform4(0.0..1.0_f64)) {
+            let policy = RetryPolicy::default();
+            let waits: Vec<Duration> =
+                randoms.iter().zip(1..).map(|(random, attempt)| policy.delay(attempt, *random).unwrap()).collect();
+            let total: Duration = waits.iter().sum();
+            prop_assert!(total >= Duration::from_secs(600) && total <= Duration::from_secs(1000), "{total:?}");
+            prop_assert!(waits.is_sorted());
+            prop_assert!(waits.iter().all(|wait| *wait <= policy.longest()));
+        }
+
+        #[test]
+        fn nothing_is_tried_a_sixth_time(attempt in 5..u32::MAX, random in 0.0..1.0_f64) {
+            prop_assert_eq!(RetryPolicy::default().delay(attempt, random), None);
+        }
+    }
+}

@@ -1,0 +1,401 @@
+//! The queue as `serve` and `jobs` use it: durable across kill -9 and a full disk, in order, one at a time.
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Barrier, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use swanci::cancel::{Cancel, Stop};
+use swanci::queue::{
+    Accepted, CancelOutcome, ClaimedJob, Clock, Handler, JobContext, JobEvent, JobFilter, JobId, JobResult,
+    JobState, NewJob, Pool, PoolOptions, Queue, QueueError, Retention, RetryPolicy, ServeLock, SystemClock,
+};
+use tempfile::TempDir;
+
+mod faults;
+
+/// No test waits longer for anything; one that gets here has failed.
+const BOUND: Duration = Duration::from_secs(30);
+
+/// A wall clock that goes where the test sets it.
+struct ManualClock(AtomicI64);
+
+impl ManualClock {
+    fn new() -> Arc<ManualClock> {
+        Arc::new(ManualClock(AtomicI64::new(1_800_000_000)))
+    }
+
+    fn advance(&self, seconds: i64) {
+        self.0.fetch_add(seconds, Ordering::SeqCst);
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_second(self.0.load(Ordering::SeqCst)).unwrap()
+    }
+}
+
+fn system() -> Arc<dyn Clock> {
+    Arc::new(SystemClock)
+}
+
+fn lock(dir: &Path) -> Result<ServeLock, QueueError> {
+    ServeLock::acquire(dir, Some("127.0.0.1:8080"), Timestamp::now())
+}
+
+fn open(dir: &Path) -> Queue {
+    Queue::open(lock(dir).unwrap(), system()).unwrap()
+}
+
+fn job(repository: &str, commit: u64) -> NewJob {
+    NewJob {
+        forge: swanci::model::ForgeName::Github,
+        repository: repository.parse().unwrap(),
+        branch: "main".parse().unwrap(),
+        commit: format!("{:040x}", commit + 1).parse().unwrap(),
+        event: "pull_request".to_owned(),
+        delivery_id: Some("the-same-for-all".to_owned()),
+        document: format!("{{\"commit\":{commit}}}"),
+    }
+}
+
+fn accept(queue: &Queue, repository: &str, commit: u64) -> JobId {
+    match queue.accept(job(repository, commit)).unwrap() {
+        Accepted::New(id) => id,
+        other @ (Accepted::Duplicate { .. } | Accepted::Requeued(_)) => panic!("not new: {other:?}"),
+    }
+}
+
+fn succeeded() -> JobResult {
+    JobResult::Succeeded { outcome: "{\"outcome\":\"succeeded\"}".to_owned() }
+}
+
+fn options(jobs: usize) -> PoolOptions {
+    PoolOptions { jobs, poll: Duration::from_millis(10), ..PoolOptions::default() }
+}
+
+fn start(
+    queue: &Queue,
+    options: PoolOptions,
+    handler: impl Fn(&ClaimedJob, &JobContext) -> JobResult + Send + Sync + 'static,
+) -> (Pool, Receiver<JobEvent>) {
+    let (events, seen) = channel();
+    let handler: Arc<Handler> = Arc::new(handler);
+    let observer = Arc::new(move |event: &JobEvent| drop(events.send(event.clone())));
+    (Pool::start(queue, options, &Cancel::new(), handler, observer).unwrap(), seen)
+}
+
+fn ended(queue: &Queue, id: JobId) -> swanci::queue::JobRecord {
+    let bound = Cancel::new().child(Some(BOUND));
+    queue.wait_ended(id, &bound).unwrap().expect("the job should have ended by now")
+}
+
+fn until(what: &str, mut ready: impl FnMut() -> bool) {
+    let deadline = Instant::now() + BOUND;
+    while !ready() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn the_same_merge_a_hundred_times_at_once_is_one_job() {
+    let dir = TempDir::new().unwrap();
+    let queue = open(dir.path());
+    let barrier = Arc::new(Barrier::new(100));
+    let threads: Vec<_> = (0..100)
+        .map(|n| {
+            let (queue, barrier) = (queue.clone(), Arc::clone(&barrier));
+            thread::spawn(move || {
+                barrier.wait();
+                queue.accept(job(if n % 2 == 0 { "Owner/Name" } else { "owner/name" }, 1)).unwrap()
+            })
+        })
+        .collect();
+    let answers: Vec<Accepted> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+    let new: Vec<_> = answers.iter().filter(|answer| matches!(answer, Accepted::New(_))).collect();
+    assert_eq!(new, [&Accepted::New(JobId(1))]);
+    let duplicate = Accepted::Duplicate { id: JobId(1), state: JobState::Queued };
+    assert_eq!(answers.iter().filter(|answer| **answer == duplicate).count(), 99);
+    assert_eq!(queue.list(&JobFilter::default(), 1000).unwrap().len(), 1);
+}
+
+#[test]
+fn a_delivery_id_that_was_seen_does_not_hide_another_merge() {
+    let dir = TempDir::new().unwrap();
+    let queue = open(dir.path());
+    assert_ne!(accept(&queue, "a/b", 1), accept(&queue, "a/b", 2));
+    let mut other_branch = job("a/b", 1);
+    other_branch.branch = "release/1".parse().unwrap();
+    assert!(matches!(queue.accept(other_branch).unwrap(), Accepted::New(_)));
+}
+
+#[test]
+fn a_failed_merge_that_comes_again_is_queued_again_and_a_succeeded_one_is_not() {
+    let dir = TempDir::new().unwrap();
+    let queue = open(dir.path());
+    let id = accept(&queue, "a/b", 1);
+    let runs = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&runs);
+    let (_pool, _events) =
+        start(&queue, options(1), move |_, _| match count.fetch_add(1, Ordering::SeqCst) {
+            0 => JobResult::Failed { code: 4, error: "malformed".to_owned() },
+            _ => succeeded(),
+        });
+    let record = ended(&queue, id);
+    assert_eq!((record.state, record.exit_code, record.attempts), (JobState::Failed, Some(4), 1));
+    assert_eq!(record.error.as_deref(), Some("malformed"));
+    assert_eq!(queue.accept(job("a/b", 1)).unwrap(), Accepted::Requeued(id));
+    let record = ended(&queue, id);
+    assert_eq!((record.state, record.exit_code, record.error), (JobState::Succeeded, Some(0), None));
+    let duplicate = Accepted::Duplicate { id, state: JobState::Succeeded };
+    assert_eq!(queue.accept(job("A/B", 1)).unwrap(), duplicate);
+    assert!(matches!(queue.retry(id), Err(QueueError::IllegalTransition { .. })));
+    let documents = queue.documents(id).unwrap();
+    assert_eq!(documents.document, "{\"commit\":1}");
+    assert_eq!(documents.outcome.as_deref(), Some("{\"outcome\":\"succeeded\"}"));
+    assert_eq!(runs.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn jobs_of_one_repository_take_turns_and_those_of_others_run_beside_them() {
+    let dir = TempDir::new().unwrap();
+    let queue = open(dir.path());
+    let mut ids = Vec::new();
+    for commit in 0..4 {
+        ids.push(accept(&queue, if commit % 2 == 0 { "o/one" } else { "O/One" }, commit));
+        ids.push(accept(&queue, "o/two", commit));
+    }
+    let seen = Arc::new(Mutex::new((HashSet::new(), Vec::new())));
+    let trace = Arc::clone(&seen);
+    // Each pair of jobs meets here: it opens only when both repositories run at the same time.
+    let meet = Arc::new(Barrier::new(2));
+    let (_pool, _events) = start(&queue, options(4), move |job, _| {
+        let lane = job.repository.to_lowercase();
+        {
+            let mut trace = trace.lock().unwrap();
+            assert!(trace.0.insert(lane.clone()), "two jobs of {lane} at once");
+            trace.1.push((lane.clone(), job.id));
+        }
+        meet.wait();
+        trace.lock().unwrap().0.remove(&lane);
+        succeeded()
+    });
+    for id in ids {
+        assert_eq!(ended(&queue, id).state, JobState::Succeeded);
+    }
+    let order = seen.lock().unwrap().1.clone();
+    for lane in ["o/one", "o/two"] {
+        let ids: Vec<JobId> = order.iter().filter(|(l, _)| l == lane).map(|(_, id)| *id).collect();
+        assert!(ids.len() == 4 && ids.is_sorted(), "{lane}: {ids:?}");
+    }
+}
+
+#[test]
+fn a_poison_job_is_given_up_after_five_attempts_and_holds_up_nobody() {
+    let dir = TempDir::new().unwrap();
+    let clock = ManualClock::new();
+    let queue = Queue::open(lock(dir.path()).unwrap(), clock.clone()).unwrap();
+    let poison = accept(&queue, "a/b", 1);
+    let (pool, events) = start(&queue, options(1), move |job, _| match job.id == poison {
+        true => JobResult::Retry { code: 6, error: format!("attempt {} met no registry", job.attempt) },
+        false => succeeded(),
+    });
+    let mut waits = Vec::new();
+    let last = loop {
+        match events.recv_timeout(BOUND).expect("the job should have gone on") {
+            JobEvent::Retrying { id, wait, .. } => {
+                assert_eq!(id, poison);
+                waits.push(wait);
+                // While it waits, a later job of the same repository runs.
+                let later = accept(&queue, "a/b", 1000 + waits.len() as u64);
+                assert_eq!(ended(&queue, later).state, JobState::Succeeded);
+                assert_eq!(queue.get(poison).unwrap().state, JobState::Queued);
+                assert!(queue.get(poison).unwrap().next_attempt.is_some());
+                clock.advance(wait.as_secs() as i64 + 1);
+            }
+            JobEvent::Ended { id, state, error, .. } if id == poison => break (state, error),
+            JobEvent::Started { .. } | JobEvent::Ended { .. } => {}
+            other @ (JobEvent::Interrupted { .. } | JobEvent::Trouble { .. }) => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(last, (JobState::Failed, Some("attempt 5 met no registry".to_owned())));
+    assert_eq!(waits.len(), 4);
+    assert!(waits.iter().sum::<Duration>() >= Duration::from_secs(600), "{waits:?}");
+    let record = queue.get(poison).unwrap();
+    assert_eq!((record.attempts, record.exit_code), (5, Some(6)));
+    assert!(pool.shutdown(Stop::Terminated, BOUND));
+}
+
+#[test]
+fn a_panic_is_that_jobs_failure_and_the_worker_goes_on() {
+    let dir = TempDir::new().unwrap();
+    let queue = open(dir.path());
+    let (one, two) = (accept(&queue, "a/b", 1), accept(&queue, "a/b", 2));
+    let (_pool, _events) = start(&queue, options(1), move |job, _| match job.id == one {
+        true => panic!("the builder fell over"),
+        false => succeeded(),
+    });
+    let record = ended(&queue, one);
+    assert_eq!(record.state, JobState::Failed);
+    assert_eq!(record.error.as_deref(), Some("panicked: the builder fell over"));
+    assert_eq!(ended(&queue, two).state, JobState::Succeeded);
+}
+
+#[test]
+fn the_end_of_serve_is_no_attempt() {
+    let dir = TempDir::new().unwrap();
+    let queue = open(dir.path());
+    let id = accept(&queue, "a/b", 1);
+    let (pool, events) = start(&queue, options(1), |_, context| {
+        while context.cancel.sleep(BOUND).is_ok() {}
+        // As a pipeline whose children were stopped under it.
+        JobResult::Failed { code: 1, error: "docker was killed".to_owned() }
+    });
+    assert_eq!(events.recv_timeout(BOUND), Ok(JobEvent::Started { id, attempt: 1 }));
+    let record = queue.get(id).unwrap();
+    assert_eq!(record.state, JobState::Running);
+    assert!(record.owner.is_some() && record.lease_expires > record.started);
+    assert!(pool.shutdown(Stop::Terminated, BOUND));
+    let record = queue.get(id).unwrap();
+    assert_eq!((record.state, record.attempts, record.interruptions), (JobState::Queued, 0, 1));
+    assert_eq!(record.owner, None);
+}
+
+#[test]
+fn a_job_ends_at_its_time_limit() {
+    let dir = TempDir::new().unwrap();
+    let queue = open(dir.path());
+    let id = accept(&queue, "a/b", 1);
+    let limited = PoolOptions { timeout: Some(Duration::from_millis(20)), ..options(1) };
+    let (_pool, _events) = start(&queue, limited, |_, context| match context.cancel.sleep(BOUND) {
+        Err(_) => JobResult::Retry { code: 6, error: "git was stopped".to_owned() },
+        Ok(()) => succeeded(),
+    });
+    let record = ended(&queue, id);
+    assert_eq!((record.state, record.exit_code, record.attempts), (JobState::Failed, Some(1), 1));
+    assert_eq!(record.error.as_deref(), Some("timed out: git was stopped"));
+}
+
+#[test]
+fn another_connection_cancels_and_retries_while_serve_runs() {
+    let dir = TempDir::new().unwrap();
+    let queue = open(dir.path());
+    let (running, waiting) = (accept(&queue, "a/b", 1), accept(&queue, "a/b", 2));
+    let (_pool, events) = start(&queue, options(1), move |job, context| match job.id == running {
+        true => match context.cancel.sleep(BOUND) {
+            Err(stop) => JobResult::Failed { code: 1, error: stop.to_string() },
+            Ok(()) => succeeded(),
+        },
+        false => succeeded(),
+    });
+    assert_eq!(events.recv_timeout(BOUND), Ok(JobEvent::Started { id: running, attempt: 1 }));
+    let beside = Queue::open_existing(dir.path(), system()).unwrap();
+    assert_eq!(beside.cancel(waiting).unwrap(), CancelOutcome::Cancelled);
+    assert_eq!(beside.cancel(running).unwrap(), CancelOutcome::Requested);
+    let record = ended(&beside, running);
+    assert_eq!((record.state, record.cancel_requested, record.attempts), (JobState::Cancelled, false, 0));
+    assert_eq!(beside.get(waiting).unwrap().state, JobState::Cancelled);
+    assert!(matches!(beside.cancel(waiting), Err(QueueError::IllegalTransition { .. })));
+    beside.retry(waiting).unwrap();
+    assert_eq!(ended(&beside, waiting).state, JobState::Succeeded);
+    assert!(matches!(beside.cancel(JobId(77)), Err(QueueError::NotFound(JobId(77)))));
+    assert!(matches!(beside.retry(JobId(77)), Err(QueueError::NotFound(JobId(77)))));
+    let stats = beside.stats().unwrap();
+    assert_eq!((stats.succeeded, stats.cancelled, stats.queued, stats.running), (1, 1, 0, 0));
+}
+
+#[test]
+fn a_log_is_followed_from_another_connection_until_the_job_has_ended() {
+    let dir = TempDir::new().unwrap();
+    let queue = open(dir.path());
+    let id = accept(&queue, "a/b", 1);
+    let (go, gate) = channel::<()>();
+    let gate = Mutex::new(gate);
+    let redacting =
+        PoolOptions { redact: Arc::new(|line| line.replace("s3cret", "***").into()), ..options(1) };
+    let (_pool, _events) = start(&queue, redacting, move |_, context| {
+        context.log.line("first s3cret");
+        gate.lock().unwrap().recv_timeout(BOUND).unwrap();
+        context.log.line("last");
+        succeeded()
+    });
+    let beside = Queue::open_existing(dir.path(), system()).unwrap();
+    let mut text = Vec::new();
+    let bound = Cancel::new().child(Some(BOUND));
+    let record = beside
+        .follow_log(id, &bound, &mut |bytes| {
+            text.extend_from_slice(bytes);
+            // The job goes on only after its first line was seen here.
+            if text == b"first ***\n" {
+                go.send(()).unwrap();
+            }
+            Ok(())
+        })
+        .unwrap()
+        .unwrap();
+    assert_eq!(record.state, JobState::Succeeded);
+    assert_eq!(String::from_utf8(text).unwrap(), "first ***\nlast\n");
+}
+
+#[test]
+fn no_workers_means_that_jobs_wait() {
+    let dir = TempDir::new().unwrap();
+    let queue = open(dir.path());
+    let (pool, _events) = start(&queue, options(0), |_, _| panic!("nothing may run"));
+    let id = accept(&queue, "a/b", 1);
+    let short = Cancel::new().child(Some(Duration::from_millis(100)));
+    assert_eq!(queue.wait_ended(id, &short).unwrap(), Err(Stop::TimedOut));
+    assert_eq!(queue.wait_drained(&short).unwrap(), Err(Stop::TimedOut));
+    assert!(pool.shutdown(Stop::Terminated, BOUND));
+    let (_pool, _events) = start(&queue, options(1), |_, _| succeeded());
+    assert_eq!(queue.wait_drained(&Cancel::new().child(Some(BOUND))).unwrap(), Ok(()));
+    assert_eq!(queue.get(id).unwrap().state, JobState::Succeeded);
+}
+
+#[test]
+fn what_is_old_goes_with_its_log_and_what_waits_stays() {
+    let dir = TempDir::new().unwrap();
+    let clock = ManualClock::new();
+    let queue = Queue::open(lock(dir.path()).unwrap(), clock.clone()).unwrap();
+    let ids: Vec<JobId> = (0..450).map(|commit| accept(&queue, "a/b", commit)).collect();
+    let (pool, _events) = start(&queue, options(1), |_, context| {
+        context.log.line("hello");
+        succeeded()
+    });
+    for id in &ids {
+        assert_eq!(ended(&queue, *id).state, JobState::Succeeded);
+    }
+    assert!(pool.shutdown(Stop::Terminated, BOUND));
+    let day = 24 * 3600;
+    clock.advance(89 * day);
+    let waiting = accept(&queue, "a/b", 9999);
+    assert_eq!(queue.enforce(Retention::default()).unwrap(), 0);
+    assert_eq!(queue.enforce(Retention { count: 440, ..Retention::default() }).unwrap(), 10);
+    clock.advance(2 * day);
+    assert_eq!(queue.enforce(Retention::default()).unwrap(), 440);
+    assert_eq!(fs::read_dir(dir.path().join("logs")).unwrap().count(), 0);
+    assert!(matches!(queue.get(ids[0]), Err(QueueError::NotFound(_))));
+    assert_eq!(queue.get(waiting).unwrap().state, JobState::Queued);
+}
+
+#[test]
+fn a_short_backoff_policy_is_kept() {
+    let dir = TempDir::new().unwrap();
+    let queue = open(dir.path());
+    let id = accept(&queue, "a/b", 1);
+    let retry = RetryPolicy { attempts: 3, first: Duration::from_millis(1), factor: 1, jitter: 0.0 };
+    let (_pool, _events) = start(&queue, PoolOptions { retry, ..options(1) }, |job, _| match job.attempt {
+        3 => succeeded(),
+        _ => JobResult::Retry { code: 6, error: "down".to_owned() },
+    });
+    let record = ended(&queue, id);
+    assert_eq!((record.state, record.attempts), (JobState::Succeeded, 3));
+}

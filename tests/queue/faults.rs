@@ -1,0 +1,240 @@
+//! kill -9, a full disk, a damaged or foreign database, a second `serve`.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::Duration;
+
+use swanci::queue::{Accepted, JobFilter, JobId, JobState, Queue, QueueError};
+use tempfile::TempDir;
+
+use super::{accept, ended, job, lock, open, options, start, succeeded, system, until};
+
+#[test]
+fn a_second_serve_is_refused_and_told_who_was_first() {
+    let dir = TempDir::new().unwrap();
+    let first = open(dir.path());
+    let error = lock(dir.path()).unwrap_err();
+    assert!(matches!(error, QueueError::Locked { holder: Some(_), .. }));
+    let text = error.to_string();
+    assert!(text.contains(&format!("process {} on 127.0.0.1:8080", std::process::id())), "{text}");
+    assert_eq!(swanci::error::Failure::from(error).kind.code(), 6);
+    drop(first);
+    assert!(lock(dir.path()).is_ok());
+}
+
+#[test]
+fn a_damaged_database_is_refused_and_kept_to_the_byte() {
+    let dir = TempDir::new().unwrap();
+    let queue = open(dir.path());
+    for commit in 0..200 {
+        accept(&queue, "a/b", commit);
+    }
+    drop(queue);
+    let path = dir.path().join("queue.db");
+    let sound = fs::read(&path).unwrap();
+    let mut header = sound.clone();
+    header[..16].copy_from_slice(b"not a database!!");
+    let mut pages = sound.clone();
+    let length = pages.len();
+    pages[4096 * 2..length - 4096].fill(0xa5);
+    for damaged in [header, pages] {
+        fs::write(&path, &damaged).unwrap();
+        let error = Queue::open(lock(dir.path()).unwrap(), system()).unwrap_err();
+        assert!(matches!(error, QueueError::Corrupt { .. }), "{error}");
+        assert!(error.hint().unwrap().contains("catchup"));
+        assert!(fs::read(&path).unwrap() == damaged, "the file was changed");
+    }
+    fs::write(&path, &sound).unwrap();
+    assert_eq!(open(dir.path()).stats().unwrap().queued, 200);
+}
+
+#[test]
+fn a_database_of_a_newer_swanci_is_refused() {
+    let dir = TempDir::new().unwrap();
+    drop(open(dir.path()));
+    let conn = rusqlite::Connection::open(dir.path().join("queue.db")).unwrap();
+    conn.pragma_update(None, "user_version", 999).unwrap();
+    drop(conn);
+    let error = Queue::open(lock(dir.path()).unwrap(), system()).unwrap_err();
+    assert!(matches!(error, QueueError::NewerSchema { found: 999, .. }), "{error}");
+    let error = Queue::open_existing(dir.path(), system()).unwrap_err();
+    assert!(matches!(error, QueueError::NewerSchema { found: 999, .. }), "{error}");
+    let empty = TempDir::new().unwrap();
+    assert!(matches!(Queue::open_existing(empty.path(), system()), Err(QueueError::Missing(_))));
+}
+
+const CHILD: &str = "SWANCI_TEST_QUEUE_CHILD";
+
+/// Accepts and runs for ever, saying on standard output what was acknowledged. Ends by being killed.
+fn child(dir: &Path, round: &str) {
+    let queue = open(dir);
+    let (_pool, _events) = start(&queue, options(2), |_, _| {
+        thread::sleep(Duration::from_millis(1));
+        succeeded()
+    });
+    let round: u64 = round.parse().unwrap();
+    thread::scope(|scope| {
+        for lane in 0..4_u64 {
+            let queue = &queue;
+            scope.spawn(move || {
+                for n in 0.. {
+                    let commit = (round * 10 + lane) * 1_000_000 + n;
+                    let id = accept(queue, &format!("o/r{lane}"), commit);
+                    std::io::stdout().write_all(format!("ack {id} {lane} {commit}\n").as_bytes()).unwrap();
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn what_was_acknowledged_survives_kill_9() {
+    // This test starts itself again as the process to be killed.
+    if let Ok(spec) = std::env::var(CHILD) {
+        let (round, dir) = spec.split_once(':').unwrap();
+        return child(Path::new(dir), round);
+    }
+    let dir = TempDir::new().unwrap();
+    let mut acknowledged: Vec<(JobId, String)> = Vec::new();
+    let mut resumed = 0;
+    for round in 0..25_u32 {
+        let before = acknowledged.len();
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "queue::faults::what_was_acknowledged_survives_kill_9", "--nocapture"])
+            .env(CHILD, format!("{round}:{}", dir.path().display()))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(process.stdout.take().unwrap());
+        let stop_after = 1 + fastrand::usize(..60);
+        let mut take = |text: &str| {
+            let words: Vec<&str> = text.split_whitespace().collect();
+            // Besides the test runner's own lines; one that was cut by the kill has no end.
+            if text.ends_with('\n')
+                && let [.., "ack", id, _, commit] = words[..]
+            {
+                acknowledged
+                    .push((id.parse().unwrap(), format!("{:040x}", commit.parse::<u64>().unwrap() + 1)));
+            }
+            acknowledged.len() - before
+        };
+        let mut line = String::new();
+        loop {
+            line.clear();
+            assert!(lines.read_line(&mut line).unwrap() > 0, "the child of round {round} ended by itself");
+            if take(&line) >= stop_after {
+                break;
+            }
+        }
+        process.kill().unwrap();
+        process.wait().unwrap();
+        let mut rest = String::new();
+        lines.read_to_string(&mut rest).unwrap();
+        rest.split_inclusive('\n').for_each(|line| {
+            take(line);
+        });
+        let left_running = Queue::open_existing(dir.path(), system()).unwrap().stats().unwrap().running;
+        let queue = open(dir.path());
+        assert_eq!(queue.stats().unwrap().running, 0, "the new serve has taken up what was left");
+        resumed += left_running;
+    }
+    let queue = open(dir.path());
+    assert!(acknowledged.len() >= 25);
+    for (id, commit) in &acknowledged {
+        let record = queue.get(*id).unwrap_or_else(|e| panic!("acknowledged and lost: {e}"));
+        assert_eq!(&record.commit, commit);
+        assert!(matches!(record.state, JobState::Queued | JobState::Succeeded));
+        assert!(record.attempts <= 1 && (record.state == JobState::Succeeded) == (record.attempts == 1));
+    }
+    assert!(resumed > 0, "no round left a job running: the test tried nothing");
+}
+
+/// A small disk of its own; gone when it is dropped.
+struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    fn new(size: &str) -> SmallDisk {
+        let dir = TempDir::new().unwrap();
+        let done = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "swanci-test"])
+            .arg(dir.path())
+            .status()
+            .unwrap();
+        assert!(done.success(), "this test has to mount a tmpfs: run it as root");
+        SmallDisk(dir)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+    }
+}
+
+fn fill(path: &Path) {
+    let mut file = fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+    for chunk in [4096, 512, 1] {
+        while file.write_all(&vec![0; chunk]).is_ok() {}
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_new_jobs_finishes_running_ones_and_is_whole_again_unaided() {
+    let disk = SmallDisk::new("1m");
+    let dir = disk.0.path();
+    let queue = Queue::open_with_ballast(lock(dir).unwrap(), system(), 192 << 10).unwrap();
+    let mut ids: Vec<JobId> = (0..20).map(|n| accept(&queue, &format!("o/r{n}"), n)).collect();
+    let gate = Arc::new(Barrier::new(9));
+    let meet = Arc::clone(&gate);
+    let held: HashSet<JobId> = ids[..8].iter().copied().collect();
+    let (_pool, _events) = start(&queue, options(8), move |job, context| {
+        if held.contains(&job.id) {
+            meet.wait(); // all eight are running
+            meet.wait(); // and the disk is full
+        }
+        context.log.line("the log of a job must not fail it");
+        succeeded()
+    });
+    gate.wait();
+    fill(&dir.join("filler"));
+    let mut refused = None;
+    for n in 100..2000 {
+        match queue.accept(job("o/late", n)) {
+            Ok(Accepted::New(id)) => ids.push(id),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => {
+                refused = Some((n, error));
+                break;
+            }
+        }
+    }
+    let (refused, error) = refused.expect("a disk without a free byte took 1900 jobs");
+    assert!(matches!(error, QueueError::Unavailable(_)), "{error}");
+    assert!(queue.check_writable().is_err());
+    gate.wait();
+    for id in ids[..8].iter().copied() {
+        assert_eq!(
+            ended(&queue, id).state,
+            JobState::Succeeded,
+            "a running job is finished on the full disk"
+        );
+        fill(&dir.join("filler")); // and whoever filled it goes on doing so
+    }
+    fs::remove_file(dir.join("filler")).unwrap();
+    until("the queue takes jobs again", || queue.check_writable().is_ok());
+    ids.push(accept(&queue, "o/late", refused));
+    for id in &ids {
+        assert_eq!(ended(&queue, *id).state, JobState::Succeeded);
+    }
+    assert_eq!(queue.list(&JobFilter::default(), 5000).unwrap().len(), ids.len());
+    drop(_pool);
+    let conn = rusqlite::Connection::open(dir.join("queue.db")).unwrap();
+    let sound: String = conn.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+    assert_eq!(sound, "ok");
+}
