@@ -138,7 +138,7 @@ fn check_all(session: &Session, site: &Site, checks: &mut Vec<Check>) {
     if engine_answers {
         checks.push(engine_disk(site, &cancel()));
     }
-    registry(site, engine_answers, &cancel, checks);
+    registry(site, session.config.plain_http, engine_answers, &cancel, checks);
     for rule in &site.repositories {
         let url = rule.clone_url.clone().unwrap_or_else(|| format!("https://github.com/{}.git", rule.name));
         checks.push(match reach(site, &url, &cancel()) {
@@ -158,7 +158,13 @@ fn reach(site: &Site, url: &str, cancel: &Cancel) -> Result<String, Failure> {
     })
 }
 
-fn registry(site: &Site, engine_answers: bool, cancel: &dyn Fn() -> Cancel, checks: &mut Vec<Check>) {
+fn registry(
+    site: &Site,
+    plain_http: bool,
+    engine_answers: bool,
+    cancel: &dyn Fn() -> Cancel,
+    checks: &mut Vec<Check>,
+) {
     let (Some(address), Some(client)) = (&site.registry, &site.client) else {
         checks.push(warning(
             "registry",
