@@ -6,4 +6,5 @@
 pub mod cancel;
 pub mod documents;
 pub mod error;
+pub mod listener;
 pub mod model;
