@@ -84,7 +84,7 @@ impl Limits {
 
 /// Descriptors that are not the listener's to use: the database, job logs, and the pipes of children.
 fn reserve(nofile: usize) -> usize {
-    (nofile / 4).clamp(28, 512)
+    (nofile / 4).clamp(36, 512)
 }
 
 /// Raises the soft limit of descriptors to the hard one and returns it. Children inherit it, which git and docker
@@ -106,8 +106,8 @@ mod tests {
     fn few_descriptors_still_leave_room_for_clients_and_children() {
         let limits = Limits::default().within(64);
         assert_eq!(limits.workers, 4);
-        assert!((12..=24).contains(&limits.max_connections), "{}", limits.max_connections);
-        assert!(limits.max_connections + 3 * limits.workers + 28 <= 64);
+        assert!((12..=16).contains(&limits.max_connections), "{}", limits.max_connections);
+        assert!(limits.max_connections + 3 * limits.workers + 36 <= 64);
     }
 
     #[test]

@@ -1,0 +1,3 @@
+//! The harness: what the tests of several rooms share.
+
+pub(crate) mod http;
