@@ -510,7 +510,7 @@ fn an_app_that_panics_fails_one_request_only() {
 
 #[test]
 fn an_app_that_hangs_costs_its_clients_a_503_and_heals() {
-    let limits = Limits { workers: 2, answer_time: Duration::from_millis(300), ..Limits::default() };
+    let limits = Limits { workers: 2, answer_time: Duration::from_secs(1), ..Limits::default() };
     let served = Served::with(limits);
     let mut stuck: Vec<Client> = (0..5).map(|_| served.client()).collect();
     for client in &mut stuck {

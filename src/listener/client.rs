@@ -342,7 +342,10 @@ impl Client {
         self.sent = 0;
         self.since = rules.now;
         self.head_only = false;
-        if self.linger {
+        // Closing a socket that holds unread bytes resets it, and the client might never see the answer.
+        if self.linger || (!self.keep_alive && (self.readable || !self.pending.is_empty())) {
+            self.pending = Vec::new();
+            self.scanned = 0;
             self.phase = Phase::Lingering;
             self.deadline = rules.now + rules.limits.linger_time;
             // Fails when the client is gone, which the next read finds out.

@@ -149,7 +149,7 @@ impl Gate {
             LISTENER => self.accept(),
             WAKE => {
                 self.wake.heard();
-                if self.wake.take_broken() {
+                if self.watch.is_broken() {
                     self.rebuild();
                 }
             }

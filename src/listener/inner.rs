@@ -33,7 +33,16 @@ const KEPT_BODY: usize = 256 * 1024;
 pub(crate) struct Inner {
     server: Arc<Server>,
     listener: UnixListener,
-    retired: Arc<AtomicBool>,
+    state: Arc<State>,
+}
+
+/// What a server and its workers know of each other.
+#[derive(Default)]
+struct State {
+    /// Nobody asks it any more; its workers end.
+    retired: AtomicBool,
+    /// tiny_http said that it cannot go on.
+    broken: AtomicBool,
 }
 
 /// Counts a worker while it lives.
@@ -69,11 +78,11 @@ impl Inner {
         let server = catch_unwind(|| Server::from_listener(socket, None))
             .map_err(|_| io::Error::other("tiny_http could not spawn its accept thread"))?
             .map_err(io::Error::other)?;
-        let inner = Inner { server: Arc::new(server), listener, retired: Arc::new(AtomicBool::new(false)) };
+        let inner = Inner { server: Arc::new(server), listener, state: Arc::default() };
         for _ in 0..workers {
             let worker = Worker {
                 server: inner.server.clone(),
-                retired: inner.retired.clone(),
+                state: inner.state.clone(),
                 service: service.clone(),
                 wake: wake.clone(),
                 alive: Alive::new(alive),
@@ -90,11 +99,16 @@ impl Inner {
         }
         Ok((inner, links))
     }
+
+    /// Whether tiny_http said that it cannot go on.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.state.broken.load(Ordering::SeqCst)
+    }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.retired.store(true, Ordering::SeqCst);
+        self.state.retired.store(true, Ordering::SeqCst);
         // Ends the accept thread; the first worker that wakes passes the word on to the next.
         let _ = rustix::net::shutdown(&self.listener, Shutdown::Both);
         self.server.unblock();
@@ -123,7 +137,7 @@ fn probe(link: &mut UnixStream) -> io::Result<()> {
 
 struct Worker {
     server: Arc<Server>,
-    retired: Arc<AtomicBool>,
+    state: Arc<State>,
     service: Arc<dyn Service>,
     wake: Wake,
     alive: Alive,
@@ -136,8 +150,9 @@ impl Worker {
             match self.server.recv() {
                 Ok(request) => self.answer(request),
                 Err(_) => {
-                    if !self.retired.load(Ordering::SeqCst) {
-                        self.wake.broken();
+                    if !self.state.retired.load(Ordering::SeqCst) {
+                        self.state.broken.store(true, Ordering::SeqCst);
+                        self.wake.ring();
                     }
                     // Each call wakes one waiting worker, which does the same.
                     self.server.unblock();

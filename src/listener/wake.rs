@@ -13,14 +13,13 @@ pub(crate) struct Wake(Arc<Bell>);
 #[derive(Debug)]
 struct Bell {
     stop: AtomicBool,
-    broken: AtomicBool,
     descriptor: OwnedFd,
 }
 
 impl Wake {
     pub(crate) fn new() -> std::io::Result<Wake> {
         let descriptor = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Wake(Arc::new(Bell { stop: AtomicBool::new(false), broken: AtomicBool::new(false), descriptor })))
+        Ok(Wake(Arc::new(Bell { stop: AtomicBool::new(false), descriptor })))
     }
 
     pub(crate) fn stop(&self) {
@@ -32,17 +31,8 @@ impl Wake {
         self.0.stop.load(Ordering::SeqCst)
     }
 
-    /// The inner server said that it cannot go on.
-    pub(crate) fn broken(&self) {
-        self.0.broken.store(true, Ordering::SeqCst);
-        self.ring();
-    }
-
-    pub(crate) fn take_broken(&self) -> bool {
-        self.0.broken.swap(false, Ordering::SeqCst)
-    }
-
-    fn ring(&self) {
+    /// Ends the loop's wait.
+    pub(crate) fn ring(&self) {
         // Fails only when the counter is full, and then the bell rings already.
         let _ = rustix::io::write(&self.0.descriptor, &1u64.to_ne_bytes());
     }

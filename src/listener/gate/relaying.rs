@@ -20,6 +20,9 @@ const REBUILD_REST: Duration = Duration::from_millis(300);
 /// Failures of the inner server in a row, with no answered probe between them, that end the gate.
 const MAX_FAILURES: u32 = 3;
 
+/// Bodies above this go inside one at a time: the worker needs as much memory again, which the budget does not count.
+const LARGE: usize = 1024 * 1024;
+
 /// The inner server, its connections, and what is known of its health.
 pub(super) struct Watch {
     inner: Option<Inner>,
@@ -49,6 +52,11 @@ impl Watch {
         }
     }
 
+    /// Whether the server said that it cannot go on.
+    pub(super) fn is_broken(&self) -> bool {
+        self.inner.as_ref().is_some_and(Inner::is_broken)
+    }
+
     /// Whether a broken server waits for its next try.
     pub(super) fn is_down(&self) -> bool {
         self.retry_at.is_some()
@@ -58,9 +66,12 @@ impl Watch {
 impl Gate {
     /// Gives waiting requests to idle links.
     pub(super) fn dispatch(&mut self) {
-        while let Some(token) = self.queue.front().copied() {
-            let Some(at) = self.watch.links.iter().position(Link::is_idle) else { return };
-            self.queue.pop_front();
+        while let Some(at) = self.watch.links.iter().position(Link::is_idle) {
+            let crowded = self.watch.links.iter().filter_map(Link::errand).any(|e| e.charged > LARGE);
+            let clients = &mut self.clients;
+            let mut is_large = |token: &u64| clients.get(*token).is_some_and(|client| client.charged > LARGE);
+            let next = if crowded { self.queue.iter().position(|token| !is_large(token)) } else { Some(0) };
+            let Some(token) = next.and_then(|next| self.queue.remove(next)) else { return };
             let Some(client) = self.clients.get(token).filter(|c| matches!(c.phase, Phase::Waiting)) else {
                 continue;
             };
@@ -145,7 +156,6 @@ impl Gate {
             }
         }
         self.metrics.rebuilt();
-        // A bell that was rung meanwhile is the old server's.
         if let Err(error) = self.start_inner() {
             if matches!(Errno::from_io_error(&error), Some(Errno::MFILE | Errno::NFILE)) {
                 for _ in 0..3 * self.limits.workers {
@@ -154,7 +164,6 @@ impl Gate {
             }
             self.watch.retry_at = Some(self.now + REBUILD_REST);
         }
-        self.wake.take_broken();
     }
 
     pub(super) fn watch_inner(&mut self) -> Result<(), Failure> {
