@@ -155,9 +155,9 @@ fn two_thousand_slow_connections_cost_little_and_delay_nobody() {
     raise_nofile();
     let process = Process::start(16_384);
     let mut slow: Vec<TcpStream> = (0..2_000).map(|_| TcpStream::connect(process.address).unwrap()).collect();
-    let head = format!(
-        "POST /webhook HTTP/1.1\r\nHost: slow\r\nContent-Type: application/json\r\nX-Hub-Signature-256: sha256=0\r\n\
-         Content-Length: 1000000\r\n\r\n"
+    let head = concat!(
+        "POST /webhook HTTP/1.1\r\nHost: slow\r\nContent-Type: application/json\r\nX-Hub-Signature-256: sha256=0\r\n",
+        "Content-Length: 1000000\r\n\r\n"
     );
     let mut served = 0;
     let (mut memory, mut threads) = (0, 0);

@@ -1,6 +1,7 @@
 //! The chunked coding of RFC 9112 section 7.1, decoded as its bytes come; the chunk sizes are read by `httparse`.
 
 use super::answer::Refusal;
+use super::body::BodyBytes;
 
 /// Bytes of a line with a chunk size and its extensions, and of one trailer.
 const MAX_LINE: usize = 256;
@@ -37,7 +38,7 @@ impl Chunked {
 
     /// Appends what `data` decodes to, and returns how many of its bytes belong to this body. `cap` is what the whole
     /// body may decode to.
-    pub(crate) fn feed(&mut self, data: &[u8], body: &mut Vec<u8>, cap: u64) -> Result<usize, Refusal> {
+    pub(crate) fn feed(&mut self, data: &[u8], body: &mut BodyBytes, cap: u64) -> Result<usize, Refusal> {
         let mut used = 0;
         while let Some(rest) = data.get(used..).filter(|rest| !rest.is_empty()) {
             match self.at {
@@ -45,7 +46,10 @@ impl Chunked {
                 At::Data(0) => self.at = At::DataEnd,
                 At::Data(left) => {
                     let take = usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
-                    body.extend_from_slice(rest.get(..take).unwrap_or_default());
+                    let most = usize::try_from(cap).unwrap_or(usize::MAX);
+                    if !body.extend(rest.get(..take).unwrap_or_default(), most) {
+                        return Err(Refusal::Overloaded);
+                    }
                     self.at = At::Data(left - take as u64);
                     used += take;
                 }
@@ -115,11 +119,11 @@ mod tests {
     use super::*;
 
     fn decode(data: &[u8], step: usize, cap: u64) -> Result<(Vec<u8>, bool, usize), Refusal> {
-        let (mut decoder, mut body, mut used) = (Chunked::new(), Vec::new(), 0);
+        let (mut decoder, mut body, mut used) = (Chunked::new(), BodyBytes::default(), 0);
         for piece in data.chunks(step) {
             used += decoder.feed(piece, &mut body, cap)?;
         }
-        Ok((body, decoder.is_done(), used))
+        Ok((body.as_slice().to_vec(), decoder.is_done(), used))
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use super::answer::{Refusal, Reply};
+use super::body::BodyBytes;
 use super::chunked::Chunked;
 use super::http_head::{self, Framing};
 use super::limits::Limits;
@@ -59,7 +60,7 @@ pub(crate) struct Client {
     /// The head for the inner server.
     pub(crate) head: Vec<u8>,
     /// The decoded body.
-    pub(crate) body: Vec<u8>,
+    pub(crate) body: BodyBytes,
     /// What it costs of the budget.
     pub(crate) charged: usize,
     pub(crate) out: Vec<u8>,
@@ -95,7 +96,7 @@ impl Client {
             pending: Vec::new(),
             scanned: 0,
             head: Vec::new(),
-            body: Vec::new(),
+            body: BodyBytes::default(),
             charged: 0,
             out: Vec::new(),
             sent: 0,
@@ -242,22 +243,17 @@ impl Client {
         let (used, whole) = match missing {
             Body::Length(left) => {
                 let take = usize::try_from(*left).unwrap_or(usize::MAX).min(data.len());
-                if !make_room(&mut self.body, take, *left) {
+                let most = usize::try_from(*left).unwrap_or(usize::MAX).saturating_add(self.body.len());
+                if !self.body.extend(data.get(..take).unwrap_or_default(), most) {
                     return self.refuse(Refusal::Overloaded, rules);
                 }
-                self.body.extend_from_slice(data.get(..take).unwrap_or_default());
                 *left -= take as u64;
                 (take, *left == 0)
             }
-            Body::Chunked(decoder) => {
-                if !make_room(&mut self.body, data.len(), cap) {
-                    return self.refuse(Refusal::Overloaded, rules);
-                }
-                match decoder.feed(data, &mut self.body, cap) {
-                    Ok(used) => (used, decoder.is_done()),
-                    Err(refusal) => return self.refuse(refusal, rules),
-                }
-            }
+            Body::Chunked(decoder) => match decoder.feed(data, &mut self.body, cap) {
+                Ok(used) => (used, decoder.is_done()),
+                Err(refusal) => return self.refuse(refusal, rules),
+            },
         };
         if !whole {
             return Fed::More;
@@ -308,7 +304,7 @@ impl Client {
     pub(crate) fn answer(&mut self, answer: &InnerAnswer<'_>, rules: &Rules<'_>) {
         use std::io::Write as _;
         self.head = Vec::new();
-        self.body = Vec::new();
+        self.body = BodyBytes::default();
         let reason = tiny_http::StatusCode(answer.status).default_reason_phrase();
         let out = &mut self.out;
         out.reserve(256 + answer.body.len());
@@ -356,15 +352,4 @@ impl Client {
         self.deadline = rules.now + rules.limits.head_time;
         self.keep_alive
     }
-}
-
-/// Room for `more` bytes: growing by a quarter at least, but never beyond `left`, what is still allowed to come.
-/// `false` when the machine has none.
-fn make_room(body: &mut Vec<u8>, more: usize, left: u64) -> bool {
-    if body.capacity() - body.len() >= more {
-        return true;
-    }
-    let most = usize::try_from(left).unwrap_or(usize::MAX);
-    let room = more.max((body.len() / 4).max(1024).min(most));
-    body.try_reserve_exact(room).is_ok()
 }

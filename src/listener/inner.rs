@@ -17,6 +17,7 @@ use rustix::net::Shutdown;
 use tiny_http::{Header, Request, Response, Server, StatusCode};
 
 use super::answer::Reply;
+use super::body::BodyBytes;
 use super::service::{Head, Headers, Service};
 use super::wake::Wake;
 
@@ -25,9 +26,6 @@ pub(crate) const PROBE: &[u8] = b"GET /healthz HTTP/1.1\r\nContent-Length: 0\r\n
 
 /// How long a connection may take to answer while the server starts.
 const START_TIME: Duration = Duration::from_secs(2);
-
-/// A worker's buffer above this is given back after the request that needed it.
-const KEPT_BODY: usize = 256 * 1024;
 
 /// A running inner server; dropping it ends its threads, without waiting for them.
 pub(crate) struct Inner {
@@ -86,7 +84,6 @@ impl Inner {
                 service: service.clone(),
                 wake: wake.clone(),
                 alive: Alive::new(alive),
-                body: Vec::new(),
             };
             std::thread::Builder::new().name("swanci-answer".into()).spawn(move || worker.run())?;
         }
@@ -141,11 +138,10 @@ struct Worker {
     service: Arc<dyn Service>,
     wake: Wake,
     alive: Alive,
-    body: Vec<u8>,
 }
 
 impl Worker {
-    fn run(mut self) {
+    fn run(self) {
         loop {
             match self.server.recv() {
                 Ok(request) => self.answer(request),
@@ -163,14 +159,10 @@ impl Worker {
         }
     }
 
-    fn answer(&mut self, mut request: Request) {
-        let length = request.body_length().unwrap_or(0);
-        if self.body.len() < length {
-            self.body.resize(length, 0);
-        }
-        let body = self.body.get_mut(..length).unwrap_or_default();
-        if request.as_reader().read_exact(body).is_err() {
-            // The gate is gone or gave the connection up; tiny_http answers a dropped request by itself.
+    fn answer(&self, mut request: Request) {
+        // Without room, as without the gate's bytes, tiny_http answers the dropped request with 500 by itself.
+        let Some(mut body) = BodyBytes::zeroed(request.body_length().unwrap_or(0)) else { return };
+        if request.as_reader().read_exact(body.as_mut_slice()).is_err() {
             return;
         }
         let reply = {
@@ -181,14 +173,11 @@ impl Worker {
                 headers: &headers,
                 too_large: false,
             };
-            catch_unwind(AssertUnwindSafe(|| self.service.call(&head, body)))
+            catch_unwind(AssertUnwindSafe(|| self.service.call(&head, body.as_slice())))
                 .unwrap_or_else(|_| Reply::error(500, "this request could not be answered"))
         };
         // An error means that the gate is gone, and with it whoever asked.
         let _ = request.respond(response(&reply));
-        if self.body.len() > KEPT_BODY {
-            self.body = Vec::new();
-        }
     }
 }
 

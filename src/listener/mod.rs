@@ -10,6 +10,7 @@
 
 mod admin;
 mod answer;
+mod body;
 mod chunked;
 mod client;
 mod clients;

@@ -5,6 +5,8 @@ use std::os::unix::net::UnixStream;
 
 use rustix::net::{RecvFlags, recv};
 
+use super::body::BodyBytes;
+
 /// Whose request a connection carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sender {
@@ -19,7 +21,7 @@ pub(crate) enum Sender {
 pub(crate) struct Errand {
     pub(crate) sender: Sender,
     pub(crate) head: Vec<u8>,
-    pub(crate) body: Vec<u8>,
+    pub(crate) body: BodyBytes,
     /// What the body costs of the budget, until the answer is here.
     pub(crate) charged: usize,
 }
@@ -60,7 +62,8 @@ impl Link {
         let total = errand.head.len() + errand.body.len();
         while self.sent < total {
             let head = errand.head.get(self.sent..).unwrap_or_default();
-            let body = errand.body.get(self.sent.saturating_sub(errand.head.len())..).unwrap_or_default();
+            let body =
+                errand.body.as_slice().get(self.sent.saturating_sub(errand.head.len())..).unwrap_or_default();
             match self.stream.write_vectored(&[IoSlice::new(head), IoSlice::new(body)]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(sent) => self.sent += sent,
@@ -71,7 +74,7 @@ impl Link {
         }
         if total > 0 {
             // The worker holds the body from here on.
-            (errand.head, errand.body) = (Vec::new(), Vec::new());
+            (errand.head, errand.body) = (Vec::new(), BodyBytes::default());
             self.sent = 0;
         }
         Ok(())
@@ -168,10 +171,12 @@ mod tests {
         let (near, mut far) = UnixStream::pair().unwrap();
         near.set_nonblocking(true).unwrap();
         let mut link = Link::new(near);
+        let mut bytes = BodyBytes::default();
         let body: Vec<u8> = (0..1_000_000u32).map(|i| i as u8).collect();
-        let errand = Errand { sender: Sender::Probe, head: b"HEAD".to_vec(), body: body.clone(), charged: 0 };
+        assert!(bytes.extend(&body, body.len()));
+        let errand = Errand { sender: Sender::Probe, head: b"HEAD".to_vec(), body: bytes, charged: 0 };
         link.start(errand).unwrap();
-        assert!(!link.errand().unwrap().body.is_empty(), "a megabyte cannot fit into the socket at once");
+        assert!(link.errand().unwrap().body.len() > 0, "a megabyte cannot fit into the socket at once");
         let mut got = Vec::new();
         let mut piece = vec![0; 70_001];
         while got.len() < 4 + body.len() {
@@ -179,7 +184,7 @@ mod tests {
             got.extend_from_slice(&piece[..read]);
             link.send().unwrap();
         }
-        assert!(link.errand().unwrap().body.is_empty());
+        assert!(link.errand().unwrap().body.len() == 0);
         assert!(got[..4] == *b"HEAD" && got[4..] == body);
         far.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
         let (errand, answer) = link.receive(&mut [0; 512]).unwrap().unwrap();

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use super::Gate;
 use crate::error::Failure;
 use crate::listener::answer::Refusal;
+use crate::listener::body::BodyBytes;
 use crate::listener::client::{Phase, Rules};
 use crate::listener::clients::NOT_CLIENTS;
 use crate::listener::inner::{Inner, PROBE};
@@ -189,7 +190,8 @@ impl Gate {
         if self.watch.unanswered && answers == 0 {
             return self.rebuild();
         }
-        let probe = Errand { sender: Sender::Probe, head: PROBE.to_vec(), body: Vec::new(), charged: 0 };
+        let probe =
+            Errand { sender: Sender::Probe, head: PROBE.to_vec(), body: BodyBytes::default(), charged: 0 };
         self.watch.unanswered = true;
         if let Some(link) = idle.and_then(|at| self.watch.links.get_mut(at))
             && link.start(probe).is_err()
