@@ -53,7 +53,7 @@ impl Default for Limits {
             probe_every: Duration::from_secs(5),
             max_connections: 2_500,
             max_requests: 1_000,
-            workers: 16,
+            workers: 8,
         }
     }
 }
@@ -106,14 +106,14 @@ mod tests {
     fn few_descriptors_still_leave_room_for_clients_and_children() {
         let limits = Limits::default().within(64);
         assert_eq!(limits.workers, 4);
-        assert!((12..=16).contains(&limits.max_connections), "{}", limits.max_connections);
+        assert!((12..=20).contains(&limits.max_connections), "{}", limits.max_connections);
         assert!(limits.max_connections + 3 * limits.workers + 36 <= 64);
     }
 
     #[test]
     fn many_descriptors_do_not_lift_the_cap() {
         let limits = Limits::default().within(u64::MAX);
-        assert_eq!((limits.max_connections, limits.workers), (2_500, 16));
+        assert_eq!((limits.max_connections, limits.workers), (2_500, 8));
         assert_eq!(Limits::default().within(1).max_connections, 4);
     }
 }

@@ -48,6 +48,11 @@ impl Link {
         self.errand.as_ref()
     }
 
+    /// Whether some of the request has not gone yet.
+    pub(crate) fn is_unsent(&self) -> bool {
+        self.errand.as_ref().is_some_and(|errand| !errand.head.is_empty())
+    }
+
     /// Takes an errand and sends as much of it as fits.
     pub(crate) fn start(&mut self, errand: Errand) -> io::Result<()> {
         self.errand = Some(errand);
@@ -98,6 +103,9 @@ impl Link {
         }
         if self.answer.is_empty() || InnerAnswer::parse(&self.answer)?.is_none() {
             return Ok(None);
+        }
+        if self.is_unsent() {
+            return Err(io::Error::other("an answer to half a request"));
         }
         match self.errand.take() {
             Some(errand) => Ok(Some((errand, std::mem::take(&mut self.answer)))),

@@ -24,6 +24,10 @@ const MAX_FAILURES: u32 = 3;
 /// Bodies above this go inside one at a time: the worker needs as much memory again, which the budget does not count.
 const LARGE: usize = 1024 * 1024;
 
+/// What a link with nothing unsent is watched for. Room to send is asked for only when it is missing: a Unix socket
+/// announces it after every read of its peer.
+const QUIET: epoll::EventFlags = epoll::EventFlags::IN.union(epoll::EventFlags::ET);
+
 /// The inner server, its connections, and what is known of its health.
 pub(super) struct Watch {
     inner: Option<Inner>,
@@ -58,6 +62,11 @@ impl Watch {
         self.inner.as_ref().is_some_and(Inner::is_broken)
     }
 
+    /// The token of the link at this place.
+    fn name(&self, at: usize) -> u64 {
+        NOT_CLIENTS | self.epoch << 16 | at as u64
+    }
+
     /// Whether a broken server waits for its next try.
     pub(super) fn is_down(&self) -> bool {
         self.retry_at.is_some()
@@ -82,21 +91,42 @@ impl Gate {
                 body: std::mem::take(&mut client.body),
                 charged: std::mem::take(&mut client.charged),
             };
-            if self.watch.links.get_mut(at).is_some_and(|link| link.start(errand).is_err()) {
+            if self.start_errand(at, errand).is_err() {
                 return self.rebuild();
             }
         }
     }
 
-    pub(super) fn on_link(&mut self, name: u64) {
+    fn start_errand(&mut self, at: usize, errand: Errand) -> std::io::Result<()> {
+        let data = epoll::EventData::new_u64(self.watch.name(at));
+        let Some(link) = self.watch.links.get_mut(at) else { return Ok(()) };
+        link.start(errand)?;
+        if link.is_unsent() {
+            epoll::modify(&self.epoll, &link.stream, data, QUIET | epoll::EventFlags::OUT)?;
+        }
+        Ok(())
+    }
+
+    /// Sends what an errand has left, now that there is room for it.
+    fn resume_errand(&mut self, at: usize) -> std::io::Result<()> {
+        let data = epoll::EventData::new_u64(self.watch.name(at));
+        let Some(link) = self.watch.links.get_mut(at) else { return Ok(()) };
+        link.send()?;
+        if !link.is_unsent() {
+            epoll::modify(&self.epoll, &link.stream, data, QUIET)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_link(&mut self, name: u64, flags: epoll::EventFlags) {
         if name >> 16 != self.watch.epoch {
             return;
         }
         let at = usize::try_from(name & 0xffff).unwrap_or(usize::MAX);
-        let Some(link) = self.watch.links.get_mut(at) else { return };
-        if link.send().is_err() {
+        if flags.contains(epoll::EventFlags::OUT) && self.resume_errand(at).is_err() {
             return self.rebuild();
         }
+        let Some(link) = self.watch.links.get_mut(at) else { return };
         match link.receive(&mut self.scratch) {
             Ok(None) => {}
             Ok(Some((errand, answer))) => {
@@ -127,9 +157,7 @@ impl Gate {
         self.watch.epoch += 1;
         let mut links = Vec::with_capacity(streams.len());
         for (at, stream) in streams.into_iter().enumerate() {
-            let name = NOT_CLIENTS | self.watch.epoch << 16 | at as u64;
-            let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
-            epoll::add(&self.epoll, &stream, epoll::EventData::new_u64(name), flags)?;
+            epoll::add(&self.epoll, &stream, epoll::EventData::new_u64(self.watch.name(at)), QUIET)?;
             links.push(Link::new(stream));
         }
         self.watch.links = links;
@@ -193,9 +221,7 @@ impl Gate {
         let probe =
             Errand { sender: Sender::Probe, head: PROBE.to_vec(), body: BodyBytes::default(), charged: 0 };
         self.watch.unanswered = true;
-        if let Some(link) = idle.and_then(|at| self.watch.links.get_mut(at))
-            && link.start(probe).is_err()
-        {
+        if idle.is_some_and(|at| self.start_errand(at, probe).is_err()) {
             self.rebuild();
         }
     }
