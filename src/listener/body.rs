@@ -16,18 +16,6 @@ pub(crate) struct BodyBytes {
 }
 
 impl BodyBytes {
-    /// A body of `len` zero bytes, to be written over; `None` when the machine has no room for it.
-    pub(crate) fn zeroed(len: usize) -> Option<BodyBytes> {
-        let mut bytes = BodyBytes::default();
-        if len > HEAP {
-            bytes.mapped = Some(map(len)?);
-        } else {
-            bytes.heap = vec![0; len];
-        }
-        bytes.len = len;
-        Some(bytes)
-    }
-
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -67,13 +55,6 @@ impl BodyBytes {
             None => &self.heap,
         }
     }
-
-    pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
-        match &mut self.mapped {
-            Some(mapped) => mapped.get_mut(..self.len).unwrap_or_default(),
-            None => &mut self.heap,
-        }
-    }
 }
 
 fn map(len: usize) -> Option<MmapMut> {
@@ -95,8 +76,6 @@ mod tests {
             }
             assert!(body.as_slice() == all && body.len() == all.len(), "in steps of {step}");
         }
-        assert!(BodyBytes::zeroed(HEAP + 1).unwrap().as_slice() == vec![0; HEAP + 1]);
-        assert_eq!(BodyBytes::zeroed(2).unwrap().as_mut_slice(), [0, 0]);
     }
 
     #[test]

@@ -261,9 +261,6 @@ impl Client {
         if let Some(next) = data.get(used..).filter(|next| !next.is_empty()) {
             self.keep(next, 0);
         }
-        use std::io::Write as _;
-        // Writing to a Vec cannot fail.
-        let _ = write!(self.head, "Content-Length: {}\r\n\r\n", self.body.len());
         self.phase = Phase::Waiting;
         self.deadline = rules.now + rules.limits.answer_time;
         Fed::Whole

@@ -153,7 +153,7 @@ impl Gate {
                     self.rebuild();
                 }
             }
-            token if token >= NOT_CLIENTS => self.on_link(token & !NOT_CLIENTS, flags),
+            token if token >= NOT_CLIENTS => self.on_link(token & !NOT_CLIENTS),
             token => {
                 let gone = flags.intersects(epoll::EventFlags::ERR | epoll::EventFlags::HUP);
                 if let Some(client) = self.clients.get(token) {

@@ -9,8 +9,8 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::net::Shutdown;
@@ -31,8 +31,16 @@ const START_TIME: Duration = Duration::from_secs(2);
 pub(crate) struct Inner {
     server: Arc<Server>,
     listener: UnixListener,
+    slots: Slots,
     state: Arc<State>,
 }
+
+/// The body that each connection's request has. Bodies go to the workers in memory: through the socket each would be
+/// copied twice, held twice, and cost tiny_http's threads two more wake-ups.
+type Slots = Arc<Vec<Mutex<BodyBytes>>>;
+
+/// The header that names the slot. The gate writes all that goes inside, so no client can send it.
+const SLOT: &str = "X-Swanci-Slot";
 
 /// What a server and its workers know of each other.
 #[derive(Default)]
@@ -76,10 +84,12 @@ impl Inner {
         let server = catch_unwind(|| Server::from_listener(socket, None))
             .map_err(|_| io::Error::other("tiny_http could not spawn its accept thread"))?
             .map_err(io::Error::other)?;
-        let inner = Inner { server: Arc::new(server), listener, state: Arc::default() };
+        let slots = Arc::new((0..workers).map(|_| Mutex::default()).collect());
+        let inner = Inner { server: Arc::new(server), listener, slots, state: Arc::default() };
         for _ in 0..workers {
             let worker = Worker {
                 server: inner.server.clone(),
+                slots: inner.slots.clone(),
                 state: inner.state.clone(),
                 service: service.clone(),
                 wake: wake.clone(),
@@ -95,6 +105,15 @@ impl Inner {
             links.push(link);
         }
         Ok((inner, links))
+    }
+
+    /// Puts a body where the worker that gets the request of connection `at` finds it, and ends that request's head.
+    pub(crate) fn hand_over(&self, at: usize, body: BodyBytes, head: &mut Vec<u8>) {
+        if let Some(slot) = self.slots.get(at) {
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = body;
+        }
+        // Writing to a Vec cannot fail.
+        let _ = write!(head, "{SLOT}: {at}\r\nContent-Length: 0\r\n\r\n");
     }
 
     /// Whether tiny_http said that it cannot go on.
@@ -134,6 +153,7 @@ fn probe(link: &mut UnixStream) -> io::Result<()> {
 
 struct Worker {
     server: Arc<Server>,
+    slots: Slots,
     state: Arc<State>,
     service: Arc<dyn Service>,
     wake: Wake,
@@ -159,14 +179,16 @@ impl Worker {
         }
     }
 
-    fn answer(&self, mut request: Request) {
-        // Without room, as without the gate's bytes, tiny_http answers the dropped request with 500 by itself.
-        let Some(mut body) = BodyBytes::zeroed(request.body_length().unwrap_or(0)) else { return };
-        if request.as_reader().read_exact(body.as_mut_slice()).is_err() {
-            return;
-        }
+    fn take_body(&self, headers: &TinyHeaders<'_>) -> BodyBytes {
+        let slot = headers.get(SLOT).and_then(|at| self.slots.get(at.parse::<usize>().ok()?));
+        slot.map(|slot| std::mem::take(&mut *slot.lock().unwrap_or_else(PoisonError::into_inner)))
+            .unwrap_or_default()
+    }
+
+    fn answer(&self, request: Request) {
         let reply = {
             let headers = TinyHeaders(request.headers());
+            let body = self.take_body(&headers);
             let head = Head {
                 method: request.method().as_str(),
                 path: request.url(),

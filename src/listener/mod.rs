@@ -6,7 +6,7 @@
 //!
 //! tiny_http has no timeouts and no caps, and single requests can stop or abort it (PROMISES.md, "tiny_http as it
 //! is"). So the gate takes one whole request within limits, and only then hands it on, with a head that it wrote
-//! itself. The listener never decides what a payload means: that is the [`App`]'s.
+//! itself; the body goes to the answering worker in memory. The listener never decides what a payload means: that is the [`App`]'s.
 
 mod admin;
 mod answer;

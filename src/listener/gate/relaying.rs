@@ -10,7 +10,6 @@ use rustix::io::Errno;
 use super::Gate;
 use crate::error::Failure;
 use crate::listener::answer::Refusal;
-use crate::listener::body::BodyBytes;
 use crate::listener::client::{Phase, Rules};
 use crate::listener::clients::NOT_CLIENTS;
 use crate::listener::inner::{Inner, PROBE};
@@ -20,13 +19,6 @@ use crate::listener::relay::{Errand, InnerAnswer, Link, Sender};
 const REBUILD_REST: Duration = Duration::from_millis(300);
 /// Failures of the inner server in a row, with no answered probe between them, that end the gate.
 const MAX_FAILURES: u32 = 3;
-
-/// Bodies above this go inside one at a time: the worker needs as much memory again, which the budget does not count.
-const LARGE: usize = 1024 * 1024;
-
-/// What a link with nothing unsent is watched for. Room to send is asked for only when it is missing: a Unix socket
-/// announces it after every read of its peer.
-const QUIET: epoll::EventFlags = epoll::EventFlags::IN.union(epoll::EventFlags::ET);
 
 /// The inner server, its connections, and what is known of its health.
 pub(super) struct Watch {
@@ -62,11 +54,6 @@ impl Watch {
         self.inner.as_ref().is_some_and(Inner::is_broken)
     }
 
-    /// The token of the link at this place.
-    fn name(&self, at: usize) -> u64 {
-        NOT_CLIENTS | self.epoch << 16 | at as u64
-    }
-
     /// Whether a broken server waits for its next try.
     pub(super) fn is_down(&self) -> bool {
         self.retry_at.is_some()
@@ -77,55 +64,25 @@ impl Gate {
     /// Gives waiting requests to idle links.
     pub(super) fn dispatch(&mut self) {
         while let Some(at) = self.watch.links.iter().position(Link::is_idle) {
-            let crowded = self.watch.links.iter().filter_map(Link::errand).any(|e| e.charged > LARGE);
-            let clients = &mut self.clients;
-            let mut is_large = |token: &u64| clients.get(*token).is_some_and(|client| client.charged > LARGE);
-            let next = if crowded { self.queue.iter().position(|token| !is_large(token)) } else { Some(0) };
-            let Some(token) = next.and_then(|next| self.queue.remove(next)) else { return };
+            let Some(token) = self.queue.pop_front() else { return };
             let Some(client) = self.clients.get(token).filter(|c| matches!(c.phase, Phase::Waiting)) else {
                 continue;
             };
-            let errand = Errand {
-                sender: Sender::Client(token),
-                head: std::mem::take(&mut client.head),
-                body: std::mem::take(&mut client.body),
-                charged: std::mem::take(&mut client.charged),
-            };
-            if self.start_errand(at, errand).is_err() {
+            let (Some(link), Some(inner)) = (self.watch.links.get_mut(at), &self.watch.inner) else { return };
+            let mut head = std::mem::take(&mut client.head);
+            inner.hand_over(at, std::mem::take(&mut client.body), &mut head);
+            let charged = std::mem::take(&mut client.charged);
+            if link.start(Errand { sender: Sender::Client(token), head, charged }).is_err() {
                 return self.rebuild();
             }
         }
     }
 
-    fn start_errand(&mut self, at: usize, errand: Errand) -> std::io::Result<()> {
-        let data = epoll::EventData::new_u64(self.watch.name(at));
-        let Some(link) = self.watch.links.get_mut(at) else { return Ok(()) };
-        link.start(errand)?;
-        if link.is_unsent() {
-            epoll::modify(&self.epoll, &link.stream, data, QUIET | epoll::EventFlags::OUT)?;
-        }
-        Ok(())
-    }
-
-    /// Sends what an errand has left, now that there is room for it.
-    fn resume_errand(&mut self, at: usize) -> std::io::Result<()> {
-        let data = epoll::EventData::new_u64(self.watch.name(at));
-        let Some(link) = self.watch.links.get_mut(at) else { return Ok(()) };
-        link.send()?;
-        if !link.is_unsent() {
-            epoll::modify(&self.epoll, &link.stream, data, QUIET)?;
-        }
-        Ok(())
-    }
-
-    pub(super) fn on_link(&mut self, name: u64, flags: epoll::EventFlags) {
+    pub(super) fn on_link(&mut self, name: u64) {
         if name >> 16 != self.watch.epoch {
             return;
         }
         let at = usize::try_from(name & 0xffff).unwrap_or(usize::MAX);
-        if flags.contains(epoll::EventFlags::OUT) && self.resume_errand(at).is_err() {
-            return self.rebuild();
-        }
         let Some(link) = self.watch.links.get_mut(at) else { return };
         match link.receive(&mut self.scratch) {
             Ok(None) => {}
@@ -157,7 +114,10 @@ impl Gate {
         self.watch.epoch += 1;
         let mut links = Vec::with_capacity(streams.len());
         for (at, stream) in streams.into_iter().enumerate() {
-            epoll::add(&self.epoll, &stream, epoll::EventData::new_u64(self.watch.name(at)), QUIET)?;
+            // Not for room to send: a Unix socket announces that after every read of its peer.
+            let name = NOT_CLIENTS | self.watch.epoch << 16 | at as u64;
+            let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+            epoll::add(&self.epoll, &stream, epoll::EventData::new_u64(name), flags)?;
             links.push(Link::new(stream));
         }
         self.watch.links = links;
@@ -218,10 +178,11 @@ impl Gate {
         if self.watch.unanswered && answers == 0 {
             return self.rebuild();
         }
-        let probe =
-            Errand { sender: Sender::Probe, head: PROBE.to_vec(), body: BodyBytes::default(), charged: 0 };
+        let probe = Errand { sender: Sender::Probe, head: PROBE.to_vec(), charged: 0 };
         self.watch.unanswered = true;
-        if idle.is_some_and(|at| self.start_errand(at, probe).is_err()) {
+        if let Some(link) = idle.and_then(|at| self.watch.links.get_mut(at))
+            && link.start(probe).is_err()
+        {
             self.rebuild();
         }
     }
