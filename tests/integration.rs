@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod listener;
+mod listener_http;
 mod listener_limits;
 mod support;
