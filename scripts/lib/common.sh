@@ -1,9 +1,16 @@
 # shellcheck shell=bash
 # What every script here shares: plain output, a stack of clean-up steps, and waiting with a bound. Sourced, not run.
 
-SWANCI_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-SWANCI_TOOLS=${SWANCI_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/swanci-tools}
-export SWANCI_ROOT SWANCI_TOOLS
+# No name here begins with SWANCI_: that is swanci's own configuration, and it warns about words that it doesn't know.
+REPO_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+TOOLS_DIR=${TOOLS_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/swanci-tools}
+export REPO_ROOT TOOLS_DIR
+
+# What a person may have set for swanci must not reach the programs that a script starts; a script names its own.
+forget_own_settings() {
+    local name
+    for name in "${!SWANCI_@}"; do unset "$name"; done
+}
 
 say() { printf '%s\n' "$*" >&2; }
 die() {

@@ -74,7 +74,7 @@ busybox_is_static() {
 engine_answers() { timeout 20 docker info >/dev/null 2>&1; }
 
 # ensure_engine: `docker info` works afterwards. An engine that this script started ends with it, silently,
-# unless SWANCI_KEEP_ENGINE=1.
+# unless KEEP_ENGINE=1.
 ensure_engine() {
     ensure_tools docker
     if engine_answers; then return; fi
@@ -89,7 +89,7 @@ ensure_engine() {
     setsid dockerd >"$log" 2>&1 </dev/null &
     pid=$!
     disown "$pid"
-    if [[ ${SWANCI_KEEP_ENGINE:-} != 1 ]]; then
+    if [[ ${KEEP_ENGINE:-} != 1 ]]; then
         on_exit rm -f "$log"
         on_exit stop_pid "$pid" 30
     fi
@@ -109,13 +109,13 @@ mount_cgroups() {
     mount -t cgroup2 cgroup2 /sys/fs/cgroup 2>/dev/null || say "  note: /sys/fs/cgroup could not be mounted"
 }
 
-# Debian trixie's buildx and compose, unpacked below $SWANCI_TOOLS. Their packages need nothing but libc, so they run
+# Debian trixie's buildx and compose, unpacked below $TOOLS_DIR. Their packages need nothing but libc, so they run
 # on older systems too; the machine's own apt sources and lists stay as they are.
 TRIXIE_MIRROR=${TRIXIE_MIRROR:-http://deb.debian.org/debian}
 
-# fetch_plugin PACKAGE NAME: the docker CLI plugin NAME of PACKAGE stands at $SWANCI_TOOLS/plugins/NAME.
+# fetch_plugin PACKAGE NAME: the docker CLI plugin NAME of PACKAGE stands at $TOOLS_DIR/plugins/NAME.
 fetch_plugin() {
-    local package=$1 name=$2 plugins=$SWANCI_TOOLS/plugins own work
+    local package=$1 name=$2 plugins=$TOOLS_DIR/plugins own work
     if [[ -x $plugins/$name ]] && "$plugins/$name" docker-cli-plugin-metadata >/dev/null 2>&1; then return; fi
     mkdir -p "$plugins"
     for own in "$HOME/.docker/cli-plugins" /usr/local/lib/docker/cli-plugins /usr/local/libexec/docker/cli-plugins \
@@ -127,8 +127,8 @@ fetch_plugin() {
     done
     local keyring=/usr/share/keyrings/debian-archive-keyring.gpg
     [[ -r $keyring ]] || install_packages debian-archive-keyring
-    say "  fetching $package from Debian trixie into $SWANCI_TOOLS"
-    work=$SWANCI_TOOLS/apt
+    say "  fetching $package from Debian trixie into $TOOLS_DIR"
+    work=$TOOLS_DIR/apt
     mkdir -p "$work"/{lists/partial,cache/archives/partial,parts,debs}
     echo "deb [signed-by=$keyring] $TRIXIE_MIRROR trixie main" >"$work/sources.list"
     : >"$work/status"
@@ -140,7 +140,7 @@ fetch_plugin() {
         tail -n 10 "$work/log" >&2
         die "cannot fetch $package from $TRIXIE_MIRROR"
     fi
-    cd "$SWANCI_ROOT" || exit
+    cd "$REPO_ROOT" || exit
     rm -rf "$work/tree"
     dpkg-deb -x "$work/debs/${package}"_*.deb "$work/tree"
     local found
@@ -154,23 +154,23 @@ fetch_plugin() {
 # plugin_config NAME...: a DOCKER_CONFIG folder that has these plugins and nothing else; prints its path.
 plugin_config() {
     local config name
-    config=$SWANCI_TOOLS/config-$(IFS=-; echo "${*#docker-}")
+    config=$TOOLS_DIR/config-$(IFS=-; echo "${*#docker-}")
     mkdir -p "$config/cli-plugins"
     [[ -e $config/config.json ]] || echo '{}' >"$config/config.json"
-    for name in "$@"; do ln -sfn "$SWANCI_TOOLS/plugins/$name" "$config/cli-plugins/$name"; done
+    for name in "$@"; do ln -sfn "$TOOLS_DIR/plugins/$name" "$config/cli-plugins/$name"; done
     echo "$config"
 }
 
-# ensure_buildx / ensure_compose: set SWANCI_BUILDX_CONFIG / SWANCI_COMPOSE_CONFIG to a DOCKER_CONFIG folder with the
+# ensure_buildx / ensure_compose: set BUILDX_CONFIG / COMPOSE_CONFIG to a DOCKER_CONFIG folder with the
 # plugin. DOCKER_CONFIG of the caller stays as it is.
+# shellcheck disable=SC2034 # the caller reads them
 ensure_buildx() {
     fetch_plugin docker-buildx docker-buildx
-    SWANCI_BUILDX_CONFIG=$(plugin_config docker-buildx)
-    export SWANCI_BUILDX_CONFIG
+    BUILDX_CONFIG=$(plugin_config docker-buildx)
 }
+# shellcheck disable=SC2034
 ensure_compose() {
     fetch_plugin docker-buildx docker-buildx
     fetch_plugin docker-compose docker-compose
-    SWANCI_COMPOSE_CONFIG=$(plugin_config docker-compose docker-buildx)
-    export SWANCI_COMPOSE_CONFIG
+    COMPOSE_CONFIG=$(plugin_config docker-compose docker-buildx)
 }
