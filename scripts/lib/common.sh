@@ -69,3 +69,14 @@ free_port() {
     done
     die "no free port found on 127.0.0.1"
 }
+
+# The folder of recorded payloads beside the project, where there is one (a worktree stands one deeper).
+find_fixtures() {
+    local folder
+    for folder in "${SWANCI_FIXTURES:-}" "$REPO_ROOT/../shared/fixtures" "$REPO_ROOT/../../shared/fixtures"; do
+        if [[ -n $folder && -r $folder/index.csv ]]; then
+            (cd "$folder" && pwd)
+            return
+        fi
+    done
+}
