@@ -111,7 +111,7 @@ mount_cgroups() {
 
 # Debian trixie's buildx and compose, unpacked below $TOOLS_DIR. Their packages need nothing but libc, so they run
 # on older systems too; the machine's own apt sources and lists stay as they are.
-TRIXIE_MIRROR=${TRIXIE_MIRROR:-http://deb.debian.org/debian}
+DEBIAN_MIRROR=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
 
 # fetch_plugin PACKAGE NAME: the docker CLI plugin NAME of PACKAGE stands at $TOOLS_DIR/plugins/NAME.
 fetch_plugin() {
@@ -130,7 +130,7 @@ fetch_plugin() {
     say "  fetching $package from Debian trixie into $TOOLS_DIR"
     work=$TOOLS_DIR/apt
     mkdir -p "$work"/{lists/partial,cache/archives/partial,parts,debs}
-    echo "deb [signed-by=$keyring] $TRIXIE_MIRROR trixie main" >"$work/sources.list"
+    echo "deb [signed-by=$keyring] $DEBIAN_MIRROR trixie main" >"$work/sources.list"
     : >"$work/status"
     local -a apt=(-q -o "Dir::Etc::sourcelist=$work/sources.list" -o "Dir::Etc::sourceparts=$work/parts"
         -o "Dir::State::lists=$work/lists" -o "Dir::State::status=$work/status" -o "Dir::Cache=$work/cache"
@@ -138,7 +138,7 @@ fetch_plugin() {
     if ! { apt-get "${apt[@]}" update && cd "$work/debs" && apt-get "${apt[@]}" download "$package"; } \
         >"$work/log" 2>&1 </dev/null; then
         tail -n 10 "$work/log" >&2
-        die "cannot fetch $package from $TRIXIE_MIRROR"
+        die "cannot fetch $package from $DEBIAN_MIRROR"
     fi
     cd "$REPO_ROOT" || exit
     rm -rf "$work/tree"
