@@ -28,7 +28,7 @@ RUN set -eu; \
     apt-get install -y --no-install-recommends $packages; \
     rm -rf /var/lib/apt/lists/* /var/cache/apt/*; \
     groupadd --system --gid 10001 swanci; \
-    useradd --system --uid 10001 --gid 10001 --home-dir /var/lib/swanci --shell /usr/sbin/nologin swanci; \
+    useradd --no-create-home --uid 10001 --gid 10001 --home-dir /var/lib/swanci --shell /usr/sbin/nologin swanci; \
     install -d -o swanci -g swanci -m 0700 /var/lib/swanci; \
     install -d -o root -g swanci -m 0750 /etc/swanci
 COPY --from=binary /swanci /usr/bin/swanci

@@ -65,6 +65,7 @@ HOSTS_FILE=${HOSTS_FILE:-/etc/hosts}
 HOSTS_MARK="# swanci $$"
 hosts_has() { sed 's/#.*//' "$HOSTS_FILE" | grep -qwF -- "$1"; }
 hosts_add() {
+    mkdir -p /run/lock
     (
         flock 9
         ! hosts_has "$2" || exit 1
