@@ -1,7 +1,5 @@
 //! The harness: real servers on ephemeral loopback ports, which end with the test that started them.
 
-//! The harness: what the tests of several rooms share.
-
 pub(crate) mod http;
 
 pub mod proxy;
