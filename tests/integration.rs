@@ -4,9 +4,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod evaluate_fixtures;
+mod jobs;
 mod listener;
 mod listener_http;
 mod listener_limits;
 mod queue;
 mod registry;
+mod serve;
 mod support;
