@@ -1,5 +1,7 @@
 //! `swanci serve`, the binary itself: deliveries over HTTP, real git, the real engine, a real registry.
 
+#![allow(clippy::disallowed_methods, clippy::print_stderr, reason = "tests may spawn and fail loudly")]
+
 mod answers;
 mod faults;
 mod kill;

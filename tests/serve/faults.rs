@@ -1,9 +1,10 @@
 //! Registry away, docker away, disk full, builds that hang.
 
-use std::process::Command;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, Output};
 use std::time::Duration;
 
-use super::support::{World, container_with, payload, until, until_within};
+use super::support::{Serve, World, container_with, payload, signal, until, until_within};
 use crate::support::http::delivery;
 
 #[test]
@@ -53,6 +54,106 @@ fn readyz_says_that_docker_does_not_answer_while_healthz_lives() {
         (now["state"] == "queued" && now["attempts"] == 1).then_some(now)
     });
     assert_eq!(waiting["exit_code"], 6, "{waiting}");
+}
+
+/// A docker daemon of the test's own, without a network, which may come and go.
+struct Engine {
+    dir: tempfile::TempDir,
+    daemon: Option<Child>,
+}
+
+impl Engine {
+    fn start() -> Engine {
+        let mut engine = Engine { dir: tempfile::tempdir().unwrap(), daemon: None };
+        engine.up();
+        engine
+    }
+
+    fn host(&self) -> String {
+        format!("unix://{}", self.dir.path().join("docker.sock").display())
+    }
+
+    fn docker(&self, args: &[&str]) -> Output {
+        Command::new("docker").args(args).env("DOCKER_HOST", self.host()).output().unwrap()
+    }
+
+    fn up(&mut self) {
+        let at = |name: &str| self.dir.path().join(name).display().to_string();
+        let log = std::fs::File::create(at("log")).unwrap();
+        std::fs::write(at("none.json"), "{}").unwrap();
+        let daemon = Command::new("dockerd")
+            .args(["--data-root", &at("data"), "--exec-root", &at("exec"), "--pidfile", &at("pid")])
+            .args([
+                "--config-file",
+                &at("none.json"),
+                "--host",
+                &self.host(),
+                "--bridge=none",
+                "--iptables=false",
+            ])
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .process_group(0)
+            .spawn()
+            .expect("dockerd is missing: apt-get install docker.io (scripts/test does it)");
+        self.daemon = Some(daemon);
+        let log = std::path::PathBuf::from(at("log"));
+        until("dockerd answers", || {
+            let ended = self.daemon.as_mut().unwrap().try_wait().unwrap();
+            assert!(ended.is_none(), "{}", std::fs::read_to_string(&log).unwrap());
+            self.docker(&["version"]).status.success().then_some(())
+        });
+    }
+
+    fn down(&mut self) {
+        let running = self.daemon.take().and_then(|mut daemon| match daemon.try_wait() {
+            Ok(None) => Some(daemon),
+            Ok(Some(_)) | Err(_) => None,
+        });
+        if let Some(mut daemon) = running {
+            signal(daemon.id(), "TERM");
+            until("dockerd ends", || daemon.try_wait().unwrap());
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.down();
+        // Its storage driver may leave its own mount point behind.
+        let _ = Command::new("umount").arg("--lazy").arg(self.dir.path().join("data")).output();
+    }
+}
+
+#[test]
+fn a_docker_daemon_that_goes_away_in_mid_build_costs_an_attempt_and_no_merge() {
+    let world = World::new();
+    let mut engine = Engine::start();
+    let mark = format!("74{:07}", fastrand::u32(..10_000_000));
+    let merge = world.merge_run(&format!("/busybox sleep {mark}"));
+    let mut command = world.swanci();
+    command.env("DOCKER_HOST", engine.host()).arg("serve");
+    let serve = Serve::start(command, &world);
+    let job = serve.deliver(&merge);
+    let containers = |engine: &Engine| {
+        String::from_utf8(engine.docker(&["ps", "--no-trunc", "--format", "{{.Command}}"]).stdout).unwrap()
+    };
+    until("the container runs", || containers(&engine).contains(&mark).then_some(()));
+    engine.down();
+    let waiting = until("the attempt has failed", || {
+        let now = world.job(job);
+        assert_ne!(now["state"], "failed", "{now}\n{}", world.job_log(job));
+        (now["state"] == "queued" && now["attempts"] == 1).then_some(now)
+    });
+    assert_eq!(waiting["exit_code"], 6, "{waiting}");
+    assert_eq!(serve.get("/healthz").status, 200);
+    engine.up();
+    until("it is built again", || containers(&engine).contains(&mark).then_some(()));
+    assert_eq!(world.job(job)["state"], "running");
+    assert_eq!(serve.stop(), 0);
+    until_within(Duration::from_secs(5), "the container is gone", &mut || {
+        (!containers(&engine).contains(&mark)).then_some(())
+    });
 }
 
 #[test]

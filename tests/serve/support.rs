@@ -1,7 +1,5 @@
 //! A small world for the binary itself: a forge's repository, a registry, a configuration, and `swanci serve` in it.
 
-#![allow(clippy::disallowed_methods, reason = "tests may spawn")]
-
 use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
 use std::net::SocketAddr;
