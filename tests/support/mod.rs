@@ -1,5 +1,9 @@
-//! The harness: real servers on ephemeral loopback ports, which end with the test that started them.
+//! The harness: real repositories and engines, and real servers on ephemeral loopback ports, which end with the test
+//! that started them.
 
+pub mod engine;
 pub mod proxy;
 pub mod registry;
+pub mod repository;
+pub mod swanci;
 pub mod token_server;
