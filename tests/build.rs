@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::support::engine::{self, Builder, Cleanup, docker_text, inspect, unique};
 use crate::support::repository::{FIRST_COMMIT, Payload, Repository};
-use crate::support::swanci::{Scene, Swanci, image};
+use crate::support::swanci::{Scene, Swanci, eventually, image, processes_with};
 
 const BUILDERS: [Builder; 2] = [Builder::Classic, Builder::Buildx];
 
@@ -304,11 +304,14 @@ fn a_build_that_takes_too_long_is_ended_in_the_engine_too() {
         let built = scene.build(&commit, &["--timeout", "3s"]).ended(1).saying(&["took longer", "3s"]);
         assert!(begun.elapsed() < std::time::Duration::from_secs(15), "{:?}", begun.elapsed());
         assert_eq!(image(&built.json(), "a")["status"], "failed");
-        crate::support::swanci::eventually("the step is gone", || {
-            crate::support::swanci::processes_with(&mark).is_empty()
+        eventually("the step is gone", || processes_with(&mark).is_empty());
+        eventually("no container of the build is left", || {
+            !docker_text(&["ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.Command}}"]).contains(&mark)
         });
-        let containers = docker_text(&["ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.Command}}"]);
-        assert!(!containers.contains(&mark), "{builder:?} left a container: {containers}");
+        let label = format!("label=mark={mark}");
+        let dangling =
+            docker_text(&["image", "ls", "--quiet", "--filter", "dangling=true", "--filter", &label]);
+        assert_eq!(dangling, "", "{builder:?} left an image without a name");
         assert!(scene.swanci.tmp_is_empty());
     }
 }

@@ -26,7 +26,7 @@ fn a_commit_that_is_not_on_its_branch_is_refused() {
     repository.branch("topic").write("a/file", "fork");
     let head = repository.commit("the head of a pull request");
     repository.git(&["update-ref", "refs/pull/7/head", &head]);
-    repository.checkout("main").write("a/file", "2");
+    repository.checkout("main").write("other", "2");
     repository.commit("second");
     // GitHub's own trial merge, which no branch holds.
     repository.git(&["checkout", "--quiet", "--detach", "main"]);

@@ -124,7 +124,7 @@ impl Repository {
     /// Commits everything that stands in the working copy.
     pub fn commit(&self, message: &str) -> String {
         self.git(&["add", "--all"]);
-        self.dated(&["commit", "--quiet", "--allow-empty", "--message", message]);
+        self.dated(&["commit", "--quiet", "--allow-empty", "--message", &format!("change: {message}")]);
         self.head()
     }
 
