@@ -292,7 +292,7 @@ fn a_build_that_takes_too_long_is_ended_in_the_engine_too() {
         scene.repository.write(
             "a/Dockerfile",
             format!(
-                "FROM scratch\nCOPY busybox /bin/busybox\n\
+                "FROM scratch\nLABEL mark={mark}\nCOPY busybox /bin/busybox\n\
             RUN [\"/bin/busybox\",\"sh\",\"-c\",\": {mark}; /bin/busybox sleep 500\"]\n"
             ),
         );

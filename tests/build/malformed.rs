@@ -17,7 +17,9 @@ fn scene() -> Scene {
 #[track_caller]
 fn refused(scene: &Scene, what: &str, said: &[&str]) {
     let commit = scene.repository.commit(what);
-    let ran = scene.build(&commit, &[]).ended(4).saying(said);
+    let ran = scene.build(&commit, &[]);
+    assert_eq!(ran.code, 4, "{what}: {ran:?}");
+    let ran = ran.saying(said);
     assert_eq!(ran.stdout, "", "{what}");
     assert!(!engine::has(&scene.image_name("good", &format!("sha-{commit}"))), "{what}: something was built");
     assert!(scene.swanci.tmp_is_empty());
@@ -56,7 +58,7 @@ fn a_malformed_images_json_names_the_file_and_the_place_and_builds_nothing() {
         (second(json!({"tags": "x"})), "images[1].tags"),
         (second(json!({"args": {"1X": "v"}})), "images[1].args.1X"),
         (second(json!({"args": {"--x": "v"}})), "images[1].args"),
-        (second(json!({"args": {"A": 1}})), "images[1].args"),
+        (second(json!({"args": {"A": [1]}})), "images[1].args"),
         (second(json!({"args": {"API_TOKEN": "abcdefghijklmnop"}})), "images[1].args.API_TOKEN"),
         (second(json!({"target": "--file=/etc/passwd"})), "images[1].target"),
         (second(json!({"context": "staged", "target": "nine"})), "nine"),
