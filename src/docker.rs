@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -31,6 +32,9 @@ const DOCKER_VARIABLES: &[&str] = &[
     "GOOGLE_APPLICATION_CREDENTIALS",
     "CLOUDSDK_CONFIG",
 ];
+
+/// What a build that was ended leaves is removed within this time, or stays.
+const TIDY_UP_TIME: Duration = Duration::from_secs(10);
 
 /// What docker could not do, as far as a caller or a person does something different about it.
 #[derive(Debug, thiserror::Error)]
@@ -340,12 +344,33 @@ impl Docker {
         if request.no_cache {
             tool = tool.arg("--no-cache");
         }
-        tool.arg("--")
-            .arg(&request.context)
-            .cap(usize::MAX)
-            .stream(cancel, &mut |_: Stream, line: &str| on_line(line))
-            .map_err(DockerError::of_push)?;
+        let mut last_layer = None;
+        let built = tool.arg("--").arg(&request.context).cap(usize::MAX).stream(
+            cancel,
+            &mut |_: Stream, line: &str| {
+                last_layer = classic_layer(line).map(str::to_owned).or_else(|| last_layer.take());
+                on_line(line);
+            },
+        );
+        if let (Err(CommandError::Stopped { .. }), Builder::Classic, Some(id)) = (&built, builder, last_layer)
+        {
+            self.remove_dangling(&id);
+        }
+        built.map_err(DockerError::of_push)?;
         Ok(())
+    }
+
+    /// The classic builder keeps the steps of a build that was ended as images without a name. The last of them goes,
+    /// and with it those below it; a build that failed keeps them, as the cache of its next try.
+    fn remove_dangling(&self, id: &str) {
+        let cancel = Cancel::new().child(Some(TIDY_UP_TIME));
+        let list = ["image", "ls", "--quiet", "--no-trunc", "--filter", "dangling=true"];
+        let Ok(listed) = self.tool().args(list).run(&cancel) else { return };
+        let wanted = format!("sha256:{id}");
+        if listed.text().lines().any(|line| line.starts_with(&wanted)) {
+            // Not by force: another build may stand on it by now.
+            let _ = self.remove(id, &cancel);
+        }
     }
 
     /// The image's Id under this name; `None` when the engine has no such image.
@@ -444,6 +469,12 @@ pub struct DiskUsage {
     pub reclaimable: String,
 }
 
+/// ` ---> 0123456789ab`, the image that a step of the classic builder made.
+fn classic_layer(line: &str) -> Option<&str> {
+    let id = line.trim().strip_prefix("---> ")?;
+    (id.len() == 12 && id.bytes().all(|b| b.is_ascii_hexdigit())).then_some(id)
+}
+
 /// `sha-…: digest: sha256:… size: 528`, the last line of a push.
 fn pushed_digest(output: &str, tag: &Tag) -> Option<Digest> {
     let mark = format!("{tag}: digest: ");
@@ -469,6 +500,16 @@ mod tests {
             format!("The push refers to repository [r/x]\nabc: Pushed\nsha-1: digest: {digest} size: 528\n");
         assert_eq!(pushed_digest(&output, &"sha-1".parse().unwrap()).unwrap().as_str(), digest);
         assert_eq!(pushed_digest(&output, &"sha-2".parse().unwrap()), None);
+    }
+
+    #[test]
+    fn the_steps_of_the_classic_builder_are_told_from_its_other_lines() {
+        assert_eq!(classic_layer(" ---> 0123456789ab"), Some("0123456789ab"));
+        for other in
+            [" ---> Using cache", " ---> Running in 0123456789ab", "0123456789ab", " ---> 0123456789abc"]
+        {
+            assert_eq!(classic_layer(other), None, "{other}");
+        }
     }
 
     fn failed(words: &str) -> CommandError {

@@ -3,11 +3,13 @@
 // Clippy knows `#[test]` functions as tests, but not the helpers beside them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+mod build;
 mod evaluate_fixtures;
 mod jobs;
 mod listener;
 mod listener_http;
 mod listener_limits;
+mod push;
 mod queue;
 mod registry;
 mod serve;

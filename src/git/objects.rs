@@ -41,6 +41,9 @@ pub struct CommitInfo {
     pub time: i64,
 }
 
+/// Links that one path may lead through, as Linux has it (path_resolution(7)).
+const MOST_LINKS: usize = 40;
+
 impl Mirror<'_> {
     /// First parent and time of a commit.
     pub fn commit_info(&self, commit: &CommitSha) -> Result<CommitInfo, GitError> {
@@ -61,7 +64,52 @@ impl Mirror<'_> {
         paths: &[String],
         content: bool,
     ) -> Result<Vec<Found>, GitError> {
-        self.batch(commit, paths, content, true)
+        let mut found = self.batch(commit, paths, content, true)?;
+        for (found, path) in found.iter_mut().zip(paths) {
+            // `git cat-file --follow-symlinks` calls a link whose target holds a `.` component (`./web`) dangling.
+            if *found == Found::Dangling
+                && let Some(plain) = self.without_links(commit, path)?
+                && let Some(there) = self.batch(commit, &[plain], content, true)?.pop()
+            {
+                *found = there;
+            }
+        }
+        Ok(found)
+    }
+
+    /// The path without symbolic links, resolved one component at a time; `None` where it leaves the repository, ends
+    /// nowhere or goes in a circle.
+    fn without_links(&self, commit: &CommitSha, path: &str) -> Result<Option<String>, GitError> {
+        let mut ahead: Vec<String> = path.rsplit('/').map(str::to_owned).collect();
+        let mut resolved: Vec<String> = Vec::new();
+        let mut links = 0;
+        while let Some(part) = ahead.pop() {
+            match part.as_str() {
+                "" | "." => continue,
+                ".." if resolved.pop().is_some() => continue,
+                ".." => return Ok(None),
+                _ => resolved.push(part),
+            }
+            let here = resolved.join("/");
+            // `mode SP type SP id TAB path NUL` (git-ls-tree(1)).
+            let list = self.local().args(["--literal-pathspecs", "ls-tree", "-z", "--full-tree"]);
+            let entry = run(list.args([commit.as_str(), "--", &here]), self.cancel())?.text();
+            match entry.split(['\t', ' ']).collect::<Vec<_>>().as_slice() {
+                ["120000", _, id, ..] => {
+                    links += 1;
+                    let target = run(self.local().args(["cat-file", "blob", id]), self.cancel())?.stdout;
+                    let Ok(target) = String::from_utf8(target) else { return Ok(None) };
+                    if links > MOST_LINKS || target.starts_with('/') {
+                        return Ok(None);
+                    }
+                    resolved.pop();
+                    ahead.extend(target.rsplit('/').map(str::to_owned));
+                }
+                [_, _, _, ..] => {}
+                _ => return Ok(None),
+            }
+        }
+        Ok(Some(if resolved.is_empty() { ".".to_owned() } else { resolved.join("/") }))
     }
 
     /// What stands at these very paths: a symbolic link is the blob that it is.
@@ -96,8 +144,12 @@ impl Mirror<'_> {
         }
     }
 
-    /// The URLs that `.gitmodules` states, by the path of the submodule.
+    /// The URLs that `.gitmodules` states, by the path of the submodule; none where there is no such file.
     pub fn submodule_urls(&self, commit: &CommitSha) -> Result<BTreeMap<String, String>, GitError> {
+        match self.look_at(commit, &[".gitmodules".to_owned()])?.as_slice() {
+            [Found::Blob(_)] => {}
+            _ => return Ok(BTreeMap::new()),
+        }
         let blob = format!("{commit}:.gitmodules");
         let args = ["config", "--blob", &blob, "--null", "--get-regexp", r"^submodule\..*\.(path|url)$"];
         let text = run(self.local().args(args), self.cancel())?.stdout;
