@@ -48,9 +48,10 @@ pub enum DockerError {
     /// The disk is full.
     #[error("no space left on the docker engine's disk")]
     NoSpace(#[source] CommandError),
-    /// A step was killed from outside: by an engine that was stopped, or for want of memory.
-    #[error("a step of the build was killed")]
-    Killed(#[source] CommandError),
+    /// Not by itself: a step was killed by an engine that was stopped or for want of memory, or a step that the build
+    /// stood on was removed meanwhile.
+    #[error("the build was disturbed")]
+    Disturbed(#[source] CommandError),
     /// The registry cannot be reached, or is not trusted, by the engine.
     #[error("the docker engine cannot reach the registry")]
     Registry(#[source] CommandError),
@@ -86,6 +87,17 @@ impl DockerError {
             "error reading from server: eof",
             "use of closed network connection",
         ];
+        // 128 + SIGKILL and SIGTERM: an engine that is stopped ends its containers so, and its client says no more. The
+        // others: a cached step of the classic builder goes when the last other image on it is removed.
+        let disturbed = [
+            "code: 137",
+            "code: 143",
+            "no such image: sha256:",
+            "unable to find image \"sha256:",
+            "failed to get digest sha256:",
+            "unknown parent image id",
+            "layer does not exist",
+        ];
         if error.said(&[
             "permission denied while trying to connect",
             "dial unix /var/run/docker.sock: connect: permission denied",
@@ -95,9 +107,8 @@ impl DockerError {
             DockerError::NoEngine(error)
         } else if error.said(&["no space left on device", "disk quota exceeded"]) {
             DockerError::NoSpace(error)
-        } else if error.said(&["code: 137", "code: 143"]) {
-            // 128 + SIGKILL and SIGTERM: an engine that is stopped ends its containers so, and its client says no more.
-            DockerError::Killed(error)
+        } else if error.said(&disturbed) {
+            DockerError::Disturbed(error)
         } else {
             DockerError::Failed(error)
         }
@@ -142,7 +153,7 @@ impl DockerError {
             DockerError::NoEngine(e)
             | DockerError::Forbidden(e)
             | DockerError::NoSpace(e)
-            | DockerError::Killed(e)
+            | DockerError::Disturbed(e)
             | DockerError::Registry(e)
             | DockerError::Unauthorized(e)
             | DockerError::Failed(e)
@@ -159,7 +170,7 @@ impl DockerError {
             DockerError::NoEngine(_)
             | DockerError::Forbidden(_)
             | DockerError::NoSpace(_)
-            | DockerError::Killed(_)
+            | DockerError::Disturbed(_)
             | DockerError::Registry(_)
             | DockerError::Unauthorized(_)
             | DockerError::Command(_) => Kind::Environment,
@@ -172,9 +183,9 @@ impl DockerError {
                 Some("start it (systemctl start docker), or set DOCKER_HOST to where it runs")
             }
             DockerError::Forbidden(_) => Some("add the user to the group `docker` and log in again"),
-            DockerError::Killed(_) => {
-                Some("was the docker engine restarted, or the memory used up? (dmesg tells)")
-            }
+            DockerError::Disturbed(_) => Some(
+                "was the docker engine restarted, the memory used up (dmesg tells), or were images removed?",
+            ),
             DockerError::NoSpace(_) => {
                 Some("make room: docker system df shows what is used, docker image prune removes")
             }
@@ -529,8 +540,14 @@ mod tests {
             E::of(failed("The command '/bin/sh -c false' returned a non-zero code: 1")),
             E::Failed(_)
         ));
-        let killed = "The command '/bin/sh -c make' returned a non-zero code: 137";
-        assert!(matches!(E::of(failed(killed)), E::Killed(_)));
+        for disturbed in [
+            "The command '/bin/sh -c make' returned a non-zero code: 137",
+            "No such image: sha256:9004939ff0",
+            "unable to find image \"sha256:a1b540c922\"",
+            "failed to get digest sha256:8d7d9a: open /var/lib/docker/image/overlay2/imagedb/content/sha256/8d7d9a: no such file or directory",
+        ] {
+            assert!(matches!(E::of(failed(disturbed)), E::Disturbed(_)), "{disturbed}");
+        }
         assert!(matches!(
             E::of_push(failed("x509: certificate signed by unknown authority")),
             E::Registry(_)

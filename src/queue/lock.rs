@@ -5,13 +5,20 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
 
 use super::error::QueueError;
 
 const LOCK_FILE: &str = "serve.lock";
+
+/// How long the lock of a `serve` that is dead may still be held: a child that was just being started when it was
+/// killed has the file open until it runs its program.
+const LET_GO: Duration = Duration::from_secs(3);
 
 /// Who holds a state directory. Only for people: the lock itself is the kernel's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +39,20 @@ impl fmt::Display for Holder {
         }
         write!(f, ", running since {}", self.started)
     }
+}
+
+impl Holder {
+    fn lives(&self) -> bool {
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        pid.is_some_and(|pid| !matches!(test_kill_process(pid), Err(Errno::SRCH)))
+    }
+}
+
+fn holder_in(file: &mut File) -> Option<Holder> {
+    let mut text = String::new();
+    file.rewind().ok()?;
+    file.read_to_string(&mut text).ok()?;
+    serde_json::from_str(&text).ok()
 }
 
 /// The right to be the one `serve` of a state directory; given back when it is dropped or the process ends.
@@ -55,15 +76,18 @@ impl ServeLock {
             .mode(0o600)
             .open(&path)
             .map_err(QueueError::io(&path))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut text = String::new();
-                let read = file.read_to_string(&mut text);
-                let holder = read.ok().and_then(|_| serde_json::from_str(&text).ok());
+        let until = Instant::now() + LET_GO;
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(source)) => return Err(QueueError::Io { path, source }),
+            }
+            let holder = holder_in(&mut file);
+            if holder.as_ref().is_none_or(Holder::lives) || Instant::now() >= until {
                 return Err(QueueError::Locked { dir: dir.to_owned(), holder });
             }
-            Err(TryLockError::Error(source)) => return Err(QueueError::Io { path, source }),
+            std::thread::sleep(Duration::from_millis(10));
         }
         let holder =
             Holder { pid: std::process::id(), listen: listen.map(str::to_owned), started: now.to_string() };

@@ -56,7 +56,8 @@ fn readyz_says_that_docker_does_not_answer_while_healthz_lives() {
     assert_eq!(waiting["exit_code"], 6, "{waiting}");
 }
 
-/// A docker daemon of the test's own, without a network, which may come and go.
+/// A docker daemon of the test's own, which may come and go. Its network namespace is its own too: a daemon without a
+/// bridge removes the `docker0` that it finds, and that is the machine's.
 struct Engine {
     dir: tempfile::TempDir,
     daemon: Option<Child>,
@@ -81,7 +82,8 @@ impl Engine {
         let at = |name: &str| self.dir.path().join(name).display().to_string();
         let log = std::fs::File::create(at("log")).unwrap();
         std::fs::write(at("none.json"), "{}").unwrap();
-        let daemon = Command::new("dockerd")
+        let daemon = Command::new("unshare")
+            .args(["--net", "dockerd"])
             .args(["--data-root", &at("data"), "--exec-root", &at("exec"), "--pidfile", &at("pid")])
             .args([
                 "--config-file",
