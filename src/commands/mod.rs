@@ -1,6 +1,7 @@
 //! One file for each subcommand: its arguments, and the wiring of the pieces below.
 
 mod build;
+mod catchup;
 mod completions;
 mod doctor;
 mod documents_io;
@@ -26,6 +27,7 @@ pub fn dispatch(cli: Cli, cancel: &Cancel, out: &mut dyn Write) -> Result<(), Fa
         Command::Build(args) => build::command(&session(&cli.global)?, &args, out),
         Command::Push(args) => push::command(&session(&cli.global)?, &args, out),
         Command::Run(args) => run::command(&session(&cli.global)?, &args, out),
+        Command::Catchup(args) => catchup::command(&session(&cli.global)?, &args, out),
         Command::Verify(args) => verify::command(&session(&cli.global)?, &args, out),
         Command::Doctor(args) => doctor::command(&session(&cli.global)?, &args, out),
         Command::Completions(args) => completions::completions(&args, out),
