@@ -7,7 +7,7 @@ mod support;
 
 use std::io::Read as _;
 use std::net::TcpListener;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use support::{Place, Ran, expected, images_json, outcomes};
@@ -280,9 +280,7 @@ fn beside_deliveries_of_the_same_commits_nothing_fails_and_each_has_one_digest()
     ));
     let commits: Vec<String> =
         ["one", "two", "three"].iter().map(|text| place.merge(&[("app/content", Some(text))])).collect();
-    let piped = |mut command: std::process::Command| {
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-    };
+    let piped = |mut command: Command| command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut at_once = vec![piped(place.catchup_command(&["--since", &first]))];
     // The first commit, which the catchup begins with, is delivered three times.
     let deliveries = [0, 0, 0, 1, 2].map(|n| place.run_command(&commits[n]));
@@ -332,6 +330,24 @@ fn an_allow_list_holds_and_gives_the_repository_its_name_and_namespace() {
     assert_eq!(document["commits"][0]["receipt"]["change"]["repository"], "team/shop");
     assert_eq!(place.tags("team/app"), ["1.0".to_owned(), format!("sha-{first}")]);
     assert_eq!(outcomes(&place.catchup(&[]).ended(0)), expected(&[(&first, "present")]));
+}
+
+#[test]
+fn an_interrupted_catchup_says_how_far_it_came() {
+    let (mut place, first) = one_image();
+    place.mark("app", &first);
+    let second = place.merge(&[("app/content", Some("second"))]);
+    let third = place.merge(&[("app/content", Some("third"))]);
+    let docker = place.docker_that_hangs_when_it_builds();
+    let child = place.catchup_command(&[]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    docker.wait_for_build();
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    let document = Ran::of(child.wait_with_output().unwrap()).ended(143);
+    assert_eq!(
+        outcomes(&document),
+        expected(&[(&first, "present"), (&second, "failed"), (&third, "planned")])
+    );
 }
 
 #[test]

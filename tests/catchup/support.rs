@@ -1,8 +1,10 @@
 //! A repository, a registry, a state directory, and the real program between them.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use swanci::model::{Digest, ImageName, Tag};
@@ -189,6 +191,19 @@ impl Place {
         self.registry.push_sample_image(image, &format!("sha-{commit}"), &[]);
     }
 
+    /// The real docker, but a build never ends.
+    pub(super) fn docker_that_hangs_when_it_builds(&self) -> HangingDocker {
+        let (path, began) = (self.dir.path().join("docker"), self.dir.path().join("began"));
+        let script = format!(
+            "#!/bin/sh\ncase \"$*\" in\n'build '* | 'buildx build'*) : > '{}'; exec sleep 600 ;;\n*) exec docker \"$@\" ;;\nesac\n",
+            began.display()
+        );
+        fs::write(&path, script).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        self.configure(&format!("[build]\ndocker = \"{}\"", path.display()));
+        HangingDocker { began }
+    }
+
     /// `swanci run` of the delivery that announced this commit.
     pub(super) fn run_command(&self, commit: &str) -> Command {
         let payload = serde_json::json!({
@@ -226,6 +241,21 @@ impl Place {
     pub(super) fn requests(&self, part: &str) -> usize {
         let log = self.registry.log();
         log.lines().filter(|l| l.contains("response completed") && l.contains(part)).count()
+    }
+}
+
+/// See [`Place::docker_that_hangs_when_it_builds`].
+pub(super) struct HangingDocker {
+    began: PathBuf,
+}
+
+impl HangingDocker {
+    pub(super) fn wait_for_build(&self) {
+        let until = Instant::now() + Duration::from_secs(60);
+        while !self.began.exists() {
+            assert!(Instant::now() < until, "no build began");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 
