@@ -88,7 +88,7 @@ pub enum Command {
     Run(Run),
     /// Build every commit of a branch that the registry does not hold yet: for cron, no webhook needed
     #[command(
-        after_help = "Examples:\n  swanci catchup --repo https://github.com/owner/name --branch main\n  swanci catchup --repo https://github.com/owner/name --branch main --since 2026-11-01 --dry-run\n\nOldest first; moving tags never move back. A registry that holds none of the commits gets the newest only,\nunless --since says from where on. A second catchup of the same repository ends at once, with code 0."
+        after_help = "Examples:\n  swanci catchup --repo https://github.com/owner/name --branch main\n  swanci catchup --repo https://github.com/owner/name --branch main --since 2026-11-01 --dry-run\n\nOldest first; moving tags never move back. A registry that holds none of the commits gets the newest only, unless --since says from where on. A second catchup of the same repository ends at once, with code 0."
     )]
     Catchup(Catchup),
     /// Ask the registry whether everything on a receipt is still there
