@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod build;
+mod catchup;
 mod evaluate_fixtures;
 mod listener;
 mod listener_http;

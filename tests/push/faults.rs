@@ -168,7 +168,7 @@ fn a_push_that_is_terminated_while_it_moves_puts_the_tags_back() {
     let second = next(&scene, "2");
     let built = scene.build(&second, &[]).ended(0);
     let before = (scene.digest("a", "1"), scene.digest("b", "1"));
-    let (a, b) = (scene.digest("a", "1").unwrap(), format!("/v2/a/manifests/1"));
+    let (a, b) = (scene.digest("a", "1").unwrap(), "/v2/a/manifests/1".to_owned());
     // `b` never gets an answer; `a` has moved by then.
     let _ = (a, b);
     let gate = Gate::default();
