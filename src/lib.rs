@@ -12,6 +12,7 @@ pub mod escape;
 pub mod forge;
 pub mod git;
 mod json;
+pub mod listener;
 pub mod lock;
 pub mod manifest;
 pub mod model;

@@ -1,8 +1,16 @@
 //! One crate for all integration tests: a file for each command, the queue, the listener, the whole way.
 
+// Clippy knows `#[test]` functions as tests, but not the helpers beside them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
+
 mod build;
 mod evaluate_fixtures;
+mod interrupt;
+mod listener;
+mod listener_http;
+mod listener_limits;
 mod push;
 mod queue;
 mod registry;
+mod security;
 mod support;

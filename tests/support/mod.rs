@@ -2,8 +2,10 @@
 //! that started them.
 
 pub mod engine;
+pub(crate) mod http;
 pub mod proxy;
 pub mod registry;
 pub mod repository;
 pub mod swanci;
+pub mod tls_front;
 pub mod token_server;

@@ -1,0 +1,266 @@
+"""One merge end to end: swanci against the script and against the bare floor; called by scripts/bench merge."""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+NAME = "bench/repository"
+BRANCH = "develop"
+
+
+class Repository:
+    """A bare repository that `git fast-import` writes: images in folders, and, for the big one, much else."""
+
+    def __init__(self, path, images, files, other_files=0, other_commits=0, seed=""):
+        self.path, self.images, self.files, self.seed = path, images, files, seed
+        self.number, self.mark = 0, 0
+        subprocess.run(["git", "init", "-q", "--bare", "-b", BRANCH, str(path)], check=True)
+        listing = {"images": [{"service_name": self.image(i), "version": "1.0", "type": "Docker"} for i in range(images)]}
+        changes = {"images.json": json.dumps(listing)}
+        for i in range(images):
+            changes[f"{self.image(i)}/Dockerfile"] = "FROM scratch\nCOPY . /\n"
+            for j in range(files):
+                changes[f"{self.image(i)}/d{j % 10}/f{j}.txt"] = f"{seed} {i} {j}\n" * 40
+        for j in range(other_files):
+            changes[f"other/{j % 300}/{j}.txt"] = f"{seed} {j}\n"
+        self.stream = []
+        self.commit(changes)
+        for k in range(other_commits):
+            self.commit({f"history/{k % 50}.txt": f"{k}\n"})
+        self.write()
+
+    @staticmethod
+    def image(i):
+        return f"image-{i:03}"
+
+    def commit(self, changes, merge=False):
+        """Queues a commit; a merge gets a side branch as its second parent, as a forge makes it."""
+        parent = f":{self.mark}" if self.mark else None
+        if merge:
+            self._entry(f"refs/heads/topic-{self.number}", parent, None, changes)
+            self._entry(f"refs/heads/{BRANCH}", parent, f":{self.mark}", changes)
+        else:
+            self._entry(f"refs/heads/{BRANCH}", parent, None, changes)
+        self.number += 1
+
+    def _entry(self, ref, parent, second, changes):
+        self.mark += 1
+        text = f"change {self.number}"
+        when = 1_700_000_000 + self.mark
+        self.stream.append(f"commit {ref}\nmark :{self.mark}\ncommitter Bench <bench@swan.test> {when} +0000\n"
+                           f"data {len(text)}\n{text}\n")
+        if parent:
+            self.stream.append(f"from {parent}\n")
+        if second:
+            self.stream.append(f"merge {second}\n")
+        for name, content in changes.items():
+            self.stream.append(f"M 100644 inline {name}\ndata {len(content.encode())}\n{content}\n")
+
+    def write(self):
+        marks = self.path / "bench-marks"
+        command = ["git", "-C", str(self.path), "fast-import", "--quiet", "--force", f"--export-marks={marks}"]
+        if marks.exists():
+            command.append(f"--import-marks={marks}")
+        subprocess.run(command, input="".join(self.stream).encode(), check=True)
+        self.stream = []
+
+    def merge(self, changed):
+        """Merges a change of these images (none: of a file outside of them) and returns the merge commit."""
+        self.changed = getattr(self, "changed", 0) + 1
+        text = f"{self.seed} change {self.changed}\n"
+        names = [f"{self.image(i)}/d0/f0.txt" for i in changed] or ["README.md"]
+        self.commit({n: text for n in names}, merge=True)
+        self.write()
+        return self.head()
+
+    def head(self):
+        out = subprocess.run(["git", "-C", str(self.path), "rev-parse", BRANCH], check=True, capture_output=True, text=True)
+        return out.stdout.strip()
+
+
+def payload(commit, number):
+    repo = {"id": 1, "name": NAME.split("/")[1], "full_name": NAME, "default_branch": BRANCH,
+            "clone_url": f"https://github.com/{NAME}.git", "owner": {"login": "bench", "id": 1}}
+    user = {"login": "bench", "id": 1}
+    return json.dumps({"action": "closed", "number": number, "repository": repo, "sender": user, "pull_request": {
+        "number": number, "title": "change", "state": "closed", "merged": True, "merge_commit_sha": commit, "user": user,
+        "html_url": f"https://github.com/{NAME}/pull/{number}",
+        "head": {"ref": "topic", "sha": commit, "repo": repo}, "base": {"ref": BRANCH, "sha": commit, "repo": repo}}})
+
+
+def timed(command, env, cwd=None):
+    started = time.perf_counter()
+    result = subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True)
+    if result.returncode != 0:
+        sys.exit(f"{command}: code {result.returncode}\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}")
+    return time.perf_counter() - started, result.stdout
+
+
+class Bench:
+    def __init__(self, a, builder):
+        self.a, self.builder, self.count = a, builder, 0
+        config = a.classic_config if builder == "classic" else a.buildx_config
+        self.env = dict(os.environ, DOCKER_CONFIG=str(config), DOCKER_BUILDKIT="0" if builder == "classic" else "1")
+
+    def folder(self, name):
+        self.count += 1
+        path = self.a.work / f"{self.builder}-{name}-{self.count}"
+        path.mkdir()
+        return path
+
+    def swanci(self, repository, commit, home):
+        """One `swanci run`; home holds its state, so the same home is warm."""
+        config = home / "swanci.toml"
+        config.write_text(f'state_dir = "state"\n[registry]\nhost = "{self.a.registry}/swanci-{home.name}"\n'
+                          f'plain_http = true\n[build]\njobs = 2\n[[repository]]\nname = "{NAME}"\n'
+                          f'branches = ["{BRANCH}"]\nclone_url = "{repository.path}"\n')
+        (home / "payload.json").write_text(payload(commit, repository.number))
+        seconds, out = timed([self.a.binary, "--config", str(config), "run", str(home / "payload.json")], self.env)
+        receipt = json.loads(out)
+        if receipt.get("outcome") != "succeeded" or receipt["change"]["commit"] != commit:
+            sys.exit(f"swanci run did not succeed: {out[:2000]}")
+        return seconds
+
+    SCRIPT = """set -e
+git clone -q --depth 1 --branch "$BRANCH" "file://$REPOSITORY" "$CLONE"
+for image in $(python3 -c 'import json,sys; [print(i["service_name"]) for i in json.load(open(sys.argv[1]))["images"]]' \
+    "$CLONE/images.json"); do
+    docker build -q -t "$PREFIX/$image:1.0" "$CLONE/$image"
+    docker push -q "$PREFIX/$image:1.0"
+done
+rm -rf "$CLONE"
+"""
+
+    def script(self, repository, home):
+        """What people use today: clone, and build and push for each image."""
+        env = dict(self.env, BRANCH=BRANCH, REPOSITORY=str(repository.path), CLONE=str(home / "clone"),
+                   PREFIX=f"{self.a.registry}/script-{home.name}")
+        return timed(["bash", "-c", self.SCRIPT], env)[0]
+
+    FLOOR = """set -e
+git -C "$CLONE" fetch -q origin "$BRANCH"
+git -C "$CLONE" reset -q --hard FETCH_HEAD
+docker build -q -t "$PREFIX/$IMAGE:1.0" "$CLONE/$IMAGE"
+docker push -q "$PREFIX/$IMAGE:1.0"
+"""
+
+    def floor(self, repository, home):
+        """The work that there is, alone: fetch, one build, one push; no proof, no tags, no other images."""
+        clone = home / "floor"
+        if not clone.exists():
+            subprocess.run(["git", "clone", "-q", str(repository.path), str(clone)], check=True)
+        env = dict(self.env, BRANCH=BRANCH, CLONE=str(clone), IMAGE=repository.image(0),
+                   PREFIX=f"{self.a.registry}/floor-{home.name}")
+        return timed(["bash", "-c", self.FLOOR], env)[0]
+
+    def warm(self, name, images, changed, contenders, **sizes):
+        """Medians over runs: each run is a new merge, and every contender sees the same ones, in turn."""
+        base = self.folder(name)
+        repository = Repository(base / "repository.git", images, self.a.files, seed=f"{base.name} {os.getpid()}", **sizes)
+        homes = {who: base / f"{base.name}-{who}" for who in contenders}
+        times = {who: [] for who in contenders}
+        for home in homes.values():
+            home.mkdir()
+        for run in range(-1, self.a.runs):
+            # the first one, not counted, fills mirror, registry and build cache
+            commit = repository.head() if run < 0 else repository.merge(changed)
+            order = list(contenders)
+            if run % 2:
+                order.reverse()
+            for who in order:
+                home = homes[who]
+                seconds = (self.swanci(repository, commit, home) if who == "swanci" else
+                           self.script(repository, home) if who == "script" else self.floor(repository, home))
+                if run >= 0:
+                    times[who].append(seconds)
+        shutil.rmtree(base)
+        return {who: statistics.median(t) for who, t in times.items()}
+
+    def cold(self, images):
+        """Nothing is there: no mirror, no image in the registry, no layer in the build cache."""
+        times = {"swanci": [], "script": []}
+        for run in range(self.a.runs):
+            for who in (("swanci", "script"), ("script", "swanci"))[run % 2]:
+                base = self.folder("cold")
+                repository = Repository(base / "repository.git", images, self.a.files, seed=f"{base.name} {os.getpid()}")
+                times[who].append(self.swanci(repository, repository.head(), base) if who == "swanci"
+                                  else self.script(repository, base))
+                shutil.rmtree(base)
+        return {who: statistics.median(t) for who, t in times.items()}
+
+
+def cell(seconds):
+    return "" if seconds is None else f"{seconds:.2f}"
+
+
+def main():
+    p = argparse.ArgumentParser()
+    for name in ("--binary", "--registry", "--classic-config", "--buildx-config"):
+        p.add_argument(name, required=True)
+    p.add_argument("--work", required=True, type=Path)
+    p.add_argument("--runs", type=int, default=5)
+    p.add_argument("--builders", default="classic,buildx")
+    p.add_argument("--cases", default="nothing,one,cold,many,big,small")
+    p.add_argument("--quick", action="store_true")
+    a = p.parse_args()
+    few, many, a.files, big_files, big_commits = 20, 200, 200, 100_000, 20_000
+    if a.quick:
+        a.runs, few, many, a.files, big_files, big_commits = 1, 3, 6, 20, 1_000, 200
+    cases = a.cases.split(",")
+    os.environ["GIT_CONFIG_NOSYSTEM"] = "1"
+    os.environ["GIT_CONFIG_GLOBAL"] = os.devnull
+
+    try:
+        for builder in a.builders.split(","):
+            b, rows = Bench(a, builder), []
+
+            def row(case, mine, other, against, target):
+                ratio = mine / other
+                verdict = "" if a.quick else ("yes" if ratio <= target else "NO")
+                rows.append((case, cell(mine), f"{cell(other)} ({against})", f"{ratio:.2f}", f"{target:.2f}", verdict))
+                print(f"  {builder}: {case}: {mine:.2f} s against {other:.2f} s ({against})", file=sys.stderr)
+
+            if "nothing" in cases:
+                t = b.warm("nothing", few, [], ("swanci", "script"))
+                row(f"{few} images, nothing changed", t["swanci"], t["script"], "script", 1 / 15)
+            one = None
+            if "one" in cases or "many" in cases:
+                one = b.warm("one", few, [0], ("swanci", "script", "floor"))
+                row(f"{few} images, one changed", one["swanci"], one["script"], "script", 1 / 6)
+                row(f"{few} images, one changed", one["swanci"], one["floor"], "floor", 1.5)
+            if "cold" in cases:
+                t = b.cold(few)
+                row(f"{few} images, cold", t["swanci"], t["script"], "script", 0.8)
+            if "many" in cases:
+                t = b.warm("many", many, [0], ("swanci",))
+                row(f"{many} images, one changed", t["swanci"], one["swanci"], f"{few} images", 1.5)
+            if "big" in cases:
+                small = b.warm("plain", 1, [0], ("swanci",))
+                big = b.warm("big", 1, [0], ("swanci",), other_files=big_files, other_commits=big_commits)
+                row(f"{big_files:,} files and {big_commits:,} commits, one image changed", big["swanci"], small["swanci"],
+                    "small repository", 1.3)
+            if "small" in cases:
+                t = b.warm("small", 1, [0], ("swanci", "script"))
+                row("one small image, one file changed, warm", t["swanci"], t["script"], "script", 1.0)
+
+            print(f"\n### merge, {builder}: {a.files} files an image, median of {a.runs}\n")
+            print("| case | swanci s | against s | ratio | target | met |")
+            print("|---|--:|--:|--:|--:|---|")
+            for r in rows:
+                print("| " + " | ".join(r) + " |")
+    finally:
+        # by id: an image that its tag has left has no other name, and no two of these are anybody else's
+        names = sorted(set(subprocess.run(["docker", "images", "-q", "--filter", f"reference={a.registry}/*/*"],
+                                          capture_output=True, text=True).stdout.split()))
+        for i in range(0, len(names), 100):
+            subprocess.run(["docker", "rmi", "-f", *names[i:i + 100]], capture_output=True)
+
+
+if __name__ == "__main__":
+    main()

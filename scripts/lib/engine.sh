@@ -1,0 +1,176 @@
+# shellcheck shell=bash
+# Tools, the docker engine, buildx and compose: takes what is there, installs or starts what is missing.
+# Debian or Ubuntu, as root. Sourced after common.sh.
+
+# The package that brings a command.
+package_of() {
+    case $1 in
+    docker | dockerd) echo docker.io ;;
+    iptables) echo iptables ;;
+    docker-registry) echo docker-registry ;;
+    busybox) echo busybox-static ;;
+    htpasswd) echo apache2-utils ;;
+    ip) echo iproute2 ;;
+    systemd-analyze) echo systemd ;;
+    xz) echo xz-utils ;;
+    ssh | ssh-keygen) echo openssh-client ;;
+    sshd) echo openssh-server ;;
+    *) echo "$1" ;;
+    esac
+}
+
+# Installs packages without letting their services start. `apt-get update` runs only when the first try fails.
+install_packages() {
+    [[ $EUID -eq 0 ]] || die "missing: $*" "install them, or run this script as root: sudo apt-get install $*"
+    command -v apt-get >/dev/null || die "missing: $*, and there is no apt-get" "install them by hand"
+    say "  installing $*"
+    local log policy=/usr/sbin/policy-rc.d own_policy='' code=0
+    log=$(mktemp)
+    if [[ ! -e $policy ]]; then
+        own_policy=1
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+    fi
+    local -a apt=(env DEBIAN_FRONTEND=noninteractive apt-get -y -q -o DPkg::Lock::Timeout=120)
+    "${apt[@]}" install --no-install-recommends "$@" >"$log" 2>&1 </dev/null || {
+        "${apt[@]}" update >>"$log" 2>&1 </dev/null || true
+        "${apt[@]}" install --no-install-recommends "$@" >>"$log" 2>&1 </dev/null || code=$?
+    }
+    [[ -z $own_policy ]] || rm -f "$policy"
+    if ((code)); then
+        tail -n 20 "$log" >&2
+        rm -f "$log"
+        die "apt-get could not install: $*"
+    fi
+    rm -f "$log"
+}
+
+# ensure_tools COMMAND...: every command is there afterwards.
+ensure_tools() {
+    # sbin holds dockerd, iptables and ip, and is not on everybody's PATH
+    PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+    export PATH
+    local command package
+    local -A packages=()
+    for command in "$@"; do
+        command -v "$command" >/dev/null && continue
+        package=$(package_of "$command")
+        packages[$package]=1
+    done
+    # Debian's other busybox package is not static, so an image FROM scratch could not run it
+    if [[ " $* " == *' busybox '* ]] && ! busybox_is_static; then packages[busybox-static]=1; fi
+    ((${#packages[@]} == 0)) || install_packages "${!packages[@]}"
+    for command in "$@"; do
+        command -v "$command" >/dev/null || die "$command is still missing after installing $(package_of "$command")"
+    done
+}
+
+busybox_is_static() {
+    local path
+    path=$(command -v busybox) || return 1
+    ! ldd "$path" >/dev/null 2>&1
+}
+
+engine_answers() { timeout 20 docker info >/dev/null 2>&1; }
+
+# ensure_engine: `docker info` works afterwards. An engine that this script started ends with it, silently,
+# unless KEEP_ENGINE=1.
+ensure_engine() {
+    ensure_tools docker
+    if engine_answers; then return; fi
+    [[ -z ${DOCKER_HOST:-} ]] || die "no docker engine answers at DOCKER_HOST=$DOCKER_HOST" "start it, or unset DOCKER_HOST"
+    ensure_tools dockerd iptables
+    need_root
+    mount_cgroups
+    local log pid
+    log=$(mktemp /tmp/swanci-dockerd.XXXXXX)
+    say "  starting dockerd (log: $log)"
+    # a session of its own: a Ctrl-C for this script must not reach the engine before the clean-up does
+    setsid dockerd >"$log" 2>&1 </dev/null &
+    pid=$!
+    disown "$pid"
+    if [[ ${KEEP_ENGINE:-} != 1 ]]; then
+        on_exit rm -f "$log"
+        on_exit stop_pid "$pid" 30
+    fi
+    local end=$((SECONDS + 60))
+    until engine_answers; do
+        if ! kill -0 "$pid" 2>/dev/null || ((SECONDS >= end)); then
+            tail -n 20 "$log" >&2
+            die "dockerd did not become ready within 60 s" "the lines above are the end of its log"
+        fi
+        sleep 0.3
+    done
+}
+
+# A machine without an init system has no cgroups mounted, and dockerd runs no container without them.
+mount_cgroups() {
+    if mountpoint -q /sys/fs/cgroup || ! command -v mountpoint >/dev/null; then return 0; fi
+    mount -t cgroup2 cgroup2 /sys/fs/cgroup 2>/dev/null || say "  note: /sys/fs/cgroup could not be mounted"
+}
+
+# Debian trixie's buildx and compose, unpacked below $TOOLS_DIR. Their packages need nothing but libc, so they run
+# on older systems too; the machine's own apt sources and lists stay as they are.
+DEBIAN_MIRROR=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
+
+# fetch_plugin PACKAGE NAME: the docker CLI plugin NAME of PACKAGE stands at $TOOLS_DIR/plugins/NAME.
+fetch_plugin() {
+    local package=$1 name=$2 plugins=$TOOLS_DIR/plugins own work
+    if [[ -x $plugins/$name ]] && "$plugins/$name" docker-cli-plugin-metadata >/dev/null 2>&1; then return; fi
+    mkdir -p "$plugins"
+    for own in "$HOME/.docker/cli-plugins" /usr/local/lib/docker/cli-plugins /usr/local/libexec/docker/cli-plugins \
+        /usr/lib/docker/cli-plugins /usr/libexec/docker/cli-plugins; do
+        if [[ -x $own/$name ]]; then
+            ln -sfn "$own/$name" "$plugins/$name"
+            return
+        fi
+    done
+    local keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+    [[ -r $keyring ]] || install_packages debian-archive-keyring
+    say "  fetching $package from Debian trixie into $TOOLS_DIR"
+    work=$TOOLS_DIR/apt
+    mkdir -p "$work"/{lists/partial,cache/archives/partial,parts,debs}
+    echo "deb [signed-by=$keyring] $DEBIAN_MIRROR trixie main" >"$work/sources.list"
+    : >"$work/status"
+    local -a apt=(-q -o "Dir::Etc::sourcelist=$work/sources.list" -o "Dir::Etc::sourceparts=$work/parts"
+        -o "Dir::State::lists=$work/lists" -o "Dir::State::status=$work/status" -o "Dir::Cache=$work/cache"
+        -o APT::Sandbox::User=root -o Acquire::Languages=none -o APT::Default-Release=)
+    if ! { apt-get "${apt[@]}" update && cd "$work/debs" && apt-get "${apt[@]}" download "$package"; } \
+        >"$work/log" 2>&1 </dev/null; then
+        tail -n 10 "$work/log" >&2
+        die "cannot fetch $package from $DEBIAN_MIRROR"
+    fi
+    cd "$REPO_ROOT" || exit
+    rm -rf "$work/tree"
+    dpkg-deb -x "$work/debs/${package}"_*.deb "$work/tree"
+    local found
+    found=$(find "$work/tree" -path "*/cli-plugins/$name" -type f -print -quit)
+    [[ -n $found ]] || die "$package does not hold the plugin $name"
+    install -m 755 "$found" "$plugins/$name"
+    rm -rf "$work/tree" "$work/debs"
+    "$plugins/$name" docker-cli-plugin-metadata >/dev/null || die "$name of Debian trixie does not run here"
+}
+
+# plugin_config NAME...: a DOCKER_CONFIG folder that has these plugins and nothing else; prints its path.
+plugin_config() {
+    local config name
+    config=$TOOLS_DIR/config-$(IFS=-; echo "${*#docker-}")
+    mkdir -p "$config/cli-plugins"
+    [[ -e $config/config.json ]] || echo '{}' >"$config/config.json"
+    for name in "$@"; do ln -sfn "$TOOLS_DIR/plugins/$name" "$config/cli-plugins/$name"; done
+    echo "$config"
+}
+
+# ensure_buildx / ensure_compose: set BUILDX_CONFIG / COMPOSE_CONFIG to a DOCKER_CONFIG folder with the
+# plugin. DOCKER_CONFIG of the caller stays as it is.
+# shellcheck disable=SC2034 # the caller reads them
+ensure_buildx() {
+    fetch_plugin docker-buildx docker-buildx
+    BUILDX_CONFIG=$(plugin_config docker-buildx)
+}
+# shellcheck disable=SC2034
+ensure_compose() {
+    fetch_plugin docker-buildx docker-buildx
+    fetch_plugin docker-compose docker-compose
+    COMPOSE_CONFIG=$(plugin_config docker-compose docker-buildx)
+}

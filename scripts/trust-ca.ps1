@@ -1,0 +1,77 @@
+<#
+.SYNOPSIS
+Lets Docker Desktop on Windows pull from a registry whose certificate is signed by a CA of its own.
+
+.DESCRIPTION
+Puts the CA's certificate into the Windows store of trusted roots, which Docker Desktop takes over at its start, and into
+%USERPROFILE%\.docker\certs.d\<registry>\ca.crt. Running it again changes nothing. Restart Docker Desktop afterwards.
+
+.PARAMETER Registry
+HOST or HOST:PORT as it stands in image names.
+
+.PARAMETER Ca
+The CA's certificate (ca.crt of scripts/gen-certs).
+
+.PARAMETER AllUsers
+Use the machine's store instead of the user's (in a PowerShell that was started as administrator).
+
+.PARAMETER Remove
+Take it away again.
+
+.EXAMPLE
+powershell -ExecutionPolicy Bypass -File trust-ca.ps1 -Ca ca.crt
+
+.EXAMPLE
+powershell -ExecutionPolicy Bypass -File trust-ca.ps1 -Ca ca.crt -Registry registry.example.org:5000 -AllUsers
+#>
+[CmdletBinding()]
+param(
+    [string]$Registry = 'swan-registry.icesi.edu.co:443',
+    [string]$Ca = 'ca.crt',
+    [switch]$AllUsers,
+    [switch]$Remove
+)
+Set-StrictMode -Version Latest
+$ErrorActionPreference = 'Stop'
+
+if ($Registry -notmatch '^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?$') {
+    throw "'$Registry' is no HOST or HOST:PORT"
+}
+if (-not (Test-Path -LiteralPath $Ca -PathType Leaf)) {
+    throw "cannot read '$Ca': copy ca.crt from the registry's machine, and name it with -Ca"
+}
+$path = (Resolve-Path -LiteralPath $Ca).ProviderPath
+$certificate = New-Object System.Security.Cryptography.X509Certificates.X509Certificate2 -ArgumentList $path
+$constraints = $certificate.Extensions |
+    Where-Object { $_ -is [System.Security.Cryptography.X509Certificates.X509BasicConstraintsExtension] }
+if (-not $constraints -or -not $constraints.CertificateAuthority) {
+    throw "'$Ca' is not a CA's certificate: give ca.crt, not registry.crt"
+}
+if ($certificate.HasPrivateKey -or (Select-String -LiteralPath $path -Pattern 'PRIVATE KEY' -Quiet)) {
+    throw "'$Ca' holds a private key: clients get the certificate alone"
+}
+
+$location = if ($AllUsers) { 'LocalMachine' } else { 'CurrentUser' }
+# a colon cannot stand in a Windows file name; Docker Desktop reads the folder with the port's colon left out
+$folder = Join-Path (Join-Path (Join-Path $env:USERPROFILE '.docker') 'certs.d') ($Registry -replace ':', '')
+$store = New-Object System.Security.Cryptography.X509Certificates.X509Store -ArgumentList 'Root', $location
+$store.Open('ReadWrite')
+try {
+    $known = @($store.Certificates | Where-Object { $_.Thumbprint -eq $certificate.Thumbprint })
+    if ($Remove) {
+        foreach ($one in $known) { $store.Remove($one) }
+        if (Test-Path -LiteralPath $folder) { Remove-Item -LiteralPath $folder -Recurse -Force }
+        Write-Output "Removed from $location\Root and from $folder"
+    }
+    else {
+        if ($known.Count -eq 0) { $store.Add($certificate) }
+        New-Item -ItemType Directory -Force -Path $folder | Out-Null
+        Copy-Item -LiteralPath $path -Destination (Join-Path $folder 'ca.crt') -Force
+        Write-Output "Trusted in $location\Root, and for $Registry in $folder"
+        Write-Output "Compare on the registry's machine: SHA-1 thumbprint $($certificate.Thumbprint)"
+    }
+}
+finally {
+    $store.Close()
+}
+Write-Output 'Restart Docker Desktop now: it reads certificates at its start.'

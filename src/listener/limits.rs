@@ -1,0 +1,119 @@
+//! How much of the machine strangers may use, and how many descriptors that leaves.
+
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// The bounds of one listener. The defaults are those of the promises; tests shorten the times.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Bytes of a request line and its headers, with the empty line; above it 431.
+    pub max_head: usize,
+    /// Headers of one request; above it 431. At most [`crate::listener::MAX_HEADERS`].
+    pub max_headers: usize,
+    /// Bytes of one (decoded) body; above it 413.
+    pub max_body: u64,
+    /// Bytes of all bodies that are held at once; above it the largest unfinished one is answered 503.
+    pub body_budget: usize,
+    /// How long a head may take, from the connection or from the answer before it.
+    pub head_time: Duration,
+    /// How long a body may take, from the end of the head.
+    pub body_time: Duration,
+    /// How long a complete request may wait for its answer; after it 503.
+    pub answer_time: Duration,
+    /// How long a client may take to read an answer.
+    pub write_time: Duration,
+    /// How long the rest of a refused request is read and thrown away, so that the client sees the answer.
+    pub linger_time: Duration,
+    /// How long `run` waits, once stopped, for the answers of requests that had arrived.
+    pub drain_time: Duration,
+    /// How often the inner server is probed, and how long it may take to answer a probe.
+    pub probe_every: Duration,
+    /// Connections at once; fewer where the limit of descriptors says so.
+    pub max_connections: usize,
+    /// Requests on one connection before it is closed.
+    pub max_requests: u32,
+    /// Requests that are answered at once (connections to, and threads of, the inner server).
+    pub workers: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            max_head: 16 * 1024,
+            max_headers: 100,
+            max_body: 25 * 1024 * 1024,
+            body_budget: 128 * 1024 * 1024,
+            head_time: Duration::from_secs(10),
+            body_time: Duration::from_secs(20),
+            answer_time: Duration::from_secs(20),
+            write_time: Duration::from_secs(10),
+            linger_time: Duration::from_secs(5),
+            drain_time: Duration::from_secs(5),
+            probe_every: Duration::from_secs(5),
+            max_connections: 2_500,
+            max_requests: 1_000,
+            workers: 8,
+        }
+    }
+}
+
+impl Limits {
+    /// The bounds of the metrics listener: a few scrapers, no bodies worth the name.
+    pub fn admin() -> Limits {
+        Limits {
+            max_body: 64 * 1024,
+            body_budget: 1024 * 1024,
+            max_connections: 64,
+            workers: 2,
+            ..Limits::default()
+        }
+    }
+
+    /// The same bounds, cut to what `nofile` descriptors allow.
+    pub(crate) fn within(mut self, nofile: u64) -> Limits {
+        let nofile = usize::try_from(nofile).unwrap_or(usize::MAX);
+        // A worker costs three descriptors: the gate's end and tiny_http's two.
+        self.workers = self.workers.clamp(1, (nofile / 16).max(2));
+        let connections = nofile.saturating_sub(3 * self.workers + reserve(nofile));
+        self.max_connections = self.max_connections.min(connections).max(4);
+        self.max_headers = self.max_headers.min(super::MAX_HEADERS);
+        self
+    }
+}
+
+/// Descriptors that are not the listener's to use: the database, job logs, and the pipes of children.
+fn reserve(nofile: usize) -> usize {
+    (nofile / 4).clamp(36, 512)
+}
+
+/// Raises the soft limit of descriptors to the hard one and returns it. Children inherit it, which git and docker
+/// do not mind.
+pub fn raise_nofile() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        // Refused only where a sandbox forbids it; then the soft limit stays, and is what counts.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    }
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_descriptors_still_leave_room_for_clients_and_children() {
+        let limits = Limits::default().within(64);
+        assert_eq!(limits.workers, 4);
+        assert!((12..=20).contains(&limits.max_connections), "{}", limits.max_connections);
+        assert!(limits.max_connections + 3 * limits.workers + 36 <= 64);
+    }
+
+    #[test]
+    fn many_descriptors_do_not_lift_the_cap() {
+        let limits = Limits::default().within(u64::MAX);
+        assert_eq!((limits.max_connections, limits.workers), (2_500, 8));
+        assert_eq!(Limits::default().within(1).max_connections, 4);
+    }
+}

@@ -1,0 +1,268 @@
+//! What is counted, and how it is shown: OpenMetrics text, which Prometheus scrapes.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::answer::{Answer, Refusal};
+
+/// One label with a value from a closed set, so that no stranger can make the registry grow.
+type Label = [(&'static str, &'static str); 1];
+
+/// A step of a merge whose seconds are measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Fetching and checking out.
+    Checkout,
+    /// Building all images.
+    Build,
+    /// Pushing and promoting.
+    Push,
+}
+
+/// What the queue holds at the moment of a scrape.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct QueueSnapshot {
+    /// Jobs that wait.
+    pub queued: u64,
+    /// Jobs that run.
+    pub running: u64,
+    /// Jobs that ended well and are still kept.
+    pub succeeded: u64,
+    /// Jobs that failed and are still kept.
+    pub failed: u64,
+    /// Jobs that were cancelled and are still kept.
+    pub cancelled: u64,
+    /// How long the oldest waiting job has waited; `None` with nothing waiting.
+    pub oldest: Option<Duration>,
+}
+
+type Snapshot = Box<dyn Fn() -> QueueSnapshot + Send + Sync>;
+
+/// The counters of one `serve`. Clones share them.
+#[derive(Clone)]
+pub struct Metrics(Arc<Inner>);
+
+struct Inner {
+    registry: Registry,
+    snapshot: Mutex<Option<Snapshot>>,
+    deliveries: Family<Label, Counter>,
+    refused: Family<Label, Counter>,
+    ack: Histogram,
+    steps: [Histogram; 3],
+    retries: Counter,
+    rebuilds: Counter,
+    connections: Gauge,
+    depth: Gauge,
+    oldest: Gauge<f64, std::sync::atomic::AtomicU64>,
+    jobs: Family<Label, Gauge>,
+    resident: Gauge,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        Metrics::new()
+    }
+}
+
+/// Seconds: from a cached verdict to a client that GitHub would have given up on.
+const ACK_BUCKETS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 10.0];
+
+/// Seconds: from a tag that moves to a build that takes its time.
+const STEP_BUCKETS: [f64; 13] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 30.0, 60.0, 300.0, 900.0, 3600.0];
+
+impl Metrics {
+    /// Counters at zero.
+    pub fn new() -> Metrics {
+        let mut registry = Registry::with_prefix("swanci");
+        let deliveries = Family::<Label, Counter>::default();
+        registry.register("deliveries", "Deliveries by verdict", deliveries.clone());
+        let refused = Family::<Label, Counter>::default();
+        registry.register(
+            "gate_rejections",
+            "Requests and connections that the gate refused",
+            refused.clone(),
+        );
+        let ack = Histogram::new(ACK_BUCKETS);
+        registry.register_with_unit("ack", "From a whole delivery to its answer", Unit::Seconds, ack.clone());
+        let mut step = |name: &str, help: &str| {
+            let histogram = Histogram::new(STEP_BUCKETS);
+            registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
+            histogram
+        };
+        let steps = [
+            step("checkout", "Checking out a merge"),
+            step("build", "Building the images of a merge"),
+            step("push", "Pushing the images of a merge"),
+        ];
+        let retries = Counter::default();
+        registry.register("job_retries", "Jobs that were queued again after a failure", retries.clone());
+        let rebuilds = Counter::default();
+        registry.register("inner_rebuilds", "Times that the inner server was built again", rebuilds.clone());
+        let connections = Gauge::default();
+        registry.register("connections", "Connections that are open", connections.clone());
+        let depth = Gauge::default();
+        registry.register("queue_depth", "Jobs that wait", depth.clone());
+        let oldest = Gauge::default();
+        registry.register_with_unit(
+            "queue_oldest",
+            "Age of the oldest waiting job",
+            Unit::Seconds,
+            oldest.clone(),
+        );
+        let jobs = Family::<Label, Gauge>::default();
+        registry.register("jobs", "Jobs by state", jobs.clone());
+        let resident = Gauge::default();
+        registry.register_with_unit(
+            "process_resident_memory",
+            "Resident memory of this process",
+            Unit::Bytes,
+            resident.clone(),
+        );
+        Metrics(Arc::new(Inner {
+            registry,
+            snapshot: Mutex::new(None),
+            deliveries,
+            refused,
+            ack,
+            steps,
+            retries,
+            rebuilds,
+            connections,
+            depth,
+            oldest,
+            jobs,
+            resident,
+        }))
+    }
+
+    /// Asks `snapshot` for the state of the queue at every scrape.
+    pub fn watch_queue(&self, snapshot: impl Fn() -> QueueSnapshot + Send + Sync + 'static) {
+        *self.0.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(snapshot));
+    }
+
+    /// Counts a delivery by its verdict.
+    pub fn delivery(&self, answer: &Answer) {
+        self.0.deliveries.get_or_create(&[("verdict", answer.label())]).inc();
+    }
+
+    /// Counts what the gate refused.
+    pub fn refused(&self, refusal: Refusal) {
+        self.0.refused.get_or_create(&[("reason", refusal.label())]).inc();
+    }
+
+    /// How long a whole delivery waited for its answer.
+    pub fn ack(&self, time: Duration) {
+        self.0.ack.observe(time.as_secs_f64());
+    }
+
+    /// How long a step of a merge took.
+    pub fn step(&self, step: Step, time: Duration) {
+        let [checkout, build, push] = &self.0.steps;
+        let histogram = match step {
+            Step::Checkout => checkout,
+            Step::Build => build,
+            Step::Push => push,
+        };
+        histogram.observe(time.as_secs_f64());
+    }
+
+    /// A job was queued again after a failure of its environment.
+    pub fn retry(&self) {
+        self.0.retries.inc();
+    }
+
+    /// The inner server was built again.
+    pub(crate) fn rebuilt(&self) {
+        self.0.rebuilds.inc();
+    }
+
+    /// Connections that are open now.
+    pub(crate) fn connections(&self, open: usize) {
+        self.0.connections.set(i64::try_from(open).unwrap_or(i64::MAX));
+    }
+
+    /// Everything as OpenMetrics text.
+    pub fn render(&self) -> Result<String, fmt::Error> {
+        let snapshot =
+            self.0.snapshot.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|ask| ask());
+        if let Some(queue) = snapshot {
+            let count = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+            self.0.depth.set(count(queue.queued));
+            self.0.oldest.set(queue.oldest.unwrap_or_default().as_secs_f64());
+            for (state, value) in [
+                ("queued", queue.queued),
+                ("running", queue.running),
+                ("succeeded", queue.succeeded),
+                ("failed", queue.failed),
+                ("cancelled", queue.cancelled),
+            ] {
+                self.0.jobs.get_or_create(&[("state", state)]).set(count(value));
+            }
+        }
+        self.0.resident.set(resident_bytes().unwrap_or_default());
+        let mut text = String::with_capacity(8 * 1024);
+        encode(&mut text, &self.0.registry)?;
+        Ok(text)
+    }
+}
+
+/// The second field of `/proc/self/statm` is resident pages (proc_pid_statm(5)).
+fn resident_bytes() -> Option<i64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: i64 = statm.split(' ').nth(1)?.parse().ok()?;
+    pages.checked_mul(i64::try_from(rustix::param::page_size()).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scrape_shows_what_was_counted_and_asks_the_queue() {
+        let metrics = Metrics::new();
+        metrics.delivery(&Answer::Pong);
+        metrics.delivery(&Answer::Pong);
+        metrics.refused(Refusal::Timeout);
+        metrics.step(Step::Build, Duration::from_millis(300));
+        metrics.ack(Duration::from_millis(2));
+        metrics.retry();
+        let oldest = Some(Duration::from_secs(90));
+        metrics.watch_queue(move || QueueSnapshot {
+            queued: 3,
+            failed: 1,
+            oldest,
+            ..QueueSnapshot::default()
+        });
+        let text = metrics.render().unwrap();
+        for line in [
+            "swanci_deliveries_total{verdict=\"pong\"} 2",
+            "swanci_gate_rejections_total{reason=\"timeout\"} 1",
+            "swanci_build_seconds_bucket{le=\"0.5\"} 1",
+            "swanci_build_seconds_bucket{le=\"0.25\"} 0",
+            "swanci_ack_seconds_count 1",
+            "swanci_job_retries_total 1",
+            "swanci_queue_depth 3",
+            "swanci_queue_oldest_seconds 90.0",
+            "swanci_jobs{state=\"failed\"} 1",
+        ] {
+            assert!(text.lines().any(|shown| shown == line), "{line} is missing in\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+        let resident = text.lines().find(|line| line.starts_with("swanci_process_resident_memory_bytes "));
+        assert!(resident.unwrap().split(' ').nth(1).unwrap().parse::<u64>().unwrap() > 1_000_000);
+    }
+}

@@ -1,0 +1,429 @@
+//! The listener as its clients see it: every answer of CONTRACT's tables, and its limits.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use serde_json::json;
+use swanci::error::Failure;
+use swanci::listener::{
+    Answer, App, ContentKind, Limits, Listener, Metrics, QueueSnapshot, RawDelivery, Stopper, bind,
+};
+
+use crate::support::http::{Client, PATIENCE, ask, chunked, delivery, get, sign, signed_head};
+
+pub(crate) const SECRET: &str = "It's a Secret to Everybody";
+
+/// Does what the event header says, so that a test can ask for any answer.
+#[derive(Default)]
+pub(crate) struct FakeApp {
+    /// Deliveries whose signature was right.
+    pub(crate) seen: AtomicUsize,
+    /// Deliveries that wait in the event `block`.
+    blocked: AtomicUsize,
+    open: Mutex<bool>,
+    bell: Condvar,
+}
+
+impl FakeApp {
+    fn open_the_door(&self) {
+        *self.open.lock().unwrap() = true;
+        self.bell.notify_all();
+    }
+}
+
+impl App for FakeApp {
+    fn deliver(&self, delivery: RawDelivery<'_>) -> Answer {
+        if delivery.signature != sign(SECRET, delivery.body) {
+            return Answer::Unauthorized;
+        }
+        self.seen.fetch_add(1, Ordering::SeqCst);
+        let reason = format!("{} bytes", delivery.body.len());
+        match delivery.event.unwrap_or("none") {
+            "queued" => Answer::Queued { job: 17, reason },
+            "duplicate" => Answer::Duplicate { job: 17, reason },
+            "skip" => Answer::Skip { reason },
+            "ping" => Answer::Pong,
+            "not-allowed" => Answer::NotAllowed { reason: "evil/repo is not on the allow-list".into() },
+            "malformed" => Answer::Malformed { message: "pull_request.merged: expected a boolean".into() },
+            "unavailable" => Answer::Unavailable { reason: "the queue cannot be written".into() },
+            "form" => Answer::Skip { reason: format!("{:?}", delivery.content) },
+            "id" => Answer::Skip { reason: delivery.delivery_id.unwrap_or("none").to_owned() },
+            "panic" => panic!("the app fails, as a test asked it to"),
+            "block" => {
+                self.blocked.fetch_add(1, Ordering::SeqCst);
+                let open = self.open.lock().unwrap();
+                drop(self.bell.wait_timeout_while(open, PATIENCE, |open| !*open).unwrap());
+                Answer::Skip { reason }
+            }
+            other => panic!("no such event: {other}"),
+        }
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        if *self.open.lock().unwrap() { Err("the door is open".into()) } else { Ok(()) }
+    }
+}
+
+/// A listener on a thread of its own, stopped when the test ends.
+pub(crate) struct Served {
+    pub(crate) address: SocketAddr,
+    pub(crate) app: Arc<FakeApp>,
+    metrics: Metrics,
+    stopper: Stopper,
+    thread: Option<JoinHandle<Result<(), Failure>>>,
+}
+
+impl Served {
+    pub(crate) fn new() -> Served {
+        Served::with(Limits::default())
+    }
+
+    fn with(limits: Limits) -> Served {
+        let (app, metrics) = (Arc::new(FakeApp::default()), Metrics::new());
+        let listener =
+            Listener::new(bind("127.0.0.1:0").unwrap(), limits, app.clone(), metrics.clone()).unwrap();
+        let (address, stopper) = (listener.local_addr(), listener.stopper());
+        let thread = Some(std::thread::spawn(|| listener.run()));
+        Served { address, app, metrics, stopper, thread }
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::connect(self.address)
+    }
+
+    pub(crate) fn ask(&self, bytes: impl AsRef<[u8]>) -> crate::support::http::Answered {
+        ask(self.address, bytes)
+    }
+
+    fn metric(&self, line: &str) -> bool {
+        self.metrics.render().unwrap().lines().any(|shown| shown == line)
+    }
+
+    fn stop(&mut self) {
+        self.stopper.stop();
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap().unwrap();
+        }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.stop();
+        }
+    }
+}
+
+#[test]
+fn every_delivery_gets_the_answer_of_the_contract() {
+    let served = Served::new();
+    let table = [
+        ("queued", 202, json!({"decision": "build", "job": 17, "reason": "2 bytes"})),
+        ("duplicate", 200, json!({"decision": "duplicate", "job": 17, "reason": "2 bytes"})),
+        ("skip", 200, json!({"decision": "skip", "reason": "2 bytes"})),
+        ("ping", 200, json!({"decision": "pong"})),
+        ("not-allowed", 403, json!({"error": "evil/repo is not on the allow-list"})),
+        ("malformed", 400, json!({"error": "pull_request.merged: expected a boolean"})),
+        ("unavailable", 503, json!({"error": "the queue cannot be written"})),
+    ];
+    let mut client = served.client();
+    for (event, status, body) in &table {
+        client.send(delivery(SECRET, event, b"{}"));
+        let answered = client.expect();
+        assert_eq!((answered.status, answered.json()), (*status, body.clone()), "{event}");
+        assert_eq!(answered.header("content-type"), Some("application/json"));
+        assert_eq!(answered.header("retry-after").is_some(), *status == 503, "{event}");
+        assert!(answered.header("date").is_some() && answered.header("server").is_none());
+    }
+    assert_eq!(served.app.seen.load(Ordering::SeqCst), table.len());
+    let original = String::from_utf8(delivery(SECRET, "queued", b"{}")).unwrap();
+    assert_eq!(served.ask(original.replace("/webhook", "/ciserver/repository/merged?x=1")).status, 202);
+    assert_eq!(served.ask(original.replace("/webhook", "http://test:80/webhook")).status, 202);
+    assert!(served.metric("swanci_deliveries_total{verdict=\"queued\"} 3"));
+}
+
+#[test]
+fn a_missing_and_a_wrong_signature_get_the_same_bytes() {
+    let served = Served::new();
+    let right = String::from_utf8(delivery(SECRET, "queued", b"{}")).unwrap();
+    let signature = sign(SECRET, b"{}");
+    let line = format!("X-Hub-Signature-256: {signature}\r\n");
+    let wrong = [
+        right.replace(&line, ""),
+        right.replace(&line, "X-Hub-Signature-256: \r\n"),
+        right.replace(&line, "X-Hub-Signature: sha1=7d38cdd689735b008b3c702edd92eea23791c5f6\r\n"),
+        right.replace(&signature, &sign("another secret", b"{}")),
+        right.replace(&signature, "sha256="),
+    ];
+    for request in &wrong {
+        let answered = served.ask(request);
+        assert_eq!(
+            (answered.status, answered.body.as_str()),
+            (401, "{\"error\":\"the signature is missing or wrong\"}\n")
+        );
+        let names: Vec<&str> = answered.headers.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["date", "content-type", "content-length"]);
+    }
+    assert_eq!(served.app.seen.load(Ordering::SeqCst), 0);
+    assert_eq!(served.ask(right).status, 202);
+}
+
+#[test]
+fn paths_methods_and_content_types_are_held_to_the_table() {
+    let served = Served::new();
+    let health = served.ask(get("/healthz"));
+    assert_eq!((health.status, health.json()), (200, json!({"status": "alive"})));
+    assert_eq!(served.ask(get("/readyz")).status, 200);
+    served.app.open_the_door();
+    let ready = served.ask(get("/readyz"));
+    assert_eq!((ready.status, ready.json()), (503, json!({"error": "the door is open"})));
+    for path in ["/", "/webhook/", "/Webhook", "/metrics", "/../webhook", "*"] {
+        assert_eq!(served.ask(get(path)).status, 404, "{path}");
+    }
+    for (request, allow) in [
+        (get("/webhook"), "POST"),
+        (get("/ciserver/repository/merged"), "POST"),
+        ("DELETE /healthz HTTP/1.1\r\nHost: t\r\n\r\n".into(), "GET, HEAD"),
+        ("POST /readyz HTTP/1.1\r\nHost: t\r\nContent-Length: 2\r\n\r\n{}".into(), "GET, HEAD"),
+    ] {
+        let answered = served.ask(&request);
+        assert_eq!((answered.status, answered.header("allow")), (405, Some(allow)), "{request:?}");
+    }
+    let mut head = served.client();
+    head.send("HEAD /healthz HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n");
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut head.stream, &mut text).unwrap();
+    assert!(text.starts_with("HTTP/1.1 200 OK\r\n") && text.ends_with("\r\n\r\n"), "{text:?}");
+    assert!(text.contains("\r\nContent-Length: 19\r\n"), "{text:?}");
+
+    let json = String::from_utf8(delivery(SECRET, "form", b"payload=%7B%7D")).unwrap();
+    let form = json.replace("application/json", "application/x-www-form-urlencoded");
+    assert_eq!(served.ask(form).json()["reason"], format!("{:?}", ContentKind::Form));
+    let charset = json.replace("application/json", "application/json; charset=utf-8");
+    assert_eq!(served.ask(charset).json()["reason"], format!("{:?}", ContentKind::Json));
+    for other in ["text/plain", "application/jsonp", "multipart/form-data; boundary=x", ""] {
+        assert_eq!(served.ask(json.replace("application/json", other)).status, 415, "{other:?}");
+    }
+    assert_eq!(served.ask(json.replace("Content-Type: application/json\r\n", "")).status, 415);
+    let id = served.ask(delivery(SECRET, "id", b"{}")).json();
+    assert_eq!(id["reason"], "72d3162e-cc78-11e3-81ab-4c9367dc0958");
+}
+
+#[test]
+fn a_body_over_the_cap_is_refused_and_one_at_the_cap_is_taken_whole() {
+    const CAP: usize = 25 * 1024 * 1024;
+    let served = Served::new();
+    let body = vec![b'x'; CAP];
+    let answered = served.ask(delivery(SECRET, "skip", &body));
+    assert_eq!((answered.status, answered.json()["reason"].as_str()), (200, Some("26214400 bytes")));
+    let head = signed_head(SECRET, "skip", &body);
+    let mut client = served.client();
+    client.send(format!("{head}Transfer-Encoding: chunked\r\n\r\n"));
+    client.send(chunked(&body, 1_000_003));
+    assert_eq!(client.expect().json()["reason"], "26214400 bytes");
+
+    // A client that sends everything before it reads still sees the answer.
+    let mut client = served.client();
+    client.send(format!("{head}Content-Length: {}\r\n\r\n", CAP + 1));
+    client.send(&body);
+    client.send("x");
+    let answered = client.expect();
+    assert_eq!((answered.status, answered.json()), (413, json!({"error": "the body is too large"})));
+    assert!(client.is_closed());
+    // None of it has to be sent.
+    for length in ["26214401", "99999999999999999999", "18446744073709551616"] {
+        let answered = served.ask(format!("{head}Content-Length: {length}\r\n\r\n"));
+        assert_eq!((answered.status, answered.header("connection")), (413, Some("close")), "{length}");
+    }
+    let mut client = served.client();
+    client.send(format!("{head}Transfer-Encoding: chunked\r\n\r\n1900000\r\n"));
+    client.send(&body);
+    client.send("\r\n1\r\nx\r\n0\r\n\r\n");
+    assert_eq!(client.expect().status, 413);
+    // Path and method come before size, size before the content type.
+    assert_eq!(served.ask("POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 26214401\r\n\r\n").status, 404);
+    assert_eq!(
+        served.ask("POST /webhook HTTP/1.1\r\nHost: t\r\nContent-Length: 26214401\r\n\r\n").status,
+        413
+    );
+    assert_eq!(served.app.seen.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn slow_heads_and_bodies_are_cut_off_while_others_are_served() {
+    let limits = Limits {
+        head_time: Duration::from_millis(400),
+        body_time: Duration::from_millis(400),
+        linger_time: Duration::from_millis(400),
+        ..Limits::default()
+    };
+    let served = Served::with(limits);
+    let mut heads: Vec<Client> = (0..20).map(|_| served.client()).collect();
+    let mut bodies: Vec<Client> = (0..20).map(|_| served.client()).collect();
+    let mut silent = served.client();
+    for (at, client) in heads.iter_mut().enumerate() {
+        client.send(&delivery(SECRET, "skip", b"{}")[..10 + at]);
+    }
+    for client in &mut bodies {
+        client.send(format!("{}Content-Length: 50\r\n\r\n{{", signed_head(SECRET, "skip", b"{}")));
+    }
+    for _ in 0..20 {
+        assert_eq!(served.ask(delivery(SECRET, "queued", b"{}")).status, 202);
+    }
+    for client in heads.iter_mut().chain(&mut bodies) {
+        let answered = client.expect();
+        assert_eq!((answered.status, answered.header("connection")), (408, Some("close")));
+        assert!(client.is_closed());
+    }
+    assert!(silent.is_closed());
+    // One byte at a time does not buy more time.
+    let mut drip = served.client();
+    let mut sent = 0;
+    while sent < 16_000 && drip.send_anyway(if sent == 0 { "GET /healthz HTTP/1.1\r\nX: " } else { "y" }) {
+        sent += 1;
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(sent < 16_000, "it was never cut off");
+    assert!(served.metric("swanci_gate_rejections_total{reason=\"timeout\"} 41"));
+}
+
+#[test]
+fn a_client_that_does_not_read_is_let_go() {
+    let served = Served::with(Limits { write_time: Duration::from_millis(300), ..Limits::default() });
+    let mut deaf = served.client();
+    let requests = get("/healthz").repeat(500);
+    let mut rounds = 0;
+    while rounds < 10_000 && deaf.send_anyway(&requests) {
+        rounds += 1;
+    }
+    assert!(rounds < 10_000, "it was never let go");
+    assert_eq!(served.ask(get("/healthz")).status, 200);
+}
+
+#[test]
+fn when_the_budget_is_spent_the_largest_unfinished_body_goes() {
+    let served = Served::with(Limits { body_budget: 1024 * 1024, ..Limits::default() });
+    let head = |length| format!("{}Content-Length: {length}\r\n\r\n", signed_head(SECRET, "skip", b"{}"));
+    let mut large = served.client();
+    large.send(head(2_000_000));
+    large.send(vec![b'x'; 900_000]);
+    // Served from what is left, and then from what the large one has to give back.
+    assert_eq!(served.ask(delivery(SECRET, "skip", &vec![b'x'; 20_000])).status, 200);
+    let mut second = served.client();
+    second.send(head(800_000));
+    second.send(vec![b'x'; 799_999]);
+    let answered = large.expect();
+    assert_eq!((answered.status, answered.header("retry-after")), (503, Some("30")));
+    second.send("x");
+    assert_eq!(second.expect().status, 401, "the body is whole, its signature is another's");
+    // A body that cannot fit at all.
+    let mut alone = served.client();
+    alone.send(head(2_000_000));
+    let _ = alone.send_anyway(vec![b'x'; 2_000_000]);
+    assert_eq!(alone.expect().status, 503);
+    // Everything was given back.
+    let body = vec![b'x'; 1_000_000];
+    for _ in 0..5 {
+        assert_eq!(served.ask(delivery(SECRET, "skip", &body)).status, 200);
+    }
+}
+
+#[test]
+fn an_app_that_panics_fails_one_request_only() {
+    let served = Served::new();
+    for _ in 0..40 {
+        assert_eq!(served.ask(delivery(SECRET, "panic", b"{}")).status, 500);
+    }
+    assert_eq!(served.ask(delivery(SECRET, "queued", b"{}")).status, 202);
+}
+
+#[test]
+fn an_app_that_hangs_costs_its_clients_a_503_and_heals() {
+    let limits = Limits { workers: 2, answer_time: Duration::from_secs(1), ..Limits::default() };
+    let served = Served::with(limits);
+    let mut stuck: Vec<Client> = (0..5).map(|_| served.client()).collect();
+    for client in &mut stuck {
+        client.send(delivery(SECRET, "block", b"{}"));
+    }
+    for client in &mut stuck {
+        assert_eq!(client.expect().status, 503);
+    }
+    served.app.open_the_door();
+    assert_eq!(served.ask(delivery(SECRET, "queued", b"{}")).status, 202);
+}
+
+#[test]
+fn a_stop_answers_what_has_arrived_and_takes_nothing_new() {
+    let mut served = Served::new();
+    let mut waiting = served.client();
+    waiting.send(delivery(SECRET, "block", b"{}"));
+    let mut idle = served.client();
+    idle.send(get("/healthz"));
+    assert_eq!(idle.expect().status, 200);
+    let mut half = served.client();
+    half.send("POST /webhook HTTP/1.1\r\n");
+    while served.app.blocked.load(Ordering::SeqCst) == 0 {
+        std::thread::yield_now();
+    }
+    served.stopper.stop();
+    assert!(idle.is_closed());
+    assert_eq!(half.expect().status, 408);
+    assert!(std::net::TcpStream::connect(served.address).is_err(), "the door is closed");
+    served.app.open_the_door();
+    let answered = waiting.expect();
+    assert_eq!((answered.status, answered.header("connection")), (200, Some("close")));
+    drop(half);
+    served.stop();
+}
+
+#[test]
+fn a_stop_does_not_wait_for_ever() {
+    let limits = Limits { drain_time: Duration::from_millis(200), ..Limits::default() };
+    let mut served = Served::with(limits);
+    let mut stuck = served.client();
+    stuck.send(delivery(SECRET, "block", b"{}"));
+    while served.app.blocked.load(Ordering::SeqCst) == 0 {
+        std::thread::yield_now();
+    }
+    served.stop();
+    assert!(stuck.is_closed());
+    served.app.open_the_door();
+}
+
+#[test]
+fn metrics_have_a_door_of_their_own() {
+    let served = Served::new();
+    assert_eq!(served.ask(get("/metrics")).status, 404);
+    assert_eq!(served.ask(delivery(SECRET, "ping", b"{}")).status, 200);
+    served.metrics.watch_queue(|| QueueSnapshot { queued: 5, ..QueueSnapshot::default() });
+    let admin =
+        Listener::admin(bind("127.0.0.1:0").unwrap(), Limits::admin(), served.metrics.clone()).unwrap();
+    let (address, stopper) = (admin.local_addr(), admin.stopper());
+    let thread = std::thread::spawn(|| admin.run());
+    let shown = ask(address, get("/metrics"));
+    assert_eq!(shown.status, 200);
+    assert!(shown.header("content-type").unwrap().starts_with("application/openmetrics-text"));
+    for line in
+        ["swanci_deliveries_total{verdict=\"ping\"}", "swanci_queue_depth 5", "swanci_ack_seconds_count 1"]
+    {
+        let line = line.replace("\"ping\"}", "\"pong\"} 1");
+        assert!(shown.body.lines().any(|l| l == line), "{line} is missing in\n{}", shown.body);
+    }
+    assert_eq!(ask(address, get("/webhook")).status, 404);
+    assert_eq!(ask(address, delivery(SECRET, "ping", b"{}")).status, 404);
+    stopper.stop();
+    thread.join().unwrap().unwrap();
+}
+
+#[test]
+fn an_address_that_is_taken_says_so() {
+    let taken = bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let failure = bind(&address).unwrap_err();
+    assert!(failure.render().starts_with(&format!("error: cannot listen on {address}\ncaused by: ")));
+    assert_eq!(failure.kind.code(), 6);
+}

@@ -1,0 +1,289 @@
+//! What the listener withstands, seen from outside: it runs in a process of its own, whose threads, descriptors and
+//! memory are read from `/proc`, and whose limits can be cut without cutting the test's.
+#![allow(clippy::disallowed_methods)]
+
+use std::collections::VecDeque;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::net::{Shutdown, shutdown, sockopt};
+use rustix::process::{
+    PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, getpid, pidfd_getfd, pidfd_open, setrlimit,
+};
+use swanci::listener::{Limits, Listener, Metrics, bind, inherited, raise_nofile};
+
+use crate::listener::{FakeApp, SECRET};
+use crate::support::http::{Client, PATIENCE, ask, delivery, get};
+
+/// Makes this test binary a listener, with so many descriptors.
+const NOFILE: &str = "SWANCI_TEST_LISTENER_NOFILE";
+
+/// The listener in a process of its own; killed when the test ends.
+struct Process {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Process {
+    fn start(nofile: u64) -> Process {
+        Process::from(Process::command(nofile).stdin(Stdio::piped()))
+    }
+
+    fn command(nofile: u64) -> Command {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(Process::arguments()).env(NOFILE, nofile.to_string());
+        command
+    }
+
+    fn arguments() -> [&'static str; 4] {
+        ["listener_limits::a_listener_in_a_process_of_its_own", "--exact", "--nocapture", "--test-threads=1"]
+    }
+
+    fn from(command: &mut Command) -> Process {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let address = lines
+            .map(|line| line.unwrap())
+            .find_map(|line| line.split_once("listening on ").map(|(_, address)| address.parse().unwrap()))
+            .expect("the listener says where it listens");
+        Process { child, address }
+    }
+
+    /// Has the child do to itself what `serve_until_told` knows.
+    fn tell(&mut self, order: &str) {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{order}").unwrap();
+    }
+
+    /// The same to a child that may have ended.
+    fn tell_anyway(&mut self, order: &str) {
+        let _ = writeln!(self.child.stdin.as_mut().unwrap(), "{order}");
+    }
+
+    fn status(&self, field: &str) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+        line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    fn threads(&self) -> usize {
+        self.status("Threads")
+    }
+
+    fn resident_kb(&self) -> usize {
+        self.status("VmRSS")
+    }
+
+    fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
+    }
+
+    fn post(&self) -> u16 {
+        ask(self.address, delivery(SECRET, "queued", b"{}")).status
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits until `done`, and fails the test when that takes too long.
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !done() {
+        assert!(began.elapsed() < PATIENCE, "{what} did not happen within {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// With the variable set, this is the child of the other tests; without it, their harness is tested.
+#[test]
+fn a_listener_in_a_process_of_its_own() {
+    if let Ok(nofile) = std::env::var(NOFILE) {
+        return serve_until_told(nofile.parse().unwrap());
+    }
+    let mut process = Process::start(512);
+    assert_eq!(process.post(), 202);
+    process.tell("stop");
+    assert!(process.child.wait().unwrap().success());
+}
+
+fn serve_until_told(nofile: u64) {
+    setrlimit(Resource::Nofile, Rlimit { current: Some(nofile / 2), maximum: Some(nofile) }).unwrap();
+    let socket = inherited().unwrap().into_iter().next().unwrap_or_else(|| bind("127.0.0.1:0").unwrap());
+    let limits = Limits { probe_every: Duration::from_millis(500), ..Limits::default() };
+    let listener = Listener::new(socket, limits, Arc::new(FakeApp::default()), Metrics::new()).unwrap();
+    assert_eq!(raise_nofile(), nofile, "the soft limit is raised to the hard one");
+    println!("listening on {}", listener.local_addr());
+    let stopper = listener.stopper();
+    std::thread::spawn(move || {
+        for order in std::io::stdin().lines() {
+            match order.unwrap().as_str() {
+                "stop" => stopper.stop(),
+                "kill the inner server" => kill_the_inner_server(),
+                other => panic!("no such order: {other}"),
+            }
+        }
+    });
+    let ended = listener.run();
+    // Not by a panic: the parent wants to tell this end from any other.
+    std::process::exit(ended.map_or_else(|failure| i32::from(failure.kind.code()), |()| 0));
+}
+
+/// Shuts down every Unix socket that this process listens on. Nobody can reach the inner server by its name, so it is
+/// found among the process's own descriptors.
+fn kill_the_inner_server() {
+    let own = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
+    for entry in std::fs::read_dir("/proc/self/fd").unwrap() {
+        let Ok(number) = entry.unwrap().file_name().to_str().unwrap().parse() else { continue };
+        let Ok(descriptor) = pidfd_getfd(&own, number, PidfdGetfdFlags::empty()) else { continue };
+        let is_unix = sockopt::socket_domain(&descriptor)
+            .is_ok_and(|domain| domain == rustix::net::AddressFamily::UNIX);
+        if is_unix && sockopt::socket_acceptconn(&descriptor).unwrap_or(false) {
+            shutdown(&descriptor, Shutdown::Both).unwrap();
+        }
+    }
+}
+
+#[test]
+fn two_thousand_slow_connections_cost_little_and_delay_nobody() {
+    raise_nofile();
+    let process = Process::start(16_384);
+    let mut slow: Vec<TcpStream> = (0..2_000).map(|_| TcpStream::connect(process.address).unwrap()).collect();
+    let head = concat!(
+        "POST /webhook HTTP/1.1\r\nHost: slow\r\nContent-Type: application/json\r\nX-Hub-Signature-256: sha256=0\r\n",
+        "Content-Length: 1000000\r\n\r\n"
+    );
+    let mut served = 0;
+    let (mut memory, mut threads) = (0, 0);
+    // A byte from each of them between two normal posts: some are in their heads, some in their bodies.
+    for round in 0..4 {
+        for (at, stream) in slow.iter_mut().enumerate() {
+            let byte = &head.as_bytes()[round..=round];
+            let piece = if at % 2 == 0 {
+                byte
+            } else if round == 0 {
+                head.as_bytes()
+            } else {
+                b"x"
+            };
+            let _ = stream.write_all(piece);
+        }
+        for _ in 0..50 {
+            assert_eq!(process.post(), 202);
+            served += 1;
+        }
+        memory = memory.max(process.resident_kb());
+        threads = threads.max(process.threads());
+    }
+    assert!(process.descriptors() > 2_000, "the slow connections are there");
+    assert_eq!(served, 200);
+    assert!(memory <= 32 * 1024, "{memory} kB resident");
+    assert!(threads <= 300, "{threads} threads");
+}
+
+#[test]
+fn with_64_descriptors_200_connections_do_not_keep_anyone_out() {
+    let process = Process::start(64);
+    let before = process.descriptors();
+    let mut crowd = VecDeque::new();
+    for _ in 0..200 {
+        let mut stream = TcpStream::connect(process.address).unwrap();
+        let _ = stream.write_all(b"POST /webhook HTTP/1.1\r\n");
+        crowd.push_back(stream);
+        if crowd.len() % 10 == 0 {
+            assert_eq!(process.post(), 202, "with {} connections", crowd.len());
+        }
+    }
+    assert!(process.descriptors() <= 40, "{} descriptors: children need some", process.descriptors());
+    drop(crowd);
+    until("the end of the crowd", || process.descriptors() <= before);
+    for _ in 0..50 {
+        assert_eq!(process.post(), 202);
+    }
+}
+
+#[test]
+fn ten_thousand_malformed_requests_leave_nothing_behind() {
+    let process = Process::start(4_096);
+    assert_eq!(process.post(), 202);
+    let (threads, descriptors) = (process.threads(), process.descriptors());
+    let forms: [&[u8]; 10] = [
+        b"GET / HTTP/2.0\r\n\r\n",
+        b"\0\x01\x02\x03\r\n\r\n",
+        b"POST /webhook HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\n",
+        b"POST /webhook HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
+        b"POST /webhook HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"\r\n\r\n\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: a\r\nExpect: x\r\n\r\n",
+        b"POST /webhook HTTP/1.1\r\nHost",
+        b"",
+    ];
+    for round in 0..1_000 {
+        for form in forms {
+            let mut stream = TcpStream::connect(process.address).unwrap();
+            let _ = stream.write_all(form);
+            if round % 100 == 0 && !form.is_empty() {
+                let _ = stream.shutdown(std::net::Shutdown::Write);
+                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                let mut answer = Vec::new();
+                let _ = stream.read_to_end(&mut answer);
+                assert!(!answer.starts_with(b"HTTP/1.1 2"), "{form:?}");
+            }
+        }
+    }
+    assert_eq!(process.post(), 202);
+    until("the end of the last connections", || process.descriptors() <= descriptors);
+    assert!(process.threads() <= threads, "{} threads, {threads} before", process.threads());
+}
+
+#[test]
+fn an_inner_server_that_dies_is_built_anew_and_at_the_third_time_in_a_row_the_process_ends() {
+    let mut process = Process::start(1_024);
+    let mut kept = Client::connect(process.address);
+    kept.send(get("/healthz"));
+    assert_eq!(kept.expect().status, 200);
+    let (threads, descriptors) = (process.threads(), process.descriptors());
+    for _ in 0..2 {
+        process.tell("kill the inner server");
+        // Until it is there again some may be told 503; nobody is left without an answer.
+        until("an answer", || process.post() == 202);
+    }
+    kept.send(delivery(SECRET, "queued", b"{}"));
+    assert_eq!(kept.expect().status, 202, "a client's connection outlives the inner server");
+    until("the end of the old threads", || process.threads() <= threads + 1);
+    until("the end of the old sockets", || process.descriptors() <= descriptors + 1);
+    // An answered probe forgives: the third time, but not in a row.
+    std::thread::sleep(Duration::from_secs(3));
+    process.tell("kill the inner server");
+    until("an answer", || process.post() == 202);
+    assert!(process.child.try_wait().unwrap().is_none());
+    until("the end of the process", || {
+        process.tell_anyway("kill the inner server");
+        process.child.try_wait().unwrap().is_some()
+    });
+    assert_eq!(process.child.wait().unwrap().code(), Some(6));
+}
+
+#[test]
+fn a_socket_that_systemd_hands_in_is_served() {
+    let socket = bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    // LISTEN_PID has to name the process that the shell becomes (sd_listen_fds(3)).
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"", "sh"])
+        .arg(std::env::current_exe().unwrap())
+        .args(Process::arguments())
+        .env(NOFILE, "512")
+        .stdin(Stdio::from(std::os::fd::OwnedFd::from(socket)));
+    let process = Process::from(&mut command);
+    assert_eq!(process.address, address);
+    assert_eq!(process.post(), 202);
+}
