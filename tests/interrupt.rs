@@ -17,7 +17,9 @@ fn sleeper(builder: Builder) -> Option<(Scene, String, String)> {
              RUN [\"/bin/busybox\",\"sh\",\"-c\",\": {mark}; /bin/busybox sleep 500\"]\n"
         ),
     );
-    scene.repository.write("a/busybox", std::fs::read("/bin/busybox").expect("apt-get install busybox-static"));
+    scene
+        .repository
+        .write("a/busybox", std::fs::read("/bin/busybox").expect("apt-get install busybox-static"));
     scene.repository.executable("a/busybox", true);
     scene.repository.images(&[json!({"service_name": "a", "version": "1"})]);
     let commit = scene.repository.commit("sleeps");
@@ -26,14 +28,20 @@ fn sleeper(builder: Builder) -> Option<(Scene, String, String)> {
 
 #[test]
 fn a_signal_ends_the_build_everywhere_and_leaves_nothing() {
-    let signals = [(Builder::Classic, Signal::TERM, 143), (Builder::Classic, Signal::INT, 130),
-        (Builder::Buildx, Signal::TERM, 143), (Builder::Buildx, Signal::INT, 130)];
+    let signals = [
+        (Builder::Classic, Signal::TERM, 143),
+        (Builder::Classic, Signal::INT, 130),
+        (Builder::Buildx, Signal::TERM, 143),
+        (Builder::Buildx, Signal::INT, 130),
+    ];
     for (builder, signal, code) in signals {
         let Some((scene, commit, mark)) = sleeper(builder) else { continue };
         let payload = scene.swanci.file("payload.json", scene.payload(&commit));
         let run = scene.swanci.start(&["run", &payload.display().to_string()]);
         let step = format!(": {mark};");
-        eventually("the step runs", || processes_with(&step).iter().any(|(_, line)| line.contains("busybox")));
+        eventually("the step runs", || {
+            processes_with(&step).iter().any(|(_, line)| line.contains("busybox"))
+        });
         run.signal(signal);
         run.wait().ended(code).saying(&["error:"]);
         assert!(scene.swanci.tmp_is_empty(), "temporary files are left");
@@ -72,9 +80,12 @@ fn a_second_signal_ends_at_once_and_a_child_that_ignores_the_first_is_killed() {
     // A docker that ignores signals, and whose grandchild does too.
     scene.swanci.program(
         "docker",
-        &format!("#!/bin/bash\n[ \"$1\" = build ] || exec /usr/bin/docker \"$@\"\ntrap '' TERM INT\n\
+        &format!(
+            "#!/bin/bash\n[ \"$1\" = build ] || exec /usr/bin/docker \"$@\"\ntrap '' TERM INT\n\
                   (trap '' TERM INT; exec -a stubborn-{0} sleep 300) & : >{1}; wait\nwait\n",
-            commit, begun.display()),
+            commit,
+            begun.display()
+        ),
     );
     let stubborn = format!("stubborn-{commit}");
     let payload = scene.swanci.file("payload.json", scene.payload(&commit)).display().to_string();

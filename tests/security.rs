@@ -19,7 +19,9 @@ const TOKEN: &str = "ghp_canaryCanaryCanary0123456789";
 fn strings(value: &Value, at: &str, found: &mut Vec<String>) {
     match value {
         Value::Object(map) => map.iter().for_each(|(k, v)| strings(v, &format!("{at}/{k}"), found)),
-        Value::Array(list) => list.iter().enumerate().for_each(|(i, v)| strings(v, &format!("{at}/{i}"), found)),
+        Value::Array(list) => {
+            list.iter().enumerate().for_each(|(i, v)| strings(v, &format!("{at}/{i}"), found))
+        }
         Value::String(_) => found.push(at.to_owned()),
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
@@ -36,7 +38,9 @@ fn an_option_in_any_field_of_a_payload_is_never_executed() {
     strings(&payload.0, "", &mut fields);
     assert!(fields.len() > 20, "{fields:?}");
     for field in fields {
-        for hostile in [format!("--upload-pack=touch {}", canary.display()), format!("$(touch {})", canary.display())] {
+        for hostile in
+            [format!("--upload-pack=touch {}", canary.display()), format!("$(touch {})", canary.display())]
+        {
             let payload = Payload::merged("acme/shop", "main", &commit).set(&field, json!(hostile));
             let ran = scene.swanci.pipe(&["run", "-", "--tag", "x"], payload.bytes());
             assert!([0, 4, 5].contains(&ran.code), "{field}: {ran:?}");
@@ -153,7 +157,10 @@ fn a_redirect_never_takes_the_token_to_another_host() {
     swanci.set("SWANCI_GIT_TOKEN", TOKEN);
     swanci.run(&["build", "--repo", &format!("{first}/acme/shop.git"), "--branch", "main"]).ended(6);
     let first_seen = first_seen.lock().unwrap();
-    assert!(first_seen.iter().any(|head| head.to_lowercase().contains("authorization: basic")), "{first_seen:?}");
+    assert!(
+        first_seen.iter().any(|head| head.to_lowercase().contains("authorization: basic")),
+        "{first_seen:?}"
+    );
     assert_eq!(*other_seen.lock().unwrap(), Vec::<String>::new(), "the redirect was followed");
 }
 
@@ -173,7 +180,9 @@ fn a_repository_cannot_make_git_run_anything() {
         scene.swanci.home().display()
     );
     std::fs::write(scene.swanci.home().join(".gitconfig"), config).unwrap();
-    for hook in ["post-checkout", "reference-transaction", "hooks/post-checkout", "hooks/reference-transaction"] {
+    for hook in
+        ["post-checkout", "reference-transaction", "hooks/post-checkout", "hooks/reference-transaction"]
+    {
         use std::os::unix::fs::PermissionsExt as _;
         let path = scene.swanci.home().join(hook);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -191,8 +200,12 @@ fn a_mirror_that_is_locked_broken_or_shared_is_used_all_the_same() {
     scene.repository.image("a", "1").images(&[json!({"service_name": "a", "version": "1"})]);
     let first = scene.repository.commit("first");
     scene.build(&first, &["--dry-run"]).ended(0);
-    let mirror = std::fs::read_dir(scene.swanci.state().join("mirrors")).unwrap().flatten()
-        .map(|e| e.path()).find(|p| p.extension().is_some_and(|e| e == "git")).unwrap();
+    let mirror = std::fs::read_dir(scene.swanci.state().join("mirrors"))
+        .unwrap()
+        .flatten()
+        .map(|e| e.path())
+        .find(|p| p.extension().is_some_and(|e| e == "git"))
+        .unwrap();
     let next = |n: &str| {
         scene.repository.write("README", n);
         scene.repository.commit(n)

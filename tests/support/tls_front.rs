@@ -14,8 +14,7 @@ use tempfile::TempDir;
 
 /// Ends TLS for one request and answer a connection, and hands them on to `inner`. Returns the port.
 pub fn start(certificate: &Path, key: &Path, inner: u16, _files: TempDir) -> u16 {
-    let chain: Vec<_> =
-        CertificateDer::pem_file_iter(certificate).unwrap().map(Result::unwrap).collect();
+    let chain: Vec<_> = CertificateDer::pem_file_iter(certificate).unwrap().map(Result::unwrap).collect();
     let key = PrivateKeyDer::from_pem_file(key).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider)
