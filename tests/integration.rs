@@ -6,10 +6,12 @@
 mod build;
 mod catchup;
 mod evaluate_fixtures;
+mod interrupt;
 mod listener;
 mod listener_http;
 mod listener_limits;
 mod push;
 mod queue;
 mod registry;
+mod security;
 mod support;
