@@ -10,3 +10,4 @@ mod listener_limits;
 mod queue;
 mod registry;
 mod support;
+mod tutorial;
