@@ -17,3 +17,4 @@ mod registry;
 mod security;
 mod serve;
 mod support;
+mod tutorial;
