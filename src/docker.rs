@@ -34,7 +34,8 @@ const DOCKER_VARIABLES: &[&str] = &[
 ];
 
 /// What a build that was ended leaves is removed within this time, or stays.
-const TIDY_UP_TIME: Duration = Duration::from_secs(10);
+const TIDY_UP_TIME: Duration = Duration::from_secs(5);
+const TIDY_UP_PAUSE: Duration = Duration::from_millis(100);
 
 /// What docker could not do, as far as a caller or a person does something different about it.
 #[derive(Debug, thiserror::Error)]
@@ -376,11 +377,14 @@ impl Docker {
     fn remove_dangling(&self, id: &str) {
         let cancel = Cancel::new().child(Some(TIDY_UP_TIME));
         let list = ["image", "ls", "--quiet", "--no-trunc", "--filter", "dangling=true"];
-        let Ok(listed) = self.tool().args(list).run(&cancel) else { return };
         let wanted = format!("sha256:{id}");
-        if listed.text().lines().any(|line| line.starts_with(&wanted)) {
+        // The engine is a moment behind: a container that it still has to remove holds the image.
+        while let Ok(listed) = self.tool().args(list).run(&cancel) {
+            let there = listed.text().lines().any(|line| line.starts_with(&wanted));
             // Not by force: another build may stand on it by now.
-            let _ = self.remove(id, &cancel);
+            if !there || self.remove(id, &cancel).is_ok() || cancel.sleep(TIDY_UP_PAUSE).is_err() {
+                return;
+            }
         }
     }
 

@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod build;
+mod catchup;
 mod evaluate_fixtures;
+mod interrupt;
 mod jobs;
 mod listener;
 mod listener_http;
@@ -12,5 +14,7 @@ mod listener_limits;
 mod push;
 mod queue;
 mod registry;
+mod security;
 mod serve;
 mod support;
+mod tutorial;

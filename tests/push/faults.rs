@@ -30,21 +30,12 @@ fn start_push(scene: &Scene, built: &str) -> Started {
 fn a_move_that_fails_puts_back_those_that_were_made() {
     let scene = Scene::new();
     scene.repository.image("a", "1").image("b", "1");
-    let list = |tags: &[&str]| {
-        scene
-            .repository
-            .images(&["a", "b"].map(|n| json!({"service_name": n, "version": "1", "tags": tags})));
-    };
-    list(&["1"]);
+    scene.repository.images(&["a", "b"].map(|n| json!({"service_name": n, "version": "1"})));
     let first = scene.repository.commit("first");
     let (scene, proxy) = behind_proxy(scene);
     scene.run(&first, &[]).ended(0);
-    let list = |tags: &[&str]| {
-        scene
-            .repository
-            .images(&["a", "b"].map(|n| json!({"service_name": n, "version": "1", "tags": tags})));
-    };
-    list(&["1", "new"]);
+    let images = ["a", "b"].map(|n| json!({"service_name": n, "version": "1", "tags": ["1", "new"]}));
+    scene.repository.images(&images);
     scene.repository.write("b/file", "2");
     let second = next(&scene, "2");
     let built = scene.build(&second, &[]).ended(0);
@@ -63,7 +54,7 @@ fn a_move_that_fails_puts_back_those_that_were_made() {
 
     proxy.heal();
     let receipt = scene.push(&built, &[]).ended(0).json();
-    for (name, tag) in [("a", "1"), ("b", "1"), ("b", "new")] {
+    for (name, tag) in [("a", "1"), ("b", "1")] {
         assert_eq!(outcome(&receipt, name, tag), "moved");
     }
     assert_eq!(scene.digest("a", "1"), scene.digest("a", &format!("sha-{second}")));
@@ -168,9 +159,7 @@ fn a_push_that_is_terminated_while_it_moves_puts_the_tags_back() {
     let second = next(&scene, "2");
     let built = scene.build(&second, &[]).ended(0);
     let before = (scene.digest("a", "1"), scene.digest("b", "1"));
-    let (a, b) = (scene.digest("a", "1").unwrap(), format!("/v2/a/manifests/1"));
     // `b` never gets an answer; `a` has moved by then.
-    let _ = (a, b);
     let gate = Gate::default();
     proxy.on("PUT", "/v2/b/manifests/1", 1, Fault::Hold(gate.clone()));
     let push = start_push(&scene, &built.stdout);

@@ -7,4 +7,5 @@ pub mod proxy;
 pub mod registry;
 pub mod repository;
 pub mod swanci;
+pub mod tls_front;
 pub mod token_server;
