@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::support::{LONG, Merge, World, until};
+use super::support::{LONG, Merge, World, until, until_within};
 
 /// Delivers to a listener that may die at any moment; whether it answered 202 or 200.
 fn deliver(address: SocketAddr, merge: &Merge) -> bool {
@@ -61,13 +61,12 @@ fn twenty_kills_lose_no_acknowledged_merge_and_move_no_tag_back() {
         "the rounds must not be vacuous: {acknowledged:?}"
     );
     let serve = world.serve();
-    let began = Instant::now();
-    until("nothing is queued or running", || {
+    // A cached step that another test removes under a build costs an attempt, and the wait after it.
+    until_within(3 * LONG, "nothing is queued or running", &mut || {
         let jobs = world.jobs();
         assert!(jobs.iter().all(|j| j["state"] != "failed"), "{jobs:?}");
         jobs.iter().all(|j| j["state"] == "succeeded").then_some(())
     });
-    assert!(began.elapsed() < LONG);
     let jobs = world.jobs();
     for (merge, _) in merges.iter().zip(&acknowledged).filter(|(_, acknowledged)| **acknowledged) {
         assert_eq!(jobs.iter().filter(|job| job["commit"] == merge.commit.as_str()).count(), 1);
@@ -96,7 +95,7 @@ fn what_a_killed_serve_left_running_is_ended_and_the_job_resumed_within_seconds(
     assert_eq!(world.job(job)["state"], "running", "nobody could write anything down");
     let _serve = world.serve();
     let resumed = Instant::now();
-    super::support::until_within(Duration::from_secs(10), "it is running again", &mut || {
+    until_within(Duration::from_secs(10), "it is running again", &mut || {
         let now = super::support::processes_with(&mark);
         (!now.is_empty() && now.iter().all(|pid| !before.contains(pid))).then_some(())
     });
