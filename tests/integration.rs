@@ -3,12 +3,19 @@
 // Clippy knows `#[test]` functions as tests, but not the helpers beside them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+mod build;
+mod catchup;
 mod documents;
 mod evaluate_fixtures;
+mod interrupt;
+mod jobs;
 mod listener;
 mod listener_http;
 mod listener_limits;
+mod push;
 mod queue;
 mod registry;
+mod security;
+mod serve;
 mod support;
 mod tutorial;
