@@ -65,3 +65,30 @@ fn every_command_and_exit_code_stands_in_the_readme() {
         assert!(readme.contains(code), "README.md does not explain the exit code {code}");
     }
 }
+
+#[test]
+fn every_test_that_the_security_page_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut sources = String::new();
+    for folder in ["src", "tests"] {
+        append_sources(&root.join(folder), &mut sources);
+    }
+    let page = read("SECURITY.md");
+    let is_a_claim = |word: &&str| word.matches('_').count() > 2 && !word.contains(['/', '.', ' ']);
+    let names: Vec<&str> = page.split('`').skip(1).step_by(2).filter(is_a_claim).collect();
+    assert!(names.len() > 20, "only these were found: {names:?}");
+    for name in names {
+        assert!(sources.contains(&format!("fn {name}(")), "SECURITY.md: there is no test {name}");
+    }
+}
+
+fn append_sources(folder: &Path, into: &mut String) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            append_sources(&path, into);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            into.push_str(&fs::read_to_string(&path).unwrap());
+        }
+    }
+}
