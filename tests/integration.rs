@@ -3,7 +3,10 @@
 // Clippy knows `#[test]` functions as tests, but not the helpers beside them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+mod ci_use;
 mod evaluate_fixtures;
+mod hook;
+mod init;
 mod listener;
 mod listener_http;
 mod listener_limits;

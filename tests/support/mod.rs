@@ -2,6 +2,8 @@
 
 pub(crate) mod http;
 
+pub mod github_api;
+pub mod program;
 pub mod proxy;
 pub mod registry;
 pub mod token_server;
