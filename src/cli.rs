@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::manifest::Template;
 use crate::model::{BranchName, CommitSha, ImageName, RegistryAddress};
 
+pub(crate) use hook::full_name;
 pub use hook::{Hook, HookAction, HookCheck, HookInstall, HookRedeliver, HookTarget, HookUrl, NgrokArgs};
 pub use init::Init;
 

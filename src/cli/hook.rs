@@ -7,6 +7,12 @@ use clap::{Args, Subcommand};
 
 use crate::model::RepoName;
 
+/// A repository on a forge has an owner; one on disk need not.
+pub(crate) fn full_name(text: &str) -> Result<RepoName, String> {
+    let name: RepoName = text.parse().map_err(|error| format!("{error}"))?;
+    if name.as_str().contains('/') { Ok(name) } else { Err("its owner is missing: owner/name".to_owned()) }
+}
+
 /// The forge's side of the webhook.
 #[derive(Debug, Args)]
 pub struct Hook {
@@ -50,7 +56,7 @@ pub struct NgrokArgs {
 #[derive(Debug, Args)]
 pub struct HookTarget {
     /// The repository [default: the configuration's, where it has one only]
-    #[arg(long, value_name = "OWNER/NAME")]
+    #[arg(long, value_name = "OWNER/NAME", value_parser = full_name)]
     pub repo: Option<RepoName>,
     /// GitHub's API; GitHub Enterprise's is https://HOST/api/v3 [default: $GITHUB_API_URL, else https://api.github.com]
     #[arg(long, value_name = "URL")]

@@ -13,7 +13,7 @@ pub struct Init {
     #[arg(long, value_name = "HOST[:PORT][/NAMESPACE]")]
     pub registry: Option<RegistryAddress>,
     /// A repository whose merges are built; repeatable
-    #[arg(long, value_name = "OWNER/NAME")]
+    #[arg(long, value_name = "OWNER/NAME", value_parser = super::hook::full_name)]
     pub repository: Vec<RepoName>,
     /// Only merges into a branch that matches, for every repository given; repeatable
     #[arg(long, value_name = "GLOB")]

@@ -2,18 +2,18 @@
 
 use std::io::{IsTerminal as _, Write};
 use std::path::Path;
-use std::str::FromStr;
 
 use dialoguer::{Confirm, Input};
 use serde::Serialize;
 
 use crate::cancel::{Cancel, Stop};
 use crate::ci::Actions;
-use crate::cli::{Global, Init};
+use crate::cli::{Global, Init, full_name};
 use crate::config::Environment;
+use crate::decide::BranchGlobs;
 use crate::error::{Classify as _, Failure, Kind};
 use crate::init::{self, Answers, Written};
-use crate::model::{RegistryAddress, RepoName};
+use crate::model::RegistryAddress;
 
 use super::Session;
 
@@ -75,21 +75,18 @@ pub(super) fn command(
 /// Asks for what no flag said.
 fn ask(answers: &mut Answers, cancel: &Cancel) -> Result<(), Failure> {
     if answers.registry.is_none() {
-        answers.registry =
-            optional::<RegistryAddress>("Registry, as registry.example.org:443 (empty: none)", cancel)?;
+        answers.registry = optional("Registry, as registry.example.org:443 (empty: none)", registry, cancel)?;
     }
     if answers.repositories.is_empty() {
         let mut prompt = "Repository whose merges are built, as owner/name (empty: none)";
-        while let Some(name) = optional::<RepoName>(prompt, cancel)? {
+        while let Some(name) = optional(prompt, full_name, cancel)? {
             answers.repositories.push(name);
             prompt = "Another repository (empty: no more)";
         }
     }
     if answers.branches.is_empty() && !answers.repositories.is_empty() {
-        let branches =
-            optional::<String>("Branches to build, as main, release/* (empty: every branch)", cancel)?;
-        let branches = branches.unwrap_or_default();
-        answers.branches = branches.split([',', ' ']).filter(|b| !b.is_empty()).map(str::to_owned).collect();
+        let prompt = "Branches to build, as main, release/* (empty: every branch)";
+        answers.branches = optional(prompt, globs, cancel)?.unwrap_or_default();
     }
     if let (false, Some(registry)) = (answers.certificates, &answers.registry) {
         let prompt = format!("Make a certificate authority and a certificate for {}", registry.host());
@@ -100,22 +97,33 @@ fn ask(answers: &mut Answers, cancel: &Cancel) -> Result<(), Failure> {
 }
 
 /// One line, parsed; asked again until it is well formed; `None` when it is empty.
-fn optional<T: FromStr>(prompt: &str, cancel: &Cancel) -> Result<Option<T>, Failure>
-where
-    T::Err: std::fmt::Display,
-{
+fn optional<T>(
+    prompt: &str,
+    parse: fn(&str) -> Result<T, String>,
+    cancel: &Cancel,
+) -> Result<Option<T>, Failure> {
     let asked = Input::<String>::new()
         .with_prompt(prompt)
         .allow_empty(true)
-        .validate_with(|text: &String| {
-            if text.trim().is_empty() {
-                return Ok(());
-            }
-            text.trim().parse::<T>().map(|_| ()).map_err(|error| error.to_string())
+        .validate_with(|text: &String| match text.trim() {
+            "" => Ok(()),
+            text => parse(text).map(|_| ()),
         })
         .interact_text();
-    let text = answered(asked, cancel)?;
-    Ok(text.trim().parse().ok()).map(|parsed: Option<T>| if text.trim().is_empty() { None } else { parsed })
+    // Nothing but an empty line is not well formed here.
+    Ok(parse(answered(asked, cancel)?.trim()).ok())
+}
+
+/// A list of globs; an empty one is none.
+fn globs(text: &str) -> Result<Vec<String>, String> {
+    let globs: Vec<String> =
+        text.split([',', ' ']).filter(|glob| !glob.is_empty()).map(str::to_owned).collect();
+    BranchGlobs::new(&globs).map_err(|error| error.to_string())?;
+    Ok(globs)
+}
+
+fn registry(text: &str) -> Result<RegistryAddress, String> {
+    text.parse().map_err(|error| format!("{error}"))
 }
 
 fn answered<T>(asked: dialoguer::Result<T>, cancel: &Cancel) -> Result<T, Failure> {
