@@ -3,13 +3,15 @@
 mod hook;
 mod init;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::manifest::Template;
-use crate::model::{BranchName, CommitSha, ImageName, RegistryAddress};
+use crate::model::{BranchName, CommitSha, ImageName, RegistryAddress, RepoName};
+use crate::queue::JobState;
 
 pub(crate) use hook::full_name;
 pub use hook::{Hook, HookAction, HookCheck, HookInstall, HookRedeliver, HookTarget, HookUrl, NgrokArgs};
@@ -97,6 +99,14 @@ pub enum Command {
         after_help = "Examples:\n  swanci verify receipt.json\n  swanci run payload.json | swanci verify -"
     )]
     Verify(Verify),
+    /// Listen for webhooks and run the same pipeline for every merge
+    #[command(
+        after_help = "Examples:\n  swanci serve --secret-file secret --repository owner/name\n  swanci serve --once --once-timeout 1h\n\nSIGTERM stops: running jobs stay queued. SIGHUP reads the configuration again."
+    )]
+    Serve(Serve),
+    /// Look into the queue of a state directory, also while serve runs
+    #[command(after_help = "Examples:\n  swanci jobs\n  swanci jobs log 17 -f\n  swanci jobs retry 17")]
+    Jobs(Jobs),
     /// Check git, docker, builder, registry, certificates, credentials and disk
     #[command(
         after_help = "Examples:\n  swanci doctor\n  swanci doctor --registry registry.example.org:443 --json"
@@ -217,7 +227,7 @@ pub struct BuildArgs {
 }
 
 /// The registry.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct RegistryArgs {
     /// Where images go [default: registry.host of the configuration]
     #[arg(long, value_name = "HOST[:PORT][/NAMESPACE]")]
@@ -278,6 +288,99 @@ pub struct Verify {
     /// The registry.
     #[command(flatten)]
     pub registry: RegistryArgs,
+}
+
+/// How to listen.
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// Where webhooks arrive [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<SocketAddr>,
+    /// Run what is queued, then take one merge, run it, and exit with its code
+    #[arg(long)]
+    pub once: bool,
+    /// With --once: give up when no delivery queued a job for so long
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, requires = "once")]
+    pub once_timeout: Option<Duration>,
+    /// Merges at once; 0 accepts and queues without running
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=64))]
+    pub jobs: Option<u16>,
+    /// The webhook secret
+    #[arg(long, value_name = "FILE")]
+    pub secret_file: Option<PathBuf>,
+    /// Allow this repository too; repeatable
+    #[arg(long, value_name = "OWNER/NAME")]
+    pub repository: Vec<RepoName>,
+    /// Serve metrics here, on GET /metrics
+    #[arg(long, value_name = "ADDR")]
+    pub admin_listen: Option<SocketAddr>,
+    /// The registry.
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What to do with the queue.
+#[derive(Debug, Args)]
+pub struct Jobs {
+    /// The subcommand; lists without one.
+    #[command(subcommand)]
+    pub command: Option<JobsCommand>,
+    /// Print a JSON document
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// The subcommands of `jobs`.
+#[derive(Debug, Subcommand)]
+pub enum JobsCommand {
+    /// List jobs, the newest first
+    List(JobsList),
+    /// Show everything about a job
+    Show {
+        /// The job's number
+        id: i64,
+    },
+    /// Print a job's log
+    Log {
+        /// The job's number
+        id: i64,
+        /// Go on until the job has ended
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Queue a failed or cancelled job again
+    Retry {
+        /// The job's number
+        id: i64,
+    },
+    /// Cancel a job, and stop it if it runs
+    Cancel {
+        /// The job's number
+        id: i64,
+    },
+}
+
+/// Which jobs to list.
+#[derive(Debug, Args)]
+pub struct JobsList {
+    /// Only jobs in this state
+    #[arg(long, value_name = "STATE")]
+    pub state: Option<JobState>,
+    /// Only jobs of this repository
+    #[arg(long, value_name = "OWNER/NAME")]
+    pub repository: Option<RepoName>,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub limit: u32,
+}
+
+impl Default for JobsList {
+    fn default() -> JobsList {
+        JobsList { state: None, repository: None, limit: 50 }
+    }
 }
 
 /// What to check.

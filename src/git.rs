@@ -266,7 +266,10 @@ fn git(transports: &str, config: &[(String, String)]) -> Tool {
         .env("GIT_OPTIONAL_LOCKS", "0")
         .env("GIT_ALLOW_PROTOCOL", transports);
     if std::env::var_os("GIT_SSH_COMMAND").is_none() && std::env::var_os("GIT_SSH").is_none() {
-        tool = tool.env("GIT_SSH_COMMAND", "ssh -oBatchMode=yes -oConnectTimeout=20");
+        tool = tool.env(
+            "GIT_SSH_COMMAND",
+            "ssh -oBatchMode=yes -oConnectTimeout=20 -oServerAliveInterval=15 -oServerAliveCountMax=4",
+        );
     }
     let all = fixed.iter().map(|(k, v)| (*k, *v)).chain(config.iter().map(|(k, v)| (k.as_str(), v.as_str())));
     let mut count = 0;

@@ -16,7 +16,7 @@ fn main() -> ExitCode {
     if let Err(error) = signals::stop_on_signals(&cancel) {
         progress::write_stderr(&format!("warning: signals cannot be handled: {error}"));
     }
-    match commands::dispatch(cli, &cancel, &mut std::io::stdout().lock()) {
+    match commands::dispatch(cli, &cancel, &mut std::io::stdout()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             let kind = cancel.stopped().map_or(failure.kind, |stop| stop.kind().and(failure.kind));

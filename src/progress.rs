@@ -87,6 +87,14 @@ impl Progress {
         Step { progress: self.clone(), name, bar, begun: Instant::now(), tail: Mutex::new(VecDeque::new()) }
     }
 
+    /// Whether only warnings and errors are wanted.
+    pub fn is_quiet(&self) -> bool {
+        match self.0.style {
+            Style::Quiet => true,
+            Style::Bars | Style::Plain { .. } | Style::Groups | Style::Log(_) => false,
+        }
+    }
+
     /// Something that a person should know.
     pub fn warn(&self, text: &str) {
         match &self.0.style {
@@ -244,6 +252,13 @@ pub fn clean(text: &str) -> String {
 /// Controls, and the bidirectional overrides that make a line read otherwise than it is.
 fn is_dangerous(c: char) -> bool {
     c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// One line of `serve`'s own, on standard output. A closed standard output is no reason to stop serving.
+pub fn write_stdout(line: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{}", crate::redact::scrub(line));
+    let _ = out.flush();
 }
 
 /// One line for a person, on standard error. A closed standard error is no reason to stop.

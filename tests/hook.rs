@@ -60,6 +60,32 @@ fn installing_makes_the_webhook_that_serve_expects() {
 }
 
 #[test]
+fn the_server_of_these_tests_notices_what_github_does_not_describe() {
+    for (method, path, body, says) in [
+        ("POST", "hooks", r#"{"name":"web","events":"pull_request"}"#, "is not of type"),
+        ("POST", "hooks", r#"{"config":{"uri":"https://x/webhook"},"events":[]}"#, "config.uri is not in"),
+        ("POST", "hooks", r#"{"config":{"url":"no url"},"events":[]}"#, "is not a \"uri\""),
+        ("GET", "hooks?per_page=many", "", "is not of type"),
+        ("GET", "hooks?limit=1", "", "parameter limit is not in"),
+        ("GET", "hooks/7/pings", "", "is not in the description"),
+        ("PUT", "hooks", "", "is not in the description"),
+    ] {
+        let api = GitHubApi::start();
+        let address: std::net::SocketAddr = api.url().split('/').nth(2).unwrap().parse().unwrap();
+        let mut client = crate::support::http::Client::connect(address);
+        client.send(format!(
+            "{method} /api/v3/repos/{REPOSITORY}/{path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: swanci/0\r\n\
+             Accept: application/vnd.github+json\r\nX-GitHub-Api-Version: 2022-11-28\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        ));
+        client.answer().unwrap();
+        let against = api.against_the_description();
+        assert!(against.len() == 1 && against[0].contains(says), "{method} {path} {body}: {against:?}");
+    }
+}
+
+#[test]
 fn installing_twice_leaves_one_webhook() {
     let (dir, api) = (site(), GitHubApi::start());
     let first = hook(dir.path(), &api, &["install", "--url", URL, "--json"]).json();

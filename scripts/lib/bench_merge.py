@@ -162,7 +162,7 @@ docker push -q "$PREFIX/$IMAGE:1.0"
     def warm(self, name, images, changed, contenders, **sizes):
         """Medians over runs: each run is a new merge, and every contender sees the same ones, in turn."""
         base = self.folder(name)
-        repository = Repository(base / "repository.git", images, self.a.files, seed=base.name, **sizes)
+        repository = Repository(base / "repository.git", images, self.a.files, seed=f"{base.name} {os.getpid()}", **sizes)
         homes = {who: base / f"{base.name}-{who}" for who in contenders}
         times = {who: [] for who in contenders}
         for home in homes.values():
@@ -188,7 +188,7 @@ docker push -q "$PREFIX/$IMAGE:1.0"
         for run in range(self.a.runs):
             for who in (("swanci", "script"), ("script", "swanci"))[run % 2]:
                 base = self.folder("cold")
-                repository = Repository(base / "repository.git", images, self.a.files, seed=base.name)
+                repository = Repository(base / "repository.git", images, self.a.files, seed=f"{base.name} {os.getpid()}")
                 times[who].append(self.swanci(repository, repository.head(), base) if who == "swanci"
                                   else self.script(repository, base))
                 shutil.rmtree(base)

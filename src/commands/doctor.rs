@@ -176,7 +176,8 @@ fn registry(
     let client = client.with_cancel(cancel());
     match client.ping() {
         Ok(()) => {
-            checks.push(ok("registry", format!("{address} answers swanci, and its certificate is trusted")))
+            let trust = if plain_http { "over plain http" } else { "and its certificate is trusted" };
+            checks.push(ok("registry", format!("{address} answers swanci, {trust}")));
         }
         Err(error) => checks.push(failed("registry", error.into())),
     }

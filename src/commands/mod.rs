@@ -1,5 +1,6 @@
 //! One file for each subcommand: its arguments, and the wiring of the pieces below.
 
+mod announce;
 mod build;
 mod completions;
 mod doctor;
@@ -7,8 +8,10 @@ mod documents_io;
 mod evaluate;
 mod hook;
 mod init;
+mod jobs;
 mod push;
 mod run;
+mod serve;
 mod session;
 mod verify;
 
@@ -29,6 +32,8 @@ pub fn dispatch(cli: Cli, cancel: &Cancel, out: &mut dyn Write) -> Result<(), Fa
         Command::Push(args) => push::command(&session(&cli.global)?, &args, out),
         Command::Run(args) => run::command(&session(&cli.global)?, args, out),
         Command::Verify(args) => verify::command(&session(&cli.global)?, &args, out),
+        Command::Serve(args) => serve::command(&session(&cli.global)?, &cli.global, &args),
+        Command::Jobs(args) => jobs::command(&session(&cli.global)?, &args, out),
         Command::Doctor(args) => doctor::command(&session(&cli.global)?, &args, out),
         Command::Init(args) => init::command(&cli.global, &args, cancel, out),
         Command::Hook(args) => hook::command(&session(&cli.global)?, &args, out),

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde::Deserialize;
 
-use crate::cli::{Push, PushArgs};
+use crate::cli::{Push, PushArgs, RegistryArgs};
 use crate::documents::{BuiltDocument, DecisionWord, Receipt};
 use crate::error::Failure;
 use crate::pipeline::{self, PushOptions};
@@ -23,7 +23,10 @@ pub(super) fn command(session: &Session, args: &Push, out: &mut dyn Write) -> Re
         return write(out, &skip);
     }
     let built: BuiltDocument = parse(&args.built, &bytes, what)?;
-    let mut site = session.site(&args.registry, None)?;
+    // The document knows where its images are to go; the configuration is only asked when it does not.
+    let registry =
+        RegistryArgs { registry: args.registry.registry.clone().or_else(|| built.registry.clone()) };
+    let mut site = session.site(&registry, None)?;
     if let Some(timeout) = args.timeout {
         site.timeout = timeout;
     }

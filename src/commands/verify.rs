@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use crate::cli::Verify;
+use crate::cli::{RegistryArgs, Verify};
 use crate::documents::Receipt;
 use crate::error::Failure;
 use crate::pipeline::verify;
@@ -14,10 +14,9 @@ use super::documents_io::{parse, read_bytes, write_outcome};
 pub(super) fn command(session: &Session, args: &Verify, out: &mut dyn Write) -> Result<(), Failure> {
     let bytes = read_bytes(&args.receipt)?;
     let receipt: Receipt = parse(&args.receipt, &bytes, "the receipt of `swanci push`")?;
-    let mut registry = crate::cli::RegistryArgs { registry: args.registry.registry.clone() };
-    // A receipt knows its registry; the configuration need not.
-    registry.registry =
-        registry.registry.or_else(|| session.config.registry.clone()).or_else(|| receipt.registry.clone());
+    // A receipt knows its registry; the configuration is only asked when it does not.
+    let registry =
+        RegistryArgs { registry: args.registry.registry.clone().or_else(|| receipt.registry.clone()) };
     let site = session.site(&registry, None)?;
     let verified = verify::verify(&site, &receipt)?;
     write_outcome(out, &verified.document, verified.failure)

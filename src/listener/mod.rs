@@ -17,6 +17,7 @@ mod clients;
 mod gate;
 mod http_head;
 mod inner;
+mod intake;
 mod limits;
 mod metrics;
 mod relay;
@@ -28,6 +29,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 pub use answer::{Answer, Refusal, Reply};
+pub use intake::{Intake, OnQueued, ReadyCheck, Rules};
 pub use limits::{Limits, raise_nofile};
 pub use metrics::{Metrics, QueueSnapshot, Step};
 pub use routes::{App, ContentKind, RawDelivery};

@@ -15,7 +15,7 @@ use crate::parallel;
 use super::bases::LocalBases;
 use super::reuse::{self, INPUTS_LABEL};
 use super::survey::{Source, Surveyed, survey};
-use super::{Origin, Outcome, REGISTRY_THREADS, Site, checkout, now, schedule, seconds};
+use super::{Origin, Outcome, REGISTRY_THREADS, Site, checkout, housekeeping, now, schedule, seconds};
 
 /// What a build is asked to do differently.
 #[derive(Debug, Clone, Default)]
@@ -103,6 +103,9 @@ pub fn build(
             return Err(Failure::environment("build secrets need BuildKit, and docker has no buildx plugin")
                 .hint("install docker-buildx, or take build.secrets out of the configuration"));
         }
+        let builds = housekeeping::builds_lock(site)
+            .and_then(|file| file.lock_shared().map(|()| file))
+            .classify(Kind::Environment, || "cannot lock the engine for builds")?;
         let bases = LocalBases::prepare(site, &surveyed, &to_build)?;
         let after: Vec<Vec<usize>> = surveyed
             .iter()
@@ -143,6 +146,7 @@ pub fn build(
             }
         });
         bases.put_back();
+        drop(builds);
     }
     let images: Vec<Image> =
         images.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().flatten().collect();

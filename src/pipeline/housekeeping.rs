@@ -49,11 +49,25 @@ pub(super) fn after_push(site: &Site, receipt: &Receipt) {
     receipt::prune(&site.state_dir);
 }
 
+/// Held, shared, while images are built: the classic builder takes cached layers by their ids, and a removal in between
+/// would take them away under it.
+pub(super) fn builds_lock(site: &Site) -> std::io::Result<File> {
+    lock::open(&lock::path_of(&site.state_dir, "builds"))
+}
+
 /// Of one name the newest images stay; an older one goes unless a job holds it between its build and its push.
 fn remove_old_images(site: &Site, repository: &str) {
     let Ok(mut images) = site.docker.local_images(repository, &site.cancel) else { return };
     images.retain(|i| i.name.rsplit_once(':').is_some_and(|(_, tag)| tag.starts_with("sha-")));
     images.sort_by(|a, b| b.created.cmp(&a.created));
+    if images.len() <= site.keep_local {
+        return;
+    }
+    // While anybody builds, the images wait for the next push.
+    let Ok(builds) = builds_lock(site) else { return };
+    if builds.try_lock().is_err() {
+        return;
+    }
     for image in images.iter().skip(site.keep_local) {
         let path = lease_path(site, &image.name);
         let Ok(file) = lock::open(&path) else { continue };

@@ -137,7 +137,7 @@ impl CommandError {
 /// The last lines, where there are few enough to stand in a message.
 fn tail_text(tail: &[String]) -> String {
     let said: Vec<&str> = tail.iter().map(|l| l.trim()).filter(|l| !l.is_empty()).collect();
-    let last = &said[said.len().saturating_sub(3)..];
+    let last = &said[said.len().saturating_sub(2)..];
     if last.is_empty() { String::new() } else { format!(": {}", last.join(" / ")) }
 }
 
@@ -246,8 +246,8 @@ impl Tool {
         for arg in &self.args {
             text.push(' ');
             text.extend(arg.to_string_lossy().chars().flat_map(char::escape_debug));
-            if text.chars().count() > 160 {
-                text = text.chars().take(160).collect::<String>() + "…";
+            if text.chars().count() > 72 {
+                text = text.chars().take(72).collect::<String>() + "…";
                 break;
             }
         }

@@ -113,6 +113,11 @@ impl GitHubApi {
         self.state.lock().unwrap().asked.iter().filter(|a| a.method == method).cloned().collect()
     }
 
+    /// What was not as GitHub describes it.
+    pub fn against_the_description(&self) -> Vec<String> {
+        self.state.lock().unwrap().broken.clone()
+    }
+
     /// Fails when a request or an answer was not as GitHub describes it.
     pub fn assert_kept_to_the_description(&self) {
         let state = self.state.lock().unwrap();
@@ -276,14 +281,13 @@ fn as_json_schema(schema: &Value) -> Value {
         Value::Object(object) => {
             let mut schema: serde_json::Map<String, Value> =
                 object.iter().map(|(key, value)| (key.clone(), as_json_schema(value))).collect();
-            if schema.get("nullable") == Some(&Value::Bool(true)) {
-                if let Some(Value::String(of)) = schema.get("type").cloned() {
-                    schema.insert("type".to_owned(), json!([of, "null"]));
-                }
+            let nullable = schema.get("nullable") == Some(&Value::Bool(true));
+            if let (true, Some(Value::String(of))) = (nullable, schema.get("type").cloned()) {
+                schema.insert("type".to_owned(), json!([of, "null"]));
             }
             Value::Object(schema)
         }
-        other => other.clone(),
+        plain @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_)) => plain.clone(),
     }
 }
 

@@ -1,0 +1,452 @@
+//! `swanci serve`: the listener, the queue, the workers, and the signals that govern them.
+
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use crate::cancel::{Cancel, Stop};
+use crate::cli::{BuildArgs, RegistryArgs, Serve};
+use crate::config::{Config, RepositoryConfig, read_secret_file};
+use crate::decide::{BranchGlobs, Policy};
+use crate::documents::DecisionDocument;
+use crate::error::{Classify as _, Failure, Kind};
+use crate::forge::signature::WebhookSecret;
+use crate::listener::{self, Intake, Limits, Listener, Metrics, QueueSnapshot, Rules, Step};
+use crate::pipeline::{self, BuildOptions, PushOptions, Ran};
+use crate::process;
+use crate::progress::{LineSink, Progress, Style};
+use crate::queue::{
+    ClaimedJob, JobContext, JobEvent, JobId, JobLog, JobResult, JobState, Pool, PoolOptions, Queue,
+    Retention, ServeLock, SystemClock,
+};
+
+use super::Session;
+use super::announce::Announcer;
+use super::session;
+
+/// Before each further fetch of a commit that is not there yet: three times within a minute.
+const PATIENCE: [Duration; 3] = [Duration::from_secs(3), Duration::from_secs(12), Duration::from_secs(40)];
+/// How long running jobs have to end after a signal.
+const SHUTDOWN: Duration = Duration::from_secs(8);
+/// How long docker's answer to "are you there" is believed.
+const READY_FOR: Duration = Duration::from_secs(5);
+/// How often the main thread looks at signals.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Listens until a signal comes, or, with `--once`, until one merge is done.
+pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Serve) -> Result<(), Failure> {
+    let announcer = Announcer::new(args.json, session.progress.clone());
+    let config = with_flags(session.config.clone(), args)?;
+    if args.once && config.serve.jobs == 0 {
+        return Err(Failure::usage("--once runs a job, and --jobs 0 runs none"));
+    }
+    let rules = rules(&config)?;
+    let state_dir = std::path::absolute(&config.state_dir)
+        .classify(Kind::Environment, || "the state directory has no absolute path")?;
+    let mut lock = ServeLock::acquire(&state_dir, None, jiff::Timestamp::now())?;
+    let socket = socket(&config)?;
+    let address = socket.local_addr().classify(Kind::Environment, || "the socket has no address")?;
+    lock.listens_on(&address.to_string());
+
+    // What a `serve` that was killed left running would build beside us.
+    let children = state_dir.join("children");
+    let ended = process::end_stale_children(&children);
+    if ended > 0 {
+        announcer.say("stale", &format!("ended {ended} processes that an earlier serve left behind"));
+    }
+    process::record_children_in(&children)
+        .classify(Kind::Environment, || format!("cannot use {}", children.display()))?;
+    let queue = Queue::open(lock, Arc::new(SystemClock))?;
+    let metrics = Metrics::new();
+    watch_queue(&metrics, &queue);
+    let admin = admin(&config, &metrics)?;
+
+    let works = Arc::new(Works {
+        config: RwLock::new(Arc::new(config.clone())),
+        metrics: metrics.clone(),
+        flags: args.registry.clone(),
+    });
+    // A configuration that cannot work is found now, not with the first merge.
+    works.site(&session.progress, &session.cancel)?;
+    let pool = start_pool(&queue, &config, &works, &announcer, &session.cancel)?;
+
+    if args.once {
+        announcer.say("draining", "running what is queued first");
+        if let Err(stop) = queue.wait_drained(&session.cancel)? {
+            return end(pool, &announcer, stop);
+        }
+    }
+    let first: Arc<OnceLock<JobId>> = Arc::default();
+    let stopper: Arc<OnceLock<listener::Stopper>> = Arc::default();
+    let on_queued = {
+        let (first, stopper, once) = (Arc::clone(&first), Arc::clone(&stopper), args.once);
+        Box::new(move |id: JobId| {
+            if once && first.set(id).is_ok() {
+                stopper.get().inspect(|s| s.stop());
+            }
+        })
+    };
+    let ready = ready_check(Arc::clone(&works), session.progress.clone());
+    let intake = Arc::new(Intake::new(rules, queue.clone(), args.once, ready, on_queued));
+    let limits = Limits { max_body: config.serve.max_body.as_u64(), ..Limits::default() };
+    let listener = Listener::new(socket, limits, Arc::clone(&intake) as Arc<dyn listener::App>, metrics)?;
+    // Nobody can have delivered yet: the listener runs only from here on.
+    let _ = stopper.set(listener.stopper());
+    announcer.say("listening", &format!("listening on http://{address}"));
+    let stop = listener.stopper();
+    let running = std::thread::Builder::new()
+        .name("listener".to_owned())
+        .spawn(move || listener.run())
+        .classify(Kind::Environment, || "cannot start the listener's thread")?;
+
+    let hangup = hangup_flag()?;
+    let limit = args.once.then_some(args.once_timeout).flatten();
+    let patience = session.cancel.child(limit);
+    while !running.is_finished() {
+        if hangup.swap(false, std::sync::atomic::Ordering::SeqCst) {
+            reload(global, args, session, &works, &intake, &announcer);
+        }
+        if patience.sleep(TICK).is_err() {
+            break;
+        }
+    }
+    stop.stop();
+    let listened =
+        running.join().unwrap_or_else(|_| Err(Failure::environment("the listener's thread panicked")));
+    drop(admin);
+    if let Some(stop) = session.cancel.stopped() {
+        return end(pool, &announcer, stop);
+    }
+    match (args.once, first.get()) {
+        (true, Some(id)) => match queue.wait_ended(*id, &session.cancel)? {
+            Ok(record) => {
+                pool.shutdown(Stop::Terminated, SHUTDOWN);
+                job_failure(record.state, record.exit_code, record.error).map_or(Ok(()), Err)
+            }
+            Err(stop) => end(pool, &announcer, stop),
+        },
+        (true, None) if listened.is_ok() => {
+            pool.shutdown(Stop::Terminated, SHUTDOWN);
+            Err(Failure::environment("no delivery queued a job before --once-timeout was over"))
+        }
+        (true, None) | (false, _) => {
+            pool.shutdown(Stop::Terminated, SHUTDOWN);
+            listened
+        }
+    }
+}
+
+/// A first signal: running jobs are stopped and stay queued, and that is a good end.
+fn end(pool: Pool, announcer: &Announcer, stop: Stop) -> Result<(), Failure> {
+    announcer.say("stopping", &format!("{stop}: running jobs are stopped and stay queued"));
+    if !pool.shutdown(stop, SHUTDOWN) {
+        announcer.warn("a job did not end in time; it is run again at the next start");
+    }
+    Ok(())
+}
+
+fn job_failure(state: JobState, code: Option<u8>, error: Option<String>) -> Option<Failure> {
+    let error = error.unwrap_or_else(|| format!("the job {state}"));
+    match state {
+        JobState::Succeeded => None,
+        JobState::Queued | JobState::Running | JobState::Failed | JobState::Cancelled => {
+            let kind = match code {
+                Some(4) => Kind::BadInput,
+                Some(5) => Kind::Refused,
+                Some(6) => Kind::Environment,
+                Some(_) | None => Kind::Failed,
+            };
+            Some(Failure::new(kind, anyhow::anyhow!("{error}")))
+        }
+    }
+}
+
+fn with_flags(mut config: Config, args: &Serve) -> Result<Config, Failure> {
+    if let Some(listen) = args.listen {
+        config.serve.listen = listen;
+    }
+    if let Some(jobs) = args.jobs {
+        config.serve.jobs = usize::from(jobs);
+    }
+    if let Some(path) = &args.secret_file {
+        config.serve.secret_file = Some(path.clone());
+        config.serve.secret = None;
+    }
+    if let Some(admin) = args.admin_listen {
+        config.serve.admin_listen = Some(admin);
+    }
+    for name in &args.repository {
+        if config.repository(name).is_none() {
+            config.repositories.push(RepositoryConfig {
+                name: name.clone(),
+                branches: Vec::new(),
+                clone_url: None,
+                namespace: None,
+                submodules: false,
+            });
+        }
+    }
+    Ok(config)
+}
+
+/// Without a secret, or without a repository that is allowed, there is nothing to serve.
+fn rules(config: &Config) -> Result<Rules, Failure> {
+    use secrecy::ExposeSecret as _;
+    let secret = match (&config.serve.secret, &config.serve.secret_file) {
+        (Some(secret), _) => secret.clone(),
+        (None, Some(path)) => read_secret_file(path)?,
+        (None, None) => {
+            return Err(Failure::bad_input("serve does not start without a webhook secret")
+                .hint("make one (openssl rand -hex 32 > secret; chmod 600 secret) and name it: --secret-file secret, serve.secret_file, or SWANCI_SECRET"));
+        }
+    };
+    let secret = WebhookSecret::new(secret.expose_secret().as_bytes().to_vec())
+        .classify(Kind::BadInput, || "the webhook secret cannot be used")?;
+    if config.repositories.is_empty() {
+        return Err(Failure::bad_input("serve does not start without a repository that is allowed")
+            .hint("name one: --repository owner/name, or [[repository]] in the configuration"));
+    }
+    let mut repositories = Vec::with_capacity(config.repositories.len());
+    for repository in &config.repositories {
+        let branches = BranchGlobs::new(&repository.branches)
+            .classify(Kind::BadInput, || format!("the branches of `{}`", repository.name))?;
+        repositories.push((repository.name.clone(), Policy { branches }));
+    }
+    Ok(Rules { secret, repositories })
+}
+
+/// The socket that systemd hands in, or one of our own.
+fn socket(config: &Config) -> Result<TcpListener, Failure> {
+    match listener::inherited()?.into_iter().next() {
+        Some(socket) => Ok(socket),
+        None => listener::bind(&config.serve.listen.to_string()),
+    }
+}
+
+/// Ends the metrics listener when `serve` ends.
+struct Admin(listener::Stopper);
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+fn admin(config: &Config, metrics: &Metrics) -> Result<Option<Admin>, Failure> {
+    let Some(address) = config.serve.admin_listen else { return Ok(None) };
+    let listener = Listener::admin(listener::bind(&address.to_string())?, Limits::admin(), metrics.clone())?;
+    let stopper = listener.stopper();
+    std::thread::Builder::new()
+        .name("metrics".to_owned())
+        .spawn(move || {
+            if let Err(failure) = listener.run() {
+                crate::progress::write_stderr(&format!("warning: metrics are no longer served: {failure}"));
+            }
+        })
+        .classify(Kind::Environment, || "cannot start the metrics' thread")?;
+    Ok(Some(Admin(stopper)))
+}
+
+fn watch_queue(metrics: &Metrics, queue: &Queue) {
+    let queue = queue.clone();
+    metrics.watch_queue(move || {
+        let stats = queue.stats().unwrap_or_default();
+        let oldest = stats.oldest_queued.map(|since| {
+            let waited = jiff::Timestamp::now().duration_since(since);
+            Duration::try_from(waited).unwrap_or_default()
+        });
+        QueueSnapshot {
+            queued: stats.queued,
+            running: stats.running,
+            succeeded: stats.succeeded,
+            failed: stats.failed,
+            cancelled: stats.cancelled,
+            oldest,
+        }
+    });
+}
+
+/// Docker is asked at most every few seconds, however often `/readyz` is.
+fn ready_check(works: Arc<Works>, progress: Progress) -> Box<listener::ReadyCheck> {
+    let last: Mutex<Option<(Instant, Result<(), String>)>> = Mutex::new(None);
+    Box::new(move || {
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((asked, answer)) = &*last
+            && asked.elapsed() < READY_FOR
+        {
+            return answer.clone();
+        }
+        let cancel = Cancel::new().child(Some(Duration::from_secs(3)));
+        let answer = works
+            .site(&progress, &cancel)
+            .and_then(|site| site.docker.engine_version(&cancel).map_err(Failure::from))
+            .map(drop)
+            .map_err(|failure| failure.one_line());
+        *last = Some((Instant::now(), answer.clone()));
+        answer
+    })
+}
+
+/// What workers need to run a job, replaced as a whole by SIGHUP.
+struct Works {
+    config: RwLock<Arc<Config>>,
+    metrics: Metrics,
+    flags: RegistryArgs,
+}
+
+impl Works {
+    fn site(&self, progress: &Progress, cancel: &Cancel) -> Result<pipeline::Site, Failure> {
+        let config = Arc::clone(&*self.config.read().unwrap_or_else(PoisonError::into_inner));
+        session::site(&config, &self.flags, None::<&BuildArgs>, progress, cancel)
+    }
+
+    fn run(&self, job: &ClaimedJob, context: &JobContext) -> JobResult {
+        let progress = Progress::new(Style::Log(Arc::new(Log(context.log.clone()))));
+        let result = self.run_pipeline(job, &progress, &context.cancel);
+        match result {
+            Ok(outcome) => JobResult::Succeeded { outcome },
+            Err(failure) => {
+                progress.say(failure.render().trim_end());
+                result_of(&failure)
+            }
+        }
+    }
+
+    fn run_pipeline(
+        &self,
+        job: &ClaimedJob,
+        progress: &Progress,
+        cancel: &Cancel,
+    ) -> Result<String, Failure> {
+        let document: DecisionDocument = serde_json::from_str(&job.document)
+            .classify(Kind::BadInput, || "the job's document cannot be read")?;
+        let change = super::build::change_of(&document)?;
+        let site = self.site(progress, cancel)?;
+        let build = BuildOptions { patience: PATIENCE.to_vec(), ..BuildOptions::default() };
+        let ran =
+            pipeline::run(&site, &change, Some(&document.payload_sha256), &build, &PushOptions::default())?;
+        if let Ran::Pushed(receipt) = &ran.document {
+            let seconds = receipt.seconds;
+            let parts = [
+                (Step::Checkout, Some(seconds.checkout)),
+                (Step::Build, Some(seconds.build)),
+                (Step::Push, seconds.push),
+            ];
+            for (step, seconds) in parts {
+                if let Some(seconds) = seconds {
+                    self.metrics.step(step, Duration::from_secs_f64(seconds.max(0.0)));
+                }
+            }
+        }
+        match (ran.document, ran.failure) {
+            (_, Some(failure)) => Err(failure),
+            (Ran::Pushed(receipt), None) => serde_json::to_string(&receipt)
+                .classify(Kind::Failed, || "the receipt cannot be kept with the job"),
+            (Ran::Built(_), None) => Err(Failure::failed("the build ended without a push")),
+        }
+    }
+}
+
+/// Only what the environment did is tried again.
+fn result_of(failure: &Failure) -> JobResult {
+    let (code, error) = (failure.kind.code(), failure.one_line());
+    match failure.kind {
+        Kind::Environment => JobResult::Retry { code, error },
+        Kind::Interrupted | Kind::Terminated => JobResult::Interrupted,
+        Kind::Failed | Kind::Usage | Kind::NothingToBuild | Kind::BadInput | Kind::Refused => {
+            JobResult::Failed { code, error }
+        }
+    }
+}
+
+/// A job's log as a place for lines.
+struct Log(JobLog);
+
+impl LineSink for Log {
+    fn line(&self, line: &str) {
+        self.0.line(line);
+    }
+}
+
+fn start_pool(
+    queue: &Queue,
+    config: &Config,
+    works: &Arc<Works>,
+    announcer: &Announcer,
+    cancel: &Cancel,
+) -> Result<Pool, Failure> {
+    let options = PoolOptions {
+        jobs: config.serve.jobs,
+        timeout: Some(config.serve.timeout),
+        retention: Retention { age: config.serve.retention, ..Retention::default() },
+        redact: Arc::new(crate::redact::scrub),
+        ..PoolOptions::default()
+    };
+    let works = Arc::clone(works);
+    let metrics = works.metrics.clone();
+    let announcer = announcer.clone();
+    Pool::start(
+        queue,
+        options,
+        cancel,
+        Arc::new(move |job: &ClaimedJob, context: &JobContext| works.run(job, context)),
+        Arc::new(move |event: &JobEvent| {
+            if matches!(event, JobEvent::Retrying { .. }) {
+                metrics.retry();
+            }
+            announcer.job(event);
+        }),
+    )
+    .classify(Kind::Environment, || "the workers cannot be started")
+}
+
+/// SIGHUP: the configuration is read again; a wrong one changes nothing.
+fn reload(
+    global: &crate::cli::Global,
+    args: &Serve,
+    session: &Session,
+    works: &Works,
+    intake: &Intake,
+    announcer: &Announcer,
+) {
+    let read = Session::open(global, &session.cancel)
+        .and_then(|fresh| with_flags(fresh.config, args))
+        .and_then(|config| Ok((rules(&config)?, config)));
+    let checked = read.and_then(|(rules, config)| {
+        session::site(&config, &args.registry, None, &session.progress, &session.cancel)?;
+        Ok((rules, config))
+    });
+    match checked {
+        Ok((rules, config)) => {
+            intake.replace_rules(rules);
+            let before = std::mem::replace(
+                &mut *works.config.write().unwrap_or_else(PoisonError::into_inner),
+                Arc::new(config.clone()),
+            );
+            announcer.say("reloaded", "the configuration was read again");
+            let fixed = |c: &Config| {
+                (
+                    c.serve.listen,
+                    c.serve.jobs,
+                    c.serve.timeout,
+                    c.serve.admin_listen,
+                    c.serve.max_body,
+                    c.serve.retention,
+                )
+            };
+            if fixed(&before) != fixed(&config) || before.state_dir != config.state_dir {
+                announcer.warn("state_dir and serve.listen, jobs, timeout, max_body, retention and admin_listen change only at the next start");
+            }
+        }
+        Err(failure) => {
+            announcer.warn(&format!("the old configuration stays, because the new one is wrong: {failure}"))
+        }
+    }
+}
+
+fn hangup_flag() -> Result<Arc<std::sync::atomic::AtomicBool>, Failure> {
+    let flag = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&flag))
+        .classify(Kind::Environment, || "SIGHUP cannot be handled")?;
+    Ok(flag)
+}

@@ -1,0 +1,179 @@
+//! From an authenticated delivery to a job on disk: signature, payload, ping, allow-list, verdict, queue.
+//!
+//! What a payload means is decided by [`crate::decide`], as it is for `evaluate`: the same bytes, the same verdict.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::decide::{self, Outcome, Policy};
+use crate::forge::signature::WebhookSecret;
+use crate::forge::{self, Encoding, Event, Headers};
+use crate::model::{Change, RepoName};
+use crate::queue::{Accepted, JobId, JobState, NewJob, Queue, QueueError};
+
+use super::answer::Answer;
+use super::routes::{App, ContentKind, RawDelivery};
+
+/// What decides over deliveries, and may be read again while `serve` runs.
+pub struct Rules {
+    /// What signatures are verified with.
+    pub secret: WebhookSecret,
+    /// The allow-list, each repository with its branches.
+    pub repositories: Vec<(RepoName, Policy)>,
+}
+
+/// Asked whether the rest of `serve` is ready.
+pub type ReadyCheck = dyn Fn() -> Result<(), String> + Send + Sync;
+/// Told of a job that was queued by a delivery.
+pub type OnQueued = dyn Fn(JobId) + Send + Sync;
+
+/// Takes deliveries and queues merges.
+pub struct Intake {
+    rules: RwLock<Arc<Rules>>,
+    queue: Queue,
+    ready: Box<ReadyCheck>,
+    on_queued: Box<OnQueued>,
+    /// `--once`: one job is enough.
+    only_one: bool,
+    closed: AtomicBool,
+}
+
+impl Intake {
+    /// An intake under these rules. With `only_one` it closes after the first job.
+    pub fn new(
+        rules: Rules,
+        queue: Queue,
+        only_one: bool,
+        ready: Box<ReadyCheck>,
+        on_queued: Box<OnQueued>,
+    ) -> Intake {
+        Intake {
+            rules: RwLock::new(Arc::new(rules)),
+            queue,
+            ready,
+            on_queued,
+            only_one,
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    /// Goes on under other rules.
+    pub fn replace_rules(&self, rules: Rules) {
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+    }
+
+    fn accept(&self, change: Change, delivery: &RawDelivery<'_>, reason: String, document: String) -> Answer {
+        let (Some(forge), Some(branch)) = (change.forge, change.branch) else {
+            return Answer::Malformed { message: "the merge names no forge or no branch".to_owned() };
+        };
+        if self.only_one && self.closed.swap(true, Ordering::SeqCst) {
+            return Answer::Unavailable { reason: "this listener takes one merge, and has it".to_owned() };
+        }
+        let job = NewJob {
+            forge,
+            repository: change.repository,
+            branch,
+            commit: change.commit,
+            event: delivery.event.unwrap_or("pull_request").chars().take(100).collect(),
+            delivery_id: delivery.delivery_id.map(|id| id.chars().take(200).collect()),
+            document,
+        };
+        let accepted = self.queue.accept(job);
+        let queued = matches!(accepted, Ok(Accepted::New(_) | Accepted::Requeued(_)));
+        if self.only_one && !queued {
+            self.closed.store(false, Ordering::SeqCst);
+        }
+        match accepted {
+            Ok(Accepted::New(id)) => {
+                (self.on_queued)(id);
+                Answer::Queued { job: id.0, reason }
+            }
+            Ok(Accepted::Requeued(id)) => {
+                (self.on_queued)(id);
+                Answer::Queued {
+                    job: id.0,
+                    reason: format!("{reason}; its job had not succeeded and is queued again"),
+                }
+            }
+            Ok(Accepted::Duplicate { id, state }) => {
+                let stands = match state {
+                    JobState::Queued => "is queued",
+                    JobState::Running => "is running",
+                    JobState::Succeeded => "has succeeded",
+                    JobState::Failed => "has failed",
+                    JobState::Cancelled => "was cancelled",
+                };
+                Answer::Duplicate { job: id.0, reason: format!("this merge has job {id}, which {stands}") }
+            }
+            Err(error) => unavailable(&error),
+        }
+    }
+}
+
+/// A stranger learns only that nothing was accepted.
+fn unavailable(error: &QueueError) -> Answer {
+    let reason = match error {
+        QueueError::Unavailable(_) | QueueError::Io { .. } | QueueError::Sql(_) => {
+            "the queue cannot be written now"
+        }
+        QueueError::Corrupt { .. }
+        | QueueError::NewerSchema { .. }
+        | QueueError::OlderSchema { .. }
+        | QueueError::Missing(_)
+        | QueueError::Locked { .. }
+        | QueueError::NotFound(_)
+        | QueueError::IllegalTransition { .. } => "the queue does not work",
+    };
+    crate::progress::write_stderr(&format!("warning: a delivery was refused with 503: {error}"));
+    Answer::Unavailable { reason: reason.to_owned() }
+}
+
+impl App for Intake {
+    fn deliver(&self, delivery: RawDelivery<'_>) -> Answer {
+        let rules = Arc::clone(&*self.rules.read().unwrap_or_else(PoisonError::into_inner));
+        if !rules.secret.verifies(delivery.body, Some(delivery.signature)) {
+            return Answer::Unauthorized;
+        }
+        let encoding = match delivery.content {
+            ContentKind::Json => Encoding::Json,
+            ContentKind::Form => Encoding::Form,
+        };
+        let headers = Headers { event: delivery.event, encoding, forge: None };
+        let read = match forge::parse(delivery.body, headers) {
+            Ok(read) => read,
+            Err(error) => return Answer::Malformed { message: error.to_string() },
+        };
+        if matches!(read.event, Event::Ping) {
+            return Answer::Pong;
+        }
+        let policy = match &read.repository {
+            None => Policy::default(),
+            Some(name) => match rules.repositories.iter().find(|(allowed, _)| allowed.same_as(name)) {
+                Some((_, policy)) => policy.clone(),
+                None => {
+                    return Answer::NotAllowed {
+                        reason: format!("the repository `{name}` is not on the allow-list"),
+                    };
+                }
+            },
+        };
+        let decision = decide::decide(read, &policy);
+        match &decision.outcome {
+            Outcome::Skip(_) => Answer::Skip { reason: decision.reason },
+            Outcome::Build(change) => {
+                let change = (**change).clone();
+                let reason = decision.reason.clone();
+                let document = decision.into_document(decide::payload_sha256(delivery.body), false);
+                match serde_json::to_string(&document) {
+                    Ok(document) => self.accept(change, &delivery, reason, document),
+                    Err(error) => Answer::Malformed { message: error.to_string() },
+                }
+            }
+        }
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        self.queue.check_writable().map_err(|error| error.to_string())?;
+        (self.ready)()
+    }
+}
