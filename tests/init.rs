@@ -58,6 +58,7 @@ fn what_is_written_can_be_loaded() {
     let dir = tempfile::tempdir().unwrap();
     let ran = swanci(dir.path(), &[], FULL);
     assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.out.contains("\nwrote secret\nwrote swanci.toml\n"), "{ran:?}");
     let config = load(&dir.path().join("swanci.toml"));
     assert_eq!(config.registry.unwrap().to_string(), "swan-registry.icesi.edu.co:443/team");
     let names: Vec<String> = config.repositories.iter().map(|r| r.name.to_string()).collect();

@@ -35,7 +35,8 @@ pub(super) fn command(
 ) -> Result<(), Failure> {
     let progress = Session::display(global, Actions::detect(&Environment::of_process()).is_some());
     let mut answers = Answers {
-        dir: args.dir.clone(),
+        // The folder one stands in needs no name in what is printed.
+        dir: if args.dir == Path::new(".") { std::path::PathBuf::new() } else { args.dir.clone() },
         registry: args.registry.clone(),
         repositories: args.repository.clone(),
         branches: args.branch.clone(),
@@ -102,6 +103,7 @@ fn optional<T>(
     parse: fn(&str) -> Result<T, String>,
     cancel: &Cancel,
 ) -> Result<Option<T>, Failure> {
+    cancel.check()?;
     let asked = Input::<String>::new()
         .with_prompt(prompt)
         .allow_empty(true)
@@ -142,7 +144,7 @@ fn answered<T>(asked: dialoguer::Result<T>, cancel: &Cancel) -> Result<T, Failur
 
 /// The next three commands.
 fn next(answers: &Answers, written: &Written) -> Vec<String> {
-    let at_home = answers.dir == Path::new(".");
+    let at_home = answers.dir.as_os_str().is_empty();
     let config = if at_home { String::new() } else { format!(" --config {}", quoted(&written.config)) };
     let repository = match &answers.repositories[..] {
         [_] => String::new(),
@@ -164,5 +166,6 @@ fn quoted(path: &Path) -> String {
 }
 
 fn in_git(dir: &Path) -> bool {
-    std::path::absolute(dir).is_ok_and(|dir| dir.ancestors().any(|dir| dir.join(".git").exists()))
+    std::path::absolute(Path::new(".").join(dir))
+        .is_ok_and(|dir| dir.ancestors().any(|dir| dir.join(".git").exists()))
 }
