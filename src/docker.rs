@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -32,6 +33,10 @@ const DOCKER_VARIABLES: &[&str] = &[
     "CLOUDSDK_CONFIG",
 ];
 
+/// What a build that was ended leaves is removed within this time, or stays.
+const TIDY_UP_TIME: Duration = Duration::from_secs(5);
+const TIDY_UP_PAUSE: Duration = Duration::from_millis(100);
+
 /// What docker could not do, as far as a caller or a person does something different about it.
 #[derive(Debug, thiserror::Error)]
 pub enum DockerError {
@@ -44,6 +49,9 @@ pub enum DockerError {
     /// The disk is full.
     #[error("no space left on the docker engine's disk")]
     NoSpace(#[source] CommandError),
+    /// A step was killed from outside: by an engine that was stopped, or for want of memory.
+    #[error("a step of the build was killed")]
+    Killed(#[source] CommandError),
     /// The registry cannot be reached, or is not trusted, by the engine.
     #[error("the docker engine cannot reach the registry")]
     Registry(#[source] CommandError),
@@ -88,6 +96,9 @@ impl DockerError {
             DockerError::NoEngine(error)
         } else if error.said(&["no space left on device", "disk quota exceeded"]) {
             DockerError::NoSpace(error)
+        } else if error.said(&["code: 137", "code: 143"]) {
+            // 128 + SIGKILL and SIGTERM: an engine that is stopped ends its containers so, and its client says no more.
+            DockerError::Killed(error)
         } else {
             DockerError::Failed(error)
         }
@@ -132,6 +143,7 @@ impl DockerError {
             DockerError::NoEngine(e)
             | DockerError::Forbidden(e)
             | DockerError::NoSpace(e)
+            | DockerError::Killed(e)
             | DockerError::Registry(e)
             | DockerError::Unauthorized(e)
             | DockerError::Failed(e)
@@ -148,6 +160,7 @@ impl DockerError {
             DockerError::NoEngine(_)
             | DockerError::Forbidden(_)
             | DockerError::NoSpace(_)
+            | DockerError::Killed(_)
             | DockerError::Registry(_)
             | DockerError::Unauthorized(_)
             | DockerError::Command(_) => Kind::Environment,
@@ -160,6 +173,9 @@ impl DockerError {
                 Some("start it (systemctl start docker), or set DOCKER_HOST to where it runs")
             }
             DockerError::Forbidden(_) => Some("add the user to the group `docker` and log in again"),
+            DockerError::Killed(_) => {
+                Some("was the docker engine restarted, or the memory used up? (dmesg tells)")
+            }
             DockerError::NoSpace(_) => {
                 Some("make room: docker system df shows what is used, docker image prune removes")
             }
@@ -329,12 +345,36 @@ impl Docker {
         if request.no_cache {
             tool = tool.arg("--no-cache");
         }
-        tool.arg("--")
-            .arg(&request.context)
-            .cap(usize::MAX)
-            .stream(cancel, &mut |_: Stream, line: &str| on_line(line))
-            .map_err(DockerError::of_push)?;
+        let mut last_layer = None;
+        let built = tool.arg("--").arg(&request.context).cap(usize::MAX).stream(
+            cancel,
+            &mut |_: Stream, line: &str| {
+                last_layer = classic_layer(line).map(str::to_owned).or_else(|| last_layer.take());
+                on_line(line);
+            },
+        );
+        if let (Err(CommandError::Stopped { .. }), Builder::Classic, Some(id)) = (&built, builder, last_layer)
+        {
+            self.remove_dangling(&id);
+        }
+        built.map_err(DockerError::of_push)?;
         Ok(())
+    }
+
+    /// The classic builder keeps the steps of a build that was ended as images without a name. The last of them goes,
+    /// and with it those below it; a build that failed keeps them, as the cache of its next try.
+    fn remove_dangling(&self, id: &str) {
+        let cancel = Cancel::new().child(Some(TIDY_UP_TIME));
+        let list = ["image", "ls", "--quiet", "--no-trunc", "--filter", "dangling=true"];
+        let wanted = format!("sha256:{id}");
+        // The engine is a moment behind: a container that it still has to remove holds the image.
+        while let Ok(listed) = self.tool().args(list).run(&cancel) {
+            let there = listed.text().lines().any(|line| line.starts_with(&wanted));
+            // Not by force: another build may stand on it by now.
+            if !there || self.remove(id, &cancel).is_ok() || cancel.sleep(TIDY_UP_PAUSE).is_err() {
+                return;
+            }
+        }
     }
 
     /// The image's Id under this name; `None` when the engine has no such image.
@@ -433,6 +473,12 @@ pub struct DiskUsage {
     pub reclaimable: String,
 }
 
+/// ` ---> 0123456789ab`, the image that a step of the classic builder made.
+fn classic_layer(line: &str) -> Option<&str> {
+    let id = line.trim().strip_prefix("---> ")?;
+    (id.len() == 12 && id.bytes().all(|b| b.is_ascii_hexdigit())).then_some(id)
+}
+
 /// `sha-…: digest: sha256:… size: 528`, the last line of a push.
 fn pushed_digest(output: &str, tag: &Tag) -> Option<Digest> {
     let mark = format!("{tag}: digest: ");
@@ -460,6 +506,16 @@ mod tests {
         assert_eq!(pushed_digest(&output, &"sha-2".parse().unwrap()), None);
     }
 
+    #[test]
+    fn the_steps_of_the_classic_builder_are_told_from_its_other_lines() {
+        assert_eq!(classic_layer(" ---> 0123456789ab"), Some("0123456789ab"));
+        for other in
+            [" ---> Using cache", " ---> Running in 0123456789ab", "0123456789ab", " ---> 0123456789abc"]
+        {
+            assert_eq!(classic_layer(other), None, "{other}");
+        }
+    }
+
     fn failed(words: &str) -> CommandError {
         CommandError::Exit {
             command: "docker".into(),
@@ -477,6 +533,8 @@ mod tests {
             E::of(failed("The command '/bin/sh -c false' returned a non-zero code: 1")),
             E::Failed(_)
         ));
+        let killed = "The command '/bin/sh -c make' returned a non-zero code: 137";
+        assert!(matches!(E::of(failed(killed)), E::Killed(_)));
         assert!(matches!(
             E::of_push(failed("x509: certificate signed by unknown authority")),
             E::Registry(_)

@@ -3,13 +3,21 @@
 // Clippy knows `#[test]` functions as tests, but not the helpers beside them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+mod build;
+mod catchup;
 mod ci_use;
 mod evaluate_fixtures;
 mod hook;
 mod init;
+mod interrupt;
+mod jobs;
 mod listener;
 mod listener_http;
 mod listener_limits;
+mod push;
 mod queue;
 mod registry;
+mod security;
+mod serve;
 mod support;
+mod tutorial;

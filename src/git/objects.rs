@@ -41,6 +41,9 @@ pub struct CommitInfo {
     pub time: i64,
 }
 
+/// Links that one path may lead through, as Linux has it (path_resolution(7)).
+const MOST_LINKS: usize = 40;
+
 impl Mirror<'_> {
     /// First parent and time of a commit.
     pub fn commit_info(&self, commit: &CommitSha) -> Result<CommitInfo, GitError> {
@@ -61,43 +64,105 @@ impl Mirror<'_> {
         paths: &[String],
         content: bool,
     ) -> Result<Vec<Found>, GitError> {
-        self.batch(commit, paths, content, true)
+        let mut found = self.batch(&in_commit(commit, paths), content, true)?;
+        for (found, path) in found.iter_mut().zip(paths) {
+            // `git cat-file --follow-symlinks` calls a link whose target holds a `.` component (`./web`) dangling.
+            if *found == Found::Dangling
+                && let Some(plain) = self.without_links(commit, path)?
+                && let Some(there) = self.batch(&in_commit(commit, &[plain]), content, true)?.pop()
+            {
+                *found = there;
+            }
+        }
+        Ok(found)
+    }
+
+    /// The path without symbolic links, resolved one component at a time; `None` where it leaves the repository, ends
+    /// nowhere or goes in a circle.
+    fn without_links(&self, commit: &CommitSha, path: &str) -> Result<Option<String>, GitError> {
+        let mut ahead: Vec<String> = path.rsplit('/').map(str::to_owned).collect();
+        let mut resolved: Vec<String> = Vec::new();
+        let mut links = 0;
+        while let Some(part) = ahead.pop() {
+            match part.as_str() {
+                "" | "." => continue,
+                ".." if resolved.pop().is_some() => continue,
+                ".." => return Ok(None),
+                _ => resolved.push(part),
+            }
+            let here = resolved.join("/");
+            // `mode SP type SP id TAB path NUL` (git-ls-tree(1)).
+            let list = self.local().args(["--literal-pathspecs", "ls-tree", "-z", "--full-tree"]);
+            let entry = run(list.args([commit.as_str(), "--", &here]), self.cancel())?.text();
+            match entry.split(['\t', ' ']).collect::<Vec<_>>().as_slice() {
+                ["120000", _, id, ..] => {
+                    links += 1;
+                    let target = run(self.local().args(["cat-file", "blob", id]), self.cancel())?.stdout;
+                    let Ok(target) = String::from_utf8(target) else { return Ok(None) };
+                    if links > MOST_LINKS || target.starts_with('/') {
+                        return Ok(None);
+                    }
+                    resolved.pop();
+                    ahead.extend(target.rsplit('/').map(str::to_owned));
+                }
+                [_, _, _, ..] => {}
+                _ => return Ok(None),
+            }
+        }
+        Ok(Some(if resolved.is_empty() { ".".to_owned() } else { resolved.join("/") }))
+    }
+
+    /// What one path leads to in each of these commits, symbolic links followed, in one call; no content is read.
+    pub fn look_across(&self, commits: &[CommitSha], path: &str) -> Result<Vec<Found>, GitError> {
+        let names: Vec<String> = commits.iter().map(|commit| format!("{commit}:{path}")).collect();
+        self.batch(&names, false, true)
+    }
+
+    /// The content of these blobs, in one call.
+    pub fn read_blobs(&self, ids: &[String]) -> Result<Vec<Vec<u8>>, GitError> {
+        let found = self.batch(ids, true, false)?;
+        found
+            .into_iter()
+            .zip(ids)
+            .map(|(found, id)| match found {
+                Found::Blob(blob) => Ok(blob.content),
+                Found::Tree(_) | Found::Submodule | Found::Missing | Found::Outside(_) | Found::Dangling => {
+                    Err(GitError::Unexpected(format!("cat-file: {id} is no blob")))
+                }
+            })
+            .collect()
     }
 
     /// What stands at these very paths: a symbolic link is the blob that it is.
     pub fn look_at(&self, commit: &CommitSha, paths: &[String]) -> Result<Vec<Found>, GitError> {
-        self.batch(commit, paths, false, false)
+        self.batch(&in_commit(commit, paths), false, false)
     }
 
-    fn batch(
-        &self,
-        commit: &CommitSha,
-        paths: &[String],
-        content: bool,
-        follow: bool,
-    ) -> Result<Vec<Found>, GitError> {
-        if paths.is_empty() {
+    /// Asks for objects by their names (gitrevisions(7)).
+    fn batch(&self, names: &[String], content: bool, follow: bool) -> Result<Vec<Found>, GitError> {
+        if names.is_empty() {
             return Ok(Vec::new());
         }
         let mode = if content { "--batch" } else { "--batch-check" };
-        let asked: String = paths
-            .iter()
-            .map(|path| if path == "." { format!("{commit}:\n") } else { format!("{commit}:{path}\n") })
-            .collect();
+        let asked: String = names.iter().flat_map(|name| [name.as_str(), "\n"]).collect();
         let tool =
             self.local().args(["cat-file", mode]).args(follow.then_some("--follow-symlinks")).stdin(asked);
         let output = run(tool, self.cancel())?.stdout;
         let found =
             parse(&output, content).ok_or_else(|| GitError::Unexpected(format!("cat-file {mode}")))?;
-        if found.len() == paths.len() {
+        if found.len() == names.len() {
             Ok(found)
         } else {
-            Err(GitError::Unexpected(format!("cat-file answered {} of {} times", found.len(), paths.len())))
+            Err(GitError::Unexpected(format!("cat-file answered {} of {} times", found.len(), names.len())))
         }
     }
 
-    /// The URLs that `.gitmodules` states, by the path of the submodule.
+    /// The URLs that `.gitmodules` states, by the path of the submodule; none where there is no such file.
     pub fn submodule_urls(&self, commit: &CommitSha) -> Result<BTreeMap<String, String>, GitError> {
+        match self.look_at(commit, &[".gitmodules".to_owned()])?.as_slice() {
+            [Found::Blob(_)] => {}
+            _ => return Ok(BTreeMap::new()),
+        }
         let blob = format!("{commit}:.gitmodules");
         let args = ["config", "--blob", &blob, "--null", "--get-regexp", r"^submodule\..*\.(path|url)$"];
         let text = run(self.local().args(args), self.cancel())?.stdout;
@@ -119,6 +184,11 @@ impl Mirror<'_> {
         let mut found = self.look_up(commit, &[path.to_owned()], true)?;
         Ok(found.pop().unwrap_or(Found::Missing))
     }
+}
+
+/// The names of paths in a commit; `.` is its root.
+fn in_commit(commit: &CommitSha, paths: &[String]) -> Vec<String> {
+    paths.iter().map(|path| format!("{commit}:{}", if path == "." { "" } else { path })).collect()
 }
 
 /// The answers of `git cat-file --batch --follow-symlinks` (git-cat-file(1), BATCH OUTPUT).

@@ -104,7 +104,7 @@ pub(super) fn write_out(
     into: &Path,
 ) -> Result<(), Failure> {
     let links = mirror.check_out(commit.as_str(), folders, into)?;
-    if origin.submodules && !links.is_empty() {
+    if origin.submodules {
         write_submodules(site, mirror, commit, &links, into, 0)?;
     }
     Ok(())
@@ -121,6 +121,9 @@ fn write_submodules(
     into: &Path,
     depth: usize,
 ) -> Result<(), Failure> {
+    if links.is_empty() {
+        return Ok(());
+    }
     if depth >= DEEPEST_SUBMODULE {
         return Err(Failure::refused(format!("submodules are nested more than {DEEPEST_SUBMODULE} deep")));
     }

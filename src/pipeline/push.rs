@@ -264,6 +264,9 @@ fn is_image(
     Ok(manifest.digest == *id || client.image_labels(repository.path(), manifest)?.digest == *id)
 }
 
+/// docker itself retries most of a push, for about 15 s; beyond this its next try is not worth the wait.
+const RETRY_WITHIN: Duration = Duration::from_secs(10);
+
 /// A push dies of one 429 or 502; docker itself retries only parts of it.
 fn push_with_retries(
     site: &Site,
@@ -277,13 +280,14 @@ fn push_with_retries(
         .with_max_times(3)
         .with_jitter()
         .build();
+    let begun = Instant::now();
     loop {
         let error = match site.docker.push(repository, tag, cancel, on_line) {
             Ok(digest) => return Ok(digest),
             Err(error) => error,
         };
         let transient = matches!(&error, DockerError::Registry(e) if !e.said(&["x509", "certificate"]));
-        match delays.next().filter(|_| transient) {
+        match delays.next().filter(|_| transient && begun.elapsed() < RETRY_WITHIN) {
             Some(delay) => {
                 on_line(&format!("{error}; again in {}", crate::progress::seconds(delay)));
                 cancel.sleep(delay)?;

@@ -1,9 +1,13 @@
-//! The harness: real servers on ephemeral loopback ports, which end with the test that started them.
+//! The harness: real repositories and engines, and real servers on ephemeral loopback ports, which end with the test
+//! that started them.
 
-pub(crate) mod http;
-
+pub mod engine;
 pub mod github_api;
+pub(crate) mod http;
 pub mod program;
 pub mod proxy;
 pub mod registry;
+pub mod repository;
+pub mod swanci;
+pub mod tls_front;
 pub mod token_server;

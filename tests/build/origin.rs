@@ -1,0 +1,209 @@
+//! Where a change may be cloned from, and the proof that its commit was merged.
+
+use std::io::Read as _;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::json;
+
+use crate::support::repository::{Payload, Repository};
+use crate::support::swanci::{Scene, Swanci, image};
+
+/// A commit that lists one image.
+fn scene() -> (Scene, String) {
+    let scene = Scene::new();
+    scene.repository.image("a", "1").images(&[json!({"service_name": "a", "version": "1"})]);
+    let commit = scene.repository.commit("first");
+    (scene, commit)
+}
+
+#[test]
+fn a_commit_that_is_not_on_its_branch_is_refused() {
+    let (scene, first) = scene();
+    let repository = &scene.repository;
+    let orphan = repository.orphan();
+    repository.branch("topic").write("a/file", "fork");
+    let head = repository.commit("the head of a pull request");
+    repository.git(&["update-ref", "refs/pull/7/head", &head]);
+    repository.checkout("main").write("other", "2");
+    repository.commit("second");
+    // GitHub's own trial merge, which no branch holds.
+    repository.git(&["checkout", "--quiet", "--detach", "main"]);
+    let trial = repository.merge("topic");
+    repository.git(&["update-ref", "refs/pull/7/merge", &trial]);
+    repository.checkout("main");
+    let absent = "0123456789012345678901234567890123456789";
+    for (what, commit) in
+        [("orphan", orphan.as_str()), ("fork head", &head), ("trial merge", &trial), ("unknown", absent)]
+    {
+        let ran = scene.build(commit, &[]).ended(5).saying(&["is not on the branch `main`", commit]);
+        assert_eq!(ran.stdout, "", "{what}");
+        scene.run(commit, &[]).ended(5);
+    }
+    scene.build(&first, &[]).ended(0);
+}
+
+#[test]
+fn a_commit_that_was_pushed_away_by_force_is_refused_though_the_mirror_still_holds_it() {
+    let (scene, _) = scene();
+    scene.repository.write("a/file", "2");
+    let away = scene.repository.commit("second");
+    scene.build(&away, &["--dry-run"]).ended(0);
+    scene.repository.reset("HEAD^").write("a/file", "3");
+    let instead = scene.repository.commit("instead");
+    scene.build(&away, &["--dry-run"]).ended(5).saying(&["force-pushed"]);
+    scene.build(&instead, &["--dry-run"]).ended(0);
+}
+
+#[test]
+fn a_push_by_force_after_the_build_holds_the_tags_where_they_are() {
+    let (scene, _) = scene();
+    scene.repository.write("a/file", "2");
+    let away = scene.repository.commit("second");
+    let built = scene.build(&away, &[]).ended(0);
+    scene.repository.reset("HEAD^").write("a/file", "3");
+    scene.repository.commit("instead");
+    let receipt = scene.push(&built, &[]).ended(5).json();
+    assert_eq!(receipt["outcome"], "failed");
+    assert_eq!(scene.digest("a", "1"), None);
+}
+
+#[test]
+fn a_branch_that_is_gone_or_never_was_is_refused() {
+    let (scene, commit) = scene();
+    let payload = Payload::merged("acme/shop", "gone", &commit).bytes();
+    scene.swanci.pipe(&["run", "-"], payload).ended(5).saying(&["no branch `gone`"]);
+}
+
+#[test]
+fn a_payload_that_points_elsewhere_connects_to_nothing() {
+    let trap = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = trap.local_addr().unwrap().port();
+    let hits = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&hits);
+    std::thread::spawn(move || {
+        for mut connection in trap.incoming().map_while(Result::ok) {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let _ = connection.read(&mut [0; 64]);
+        }
+    });
+    let swanci = Swanci::new();
+    swanci.config("[registry]\nhost = \"127.0.0.1:9\"\nplain_http = true\n");
+    let commit = "0123456789012345678901234567890123456789";
+    let canary = swanci.work().join("canary");
+    for url in [
+        format!("https://127.0.0.1:{port}/acme/shop.git"),
+        format!("https://localhost:{port}/acme/shop.git"),
+        format!("https://github.com@127.0.0.1:{port}/acme/shop.git"),
+        format!("http://127.0.0.1:{port}/acme/shop.git"),
+        format!("git://127.0.0.1:{port}/acme/shop.git"),
+        format!("ssh://git@127.0.0.1:{port}/acme/shop.git"),
+        format!("git@127.0.0.1:{port}/acme/shop.git"),
+        format!("ext::sh -c 'touch {}'", canary.display()),
+        "file:///etc".to_owned(),
+        "/etc".to_owned(),
+        "https://github.com/other/shop.git".to_owned(),
+        "https://github.com/acme/shop/../../other/shop".to_owned(),
+        format!("--upload-pack=touch {}", canary.display()),
+    ] {
+        let payload = Payload::merged("acme/shop", "main", commit).set("/repository/clone_url", json!(url));
+        // `evaluate` may find the URL malformed; nothing may go further than that.
+        let evaluated = swanci.pipe(&["evaluate", "-"], payload.bytes());
+        if evaluated.code == 0 {
+            swanci.pipe(&["build", "-"], evaluated.stdout).ended(5);
+            swanci.pipe(&["run", "-"], payload.bytes()).ended(5);
+        } else {
+            evaluated.ended(4);
+        }
+        assert!(!canary.exists(), "{url} was executed");
+    }
+    assert_eq!(hits.load(Ordering::SeqCst), 0, "somebody connected to where a payload pointed");
+}
+
+#[test]
+fn the_allow_list_holds_for_payloads_and_by_hand() {
+    let (scene, commit) = scene();
+    let other = Repository::new();
+    other.image("a", "1").images(&[json!({"service_name": "a", "version": "1"})]);
+    other.commit("first");
+    let payload = Payload::merged("acme/other", "main", &commit).bytes();
+    scene.swanci.pipe(&["run", "-"], payload).ended(5).saying(&["acme/other", "allow-list"]);
+    let by_hand = ["build", "--repo", &other.url(), "--branch", "main"];
+    scene.swanci.run(&by_hand).ended(5).saying(&["allow-list"]);
+    assert!(!scene.swanci.state().join("mirrors").exists(), "something was fetched");
+    // The one that is listed is known by its clone URL, and its case does not matter in a payload.
+    let hand = ["build", "--repo", &scene.repository.url(), "--branch", "main", "--dry-run"];
+    assert_eq!(scene.swanci.run(&hand).ended(0).json()["change"]["repository"], "acme/shop");
+    let payload = Payload::merged("ACME/Shop", "main", &commit).bytes();
+    scene.swanci.pipe(&["run", "-"], payload).ended(0);
+}
+
+#[test]
+fn a_repository_has_its_own_namespace() {
+    let (scene, commit) = scene();
+    scene.configure("namespace = \"team-a/web\"");
+    let receipt = scene.run(&commit, &[]).ended(0).json();
+    let expected = format!("{}/team-a/web/a", scene.registry.host());
+    assert_eq!(image(&receipt, "a")["repository"], expected);
+    assert!(scene.digest("team-a/web/a", "1").is_some());
+    // The registry's own namespace stands before it.
+    let host = format!("{}/all", scene.registry.host());
+    let receipt = scene.run(&commit, &["--registry", &host]).ended(0).json();
+    let expected = format!("{host}/team-a/web/a");
+    assert_eq!(image(&receipt, "a")["repository"], expected);
+}
+
+#[test]
+fn submodules_come_from_the_same_host_only_and_only_when_asked_for() {
+    let scene = Scene::new();
+    let library = Repository::new();
+    library.write("part", "from the submodule");
+    library.commit("library");
+    let repository = &scene.repository;
+    repository.write("a/Dockerfile", "FROM scratch\nCOPY . /\n");
+    repository.git(&["submodule", "--quiet", "add", &library.url(), "a/library"]);
+    repository.images(&[json!({"service_name": "a", "version": "1"})]);
+    let first = repository.commit("with a submodule");
+    let file = |commit: &str| {
+        crate::support::engine::file_of(&scene.image_name("a", &format!("sha-{commit}")), "/library/part")
+    };
+    scene.build(&first, &[]).ended(0);
+    assert_eq!(file(&first), None, "a submodule came unasked");
+    scene.configure("submodules = true");
+    scene.build(&first, &[]).ended(0);
+    assert_eq!(file(&first).unwrap(), b"from the submodule");
+
+    let text = std::fs::read_to_string(repository.file(".gitmodules")).unwrap();
+    for url in ["https://127.0.0.1:1/x.git", "ext::sh -c x", "ssh://git@127.0.0.1/x"] {
+        repository.write(".gitmodules", text.replace(&library.url(), url));
+        let commit = repository.commit("elsewhere");
+        scene.build(&commit, &[]).ended(5).saying(&["a/library"]);
+    }
+}
+
+#[test]
+fn files_that_git_lfs_keeps_are_in_the_image() {
+    let mut scene = Scene::new();
+    let repository = &scene.repository;
+    // git-lfs's own filter, run by hand: what git stores is a pointer, and the file goes below .git/lfs.
+    repository.git(&["config", "filter.lfs.clean", "git-lfs clean -- %f"]);
+    repository.git(&["config", "filter.lfs.smudge", "cat"]);
+    repository.write(".gitattributes", "*.bin filter=lfs diff=lfs merge=lfs -text\n");
+    repository.write("a/Dockerfile", "FROM scratch\nCOPY large.bin /large.bin\n");
+    repository.write("a/large.bin", "the content itself");
+    repository.images(&[json!({"service_name": "a", "version": "1"})]);
+    let commit = repository.commit("with LFS");
+    let stored = repository.git(&["show", "HEAD:a/large.bin"]);
+    assert!(
+        stored.starts_with("version https://git-lfs"),
+        "git-lfs is missing? apt-get install git-lfs: {stored}"
+    );
+    scene.build(&commit, &[]).ended(0);
+    let name = scene.image_name("a", &format!("sha-{commit}"));
+    assert_eq!(crate::support::engine::file_of(&name, "/large.bin").unwrap(), b"the content itself");
+
+    // Without git-lfs: a clear error, not a pointer in an image.
+    scene.swanci.program("git-lfs", "#!/bin/sh\nexit 127\n");
+    scene.build(&commit, &["--force"]).ended(6).saying(&["git LFS", "apt-get install git-lfs"]);
+}

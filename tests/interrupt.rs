@@ -1,0 +1,109 @@
+//! Signals: the exit code, no child that lives on, no temporary file, and a second signal that ends at once.
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::support::engine::{Builder, docker_text, unique};
+use crate::support::swanci::{Scene, eventually, processes_with};
+
+/// A scene whose one image sleeps while it is built; the mark stands in the step's command line.
+fn sleeper(builder: Builder) -> Option<(Scene, String, String)> {
+    let scene = Scene::with(builder)?;
+    let mark = unique("mark");
+    scene.repository.write(
+        "a/Dockerfile",
+        format!(
+            "FROM scratch\nLABEL mark={mark}\nCOPY busybox /bin/busybox\n\
+             RUN [\"/bin/busybox\",\"sh\",\"-c\",\": {mark}; /bin/busybox sleep 500\"]\n"
+        ),
+    );
+    scene
+        .repository
+        .write("a/busybox", std::fs::read("/bin/busybox").expect("apt-get install busybox-static"));
+    scene.repository.executable("a/busybox", true);
+    scene.repository.images(&[json!({"service_name": "a", "version": "1"})]);
+    let commit = scene.repository.commit("sleeps");
+    Some((scene, commit, mark))
+}
+
+#[test]
+fn a_signal_ends_the_build_everywhere_and_leaves_nothing() {
+    let signals = [
+        (Builder::Classic, Signal::TERM, 143),
+        (Builder::Classic, Signal::INT, 130),
+        (Builder::Buildx, Signal::TERM, 143),
+        (Builder::Buildx, Signal::INT, 130),
+    ];
+    for (builder, signal, code) in signals {
+        let Some((scene, commit, mark)) = sleeper(builder) else { continue };
+        let payload = scene.swanci.file("payload.json", scene.payload(&commit));
+        let run = scene.swanci.start(&["run", &payload.display().to_string()]);
+        let step = format!(": {mark};");
+        eventually("the step runs", || {
+            processes_with(&step).iter().any(|(_, line)| line.contains("busybox"))
+        });
+        run.signal(signal);
+        run.wait().ended(code).saying(&["error:"]);
+        assert!(scene.swanci.tmp_is_empty(), "temporary files are left");
+        let ours = scene.swanci.tmp().display().to_string();
+        assert_eq!(processes_with(&ours), [], "a child lives on");
+        eventually("the step is gone", || processes_with(&step).is_empty());
+        eventually("no container is left", || {
+            !docker_text(&["ps", "--all", "--no-trunc", "--format", "{{.Command}}"]).contains(&mark)
+        });
+        let filter = format!("label=mark={mark}");
+        let dangling = docker_text(&["image", "ls", "-q", "--filter", "dangling=true", "--filter", &filter]);
+        assert_eq!(dangling, "", "{builder:?} left an image without a name");
+        assert_eq!(scene.digest("a", "1"), None);
+        // Nothing that was left holds up the next one.
+        scene.build(&commit, &["--dry-run"]).ended(0);
+    }
+}
+
+#[test]
+fn a_killed_swanci_takes_its_children_with_it() {
+    let Some((scene, commit, mark)) = sleeper(Builder::Classic) else { unreachable!("the classic builder") };
+    let payload = scene.swanci.file("payload.json", scene.payload(&commit));
+    let run = scene.swanci.start(&["run", &payload.display().to_string()]);
+    eventually("the step runs", || !processes_with(&format!(": {mark};")).is_empty());
+    run.signal(Signal::KILL);
+    run.wait();
+    let ours = scene.swanci.tmp().display().to_string();
+    eventually("docker's client is gone", || processes_with(&ours).is_empty());
+    eventually("the step is gone", || processes_with(&format!(": {mark};")).is_empty());
+}
+
+#[test]
+fn a_second_signal_ends_at_once_and_a_child_that_ignores_the_first_is_killed() {
+    let Some((mut scene, commit, _)) = sleeper(Builder::Classic) else { unreachable!("the classic builder") };
+    let begun = scene.swanci.work().join("begun");
+    // A docker that ignores signals, and whose grandchild does too.
+    scene.swanci.program(
+        "docker",
+        &format!(
+            "#!/bin/bash\n[ \"$1\" = build ] || exec /usr/bin/docker \"$@\"\ntrap '' TERM INT\n\
+                  (trap '' TERM INT; exec -a stubborn-{0} sleep 300) & : >{1}; wait\nwait\n",
+            commit,
+            begun.display()
+        ),
+    );
+    let stubborn = format!("stubborn-{commit}");
+    let payload = scene.swanci.file("payload.json", scene.payload(&commit)).display().to_string();
+    let run = scene.swanci.start(&["run", &payload]);
+    eventually("docker runs", || begun.exists() && !processes_with(&stubborn).is_empty());
+    run.signal(Signal::TERM);
+    run.wait().ended(143);
+    eventually("the grandchild is gone", || processes_with(&stubborn).is_empty());
+
+    std::fs::remove_file(&begun).unwrap();
+    let run = scene.swanci.start(&["run", &payload]);
+    eventually("docker runs", || begun.exists() && !processes_with(&stubborn).is_empty());
+    run.signal(Signal::INT);
+    run.signal(Signal::INT);
+    run.wait().ended(130);
+    for (pid, _) in processes_with(&stubborn) {
+        // What two signals in a row may leave; ours to end.
+        let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        let _ = rustix::process::kill_process(pid, Signal::KILL);
+    }
+}

@@ -1,0 +1,229 @@
+//! `swanci push`: two phases, immutable tags that stay, moving tags that never move back, receipts.
+
+#![allow(clippy::disallowed_methods, reason = "tests may spawn")]
+
+mod faults;
+mod moving;
+mod trust;
+
+use serde_json::{Value, json};
+
+use crate::support::engine::{self, docker_text};
+use crate::support::proxy::{Fault, Proxy, Reply};
+use crate::support::swanci::{Ran, Scene, image, outcome};
+
+/// One image `a` with version 1, and its first commit.
+fn scene() -> (Scene, String) {
+    let scene = Scene::new();
+    scene.repository.image("a", "1").images(&[json!({"service_name": "a", "version": "1"})]);
+    let commit = scene.repository.commit("first");
+    (scene, commit)
+}
+
+/// Changes the image and commits.
+fn next(scene: &Scene, content: &str) -> String {
+    scene.repository.write("a/file", content);
+    scene.repository.commit(content)
+}
+
+/// The digest of `a` under this commit's immutable tag.
+fn digest_of(scene: &Scene, commit: &str) -> String {
+    scene.digest("a", &format!("sha-{commit}")).unwrap_or_else(|| panic!("no sha-{commit}"))
+}
+
+#[test]
+fn the_three_steps_join_in_a_pipe_and_are_the_same_as_run() {
+    let (scene, commit) = scene();
+    let script = "\"$1\" evaluate - | \"$1\" build - | \"$1\" push -";
+    let mut shell = std::process::Command::new("bash");
+    let model = scene.swanci.command(&[]);
+    shell.args(["-o", "pipefail", "-c", script, "bash", env!("CARGO_BIN_EXE_swanci")]);
+    shell
+        .env_clear()
+        .envs(model.get_envs().filter_map(|(k, v)| Some((k, v?))))
+        .current_dir(scene.swanci.work());
+    let payload = scene.swanci.file("payload.json", scene.payload(&commit));
+    let out = shell.stdin(std::fs::File::open(payload).unwrap()).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let receipt: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(receipt["outcome"], "succeeded");
+    assert_eq!(outcome(&receipt, "a", "1"), "moved");
+    assert_eq!(image(&receipt, "a")["moved"][0]["from"], Value::Null);
+    assert_eq!(image(&receipt, "a")["moved"][0]["to"], digest_of(&scene, &commit));
+    assert_eq!(scene.digest("a", "1"), Some(digest_of(&scene, &commit)));
+    for key in ["started", "finished"] {
+        let time = receipt[key].as_str().unwrap();
+        assert!(time.ends_with('Z') && time.parse::<jiff::Timestamp>().is_ok(), "{time}");
+    }
+    for key in ["checkout", "build", "push"] {
+        assert!(receipt["seconds"][key].is_number(), "{receipt}");
+    }
+    assert_eq!(scene.swanci.receipts(), std::slice::from_ref(&receipt));
+
+    let again = scene.run(&commit, &[]).ended(0).json();
+    assert_eq!(outcome(&again, "a", "1"), "already");
+    assert_eq!(image(&again, "a")["digest"], image(&receipt, "a")["digest"]);
+    assert_eq!(again["payload_sha256"], receipt["payload_sha256"]);
+    assert_eq!(scene.swanci.receipts().len(), 2);
+    // What was pushed can be pulled by name, and says how.
+    let name = scene.image_name("a", "1");
+    scene.run(&commit, &[]).ended(0).saying(&[&format!("docker pull {name}")]);
+    docker_text(&["image", "rm", "--force", &scene.image_name("a", &format!("sha-{commit}"))]);
+    docker_text(&["pull", "--quiet", &name]);
+    assert_eq!(engine::file_of(&name, "/file").unwrap(), b"1");
+}
+
+#[test]
+fn a_skip_passes_through_every_step() {
+    let (scene, commit) = scene();
+    let open = crate::support::repository::Payload::merged("acme/shop", "main", &commit)
+        .set("/pull_request/merged", json!(false));
+    let evaluated = scene.swanci.pipe(&["evaluate", "-"], open.bytes()).ended(3);
+    for step in ["build", "push"] {
+        let passed = scene.swanci.pipe(&[step, "-"], evaluated.stdout.clone()).ended(0);
+        assert_eq!(passed.json(), evaluated.json(), "{step}");
+    }
+    let run = scene.swanci.pipe(&["run", "-"], open.bytes()).ended(0);
+    assert_eq!(run.json(), evaluated.json());
+    assert!(scene.swanci.receipts().is_empty());
+}
+
+#[test]
+fn an_immutable_tag_is_never_overwritten() {
+    let (scene, commit) = scene();
+    let tag = format!("sha-{commit}");
+    let theirs = scene.registry.push_sample_image("a", &tag, &[("who", "somebody")]);
+    let built = scene.build(&commit, &[]).ended(0);
+    scene.push(&built, &["--force"]).ended(1).saying(&["never overwritten"]);
+    assert_eq!(scene.digest("a", &tag).as_deref(), Some(theirs.as_str()));
+    assert_eq!(scene.digest("a", "1"), None);
+    let receipt = scene.push(&built, &[]).ended(0).json();
+    assert_eq!(image(&receipt, "a")["digest"], theirs.as_str());
+    assert!(image(&receipt, "a")["note"].as_str().unwrap().contains("already"), "{receipt}");
+    assert_eq!(scene.digest("a", "1").as_deref(), Some(theirs.as_str()));
+
+    // An unchanged image meets the same rule.
+    scene.repository.write("README", "2");
+    let second = scene.repository.commit("nothing in the image");
+    let labels = image(&receipt, "a")["inputs"].as_str().unwrap().to_owned();
+    scene.registry.push_sample_image("a", "1", &[("io.swanci.inputs", &labels)]);
+    let unchanged = scene.build(&second, &[]).ended(0);
+    assert_eq!(image(&unchanged.json(), "a")["status"], "unchanged");
+    let theirs = scene.registry.push_sample_image("a", &format!("sha-{second}"), &[("who", "else")]);
+    scene.push(&unchanged, &["--force"]).ended(1);
+    let receipt = scene.push(&unchanged, &["--allow-rollback"]).ended(0).json();
+    assert_eq!(image(&receipt, "a")["digest"], theirs.as_str());
+}
+
+#[test]
+fn an_engine_that_lost_the_image_fails_the_push() {
+    let (scene, commit) = scene();
+    let built = scene.build(&commit, &[]).ended(0);
+    let name = scene.image_name("a", &format!("sha-{commit}"));
+    let other = next(&scene, "2");
+    scene.build(&other, &[]).ended(0);
+    docker_text(&["tag", &scene.image_name("a", &format!("sha-{other}")), &name]);
+    scene.push(&built, &[]).ended(1).saying(&["not the", "that was built"]);
+    docker_text(&["image", "rm", &name]);
+    let receipt = scene.push(&built, &[]).ended(1).saying(&["no longer holds", "hint:"]).json();
+    assert_eq!(receipt["outcome"], "failed");
+    assert_eq!(scene.digest("a", &format!("sha-{commit}")), None);
+    assert_eq!(scene.swanci.receipts().len(), 2, "the receipt of a failed push is kept too");
+}
+
+#[test]
+fn the_digest_that_docker_prints_is_compared_with_the_registrys() {
+    let (mut scene, commit) = scene();
+    let proxy = Proxy::start(scene.registry.address);
+    scene.images.also(&proxy.host());
+    scene.configure_for(&proxy.host(), "");
+    let lie = format!("sha256:{}", "0".repeat(64));
+    let reply = Reply::new(200)
+        .header("Docker-Content-Digest", &lie)
+        .header("Content-Type", "application/vnd.docker.distribution.manifest.v2+json");
+    let built = scene.build(&commit, &[]).ended(0);
+    proxy.always("HEAD", "/v2/a/manifests/sha-", Fault::Reply(reply));
+    scene.push(&built, &[]).ended(1).saying(&["docker says that it pushed", &lie]);
+    assert_eq!(scene.digest("a", "1"), None, "a moving tag has moved");
+}
+
+#[test]
+fn documents_that_are_malformed_name_their_place() {
+    let (scene, commit) = scene();
+    let built = scene.build(&commit, &[]).ended(0).json();
+    let with = |pointer: &str, value: Value| -> Ran {
+        let mut document = built.clone();
+        *document.pointer_mut(pointer).unwrap() = value;
+        scene.swanci.pipe(&["push", "-"], document.to_string())
+    };
+    for (pointer, value, said) in [
+        ("/schema", json!(2), "schema 2"),
+        ("/change/commit", json!("HEAD"), "change.commit"),
+        ("/images/0/repository", json!("-x"), "images[0].repository"),
+        ("/images/0/status", json!("done"), "images[0].status"),
+        ("/images/0/image_id", json!("x"), "images[0].image_id"),
+        ("/images/0/tags", json!(["a b"]), "images[0].tags"),
+        ("/images/0/immutable_tag", json!("sha-1"), "immutable_tag"),
+        ("/images/0/repository", json!("127.0.0.1:9/a"), "127.0.0.1:9"),
+    ] {
+        with(pointer, value).ended(4).saying(&[said]);
+    }
+    for step in ["evaluate", "build", "push", "verify"] {
+        for input in ["", " \n", "{", "[]", "null", "{} {}"] {
+            scene.swanci.pipe(&[step, "-"], input).ended(4).saying(&["standard input"]);
+        }
+        scene.swanci.run(&[step, "absent.json"]).ended(4).saying(&["absent.json"]);
+    }
+    assert_eq!(scene.digest("a", &format!("sha-{commit}")), None);
+}
+
+#[test]
+fn old_local_images_go_and_the_newest_stay() {
+    let (scene, first) = scene();
+    scene.configure("[build]\nkeep_local = 2");
+    scene.run(&first, &[]).ended(0);
+    let mut commits = vec![first];
+    for content in ["2", "3", "4"] {
+        // docker tells the time of an image in seconds.
+        std::thread::sleep(std::time::Duration::from_millis(1100));
+        commits.push(next(&scene, content));
+        scene.run(commits.last().unwrap(), &[]).ended(0);
+    }
+    let here: Vec<bool> =
+        commits.iter().map(|c| engine::has(&scene.image_name("a", &format!("sha-{c}")))).collect();
+    assert_eq!(here, [false, false, true, true]);
+    for commit in &commits {
+        assert!(scene.digest("a", &format!("sha-{commit}")).is_some(), "the registry keeps them all");
+    }
+}
+
+#[test]
+fn verify_tells_what_is_there_from_what_has_drifted() {
+    let (scene, first) = scene();
+    let receipt = scene.run(&first, &[]).ended(0);
+    let verify = |receipt: &Ran| scene.swanci.pipe(&["verify", "-"], receipt.stdout.clone());
+    let intact = verify(&receipt).ended(0).json();
+    assert_eq!((intact["schema"].as_u64(), intact["outcome"].as_str()), (Some(1), Some("intact")));
+    let digest = digest_of(&scene, &first);
+    let expected = json!({"name": "a", "tag": format!("sha-{first}"), "expected": digest, "found": digest});
+    assert!(intact["images"].as_array().unwrap().contains(&expected), "{intact}");
+
+    // A moving tag that has moved forward is no drift.
+    let second = next(&scene, "2");
+    scene.run(&second, &[]).ended(0);
+    verify(&receipt).ended(0);
+    // Without a configured registry the receipt's own is asked.
+    let file = scene.swanci.file("receipt.json", &receipt.stdout).display().to_string();
+    scene.swanci.config("[registry]\nplain_http = true\n");
+    scene.swanci.run(&["verify", &file]).ended(0);
+
+    let found = scene.registry.push_sample_image("a", &format!("sha-{first}"), &[("x", "y")]);
+    let drifted = verify(&receipt).ended(1).saying(&["drifted", &format!("a:sha-{first}")]).json();
+    assert_eq!(drifted["outcome"], "drifted");
+    assert!(drifted["images"].as_array().unwrap().iter().any(|i| i["found"] == found.as_str()), "{drifted}");
+
+    let mut gone: Value = receipt.json();
+    gone["images"][0]["immutable_tag"] = json!(format!("sha-{}", "0".repeat(40)));
+    let drifted = scene.swanci.pipe(&["verify", "-"], gone.to_string()).ended(1).json();
+    assert!(drifted["images"].as_array().unwrap().iter().any(|i| i["found"].is_null()), "{drifted}");
+}

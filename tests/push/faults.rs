@@ -1,0 +1,175 @@
+//! Registries that stumble, pushes that are killed, pushes that meet.
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use super::{digest_of, next, scene};
+use crate::support::proxy::{Fault, Gate, Proxy, Reply};
+use crate::support::swanci::{Scene, Started, eventually, image, outcome};
+
+const ERROR: &str = r#"{"errors":[{"code":"UNKNOWN","message":"broken on purpose"}]}"#;
+
+fn broken() -> Fault {
+    Fault::Reply(Reply::new(500).body(ERROR))
+}
+
+/// A scene that talks to its registry through a proxy.
+fn behind_proxy(mut scene: Scene) -> (Scene, Proxy) {
+    let proxy = Proxy::start(scene.registry.address);
+    scene.images.also(&proxy.host());
+    scene.configure_for(&proxy.host(), "");
+    (scene, proxy)
+}
+
+fn start_push(scene: &Scene, built: &str) -> Started {
+    let file = scene.swanci.file(&format!("built-{}.json", built.len() + built.matches('a').count()), built);
+    scene.swanci.start(&["push", &file.display().to_string()])
+}
+
+#[test]
+fn a_move_that_fails_puts_back_those_that_were_made() {
+    let scene = Scene::new();
+    scene.repository.image("a", "1").image("b", "1");
+    scene.repository.images(&["a", "b"].map(|n| json!({"service_name": n, "version": "1"})));
+    let first = scene.repository.commit("first");
+    let (scene, proxy) = behind_proxy(scene);
+    scene.run(&first, &[]).ended(0);
+    let images = ["a", "b"].map(|n| json!({"service_name": n, "version": "1", "tags": ["1", "new"]}));
+    scene.repository.images(&images);
+    scene.repository.write("b/file", "2");
+    let second = next(&scene, "2");
+    let built = scene.build(&second, &[]).ended(0);
+    let before = (scene.digest("a", "1"), scene.digest("b", "1"));
+    proxy.always("PUT", "/v2/b/manifests/1", broken());
+    let failed = scene.push(&built, &[]).ended(6).saying(&["put back"]);
+    let receipt = failed.json();
+    assert_eq!(receipt["outcome"], "failed");
+    assert!(receipt["error"].as_str().unwrap().contains("b:1"), "{receipt}");
+    assert_eq!(outcome(&receipt, "a", "1"), "restored");
+    assert_eq!(outcome(&receipt, "a", "new"), "left");
+    assert_eq!((scene.digest("a", "1"), scene.digest("b", "1")), before);
+    // Nothing is ever deleted.
+    assert_eq!(proxy.seen().iter().filter(|s| s.method == "DELETE").count(), 0);
+    assert_eq!(scene.swanci.receipts().last().unwrap(), &receipt);
+
+    proxy.heal();
+    let receipt = scene.push(&built, &[]).ended(0).json();
+    for (name, tag) in [("a", "1"), ("b", "1")] {
+        assert_eq!(outcome(&receipt, name, tag), "moved");
+    }
+    assert_eq!(scene.digest("a", "1"), scene.digest("a", &format!("sha-{second}")));
+}
+
+#[test]
+fn a_registry_that_stumbles_is_asked_again() {
+    let (scene, commit) = scene();
+    let (scene, proxy) = behind_proxy(scene);
+    // docker's own manifest, then swanci's.
+    proxy.on("PUT", "/manifests/sha-", 1, broken());
+    proxy.on("PUT", "/v2/a/manifests/1", 1, Fault::Reply(Reply::new(429)));
+    proxy.on("HEAD", "/v2/a/manifests/sha-", 1, Fault::Reply(Reply::new(503)));
+    let receipt = scene.run(&commit, &[]).ended(0).json();
+    assert_eq!(outcome(&receipt, "a", "1"), "moved");
+    assert_eq!(scene.digest("a", "1"), Some(digest_of(&scene, &commit)));
+}
+
+#[test]
+fn a_registry_that_fails_on_the_third_manifest_moves_no_tag() {
+    let scene = Scene::new();
+    let names = ["a", "b", "c"];
+    for name in names {
+        scene.repository.image(name, name);
+    }
+    scene.repository.images(&names.map(|n| json!({"service_name": n, "version": "1"})));
+    let commit = scene.repository.commit("first");
+    let (scene, proxy) = behind_proxy(scene);
+    proxy.always("PUT", "/v2/c/manifests/", broken());
+    let receipt = scene.run(&commit, &[]).ended(6).json();
+    assert_eq!(receipt["outcome"], "failed");
+    assert!(image(&receipt, "c")["error"].as_str().unwrap().contains("push of c"), "{receipt}");
+    for name in names {
+        assert_eq!(scene.digest(name, "1"), None, "{name}:1 has moved");
+    }
+    proxy.heal();
+    scene.run(&commit, &[]).ended(0);
+    for name in names {
+        assert!(scene.digest(name, "1").is_some());
+    }
+}
+
+#[test]
+fn a_push_that_was_killed_between_its_phases_is_repeated() {
+    let (scene, commit) = scene();
+    let (scene, proxy) = behind_proxy(scene);
+    let built = scene.build(&commit, &[]).ended(0);
+    let gate = Gate::default();
+    proxy.on("PUT", "/v2/a/manifests/1", 1, Fault::Hold(gate.clone()));
+    let push = start_push(&scene, &built.stdout);
+    gate.wait_reached();
+    push.signal(Signal::KILL);
+    push.wait().ended(-1);
+    proxy.heal();
+    assert!(scene.digest("a", &format!("sha-{commit}")).is_some(), "the first phase was done");
+    assert!(scene.swanci.receipts().is_empty());
+    let receipt = scene.push(&built, &[]).ended(0).json();
+    assert_eq!(receipt["outcome"], "succeeded");
+    assert_eq!(scene.digest("a", "1"), Some(digest_of(&scene, &commit)));
+    gate.open();
+    // The request of the killed push, let go now, carries the same manifest.
+    eventually("the held request has gone through", || proxy.count("PUT", "/v2/a/manifests/1") >= 1);
+    assert_eq!(scene.digest("a", "1"), Some(digest_of(&scene, &commit)));
+}
+
+#[test]
+fn two_pushes_of_one_tag_take_turns() {
+    let (scene, first) = scene();
+    let (scene, proxy) = behind_proxy(scene);
+    let older = scene.build(&first, &[]).ended(0).stdout;
+    let second = next(&scene, "2");
+    let newer = scene.build(&second, &[]).ended(0).stdout;
+    let gate = Gate::default();
+    proxy.on("PUT", "/v2/a/manifests/1", 1, Fault::Hold(gate.clone()));
+    let holder = start_push(&scene, &older);
+    gate.wait_reached();
+    let waiter = scene.swanci.file("newer.json", &newer);
+    let waiter = scene.swanci.start(&["push", &waiter.display().to_string()]);
+    // The second one has done its first phase, and may not ask for the tag while the first one holds it.
+    let immutable = format!("/v2/a/manifests/sha-{second}");
+    eventually("the second push is in the registry", || proxy.count("PUT", &immutable) > 0);
+    let asked = proxy.count("GET", "/v2/a/manifests/1");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert_eq!(proxy.count("GET", "/v2/a/manifests/1"), asked, "the tag was read without its lock");
+    gate.open();
+    assert_eq!(outcome(&holder.wait().ended(0).json(), "a", "1"), "moved");
+    let receipt = waiter.wait().ended(0).json();
+    assert_eq!(outcome(&receipt, "a", "1"), "moved");
+    assert_eq!(image(&receipt, "a")["moved"][0]["from"], digest_of(&scene, &first));
+    assert_eq!(scene.digest("a", "1"), Some(digest_of(&scene, &second)));
+}
+
+#[test]
+fn a_push_that_is_terminated_while_it_moves_puts_the_tags_back() {
+    let scene = Scene::new();
+    scene.repository.image("a", "1").image("b", "1");
+    scene.repository.images(&["a", "b"].map(|n| json!({"service_name": n, "version": "1"})));
+    let first = scene.repository.commit("first");
+    let (scene, proxy) = behind_proxy(scene);
+    scene.run(&first, &[]).ended(0);
+    scene.repository.write("b/file", "2");
+    let second = next(&scene, "2");
+    let built = scene.build(&second, &[]).ended(0);
+    let before = (scene.digest("a", "1"), scene.digest("b", "1"));
+    // `b` never gets an answer; `a` has moved by then.
+    let gate = Gate::default();
+    proxy.on("PUT", "/v2/b/manifests/1", 1, Fault::Hold(gate.clone()));
+    let push = start_push(&scene, &built.stdout);
+    gate.wait_reached();
+    eventually("a has moved", || scene.digest("a", "1") != before.0);
+    push.signal(Signal::TERM);
+    let ran = push.wait().ended(143);
+    let receipt = ran.json();
+    assert_eq!(receipt["outcome"], "failed");
+    assert_eq!(outcome(&receipt, "a", "1"), "restored");
+    assert_eq!(scene.digest("a", "1"), before.0);
+    gate.open();
+}

@@ -1,0 +1,249 @@
+//! Hostile payloads and repositories, and secrets that must not show anywhere.
+
+#![allow(clippy::disallowed_methods, reason = "tests may spawn")]
+
+use std::io::Read as _;
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+
+use crate::support::engine;
+use crate::support::registry::Ca;
+use crate::support::repository::{Payload, Repository};
+use crate::support::swanci::{Scene, Swanci, find_bytes};
+
+const TOKEN: &str = "ghp_canaryCanaryCanary0123456789";
+
+/// Every path to a string in a document.
+fn strings(value: &Value, at: &str, found: &mut Vec<String>) {
+    match value {
+        Value::Object(map) => map.iter().for_each(|(k, v)| strings(v, &format!("{at}/{k}"), found)),
+        Value::Array(list) => {
+            list.iter().enumerate().for_each(|(i, v)| strings(v, &format!("{at}/{i}"), found))
+        }
+        Value::String(_) => found.push(at.to_owned()),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+#[test]
+fn an_option_in_any_field_of_a_payload_is_never_executed() {
+    let scene = Scene::new();
+    scene.repository.image("a", "1").images(&[json!({"service_name": "a", "version": "1"})]);
+    let commit = scene.repository.commit("first");
+    let canary = scene.swanci.work().join("canary");
+    let mut fields = Vec::new();
+    let payload = Payload::merged("acme/shop", "main", &commit);
+    strings(&payload.0, "", &mut fields);
+    assert!(fields.len() > 20, "{fields:?}");
+    for field in fields {
+        for hostile in
+            [format!("--upload-pack=touch {}", canary.display()), format!("$(touch {})", canary.display())]
+        {
+            let payload = Payload::merged("acme/shop", "main", &commit).set(&field, json!(hostile));
+            let ran = scene.swanci.pipe(&["run", "-", "--tag", "x"], payload.bytes());
+            assert!([0, 4, 5].contains(&ran.code), "{field}: {ran:?}");
+            assert!(!canary.exists(), "{field} was executed");
+        }
+    }
+}
+
+#[test]
+fn an_option_in_any_field_of_images_json_is_never_executed() {
+    let scene = Scene::new();
+    scene.repository.image("a", "1");
+    let canary = scene.swanci.work().join("canary");
+    let full = json!({"images": [{"service_name": "a", "version": "1", "type": "Docker", "context": "a",
+        "dockerfile": "Dockerfile", "args": {"X": "1"}, "target": "0", "platform": "linux/amd64", "tags": ["1"]}]});
+    let mut fields = Vec::new();
+    strings(&full, "", &mut fields);
+    for field in fields {
+        let mut hostile = full.clone();
+        *hostile.pointer_mut(&field).unwrap() = json!(format!("--file=/dev/null;touch {}", canary.display()));
+        scene.repository.write("images.json", hostile.to_string());
+        let commit = scene.repository.commit(&field);
+        let ran = scene.build(&commit, &[]);
+        // A type that is not known is skipped, and the value of an arg is nobody's business.
+        let expected = if field.ends_with("/type") || field.ends_with("/X") { 0 } else { 4 };
+        assert_eq!(ran.code, expected, "{field}: {ran:?}");
+        assert!(!canary.exists(), "{field} was executed");
+    }
+}
+
+#[test]
+fn a_token_shows_nowhere() {
+    let mut scene = Scene::new();
+    scene.swanci.set("SWANCI_GIT_TOKEN", TOKEN);
+    let seen = scene.swanci.work().join("seen");
+    std::fs::create_dir(&seen).unwrap();
+    // Every child's arguments and environment, before the real one takes over.
+    for tool in ["git", "docker"] {
+        let script = format!(
+            "#!/bin/bash\nprintf '%s\\n' \"$0\" \"$@\" >>{0}/{tool}.argv\nenv >>{0}/{tool}.env\nexec /usr/bin/{tool} \"$@\"\n",
+            seen.display()
+        );
+        scene.swanci.program(tool, &script);
+    }
+    scene.repository.image("a", "1").images(&[json!({"service_name": "a", "version": "1"})]);
+    let commit = scene.repository.commit("first");
+    let ran = scene.run(&commit, &["-vv"]).ended(0);
+    for text in [&ran.stdout, &ran.stderr] {
+        assert!(!text.contains(TOKEN));
+    }
+    // An https remote: nothing answers there, and the token is on its way in the environment.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://127.0.0.1:{}/acme/shop.git", listener.local_addr().unwrap().port());
+    drop(listener);
+    scene.swanci.config("");
+    let ran = scene.swanci.run(&["-v", "build", "--repo", &url, "--branch", "main"]).ended(6);
+    assert!(!ran.stderr.contains(TOKEN), "{}", ran.stderr);
+    use base64::Engine as _;
+    let header = base64::engine::general_purpose::STANDARD.encode(format!("x-access-token:{TOKEN}"));
+    let read = |name: &str| std::fs::read_to_string(seen.join(name)).unwrap();
+    assert!(read("git.env").contains(&header), "the test does not look where the token is");
+    for argv in ["git.argv", "docker.argv"] {
+        assert!(!read(argv).contains(TOKEN) && !read(argv).contains(&header), "{argv}");
+    }
+    assert!(!read("docker.env").contains(TOKEN) && !read("docker.env").contains(&header));
+    // On the disk: state (mirrors, receipts) and home; and in the image.
+    for needle in [TOKEN, &header] {
+        assert_eq!(find_bytes(&scene.swanci.state(), needle.as_bytes()), None);
+        assert_eq!(find_bytes(&scene.swanci.home(), needle.as_bytes()), None);
+        let bytes = engine::everything_of(&scene.image_name("a", &format!("sha-{commit}")));
+        assert!(!bytes.windows(needle.len()).any(|w| w == needle.as_bytes()));
+    }
+}
+
+/// An https server on loopback that answers every request so, and remembers what it was asked.
+fn https_server(ca: &Ca, answer: String) -> (String, Arc<Mutex<Vec<String>>>) {
+    let (certificate, key) = ca.server(&["127.0.0.1"]);
+    let dir = tempfile::tempdir().unwrap();
+    let (cert_file, key_file) = (dir.path().join("crt"), dir.path().join("key"));
+    std::fs::write(&cert_file, certificate).unwrap();
+    std::fs::write(&key_file, key).unwrap();
+    let plain = TcpListener::bind("127.0.0.1:0").unwrap();
+    let inner = plain.local_addr().unwrap().port();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let remembered = Arc::clone(&seen);
+    std::thread::spawn(move || {
+        for mut connection in plain.incoming().map_while(Result::ok) {
+            let mut head = Vec::new();
+            let mut byte = [0];
+            while !head.ends_with(b"\r\n\r\n") && connection.read(&mut byte).is_ok_and(|n| n == 1) {
+                head.push(byte[0]);
+            }
+            remembered.lock().unwrap().push(String::from_utf8_lossy(&head).into_owned());
+            let _ = std::io::Write::write_all(&mut connection, answer.as_bytes());
+        }
+    });
+    let port = crate::support::tls_front::start(&cert_file, &key_file, inner, dir);
+    (format!("https://127.0.0.1:{port}"), seen)
+}
+
+#[test]
+fn a_redirect_never_takes_the_token_to_another_host() {
+    let ca = Ca::new("test");
+    let gone = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_owned();
+    let (other, other_seen) = https_server(&ca, gone);
+    let moved = format!(
+        "HTTP/1.1 302 Found\r\nLocation: {other}/acme/shop.git/info/refs?service=git-upload-pack\r\n\
+         Content-Length: 0\r\nConnection: close\r\n\r\n"
+    );
+    let (first, first_seen) = https_server(&ca, moved);
+    let mut swanci = Swanci::new();
+    let file = swanci.file("ca.pem", &ca.pem);
+    swanci.set("GIT_SSL_CAINFO", &file.display().to_string());
+    swanci.set("SWANCI_GIT_TOKEN", TOKEN);
+    swanci.run(&["build", "--repo", &format!("{first}/acme/shop.git"), "--branch", "main"]).ended(6);
+    let first_seen = first_seen.lock().unwrap();
+    assert!(
+        first_seen.iter().any(|head| head.to_lowercase().contains("authorization: basic")),
+        "{first_seen:?}"
+    );
+    assert_eq!(*other_seen.lock().unwrap(), Vec::<String>::new(), "the redirect was followed");
+}
+
+#[test]
+fn a_repository_cannot_make_git_run_anything() {
+    let scene = Scene::new();
+    let canary = scene.swanci.work().join("canary");
+    let touch = format!("touch {}", canary.display());
+    let r = &scene.repository;
+    r.image("a", "1").images(&[json!({"service_name": "a", "version": "1"})]);
+    r.write(".gitattributes", "* filter=evil diff=evil merge=evil\na/* filter=evil\n");
+    r.write("a/.gitattributes", "* filter=evil ident\n");
+    // What a filter or hook of the user's or the machine's would do.
+    let config = format!(
+        "[filter \"evil\"]\n\tsmudge = {touch}\n\tclean = cat\n\trequired = true\n[core]\n\thooksPath = {0}\n\tfsmonitor = {touch}\n\
+         sshCommand = {touch}\n[init]\n\ttemplateDir = {0}\n[url \"file:///nonexistent/\"]\n\tinsteadOf = /\n",
+        scene.swanci.home().display()
+    );
+    std::fs::write(scene.swanci.home().join(".gitconfig"), config).unwrap();
+    for hook in
+        ["post-checkout", "reference-transaction", "hooks/post-checkout", "hooks/reference-transaction"]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        let path = scene.swanci.home().join(hook);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, format!("#!/bin/sh\n{touch}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let commit = r.commit("first");
+    scene.run(&commit, &[]).ended(0);
+    assert!(!canary.exists(), "something was executed");
+}
+
+#[test]
+fn a_mirror_that_is_locked_broken_or_shared_is_used_all_the_same() {
+    let scene = Scene::new();
+    scene.repository.image("a", "1").images(&[json!({"service_name": "a", "version": "1"})]);
+    let first = scene.repository.commit("first");
+    scene.build(&first, &["--dry-run"]).ended(0);
+    let mirror = std::fs::read_dir(scene.swanci.state().join("mirrors"))
+        .unwrap()
+        .flatten()
+        .map(|e| e.path())
+        .find(|p| p.extension().is_some_and(|e| e == "git"))
+        .unwrap();
+    let next = |n: &str| {
+        scene.repository.write("README", n);
+        scene.repository.commit(n)
+    };
+    for lock in ["shallow.lock", "packed-refs.lock", "config.lock", "HEAD.lock", "refs/heads/main.lock"] {
+        std::fs::write(mirror.join(lock), "").unwrap();
+        scene.build(&next(lock), &["--dry-run"]).ended(0);
+    }
+    for broken in ["HEAD", "config", "objects", "refs"] {
+        let path = mirror.join(broken);
+        if path.is_dir() {
+            std::fs::remove_dir_all(&path).unwrap();
+        } else {
+            std::fs::write(&path, "nonsense\n").unwrap();
+        }
+        scene.build(&next(broken), &["--dry-run"]).ended(0);
+    }
+    // An object that is half there.
+    let commit = next("half");
+    let objects = mirror.join("objects");
+    fn files(dir: &std::path::Path, all: &mut Vec<std::path::PathBuf>) {
+        for path in std::fs::read_dir(dir).unwrap().flatten().map(|e| e.path()) {
+            if path.is_dir() { files(&path, all) } else { all.push(path) }
+        }
+    }
+    let mut all = Vec::new();
+    files(&objects, &mut all);
+    for file in all {
+        let _ = std::fs::remove_file(&file);
+        std::fs::write(&file, "broken").unwrap();
+    }
+    scene.build(&commit, &["--dry-run"]).ended(0);
+
+    let commit = next("many at once");
+    let change = scene.swanci.file("change.json", scene.change(&commit)).display().to_string();
+    let all: Vec<_> = (0..6).map(|_| scene.swanci.start(&["build", &change, "--dry-run"])).collect();
+    for one in all {
+        one.wait().ended(0);
+    }
+    let _ = Repository::short(&commit);
+}

@@ -1,0 +1,138 @@
+//! The real docker engine: whether it is there, both ways to build, and the removal of what tests make.
+
+#![allow(clippy::disallowed_methods, reason = "tests may spawn")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a harness fails loudly")]
+#![allow(dead_code, unreachable_pub, reason = "a harness offers more than each test of the crate uses")]
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::Value;
+
+/// Runs the docker client as the test itself.
+pub fn docker(args: &[&str]) -> Output {
+    Command::new("docker")
+        .args(args)
+        .output()
+        .expect("docker is missing: apt-get install docker.io docker-cli")
+}
+
+/// What docker prints; it must end well.
+pub fn docker_text(args: &[&str]) -> String {
+    let out = docker(args);
+    assert!(out.status.success(), "docker {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap().trim_end().to_owned()
+}
+
+/// Fails, saying what to do, where no engine answers.
+pub fn needed() {
+    static ANSWERS: OnceLock<bool> = OnceLock::new();
+    let answers =
+        *ANSWERS.get_or_init(|| docker(&["version", "--format", "{{.Server.Version}}"]).status.success());
+    assert!(
+        answers,
+        "the docker engine does not answer: start dockerd (scripts/test installs and starts it)"
+    );
+}
+
+/// The ways to build that swanci knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Builder {
+    Classic,
+    Buildx,
+}
+
+/// The folder with a docker configuration that has the buildx plugin, as `scripts/test` makes it.
+const BUILDX_VARIABLE: &str = "SWANCI_TEST_DOCKER_CONFIG_BUILDX";
+
+impl Builder {
+    /// The folder of the plugins to link; `None` where this builder cannot be tried, which is said, and is a failure
+    /// in CI.
+    pub fn plugins(self) -> Option<Option<PathBuf>> {
+        if self == Builder::Classic {
+            return Some(None);
+        }
+        match std::env::var_os(BUILDX_VARIABLE) {
+            Some(dir) => {
+                let plugins = PathBuf::from(dir).join("cli-plugins");
+                assert!(plugins.join("docker-buildx").exists(), "no docker-buildx in {}", plugins.display());
+                Some(Some(plugins))
+            }
+            None => {
+                let text = format!(
+                    "NOT RUN with buildx: {BUILDX_VARIABLE} names no docker configuration with the plugin \
+                     (scripts/test makes one)"
+                );
+                assert!(std::env::var_os("CI").is_none_or(|ci| ci.is_empty()), "{text}");
+                eprintln!("{text}");
+                None
+            }
+        }
+    }
+}
+
+/// A name that no other test of this or another run uses, valid as an image name.
+pub fn unique(name: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("t{}x{}-{name}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Removes every local image whose name begins so, when it is dropped.
+pub struct Cleanup(Vec<String>);
+
+impl Cleanup {
+    pub fn new(prefix: &str) -> Cleanup {
+        Cleanup(vec![prefix.to_owned()])
+    }
+
+    pub fn also(&mut self, prefix: &str) {
+        self.0.push(prefix.to_owned());
+    }
+}
+
+impl Drop for Cleanup {
+    fn drop(&mut self) {
+        let listed = docker(&["image", "ls", "--format", "{{.Repository}}:{{.Tag}}"]);
+        let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+        let mine: Vec<&str> =
+            listed.lines().filter(|name| self.0.iter().any(|prefix| name.starts_with(prefix))).collect();
+        if !mine.is_empty() {
+            docker(&[&["image", "rm", "--force"], &mine[..]].concat());
+        }
+    }
+}
+
+/// `docker image inspect` of one image.
+pub fn inspect(name: &str) -> Value {
+    let text = docker_text(&["image", "inspect", "--", name]);
+    serde_json::from_str::<Value>(&text).unwrap()[0].take()
+}
+
+/// Whether the engine has this image.
+pub fn has(name: &str) -> bool {
+    docker(&["image", "inspect", "--", name]).status.success()
+}
+
+/// One file of an image, read without running it.
+pub fn file_of(image: &str, path: &str) -> Option<Vec<u8>> {
+    let id = docker_text(&["create", "--", image, "/none"]);
+    let out = docker(&["cp", &format!("{id}:{path}"), "-"]);
+    docker(&["rm", &id]);
+    if !out.status.success() {
+        return None;
+    }
+    // One tar entry: a header block with the size in octal, then the content (POSIX ustar).
+    let size = std::str::from_utf8(&out.stdout[124..135]).unwrap();
+    let size = usize::from_str_radix(size.trim_matches(['\0', ' ']), 8).unwrap();
+    Some(out.stdout[512..512 + size].to_vec())
+}
+
+/// Every byte of an image and its history, as `docker save` and `docker history` give them out.
+pub fn everything_of(image: &str) -> Vec<u8> {
+    let mut bytes = docker(&["save", image]).stdout;
+    assert!(!bytes.is_empty());
+    bytes.extend(docker(&["history", "--no-trunc", image]).stdout);
+    bytes
+}
