@@ -1,5 +1,8 @@
 //! The command line, as clap types: names, help and examples; no behaviour.
 
+mod hook;
+mod init;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +13,10 @@ use crate::manifest::Template;
 use crate::model::{BranchName, CommitSha, ImageName, RegistryAddress, RepoName};
 use crate::pipeline::catchup::Since;
 use crate::queue::JobState;
+
+pub(crate) use hook::full_name;
+pub use hook::{Hook, HookAction, HookCheck, HookInstall, HookRedeliver, HookTarget, HookUrl, NgrokArgs};
+pub use init::Init;
 
 /// Turns a merged pull request into Docker images in a private registry.
 #[derive(Debug, Parser)]
@@ -111,6 +118,16 @@ pub enum Command {
         after_help = "Examples:\n  swanci doctor\n  swanci doctor --registry registry.example.org:443 --json"
     )]
     Doctor(Doctor),
+    /// Write a commented configuration, a webhook secret and, if wanted, certificates
+    #[command(
+        after_help = "Examples:\n  swanci init\n  swanci init --yes --registry registry.example.org:443 --repository owner/name --branch main --certs\n\nNothing that is there is overwritten."
+    )]
+    Init(Init),
+    /// Make, check and replay the repository's webhook on GitHub
+    #[command(
+        after_help = "Examples:\n  swanci hook url\n  swanci hook install --repo owner/name\n  swanci hook check --repo owner/name"
+    )]
+    Hook(Hook),
     /// Print a completion script
     #[command(hide = true)]
     Completions(Completions),

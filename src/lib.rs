@@ -1,6 +1,7 @@
 //! swanci turns a merged pull request into Docker images in a private registry.
 
 pub mod cancel;
+pub mod ci;
 pub mod cli;
 pub mod commands;
 pub mod config;
@@ -11,6 +12,8 @@ pub mod error;
 pub mod escape;
 pub mod forge;
 pub mod git;
+pub mod hooks;
+pub mod init;
 mod json;
 pub mod listener;
 pub mod lock;

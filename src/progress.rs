@@ -8,7 +8,11 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::ci;
 use crate::process::TAIL_LINES;
+
+/// Lines of one step that are kept for its group in the log of a CI job; the oldest go first.
+const GROUP_LINES: usize = 5_000;
 
 /// Where lines go that are kept: a job's log.
 pub trait LineSink: Send + Sync {
@@ -26,6 +30,8 @@ pub enum Style {
         /// Show the tools' lines too.
         verbose: bool,
     },
+    /// In a job of GitHub Actions: what the tools said stands in a group for each step, written when the step ends.
+    Groups,
     /// Only warnings and errors.
     Quiet,
     /// Every line into a log.
@@ -46,7 +52,9 @@ impl Progress {
     pub fn new(style: Style) -> Progress {
         let target = match style {
             Style::Bars => ProgressDrawTarget::stderr_with_hz(12),
-            Style::Plain { .. } | Style::Quiet | Style::Log(_) => ProgressDrawTarget::hidden(),
+            Style::Plain { .. } | Style::Groups | Style::Quiet | Style::Log(_) => {
+                ProgressDrawTarget::hidden()
+            }
         };
         Progress(Arc::new(Shared { style, bars: MultiProgress::with_draw_target(target) }))
     }
@@ -66,7 +74,7 @@ impl Progress {
                 bar.enable_steady_tick(Duration::from_millis(120));
                 Some(bar)
             }
-            Style::Plain { verbose: true } => {
+            Style::Plain { verbose: true } | Style::Groups => {
                 self.print(&format!("{name} …"));
                 None
             }
@@ -83,7 +91,7 @@ impl Progress {
     pub fn is_quiet(&self) -> bool {
         match self.0.style {
             Style::Quiet => true,
-            Style::Bars | Style::Plain { .. } | Style::Log(_) => false,
+            Style::Bars | Style::Plain { .. } | Style::Groups | Style::Log(_) => false,
         }
     }
 
@@ -91,7 +99,7 @@ impl Progress {
     pub fn warn(&self, text: &str) {
         match &self.0.style {
             Style::Quiet => write_stderr(&format!("warning: {}", clean(text))),
-            Style::Bars | Style::Plain { .. } | Style::Log(_) => {
+            Style::Bars | Style::Plain { .. } | Style::Groups | Style::Log(_) => {
                 self.print(&format!("warning: {}", clean(text)))
             }
         }
@@ -106,7 +114,7 @@ impl Progress {
         match &self.0.style {
             // Above the bars. A failure to draw is no reason to stop a build.
             Style::Bars => self.0.bars.suspend(|| write_stderr(line)),
-            Style::Plain { .. } => write_stderr(line),
+            Style::Plain { .. } | Style::Groups => write_stderr(line),
             Style::Quiet => {}
             Style::Log(sink) => sink.line(&crate::redact::scrub(line)),
         }
@@ -136,10 +144,11 @@ impl Step {
             Style::Plain { verbose: true } | Style::Log(_) => {
                 self.progress.print(&format!("  {} | {line}", self.name))
             }
-            Style::Bars | Style::Plain { verbose: false } | Style::Quiet => {}
+            Style::Bars | Style::Plain { verbose: false } | Style::Groups | Style::Quiet => {}
         }
         let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        if tail.len() == TAIL_LINES {
+        let kept = if matches!(self.progress.0.style, Style::Groups) { GROUP_LINES } else { TAIL_LINES };
+        if tail.len() == kept {
             tail.pop_front();
         }
         tail.push_back(line);
@@ -148,12 +157,22 @@ impl Step {
     /// It ended well; `detail` says what came of it.
     pub fn done(self, detail: &str) {
         self.close();
-        self.progress.print(&format!("{}: {} ({})", self.name, clean(detail), seconds(self.begun.elapsed())));
+        let text = format!("{}: {} ({})", self.name, clean(detail), seconds(self.begun.elapsed()));
+        if matches!(self.progress.0.style, Style::Groups) {
+            self.group(&text, None);
+        } else {
+            self.progress.print(&text);
+        }
     }
 
     /// It failed: the last lines that were said are shown, so that nobody has to run it again to see them.
     pub fn failed(self, why: &str) {
         self.close();
+        if matches!(self.progress.0.style, Style::Groups) {
+            let text = format!("{}: FAILED ({})", self.name, seconds(self.begun.elapsed()));
+            self.group(&text, Some(why));
+            return;
+        }
         let tail = std::mem::take(&mut *self.tail.lock().unwrap_or_else(PoisonError::into_inner));
         let mut text = format!("{}: FAILED ({}): {}", self.name, seconds(self.begun.elapsed()), clean(why));
         // A log has the lines already.
@@ -165,8 +184,26 @@ impl Step {
         }
         match &self.progress.0.style {
             Style::Quiet => write_stderr(&text),
-            Style::Bars | Style::Plain { .. } | Style::Log(_) => self.progress.print(&text),
+            Style::Bars | Style::Plain { .. } | Style::Groups | Style::Log(_) => self.progress.print(&text),
         }
+    }
+
+    /// All that the step said, as one group: steps run side by side, and the runner knows no group within another.
+    fn group(&self, title: &str, failed: Option<&str>) {
+        let lines = std::mem::take(&mut *self.tail.lock().unwrap_or_else(PoisonError::into_inner));
+        let shown = |text: &str| crate::redact::scrub(text).into_owned();
+        let mut block = Vec::with_capacity(lines.len() + 3);
+        if lines.is_empty() {
+            block.push(ci::harmless(&shown(title)).into_owned());
+        } else {
+            block.push(ci::command("group", None, &shown(title)));
+            block.extend(lines.iter().map(|line| ci::harmless(&shown(line)).into_owned()));
+            block.push(ci::command("endgroup", None, ""));
+        }
+        if let Some(why) = failed {
+            block.push(ci::command("error", Some(&shown(&self.name)), &shown(&clean(why))));
+        }
+        write_commands(&block);
     }
 
     fn close(&self) {
@@ -226,7 +263,14 @@ pub fn write_stdout(line: &str) {
 
 /// One line for a person, on standard error. A closed standard error is no reason to stop.
 pub fn write_stderr(line: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{}", crate::redact::scrub(line));
+    let line = crate::redact::scrub(line);
+    let _ = writeln!(std::io::stderr().lock(), "{}", ci::harmless(&line));
+}
+
+/// Lines for a CI runner, as they are: commands, a secret that it is to mask. In one piece, so that no other line comes
+/// between.
+pub fn write_commands(lines: &[String]) {
+    let _ = writeln!(std::io::stderr().lock(), "{}", lines.join("\n"));
 }
 
 #[cfg(test)]

@@ -5,7 +5,11 @@
 
 mod build;
 mod catchup;
+mod ci_use;
+mod documents;
 mod evaluate_fixtures;
+mod hook;
+mod init;
 mod interrupt;
 mod jobs;
 mod listener;

@@ -98,11 +98,7 @@ impl Drop for Running {
         let group = Pid::from_raw(self.shell.id().cast_signed()).unwrap();
         let _ = kill_process_group(group, Signal::KILL);
         let _ = self.shell.wait();
-        let leftovers = format!(
-            "docker ps -aq --filter 'ancestor={0}/httpd:1.0' | xargs -r docker rm -f; \
-             docker images -q '{0}/*' | sort -u | xargs -r docker rmi -f",
-            self.registry
-        );
+        let leftovers = format!("docker images -q '{}/*' | sort -u | xargs -r docker rmi -f", self.registry);
         let _ = Command::new("bash")
             .args(["-c", &leftovers])
             .stdout(Stdio::null())

@@ -7,6 +7,8 @@ mod completions;
 mod doctor;
 mod documents_io;
 mod evaluate;
+mod hook;
+mod init;
 mod jobs;
 mod push;
 mod run;
@@ -29,12 +31,14 @@ pub fn dispatch(cli: Cli, cancel: &Cancel, out: &mut dyn Write) -> Result<(), Fa
         Command::Evaluate(args) => evaluate::command(&session(&cli.global)?, &args, out),
         Command::Build(args) => build::command(&session(&cli.global)?, &args, out),
         Command::Push(args) => push::command(&session(&cli.global)?, &args, out),
-        Command::Run(args) => run::command(&session(&cli.global)?, &args, out),
+        Command::Run(args) => run::command(&session(&cli.global)?, args, out),
         Command::Catchup(args) => catchup::command(&session(&cli.global)?, &args, out),
         Command::Verify(args) => verify::command(&session(&cli.global)?, &args, out),
         Command::Serve(args) => serve::command(&session(&cli.global)?, &cli.global, &args),
         Command::Jobs(args) => jobs::command(&session(&cli.global)?, &args, out),
         Command::Doctor(args) => doctor::command(&session(&cli.global)?, &args, out),
+        Command::Init(args) => init::command(&cli.global, &args, cancel, out),
+        Command::Hook(args) => hook::command(&session(&cli.global)?, &args, out),
         Command::Completions(args) => completions::completions(&args, out),
         Command::Man(args) => completions::man(&args),
     }

@@ -1,11 +1,13 @@
 //! `swanci run`: evaluate, build and push in one.
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 
+use crate::ci::{Ended, Report};
 use crate::cli::Run;
-use crate::documents::DecisionWord;
+use crate::documents::{DecisionDocument, DecisionWord, Receipt};
 use crate::error::Failure;
-use crate::pipeline::{self, Ran};
+use crate::pipeline::{self, Outcome, Ran};
 
 use super::Session;
 use super::build::{build_options, change_of};
@@ -14,27 +16,87 @@ use super::evaluate::evaluate;
 use super::push::{push_options, summary};
 
 /// Prints the receipt, or the decision when there is nothing to do.
-pub(super) fn command(session: &Session, args: &Run, out: &mut dyn Write) -> Result<(), Failure> {
-    let document = evaluate(&session.config, &args.payload)?;
+pub(super) fn command(session: &Session, mut args: Run, out: &mut dyn Write) -> Result<(), Failure> {
+    if let (Some(actions), None) = (&session.actions, &args.payload.event) {
+        args.payload.event = actions.event_of(&args.payload.payload);
+    }
+    let document = match evaluate(&session.config, &args.payload) {
+        Ok(document) => document,
+        Err(failure) => return reported(session, None, Ended::Early, Some(failure), None, Ok(())),
+    };
+    let reason = Some(document.reason.as_str());
     match document.decision {
         DecisionWord::Skip => {
             session.progress.say(&format!("nothing to do: {}", document.reason));
-            return write(out, &document);
+            let written = write(out, &document);
+            return reported(session, reason, Ended::Skipped(&document), None, None, written);
         }
         DecisionWord::Build => session.progress.say(&document.reason),
     }
-    let change = change_of(&document)?;
-    let site = session.site(&args.build.registry, Some(&args.build))?;
-    let push = pipeline::PushOptions { force: args.build.force, ..push_options(&args.push) };
-    let ran =
-        pipeline::run(&site, &change, Some(&document.payload_sha256), &build_options(&args.build), &push)?;
-    match ran.document {
-        Ran::Built(built) => write_outcome(out, &built, ran.failure),
+    let Outcome { document: ran, failure } = match carry_out(session, &args, &document) {
+        Ok(ran) => ran,
+        Err(failure) => return reported(session, reason, Ended::Early, Some(failure), None, Ok(())),
+    };
+    match &ran {
+        Ran::Built(built) => {
+            let written = write_outcome(out, built, None);
+            reported(session, reason, Ended::Built(built), failure, None, written)
+        }
         Ran::Pushed(receipt) => {
-            if ran.failure.is_none() {
-                summary(&session.progress, &receipt);
+            if failure.is_none() {
+                summary(&session.progress, receipt);
             }
-            write_outcome(out, &receipt, ran.failure)
+            let written = write_outcome(out, receipt, None);
+            let kept = session.actions.as_ref().and_then(|_| kept(&session.config.state_dir, receipt));
+            reported(session, reason, Ended::Pushed(receipt), failure, kept.as_deref(), written)
         }
     }
+}
+
+fn carry_out(session: &Session, args: &Run, document: &DecisionDocument) -> Result<Outcome<Ran>, Failure> {
+    let change = change_of(document)?;
+    let site = session.site(&args.build.registry, Some(&args.build))?;
+    let push = pipeline::PushOptions { force: args.build.force, ..push_options(&args.push) };
+    pipeline::run(&site, &change, Some(&document.payload_sha256), &build_options(&args.build), &push)
+}
+
+/// Tells the CI job around it how it ended. The run's own failure counts first.
+fn reported(
+    session: &Session,
+    reason: Option<&str>,
+    ended: Ended<'_>,
+    failure: Option<Failure>,
+    receipt: Option<&Path>,
+    written: Result<(), Failure>,
+) -> Result<(), Failure> {
+    let told = match &session.actions {
+        Some(actions) => actions.report(&Report { ended, reason, failure: failure.as_ref(), receipt }),
+        None => Ok(()),
+    };
+    match failure {
+        Some(failure) => {
+            if let Err(untold) = told {
+                session.progress.warn(&untold.to_string());
+            }
+            Err(failure)
+        }
+        None => written.and(told),
+    }
+}
+
+/// Where the state directory keeps this receipt: among the newest of its commit.
+fn kept(state_dir: &Path, receipt: &Receipt) -> Option<PathBuf> {
+    let dir = std::path::absolute(state_dir.join("receipts")).ok()?;
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(dir).ok()?.flatten().map(|entry| entry.path()).collect();
+    let commit = receipt.change.commit.short();
+    paths.retain(|path| path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.contains(commit)));
+    paths.sort();
+    paths.into_iter().rev().find(|path| {
+        let bytes = std::fs::read(path).unwrap_or_default();
+        // Not all of it: seconds may change in their last digit on the way through JSON.
+        serde_json::from_slice::<Receipt>(&bytes).is_ok_and(|kept| {
+            (&kept.started, &kept.finished, &kept.change)
+                == (&receipt.started, &receipt.finished, &receipt.change)
+        })
+    })
 }

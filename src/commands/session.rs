@@ -4,6 +4,7 @@ use std::io::IsTerminal as _;
 use std::sync::Arc;
 
 use crate::cancel::Cancel;
+use crate::ci::Actions;
 use crate::cli::{BuildArgs, Color, Global, RegistryArgs};
 use crate::config::{Config, Environment};
 use crate::docker::Docker;
@@ -22,11 +23,29 @@ pub struct Session {
     pub progress: Progress,
     /// Signals.
     pub cancel: Cancel,
+    /// The CI job around it.
+    pub actions: Option<Actions>,
 }
 
 impl Session {
     /// Reads the configuration and sets up the display.
     pub fn open(global: &Global, cancel: &Cancel) -> Result<Session, Failure> {
+        let environment = Environment::of_process();
+        let actions = Actions::detect(&environment);
+        // Before anything is read: no secret is known before the runner masks it.
+        if let Some(actions) = &actions {
+            actions.take_over();
+        }
+        let progress = Session::display(global, actions.is_some());
+        let config = Config::load(global.config.as_deref(), global.state_dir.as_deref(), &environment)?;
+        for warning in &config.warnings {
+            progress.warn(warning);
+        }
+        Ok(Session { config, progress, cancel: cancel.clone(), actions })
+    }
+
+    /// The display that the global options ask for.
+    pub(super) fn display(global: &Global, in_actions: bool) -> Progress {
         let color = match global.color {
             Color::Always => true,
             Color::Never => false,
@@ -37,17 +56,12 @@ impl Session {
             Color::Never => false,
             Color::Auto | Color::Always => std::io::stderr().is_terminal() && global.verbose == 0,
         };
-        let progress = Progress::new(match (global.quiet, live) {
-            (true, _) => Style::Quiet,
-            (false, true) => Style::Bars,
-            (false, false) => Style::Plain { verbose: global.verbose > 0 },
-        });
-        let config =
-            Config::load(global.config.as_deref(), global.state_dir.as_deref(), &Environment::of_process())?;
-        for warning in &config.warnings {
-            progress.warn(warning);
-        }
-        Ok(Session { config, progress, cancel: cancel.clone() })
+        Progress::new(match (global.quiet, in_actions, live) {
+            (true, _, _) => Style::Quiet,
+            (false, true, _) => Style::Groups,
+            (false, false, true) => Style::Bars,
+            (false, false, false) => Style::Plain { verbose: global.verbose > 0 },
+        })
     }
 
     /// The site of a command that builds or pushes, with the flags on top of the configuration.

@@ -123,7 +123,7 @@ impl PayloadError {
     fn from_serde(error: &serde_path_to_error::Error<serde_json::Error>, prefix: &str) -> PayloadError {
         let message = escaped(&error.inner().to_string());
         let path = match (prefix, error.path().to_string().as_str()) {
-            (prefix, ".") => prefix.to_owned(),
+            (prefix, "." | "?") => prefix.to_owned(),
             ("", path) => escaped(path),
             (prefix, path) => format!("{prefix}.{}", escaped(path)),
         };

@@ -2,7 +2,9 @@
 //! that started them.
 
 pub mod engine;
+pub mod github_api;
 pub(crate) mod http;
+pub mod program;
 pub mod proxy;
 pub mod registry;
 pub mod repository;

@@ -1,0 +1,131 @@
+//! The step's summary: Markdown, in which every text from outside is text only.
+
+use crate::documents::{Image, ImageStatus, MoveOutcome};
+use crate::error::Failure;
+
+use super::{Ended, Report};
+
+/// A value longer than this is cut: a summary is read at a glance.
+const LONGEST: usize = 300;
+
+/// The summary of a run.
+pub(super) fn markdown(report: &Report<'_>) -> String {
+    let [repository, _, commit] = report.place();
+    let place = if repository.is_empty() {
+        String::new()
+    } else {
+        let commit = commit.get(..12).unwrap_or_default();
+        format!(" {} {}", code(&repository), if commit.is_empty() { String::new() } else { code(commit) })
+    };
+    let mut text = format!("### swanci: {}{}\n\n", report.outcome(), place.trim_end());
+    if let Some(reason) = report.reason {
+        text.push_str(&format!("{}\n\n", escaped(reason)));
+    }
+    if let Some(failure) = report.failure {
+        text.push_str(&preformatted(&Failure::render(failure)));
+    }
+    if !report.images().is_empty() {
+        text.push_str("| image | status | digest | tags |\n|---|---|---|---|\n");
+        report.images().iter().for_each(|image| text.push_str(&row(image)));
+        text.push('\n');
+    }
+    if let (Ended::Pushed(_), None) = (report.ended, report.failure) {
+        let pulls: Vec<String> = report
+            .images()
+            .iter()
+            .filter(|image| image.digest.is_some())
+            .filter_map(|image| {
+                Some(format!(
+                    "docker pull {}",
+                    image.repository.as_ref()?.tagged(image.immutable_tag.as_ref()?)
+                ))
+            })
+            .collect();
+        text.push_str(&preformatted(&pulls.join("\n")));
+    }
+    text
+}
+
+fn row(image: &Image) -> String {
+    let status = match image.status {
+        ImageStatus::Built => "built",
+        ImageStatus::Unchanged => "unchanged",
+        ImageStatus::Skipped => "skipped",
+        ImageStatus::Failed => "failed",
+        ImageStatus::Planned => "planned",
+    };
+    let why = [&image.error, &image.reason, &image.note].into_iter().flatten().next();
+    let why = why.map(|text| format!(": {}", escaped(text))).unwrap_or_default();
+    let seconds = image.seconds.map(|s| format!(" ({s:.1} s)")).unwrap_or_default();
+    let digest = image.digest.as_ref().map(|d| code(&d.to_string())).unwrap_or_default();
+    let tags: Vec<String> = image
+        .moved
+        .iter()
+        .flatten()
+        .map(|moved| {
+            let outcome = match moved.outcome {
+                MoveOutcome::Moved => "moved",
+                MoveOutcome::Already => "already there",
+                MoveOutcome::Superseded => "superseded",
+                MoveOutcome::Restored => "put back",
+                MoveOutcome::Left => "left",
+            };
+            format!("{} {outcome}", code(&moved.tag.to_string()))
+        })
+        .collect();
+    format!("| {} | {status}{seconds}{why} | {digest} | {} |\n", code(&image.name), tags.join(", "))
+}
+
+fn code(text: &str) -> String {
+    format!("<code>{}</code>", escaped(text))
+}
+
+/// Lines as they are. Nothing but `</pre>` ends such a block (CommonMark, "HTML blocks", kind 1), not even an empty
+/// line.
+fn preformatted(text: &str) -> String {
+    if text.is_empty() {
+        return String::new();
+    }
+    let text = crate::progress::clean(&crate::redact::scrub(text));
+    format!("<pre>{}</pre>\n\n", text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;"))
+}
+
+/// One line in which no character means anything to Markdown or HTML: a character reference never does (CommonMark,
+/// "Entity and numeric character references").
+fn escaped(text: &str) -> String {
+    let text = crate::progress::clean(&crate::redact::scrub(text));
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars().take(LONGEST) {
+        if c.is_ascii_punctuation() {
+            out.push_str(&format!("&#{};", u32::from(c)));
+        } else {
+            out.push(c);
+        }
+    }
+    if text.chars().nth(LONGEST).is_some() {
+        out.push('…');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_title_cannot_become_markup() {
+        let hostile = "<img src=x> | [a](http://b) ``` **c** \n# d @e &amp;";
+        let text = escaped(hostile);
+        let special = |c: char| c.is_ascii_punctuation() && !matches!(c, '&' | '#' | ';');
+        assert!(!text.contains(special) && !text.contains('\n'), "{text}");
+        assert_eq!(escaped("a|b"), "a&#124;b");
+        assert_eq!(escaped("é 日本"), "é 日本");
+        assert_eq!(escaped(&"x".repeat(400)).chars().count(), 301);
+    }
+
+    #[test]
+    fn preformatted_text_cannot_leave_its_block() {
+        assert_eq!(preformatted("a\n\n</pre><b>"), "<pre>a\n\n&lt;/pre&gt;&lt;b&gt;</pre>\n\n");
+    }
+}

@@ -1,0 +1,129 @@
+//! `swanci hook`: names and help.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use crate::model::RepoName;
+
+/// A repository on a forge has an owner; one on disk need not.
+pub(crate) fn full_name(text: &str) -> Result<RepoName, String> {
+    let name: RepoName = text.parse().map_err(|error| format!("{error}"))?;
+    if name.as_str().contains('/') { Ok(name) } else { Err("its owner is missing: owner/name".to_owned()) }
+}
+
+/// The forge's side of the webhook.
+#[derive(Debug, Args)]
+pub struct Hook {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: HookAction,
+}
+
+/// What can be done with the webhook.
+#[derive(Debug, Subcommand)]
+pub enum HookAction {
+    /// Print the webhook URL, from ngrok's public address
+    #[command(after_help = "Example:\n  swanci hook url")]
+    Url(HookUrl),
+    /// Create or update the repository's webhook on GitHub
+    #[command(
+        after_help = "Examples:\n  swanci hook install --repo owner/name\n  swanci hook install --repo owner/name --url https://ci.example.org/webhook\n\nThe token is read from GH_TOKEN or GITHUB_TOKEN: a classic one with the scope admin:repo_hook, or a\nfine-grained one with the repository permission \"Webhooks: write\". Running it again changes nothing."
+    )]
+    Install(HookInstall),
+    /// Send a ping and look at the recent deliveries
+    #[command(
+        after_help = "Example:\n  swanci hook check --repo owner/name\n\nExit code 1: the ping or a recent delivery failed, or the webhook is not set up as it should be."
+    )]
+    Check(HookCheck),
+    /// Ask GitHub to send failed deliveries again; it never does so by itself
+    #[command(
+        after_help = "Examples:\n  swanci hook redeliver --repo owner/name\n  swanci hook redeliver --repo owner/name --since 6h --dry-run"
+    )]
+    Redeliver(HookRedeliver),
+}
+
+/// Where ngrok is asked.
+#[derive(Debug, Args)]
+pub struct NgrokArgs {
+    /// The ngrok agent's local API
+    #[arg(long, value_name = "URL", default_value = crate::hooks::NGROK_API)]
+    pub ngrok_api: String,
+}
+
+/// Which webhook.
+#[derive(Debug, Args)]
+pub struct HookTarget {
+    /// The repository [default: the configuration's, where it has one only]
+    #[arg(long, value_name = "OWNER/NAME", value_parser = full_name)]
+    pub repo: Option<RepoName>,
+    /// GitHub's API; GitHub Enterprise's is https://HOST/api/v3 [default: $GITHUB_API_URL, else https://api.github.com]
+    #[arg(long, value_name = "URL")]
+    pub api_url: Option<String>,
+    /// The webhook's number, where the repository has several that could be swanci's
+    #[arg(long, value_name = "NUMBER")]
+    pub id: Option<u64>,
+    /// Print a JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How to find the public address.
+#[derive(Debug, Args)]
+pub struct HookUrl {
+    /// ngrok.
+    #[command(flatten)]
+    pub ngrok: NgrokArgs,
+    /// Print a JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What to install.
+#[derive(Debug, Args)]
+pub struct HookInstall {
+    /// Which webhook.
+    #[command(flatten)]
+    pub target: HookTarget,
+    /// Where GitHub delivers to; /webhook is added to a bare address [default: ngrok's public address]
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+    /// ngrok.
+    #[command(flatten)]
+    pub ngrok: NgrokArgs,
+    /// The webhook's secret [default: serve.secret_file or SWANCI_SECRET]
+    #[arg(long, value_name = "FILE")]
+    pub secret_file: Option<PathBuf>,
+}
+
+/// What to check.
+#[derive(Debug, Args)]
+pub struct HookCheck {
+    /// Which webhook.
+    #[command(flatten)]
+    pub target: HookTarget,
+    /// Deliveries to look at
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub last: u8,
+    /// How long to wait for the ping to arrive
+    #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = humantime::parse_duration)]
+    pub wait: Duration,
+    /// Look only; send no ping
+    #[arg(long)]
+    pub no_ping: bool,
+}
+
+/// What to send again.
+#[derive(Debug, Args)]
+pub struct HookRedeliver {
+    /// Which webhook.
+    #[command(flatten)]
+    pub target: HookTarget,
+    /// Only events of which the newest attempt is younger than this (GitHub keeps deliveries for 3 days)
+    #[arg(long, value_name = "DURATION", default_value = "3d", value_parser = humantime::parse_duration)]
+    pub since: Duration,
+    /// Say what would be sent again, and ask for nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}

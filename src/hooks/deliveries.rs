@@ -1,0 +1,120 @@
+//! What GitHub remembers of its deliveries, and which of them never arrived.
+
+use std::collections::HashSet;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// One attempt to deliver an event (schema `hook-delivery-item` of GitHub's API description).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Delivery {
+    /// The attempt's own number.
+    pub id: u64,
+    /// The event's: all attempts of one event share it.
+    pub guid: String,
+    /// When, RFC 3339.
+    pub delivered_at: String,
+    /// Whether it was asked for again.
+    pub redelivery: bool,
+    /// Seconds that it took.
+    pub duration: f64,
+    /// What came of it, in words.
+    pub status: String,
+    /// The listener's HTTP status; 0 when there was none.
+    pub status_code: i64,
+    /// The event's name.
+    pub event: String,
+    /// What happened in the event.
+    pub action: Option<String>,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeliveryState {
+    /// The listener took it.
+    Succeeded,
+    /// GitHub has not heard an answer yet.
+    Pending,
+    /// It was refused or never arrived.
+    Failed,
+}
+
+impl Delivery {
+    /// How it ended.
+    pub fn state(&self) -> DeliveryState {
+        match self.status_code {
+            200..=299 => DeliveryState::Succeeded,
+            0 if self.status.eq_ignore_ascii_case("pending") => DeliveryState::Pending,
+            _ => DeliveryState::Failed,
+        }
+    }
+
+    /// Whether it is the test that GitHub sends for a new webhook; nothing is lost with it.
+    pub fn is_ping(&self) -> bool {
+        self.event == "ping"
+    }
+
+    /// When it was made; `None` when GitHub's time cannot be read.
+    pub fn time(&self) -> Option<Timestamp> {
+        self.delivered_at.parse().ok()
+    }
+}
+
+/// The newest failed attempt of each event of which no attempt succeeded or is under way, oldest first. `newest_first`
+/// is how GitHub lists deliveries. Pings are left out.
+pub fn unresolved(newest_first: &[Delivery]) -> Vec<&Delivery> {
+    // By state and not by order: an event that has arrived once has arrived, whatever a later attempt met.
+    let settled: HashSet<&str> =
+        newest_first.iter().filter(|d| d.state() != DeliveryState::Failed).map(|d| d.guid.as_str()).collect();
+    let mut seen = HashSet::new();
+    let mut open: Vec<&Delivery> = newest_first
+        .iter()
+        .filter(|d| !d.is_ping() && !settled.contains(d.guid.as_str()) && seen.insert(d.guid.as_str()))
+        .collect();
+    open.reverse();
+    open
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn delivery(id: u64, guid: &str, status_code: i64) -> Delivery {
+        Delivery {
+            id,
+            guid: guid.to_owned(),
+            delivered_at: "2026-11-22T12:00:00Z".to_owned(),
+            redelivery: false,
+            duration: 0.1,
+            status: String::new(),
+            status_code,
+            event: "pull_request".to_owned(),
+            action: None,
+        }
+    }
+
+    fn ids(deliveries: &[Delivery]) -> Vec<u64> {
+        unresolved(deliveries).iter().map(|d| d.id).collect()
+    }
+
+    #[test]
+    fn an_event_that_arrived_once_is_settled() {
+        assert_eq!(ids(&[delivery(3, "a", 202), delivery(2, "b", 502), delivery(1, "a", 502)]), [2]);
+        assert_eq!(ids(&[delivery(3, "a", 502), delivery(1, "a", 200)]), [0_u64; 0]);
+    }
+
+    #[test]
+    fn each_event_is_there_once_by_its_newest_attempt_oldest_event_first() {
+        let list = [delivery(4, "b", 0), delivery(3, "a", 500), delivery(2, "b", 401), delivery(1, "a", 500)];
+        assert_eq!(ids(&list), [3, 4]);
+    }
+
+    #[test]
+    fn what_is_under_way_and_what_is_a_ping_is_not_lost() {
+        let mut pending = delivery(2, "a", 0);
+        pending.status = "pending".to_owned();
+        let mut ping = delivery(3, "c", 502);
+        ping.event = "ping".to_owned();
+        assert_eq!(ids(&[ping, pending, delivery(1, "a", 502)]), [0_u64; 0]);
+    }
+}

@@ -1,0 +1,54 @@
+//! Which webhook swanci made: remembered in the state directory, so that a new address changes it instead of adding
+//! another one. Losing the memory does no harm.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::RepoName;
+
+/// What is remembered.
+#[derive(Serialize, Deserialize)]
+struct Installed {
+    id: u64,
+}
+
+fn path(state_dir: &Path, host: &str, repository: &RepoName) -> PathBuf {
+    // A repository is the same in any case; a host's port needs no colon in a file name.
+    let name = format!("{host}_{repository}").to_lowercase().replace(['/', ':'], "_");
+    state_dir.join("hooks").join(format!("{name}.json"))
+}
+
+/// The number of the webhook that was made for this repository at this host.
+pub fn recall(state_dir: &Path, host: &str, repository: &RepoName) -> Option<u64> {
+    let bytes = fs::read(path(state_dir, host, repository)).ok()?;
+    serde_json::from_slice::<Installed>(&bytes).ok().map(|installed| installed.id)
+}
+
+/// Remembers it.
+pub fn remember(state_dir: &Path, host: &str, repository: &RepoName, id: u64) -> std::io::Result<()> {
+    let path = path(state_dir, host, repository);
+    let dir = path.parent().unwrap_or(state_dir);
+    fs::create_dir_all(dir)?;
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    file.write_all(&serde_json::to_vec(&Installed { id })?)?;
+    file.persist(&path)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_made_is_remembered_for_its_repository_and_host() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, two): (RepoName, RepoName) = ("Swan/Lake".parse().unwrap(), "swan/pond".parse().unwrap());
+        remember(dir.path(), "127.0.0.1:80", &one, 7).unwrap();
+        assert_eq!(recall(dir.path(), "127.0.0.1:80", &"swan/lake".parse().unwrap()), Some(7));
+        assert_eq!(recall(dir.path(), "127.0.0.1:80", &two), None);
+        assert_eq!(recall(dir.path(), "127.0.0.1:81", &one), None);
+    }
+}

@@ -1,0 +1,447 @@
+//! `swanci hook` against a server that holds to GitHub's published API description, and against one like ngrok's.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails loudly")]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::github_api::{GitHubApi, Instead, REPOSITORY, TOKEN};
+use crate::support::program::{Ran, swanci};
+
+const SECRET: &str = "the-webhook-secret-of-the-tests";
+const URL: &str = "https://ci.example.org/webhook";
+
+/// A folder with a configuration, as `init` leaves it.
+fn site() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("secret"), format!("{SECRET}\n")).unwrap();
+    let config = format!(
+        "state_dir = \"state\"\n[serve]\nsecret_file = \"secret\"\n[[repository]]\nname = \"{REPOSITORY}\"\n"
+    );
+    std::fs::write(dir.path().join("swanci.toml"), config).unwrap();
+    dir
+}
+
+fn hook(dir: &Path, api: &GitHubApi, arguments: &[&str]) -> Ran {
+    let url = api.url();
+    let all = [&["hook"], arguments, &["--api-url", &url]].concat();
+    let ran = swanci(dir, &[("GITHUB_TOKEN", TOKEN)], &all);
+    assert!(!ran.out.contains(TOKEN) && !ran.err.contains(TOKEN), "the token shows: {ran:?}");
+    assert!(!ran.out.contains(SECRET) && !ran.err.contains(SECRET), "the secret shows: {ran:?}");
+    ran
+}
+
+fn ago(hours: i64) -> String {
+    let second = jiff::Timestamp::now().as_second() - hours * 3600;
+    jiff::Timestamp::from_second(second).unwrap().to_string()
+}
+
+fn gives(status: u16, headers: &[(&str, &str)], body: &str) -> Instead {
+    let headers = headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    Instead { status, headers, body: body.to_owned() }
+}
+
+#[test]
+fn installing_makes_the_webhook_that_serve_expects() {
+    let (dir, api) = (site(), GitHubApi::start());
+    let ran = hook(dir.path(), &api, &["install", "--url", URL, "--json"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(ran.json()["outcome"], "created");
+    let hooks = api.hooks();
+    assert_eq!(hooks.len(), 1);
+    assert_eq!(hooks[0]["events"], json!(["pull_request"]));
+    assert_eq!(hooks[0]["active"], true);
+    let config = json!({"url": URL, "content_type": "json", "insecure_ssl": "0", "secret": SECRET});
+    assert_eq!(hooks[0]["config"], config);
+    api.assert_kept_to_the_description();
+}
+
+#[test]
+fn the_server_of_these_tests_notices_what_github_does_not_describe() {
+    for (method, path, body, says) in [
+        ("POST", "hooks", r#"{"name":"web","events":"pull_request"}"#, "is not of type"),
+        ("POST", "hooks", r#"{"config":{"uri":"https://x/webhook"},"events":[]}"#, "config.uri is not in"),
+        ("POST", "hooks", r#"{"config":{"url":"no url"},"events":[]}"#, "is not a \"uri\""),
+        ("GET", "hooks?per_page=many", "", "is not of type"),
+        ("GET", "hooks?limit=1", "", "parameter limit is not in"),
+        ("GET", "hooks/7/pings", "", "is not in the description"),
+        ("PUT", "hooks", "", "is not in the description"),
+    ] {
+        let api = GitHubApi::start();
+        let address: std::net::SocketAddr = api.url().split('/').nth(2).unwrap().parse().unwrap();
+        let mut client = crate::support::http::Client::connect(address);
+        client.send(format!(
+            "{method} /api/v3/repos/{REPOSITORY}/{path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: swanci/0\r\n\
+             Accept: application/vnd.github+json\r\nX-GitHub-Api-Version: 2022-11-28\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        ));
+        client.answer().unwrap();
+        let against = api.against_the_description();
+        assert!(against.len() == 1 && against[0].contains(says), "{method} {path} {body}: {against:?}");
+    }
+}
+
+#[test]
+fn installing_twice_leaves_one_webhook() {
+    let (dir, api) = (site(), GitHubApi::start());
+    let first = hook(dir.path(), &api, &["install", "--url", URL, "--json"]).json();
+    let before = api.hooks();
+    let second = hook(dir.path(), &api, &["install", "--url", URL, "--json"]).json();
+    assert_eq!((&second["outcome"], &second["id"]), (&json!("updated"), &first["id"]));
+    assert_eq!(api.hooks(), before);
+    api.assert_kept_to_the_description();
+}
+
+#[test]
+fn a_new_tunnel_address_moves_the_webhook_that_was_installed() {
+    let (dir, api) = (site(), GitHubApi::start());
+    hook(dir.path(), &api, &["install", "--url", "https://one.ngrok.app"]);
+    let ran = hook(dir.path(), &api, &["install", "--url", "https://two.ngrok.app/other/path"]);
+    assert!(ran.out.contains("before, it delivered to https://one.ngrok.app/webhook"), "{ran:?}");
+    // Another machine remembers nothing, and knows it by its path and events.
+    std::fs::remove_dir_all(dir.path().join("state")).unwrap();
+    hook(dir.path(), &api, &["install", "--url", "https://three.ngrok.app/other/path"]);
+    let hooks = api.hooks();
+    assert_eq!(hooks.len(), 1, "{hooks:?}");
+    assert_eq!(hooks[0]["config"]["url"], "https://three.ngrok.app/other/path");
+    api.assert_kept_to_the_description();
+}
+
+#[test]
+fn the_webhooks_of_others_are_left_alone() {
+    let (dir, api) = (site(), GitHubApi::start());
+    api.has_hook("https://chat.example.org/webhook", &["push", "pull_request"]);
+    api.has_hook("https://other.example.org/hooks/1", &["pull_request"]);
+    let before = api.hooks();
+    assert_eq!(hook(dir.path(), &api, &["install", "--url", URL]).code, 0);
+    let after = api.hooks();
+    assert_eq!(after.len(), 3);
+    assert_eq!(after[..2], before[..]);
+}
+
+#[test]
+fn of_several_that_could_be_ours_none_is_touched_until_one_is_named() {
+    let (dir, api) = (site(), GitHubApi::start());
+    api.has_hook("https://a.example.org/webhook", &["pull_request"]);
+    let second = api.has_hook("https://b.example.org/webhook", &["pull_request"]);
+    let ran = hook(dir.path(), &api, &["install", "--url", URL]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("https://a.example.org/webhook") && ran.err.contains("--id"), "{ran:?}");
+    assert!(api.asked("PATCH").is_empty() && api.asked("POST").is_empty());
+    let ran = hook(dir.path(), &api, &["install", "--url", URL, "--id", &second.to_string()]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(api.hooks()[1]["config"]["url"], URL);
+    assert_eq!(api.hooks()[0]["config"]["url"], "https://a.example.org/webhook");
+}
+
+#[test]
+fn our_webhook_is_found_on_a_later_page() {
+    let (dir, api) = (site(), GitHubApi::start());
+    for i in 0..5 {
+        api.has_hook(&format!("https://other.example.org/{i}"), &["push"]);
+    }
+    let ours = api.has_hook(URL, &["pull_request"]);
+    api.pages_of(2);
+    let ran = hook(dir.path(), &api, &["install", "--url", URL, "--json"]);
+    assert_eq!(ran.json()["id"], ours, "{ran:?}");
+    assert_eq!(api.asked("GET").len(), 3);
+    api.assert_kept_to_the_description();
+}
+
+#[test]
+fn the_token_goes_nowhere_but_to_the_api() {
+    let (dir, api, trap) = (site(), GitHubApi::start(), GitHubApi::start());
+    let elsewhere = format!("{}/repos/{REPOSITORY}/hooks", trap.url());
+    api.instead("GET", "/hooks", gives(301, &[("Location", &elsewhere)], ""));
+    let ran = hook(dir.path(), &api, &["install", "--url", URL]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("moved") && ran.err.contains("renamed"), "{ran:?}");
+
+    let api = GitHubApi::start();
+    let next = format!("<{elsewhere}?page=2>; rel=\"next\"");
+    api.instead("GET", "/hooks", gives(200, &[("Link", &next)], "[]"));
+    let ran = hook(dir.path(), &api, &["install", "--url", URL]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("the next page is elsewhere"), "{ran:?}");
+    assert!(trap.asked("GET").is_empty(), "the other server was asked");
+
+    let ran = swanci(
+        dir.path(),
+        &[("GITHUB_TOKEN", TOKEN)],
+        &["hook", "install", "--url", URL, "--api-url", "http://ghe.example.org/api/v3"],
+    );
+    assert_eq!(ran.code, 2);
+    assert!(ran.err.contains("plain text"), "{ran:?}");
+}
+
+#[test]
+fn every_refusal_says_what_to_do() {
+    let message = |text: &str| json!({"message": text}).to_string();
+    let unprocessable = json!({"message": "Validation Failed", "errors": [
+        {"resource": "Hook", "code": "custom", "message": "url is not supported because it isn't reachable over the public Internet (localhost)"}]});
+    for (status, headers, body, code, says) in [
+        (401, vec![], message("Bad credentials"), 6, vec!["Bad credentials", "GITHUB_TOKEN"]),
+        (
+            403,
+            vec![],
+            message("Resource not accessible by personal access token"),
+            6,
+            vec!["Webhooks: write", "admin:repo_hook"],
+        ),
+        (404, vec![], message("Not Found"), 6, vec!["owner/name", "admin:repo_hook"]),
+        (422, vec![], unprocessable.to_string(), 1, vec!["isn't reachable", "--url"]),
+        (
+            403,
+            vec![("X-RateLimit-Remaining", "0"), ("X-RateLimit-Reset", "1795348800")],
+            message("API rate limit exceeded"),
+            6,
+            vec!["too many requests", "try again after 2026-11-22"],
+        ),
+        (429, vec![("Retry-After", "17")], message("secondary rate limit"), 6, vec!["try again in 17 s"]),
+        (500, vec![], "<html>".to_owned(), 6, vec!["500"]),
+        (200, vec![], "<html>".to_owned(), 1, vec!["not expected"]),
+    ] {
+        let (dir, api) = (site(), GitHubApi::start());
+        api.instead("POST", "/hooks", gives(status, &headers, &body));
+        let ran = hook(dir.path(), &api, &["install", "--url", URL]);
+        assert_eq!(ran.code, code, "{status}: {ran:?}");
+        assert!(says.iter().all(|words| ran.err.contains(words)), "{status}: {ran:?}");
+        assert!(ran.out.is_empty(), "{ran:?}");
+        assert_eq!(api.asked("POST").len(), 1, "a POST is not repeated");
+    }
+}
+
+#[test]
+fn a_list_that_fails_for_a_moment_is_asked_for_again() {
+    let (dir, api) = (site(), GitHubApi::start());
+    api.instead("GET", "/hooks", gives(502, &[], ""));
+    assert_eq!(hook(dir.path(), &api, &["install", "--url", URL]).code, 6);
+    assert_eq!(api.asked("GET").len(), 3);
+}
+
+#[test]
+fn without_token_secret_repository_or_api_it_says_which() {
+    let (dir, api) = (site(), GitHubApi::start());
+    let install = ["hook", "install", "--url", URL, "--api-url", &api.url()];
+    let ran = swanci(dir.path(), &[], &install);
+    assert_eq!(ran.code, 6);
+    assert!(ran.err.contains("GITHUB_TOKEN") && ran.err.contains("admin:repo_hook"), "{ran:?}");
+    let bare = tempfile::tempdir().unwrap();
+    let ran = swanci(bare.path(), &[("GH_TOKEN", TOKEN)], &install);
+    assert_eq!(ran.code, 2);
+    assert!(ran.err.contains("secret"), "{ran:?}");
+    let ran = swanci(bare.path(), &[("GH_TOKEN", TOKEN), ("SWANCI_SECRET", SECRET)], &install);
+    assert_eq!(ran.code, 2);
+    assert!(ran.err.contains("--repo"), "{ran:?}");
+    assert!(api.asked("GET").is_empty());
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let ran = swanci(
+        dir.path(),
+        &[("GH_TOKEN", TOKEN)],
+        &["hook", "check", "--api-url", &format!("http://{closed}")],
+    );
+    assert_eq!(ran.code, 6);
+    assert!(ran.err.contains("cannot be reached"), "{ran:?}");
+}
+
+#[test]
+fn a_check_pings_and_shows_the_recent_deliveries() {
+    let (dir, api) = (site(), GitHubApi::start());
+    let id = api.has_hook(URL, &["pull_request"]);
+    api.delivered(id, "one", "pull_request", 502, &ago(3));
+    api.delivered(id, "one", "pull_request", 200, &ago(2));
+    // An older ping that failed while things were set up is no loss.
+    api.delivered(id, "two", "ping", 502, &ago(1));
+    let ran = hook(dir.path(), &api, &["check"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.out.contains("pull_request closed") && ran.out.contains("502 failed to connect"), "{ran:?}");
+    assert_eq!(api.asked("POST").len(), 1);
+    api.assert_kept_to_the_description();
+    let document = hook(dir.path(), &api, &["check", "--json"]).json();
+    assert_eq!(document["healthy"], true);
+    assert_eq!(document["ping"]["status_code"], 200);
+    assert_eq!(document["deliveries"].as_array().unwrap().len(), 5);
+}
+
+#[test]
+fn a_check_fails_when_the_ping_or_the_last_deliveries_did() {
+    let (dir, api) = (site(), GitHubApi::start());
+    let id = api.has_hook(URL, &["pull_request"]);
+    api.pings_end_with(Some(401));
+    let ran = hook(dir.path(), &api, &["check"]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("the ping failed: 401") && ran.err.contains("another secret"), "{ran:?}");
+
+    api.pings_end_with(None);
+    let ran = hook(dir.path(), &api, &["check", "--wait", "300ms"]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("GitHub shows no ping within 300ms"), "{ran:?}");
+
+    api.pings_end_with(Some(200));
+    let lost = api.delivered(id, "lost", "pull_request", 502, &ago(1));
+    let ran = hook(dir.path(), &api, &["check", "--json"]);
+    assert_eq!(ran.code, 1);
+    assert_eq!(ran.json()["failed"][0]["id"], lost);
+    assert!(ran.err.contains("1 event never arrived") && ran.err.contains("hook redeliver"), "{ran:?}");
+    api.assert_kept_to_the_description();
+}
+
+#[test]
+fn a_check_finds_what_is_set_up_otherwise() {
+    let (dir, api) = (site(), GitHubApi::start());
+    let shown = json!([{
+        "type": "Repository", "id": 7, "name": "web", "active": false, "events": ["pull_request"],
+        "config": {"url": URL, "content_type": "json", "insecure_ssl": "1"},
+    }]);
+    api.instead("GET", "/hooks", gives(200, &[], &shown.to_string()));
+    api.instead("GET", "/deliveries", gives(200, &[], "[]"));
+    let ran = hook(dir.path(), &api, &["check", "--no-ping"]);
+    assert_eq!(ran.code, 1);
+    for problem in ["switched off", "no secret", "does not check the listener's certificate", "hook install"]
+    {
+        assert!(ran.err.contains(problem), "{problem}: {ran:?}");
+    }
+    assert!(api.asked("POST").is_empty());
+}
+
+#[test]
+fn a_check_of_a_repository_without_the_webhook_says_how_to_make_it() {
+    let (dir, api) = (site(), GitHubApi::start());
+    let ran = hook(dir.path(), &api, &["check"]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains(&format!("swanci hook install --repo {REPOSITORY}")), "{ran:?}");
+}
+
+#[test]
+fn what_never_arrived_is_sent_again_once_and_oldest_first() {
+    let (dir, api) = (site(), GitHubApi::start());
+    let id = api.has_hook(URL, &["pull_request"]);
+    api.delivered(id, "too-old", "pull_request", 502, &ago(100));
+    let first = api.delivered(id, "a", "pull_request", 502, &ago(50));
+    api.delivered(id, "b", "pull_request", 502, &ago(40));
+    api.delivered(id, "c", "pull_request", 502, &ago(30));
+    api.delivered(id, "ping", "ping", 502, &ago(20));
+    let again = api.delivered(id, "b", "pull_request", 504, &ago(10));
+    api.delivered(id, "c", "pull_request", 200, &ago(5));
+    api.pages_of(2);
+
+    let plan = hook(dir.path(), &api, &["redeliver", "--dry-run"]);
+    assert!(plan.out.contains("would send again") && api.asked("POST").is_empty(), "{plan:?}");
+    let ran = hook(dir.path(), &api, &["redeliver", "--json"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let sent: Vec<Value> =
+        ran.json()["redelivered"].as_array().unwrap().iter().map(|d| d["id"].clone()).collect();
+    assert_eq!(sent, [json!(first), json!(again)]);
+    let asked: Vec<String> = api.asked("POST").into_iter().map(|asked| asked.path).collect();
+    let attempt =
+        |delivery: u64| format!("/api/v3/repos/{REPOSITORY}/hooks/{id}/deliveries/{delivery}/attempts");
+    assert_eq!(asked, [attempt(first), attempt(again)]);
+    // The server delivered them: there is nothing left.
+    let ran = hook(dir.path(), &api, &["redeliver"]);
+    assert!(ran.code == 0 && ran.out.contains("nothing to send again"), "{ran:?}");
+    assert_eq!(api.asked("POST").len(), 2);
+    api.assert_kept_to_the_description();
+}
+
+#[test]
+fn only_what_is_younger_than_since_is_sent_again() {
+    let (dir, api) = (site(), GitHubApi::start());
+    let id = api.has_hook(URL, &["pull_request"]);
+    api.delivered(id, "a", "pull_request", 502, &ago(5));
+    let young = api.delivered(id, "b", "pull_request", 502, &ago(1));
+    let ran = hook(dir.path(), &api, &["redeliver", "--since", "2h", "--json"]);
+    assert_eq!(ran.json()["redelivered"].as_array().unwrap().len(), 1, "{ran:?}");
+    assert_eq!(ran.json()["redelivered"][0]["id"], young);
+}
+
+#[test]
+fn one_refused_redelivery_does_not_keep_the_others_and_a_spent_rate_does() {
+    let (dir, api) = (site(), GitHubApi::start());
+    let id = api.has_hook(URL, &["pull_request"]);
+    let first = api.delivered(id, "a", "pull_request", 502, &ago(2));
+    api.delivered(id, "b", "pull_request", 502, &ago(1));
+    let end = format!("/{first}/attempts");
+    api.instead("POST", &end, gives(422, &[], &json!({"message": "too old"}).to_string()));
+    let ran = hook(dir.path(), &api, &["redeliver", "--json"]);
+    assert_eq!(ran.code, 1);
+    assert_eq!(ran.json()["refused"][0]["delivery"]["id"], first, "{ran:?}");
+    assert_eq!(ran.json()["redelivered"].as_array().unwrap().len(), 1);
+    assert!(ran.err.contains("catchup"), "{ran:?}");
+
+    let api = GitHubApi::start();
+    let id = api.has_hook(URL, &["pull_request"]);
+    api.delivered(id, "a", "pull_request", 502, &ago(2));
+    api.delivered(id, "b", "pull_request", 502, &ago(1));
+    api.instead("POST", "/attempts", gives(429, &[("Retry-After", "60")], ""));
+    let ran = hook(dir.path(), &api, &["redeliver"]);
+    assert_eq!(ran.code, 6);
+    assert_eq!(api.asked("POST").len(), 1);
+}
+
+/// An agent like ngrok's, with these tunnels: (public address, where it ends).
+fn ngrok(tunnels: &[(&str, &str)]) -> (String, Arc<tiny_http::Server>, std::thread::JoinHandle<()>) {
+    let server = Arc::new(tiny_http::Server::http("127.0.0.1:0").unwrap());
+    let tunnels: Vec<Value> = tunnels
+        .iter()
+        .map(|(public, addr)| {
+            json!({"ID": "1", "name": "command_line", "uri": "/api/tunnels/command_line", "public_url": public,
+                "proto": "https", "config": {"addr": addr, "inspect": true}, "metrics": {}})
+        })
+        .collect();
+    let body = json!({"tunnels": tunnels, "uri": "/api/tunnels"}).to_string();
+    let serving = Arc::clone(&server);
+    let thread = std::thread::spawn(move || {
+        for request in serving.incoming_requests() {
+            let found = request.url() == "/api/tunnels";
+            let answer = tiny_http::Response::from_string(if found { &body } else { "" });
+            let _ = request.respond(answer.with_status_code(if found { 200 } else { 404 }));
+        }
+    });
+    (format!("http://{}", server.server_addr()), server, thread)
+}
+
+fn with_ngrok(tunnels: &[(&str, &str)], test: impl FnOnce(&str)) {
+    let (url, server, thread) = ngrok(tunnels);
+    test(&url);
+    server.unblock();
+    thread.join().unwrap();
+}
+
+#[test]
+fn the_public_address_comes_from_ngrok() {
+    let dir = site();
+    with_ngrok(&[("https://swan.ngrok.app", "http://localhost:8080")], |ngrok| {
+        let ran = swanci(dir.path(), &[], &["hook", "url", "--ngrok-api", ngrok]);
+        assert_eq!((ran.code, ran.out.as_str()), (0, "https://swan.ngrok.app/webhook\n"), "{ran:?}");
+        let ran = swanci(dir.path(), &[], &["hook", "url", "--json", "--ngrok-api", ngrok]);
+        assert_eq!(ran.json(), json!({"schema": 1, "url": "https://swan.ngrok.app/webhook"}));
+        let api = GitHubApi::start();
+        let ran = hook(dir.path(), &api, &["install", "--ngrok-api", ngrok]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert_eq!(api.hooks()[0]["config"]["url"], "https://swan.ngrok.app/webhook");
+    });
+    let two =
+        [("https://web.ngrok.app", "http://localhost:3000"), ("https://ci.ngrok.app", "http://swanci:8080")];
+    with_ngrok(&two, |ngrok| {
+        let ran = swanci(dir.path(), &[], &["hook", "url", "--ngrok-api", ngrok]);
+        assert_eq!(ran.out, "https://ci.ngrok.app/webhook\n", "{ran:?}");
+    });
+}
+
+#[test]
+fn without_a_tunnel_it_says_how_to_open_one() {
+    let dir = site();
+    with_ngrok(&[], |ngrok| {
+        let ran = swanci(dir.path(), &[], &["hook", "url", "--ngrok-api", ngrok]);
+        assert_eq!(ran.code, 6);
+        assert!(ran.err.contains("no tunnel") && ran.err.contains("ngrok http 8080"), "{ran:?}");
+    });
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let ran = swanci(dir.path(), &[], &["hook", "url", "--ngrok-api", &format!("http://{closed}")]);
+    assert_eq!(ran.code, 6);
+    assert!(ran.err.contains("is ngrok running?"), "{ran:?}");
+}

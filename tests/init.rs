@@ -1,0 +1,275 @@
+//! `swanci init`: what it writes can be used as it is, and what is there is never touched.
+
+#![allow(clippy::disallowed_methods, reason = "tests may spawn")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails loudly")]
+
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use secrecy::ExposeSecret as _;
+use swanci::config::{Config, Environment, read_secret_file};
+
+use crate::support::program::swanci;
+
+const FULL: &[&str] = &[
+    "init",
+    "--yes",
+    "--registry",
+    "swan-registry.icesi.edu.co:443/team",
+    "--repository",
+    "swan/lake",
+    "--repository",
+    "swan/pond",
+    "--branch",
+    "main",
+    "--branch",
+    "release/\"*",
+    "--certs",
+];
+
+fn load(path: &Path) -> Config {
+    let home = [("HOME".to_owned(), "/nowhere".to_owned())].into_iter().collect::<Environment>();
+    Config::load(Some(path), None, &home).unwrap()
+}
+
+/// Every file below a folder, with its content.
+fn files(dir: &Path) -> BTreeSet<(String, Vec<u8>)> {
+    let mut found = BTreeSet::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.insert((path.display().to_string(), std::fs::read(&path).unwrap()));
+        }
+    }
+    found
+}
+
+fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn what_is_written_can_be_loaded() {
+    let dir = tempfile::tempdir().unwrap();
+    let ran = swanci(dir.path(), &[], FULL);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.out.contains("\nwrote secret\nwrote swanci.toml\n"), "{ran:?}");
+    let config = load(&dir.path().join("swanci.toml"));
+    assert_eq!(config.registry.unwrap().to_string(), "swan-registry.icesi.edu.co:443/team");
+    let names: Vec<String> = config.repositories.iter().map(|r| r.name.to_string()).collect();
+    assert_eq!(names, ["swan/lake", "swan/pond"]);
+    assert_eq!(config.repositories[1].branches, ["main", "release/\"*"]);
+    let secret = read_secret_file(&config.serve.secret_file.unwrap()).unwrap();
+    assert_eq!(hex::decode(secret.expose_secret()).unwrap().len(), 32);
+    assert!(config.ca_file.unwrap().exists());
+    assert!(
+        !ran.out.contains(secret.expose_secret()) && !ran.err.contains(secret.expose_secret()),
+        "{ran:?}"
+    );
+    let next: Vec<&str> = ran.out.lines().skip_while(|line| *line != "next:").skip(1).collect();
+    assert_eq!(next.len(), 3, "{ran:?}");
+    assert!(next.iter().all(|line| line.starts_with("  swanci ")), "{next:?}");
+}
+
+#[test]
+fn without_answers_too_what_is_written_can_be_loaded() {
+    let dir = tempfile::tempdir().unwrap();
+    let ran = swanci(dir.path(), &[], &["init"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let config = load(&dir.path().join("swanci.toml"));
+    assert!(config.registry.is_none() && config.repositories.is_empty() && config.ca_file.is_none());
+    // What it wrote is what swanci itself reads next in this folder.
+    assert_eq!(swanci(dir.path(), &[], &["hook", "check"]).code, 2);
+}
+
+#[test]
+fn every_key_stands_in_the_file_and_loads_when_it_is_uncommented() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("swanci.toml");
+    assert_eq!(swanci(dir.path(), &[], &["init"]).code, 0);
+    let text = std::fs::read_to_string(&path).unwrap();
+    // The keys of CONTRACT.md, section "Configuration".
+    for key in [
+        "state_dir",
+        "host",
+        "ca_file",
+        "plain_http",
+        "jobs",
+        "timeout",
+        "tags",
+        "secrets",
+        "keep_local",
+        "builder",
+        "docker",
+        "listen",
+        "secret_file",
+        "max_body",
+        "retention",
+        "admin_listen",
+        "name",
+        "branches",
+        "clone_url",
+        "namespace",
+        "submodules",
+    ] {
+        let stands = text.lines().any(|line| line.trim_start_matches('#').starts_with(&format!("{key} = ")));
+        assert!(stands, "{key} is missing:\n{text}");
+    }
+    let uncommented: String = text
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(setting) if !setting.starts_with(' ') => format!("{setting}\n"),
+            Some(_) | None => format!("{line}\n"),
+        })
+        .collect();
+    std::fs::write(&path, uncommented).unwrap();
+    let config = load(&path);
+    assert_eq!(config.build.jobs, 2);
+    assert_eq!(config.repositories.len(), 1);
+    assert!(config.serve.admin_listen.is_some());
+}
+
+#[test]
+fn secrets_are_for_their_owner_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(swanci(dir.path(), &[], FULL).code, 0);
+    for name in ["secret", "certs/ca.key", "certs/registry.key"] {
+        assert_eq!(mode(&dir.path().join(name)), 0o600, "{name}");
+    }
+    for name in ["swanci.toml", "certs/ca.crt", "certs/registry.crt"] {
+        assert_eq!(mode(&dir.path().join(name)), 0o644, "{name}");
+    }
+    assert_eq!(std::fs::read_to_string(dir.path().join("certs/.gitignore")).unwrap(), "*\n");
+}
+
+#[test]
+fn the_certificates_are_those_that_clients_take() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(swanci(dir.path(), &[], FULL).code, 0);
+    let openssl = |arguments: &[&str]| {
+        let output = Command::new("openssl").args(arguments).current_dir(dir.path().join("certs")).output();
+        let output = output.expect("openssl is missing: apt-get install openssl");
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for host in ["swan-registry.icesi.edu.co", "localhost"] {
+        openssl(&[
+            "verify",
+            "-x509_strict",
+            "-purpose",
+            "sslserver",
+            "-verify_hostname",
+            host,
+            "-CAfile",
+            "ca.crt",
+            "registry.crt",
+        ]);
+    }
+    openssl(&["verify", "-x509_strict", "-verify_ip", "127.0.0.1", "-CAfile", "ca.crt", "registry.crt"]);
+    for pair in ["ca", "registry"] {
+        let (certificate, key) = (format!("{pair}.crt"), format!("{pair}.key"));
+        let public = openssl(&["x509", "-in", &certificate, "-noout", "-pubkey"]);
+        assert_eq!(public, openssl(&["pkey", "-in", &key, "-pubout"]), "{pair}");
+    }
+    assert!(openssl(&["x509", "-in", "ca.crt", "-noout", "-text"]).contains("CA:TRUE, pathlen:0"));
+    assert!(openssl(&["x509", "-in", "registry.crt", "-noout", "-text"]).contains("CA:FALSE"));
+}
+
+#[test]
+fn nothing_that_is_there_is_overwritten_and_nothing_is_half_written() {
+    for name in
+        ["swanci.toml", "secret", "certs/ca.crt", "certs/ca.key", "certs/registry.crt", "certs/registry.key"]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("certs")).unwrap();
+        std::fs::write(dir.path().join(name), "mine").unwrap();
+        let before = files(dir.path());
+        let ran = swanci(dir.path(), &[], FULL);
+        assert_eq!(ran.code, 1, "{name}: {ran:?}");
+        assert!(ran.err.contains(name) && ran.err.contains("not overwritten"), "{name}: {ran:?}");
+        assert_eq!(files(dir.path()), before, "{name}");
+    }
+    // Also where only a link stands, which leads nowhere.
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("elsewhere");
+    std::os::unix::fs::symlink(&target, dir.path().join("secret")).unwrap();
+    assert_eq!(swanci(dir.path(), &[], &["init"]).code, 1);
+    assert!(!target.exists() && !dir.path().join("swanci.toml").exists());
+}
+
+#[test]
+fn a_second_init_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(swanci(dir.path(), &[], FULL).code, 0);
+    let before = files(dir.path());
+    assert_eq!(swanci(dir.path(), &[], FULL).code, 1);
+    assert_eq!(files(dir.path()), before);
+}
+
+#[test]
+fn a_secret_file_that_is_named_and_there_is_used_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("mine"), "my own secret\n").unwrap();
+    let ran = swanci(dir.path(), &[], &["init", "--dir", "new/site", "--secret-file", "mine", "--json"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(ran.json()["written"], serde_json::json!(["new/site/swanci.toml"]));
+    let config = load(&dir.path().join("new/site/swanci.toml"));
+    assert_eq!(
+        read_secret_file(&config.serve.secret_file.unwrap()).unwrap().expose_secret(),
+        "my own secret"
+    );
+    std::fs::write(dir.path().join("empty"), "\n").unwrap();
+    let ran = swanci(dir.path(), &[], &["init", "--dir", "other", "--secret-file", "empty"]);
+    assert_eq!(ran.code, 4);
+    assert!(!dir.path().join("other").exists());
+}
+
+#[test]
+fn answers_that_do_not_fit_are_refused_before_anything_is_written() {
+    for arguments in [
+        &["--branch", "main"][..],
+        &["--certs"],
+        &["--clone-url", "ssh://git@h/x", "--repository", "a/b", "--repository", "c/d"],
+        &["--repository", "a/b", "--repository", "A/B"],
+        &["--repository", "a/b", "--branch", "release/["],
+        &["--repository", "nonsense"],
+        &["--registry", "http://x"],
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let ran = swanci(dir.path(), &[], &[&["init", "--yes"], arguments].concat());
+        assert_eq!(ran.code, 2, "{arguments:?}: {ran:?}");
+        assert!(files(dir.path()).is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn at_a_terminal_it_asks_for_what_no_flag_said() {
+    let dir = tempfile::tempdir().unwrap();
+    // util-linux's `script` gives it a terminal of its own.
+    let mut child = Command::new("script")
+        .args(["-qec", &format!("{} init --branch main", env!("CARGO_BIN_EXE_swanci")), "/dev/null"])
+        .current_dir(dir.path())
+        .env("HOME", dir.path())
+        .env("TERM", "xterm")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("script is missing: apt-get install bsdutils");
+    // The registry, a repository, no more repositories, and no certificates.
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"swan.example.org:443\rswan/lake\r\rn\r").unwrap();
+    let output = child.wait_with_output().unwrap();
+    drop(stdin);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
+    let config = load(&dir.path().join("swanci.toml"));
+    assert_eq!(config.registry.unwrap().to_string(), "swan.example.org:443", "{said}");
+    assert_eq!(config.repositories[0].name.to_string(), "swan/lake");
+    assert_eq!(config.repositories[0].branches, ["main"]);
+    assert!(!dir.path().join("certs").exists());
+}

@@ -1,0 +1,37 @@
+//! The program itself, run as a person would, with nothing of this machine's environment.
+
+#![allow(clippy::disallowed_methods, reason = "tests may spawn")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a harness fails loudly")]
+#![allow(dead_code, unreachable_pub, reason = "a harness offers more than each test of the crate uses")]
+
+use std::path::Path;
+use std::process::Command;
+
+/// What it did.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Ran {
+    /// Its one document.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+/// Runs swanci in `dir`, which is its home too.
+pub fn swanci(dir: &Path, environment: &[(&str, &str)], arguments: &[&str]) -> Ran {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_swanci"));
+    command.args(arguments).current_dir(dir).env_clear().env("HOME", dir);
+    command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    command.envs(environment.iter().copied()).stdin(std::process::Stdio::null());
+    let output = command.output().unwrap();
+    Ran {
+        code: output.status.code().unwrap_or(-1),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
