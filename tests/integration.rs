@@ -4,7 +4,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod build;
+mod config_cli;
+mod doctor;
 mod evaluate_fixtures;
+mod house;
 mod interrupt;
 mod listener;
 mod listener_http;
@@ -12,5 +15,6 @@ mod listener_limits;
 mod push;
 mod queue;
 mod registry;
+mod run;
 mod security;
 mod support;
