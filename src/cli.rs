@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::manifest::Template;
 use crate::model::{BranchName, CommitSha, ImageName, RegistryAddress, RepoName};
+use crate::pipeline::catchup::Since;
 use crate::queue::JobState;
 
 /// Turns a merged pull request into Docker images in a private registry.
@@ -87,6 +88,11 @@ pub enum Command {
         after_help = "Examples:\n  swanci run payload.json\n  swanci run \"$GITHUB_EVENT_PATH\" --event \"$GITHUB_EVENT_NAME\""
     )]
     Run(Run),
+    /// Build every commit of a branch that the registry does not hold yet: for cron, no webhook needed
+    #[command(
+        after_help = "Examples:\n  swanci catchup --repo https://github.com/owner/name --branch main\n  swanci catchup --repo https://github.com/owner/name --branch main --since 2026-11-01 --dry-run\n\nOldest first; moving tags never move back. A registry that holds none of the commits gets the newest only, unless --since says from where on. A second catchup of the same repository ends at once, with code 0."
+    )]
+    Catchup(Catchup),
     /// Ask the registry whether everything on a receipt is still there
     #[command(
         after_help = "Examples:\n  swanci verify receipt.json\n  swanci run payload.json | swanci verify -"
@@ -260,6 +266,41 @@ pub struct Run {
     /// How to push.
     #[command(flatten)]
     pub push: PushArgs,
+}
+
+/// Which commits to look at, and how to build those that are missing.
+#[derive(Debug, Args)]
+pub struct Catchup {
+    /// The repository: a URL or a path
+    #[arg(long, value_name = "URL_OR_PATH")]
+    pub repo: String,
+    /// The branch
+    #[arg(long, value_name = "NAME")]
+    pub branch: BranchName,
+    /// All commits since then: a full commit id (itself not), YYYY-MM-DD (from midnight, UTC), or RFC 3339
+    #[arg(long, value_name = "COMMIT_OR_DATE")]
+    pub since: Option<Since>,
+    /// At most the newest so many [default: 50; with --since: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max: Option<u32>,
+    /// Say which commits would be built, and build nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// The registry.
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+    /// A moving tag's template, as {version}, {branch}, {commit}, {short}; repeatable
+    #[arg(long, value_name = "TEMPLATE")]
+    pub tag: Vec<Template>,
+    /// Images at once
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub jobs: Option<u16>,
+    /// For each image, as 30m or 90s
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub timeout: Option<Duration>,
+    /// A buildx builder
+    #[arg(long, value_name = "NAME")]
+    pub builder: Option<String>,
 }
 
 /// What to verify.

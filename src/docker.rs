@@ -49,6 +49,9 @@ pub enum DockerError {
     /// The disk is full.
     #[error("no space left on the docker engine's disk")]
     NoSpace(#[source] CommandError),
+    /// A step was killed from outside: by an engine that was stopped, or for want of memory.
+    #[error("a step of the build was killed")]
+    Killed(#[source] CommandError),
     /// The registry cannot be reached, or is not trusted, by the engine.
     #[error("the docker engine cannot reach the registry")]
     Registry(#[source] CommandError),
@@ -93,6 +96,9 @@ impl DockerError {
             DockerError::NoEngine(error)
         } else if error.said(&["no space left on device", "disk quota exceeded"]) {
             DockerError::NoSpace(error)
+        } else if error.said(&["code: 137", "code: 143"]) {
+            // 128 + SIGKILL and SIGTERM: an engine that is stopped ends its containers so, and its client says no more.
+            DockerError::Killed(error)
         } else {
             DockerError::Failed(error)
         }
@@ -137,6 +143,7 @@ impl DockerError {
             DockerError::NoEngine(e)
             | DockerError::Forbidden(e)
             | DockerError::NoSpace(e)
+            | DockerError::Killed(e)
             | DockerError::Registry(e)
             | DockerError::Unauthorized(e)
             | DockerError::Failed(e)
@@ -153,6 +160,7 @@ impl DockerError {
             DockerError::NoEngine(_)
             | DockerError::Forbidden(_)
             | DockerError::NoSpace(_)
+            | DockerError::Killed(_)
             | DockerError::Registry(_)
             | DockerError::Unauthorized(_)
             | DockerError::Command(_) => Kind::Environment,
@@ -165,6 +173,9 @@ impl DockerError {
                 Some("start it (systemctl start docker), or set DOCKER_HOST to where it runs")
             }
             DockerError::Forbidden(_) => Some("add the user to the group `docker` and log in again"),
+            DockerError::Killed(_) => {
+                Some("was the docker engine restarted, or the memory used up? (dmesg tells)")
+            }
             DockerError::NoSpace(_) => {
                 Some("make room: docker system df shows what is used, docker image prune removes")
             }
@@ -522,6 +533,8 @@ mod tests {
             E::of(failed("The command '/bin/sh -c false' returned a non-zero code: 1")),
             E::Failed(_)
         ));
+        let killed = "The command '/bin/sh -c make' returned a non-zero code: 137";
+        assert!(matches!(E::of(failed(killed)), E::Killed(_)));
         assert!(matches!(
             E::of_push(failed("x509: certificate signed by unknown authority")),
             E::Registry(_)

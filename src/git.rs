@@ -3,6 +3,7 @@
 //! Every call runs with a stated environment: no system or user configuration but credentials and proxy, no
 //! prompts, no hooks, only the transports that the remote needs.
 
+mod history;
 mod mirror;
 mod objects;
 mod remote;
@@ -18,6 +19,7 @@ use crate::cancel::{Cancel, Stop};
 use crate::error::{Failure, Kind};
 use crate::process::{CommandError, Finished, Tool};
 
+pub use history::Landed;
 pub use mirror::{Mirror, remove_unused_mirrors};
 pub use objects::{CommitInfo, Found, Object};
 pub use remote::{Remote, RemoteError, Transport};

@@ -5,8 +5,8 @@ use signal_hook::iterator::Signals;
 
 use crate::cancel::{Cancel, Stop};
 
-/// Stops `cancel` on the first signal. Children notice when their threads do; on a second signal the process exits
-/// with the signal's code, and the kernel ends the children.
+/// Stops `cancel` on the first signal. Children notice when their threads do; on a second signal they are killed, and
+/// the process exits with the signal's code.
 pub fn stop_on_signals(cancel: &Cancel) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let cancel = cancel.clone();
@@ -14,6 +14,7 @@ pub fn stop_on_signals(cancel: &Cancel) -> std::io::Result<()> {
         for signal in signals.forever() {
             let stop = if signal == SIGTERM { Stop::Terminated } else { Stop::Interrupted };
             if cancel.stopped().is_some() {
+                crate::process::kill_children();
                 std::process::exit(i32::from(stop.kind().code()));
             }
             cancel.stop(stop);

@@ -17,7 +17,15 @@ fn a_healthy_machine_is_0_and_every_check_is_reported_by_itself() {
     scene.repository.commit("first");
     let report = scene.swanci.run(&["doctor", "--json"]).ended(0).json();
     assert_eq!(report["healthy"], true);
-    for name in ["git", "docker", "registry", "registry credentials", "registry from docker", "disk"] {
+    for name in [
+        "git",
+        "docker client",
+        "docker engine",
+        "builder",
+        "registry",
+        "registry credentials",
+        "registry from docker",
+    ] {
         assert_ne!(check(&report, name)["health"], "failed", "{report}");
     }
     let people = scene.swanci.run(&["doctor"]).ended(0);
@@ -38,8 +46,8 @@ fn what_is_wrong_fails_alone_and_says_how_to_mend_it() {
     scene.registry.start();
     scene.swanci.set("SWANCI_BUILD_DOCKER", "no-such-docker");
     let report = scene.swanci.run(&["doctor", "--json"]).ended(6).json();
-    assert_eq!(check(&report, "docker")["health"], "failed");
-    assert!(check(&report, "docker")["mend"].as_str().unwrap().contains("docker"), "{report}");
+    assert_eq!(check(&report, "docker client")["health"], "failed");
+    assert!(check(&report, "docker client")["mend"].as_str().unwrap().contains("docker"), "{report}");
     assert_eq!(check(&report, "registry")["health"], "ok");
 }
 

@@ -4,11 +4,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod build;
+mod catchup;
 mod config_cli;
 mod doctor;
 mod evaluate_fixtures;
 mod house;
 mod interrupt;
+mod jobs;
 mod listener;
 mod listener_http;
 mod listener_limits;
@@ -17,4 +19,6 @@ mod queue;
 mod registry;
 mod run;
 mod security;
+mod serve;
 mod support;
+mod tutorial;

@@ -2,6 +2,7 @@
 
 mod announce;
 mod build;
+mod catchup;
 mod completions;
 mod doctor;
 mod documents_io;
@@ -29,6 +30,7 @@ pub fn dispatch(cli: Cli, cancel: &Cancel, out: &mut dyn Write) -> Result<(), Fa
         Command::Build(args) => build::command(&session(&cli.global)?, &args, out),
         Command::Push(args) => push::command(&session(&cli.global)?, &args, out),
         Command::Run(args) => run::command(&session(&cli.global)?, &args, out),
+        Command::Catchup(args) => catchup::command(&session(&cli.global)?, &args, out),
         Command::Verify(args) => verify::command(&session(&cli.global)?, &args, out),
         Command::Serve(args) => serve::command(&session(&cli.global)?, &cli.global, &args),
         Command::Jobs(args) => jobs::command(&session(&cli.global)?, &args, out),

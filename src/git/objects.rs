@@ -64,12 +64,12 @@ impl Mirror<'_> {
         paths: &[String],
         content: bool,
     ) -> Result<Vec<Found>, GitError> {
-        let mut found = self.batch(commit, paths, content, true)?;
+        let mut found = self.batch(&in_commit(commit, paths), content, true)?;
         for (found, path) in found.iter_mut().zip(paths) {
             // `git cat-file --follow-symlinks` calls a link whose target holds a `.` component (`./web`) dangling.
             if *found == Found::Dangling
                 && let Some(plain) = self.without_links(commit, path)?
-                && let Some(there) = self.batch(commit, &[plain], content, true)?.pop()
+                && let Some(there) = self.batch(&in_commit(commit, &[plain]), content, true)?.pop()
             {
                 *found = there;
             }
@@ -112,35 +112,48 @@ impl Mirror<'_> {
         Ok(Some(if resolved.is_empty() { ".".to_owned() } else { resolved.join("/") }))
     }
 
-    /// What stands at these very paths: a symbolic link is the blob that it is.
-    pub fn look_at(&self, commit: &CommitSha, paths: &[String]) -> Result<Vec<Found>, GitError> {
-        self.batch(commit, paths, false, false)
+    /// What one path leads to in each of these commits, symbolic links followed, in one call; no content is read.
+    pub fn look_across(&self, commits: &[CommitSha], path: &str) -> Result<Vec<Found>, GitError> {
+        let names: Vec<String> = commits.iter().map(|commit| format!("{commit}:{path}")).collect();
+        self.batch(&names, false, true)
     }
 
-    fn batch(
-        &self,
-        commit: &CommitSha,
-        paths: &[String],
-        content: bool,
-        follow: bool,
-    ) -> Result<Vec<Found>, GitError> {
-        if paths.is_empty() {
+    /// The content of these blobs, in one call.
+    pub fn read_blobs(&self, ids: &[String]) -> Result<Vec<Vec<u8>>, GitError> {
+        let found = self.batch(ids, true, false)?;
+        found
+            .into_iter()
+            .zip(ids)
+            .map(|(found, id)| match found {
+                Found::Blob(blob) => Ok(blob.content),
+                Found::Tree(_) | Found::Submodule | Found::Missing | Found::Outside(_) | Found::Dangling => {
+                    Err(GitError::Unexpected(format!("cat-file: {id} is no blob")))
+                }
+            })
+            .collect()
+    }
+
+    /// What stands at these very paths: a symbolic link is the blob that it is.
+    pub fn look_at(&self, commit: &CommitSha, paths: &[String]) -> Result<Vec<Found>, GitError> {
+        self.batch(&in_commit(commit, paths), false, false)
+    }
+
+    /// Asks for objects by their names (gitrevisions(7)).
+    fn batch(&self, names: &[String], content: bool, follow: bool) -> Result<Vec<Found>, GitError> {
+        if names.is_empty() {
             return Ok(Vec::new());
         }
         let mode = if content { "--batch" } else { "--batch-check" };
-        let asked: String = paths
-            .iter()
-            .map(|path| if path == "." { format!("{commit}:\n") } else { format!("{commit}:{path}\n") })
-            .collect();
+        let asked: String = names.iter().flat_map(|name| [name.as_str(), "\n"]).collect();
         let tool =
             self.local().args(["cat-file", mode]).args(follow.then_some("--follow-symlinks")).stdin(asked);
         let output = run(tool, self.cancel())?.stdout;
         let found =
             parse(&output, content).ok_or_else(|| GitError::Unexpected(format!("cat-file {mode}")))?;
-        if found.len() == paths.len() {
+        if found.len() == names.len() {
             Ok(found)
         } else {
-            Err(GitError::Unexpected(format!("cat-file answered {} of {} times", found.len(), paths.len())))
+            Err(GitError::Unexpected(format!("cat-file answered {} of {} times", found.len(), names.len())))
         }
     }
 
@@ -171,6 +184,11 @@ impl Mirror<'_> {
         let mut found = self.look_up(commit, &[path.to_owned()], true)?;
         Ok(found.pop().unwrap_or(Found::Missing))
     }
+}
+
+/// The names of paths in a commit; `.` is its root.
+fn in_commit(commit: &CommitSha, paths: &[String]) -> Vec<String> {
+    paths.iter().map(|path| format!("{commit}:{}", if path == "." { "" } else { path })).collect()
 }
 
 /// The answers of `git cat-file --batch --follow-symlinks` (git-cat-file(1), BATCH OUTPUT).

@@ -15,6 +15,7 @@ mod run;
 mod schedule;
 mod survey;
 
+pub mod catchup;
 pub mod verify;
 
 use std::collections::BTreeMap;

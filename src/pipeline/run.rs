@@ -1,11 +1,13 @@
 //! Build and push in one, pushes overlapping builds.
 
+use std::fs::File;
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::Instant;
 
 use crate::documents::{BuiltDocument, Image, Receipt};
-use crate::error::Failure;
-use crate::model::Change;
+use crate::error::{Classify as _, Failure, Kind};
+use crate::lock;
+use crate::model::{Change, CommitSha};
 
 use super::build::{BuildOptions, build};
 use super::push::{PushOptions, UPLOADS, finish, needs_push, push_image};
@@ -30,6 +32,7 @@ pub fn run(
     push_options: &PushOptions,
 ) -> Result<Outcome<Ran>, Failure> {
     site.registry_and_client()?;
+    let _turn = take_turn(site, &change.commit)?;
     let begun = Instant::now();
     let pushed: Mutex<Vec<(String, Result<Image, Failure>)>> = Mutex::new(Vec::new());
     let (ready, to_push) = mpsc::channel::<Image>();
@@ -77,4 +80,19 @@ pub fn run(
         .collect();
     let receipt = finish(site, built.document, in_order, push_options, begun)?;
     Ok(Outcome { document: Ran::Pushed(receipt.document), failure: receipt.failure })
+}
+
+/// One run of a commit at a time: two builds would give one name of the engine to two images, and the push of the
+/// first would find the other's. Whoever waited finds the commit in the registry, and builds nothing.
+///
+/// Lock files stay for ever, so there are only 256: now and then two commits share one, and one of them waits.
+fn take_turn(site: &Site, commit: &CommitSha) -> Result<File, Failure> {
+    let path = lock::path_of(&site.state_dir, &format!("run {}", &commit.as_str()[..2]));
+    let doing = || format!("cannot lock {}", path.display());
+    let file = lock::open(&path).classify(Kind::Environment, doing)?;
+    if file.try_lock().is_err() {
+        site.progress.say(&format!("commit {}: waiting for another run to end", commit.short()));
+        lock::exclusive(&file, &site.cancel)?.classify(Kind::Environment, doing)?;
+    }
+    Ok(file)
 }

@@ -1,13 +1,16 @@
 //! A record on disk of every running child, so that a `serve` that starts after a `kill -9` can end what the one
 //! before it left running.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::process::{Pid, Signal};
 
 static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+/// The process groups of the children that run now.
+static LIVE: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
 /// From now on every child is recorded in this directory. Said once, by `serve`, which holds the state directory.
 pub fn record_children_in(directory: &Path) -> std::io::Result<()> {
@@ -16,19 +19,42 @@ pub fn record_children_in(directory: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The record of one child: a file named after its process group that holds its start time, because numbers of
-/// processes are used again.
-pub(super) struct Record(PathBuf);
+fn live() -> MutexGuard<'static, BTreeSet<i32>> {
+    LIVE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Kills every child that runs now, with what it started: for an end that cannot wait.
+pub fn kill_children() {
+    for group in live().iter().filter_map(|group| Pid::from_raw(*group)) {
+        // An error means that the group is gone already.
+        let _ = rustix::process::kill_process_group(group, Signal::KILL);
+    }
+}
+
+/// The record of one running child: in this process, and on disk as a file named after its process group that holds
+/// its start time, because numbers of processes are used again.
+pub(super) struct Record {
+    group: Pid,
+    path: Option<PathBuf>,
+}
 
 impl Record {
-    pub(super) fn of(group: Pid) -> Option<Record> {
+    pub(super) fn of(group: Pid) -> Record {
+        live().insert(group.as_raw_nonzero().get());
+        Record { group, path: Record::write(group) }
+    }
+
+    fn write(group: Pid) -> Option<PathBuf> {
         let path = DIRECTORY.get()?.join(group.as_raw_nonzero().to_string());
         fs::write(&path, start_time(group)?).ok()?;
-        Some(Record(path))
+        Some(path)
     }
 
     pub(super) fn remove(self) {
-        let _ = fs::remove_file(self.0);
+        live().remove(&self.group.as_raw_nonzero().get());
+        if let Some(path) = self.path {
+            let _ = fs::remove_file(path);
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use rustix::process::{Pid, Signal};
 use crate::cancel::{Cancel, Stop};
 use crate::redact;
 
-pub use children::{end_stale_children, record_children_in};
+pub use children::{end_stale_children, kill_children, record_children_in};
 use lines::Lines;
 
 /// How long a process group may take to end by itself after SIGTERM; then SIGKILL. A docker client cancels its
@@ -358,7 +358,7 @@ impl Child {
             .start()
             .map_err(spawn_error)?;
         let group = handle.pids().first().and_then(|pid| Pid::from_raw(i32::try_from(*pid).ok()?));
-        let record = group.and_then(children::Record::of);
+        let record = group.map(children::Record::of);
         Ok(Child { handle, group, stdout, stderr, record })
     }
 

@@ -1,0 +1,35 @@
+//! `swanci catchup`: builds every commit of a branch that the registry does not hold yet.
+
+use std::io::Write;
+
+use crate::cli::{BuildArgs, Catchup, RegistryArgs};
+use crate::error::Failure;
+use crate::pipeline::catchup::{CatchupOptions, catchup};
+
+use super::Session;
+use super::documents_io::write_outcome;
+
+/// Prints what became of each commit, also when some failed.
+pub(super) fn command(session: &Session, args: &Catchup, out: &mut dyn Write) -> Result<(), Failure> {
+    let build = BuildArgs {
+        registry: RegistryArgs { registry: args.registry.registry.clone() },
+        image: Vec::new(),
+        tag: args.tag.clone(),
+        force: false,
+        pull: false,
+        no_cache: false,
+        jobs: args.jobs,
+        timeout: args.timeout,
+        builder: args.builder.clone(),
+    };
+    let site = session.site(&build.registry, Some(&build))?;
+    let options = CatchupOptions {
+        repository: args.repo.clone(),
+        branch: args.branch.clone(),
+        since: args.since.clone(),
+        max: args.max.map(|max| usize::try_from(max).unwrap_or(usize::MAX)),
+        dry_run: args.dry_run,
+    };
+    let caught_up = catchup(&site, &options)?;
+    write_outcome(out, &caught_up.document, caught_up.failure)
+}

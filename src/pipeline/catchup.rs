@@ -1,0 +1,282 @@
+//! Finds the commits of a branch that the registry does not hold, and carries each of them out, oldest first.
+//!
+//! The registry is the only state: a commit is there when every Docker image that it lists has its `sha-` tag. The
+//! pipeline itself keeps a moving tag from moving back, and makes a commit that `serve` builds at the same time harmless.
+
+mod since;
+mod window;
+
+use std::fs::{File, TryLockError};
+
+use serde::Serialize;
+
+use crate::documents::{Receipt, SCHEMA};
+use crate::error::{Classify as _, Failure, Kind};
+use crate::git::{Mirror, Remote};
+use crate::lock;
+use crate::manifest::template::Word;
+use crate::manifest::{ImageKind, ImageSpec};
+use crate::model::{BranchName, Change, CommitSha};
+
+use super::checkout::resolve_by_hand;
+use super::origin::rule_of;
+use super::survey::survey;
+use super::{BuildOptions, ByHand, ImageLeases, Origin, Outcome, PushOptions, Ran, Site, run};
+use window::{Held, Listing};
+
+pub use since::{InvalidSince, Since};
+
+/// Which commits to look at.
+#[derive(Debug, Clone)]
+pub struct CatchupOptions {
+    /// The repository, as a person typed it: a URL or a path.
+    pub repository: String,
+    /// The branch.
+    pub branch: BranchName,
+    /// Where to begin; without it, at the 50th newest commit.
+    pub since: Option<Since>,
+    /// At most the newest so many; without it 50, or with `since` all.
+    pub max: Option<usize>,
+    /// Say which commits would be built, and build none.
+    pub dry_run: bool,
+}
+
+/// The document of `catchup`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CatchupDocument {
+    /// Always [`SCHEMA`].
+    pub schema: u32,
+    /// Another catchup of the same repository is at work, so this one left it all to that. Only there when true.
+    #[serde(skip_serializing_if = "is_false")]
+    pub busy: bool,
+    /// The commits that were looked at, oldest first.
+    pub commits: Vec<CaughtUp>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+/// One commit, and what became of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CaughtUp {
+    /// The commit.
+    pub commit: CommitSha,
+    /// What became of it.
+    pub outcome: CatchupOutcome,
+    /// The receipt itself, the same document that `run` prints and `verify` reads (so that
+    /// `jq '.commits[].receipt | values'` is all it takes); `null` when nothing was pushed.
+    pub receipt: Option<Receipt>,
+    /// `failed` and `invalid`: why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// What became of a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CatchupOutcome {
+    /// Every Docker image that it lists was in the registry already.
+    Present,
+    /// It was missing, and now it is there.
+    Built,
+    /// Its build or push failed.
+    Failed,
+    /// It is missing: with `--dry-run`, or because the catchup was interrupted before its turn.
+    Planned,
+    /// It lists no Docker image.
+    Empty,
+    /// Its images.json, or what it names, is malformed.
+    Invalid,
+}
+
+/// Builds and pushes what is missing. A commit that fails does not keep the others from their turn.
+pub fn catchup(site: &Site, options: &CatchupOptions) -> Result<Outcome<CatchupDocument>, Failure> {
+    let (_, client) = site.registry_and_client()?;
+    let _lock = match take_turn(site, &options.repository)? {
+        Turn::Ours(lock) => lock,
+        Turn::Taken => {
+            site.progress.say("another catchup of this repository is at work; nothing is done here");
+            let document = CatchupDocument { schema: SCHEMA, busy: true, commits: Vec::new() };
+            return Ok(Outcome { document, failure: None });
+        }
+    };
+    let step = site.progress.step(&format!("look at {}", options.branch));
+    let by_hand =
+        ByHand { repository: options.repository.clone(), commit: None, branch: Some(options.branch.clone()) };
+    let tip = resolve_by_hand(site, &by_hand)?;
+    let origin = Origin::of(site, &tip)?;
+    let mirror = Mirror::of(&site.state_dir, &origin.remote, site.git_token.as_ref(), &site.cancel);
+    let commits = window::commits(&mirror, &tip.commit, options)?;
+    let listings = window::listings(&mirror, &commits, &tip.repository)?;
+    let held = Held::ask(site, client, &origin, &commits, &listings)?;
+
+    let mut looked_at: Vec<Commit> = Vec::with_capacity(commits.len());
+    for (commit, listing) in commits.into_iter().zip(&listings) {
+        let state = match &**listing {
+            Listing::Empty => State::Done(CatchupOutcome::Empty, None),
+            Listing::Invalid(why) => State::Done(CatchupOutcome::Invalid, Some(why.clone())),
+            Listing::Images(_) if held.holds(&commit, listing) => State::Done(CatchupOutcome::Present, None),
+            Listing::Images(specs) => {
+                tags_need_no_pull_request(site, specs)?;
+                State::Missing
+            }
+        };
+        looked_at.push(Commit { change: Change { commit, ..tip.clone() }, state });
+    }
+    // In a registry that is new to this repository, history stays history.
+    let is_new = !looked_at.iter().any(|c| matches!(c.state, State::Done(CatchupOutcome::Present, _)));
+    if is_new && options.since.is_none() {
+        looked_at.drain(..looked_at.len().saturating_sub(1));
+    }
+    for commit in looked_at.iter_mut().filter(|c| matches!(c.state, State::Missing)) {
+        // Read from the mirror alone: a commit that cannot be built costs no fetch, in this run and in the next ones.
+        match survey(site, &origin, &mirror, &commit.change) {
+            Ok(_) => {}
+            Err(wrong) if wrong.kind == Kind::BadInput => {
+                commit.state = State::Done(CatchupOutcome::Invalid, Some(wrong.one_line()));
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    step.done(&summary(&looked_at, is_new && options.since.is_none()));
+    carry_out(site, looked_at, options.dry_run)
+}
+
+/// Whether this catchup may begin.
+enum Turn {
+    /// It may; the next one may when the file is closed. There is none when the repository has no name to lock.
+    Ours(Option<File>),
+    /// Another one is at work.
+    Taken,
+}
+
+/// One catchup of a repository at a time, whatever its branch. Nobody waits: cron comes again.
+fn take_turn(site: &Site, repository: &str) -> Result<Turn, Failure> {
+    // What is wrong with the name is told where it is resolved.
+    let Ok(remote) = Remote::typed(repository) else { return Ok(Turn::Ours(None)) };
+    let key = match rule_of(&site.repositories, &remote) {
+        Some(rule) => rule.name.to_string(),
+        None => remote.source(),
+    };
+    let path = lock::path_of(&site.state_dir, &format!("catchup {key}"));
+    let doing = || format!("cannot lock {}", path.display());
+    let file = lock::open(&path).classify(Kind::Environment, doing)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Turn::Ours(Some(file))),
+        Err(TryLockError::WouldBlock) => Ok(Turn::Taken),
+        Err(TryLockError::Error(error)) => Err(error).classify(Kind::Environment, doing),
+    }
+}
+
+/// A commit that was looked at.
+struct Commit {
+    change: Change,
+    state: State,
+}
+
+enum State {
+    Missing,
+    Done(CatchupOutcome, Option<String>),
+}
+
+/// `{number}` has no value here. Where the configuration asks for it, every commit would be `invalid` and every run
+/// would end well, with nothing built: that is an error of the configuration.
+fn tags_need_no_pull_request(site: &Site, specs: &[ImageSpec]) -> Result<(), Failure> {
+    let asks = |templates: &[crate::manifest::Template]| templates.iter().any(|t| t.asks_for(Word::Number));
+    let by_default = specs.iter().any(|s| s.kind == ImageKind::Docker && s.tags.is_none());
+    let wrong = match (&site.tags, &site.default_tags) {
+        (Some(tags), _) => asks(tags).then_some("--tag"),
+        (None, Some(tags)) => (by_default && asks(tags)).then_some("build.tags of the configuration"),
+        (None, None) => None,
+    };
+    wrong.map_or(Ok(()), |place| {
+        Err(Failure::bad_input(format!("{place} asks for {{number}}, and catchup knows no pull requests"))
+            .hint("give it tags of its own: --tag TEMPLATE"))
+    })
+}
+
+fn summary(commits: &[Commit], only_newest: bool) -> String {
+    let count = |outcome: CatchupOutcome| {
+        commits.iter().filter(|c| matches!(&c.state, State::Done(o, _) if *o == outcome)).count()
+    };
+    let missing = commits.iter().filter(|c| matches!(c.state, State::Missing)).count();
+    let mut text = format!("{missing} of {} commits to build", commits.len());
+    for (outcome, word) in [
+        (CatchupOutcome::Present, "in the registry"),
+        (CatchupOutcome::Empty, "without images"),
+        (CatchupOutcome::Invalid, "invalid"),
+    ] {
+        match count(outcome) {
+            0 => {}
+            n => text.push_str(&format!(", {n} {word}")),
+        }
+    }
+    if only_newest {
+        text.push_str("; the registry holds none, so only the newest counts (--since says otherwise)");
+    }
+    text
+}
+
+/// Runs the pipeline for each missing commit, in the order given.
+fn carry_out(site: &Site, commits: Vec<Commit>, dry_run: bool) -> Result<Outcome<CatchupDocument>, Failure> {
+    let total = commits.iter().filter(|c| matches!(c.state, State::Missing)).count();
+    let mut document = CatchupDocument { schema: SCHEMA, busy: false, commits: Vec::new() };
+    let mut failures: Vec<Failure> = Vec::new();
+    let mut begun = 0;
+    for Commit { change, state } in commits {
+        let short = change.commit.short().to_owned();
+        let (outcome, receipt, error) = match state {
+            State::Done(outcome, why) => {
+                if let Some(why) = &why {
+                    site.progress.say(&format!("commit {short}: invalid: {why}"));
+                }
+                (outcome, None, why)
+            }
+            State::Missing if dry_run || site.cancel.stopped().is_some() => {
+                if dry_run {
+                    site.progress.say(&format!("commit {short}: would be built"));
+                }
+                (CatchupOutcome::Planned, None, None)
+            }
+            State::Missing => {
+                begun += 1;
+                site.progress.say(&format!("commit {short} ({begun} of {total})"));
+                let (receipt, failure) = build_one(site, &change);
+                let outcome = match &failure {
+                    None => CatchupOutcome::Built,
+                    // What the survey could not see, as in .gitmodules.
+                    Some(failure) if failure.kind == Kind::BadInput => CatchupOutcome::Invalid,
+                    Some(_) => CatchupOutcome::Failed,
+                };
+                let error = failure.as_ref().map(Failure::one_line);
+                match &error {
+                    None => site.progress.say(&format!("commit {short}: built")),
+                    Some(error) => site.progress.warn(&format!("commit {short}: {error}")),
+                }
+                failures.extend(failure.filter(|_| outcome == CatchupOutcome::Failed));
+                (outcome, receipt, error)
+            }
+        };
+        document.commits.push(CaughtUp { commit: change.commit, outcome, receipt, error });
+    }
+    let failure = site.cancel.stopped().map(Failure::from).or_else(|| combine(failures, total));
+    Ok(Outcome { document, failure })
+}
+
+fn build_one(site: &Site, change: &Change) -> (Option<Receipt>, Option<Failure>) {
+    // Each run holds its own local images, or those of fifty commits would stay until the end.
+    let site = Site { leases: ImageLeases::default(), ..site.clone() };
+    match run(&site, change, None, &BuildOptions::default(), &PushOptions::default()) {
+        Ok(Outcome { document: Ran::Pushed(receipt), failure }) => (Some(receipt), failure),
+        Ok(Outcome { document: Ran::Built(_), failure }) => (None, failure),
+        Err(failure) => (None, Some(failure)),
+    }
+}
+
+fn combine(failures: Vec<Failure>, tried: usize) -> Option<Failure> {
+    let kind = failures.iter().map(|f| f.kind).reduce(Kind::and)?;
+    let text = format!("{} of {tried} commits failed, the first so", failures.len());
+    failures.into_iter().find(|f| f.kind == kind).map(|first| first.context(text))
+}

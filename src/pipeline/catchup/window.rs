@@ -1,0 +1,233 @@
+//! The commits that a catchup looks at, what each lists, and which of them the registry holds.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use crate::error::{Failure, Kind};
+use crate::git::{Found, GitError, Landed, Mirror};
+use crate::manifest::{self, ImageKind, ImageSpec};
+use crate::model::{BranchName, CommitSha, ImageName, ImageRepository, RepoName, Tag};
+use crate::parallel;
+use crate::process::CommandError;
+use crate::registry::Registry;
+
+use super::super::{Origin, REGISTRY_THREADS, Site};
+use super::{CatchupOptions, Since};
+
+/// Commits of the branch that are looked at unless somebody says otherwise.
+const NEWEST: usize = 50;
+
+/// The commits to look at, oldest first.
+pub(super) fn commits(
+    mirror: &Mirror<'_>,
+    tip: &CommitSha,
+    options: &CatchupOptions,
+) -> Result<Vec<CommitSha>, Failure> {
+    let mut landed = match &options.since {
+        None => mirror.first_parents(tip, None, Some(options.max.unwrap_or(NEWEST)))?,
+        Some(Since::Commit(since)) => {
+            if !mirror.has_commit(since) || !mirror.is_ancestor(since, tip)? {
+                return Err(not_on_branch(since, &options.branch));
+            }
+            mirror.first_parents(tip, Some(since), options.max)?
+        }
+        Some(Since::Time(since)) => {
+            let mut landed = mirror.first_parents(tip, None, None)?;
+            landed.truncate(landed_since(&landed, since.as_second()));
+            landed
+        }
+    };
+    if let Some(max) = options.max {
+        landed.truncate(max);
+    }
+    Ok(landed.into_iter().rev().map(|landed| landed.commit).collect())
+}
+
+fn not_on_branch(since: &CommitSha, branch: &BranchName) -> Failure {
+    Failure::refused(format!("--since {since}: this commit is not on the branch `{branch}`"))
+        .hint("was the branch force-pushed? a date, as --since 2026-11-22, always works")
+}
+
+/// How many of the commits, newest first, landed at `since` or later. A commit lands after its first parent, so one
+/// with an early time counts too when its parent's time says more: somebody's clock was slow.
+fn landed_since(landed: &[Landed], since: i64) -> usize {
+    landed.iter().rposition(|l| l.time >= since).map_or(0, |oldest| oldest + 1)
+}
+
+/// What a commit asks for.
+pub(super) enum Listing {
+    /// Docker images, at least one.
+    Images(Vec<ImageSpec>),
+    /// Nothing that docker builds.
+    Empty,
+    /// images.json cannot be read; why.
+    Invalid(String),
+}
+
+/// What each commit lists. Three calls of git, however many commits there are: most share one images.json.
+pub(super) fn listings(
+    mirror: &Mirror<'_>,
+    commits: &[CommitSha],
+    repository: &RepoName,
+) -> Result<Vec<Rc<Listing>>, Failure> {
+    let files = mirror.look_across(commits, manifest::FILE_NAME)?;
+    let blob = |found: &Found| match found {
+        Found::Blob(object) => Some(object.id.clone()),
+        Found::Tree(_) | Found::Submodule | Found::Missing | Found::Outside(_) | Found::Dangling => None,
+    };
+    let ids: Vec<String> = files.iter().filter_map(blob).collect::<BTreeSet<_>>().into_iter().collect();
+    let contents = read_blobs(mirror, &ids)?;
+    let parsed: BTreeMap<&String, Rc<Listing>> =
+        ids.iter().zip(contents).map(|(id, content)| (id, Rc::new(parse(content.as_deref())))).collect();
+    let dockerfiles = mirror.look_across(commits, "Dockerfile")?;
+    let root = Rc::new(match ImageSpec::root_dockerfile(repository) {
+        Ok(spec) => Listing::Images(vec![spec]),
+        Err(error) => Listing::Invalid(error.to_string()),
+    });
+    let (empty, outside) = (
+        Rc::new(Listing::Empty),
+        Rc::new(Listing::Invalid("images.json is a link that leads out of the repository".to_owned())),
+    );
+    let listing = |(file, dockerfile): (&Found, &Found)| match file {
+        Found::Blob(object) => parsed.get(&object.id).unwrap_or(&empty).clone(),
+        Found::Outside(_) | Found::Dangling => outside.clone(),
+        Found::Missing | Found::Tree(_) | Found::Submodule if blob(dockerfile).is_some() => root.clone(),
+        Found::Missing | Found::Tree(_) | Found::Submodule => empty.clone(),
+    };
+    Ok(files.iter().zip(&dockerfiles).map(listing).collect())
+}
+
+/// Together as far as git's output may go; `None` for one that is beyond it alone.
+fn read_blobs(mirror: &Mirror<'_>, ids: &[String]) -> Result<Vec<Option<Vec<u8>>>, GitError> {
+    match mirror.read_blobs(ids) {
+        Ok(contents) => Ok(contents.into_iter().map(Some).collect()),
+        Err(GitError::Command(CommandError::TooMuchOutput { .. })) => {
+            if ids.len() < 2 {
+                return Ok(vec![None]);
+            }
+            let (some, others) = ids.split_at(ids.len() / 2);
+            let mut contents = read_blobs(mirror, some)?;
+            contents.extend(read_blobs(mirror, others)?);
+            Ok(contents)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn parse(content: Option<&[u8]>) -> Listing {
+    let Some(content) = content else { return Listing::Invalid("images.json is too large".to_owned()) };
+    match manifest::parse(content) {
+        Ok(specs) if specs.iter().any(|s| s.kind == ImageKind::Docker) => Listing::Images(specs),
+        Ok(_) => Listing::Empty,
+        Err(_) if is_empty_list(content) => Listing::Empty,
+        Err(error) => Listing::Invalid(error.to_string()),
+    }
+}
+
+/// `{"images":[]}`: for a build there is nothing to build, which is an error; here it is a fact.
+fn is_empty_list(content: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct File {
+        images: Vec<IgnoredAny>,
+    }
+    let content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
+    serde_json::from_slice::<File>(content).is_ok_and(|file| file.images.is_empty())
+}
+
+/// Which commits' tags the registry holds, asked with one list of tags for each image.
+pub(super) struct Held(BTreeMap<ImageName, BTreeSet<Tag>>);
+
+impl Held {
+    /// Asks for the images of all these commits.
+    pub(super) fn ask(
+        site: &Site,
+        client: &Registry,
+        origin: &Origin,
+        commits: &[CommitSha],
+        listings: &[Rc<Listing>],
+    ) -> Result<Held, Failure> {
+        let names: BTreeSet<ImageName> = listings
+            .iter()
+            .flat_map(|listing| docker_images(listing))
+            .map(|spec| spec.name.clone())
+            .collect();
+        let names: Vec<ImageName> = names.into_iter().collect();
+        let wanted: BTreeSet<Tag> = commits.iter().map(CommitSha::immutable_tag).collect();
+        let lists = parallel::map(REGISTRY_THREADS, &names, |name| -> Result<BTreeSet<Tag>, Failure> {
+            // A name that is too long under the namespace is in no registry; the survey of its commit says so.
+            let Ok(repository) = repository(site, origin, name) else { return Ok(BTreeSet::new()) };
+            let tags = client.list_tags(repository.path())?;
+            // Only these matter, and a repository may have a hundred thousand others.
+            Ok(tags.into_iter().filter(|tag| wanted.contains(tag)).collect())
+        });
+        let mut held = BTreeMap::new();
+        for (name, list) in names.into_iter().zip(lists) {
+            held.insert(name, list?);
+        }
+        Ok(Held(held))
+    }
+
+    /// Whether every Docker image of the commit has the commit's tag.
+    pub(super) fn holds(&self, commit: &CommitSha, listing: &Listing) -> bool {
+        let tag = commit.immutable_tag();
+        let mut images = docker_images(listing).peekable();
+        images.peek().is_some()
+            && images.all(|spec| self.0.get(&spec.name).is_some_and(|tags| tags.contains(&tag)))
+    }
+}
+
+fn docker_images(listing: &Listing) -> impl Iterator<Item = &ImageSpec> {
+    let specs: &[ImageSpec] = match listing {
+        Listing::Images(specs) => specs,
+        Listing::Empty | Listing::Invalid(_) => &[],
+    };
+    specs.iter().filter(|spec| spec.kind == ImageKind::Docker)
+}
+
+fn repository(site: &Site, origin: &Origin, name: &ImageName) -> Result<ImageRepository, Failure> {
+    let wrong = |error| Failure::new(Kind::BadInput, error);
+    let address = match (&site.registry, &origin.namespace) {
+        (Some(address), Some(namespace)) => Some(address.with_namespace(namespace).map_err(wrong)?),
+        (address, _) => address.clone(),
+    };
+    ImageRepository::new(address.as_ref(), name).map_err(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_clock_hides_no_commit_whose_parent_is_new_enough() {
+        let at = |times: &[i64]| -> Vec<Landed> {
+            let commit: CommitSha = "8c1c06a1a89e8278937a7d22d8ba1a834bd4c8a1".parse().unwrap();
+            times.iter().map(|time| Landed { commit: commit.clone(), time: *time }).collect()
+        };
+        assert_eq!(landed_since(&at(&[50, 40, 30, 20]), 30), 3);
+        assert_eq!(landed_since(&at(&[50, 0, 30, 20]), 30), 3);
+        assert_eq!(landed_since(&at(&[0, 40, 20]), 30), 2);
+        assert_eq!(landed_since(&at(&[20, 10]), 30), 0);
+        assert_eq!(landed_since(&[], 30), 0);
+    }
+
+    #[test]
+    fn no_image_is_no_mistake_and_a_mistake_is_not_no_image() {
+        let word = |text: &str| match parse(Some(text.as_bytes())) {
+            Listing::Images(_) => "images",
+            Listing::Empty => "empty",
+            Listing::Invalid(_) => "invalid",
+        };
+        assert_eq!(word(r#"{"images":[{"service_name":"a","type":"Docker"}]}"#), "images");
+        assert_eq!(word(r#"{"images":[{"service_name":"a","type":"AMI"}]}"#), "empty");
+        assert_eq!(word(r#"{"images":[]}"#), "empty");
+        assert_eq!(word("\u{feff}{\"images\":[]}"), "empty");
+        assert_eq!(word(r#"{"images":[],"x":1}"#), "invalid");
+        assert_eq!(word(r#"{"images":{}}"#), "invalid");
+        assert_eq!(word("{}"), "invalid");
+        assert_eq!(word(""), "invalid");
+    }
+}

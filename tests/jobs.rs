@@ -1,0 +1,167 @@
+//! `swanci jobs`, beside a running `serve`.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::serve::support::{World, container_with, processes_with, stderr, until, until_within};
+
+fn stdout(out: &std::process::Output) -> String {
+    assert!(out.status.success(), "{}", stderr(out));
+    String::from_utf8(out.stdout.clone()).unwrap()
+}
+
+#[test]
+fn jobs_are_listed_and_shown_for_people_and_as_json() {
+    let world = World::new();
+    let out = world.run(&["jobs"]);
+    assert_eq!(out.status.code(), Some(6), "no queue yet: {}", stderr(&out));
+    let merge = world.merge_page("one");
+    let serve = world.serve();
+    assert_eq!(stdout(&world.run(&["jobs"])), "no jobs\n");
+    let id = serve.deliver(&merge);
+    world.wait_for(id, "succeeded");
+    let broken = world.merge(&[("images.json", "{}")]);
+    let failed = serve.deliver(&broken);
+    world.wait_for(failed, "failed");
+
+    let listed = stdout(&world.run(&["jobs", "list"]));
+    let lines: Vec<&str> = listed.lines().collect();
+    assert!(lines[0].contains("STATE") && lines[0].contains("REPOSITORY"), "{listed}");
+    assert!(
+        lines[1].contains("failed") && lines[1].contains(&broken.commit[..12]),
+        "the newest first: {listed}"
+    );
+    assert!(listed.contains("succeeded") && listed.contains("juanswan13/sd2018b-exam2"), "{listed}");
+    assert_eq!(stdout(&world.run(&["jobs"])), listed, "listing is the default");
+    let json: Value =
+        serde_json::from_str(&stdout(&world.run(&["jobs", "--json", "list", "--state", "failed"]))).unwrap();
+    assert_eq!(json["jobs"].as_array().unwrap().len(), 1);
+    assert_eq!(json["jobs"][0]["id"], failed);
+    let other = stdout(&world.run(&["jobs", "list", "--repository", "someone/else"]));
+    assert_eq!(other, "no jobs\n");
+    assert_eq!(stdout(&world.run(&["jobs", "list", "--limit", "1", "--json"])).matches("\"id\"").count(), 1);
+
+    let shown = stdout(&world.run(&["jobs", "show", &id.to_string()]));
+    assert!(shown.contains(&merge.commit) && shown.contains("succeeded"), "{shown}");
+    let json = world.job(id);
+    assert_eq!(json["document"]["change"]["commit"], merge.commit.as_str());
+    assert_eq!(json["receipt"]["outcome"], "succeeded");
+    let log = world.job_log(id);
+    assert!(log.contains("httpd"), "{log}");
+    for command in ["show", "log", "retry", "cancel"] {
+        let out = world.run(&["jobs", command, "4711"]);
+        assert!(!out.status.success() && stderr(&out).contains("4711"), "{command}: {}", stderr(&out));
+    }
+    let out = world.run(&["jobs", "retry", &id.to_string()]);
+    assert!(!out.status.success() && stderr(&out).contains("succeeded"), "{}", stderr(&out));
+}
+
+#[test]
+fn a_followed_log_shows_lines_while_they_come_and_ends_with_the_job() {
+    let world = World::new();
+    let merge = world.merge_run("echo first-$((40+2)); /busybox sleep 3; echo last-$((40+3))");
+    let serve = world.serve();
+    let id = serve.deliver(&merge);
+    let mut follow = world
+        .swanci()
+        .args(["jobs", "log", &id.to_string(), "-f"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut state_at_first = None;
+    let mut saw_last = false;
+    for line in BufReader::new(follow.stdout.take().unwrap()).lines() {
+        let line = line.unwrap();
+        if line.contains("first-42") {
+            state_at_first = Some(world.job(id)["state"].clone());
+        }
+        saw_last |= line.contains("last-43");
+    }
+    assert_eq!(state_at_first, Some("running".into()), "the line came while the job was at work");
+    assert!(saw_last, "{}", world.job_log(id));
+    assert!(follow.wait().unwrap().success());
+    assert_eq!(world.job(id)["state"], "succeeded");
+}
+
+#[test]
+fn cancel_ends_the_whole_tree_of_a_running_job_and_retry_queues_it_again() {
+    let world = World::new();
+    let mark = format!("73{:07}", fastrand::u32(..10_000_000));
+    let merge = world.merge_run(&format!("/busybox sleep {mark}"));
+    let serve = world.serve();
+    let id = serve.deliver(&merge);
+    until("the container runs", || container_with(&mark).then_some(()));
+    let name = format!("{}/httpd", world.registry.host());
+    assert!(!processes_with(&name).is_empty(), "docker builds");
+    let said = stdout(&world.run(&["jobs", "cancel", &id.to_string()]));
+    assert!(said.contains("is being stopped"), "{said}");
+    let limit = Duration::from_secs(5);
+    until_within(limit, "the job is cancelled", &mut || {
+        (world.job(id)["state"] == "cancelled").then_some(())
+    });
+    until_within(limit, "the container is gone", &mut || (!container_with(&mark)).then_some(()));
+    let left: Vec<u32> = processes_with(&name);
+    assert_eq!(left, Vec::<u32>::new(), "no docker client is left");
+    assert_eq!(serve.get("/healthz").status, 200);
+
+    // A cancelled job is queued again by hand, and cancelled at once while it waits.
+    assert!(stdout(&world.run(&["jobs", "retry", &id.to_string(), "--json"])).contains("\"queued\""));
+    until("it runs again", || container_with(&mark).then_some(()));
+    let waiting = world.merge_page("two");
+    let second = serve.deliver(&waiting);
+    assert_eq!(world.job(second)["state"], "queued", "one at a time");
+    let said = stdout(&world.run(&["jobs", "cancel", &second.to_string(), "--json"]));
+    assert!(said.contains("\"cancelled\""), "{said}");
+    assert_eq!(world.job(second)["state"], "cancelled");
+    // A redelivery of a cancelled merge is a wish to have it.
+    let again = serve.deliver(&waiting);
+    assert_eq!(again, second);
+    stdout(&world.run(&["jobs", "cancel", &id.to_string()]));
+    world.wait_for(second, "succeeded");
+    assert_eq!(world.job(id)["state"], "cancelled");
+}
+
+#[test]
+fn secrets_are_redacted_in_the_log_of_a_job_and_never_in_the_queue() {
+    let world = World::new();
+    let canary = "ghp_CanaryOfTheTests0123456789";
+    let password = "SecretOfTheUrl";
+    // The build says the secrets aloud, as a careless Dockerfile would.
+    let merge = world.merge_run(&format!(
+        "echo token {canary}; echo https://user:{password}@example.org/x; echo done-$((1+1))"
+    ));
+    let mut command = world.swanci();
+    command.env("SWANCI_GIT_TOKEN", canary).args(["serve", "--json"]);
+    let serve = crate::serve::support::Serve::start(command, &world);
+    let id = serve.deliver(&merge);
+    world.wait_for(id, "succeeded");
+    let log = std::fs::read_to_string(world.state().join(format!("logs/{id}.log"))).unwrap();
+    assert!(log.contains("done-2") && log.contains("***"), "{log}");
+    assert!(!log.contains(canary) && !log.contains(password), "{log}");
+    let said = serve.said();
+    assert_eq!(serve.stop(), 0);
+    assert!(!said.contains(canary) && !said.contains(password), "{said}");
+    for file in ["queue.db", "queue.db-wal"] {
+        let bytes = std::fs::read(world.state().join(file)).unwrap_or_default();
+        assert!(!bytes.windows(canary.len()).any(|w| w == canary.as_bytes()), "{file}");
+    }
+}
+
+#[test]
+fn the_log_of_a_talkative_job_stops_at_its_cap_and_the_job_goes_on() {
+    let world = World::new();
+    let line = "x".repeat(4000);
+    let merge = world.merge_run(&format!("i=0; while [ $i -lt 3000 ]; do echo {line}; i=$((i+1)); done"));
+    let serve = world.serve();
+    let id = serve.deliver(&merge);
+    world.wait_for(id, "succeeded");
+    let log = std::fs::read_to_string(world.state().join(format!("logs/{id}.log"))).unwrap();
+    let cap = usize::try_from(swanci::queue::LOG_CAP).unwrap();
+    assert!(log.len() > cap - 10_000 && log.len() < cap + 200, "{} bytes", log.len());
+    assert_eq!(log.matches("the log ends here").count(), 1);
+    assert!(world.digest("httpd", "1.0").is_some());
+}

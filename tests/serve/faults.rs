@@ -1,0 +1,249 @@
+//! Registry away, docker away, disk full, builds that hang.
+
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, Output};
+use std::time::Duration;
+
+use super::support::{Serve, World, container_with, payload, signal, until, until_within};
+use crate::support::http::delivery;
+
+#[test]
+fn a_job_that_the_environment_failed_is_tried_again_and_holds_up_no_other() {
+    let mut world = World::new();
+    let merge = world.merge_page("one");
+    let serve = world.serve();
+    world.registry.stop();
+    let job = serve.deliver(&merge);
+    let waiting = until("its first attempt has failed", || {
+        let now = world.job(job);
+        (now["state"] == "queued" && now["attempts"] == 1).then_some(now)
+    });
+    assert_eq!(waiting["exit_code"], 6, "{waiting}");
+    assert!(waiting["next_attempt"].is_string(), "{waiting}");
+    assert!(waiting["error"].is_string(), "{waiting}");
+    serve.wait_said("attempt 1 failed, again in");
+    // A later job of the same repository is not held up by the one that waits.
+    world.registry.start();
+    let later = world.merge_page("two");
+    let second = serve.deliver(&later);
+    world.wait_for(second, "succeeded");
+    let job = world.wait_for(job, "succeeded");
+    assert_eq!(job["attempts"], 2, "{job}");
+    assert!(world.digest("httpd", &format!("sha-{}", merge.commit)).is_some());
+    assert_eq!(
+        world.digest("httpd", "1.0"),
+        world.digest("httpd", &format!("sha-{}", later.commit)),
+        "nothing moved back"
+    );
+}
+
+#[test]
+fn readyz_says_that_docker_does_not_answer_while_healthz_lives() {
+    let world = World::new();
+    world.configure(|s| s.build = "docker = \"/nowhere/docker\"".to_owned());
+    let serve = world.serve();
+    let ready = serve.get("/readyz");
+    assert_eq!(ready.status, 503);
+    assert!(ready.body.contains("/nowhere/docker"), "{}", ready.body);
+    assert_eq!(serve.get("/healthz").status, 200);
+    // A delivery is taken all the same: the queue is there for that.
+    let merge = world.merge_page("one");
+    let job = serve.deliver(&merge);
+    let waiting = until("its first attempt has failed", || {
+        let now = world.job(job);
+        (now["state"] == "queued" && now["attempts"] == 1).then_some(now)
+    });
+    assert_eq!(waiting["exit_code"], 6, "{waiting}");
+}
+
+/// A docker daemon of the test's own, without a network, which may come and go.
+struct Engine {
+    dir: tempfile::TempDir,
+    daemon: Option<Child>,
+}
+
+impl Engine {
+    fn start() -> Engine {
+        let mut engine = Engine { dir: tempfile::tempdir().unwrap(), daemon: None };
+        engine.up();
+        engine
+    }
+
+    fn host(&self) -> String {
+        format!("unix://{}", self.dir.path().join("docker.sock").display())
+    }
+
+    fn docker(&self, args: &[&str]) -> Output {
+        Command::new("docker").args(args).env("DOCKER_HOST", self.host()).output().unwrap()
+    }
+
+    fn up(&mut self) {
+        let at = |name: &str| self.dir.path().join(name).display().to_string();
+        let log = std::fs::File::create(at("log")).unwrap();
+        std::fs::write(at("none.json"), "{}").unwrap();
+        let daemon = Command::new("dockerd")
+            .args(["--data-root", &at("data"), "--exec-root", &at("exec"), "--pidfile", &at("pid")])
+            .args([
+                "--config-file",
+                &at("none.json"),
+                "--host",
+                &self.host(),
+                "--bridge=none",
+                "--iptables=false",
+            ])
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .process_group(0)
+            .spawn()
+            .expect("dockerd is missing: apt-get install docker.io (scripts/test does it)");
+        self.daemon = Some(daemon);
+        let log = std::path::PathBuf::from(at("log"));
+        until("dockerd answers", || {
+            let ended = self.daemon.as_mut().unwrap().try_wait().unwrap();
+            assert!(ended.is_none(), "{}", std::fs::read_to_string(&log).unwrap());
+            self.docker(&["version"]).status.success().then_some(())
+        });
+    }
+
+    fn down(&mut self) {
+        let running = self.daemon.take().and_then(|mut daemon| match daemon.try_wait() {
+            Ok(None) => Some(daemon),
+            Ok(Some(_)) | Err(_) => None,
+        });
+        if let Some(mut daemon) = running {
+            signal(daemon.id(), "TERM");
+            until("dockerd ends", || daemon.try_wait().unwrap());
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.down();
+        // Its storage driver may leave its own mount point behind.
+        let _ = Command::new("umount").arg("--lazy").arg(self.dir.path().join("data")).output();
+    }
+}
+
+#[test]
+fn a_docker_daemon_that_goes_away_in_mid_build_costs_an_attempt_and_no_merge() {
+    let world = World::new();
+    let mut engine = Engine::start();
+    let mark = format!("74{:07}", fastrand::u32(..10_000_000));
+    let merge = world.merge_run(&format!("/busybox sleep {mark}"));
+    let mut command = world.swanci();
+    command.env("DOCKER_HOST", engine.host()).arg("serve");
+    let serve = Serve::start(command, &world);
+    let job = serve.deliver(&merge);
+    let containers = |engine: &Engine| {
+        String::from_utf8(engine.docker(&["ps", "--no-trunc", "--format", "{{.Command}}"]).stdout).unwrap()
+    };
+    until("the container runs", || containers(&engine).contains(&mark).then_some(()));
+    engine.down();
+    let waiting = until("the attempt has failed", || {
+        let now = world.job(job);
+        assert_ne!(now["state"], "failed", "{now}\n{}", world.job_log(job));
+        (now["state"] == "queued" && now["attempts"] == 1).then_some(now)
+    });
+    assert_eq!(waiting["exit_code"], 6, "{waiting}");
+    assert_eq!(serve.get("/healthz").status, 200);
+    engine.up();
+    until("it is built again", || containers(&engine).contains(&mark).then_some(()));
+    assert_eq!(world.job(job)["state"], "running");
+    assert_eq!(serve.stop(), 0);
+    until_within(Duration::from_secs(5), "the container is gone", &mut || {
+        (!containers(&engine).contains(&mark)).then_some(())
+    });
+}
+
+#[test]
+fn a_job_that_hangs_is_ended_at_its_timeout_with_its_container() {
+    let world = World::new();
+    world.configure(|s| s.serve = "timeout = \"6s\"".to_owned());
+    let mark = format!("72{:07}", fastrand::u32(..10_000_000));
+    let merge = world.merge_run(&format!("/busybox sleep {mark}"));
+    let serve = world.serve();
+    let job = serve.deliver(&merge);
+    until("the container runs", || container_with(&mark).then_some(()));
+    let failed = world.wait_for(job, "failed");
+    assert_eq!((&failed["exit_code"], &failed["attempts"]), (&1.into(), &1.into()), "{failed}");
+    assert!(failed["error"].as_str().unwrap().contains("timed out"), "{failed}");
+    until_within(Duration::from_secs(5), "the container is gone", &mut || {
+        (!container_with(&mark)).then_some(())
+    });
+    // The queue goes on.
+    let next = world.merge_page("two");
+    let next = serve.deliver(&next);
+    world.wait_for(next, "succeeded");
+}
+
+/// A tmpfs of the test's own.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn mount(at: std::path::PathBuf, size: &str) -> SmallDisk {
+        std::fs::create_dir(&at).unwrap();
+        let options = format!("size={size},mode=0700");
+        let done =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &options, "swanci-test"]).arg(&at).status();
+        assert!(done.unwrap().success(), "this test has to mount a tmpfs: run it as root");
+        SmallDisk(at)
+    }
+
+    /// Fills it to the last byte.
+    fn fill(&self) {
+        use std::io::Write as _;
+        let mut file = std::fs::File::create(self.0.join("filler")).unwrap();
+        let zeros = [0; 4096];
+        while file.write_all(&zeros).is_ok() {}
+    }
+
+    fn relieve(&self) {
+        std::fs::remove_file(self.0.join("filler")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_under_the_queue_is_answered_503_and_is_over_when_there_is_space() {
+    let world = World::new();
+    let disk = SmallDisk::mount(world.path("small"), "24m");
+    world.configure(|s| s.state = Some(disk.0.join("state")));
+    let serve = world.serve_with(&["--jobs", "0"]);
+    let sha = |n: u32| format!("{n:040x}");
+    let deliver = |n: u32| {
+        let body = payload(super::support::REPOSITORY, 1, &sha(1), &sha(2), &sha(100 + n));
+        serve.ask(delivery(super::support::SECRET, "pull_request", &body))
+    };
+    assert_eq!(deliver(0).status, 202);
+    disk.fill();
+    let mut taken = 1;
+    // What still fits into pages that are there may be taken; then it must say no, and go on saying it.
+    let refused = (1..2000).map(|n| (n, deliver(n))).find(|(_, answer)| {
+        taken += usize::from(answer.status == 202);
+        answer.status != 202
+    });
+    let (n, refused) = refused.expect("a full disk is noticed");
+    assert_eq!(refused.status, 503, "{refused:?}");
+    assert!(refused.header("retry-after").is_some(), "{refused:?}");
+    assert!(!refused.body.contains(&disk.0.display().to_string()), "a stranger learns no path: {refused:?}");
+    assert_eq!(serve.get("/healthz").status, 200);
+    let ready = serve.get("/readyz");
+    assert_eq!(ready.status, 503, "{ready:?}");
+    assert_eq!(deliver(n).status, 503);
+    disk.relieve();
+    until_within(Duration::from_secs(2), "it is whole again unaided", &mut || {
+        (deliver(n).status == 202).then_some(())
+    });
+    until_within(Duration::from_secs(8), "and says so", &mut || {
+        (serve.get("/readyz").status == 200).then_some(())
+    });
+    assert_eq!(world.jobs().len(), taken + 1, "every 202 is a job, and nothing else is");
+    assert_eq!(serve.stop(), 0);
+    drop(disk);
+}
