@@ -88,11 +88,8 @@ fn code_of(text: &str) -> String {
                 out.push('"');
                 while let Some(c) = rest.next() {
                     match c {
-                        '\\' => {
-                            if rest.next() == Some('\n') {
-                                out.push('\n');
-                            }
-                        }
+                        '\\' if rest.next() == Some('\n') => out.push('\n'),
+                        '\\' => {}
                         '"' => break,
                         '\n' => out.push('\n'),
                         _ => {}
