@@ -293,7 +293,7 @@ fn a_build_that_takes_too_long_is_ended_in_the_engine_too() {
             "a/Dockerfile",
             format!(
                 "FROM scratch\nLABEL mark={mark}\nCOPY busybox /bin/busybox\n\
-            RUN [\"/bin/busybox\",\"sh\",\"-c\",\": {mark}; /bin/busybox sleep 500\"]\n"
+            RUN [\"/bin/busybox\",\"sh\",\"-c\",\": {mark}; /bin/busybox sleep 500; :\"]\n"
             ),
         );
         scene.repository.write("a/busybox", std::fs::read("/bin/busybox").unwrap());

@@ -14,7 +14,7 @@ fn sleeper(builder: Builder) -> Option<(Scene, String, String)> {
         "a/Dockerfile",
         format!(
             "FROM scratch\nLABEL mark={mark}\nCOPY busybox /bin/busybox\n\
-             RUN [\"/bin/busybox\",\"sh\",\"-c\",\": {mark}; /bin/busybox sleep 500\"]\n"
+             RUN [\"/bin/busybox\",\"sh\",\"-c\",\": {mark}; /bin/busybox sleep 500; :\"]\n"
         ),
     );
     scene

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::support::engine;
 use crate::support::registry::Ca;
-use crate::support::repository::{Payload, Repository};
+use crate::support::repository::Payload;
 use crate::support::swanci::{Scene, Swanci, find_bytes};
 
 const TOKEN: &str = "ghp_canaryCanaryCanary0123456789";
@@ -52,10 +52,10 @@ fn an_option_in_any_field_of_a_payload_is_never_executed() {
 #[test]
 fn an_option_in_any_field_of_images_json_is_never_executed() {
     let scene = Scene::new();
-    scene.repository.image("a", "1");
+    scene.repository.image("a", "1").write("a/Dockerfile", "FROM scratch AS one\nARG X\nCOPY file /file\n");
     let canary = scene.swanci.work().join("canary");
     let full = json!({"images": [{"service_name": "a", "version": "1", "type": "Docker", "context": "a",
-        "dockerfile": "Dockerfile", "args": {"X": "1"}, "target": "0", "platform": "linux/amd64", "tags": ["1"]}]});
+        "dockerfile": "Dockerfile", "args": {"X": "1"}, "target": "one", "platform": "linux/amd64", "tags": ["1"]}]});
     let mut fields = Vec::new();
     strings(&full, "", &mut fields);
     for field in fields {
@@ -245,5 +245,4 @@ fn a_mirror_that_is_locked_broken_or_shared_is_used_all_the_same() {
     for one in all {
         one.wait().ended(0);
     }
-    let _ = Repository::short(&commit);
 }

@@ -80,7 +80,7 @@ pub fn build(
 
     let build_begun = Instant::now();
     let images: Mutex<Vec<Option<Image>>> = Mutex::new(surveyed.iter().map(|_| None).collect());
-    let kinds: Mutex<Vec<Kind>> = Mutex::new(Vec::new());
+    let failures: Mutex<Vec<(Kind, Option<String>)>> = Mutex::new(Vec::new());
     let put = |i: usize, image: Image| {
         images.lock().unwrap_or_else(PoisonError::into_inner)[i] = Some(image);
     };
@@ -136,7 +136,8 @@ pub fn build(
                     if blocked.is_some() {
                         site.progress.say(&format!("build {name}: not tried: {failure}"));
                     }
-                    kinds.lock().unwrap_or_else(PoisonError::into_inner).push(failure.kind);
+                    let told = (failure.kind, failure.hint.clone());
+                    failures.lock().unwrap_or_else(PoisonError::into_inner).push(told);
                     put(
                         i,
                         Image { error: Some(failure.one_line()), ..work.described(i, ImageStatus::Failed) },
@@ -163,18 +164,21 @@ pub fn build(
             push: None,
         },
     };
-    let kinds = kinds.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let failure = site.cancel.stopped().map(Failure::from).or_else(|| failed_images(&document, &kinds));
+    let failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let failure = site.cancel.stopped().map(Failure::from).or_else(|| failed_images(&document, &failures));
     Ok(Outcome { document, failure })
 }
 
-fn failed_images(document: &BuiltDocument, kinds: &[Kind]) -> Option<Failure> {
-    let kind = kinds.iter().copied().reduce(Kind::and)?;
+/// One failure that speaks for all images, with the way out of the first that has one.
+fn failed_images(document: &BuiltDocument, failures: &[(Kind, Option<String>)]) -> Option<Failure> {
+    let kind = failures.iter().map(|(kind, _)| *kind).reduce(Kind::and)?;
+    let hint = failures.iter().filter(|(k, _)| *k == kind).find_map(|(_, hint)| hint.clone());
     let failed: Vec<&Image> = document.images.iter().filter(|i| i.status == ImageStatus::Failed).collect();
     let names: Vec<&str> = failed.iter().map(|i| i.name.as_str()).collect();
     let first = failed.iter().find_map(|i| i.error.clone()).unwrap_or_default();
     let text = format!("{} of {} images failed: {}", failed.len(), document.images.len(), names.join(", "));
-    Some(Failure::new(kind, anyhow::anyhow!("{first}").context(text)))
+    let failure = Failure::new(kind, anyhow::anyhow!("{first}").context(text));
+    Some(Failure { hint, ..failure })
 }
 
 /// The images that are asked for, with the local bases that they stand on.

@@ -1,0 +1,73 @@
+//! `swanci doctor`: every piece by itself, and how to mend it.
+
+use serde_json::Value;
+
+use crate::support::registry::{Ca, RegistryServer};
+use crate::support::swanci::{Scene, Swanci};
+
+fn check<'a>(report: &'a Value, name: &str) -> &'a Value {
+    let checks = report["checks"].as_array().unwrap();
+    checks.iter().find(|c| c["name"] == name).unwrap_or_else(|| panic!("no {name}: {report}"))
+}
+
+#[test]
+fn a_healthy_machine_is_0_and_every_check_is_reported_by_itself() {
+    let scene = Scene::new();
+    scene.repository.image("a", "1");
+    scene.repository.commit("first");
+    let report = scene.swanci.run(&["doctor", "--json"]).ended(0).json();
+    assert_eq!(report["healthy"], true);
+    for name in [
+        "git",
+        "docker client",
+        "docker engine",
+        "builder",
+        "registry",
+        "registry credentials",
+        "registry from docker",
+    ] {
+        assert_ne!(check(&report, name)["health"], "failed", "{report}");
+    }
+    let people = scene.swanci.run(&["doctor"]).ended(0);
+    assert!(people.stdout.contains("registry") && !people.stdout.starts_with('{'), "{}", people.stdout);
+    // It leaves nothing in the registry.
+    assert_eq!(scene.digest("swanci-doctor", "none"), None);
+}
+
+#[test]
+fn what_is_wrong_fails_alone_and_says_how_to_mend_it() {
+    let mut scene = Scene::new();
+    scene.registry.stop();
+    let report = scene.swanci.run(&["doctor", "--json"]).ended(6).json();
+    assert_eq!(report["healthy"], false);
+    assert_eq!(check(&report, "registry")["health"], "failed");
+    assert!(check(&report, "registry")["mend"].is_string(), "{report}");
+    assert_eq!(check(&report, "git")["health"], "ok");
+    scene.registry.start();
+    scene.swanci.set("SWANCI_BUILD_DOCKER", "no-such-docker");
+    let report = scene.swanci.run(&["doctor", "--json"]).ended(6).json();
+    assert_eq!(check(&report, "docker client")["health"], "failed");
+    assert!(check(&report, "docker client")["mend"].as_str().unwrap().contains("docker"), "{report}");
+    assert_eq!(check(&report, "registry")["health"], "ok");
+}
+
+#[test]
+fn a_certificate_that_is_not_trusted_and_a_login_that_may_not_write_are_told_apart() {
+    let swanci = Swanci::new();
+    let registry = RegistryServer::builder().tls(&Ca::new("one")).login("me", "password").start();
+    swanci.file("other.crt", Ca::new("another").pem);
+    let config = |ca: &str| format!("[registry]\nhost = \"{}\"\nca_file = \"{ca}\"\n", registry.host());
+    swanci.config(&config("other.crt"));
+    let report = swanci.run(&["doctor", "--json"]).ended(6).json();
+    let broken = check(&report, "registry");
+    assert!(
+        broken["health"] == "failed" && broken["detail"].as_str().unwrap().contains("certificate"),
+        "{report}"
+    );
+    swanci.file("right.crt", registry.ca_pem.as_ref().unwrap());
+    swanci.config(&config("right.crt"));
+    let report = swanci.run(&["doctor", "--json"]).ended(6).json();
+    let credentials = check(&report, "registry credentials");
+    assert_eq!(credentials["health"], "failed", "{report}");
+    assert!(credentials["mend"].as_str().unwrap().contains("docker login"), "{report}");
+}
