@@ -194,7 +194,7 @@ impl DockerError {
                 "the engine does not trust the registry's certificate: scripts/trust-ca puts the CA where docker looks",
             ),
             DockerError::Registry(_) => {
-                Some("is the registry up? `swanci doctor` asks it as swanci and as docker")
+                Some("is the registry up, and does the engine reach it under this name?")
             }
             DockerError::Unauthorized(_) => Some("docker login REGISTRY, as the user that runs swanci"),
             DockerError::Command(CommandError::NotFound { .. }) => {

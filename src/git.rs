@@ -211,10 +211,10 @@ impl GitError {
             GitError::Command(error) if error.said(&["dubious ownership"]) => Some(
                 "the repository belongs to another user; run swanci as its owner, or clone it over ssh or https",
             ),
-            GitError::Command(_)
-            | GitError::NoSuchRef { .. }
-            | GitError::Mirror { .. }
-            | GitError::Unexpected(_) => None,
+            GitError::NoSuchRef { .. } => {
+                Some("is the name right? a branch may have been removed after its merge")
+            }
+            GitError::Command(_) | GitError::Mirror { .. } | GitError::Unexpected(_) => None,
         }
     }
 }

@@ -1,11 +1,13 @@
 //! File locks (flock) that give up when the work should stop.
 
+use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::cancel::{Cancel, Stop};
+use crate::error::{Classify as _, Failure, Kind};
 
 /// How often a lock that somebody holds is tried again.
 const RETRY: Duration = Duration::from_millis(15);
@@ -21,13 +23,47 @@ pub fn exclusive(file: &File, cancel: &Cancel) -> Result<io::Result<()>, Stop> {
     }
 }
 
-/// The lock file of `key` under `state_dir/locks`. Keys become names by hashing: they may hold any character.
-pub fn path_of(state_dir: &Path, key: &str) -> PathBuf {
-    use sha2::{Digest as _, Sha256};
-    state_dir.join("locks").join(&hex::encode(Sha256::digest(key))[..32])
+/// Waits for the shared lock on an open file.
+pub fn shared(file: &File, cancel: &Cancel) -> Result<io::Result<()>, Stop> {
+    loop {
+        match file.try_lock_shared() {
+            Ok(()) => return Ok(Ok(())),
+            Err(TryLockError::WouldBlock) => cancel.sleep(RETRY)?,
+            Err(TryLockError::Error(error)) => return Ok(Err(error)),
+        }
+    }
 }
 
-/// Opens a lock file, with its folder. It is never removed: a lock on an unlinked file locks nobody out.
+/// The lock file of `key` under `state_dir/locks`. Lock files stay for ever (a lock on a file that was removed locks
+/// nobody out), so there are only 256 of a kind: now and then two keys share one, and one of them waits.
+///
+/// Who takes several of a kind sorts the paths and takes each once.
+pub fn path_of(state_dir: &Path, kind: &str, key: &str) -> PathBuf {
+    use sha2::{Digest as _, Sha256};
+    let bucket = Sha256::digest(key)[0];
+    state_dir.join("locks").join(format!("{kind}-{bucket:02x}"))
+}
+
+/// Takes the exclusive locks of all these keys, in one order for everybody.
+pub fn all(
+    state_dir: &Path,
+    kind: &str,
+    keys: impl Iterator<Item = String>,
+    cancel: &Cancel,
+) -> Result<Vec<File>, Failure> {
+    let paths: BTreeSet<PathBuf> = keys.map(|key| path_of(state_dir, kind, &key)).collect();
+    paths
+        .into_iter()
+        .map(|path| {
+            let doing = || format!("cannot lock {}", path.display());
+            let file = open(&path).classify(Kind::Environment, doing)?;
+            exclusive(&file, cancel)?.classify(Kind::Environment, doing)?;
+            Ok(file)
+        })
+        .collect()
+}
+
+/// Opens a lock file, with its folder.
 pub fn open(path: &Path) -> io::Result<File> {
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent)?;

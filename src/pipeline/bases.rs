@@ -6,7 +6,7 @@ use std::fs::File;
 use std::sync::{Mutex, PoisonError};
 
 use crate::documents::Image;
-use crate::error::{Classify as _, Failure, Kind};
+use crate::error::Failure;
 use crate::lock;
 use crate::model::Digest;
 
@@ -36,15 +36,8 @@ impl<'a> LocalBases<'a> {
                 references.entry(*base).or_default().insert(reference.clone());
             }
         }
-        let all: BTreeSet<&String> = references.values().flatten().collect();
-        let mut locks = Vec::with_capacity(all.len());
-        for reference in all {
-            let path = lock::path_of(&site.state_dir, &format!("local base {reference}"));
-            let doing = || format!("cannot lock {}", path.display());
-            let file = lock::open(&path).classify(Kind::Environment, doing)?;
-            lock::exclusive(&file, &site.cancel)?.classify(Kind::Environment, doing)?;
-            locks.push(file);
-        }
+        let all = references.values().flatten().cloned();
+        let locks = lock::all(&site.state_dir, "base", all, &site.cancel)?;
         Ok(LocalBases { site, references, before: Mutex::default(), _locks: locks })
     }
 

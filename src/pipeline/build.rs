@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::docker::{BuildRequest, Builder};
 use crate::documents::{BuiltDocument, Image, ImageStatus, SCHEMA, Seconds};
 use crate::error::{Classify as _, Failure, Kind};
+use crate::lock;
 use crate::manifest::ImageKind;
 use crate::model::{Change, Digest, ImageName};
 use crate::parallel;
@@ -103,9 +104,9 @@ pub fn build(
             return Err(Failure::environment("build secrets need BuildKit, and docker has no buildx plugin")
                 .hint("install docker-buildx, or take build.secrets out of the configuration"));
         }
-        let builds = housekeeping::builds_lock(site)
-            .and_then(|file| file.lock_shared().map(|()| file))
-            .classify(Kind::Environment, || "cannot lock the engine for builds")?;
+        let doing = || "cannot lock the engine for builds";
+        let builds = housekeeping::builds_lock(site).classify(Kind::Environment, doing)?;
+        lock::shared(&builds, &site.cancel)?.classify(Kind::Environment, doing)?;
         let bases = LocalBases::prepare(site, &surveyed, &to_build)?;
         let after: Vec<Vec<usize>> = surveyed
             .iter()

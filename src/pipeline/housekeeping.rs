@@ -30,7 +30,7 @@ impl ImageLeases {
 }
 
 fn lease_path(site: &Site, name: &str) -> PathBuf {
-    lock::path_of(&site.state_dir, &format!("image {name}"))
+    lock::path_of(&site.state_dir, "image", name)
 }
 
 pub(super) fn after_push(site: &Site, receipt: &Receipt) {
@@ -52,7 +52,7 @@ pub(super) fn after_push(site: &Site, receipt: &Receipt) {
 /// Held, shared, while images are built: the classic builder takes cached layers by their ids, and a removal in between
 /// would take them away under it.
 pub(super) fn builds_lock(site: &Site) -> std::io::Result<File> {
-    lock::open(&lock::path_of(&site.state_dir, "builds"))
+    lock::open(&lock::path_of(&site.state_dir, "builds", ""))
 }
 
 /// Of one name the newest images stay; an older one goes unless a job holds it between its build and its push.
@@ -69,13 +69,10 @@ fn remove_old_images(site: &Site, repository: &str) {
         return;
     }
     for image in images.iter().skip(site.keep_local) {
-        let path = lease_path(site, &image.name);
-        let Ok(file) = lock::open(&path) else { continue };
+        let Ok(file) = lock::open(&lease_path(site, &image.name)) else { continue };
         if file.try_lock().is_ok() {
             // Somebody may run a container of it; then docker refuses, and it stays.
             let _ = site.docker.remove(&image.name, &site.cancel);
-            // Nobody builds this commit's image any more; the lease's file would stay for ever.
-            let _ = std::fs::remove_file(path);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::cancel::Cancel;
 use crate::documents::{Image, Move, MoveOutcome};
-use crate::error::{Classify as _, Failure, Kind};
+use crate::error::Failure;
 use crate::git::Mirror;
 use crate::lock;
 use crate::model::{BranchName, Change, CommitSha, Digest, ImageRepository, Tag};
@@ -85,17 +85,8 @@ fn wanted(images: &[Image]) -> Vec<Wanted> {
 
 /// Everybody takes the locks of several tags in one order, so that nobody waits in a circle.
 fn take_locks(site: &Site, wanted: &[Wanted]) -> Result<Vec<File>, Failure> {
-    let names: BTreeSet<String> = wanted.iter().map(|w| w.repository.tagged(&w.tag)).collect();
-    names
-        .into_iter()
-        .map(|name| {
-            let path = lock::path_of(&site.state_dir, &format!("tag {name}"));
-            let doing = || format!("cannot lock {}", path.display());
-            let file = lock::open(&path).classify(Kind::Environment, doing)?;
-            lock::exclusive(&file, &site.cancel)?.classify(Kind::Environment, doing)?;
-            Ok(file)
-        })
-        .collect()
+    let names = wanted.iter().map(|w| w.repository.tagged(&w.tag));
+    lock::all(&site.state_dir, "tag", names, &site.cancel)
 }
 
 #[allow(

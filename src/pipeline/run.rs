@@ -33,7 +33,7 @@ pub fn run(
 ) -> Result<Outcome<Ran>, Failure> {
     site.registry_and_client()?;
     let _turn = take_turn(site, &change.commit)?;
-    let begun = Instant::now();
+    let mut built_at = Instant::now();
     let pushed: Mutex<Vec<(String, Result<Image, Failure>)>> = Mutex::new(Vec::new());
     let (ready, to_push) = mpsc::channel::<Image>();
     let to_push = Mutex::new(to_push);
@@ -56,6 +56,7 @@ pub fn run(
             }
         };
         let built = build(site, change, payload_sha256, build_options, &on_image);
+        built_at = Instant::now();
         // No more images: the pushers end when the last one is up.
         ready.lock().unwrap_or_else(PoisonError::into_inner).take();
         built
@@ -78,16 +79,14 @@ pub fn run(
             }
         })
         .collect();
-    let receipt = finish(site, built.document, in_order, push_options, begun)?;
+    let receipt = finish(site, built.document, in_order, push_options, built_at)?;
     Ok(Outcome { document: Ran::Pushed(receipt.document), failure: receipt.failure })
 }
 
 /// One run of a commit at a time: two builds would give one name of the engine to two images, and the push of the
 /// first would find the other's. Whoever waited finds the commit in the registry, and builds nothing.
-///
-/// Lock files stay for ever, so there are only 256: now and then two commits share one, and one of them waits.
 fn take_turn(site: &Site, commit: &CommitSha) -> Result<File, Failure> {
-    let path = lock::path_of(&site.state_dir, &format!("run {}", &commit.as_str()[..2]));
+    let path = lock::path_of(&site.state_dir, "run", commit.as_str());
     let doing = || format!("cannot lock {}", path.display());
     let file = lock::open(&path).classify(Kind::Environment, doing)?;
     if file.try_lock().is_err() {
