@@ -264,8 +264,9 @@ fn is_image(
     Ok(manifest.digest == *id || client.image_labels(repository.path(), manifest)?.digest == *id)
 }
 
-/// docker itself retries most of a push, for about 15 s; beyond this its next try is not worth the wait.
-const RETRY_WITHIN: Duration = Duration::from_secs(10);
+/// docker takes about 15 s to give up on a registry that answers 500; when two of its pushes did, a third is not worth
+/// the wait.
+const RETRY_WITHIN: Duration = Duration::from_secs(25);
 
 /// A push dies of one 429 or 502; docker itself retries only parts of it.
 fn push_with_retries(
