@@ -37,7 +37,7 @@ pub struct ImageSpec {
     pub dockerfile: RelPath,
     /// Build arguments, by name.
     pub args: BTreeMap<String, String>,
-    /// The stage to build: a name or an index.
+    /// The stage to build, by its name.
     pub target: Option<String>,
     /// The one platform to build for, `os/arch[/variant]`.
     pub platform: Option<String>,
@@ -218,12 +218,11 @@ fn is_arg_name(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
-/// A stage name (BuildKit: `^[a-z][a-z0-9-_.]*$`, case ignored) or a stage's index.
+/// A stage name (BuildKit: `^[a-z][a-z0-9-_.]*$`, case ignored). Not a stage's index: the classic builder knows none.
 fn is_target(target: &str) -> bool {
-    let name = target.starts_with(|c: char| c.is_ascii_alphabetic())
-        && target.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
-    let index = !target.is_empty() && target.bytes().all(|b| b.is_ascii_digit());
-    target.len() <= 128 && (name || index)
+    target.len() <= 128
+        && target.starts_with(|c: char| c.is_ascii_alphabetic())
+        && target.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
 /// `os/arch` or `os/arch/variant`, each `[A-Za-z0-9_.-]+` (containerd's platforms package).

@@ -57,10 +57,9 @@ impl DockerfileStages {
         if stages.names.is_empty() { Err(DockerfileError::NoStage) } else { Ok(stages) }
     }
 
-    /// Whether `target` names a stage, ignoring case as docker does, or is the index of one.
+    /// Whether `target` names a stage, ignoring case as docker does.
     pub fn has_target(&self, target: &str) -> bool {
         self.names.iter().flatten().any(|name| name.eq_ignore_ascii_case(target))
-            || target.parse::<usize>().is_ok_and(|index| index < self.names.len())
     }
 
     /// The names of the stages, in order; `None` for one without a name.
@@ -341,13 +340,13 @@ mod tests {
     }
 
     #[test]
-    fn a_target_is_a_stage_name_in_any_case_or_an_index() {
+    fn a_target_is_a_stage_name_in_any_case_and_no_index() {
         let read = stages("FROM a AS Build\nFROM build AS test\nFROM scratch", &[]).unwrap();
         for (target, expected) in [
             ("build", true),
             ("BUILD", true),
             ("test", true),
-            ("2", true),
+            ("2", false),
             ("3", false),
             ("a", false),
             ("", false),
