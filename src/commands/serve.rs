@@ -41,6 +41,8 @@ pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Ser
         return Err(Failure::usage("--once runs a job, and --jobs 0 runs none"));
     }
     let rules = rules(&config)?;
+    // From the start: until it is handled, SIGHUP ends the process.
+    let hangup = hangup_flag()?;
     let state_dir = std::path::absolute(&config.state_dir)
         .classify(Kind::Environment, || "the state directory has no absolute path")?;
     let mut lock = ServeLock::acquire(&state_dir, None, jiff::Timestamp::now())?;
@@ -99,7 +101,6 @@ pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Ser
         .spawn(move || listener.run())
         .classify(Kind::Environment, || "cannot start the listener's thread")?;
 
-    let hangup = hangup_flag()?;
     let limit = args.once.then_some(args.once_timeout).flatten();
     let patience = session.cancel.child(limit);
     while !running.is_finished() {

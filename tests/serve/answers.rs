@@ -130,8 +130,9 @@ fn collection() -> Option<PathBuf> {
     places.into_iter().flatten().find(|place| place.join("index.csv").is_file())
 }
 
-/// Event header and body of every payload there is: our own samples, and GitHub's of the collection.
-fn payloads() -> Vec<(String, String, Vec<u8>)> {
+/// Event header and body of every payload there is: our own samples, and GitHub's of the collection, with the header
+/// that it came with and without one.
+fn payloads() -> Vec<(String, Option<String>, Vec<u8>)> {
     let own = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/payloads");
     let mut all = Vec::new();
     for (name, event) in [
@@ -144,7 +145,7 @@ fn payloads() -> Vec<(String, String, Vec<u8>)> {
         ("push", "push"),
     ] {
         let file = own.join(format!("{name}.json"));
-        all.push((name.to_owned(), event.to_owned(), std::fs::read(file).unwrap()));
+        all.push((name.to_owned(), Some(event.to_owned()), std::fs::read(file).unwrap()));
     }
     let Some(collection) = collection() else {
         let _ = writeln!(
@@ -165,8 +166,9 @@ fn payloads() -> Vec<(String, String, Vec<u8>)> {
         files += 1;
         let body = std::fs::read(collection.join(fields[column("file")])).unwrap();
         for event in fields[column("event_header")].split('|').filter(|e| !e.is_empty()) {
-            all.push((fields[column("file")].to_owned(), event.to_owned(), body.clone()));
+            all.push((fields[column("file")].to_owned(), Some(event.to_owned()), body.clone()));
         }
+        all.push((fields[column("file")].to_owned(), None, body));
     }
     assert_eq!(files, 130);
     all
@@ -192,7 +194,8 @@ fn the_verdict_of_serve_is_the_one_of_evaluate() {
     for (file, event, body) in &payloads {
         let mut child = world
             .swanci()
-            .args(["evaluate", "-", "--event", event])
+            .args(["evaluate", "-"])
+            .args(event.iter().flat_map(|event| ["--event", event]))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -200,8 +203,11 @@ fn the_verdict_of_serve_is_the_one_of_evaluate() {
             .unwrap();
         let _ = child.stdin.take().unwrap().write_all(body);
         let by_hand = child.wait_with_output().unwrap();
-        let answer = serve.ask(delivery(SECRET, event, body));
-        let at = format!("{file} with {event}: {answer:?}");
+        let signature = sign(SECRET, body);
+        let mut headers = vec![("Content-Type", "application/json"), ("X-Hub-Signature-256", &signature)];
+        headers.extend(event.iter().map(|event| ("X-GitHub-Event", event.as_str())));
+        let answer = serve.ask(post("/webhook", &headers, body));
+        let at = format!("{file} with {event:?}: {answer:?}");
         if by_hand.status.code() == Some(4) {
             assert_eq!(answer.status, 400, "{at}");
             *seen.entry("malformed").or_default() += 1;
@@ -226,7 +232,10 @@ fn the_verdict_of_serve_is_the_one_of_evaluate() {
                 "skip"
             }
             ("skip", "pong") => {
-                assert_eq!((answer.status, event.as_str()), (200, "ping"), "{at}");
+                assert!(
+                    answer.status == 200 && document["reason"].as_str().unwrap().contains("ping"),
+                    "{at}"
+                );
                 "pong"
             }
             other => panic!("{other:?}: {at}"),

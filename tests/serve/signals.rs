@@ -139,3 +139,21 @@ fn a_job_that_starts_after_sighup_works_with_the_new_configuration() {
     serve.signal("INT");
     assert_eq!(serve.wait(LONG), 0, "Ctrl-C ends it as SIGTERM does");
 }
+
+#[test]
+fn serve_goes_on_when_nobody_reads_what_it_says() {
+    let world = World::new();
+    let merge = world.merge_page("one");
+    let mut command = world.swanci();
+    let mut serve = command.arg("serve").stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut lines = std::io::BufReader::new(serve.stdout.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut lines, &mut line).unwrap();
+    drop(lines);
+    let address = line.trim().strip_prefix("listening on http://").unwrap().parse().unwrap();
+    let answer = crate::support::http::ask(address, merge.delivery());
+    assert_eq!(answer.status, 202);
+    world.wait_for(answer.json()["job"].as_i64().unwrap(), "succeeded");
+    super::support::signal(serve.id(), "TERM");
+    assert_eq!(serve.wait().unwrap().code(), Some(0));
+}
