@@ -15,6 +15,7 @@ package_of() {
     xz) echo xz-utils ;;
     ssh | ssh-keygen) echo openssh-client ;;
     sshd) echo openssh-server ;;
+    strip) echo binutils ;;
     *) echo "$1" ;;
     esac
 }
