@@ -9,4 +9,5 @@ mod listener_http;
 mod listener_limits;
 mod queue;
 mod registry;
+mod stack;
 mod support;
