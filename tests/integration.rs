@@ -24,5 +24,6 @@ mod registry;
 mod run;
 mod security;
 mod serve;
+mod stack;
 mod support;
 mod tutorial;

@@ -15,6 +15,7 @@ package_of() {
     xz) echo xz-utils ;;
     ssh | ssh-keygen) echo openssh-client ;;
     sshd) echo openssh-server ;;
+    strip) echo binutils ;;
     *) echo "$1" ;;
     esac
 }
@@ -173,4 +174,19 @@ ensure_compose() {
     fetch_plugin docker-buildx docker-buildx
     fetch_plugin docker-compose docker-compose
     COMPOSE_CONFIG=$(plugin_config docker-compose docker-buildx)
+}
+
+# ensure_cargo_deb: `cargo deb` works afterwards; it is built once, below $TOOLS_DIR.
+CARGO_DEB_VERSION=3.8.0
+ensure_cargo_deb() {
+    PATH=$PATH:$HOME/.cargo/bin:$TOOLS_DIR/cargo/bin
+    export PATH
+    if command -v cargo-deb >/dev/null; then return; fi
+    command -v cargo >/dev/null || die "cargo is missing" "https://rustup.rs"
+    say "  building cargo-deb $CARGO_DEB_VERSION into $TOOLS_DIR/cargo"
+    local log=$TOOLS_DIR/cargo-deb.log
+    mkdir -p "$TOOLS_DIR"
+    # a target folder of the caller's must not fill with it
+    env -u CARGO_TARGET_DIR cargo install --quiet --locked --root "$TOOLS_DIR/cargo" "cargo-deb@$CARGO_DEB_VERSION" \
+        >"$log" 2>&1 </dev/null || { tail -n 20 "$log" >&2; die "cargo could not install cargo-deb"; }
 }

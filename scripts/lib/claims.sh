@@ -1,0 +1,28 @@
+# shellcheck shell=bash
+# Tests as a list of claims: each is a sentence and the command that proves it. The first that does not hold ends the
+# script with code 1, after what its command said. Sourced after common.sh.
+
+# claims_into FILE: where a command's output is kept until it is known whether anybody needs it.
+claims_into() {
+    CLAIM_OUTPUT=$1
+    : >"$CLAIM_OUTPUT"
+}
+held() { printf 'ok   %s\n' "$1"; }
+broken() {
+    printf 'FAIL %s\n' "$1"
+    [[ ! -s $CLAIM_OUTPUT ]] || tail -n 60 "$CLAIM_OUTPUT" | sed 's/^/     /'
+    exit 1
+}
+# claim TEXT COMMAND...: the command succeeds.
+claim() {
+    local text=$1
+    shift
+    if "$@" >"$CLAIM_OUTPUT" 2>&1; then held "$text"; else broken "$text"; fi
+}
+# refused TEXT PATTERN COMMAND...: the command fails, and for that reason.
+refused() {
+    local text=$1 pattern=$2
+    shift 2
+    if "$@" >"$CLAIM_OUTPUT" 2>&1; then broken "$text (it succeeded)"; fi
+    if grep -qE "$pattern" "$CLAIM_OUTPUT"; then held "$text"; else broken "$text (for another reason)"; fi
+}
