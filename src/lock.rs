@@ -44,6 +44,13 @@ pub fn path_of(state_dir: &Path, kind: &str, key: &str) -> PathBuf {
     state_dir.join("locks").join(format!("{kind}-{bucket:02x}"))
 }
 
+/// A lock file that `key` shares with nobody: for a lock whose holder makes others leave instead of wait. Only for keys
+/// of which there are few.
+pub fn path_of_one(state_dir: &Path, kind: &str, key: &str) -> PathBuf {
+    use sha2::{Digest as _, Sha256};
+    state_dir.join("locks").join(format!("{kind}-{}", &hex::encode(Sha256::digest(key))[..32]))
+}
+
 /// Takes the exclusive locks of all these keys, in one order for everybody.
 pub fn all(
     state_dir: &Path,

@@ -160,7 +160,7 @@ fn take_turn(site: &Site, repository: &str) -> Result<Turn, Failure> {
         Some(rule) => rule.name.to_string(),
         None => remote.source(),
     };
-    let path = lock::path_of(&site.state_dir, "catchup", &key);
+    let path = lock::path_of_one(&site.state_dir, "catchup", &key);
     let doing = || format!("cannot lock {}", path.display());
     let file = lock::open(&path).classify(Kind::Environment, doing)?;
     match file.try_lock() {
