@@ -57,7 +57,9 @@ pub(super) fn builds_lock(site: &Site) -> std::io::Result<File> {
 
 /// Of one name the newest images stay; an older one goes unless a job holds it between its build and its push.
 fn remove_old_images(site: &Site, repository: &str) {
-    let Ok(mut images) = site.docker.local_images(repository, &site.cancel) else { return };
+    // The engine's list fails when an image goes away while it is being made.
+    let list = || site.docker.local_images(repository, &site.cancel);
+    let Ok(mut images) = list().or_else(|_| list()) else { return };
     images.retain(|i| i.name.rsplit_once(':').is_some_and(|(_, tag)| tag.starts_with("sha-")));
     images.sort_by(|a, b| b.created.cmp(&a.created));
     if images.len() <= site.keep_local {
