@@ -148,6 +148,23 @@ impl DockerError {
         }
     }
 
+    /// Whether a cached step was removed while the build stood on it: the same build finds another way at once.
+    pub fn lost_a_cached_step(&self) -> bool {
+        match self {
+            DockerError::Disturbed(error) => {
+                error.said(&["unable to find image \"sha256:", "failed to get digest sha256:"])
+            }
+            DockerError::NoEngine(_)
+            | DockerError::Forbidden(_)
+            | DockerError::NoSpace(_)
+            | DockerError::Registry(_)
+            | DockerError::Unauthorized(_)
+            | DockerError::Failed(_)
+            | DockerError::Command(_)
+            | DockerError::Unexpected(_) => false,
+        }
+    }
+
     /// The lines that docker said last.
     pub fn tail(&self) -> &[String] {
         match self {

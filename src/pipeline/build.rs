@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::docker::{BuildRequest, Builder};
+use crate::docker::{BuildRequest, Builder, DockerError};
 use crate::documents::{BuiltDocument, Image, ImageStatus, SCHEMA, Seconds};
 use crate::error::{Classify as _, Failure, Kind};
 use crate::lock;
@@ -368,7 +368,15 @@ impl Work<'_> {
             secrets: self.site.secrets.clone(),
         };
         let step = self.site.progress.step(&format!("build {}", image.spec.name));
-        let built = self.site.docker.build(builder, &request, &cancel, &mut |line| step.line(line));
+        let mut build = || self.site.docker.build(builder, &request, &cancel, &mut |line| step.line(line));
+        let mut built = build();
+        // Somebody pruned the engine meanwhile. Others may go on pruning, so not for ever.
+        for _ in 0..2 {
+            if !built.as_ref().is_err_and(DockerError::lost_a_cached_step) {
+                break;
+            }
+            built = build();
+        }
         let id = built.and_then(|()| self.site.docker.image_id(&name, &cancel));
         let id = match id {
             Ok(Some(id)) => id,
