@@ -368,7 +368,7 @@ impl Work<'_> {
             secrets: self.site.secrets.clone(),
         };
         let step = self.site.progress.step(&format!("build {}", image.spec.name));
-        let mut build = || self.site.docker.build(builder, &request, &cancel, &mut |line| step.line(line));
+        let build = || self.site.docker.build(builder, &request, &cancel, &mut |line| step.line(line));
         let mut built = build();
         // Somebody pruned the engine meanwhile. Others may go on pruning, so not for ever.
         for _ in 0..2 {
