@@ -65,6 +65,9 @@ pub enum DockerError {
     /// docker is not there, was stopped, or could not be run.
     #[error("cannot run docker")]
     Command(#[source] CommandError),
+    /// A temporary file could not be used.
+    #[error("a temporary file cannot be used")]
+    Scratch(#[source] std::io::Error),
     /// docker said something that swanci does not understand.
     #[error("docker said something unexpected: {0}")]
     Unexpected(String),
@@ -115,6 +118,14 @@ impl DockerError {
         }
     }
 
+    /// For a build. What a failing step prints is its own: it says nothing about docker or the registry.
+    fn of_build(error: CommandError) -> DockerError {
+        let step = error.said(&["returned a non-zero code: ", "did not complete successfully: exit code: "]);
+        let outside =
+            error.said(&["code: 137", "code: 143", "no space left on device", "disk quota exceeded"]);
+        if step && !outside { DockerError::Failed(error) } else { DockerError::of_push(error) }
+    }
+
     /// For a push: what the engine said about the registry.
     fn of_push(error: CommandError) -> DockerError {
         let registry = [
@@ -161,6 +172,7 @@ impl DockerError {
             | DockerError::Unauthorized(_)
             | DockerError::Failed(_)
             | DockerError::Command(_)
+            | DockerError::Scratch(_)
             | DockerError::Unexpected(_) => false,
         }
     }
@@ -176,7 +188,7 @@ impl DockerError {
             | DockerError::Unauthorized(e)
             | DockerError::Failed(e)
             | DockerError::Command(e) => e.tail(),
-            DockerError::Unexpected(_) => &[],
+            DockerError::Unexpected(_) | DockerError::Scratch(_) => &[],
         }
     }
 
@@ -191,6 +203,7 @@ impl DockerError {
             | DockerError::Disturbed(_)
             | DockerError::Registry(_)
             | DockerError::Unauthorized(_)
+            | DockerError::Scratch(_)
             | DockerError::Command(_) => Kind::Environment,
         }
     }
@@ -217,7 +230,10 @@ impl DockerError {
             DockerError::Command(CommandError::NotFound { .. }) => {
                 Some("install docker (apt-get install docker.io), or set build.docker")
             }
-            DockerError::Failed(_) | DockerError::Command(_) | DockerError::Unexpected(_) => None,
+            DockerError::Failed(_)
+            | DockerError::Scratch(_)
+            | DockerError::Command(_)
+            | DockerError::Unexpected(_) => None,
         }
     }
 }
@@ -351,10 +367,21 @@ impl Docker {
                 tool.args(["--load", "--progress=plain"])
             }
         };
-        tool = tool.arg("--tag").arg(&request.name).arg("--file").arg(&request.dockerfile);
-        for (name, value) in &request.labels {
-            tool = tool.arg("--label").arg(format!("{name}={value}"));
-        }
+        tool = tool.arg("--file").arg(&request.dockerfile);
+        let unlabelled = match builder {
+            Builder::Buildx => {
+                tool = tool.arg("--tag").arg(&request.name);
+                for (name, value) in &request.labels {
+                    tool = tool.arg("--label").arg(format!("{name}={value}"));
+                }
+                None
+            }
+            Builder::Classic => {
+                let file = tempfile::NamedTempFile::new().map_err(DockerError::Scratch)?;
+                tool = tool.arg("--iidfile").arg(file.path());
+                Some(file)
+            }
+        };
         for (name, value) in &request.args {
             tool = tool.arg("--build-arg").arg(format!("{name}={value}"));
         }
@@ -385,7 +412,34 @@ impl Docker {
         {
             self.remove_dangling(&id);
         }
-        built.map_err(DockerError::of_push)?;
+        built.map_err(DockerError::of_build)?;
+        match unlabelled {
+            Some(file) => self.label(file.path(), request, cancel, on_line),
+            None => Ok(()),
+        }
+    }
+
+    /// To the classic builder every `--label` is a step of its own, with a container; one `LABEL` on top of the image
+    /// is one step for all of them.
+    fn label(
+        &self,
+        image: &std::path::Path,
+        request: &BuildRequest,
+        cancel: &Cancel,
+        on_line: &mut dyn FnMut(&str),
+    ) -> Result<(), DockerError> {
+        let id = std::fs::read_to_string(image).map_err(DockerError::Scratch)?;
+        let id = id.trim().trim_start_matches("sha256:");
+        let mut tool =
+            self.tool().env("DOCKER_BUILDKIT", "0").args(["build", "--force-rm", "--tag", &request.name]);
+        if let Some(platform) = &request.platform {
+            tool = tool.arg("--platform").arg(platform);
+        }
+        tool.arg("-")
+            .stdin(labels_on(id, &request.labels))
+            .cap(usize::MAX)
+            .stream(cancel, &mut |_: Stream, line: &str| on_line(line))
+            .map_err(DockerError::of_build)?;
         Ok(())
     }
 
@@ -507,6 +561,23 @@ fn classic_layer(line: &str) -> Option<&str> {
     (id.len() == 12 && id.bytes().all(|b| b.is_ascii_hexdigit())).then_some(id)
 }
 
+/// A Dockerfile that puts labels on an image (Dockerfile reference, LABEL, and its escapes in double quotes).
+fn labels_on(image: &str, labels: &BTreeMap<String, String>) -> String {
+    let quoted = |text: &str| {
+        let mut out = String::from('"');
+        for c in text.chars() {
+            if matches!(c, '"' | '\\' | '$') {
+                out.push('\\');
+            }
+            out.push(c);
+        }
+        out + "\""
+    };
+    let pairs: Vec<String> =
+        labels.iter().map(|(name, value)| format!("{}={}", quoted(name), quoted(value))).collect();
+    format!("FROM {image}\nLABEL {}\n", pairs.join(" "))
+}
+
 /// `sha-…: digest: sha256:… size: 528`, the last line of a push.
 fn pushed_digest(output: &str, tag: &Tag) -> Option<Digest> {
     let mark = format!("{tag}: digest: ");
@@ -553,8 +624,17 @@ mod tests {
     }
 
     #[test]
+    fn labels_are_quoted_for_a_dockerfile() {
+        let labels = BTreeMap::from([("a".to_owned(), r#"x "y" $z \"#.to_owned())]);
+        assert_eq!(labels_on("abc", &labels), "FROM abc\nLABEL \"a\"=\"x \\\"y\\\" \\$z \\\\\"\n");
+    }
+
+    #[test]
     fn what_docker_says_is_told_apart() {
         use DockerError as E;
+        let said =
+            failed("test: 401 unauthorized: connection refused; The command 'x' returned a non-zero code: 1");
+        assert!(matches!(E::of_build(said), E::Failed(_)));
         assert!(matches!(E::of(failed("Cannot connect to the Docker daemon at unix:///x")), E::NoEngine(_)));
         assert!(matches!(E::of(failed("write /var/lib/docker/x: no space left on device")), E::NoSpace(_)));
         assert!(matches!(

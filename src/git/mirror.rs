@@ -61,11 +61,12 @@ impl<'a> Mirror<'a> {
 
     /// Gets a commit that no branch need name. Servers hand such commits out, so this proves nothing about it.
     pub fn fetch_commit(&self, commit: &CommitSha) -> Result<(), GitError> {
-        if self.dir.join(COMPLETE).exists() && self.has_commit(commit) {
+        // A mirror that cannot say is fetched, and mended by that.
+        if self.dir.join(COMPLETE).exists() && self.has_commit(commit).unwrap_or(false) {
             return Ok(());
         }
         match self.fetch("+refs/heads/*:refs/heads/*", "branch") {
-            Ok(()) if self.has_commit(commit) => Ok(()),
+            Ok(()) if self.has_commit(commit)? => Ok(()),
             Ok(()) | Err(GitError::NoSuchRef { .. }) => {
                 let named = format!("refs/swanci/{commit}");
                 self.fetch(&format!("{commit}:{named}"), &format!("commit {commit}"))
@@ -182,8 +183,10 @@ impl<'a> Mirror<'a> {
     }
 
     /// Whether the mirror holds this commit.
-    pub fn has_commit(&self, commit: &CommitSha) -> bool {
-        run(self.local().args(["cat-file", "-e", &format!("{commit}^{{commit}}")]), self.cancel).is_ok()
+    pub fn has_commit(&self, commit: &CommitSha) -> Result<bool, GitError> {
+        // An absent object is an answer, not an error: a git that could not be run must not look like one.
+        let tool = self.local().args(["cat-file", "--batch-check"]).stdin(format!("{commit}^{{commit}}\n"));
+        Ok(!run(tool, self.cancel)?.text().ends_with(" missing"))
     }
 
     /// Whether `ancestor` can be reached from `descendant`: the proof of merge. An unknown commit cannot.
@@ -194,7 +197,8 @@ impl<'a> Mirror<'a> {
             .run(self.cancel);
         match asked {
             Ok(_) => Ok(true),
-            Err(CommandError::Exit { .. }) => Ok(false),
+            // git-merge-base(1): 1 is "no"; anything else is an error.
+            Err(CommandError::Exit { ref status, .. }) if status == "ended with code 1" => Ok(false),
             Err(error) => Err(GitError::Command(error)),
         }
     }

@@ -115,7 +115,16 @@ impl Mirror<'_> {
     /// What one path leads to in each of these commits, symbolic links followed, in one call; no content is read.
     pub fn look_across(&self, commits: &[CommitSha], path: &str) -> Result<Vec<Found>, GitError> {
         let names: Vec<String> = commits.iter().map(|commit| format!("{commit}:{path}")).collect();
-        self.batch(&names, false, true)
+        let mut found = self.batch(&names, false, true)?;
+        for (found, commit) in found.iter_mut().zip(commits) {
+            if *found == Found::Dangling
+                && let Some(plain) = self.without_links(commit, path)?
+                && let Some(there) = self.batch(&in_commit(commit, &[plain]), false, true)?.pop()
+            {
+                *found = there;
+            }
+        }
+        Ok(found)
     }
 
     /// The content of these blobs, in one call.

@@ -116,7 +116,9 @@ impl Remote {
             return None;
         }
         let mut userinfo = None;
-        if let Some(password) = parsed.password().map(str::to_owned) {
+        // A user without a password is a token in https, and only a user in ssh.
+        if parsed.password().is_some() || (transport == Transport::Https && !parsed.username().is_empty()) {
+            let password = parsed.password().unwrap_or("").to_owned();
             if transport == Transport::Ssh {
                 return None;
             }
@@ -126,7 +128,11 @@ impl Remote {
                     .map(|(_, v)| v.into_owned())
                     .unwrap_or_default()
             };
-            userinfo = Some((decode(parsed.username()), SecretString::from(decode(&password))));
+            let user = decode(parsed.username());
+            if password.is_empty() {
+                crate::redact::register(&SecretString::from(user.clone()));
+            }
+            userinfo = Some((user, SecretString::from(decode(&password))));
             parsed.set_username("").ok()?;
             parsed.set_password(None).ok()?;
         }

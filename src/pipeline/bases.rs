@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
+use crate::cancel::Cancel;
 use crate::documents::Image;
 use crate::error::Failure;
 use crate::lock;
@@ -12,6 +14,9 @@ use crate::model::Digest;
 
 use super::Site;
 use super::survey::Surveyed;
+
+/// A stopped build may still put names back for so long: less than `serve` waits for its jobs.
+const PUT_BACK_TIME: Duration = Duration::from_secs(5);
 
 /// The names that local bases have to have, locked: two merges must not give one name to two images.
 pub(super) struct LocalBases<'a> {
@@ -45,7 +50,7 @@ impl<'a> LocalBases<'a> {
     pub(super) fn provide(&self, i: usize, image: &Image, digest: Option<&Digest>) -> Result<(), Failure> {
         let Some(references) = self.references.get(&i) else { return Ok(()) };
         let (Some(repository), Some(tag)) = (&image.repository, &image.immutable_tag) else { return Ok(()) };
-        let (docker, cancel) = (&self.site.docker, &self.site.cancel);
+        let (docker, cancel) = (&self.site.docker, &self.site.cancel.child(Some(self.site.timeout)));
         let stands_as = match digest {
             Some(digest) => {
                 let name = format!("{repository}@{digest}");
@@ -61,14 +66,18 @@ impl<'a> LocalBases<'a> {
         }
         Ok(())
     }
+}
 
-    /// Puts every name back to what it was. A name that cannot be put back is a warning: the build is done.
-    pub(super) fn put_back(self) {
+impl Drop for LocalBases<'_> {
+    /// Puts every name back to what it was, also after a stop. A name that cannot be put back is a warning: the build
+    /// is done.
+    fn drop(&mut self) {
+        let cancel = Cancel::new().child(Some(PUT_BACK_TIME));
         let before = std::mem::take(&mut *self.before.lock().unwrap_or_else(PoisonError::into_inner));
         for (reference, id) in before {
             let put_back = match &id {
-                Some(id) => self.site.docker.tag(id.as_str(), &reference, &self.site.cancel),
-                None => self.site.docker.remove(&reference, &self.site.cancel),
+                Some(id) => self.site.docker.tag(id.as_str(), &reference, &cancel),
+                None => self.site.docker.remove(&reference, &cancel),
             };
             if let Err(error) = put_back {
                 self.site

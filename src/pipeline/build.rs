@@ -147,7 +147,7 @@ pub fn build(
                 }
             }
         });
-        bases.put_back();
+        drop(bases);
         drop(builds);
     }
     let images: Vec<Image> =

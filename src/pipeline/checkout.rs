@@ -44,7 +44,7 @@ pub(super) fn prove(
     let mut waits = patience.iter();
     loop {
         let tip = mirror.fetch_branch(branch)?;
-        if tip == *commit || (mirror.has_commit(commit) && mirror.is_ancestor(commit, &tip)?) {
+        if tip == *commit || (mirror.has_commit(commit)? && mirror.is_ancestor(commit, &tip)?) {
             return Ok(());
         }
         match waits.next() {

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use crate::cancel::Cancel;
 use crate::documents::{Image, Move, MoveOutcome};
-use crate::error::Failure;
+use crate::error::{Failure, Kind};
 use crate::git::Mirror;
 use crate::lock;
+use crate::manifest::ImageKind;
 use crate::model::{BranchName, Change, CommitSha, Digest, ImageRepository, Tag};
 use crate::parallel;
 use crate::registry::{Manifest, Registry};
@@ -199,7 +200,7 @@ fn relation(mirror: &Mirror<'_>, commit: &CommitSha, revision: Option<&String>) 
     let Some(revision) = revision.and_then(|r| r.parse::<CommitSha>().ok()) else {
         return Ok(Relation::Unknown("the image under it names no revision".to_owned()));
     };
-    if !mirror.has_commit(&revision) {
+    if !mirror.has_commit(&revision)? {
         return Ok(Relation::Unknown(format!(
             "its revision {} is not known in this repository",
             revision.short()
@@ -244,8 +245,16 @@ fn newer_commit_is_complete(
             continue;
         }
         // A commit whose images.json cannot be read shares nothing.
-        let Ok(specs) = survey::specs(mirror, &commit, &change.repository) else { continue };
-        let mut shared = specs.iter().filter_map(|spec| tags.get(spec.name.as_str())).peekable();
+        let specs = match survey::specs(mirror, &commit, &change.repository) {
+            Ok(specs) => specs,
+            Err(failure) if failure.kind == Kind::BadInput => continue,
+            Err(failure) => return Err(failure),
+        };
+        let mut shared = specs
+            .iter()
+            .filter(|s| s.kind == ImageKind::Docker)
+            .filter_map(|spec| tags.get(spec.name.as_str()))
+            .peekable();
         if shared.peek().is_some() && shared.all(|list| list.contains(&tag)) {
             return Ok(true);
         }

@@ -8,6 +8,7 @@ use backon::BackoffBuilder as _;
 use crate::docker::DockerError;
 use crate::documents::{BuiltDocument, Image, ImageStatus, PushOutcome, Receipt, SCHEMA};
 use crate::error::{Failure, Kind};
+use crate::manifest::template::is_immutable;
 use crate::model::{CommitSha, Digest, ImageRepository, Tag};
 use crate::parallel;
 use crate::registry::{Manifest, Registry};
@@ -73,6 +74,9 @@ pub(super) fn check(site: &Site, built: &BuiltDocument) -> Result<(), Failure> {
         }
         if image.immutable_tag.as_ref() != Some(&built.change.commit.immutable_tag()) {
             return Err(at("has an immutable_tag that is not the commit's"));
+        }
+        if image.tags.iter().flatten().any(is_immutable) {
+            return Err(at("names a `sha-` tag among its moving tags; those never move"));
         }
         if repository.registry() != Some(address.host()) {
             return Err(at(&format!("was built as {repository}, not for the registry {}", address.host()))

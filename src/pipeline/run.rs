@@ -55,10 +55,12 @@ pub fn run(
                 let _ = ready.send(image.clone());
             }
         };
+        // Also when the build panics: or its pushers would wait for ever.
+        let close = Close(&ready);
         let built = build(site, change, payload_sha256, build_options, &on_image);
         built_at = Instant::now();
         // No more images: the pushers end when the last one is up.
-        ready.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(close);
         built
     })?;
     if let Some(failure) = built.failure {
@@ -81,6 +83,15 @@ pub fn run(
         .collect();
     let receipt = finish(site, built.document, in_order, push_options, built_at)?;
     Ok(Outcome { document: Ran::Pushed(receipt.document), failure: receipt.failure })
+}
+
+/// Closes the way to the pushers.
+struct Close<'a>(&'a Mutex<Option<mpsc::Sender<Image>>>);
+
+impl Drop for Close<'_> {
+    fn drop(&mut self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
 }
 
 /// One run of a commit at a time: two builds would give one name of the engine to two images, and the push of the

@@ -45,7 +45,7 @@ pub struct VerifiedImage {
 
 impl VerifiedImage {
     fn has_drifted(&self) -> bool {
-        let immutable = self.tag.as_str().starts_with("sha-");
+        let immutable = crate::manifest::template::is_immutable(&self.tag);
         match &self.found {
             None => true,
             Some(found) => immutable && *found != self.expected,

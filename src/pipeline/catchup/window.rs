@@ -29,7 +29,7 @@ pub(super) fn commits(
     let mut landed = match &options.since {
         None => mirror.first_parents(tip, None, Some(options.max.unwrap_or(NEWEST)))?,
         Some(Since::Commit(since)) => {
-            if !mirror.has_commit(since) || !mirror.is_ancestor(since, tip)? {
+            if !mirror.has_commit(since)? || !mirror.is_ancestor(since, tip)? {
                 return Err(not_on_branch(since, &options.branch));
             }
             mirror.first_parents(tip, Some(since), options.max)?
