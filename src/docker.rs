@@ -158,10 +158,9 @@ impl Docker {
                 tool.args(["--load", "--progress=plain"])
             }
         };
-        tool = tool.arg("--file").arg(&request.dockerfile);
+        tool = tool.arg("--tag").arg(&request.name).arg("--file").arg(&request.dockerfile);
         let unlabelled = match builder {
             Builder::Buildx => {
-                tool = tool.arg("--tag").arg(&request.name);
                 for (name, value) in &request.labels {
                     tool = tool.arg("--label").arg(format!("{name}={value}"));
                 }

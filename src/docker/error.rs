@@ -10,6 +10,8 @@ const REMOVED: &[&str] = &[
     "failed to get digest sha256:",
     "unknown parent image id",
     "layer does not exist",
+    // The answer to `FROM <id>` of an image that is gone.
+    "cannot specify 64-byte hexadecimal strings",
 ];
 
 /// What docker could not do, as far as a caller or a person does something different about it.
