@@ -1,6 +1,7 @@
 //! Runs images a bounded number at a time, each after the local images that it is built on.
 
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Condvar, Mutex, PoisonError};
 
 struct State {
@@ -32,10 +33,15 @@ pub(super) fn in_order(
                     guard.waiting.remove(&i);
                     let blocked = after[i].iter().copied().find(|b| guard.finished[*b] == Some(false));
                     drop(guard);
-                    let went_well = work(i, blocked);
+                    // A panic goes on as one, but not before the others know: they would wait for ever.
+                    let went_well = catch_unwind(AssertUnwindSafe(|| work(i, blocked)));
                     guard = lock();
-                    guard.finished[i] = Some(went_well);
+                    guard.finished[i] = Some(went_well.as_ref().is_ok_and(|well| *well));
                     changed.notify_all();
+                    if let Err(panic) = went_well {
+                        drop(guard);
+                        resume_unwind(panic);
+                    }
                 }
                 None if guard.waiting.is_empty() => return,
                 None => guard = changed.wait(guard).unwrap_or_else(PoisonError::into_inner),
@@ -67,6 +73,19 @@ mod tests {
         assert_eq!(log[at(0)].1, Some(2));
         assert_eq!(log[at(3)].1, Some(0));
         assert_eq!(log[at(1)].1, None);
+    }
+
+    #[test]
+    fn a_panic_ends_the_work_and_keeps_nobody_waiting() {
+        let after = [vec![], vec![0]];
+        let ended = catch_unwind(|| {
+            in_order(2, &BTreeSet::from([0, 1]), &after, |i, blocked| {
+                assert!(i != 0, "on purpose");
+                assert_eq!(blocked, Some(0));
+                false
+            });
+        });
+        assert!(ended.is_err());
     }
 
     #[test]
