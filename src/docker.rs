@@ -1,10 +1,7 @@
 //! Typed verbs over the `docker` CLI, and pure parsers of what it says.
 
+mod build;
 mod error;
-
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -12,6 +9,7 @@ use crate::cancel::Cancel;
 use crate::model::{Digest, ImageRepository, Tag};
 use crate::process::{CommandError, Stream, Tool};
 
+pub use build::{BuildRequest, Builder};
 pub use error::DockerError;
 
 /// Variables of the user's that docker may see beside the inherited ones: which engine, which credentials.
@@ -35,44 +33,6 @@ const DOCKER_VARIABLES: &[&str] = &[
     "GOOGLE_APPLICATION_CREDENTIALS",
     "CLOUDSDK_CONFIG",
 ];
-
-/// What a build that was ended leaves is removed within this time, or stays.
-const TIDY_UP_TIME: Duration = Duration::from_secs(5);
-const TIDY_UP_PAUSE: Duration = Duration::from_millis(100);
-
-/// How images are built.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Builder {
-    /// The engine's first builder: no secrets, no cache mounts.
-    Classic,
-    /// BuildKit through the buildx plugin.
-    Buildx,
-}
-
-/// What one image is built from.
-#[derive(Debug, Clone)]
-pub struct BuildRequest {
-    /// The folder that is sent.
-    pub context: PathBuf,
-    /// The Dockerfile.
-    pub dockerfile: PathBuf,
-    /// What the image is called.
-    pub name: String,
-    /// Build arguments.
-    pub args: BTreeMap<String, String>,
-    /// Labels.
-    pub labels: BTreeMap<String, String>,
-    /// The stage to build.
-    pub target: Option<String>,
-    /// The platform to build for.
-    pub platform: Option<String>,
-    /// Ask the registries for newer base images.
-    pub pull: bool,
-    /// Use no cached step.
-    pub no_cache: bool,
-    /// BuildKit secrets, by id.
-    pub secrets: BTreeMap<String, PathBuf>,
-}
 
 /// A local image of swanci's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,118 +95,6 @@ impl Docker {
             Some(_) => Builder::Buildx,
             None => Builder::Classic,
         })
-    }
-
-    /// Builds one image; every line that docker says is handed on.
-    pub fn build(
-        &self,
-        builder: Builder,
-        request: &BuildRequest,
-        cancel: &Cancel,
-        on_line: &mut dyn FnMut(&str),
-    ) -> Result<(), DockerError> {
-        let mut tool = match builder {
-            // --force-rm: a build that is ended leaves no container.
-            Builder::Classic => self.tool().env("DOCKER_BUILDKIT", "0").args(["build", "--force-rm"]),
-            Builder::Buildx => {
-                // A single-platform image stays a plain manifest.
-                let tool = self.tool().env("BUILDX_NO_DEFAULT_ATTESTATIONS", "1").args(["buildx", "build"]);
-                let tool = match &self.builder {
-                    Some(name) => tool.args(["--builder", name]),
-                    None => tool,
-                };
-                tool.args(["--load", "--progress=plain"])
-            }
-        };
-        tool = tool.arg("--tag").arg(&request.name).arg("--file").arg(&request.dockerfile);
-        let unlabelled = match builder {
-            Builder::Buildx => {
-                for (name, value) in &request.labels {
-                    tool = tool.arg("--label").arg(format!("{name}={value}"));
-                }
-                None
-            }
-            Builder::Classic => {
-                let file = tempfile::NamedTempFile::new().map_err(DockerError::Scratch)?;
-                tool = tool.arg("--iidfile").arg(file.path());
-                Some(file)
-            }
-        };
-        for (name, value) in &request.args {
-            tool = tool.arg("--build-arg").arg(format!("{name}={value}"));
-        }
-        for (id, file) in &request.secrets {
-            tool = tool.arg("--secret").arg(format!("id={id},src={}", file.display()));
-        }
-        if let Some(target) = &request.target {
-            tool = tool.arg("--target").arg(target);
-        }
-        if let Some(platform) = &request.platform {
-            tool = tool.arg("--platform").arg(platform);
-        }
-        if request.pull {
-            tool = tool.arg("--pull");
-        }
-        if request.no_cache {
-            tool = tool.arg("--no-cache");
-        }
-        let mut last_layer = None;
-        let built = tool.arg("--").arg(&request.context).cap(usize::MAX).stream(
-            cancel,
-            &mut |_: Stream, line: &str| {
-                last_layer = classic_layer(line).map(str::to_owned).or_else(|| last_layer.take());
-                on_line(line);
-            },
-        );
-        if let (Err(CommandError::Stopped { .. }), Builder::Classic, Some(id)) = (&built, builder, last_layer)
-        {
-            self.remove_dangling(&id);
-        }
-        built.map_err(DockerError::of_build)?;
-        match unlabelled {
-            Some(file) => self.label(file.path(), request, cancel, on_line),
-            None => Ok(()),
-        }
-    }
-
-    /// To the classic builder every `--label` is a step of its own, with a container; one `LABEL` on top of the image
-    /// is one step for all of them.
-    fn label(
-        &self,
-        image: &std::path::Path,
-        request: &BuildRequest,
-        cancel: &Cancel,
-        on_line: &mut dyn FnMut(&str),
-    ) -> Result<(), DockerError> {
-        let id = std::fs::read_to_string(image).map_err(DockerError::Scratch)?;
-        let id = id.trim().trim_start_matches("sha256:");
-        let mut tool =
-            self.tool().env("DOCKER_BUILDKIT", "0").args(["build", "--force-rm", "--tag", &request.name]);
-        if let Some(platform) = &request.platform {
-            tool = tool.arg("--platform").arg(platform);
-        }
-        tool.arg("-")
-            .stdin(labels_on(id, &request.labels))
-            .cap(usize::MAX)
-            .stream(cancel, &mut |_: Stream, line: &str| on_line(line))
-            .map_err(DockerError::of_build)?;
-        Ok(())
-    }
-
-    /// The classic builder keeps the steps of a build that was ended as images without a name. The last of them goes,
-    /// and with it those below it; a build that failed keeps them, as the cache of its next try.
-    fn remove_dangling(&self, id: &str) {
-        let cancel = Cancel::new().child(Some(TIDY_UP_TIME));
-        let list = ["image", "ls", "--quiet", "--no-trunc", "--filter", "dangling=true"];
-        let wanted = format!("sha256:{id}");
-        // The engine is a moment behind: a container that it still has to remove holds the image.
-        while let Ok(listed) = self.tool().args(list).run(&cancel) {
-            let there = listed.text().lines().any(|line| line.starts_with(&wanted));
-            // Not by force: another build may stand on it by now.
-            if !there || self.remove(id, &cancel).is_ok() || cancel.sleep(TIDY_UP_PAUSE).is_err() {
-                return;
-            }
-        }
     }
 
     /// The image's Id under this name; `None` when the engine has no such image.
@@ -345,29 +193,6 @@ pub struct DiskUsage {
     pub reclaimable: String,
 }
 
-/// ` ---> 0123456789ab`, the image that a step of the classic builder made.
-fn classic_layer(line: &str) -> Option<&str> {
-    let id = line.trim().strip_prefix("---> ")?;
-    (id.len() == 12 && id.bytes().all(|b| b.is_ascii_hexdigit())).then_some(id)
-}
-
-/// A Dockerfile that puts labels on an image (Dockerfile reference, LABEL, and its escapes in double quotes).
-fn labels_on(image: &str, labels: &BTreeMap<String, String>) -> String {
-    let quoted = |text: &str| {
-        let mut out = String::from('"');
-        for c in text.chars() {
-            if matches!(c, '"' | '\\' | '$') {
-                out.push('\\');
-            }
-            out.push(c);
-        }
-        out + "\""
-    };
-    let pairs: Vec<String> =
-        labels.iter().map(|(name, value)| format!("{}={}", quoted(name), quoted(value))).collect();
-    format!("FROM {image}\nLABEL {}\n", pairs.join(" "))
-}
-
 /// `sha-…: digest: sha256:… size: 528`, the last line of a push.
 fn pushed_digest(output: &str, tag: &Tag) -> Option<Digest> {
     let mark = format!("{tag}: digest: ");
@@ -396,28 +221,12 @@ mod tests {
         assert_eq!(pushed_digest(&output, &"sha-2".parse().unwrap()), None);
     }
 
-    #[test]
-    fn the_steps_of_the_classic_builder_are_told_from_its_other_lines() {
-        assert_eq!(classic_layer(" ---> 0123456789ab"), Some("0123456789ab"));
-        for other in
-            [" ---> Using cache", " ---> Running in 0123456789ab", "0123456789ab", " ---> 0123456789abc"]
-        {
-            assert_eq!(classic_layer(other), None, "{other}");
-        }
-    }
-
     fn failed(words: &str) -> CommandError {
         CommandError::Exit {
             command: "docker".into(),
             status: "ended with code 1".into(),
             tail: vec![words.into()],
         }
-    }
-
-    #[test]
-    fn labels_are_quoted_for_a_dockerfile() {
-        let labels = BTreeMap::from([("a".to_owned(), r#"x "y" $z \"#.to_owned())]);
-        assert_eq!(labels_on("abc", &labels), "FROM abc\nLABEL \"a\"=\"x \\\"y\\\" \\$z \\\\\"\n");
     }
 
     #[test]

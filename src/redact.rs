@@ -67,7 +67,8 @@ fn scrub_url_userinfo(text: Cow<'_, str>) -> Cow<'_, str> {
         out.push_str(head);
         let authority = tail.find(|c: char| c == '/' || c.is_whitespace()).unwrap_or(tail.len());
         match tail[..authority].rfind('@') {
-            Some(user_end) if tail[..user_end].contains(':') => {
+            // In https a user alone is a token; in ssh it is only a user.
+            Some(user_end) if tail[..user_end].contains(':') || head.ends_with("https://") => {
                 out.push_str("***");
                 rest = &tail[user_end..];
                 changed = true;
@@ -100,6 +101,7 @@ mod tests {
             scrub("fetch https://u:p@h/x and ssh://git@h/y"),
             "fetch https://***@h/x and ssh://git@h/y"
         );
+        assert_eq!(scrub("fetch https://canary@h/x"), "fetch https://***@h/x");
         assert_eq!(scrub("plain"), "plain");
     }
 }

@@ -15,7 +15,8 @@ use super::documents_io::{name_of, parse, read_bytes, write, write_outcome};
 
 /// Prints the built document; a skip passes through.
 pub(super) fn command(session: &Session, args: &Build, out: &mut dyn Write) -> Result<(), Failure> {
-    let (change, payload_sha256) = match (&args.change, &args.repo) {
+    let site = || session.site(&args.options.registry, Some(&args.options));
+    let (site, change, payload_sha256) = match (&args.change, &args.repo) {
         (Some(path), _) => {
             let bytes = read_bytes(path)?;
             let what = "the document of `swanci evaluate`";
@@ -36,21 +37,20 @@ pub(super) fn command(session: &Session, args: &Build, out: &mut dyn Write) -> R
                     name_of(path)
                 ))
             })?;
-            (change, Some(document.payload_sha256))
+            (site()?, change, Some(document.payload_sha256))
         }
         (None, Some(repository)) => {
-            let site = session.site(&args.options.registry, Some(&args.options))?;
             let by_hand = ByHand {
                 repository: repository.clone(),
                 commit: args.commit.clone(),
                 branch: args.branch.clone(),
             };
-            (pipeline::resolve_by_hand(&site, &by_hand)?, None)
+            let (site, change) = pipeline::resolve_by_hand(site()?, &by_hand)?;
+            (site, change, None)
         }
         // clap asks for one of the two.
         (None, None) => return Err(Failure::usage("give a document, or --repo with --commit or --branch")),
     };
-    let site = session.site(&args.options.registry, Some(&args.options))?;
     let options = BuildOptions { dry_run: args.dry_run, ..build_options(&args.options) };
     let built = pipeline::build(&site, &change, payload_sha256.as_deref(), &options, &|_, _| {})?;
     write_outcome(out, &built.document, built.failure)

@@ -1,31 +1,30 @@
 //! `swanci serve`: the listener, the queue, the workers, and the signals that govern them.
 
+mod works;
+
 use std::net::TcpListener;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::cancel::{Cancel, Stop};
-use crate::cli::{BuildArgs, RegistryArgs, Serve};
+use crate::cli::Serve;
 use crate::config::{Config, RepositoryConfig, read_secret_file};
 use crate::decide::{BranchGlobs, Policy};
-use crate::documents::DecisionDocument;
 use crate::error::{Classify as _, Failure, Kind};
 use crate::forge::signature::WebhookSecret;
-use crate::listener::{self, Intake, Limits, Listener, Metrics, QueueSnapshot, Rules, Step};
-use crate::pipeline::{self, BuildOptions, PushOptions, Ran};
+use crate::listener::{self, Intake, Limits, Listener, Metrics, QueueSnapshot, Rules};
 use crate::process;
-use crate::progress::{LineSink, Progress, Style};
+use crate::progress::Progress;
 use crate::queue::{
-    ClaimedJob, JobContext, JobEvent, JobId, JobLog, JobResult, JobState, Pool, PoolOptions, Queue,
-    Retention, ServeLock, SystemClock,
+    ClaimedJob, JobContext, JobEvent, JobId, JobState, Pool, PoolOptions, Queue, Retention, ServeLock,
+    SystemClock,
 };
 
 use super::Session;
 use super::announce::Announcer;
 use super::session;
+use works::Works;
 
-/// Before each further fetch of a commit that is not there yet: three times within a minute.
-const PATIENCE: [Duration; 3] = [Duration::from_secs(3), Duration::from_secs(12), Duration::from_secs(40)];
 /// How long running jobs have to end after a signal.
 const SHUTDOWN: Duration = Duration::from_secs(8);
 /// How long docker's answer to "are you there" is believed.
@@ -63,14 +62,15 @@ pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Ser
     watch_queue(&metrics, &queue);
     let admin = admin(&config, &metrics)?;
 
-    let works = Arc::new(Works {
-        config: RwLock::new(Arc::new(config.clone())),
-        metrics: metrics.clone(),
-        flags: args.registry.clone(),
-    });
+    let works = Arc::new(Works::new(config.clone(), metrics.clone(), args.registry.clone()));
     // A configuration that cannot work is found now, not with the first merge.
-    works.site(&session.progress, &session.cancel)?;
-    let pool = start_pool(&queue, &config, &works, &announcer, &session.cancel)?;
+    let site = works.site(&session.progress, &session.cancel)?;
+    if site.registry.is_none() && config.serve.jobs > 0 {
+        announcer.warn(
+            "there is no registry, so every merge will fail: name one with --registry or registry.host",
+        );
+    }
+    let pool = start_pool(&queue, &config, &works, &metrics, &announcer, &session.cancel)?;
 
     if args.once {
         announcer.say("draining", "running what is queued first");
@@ -288,91 +288,11 @@ fn ready_check(works: Arc<Works>, progress: Progress) -> Box<listener::ReadyChec
     })
 }
 
-/// What workers need to run a job, replaced as a whole by SIGHUP.
-struct Works {
-    config: RwLock<Arc<Config>>,
-    metrics: Metrics,
-    flags: RegistryArgs,
-}
-
-impl Works {
-    fn site(&self, progress: &Progress, cancel: &Cancel) -> Result<pipeline::Site, Failure> {
-        let config = Arc::clone(&*self.config.read().unwrap_or_else(PoisonError::into_inner));
-        session::site(&config, &self.flags, None::<&BuildArgs>, progress, cancel)
-    }
-
-    fn run(&self, job: &ClaimedJob, context: &JobContext) -> JobResult {
-        let progress = Progress::new(Style::Log(Arc::new(Log(context.log.clone()))));
-        let result = self.run_pipeline(job, &progress, &context.cancel);
-        match result {
-            Ok(outcome) => JobResult::Succeeded { outcome },
-            Err(failure) => {
-                progress.say(failure.render().trim_end());
-                result_of(&failure)
-            }
-        }
-    }
-
-    fn run_pipeline(
-        &self,
-        job: &ClaimedJob,
-        progress: &Progress,
-        cancel: &Cancel,
-    ) -> Result<String, Failure> {
-        let document: DecisionDocument = serde_json::from_str(&job.document)
-            .classify(Kind::BadInput, || "the job's document cannot be read")?;
-        let change = super::build::change_of(&document)?;
-        let site = self.site(progress, cancel)?;
-        let build = BuildOptions { patience: PATIENCE.to_vec(), ..BuildOptions::default() };
-        let ran =
-            pipeline::run(&site, &change, Some(&document.payload_sha256), &build, &PushOptions::default())?;
-        if let Ran::Pushed(receipt) = &ran.document {
-            let seconds = receipt.seconds;
-            let parts = [
-                (Step::Checkout, Some(seconds.checkout)),
-                (Step::Build, Some(seconds.build)),
-                (Step::Push, seconds.push),
-            ];
-            for (step, seconds) in parts {
-                if let Some(seconds) = seconds {
-                    self.metrics.step(step, Duration::from_secs_f64(seconds.max(0.0)));
-                }
-            }
-        }
-        match (ran.document, ran.failure) {
-            (_, Some(failure)) => Err(failure),
-            (Ran::Pushed(receipt), None) => serde_json::to_string(&receipt)
-                .classify(Kind::Failed, || "the receipt cannot be kept with the job"),
-            (Ran::Built(_), None) => Err(Failure::failed("the build ended without a push")),
-        }
-    }
-}
-
-/// Only what the environment did is tried again.
-fn result_of(failure: &Failure) -> JobResult {
-    let (code, error) = (failure.kind.code(), failure.one_line());
-    match failure.kind {
-        Kind::Environment => JobResult::Retry { code, error },
-        Kind::Interrupted | Kind::Terminated => JobResult::Interrupted,
-        Kind::Failed | Kind::Usage | Kind::NothingToBuild | Kind::BadInput | Kind::Refused => {
-            JobResult::Failed { code, error }
-        }
-    }
-}
-
-/// A job's log as a place for lines.
-struct Log(JobLog);
-
-impl LineSink for Log {
-    fn line(&self, line: &str) {
-        self.0.line(line);
-    }
-}
-
 fn start_pool(
     queue: &Queue,
     config: &Config,
     works: &Arc<Works>,
+    metrics: &Metrics,
     announcer: &Announcer,
     cancel: &Cancel,
 ) -> Result<Pool, Failure> {
@@ -384,7 +304,7 @@ fn start_pool(
         ..PoolOptions::default()
     };
     let works = Arc::clone(works);
-    let metrics = works.metrics.clone();
+    let metrics = metrics.clone();
     let announcer = announcer.clone();
     Pool::start(
         queue,
@@ -420,10 +340,7 @@ fn reload(
     match checked {
         Ok((rules, config)) => {
             intake.replace_rules(rules);
-            let before = std::mem::replace(
-                &mut *works.config.write().unwrap_or_else(PoisonError::into_inner),
-                Arc::new(config.clone()),
-            );
+            let before = works.replace_config(config.clone());
             announcer.say("reloaded", "the configuration was read again");
             let fixed = |c: &Config| {
                 (

@@ -105,6 +105,7 @@ pub(super) fn site(
         client,
         docker: Docker::new(&config.build.docker, builder),
         git_token: config.git_token.clone(),
+        typed: None,
         jobs: build.and_then(|b| b.jobs).map_or(config.build.jobs, usize::from),
         timeout: build.and_then(|b| b.timeout).unwrap_or(config.build.timeout),
         tags: build.map(|b| b.tag.clone()).filter(|tags| !tags.is_empty()),

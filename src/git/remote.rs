@@ -208,6 +208,16 @@ impl Remote {
         (self.transport == Transport::Https).then(|| format!("https://{}/", self.host))
     }
 
+    /// Where git-lfs finds this remote's files by its own rule (git-lfs, docs/api/server-discovery.md).
+    pub(super) fn lfs_url(&self) -> String {
+        match self.transport {
+            Transport::Https if self.url.ends_with(".git") => format!("{}/info/lfs", self.url),
+            Transport::Https => format!("{}.git/info/lfs", self.url.trim_end_matches('/')),
+            Transport::Ssh => self.url.clone(),
+            Transport::File => format!("file://{}", self.url),
+        }
+    }
+
     /// The user and password that stood in a typed URL.
     pub(super) fn userinfo(&self) -> Option<&(String, SecretString)> {
         self.userinfo.as_ref()
@@ -249,7 +259,7 @@ impl Remote {
         let outside =
             || RemoteError::Malformed(stated.chars().flat_map(char::escape_debug).take(200).collect());
         let relative = stated.starts_with("./") || stated.starts_with("../");
-        let remote = if relative {
+        let mut remote = if relative {
             let mut base: Vec<&str> = self.url.trim_end_matches('/').split('/').collect();
             for part in stated.split('/') {
                 match part {
@@ -266,6 +276,9 @@ impl Remote {
         } else {
             Remote::typed(stated)?
         };
+        if remote.transport == Transport::Https && self.transport == Transport::Https {
+            remote.userinfo = remote.userinfo.or_else(|| self.userinfo.clone());
+        }
         if remote.host == self.host
             && (remote.transport == Transport::File) == (self.transport == Transport::File)
         {

@@ -107,6 +107,9 @@ impl Mirror<'_> {
             "filter.lfs.process=git-lfs filter-process",
             "-c",
             "filter.lfs.required=true",
+            "-c",
+            // A repository's own .lfsconfig names no other server.
+            &format!("lfs.url={}", self.remote().lfs_url()),
         ]))
     }
 

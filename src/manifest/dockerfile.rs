@@ -16,6 +16,9 @@ use crate::escape::shortened;
 pub struct DockerfileStages {
     names: Vec<Option<String>>,
     bases: Vec<String>,
+    escape: char,
+    /// Whether the last line goes on after the end of the file.
+    ends_open: bool,
 }
 
 /// A Dockerfile in which no stages can be told.
@@ -40,8 +43,8 @@ impl DockerfileStages {
     /// # Errors
     /// [`DockerfileError`] when no stages can be told.
     pub fn parse(text: &str, args: &BTreeMap<String, String>) -> Result<DockerfileStages, DockerfileError> {
-        let (lines, escape) = logical_lines(text)?;
-        let mut stages = DockerfileStages { names: Vec::new(), bases: Vec::new() };
+        let Lines { lines, escape, ends_open } = logical_lines(text)?;
+        let mut stages = DockerfileStages { names: Vec::new(), bases: Vec::new(), escape, ends_open };
         let mut globals: BTreeMap<String, String> = BTreeMap::new();
         for line in &lines {
             let (instruction, rest) = split_instruction(line);
@@ -71,6 +74,14 @@ impl DockerfileStages {
     /// and none with a variable whose value is not known here.
     pub fn bases(&self) -> &[String] {
         &self.bases
+    }
+
+    /// The Dockerfile's escape character, if an instruction that is appended to its text ends the stage that is built:
+    /// `target`, or the last one.
+    pub fn escape_to_append(&self, target: Option<&str>) -> Option<char> {
+        let last = self.names.last().and_then(Option::as_deref);
+        let is_last = target.is_none_or(|target| last.is_some_and(|last| last.eq_ignore_ascii_case(target)));
+        (is_last && !self.ends_open).then_some(self.escape)
     }
 
     fn from(&mut self, words: &[String], globals: &BTreeMap<String, String>, escape: char) {
@@ -131,12 +142,18 @@ pub fn repository_of(reference: &str) -> &str {
     }
 }
 
-/// The instructions, one a line, comments and here-documents left out, and the escape character.
-fn logical_lines(text: &str) -> Result<(Vec<String>, char), DockerfileError> {
+/// The instructions, one a line, comments and here-documents left out.
+struct Lines {
+    lines: Vec<String>,
+    escape: char,
+    ends_open: bool,
+}
+
+fn logical_lines(text: &str) -> Result<Lines, DockerfileError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let physical: Vec<&str> = text.lines().collect();
     let escape = escape_directive(&physical);
-    let mut logical = Vec::new();
+    let (mut logical, mut ends_open) = (Vec::new(), false);
     let mut at = 0;
     while at < physical.len() {
         let begin = at;
@@ -148,6 +165,8 @@ fn logical_lines(text: &str) -> Result<(Vec<String>, char), DockerfileError> {
             if trimmed.starts_with('#') || trimmed.is_empty() {
                 if line.is_empty() { break } else { continue }
             }
+            // docker 20.10 lets an escaped escape character continue a line too.
+            ends_open = next.trim_end().ends_with(escape);
             match continued(next, escape) {
                 Some(part) => line.push_str(part),
                 None => {
@@ -171,7 +190,7 @@ fn logical_lines(text: &str) -> Result<(Vec<String>, char), DockerfileError> {
         }
         logical.push(line.to_owned());
     }
-    Ok((logical, escape))
+    Ok(Lines { lines: logical, escape, ends_open })
 }
 
 /// The `# escape=` among the directives at the top; they end with the first line that is none.
@@ -355,6 +374,24 @@ mod tests {
         }
         assert_eq!(stages("# nothing\nARG A=1\n", &[]), Err(DockerfileError::NoStage));
         assert_eq!(stages("", &[]), Err(DockerfileError::NoStage));
+    }
+
+    #[test]
+    fn an_instruction_is_appended_only_where_it_ends_the_stage_that_is_built() {
+        for (text, target, expected) in [
+            ("FROM a", None, Some('\\')),
+            ("FROM a\nRUN x \\\n y\n", None, Some('\\')),
+            ("# escape=`\nFROM a\nRUN x \\\n", None, Some('`')),
+            ("FROM a AS b\nFROM b AS C", Some("c"), Some('\\')),
+            ("FROM a AS b\nFROM b AS c", Some("b"), None),
+            ("FROM a AS b\nFROM b", Some("b"), None),
+            ("FROM a\nRUN x \\", None, None),
+            ("FROM a\nRUN x \\ \n# y\n\n", None, None),
+            ("FROM a\nRUN x \\\\", None, None),
+            ("# escape=`\nFROM a\nRUN x `\n", None, None),
+        ] {
+            assert_eq!(stages(text, &[]).unwrap().escape_to_append(target), expected, "{text}");
+        }
     }
 
     #[test]

@@ -377,8 +377,7 @@ impl Work<'_> {
             }
             built = build();
         }
-        let id = built.and_then(|()| self.site.docker.image_id(&name, &cancel));
-        let id = match id {
+        let id = match built {
             Ok(Some(id)) => id,
             Ok(None) => {
                 step.failed("the engine does not hold the image that was built");

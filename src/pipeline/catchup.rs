@@ -105,7 +105,8 @@ pub fn catchup(site: &Site, options: &CatchupOptions) -> Result<Outcome<CatchupD
     let step = site.progress.step(&format!("look at {}", options.branch));
     let by_hand =
         ByHand { repository: options.repository.clone(), commit: None, branch: Some(options.branch.clone()) };
-    let tip = resolve_by_hand(site, &by_hand)?;
+    let (site, tip) = resolve_by_hand(site.clone(), &by_hand)?;
+    let site = &site;
     let origin = Origin::of(site, &tip)?;
     let mirror = Mirror::of(&site.state_dir, &origin.remote, site.git_token.as_ref(), &site.cancel);
     let commits = window::commits(&mirror, &tip.commit, options)?;

@@ -63,8 +63,8 @@ pub(super) fn prove(
     }
 }
 
-/// The change that a person named by hand.
-pub fn resolve_by_hand(site: &Site, by_hand: &ByHand) -> Result<Change, Failure> {
+/// The change that a person named by hand, and the site that knows the login of a typed URL.
+pub fn resolve_by_hand(site: Site, by_hand: &ByHand) -> Result<(Site, Change), Failure> {
     let remote = Remote::typed(&by_hand.repository).map_err(|error| {
         Failure::new(crate::error::Kind::Refused, error)
             .context(format!("cannot use --repo {}", crate::redact::scrub(&by_hand.repository)))
@@ -83,7 +83,7 @@ pub fn resolve_by_hand(site: &Site, by_hand: &ByHand) -> Result<Change, Failure>
             .fetch_branch(branch)?,
         (None, None) => return Err(Failure::usage("--repo needs --commit SHA or --branch NAME")),
     };
-    Ok(Change {
+    let change = Change {
         forge: None,
         repository: name,
         clone_url: remote.as_git_url().to_owned(),
@@ -91,7 +91,8 @@ pub fn resolve_by_hand(site: &Site, by_hand: &ByHand) -> Result<Change, Failure>
         branch: by_hand.branch.clone(),
         default_branch: None,
         pull_request: None,
-    })
+    };
+    Ok((Site { typed: Some(remote), ..site }, change))
 }
 
 /// Writes these folders of the commit into `into`, submodules too where the repository is configured so.

@@ -27,6 +27,7 @@ use secrecy::SecretString;
 use crate::cancel::Cancel;
 use crate::docker::Docker;
 use crate::error::Failure;
+use crate::git::Remote;
 use crate::manifest::Template;
 use crate::model::{ImageName, RegistryAddress, RepoName};
 use crate::progress::Progress;
@@ -67,6 +68,8 @@ pub struct Site {
     pub docker: Docker,
     /// For private https repositories.
     pub git_token: Option<SecretString>,
+    /// The repository that a person typed, with the login that stood in its URL: no document carries that.
+    pub typed: Option<Remote>,
     /// Images at once.
     pub jobs: usize,
     /// For each build and each push of an image.

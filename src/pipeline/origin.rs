@@ -36,8 +36,11 @@ impl Origin {
     /// By CONTRACT's rule: the configured clone URL; else the payload's, if it is the forge's own; and what a person
     /// typed as it is.
     pub fn of(site: &Site, change: &Change) -> Result<Origin, Failure> {
-        let typed =
-            change.forge.is_none().then(|| Remote::typed(&change.clone_url)).transpose().map_err(refused)?;
+        let typed = match (&site.typed, change.forge) {
+            (_, Some(_)) => None,
+            (Some(typed), None) if typed.as_git_url() == change.clone_url => Some(typed.clone()),
+            (_, None) => Some(Remote::typed(&change.clone_url).map_err(refused)?),
+        };
         let rule = allowed(&site.repositories, &change.repository, typed.as_ref())?;
         let configured = rule.and_then(|r| r.clone_url.as_deref()).map(Remote::typed).transpose();
         let configured = configured.map_err(|error| {

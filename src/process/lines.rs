@@ -12,19 +12,19 @@ const LONGEST_LINE: usize = 16 << 10;
 pub(super) struct Lines {
     /// Standard output as it came.
     pub(super) captured: Vec<u8>,
-    /// Set once standard output exceeded the cap.
-    pub(super) over_cap: bool,
+    /// The cap, once standard output exceeded it.
+    pub(super) exceeded: Option<usize>,
     /// The last lines of standard error, and of standard output, redacted.
     pub(super) tail: VecDeque<String>,
-    cap: usize,
+    cap: Option<usize>,
     partial: [Vec<u8>; 2],
 }
 
 impl Lines {
-    pub(super) fn new(cap: usize) -> Lines {
+    pub(super) fn new(cap: Option<usize>) -> Lines {
         Lines {
             captured: Vec::new(),
-            over_cap: false,
+            exceeded: None,
             tail: VecDeque::new(),
             cap,
             partial: Default::default(),
@@ -51,9 +51,11 @@ impl Lines {
     }
 
     fn take(&mut self, stream: Stream, bytes: &[u8], on_line: &mut dyn FnMut(Stream, &str)) {
-        if stream == Stream::Stdout {
-            let room = self.cap.saturating_sub(self.captured.len());
-            self.over_cap |= bytes.len() > room;
+        if let (Stream::Stdout, Some(cap)) = (stream, self.cap) {
+            let room = cap.saturating_sub(self.captured.len());
+            if bytes.len() > room {
+                self.exceeded = Some(cap);
+            }
             self.captured.extend_from_slice(&bytes[..bytes.len().min(room)]);
         }
         for piece in bytes.split_inclusive(|b| matches!(b, b'\n' | b'\r')) {

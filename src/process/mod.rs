@@ -4,6 +4,7 @@
 //! lines are streamed and redacted, its output is captured up to a cap, and when it has to go its whole tree goes.
 
 mod children;
+mod error;
 mod lines;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use crate::cancel::{Cancel, Stop};
 use crate::redact;
 
 pub use children::{end_stale_children, kill_children, record_children_in};
+pub use error::CommandError;
 use lines::Lines;
 
 /// How long a process group may take to end by itself after SIGTERM; then SIGKILL. A docker client cancels its
@@ -50,7 +52,8 @@ pub struct Tool {
     env: BTreeMap<OsString, OsString>,
     dir: Option<PathBuf>,
     stdin: Option<Vec<u8>>,
-    cap: usize,
+    /// How much of standard output is captured at most, bytes; `None` captures nothing.
+    cap: Option<usize>,
 }
 
 /// What a child that ended well has said.
@@ -67,78 +70,6 @@ impl Finished {
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.stdout).trim_end().to_owned()
     }
-}
-
-/// Why a child did not end well.
-#[derive(Debug, thiserror::Error)]
-pub enum CommandError {
-    /// There is no such program.
-    #[error("`{program}` is not installed or not on the PATH")]
-    NotFound {
-        /// The program.
-        program: String,
-    },
-    /// The system would not start it.
-    #[error("cannot start `{program}`")]
-    Spawn {
-        /// The program.
-        program: String,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// It ended with an error.
-    #[error("`{command}` {status}{}", tail_text(.tail))]
-    Exit {
-        /// The command line, shortened and redacted.
-        command: String,
-        /// How it ended, as a verb phrase.
-        status: String,
-        /// Its last lines, redacted.
-        tail: Vec<String>,
-    },
-    /// It was ended, because its time was up or somebody asked for it.
-    #[error("`{command}` was stopped: {stop}")]
-    Stopped {
-        /// The command line, shortened and redacted.
-        command: String,
-        /// Why.
-        stop: Stop,
-    },
-    /// It said more than anyone should read.
-    #[error("`{command}` wrote more than {cap} bytes")]
-    TooMuchOutput {
-        /// The command line, shortened and redacted.
-        command: String,
-        /// The cap, bytes.
-        cap: usize,
-    },
-}
-
-impl CommandError {
-    /// The last lines that the child said; empty where it said nothing.
-    pub fn tail(&self) -> &[String] {
-        match self {
-            CommandError::Exit { tail, .. } => tail,
-            CommandError::NotFound { .. }
-            | CommandError::Spawn { .. }
-            | CommandError::Stopped { .. }
-            | CommandError::TooMuchOutput { .. } => &[],
-        }
-    }
-
-    /// Whether any of the last lines contains one of these texts, ignoring case.
-    pub fn said(&self, texts: &[&str]) -> bool {
-        let tail = self.tail().join("\n").to_lowercase();
-        texts.iter().any(|text| tail.contains(&text.to_lowercase()))
-    }
-}
-
-/// The last lines, where there are few enough to stand in a message.
-fn tail_text(tail: &[String]) -> String {
-    let said: Vec<&str> = tail.iter().map(|l| l.trim()).filter(|l| !l.is_empty()).collect();
-    let last = &said[said.len().saturating_sub(2)..];
-    if last.is_empty() { String::new() } else { format!(": {}", last.join(" / ")) }
 }
 
 /// Variables that every child gets: where things are, who the user is, how to reach the network. No `GIT_*`, no
@@ -182,7 +113,7 @@ impl Tool {
             env,
             dir: None,
             stdin: None,
-            cap: CAPTURE_CAP,
+            cap: Some(CAPTURE_CAP),
         }
     }
 
@@ -232,10 +163,10 @@ impl Tool {
         self
     }
 
-    /// Captures at most so many bytes of standard output; more is an error.
+    /// Captures nothing: standard output may be of any length, and is only handed on.
     #[must_use]
-    pub fn cap(mut self, bytes: usize) -> Tool {
-        self.cap = bytes;
+    pub fn uncaptured(mut self) -> Tool {
+        self.cap = None;
         self
     }
 
@@ -275,7 +206,7 @@ impl Tool {
         lines.flush(on_line);
         match outcome {
             Watched::Stopped(stop) => Err(CommandError::Stopped { command, stop }),
-            Watched::TooMuch => Err(CommandError::TooMuchOutput { command, cap: self.cap }),
+            Watched::TooMuch(cap) => Err(CommandError::TooMuchOutput { command, cap }),
             Watched::Io(source) => Err(CommandError::Spawn { program: command, source }),
             Watched::Ended(status) if status.success() => {
                 Ok(Finished { stdout: lines.captured, tail: lines.tail.into() })
@@ -316,7 +247,8 @@ struct Child {
 enum Watched {
     Ended(std::process::ExitStatus),
     Stopped(Stop),
-    TooMuch,
+    /// It wrote more than so many bytes.
+    TooMuch(usize),
     Io(std::io::Error),
 }
 
@@ -379,9 +311,9 @@ impl Child {
                 self.end();
                 return Watched::Io(error);
             }
-            if lines.over_cap {
+            if let Some(cap) = lines.exceeded {
                 self.end();
-                return Watched::TooMuch;
+                return Watched::TooMuch(cap);
             }
             // Both pipes at their end: the child is gone or about to go, so waiting costs nothing.
             let waited =
@@ -558,8 +490,16 @@ mod tests {
     }
 
     #[test]
+    fn output_that_is_not_captured_may_be_of_any_length() {
+        let mut count = 0;
+        let tool = Tool { cap: Some(1000), ..sh("yes | head -n 10000") };
+        let done = tool.uncaptured().stream(&Cancel::new(), &mut |_, _| count += 1).unwrap();
+        assert_eq!((count, done.stdout.len()), (10_000, 0));
+    }
+
+    #[test]
     fn output_beyond_the_cap_is_an_error() {
-        let error = sh("yes").cap(1000).run(&Cancel::new()).unwrap_err();
+        let error = Tool { cap: Some(1000), ..sh("yes") }.run(&Cancel::new()).unwrap_err();
         assert!(matches!(error, CommandError::TooMuchOutput { cap: 1000, .. }), "{error:?}");
     }
 }
