@@ -10,6 +10,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::support::engine::Cleanup;
 use crate::support::program::{Ran, swanci};
 use crate::support::registry::RegistryServer;
 
@@ -151,23 +152,10 @@ fn git(dir: &Path, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-/// Removes the images of one registry from the shared engine, whatever the test did.
-struct Images(String);
-
-impl Drop for Images {
-    fn drop(&mut self) {
-        let listed = Command::new("docker").args(["images", "-q", &format!("{}/*", self.0)]).output();
-        let ids = listed.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
-        for id in ids.lines() {
-            let _ = Command::new("docker").args(["rmi", "-f", id]).output();
-        }
-    }
-}
-
 #[test]
 fn a_job_that_pushes_groups_its_log_masks_its_token_and_obeys_no_tool() {
     let registry = RegistryServer::plain();
-    let _images = Images(registry.host());
+    let _images = Cleanup::new(&registry.host());
     let repository = tempfile::tempdir().unwrap();
     git(repository.path(), &["init", "-q", "-b", "develop"]);
     std::fs::create_dir(repository.path().join("httpd")).unwrap();

@@ -1,8 +1,10 @@
 //! Builds what a commit lists: reused where the registry holds the same inputs, built where it does not.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::docker::{BuildRequest, Builder, DockerError};
@@ -41,6 +43,22 @@ pub type Built = Outcome<BuiltDocument>;
 /// Builds a change. `on_image` hears of every image that is ready to be pushed, as soon as it is, from the thread that
 /// built it.
 pub fn build(
+    site: &Site,
+    change: &Change,
+    payload_sha256: Option<&str>,
+    options: &BuildOptions,
+    on_image: &(dyn Fn(usize, &Image) + Sync),
+) -> Result<Built, Failure> {
+    thread::scope(|scope| {
+        // Asked while the commit is fetched: the answer costs a process of docker's.
+        let asked = scope.spawn(|| site.docker.choose_builder(&site.cancel));
+        let builder = || Ok(asked.join().unwrap_or_else(|panic| resume_unwind(panic))?);
+        build_with(builder, site, change, payload_sha256, options, on_image)
+    })
+}
+
+fn build_with(
+    builder: impl FnOnce() -> Result<Builder, Failure>,
     site: &Site,
     change: &Change,
     payload_sha256: Option<&str>,
@@ -99,7 +117,7 @@ pub fn build(
         }
     }
     if !options.dry_run && !to_build.is_empty() {
-        let builder = site.docker.choose_builder(&site.cancel)?;
+        let builder = builder()?;
         if builder == Builder::Classic && !site.secrets.is_empty() {
             return Err(Failure::environment("build secrets need BuildKit, and docker has no buildx plugin")
                 .hint("install docker-buildx, or take build.secrets out of the configuration"));

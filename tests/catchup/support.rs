@@ -10,6 +10,7 @@ use serde_json::Value;
 use swanci::model::{Digest, ImageName, Tag};
 use tempfile::TempDir;
 
+use crate::support::engine::Cleanup;
 use crate::support::registry::RegistryServer;
 
 /// The day that the first commit of a test was made; each further commit is a day later.
@@ -17,6 +18,8 @@ const FIRST_DAY: i64 = 1_793_491_200; // 2026-11-01T00:00:00Z
 
 /// What a catchup needs, all of it the test's own.
 pub(super) struct Place {
+    // Dropped before the registry: its port is the next test's.
+    _images: Cleanup,
     pub(super) registry: RegistryServer,
     dir: TempDir,
     commits: i64,
@@ -61,8 +64,13 @@ pub(super) fn expected(list: &[(&String, &str)]) -> Vec<(String, String)> {
 
 impl Place {
     pub(super) fn new() -> Place {
-        let place =
-            Place { registry: RegistryServer::plain(), dir: tempfile::tempdir().unwrap(), commits: 0 };
+        let registry = RegistryServer::plain();
+        let place = Place {
+            _images: Cleanup::new(&registry.host()),
+            registry,
+            dir: tempfile::tempdir().unwrap(),
+            commits: 0,
+        };
         fs::create_dir_all(place.repository()).unwrap();
         place.git(&["init", "--quiet", "--initial-branch=main"]);
         place.use_registry(&place.registry.host());
@@ -255,18 +263,6 @@ impl HangingDocker {
         while !self.began.exists() {
             assert!(Instant::now() < until, "no build began");
             std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let host = format!("{}/", self.registry.host());
-        let names =
-            Command::new("docker").args(["image", "ls", "--format", "{{.Repository}}:{{.Tag}}"]).output();
-        let names = names.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
-        for image in names.lines().filter(|name| name.starts_with(&host)) {
-            let _ = Command::new("docker").args(["image", "rm", "--force", image]).output();
         }
     }
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::support::engine::Cleanup;
 use crate::support::http::{Answered, ask, delivery, get};
 use crate::support::registry::RegistryServer;
 
@@ -71,6 +72,8 @@ impl Merge {
 pub(crate) const PAGE: &str = "FROM scratch\nCOPY page /page\nCMD [\"/page\"]\n";
 
 pub(crate) struct World {
+    // Dropped before the registry: its port is the next test's.
+    _images: Cleanup,
     pub(crate) dir: TempDir,
     pub(crate) registry: RegistryServer,
     repository: String,
@@ -97,9 +100,11 @@ impl World {
     }
 
     pub(crate) fn of(repository: &str) -> World {
+        let registry = RegistryServer::plain();
         let world = World {
+            _images: Cleanup::new(&registry.host()),
+            registry,
             dir: tempfile::tempdir().unwrap(),
-            registry: RegistryServer::plain(),
             repository: repository.to_owned(),
             numbers: Cell::new(1),
             settings: RefCell::default(),
@@ -109,7 +114,8 @@ impl World {
         fs::write(world.path("secret"), format!("{SECRET}\n")).unwrap();
         Command::new("chmod").arg("600").arg(world.path("secret")).status().unwrap();
         world.git(&["init", "-q", "-b", "develop"]);
-        world.git(&["commit", "-q", "--allow-empty", "-m", "Begin"]);
+        // No two worlds make the same commits, and so the same images, in one second.
+        world.git(&["commit", "-q", "--allow-empty", "-m", &format!("Begin {}", world.dir.path().display())]);
         world.git(&["clone", "-q", "--bare", ".", "../forge.git"]);
         world.git(&["remote", "add", "origin", "../forge.git"]);
         world.write_config();
@@ -343,17 +349,8 @@ fn head_of(address: SocketAddr, request: &str) -> String {
 
 impl Drop for World {
     fn drop(&mut self) {
-        // What a killed `serve` of this world left, and the images that carry this registry's port in their names.
+        // What a killed `serve` of this world left; its images go after it.
         swanci::process::end_stale_children(&self.state().join("children"));
-        let names = Command::new("docker")
-            .args(["images", "--format", "{{.ID}}", "--filter"])
-            .arg(format!("reference={}/*", self.registry.host()))
-            .output();
-        let ids = names.map(|out| String::from_utf8_lossy(&out.stdout).into_owned()).unwrap_or_default();
-        let ids: Vec<&str> = ids.split_whitespace().collect();
-        if !ids.is_empty() {
-            let _ = Command::new("docker").args(["rmi", "-f"]).args(ids).output();
-        }
     }
 }
 
