@@ -12,12 +12,14 @@ mod credentials;
 mod error;
 mod manifest;
 mod manifests;
+mod remembered;
 mod retry;
 mod tags;
 mod tls;
 mod token;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +30,7 @@ pub use blobs::Copied;
 pub use credentials::{Credentials, CredentialsError};
 pub use error::RegistryError;
 pub use manifest::{Descriptor, ImageConfig, Manifest, Reference};
+pub use remembered::prune_configs;
 pub use retry::RetryPolicy;
 
 /// What it takes to talk to one registry.
@@ -47,6 +50,8 @@ pub struct Settings {
     pub retry: RetryPolicy,
     /// Kept-alive connections: as many as there are threads that use this registry.
     pub connections: usize,
+    /// Where image configs that were read are kept, by their digest; without it they are read anew.
+    pub configs: Option<PathBuf>,
 }
 
 impl Settings {
@@ -60,6 +65,7 @@ impl Settings {
             timeouts: Timeouts::default(),
             retry: RetryPolicy::default(),
             connections: 16,
+            configs: None,
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::docker::Docker;
 use crate::error::{Classify as _, Failure, Kind};
 use crate::manifest::Template;
 use crate::model::RegistryAddress;
-use crate::pipeline::{ImageLeases, RepositoryRule, Site};
+use crate::pipeline::{CONFIGS, ImageLeases, RepositoryRule, Site};
 use crate::progress::{Progress, Style};
 use crate::registry::{Credentials, Registry, Settings};
 
@@ -137,6 +137,7 @@ pub(super) fn connect(
 ) -> Result<Registry, Failure> {
     let mut settings = Settings::new(address.clone());
     settings.plain_http = config.plain_http;
+    settings.configs = Some(config.state_dir.join(CONFIGS));
     if let Some(path) = &config.ca_file {
         let pem = std::fs::read(path)
             .classify(Kind::BadInput, || format!("cannot read registry.ca_file {}", path.display()))?;

@@ -36,6 +36,9 @@ pub enum DockerError {
     /// The registry wants other credentials.
     #[error("the registry refuses docker's credentials, or wants some")]
     Unauthorized(#[source] CommandError),
+    /// The engine has no image of that name to push.
+    #[error("the engine does not hold the image")]
+    NoSuchImage(#[source] CommandError),
     /// What was asked for failed by itself.
     #[error("docker failed")]
     Failed(#[source] CommandError),
@@ -119,7 +122,9 @@ impl DockerError {
         let credentials = ["no basic auth credentials", "unauthorized", "authentication required", "denied:"];
         let failure = DockerError::of(error);
         let DockerError::Failed(error) = failure else { return failure };
-        if error.said(&credentials) {
+        if error.said(&["does not exist locally", "tag does not exist:"]) {
+            DockerError::NoSuchImage(error)
+        } else if error.said(&credentials) {
             DockerError::Unauthorized(error)
         } else if error.said(&registry) {
             DockerError::Registry(error)
@@ -137,6 +142,7 @@ impl DockerError {
             | DockerError::NoSpace(_)
             | DockerError::Registry(_)
             | DockerError::Unauthorized(_)
+            | DockerError::NoSuchImage(_)
             | DockerError::Failed(_)
             | DockerError::Command(_)
             | DockerError::Scratch(_)
@@ -153,6 +159,7 @@ impl DockerError {
             | DockerError::Disturbed(e)
             | DockerError::Registry(e)
             | DockerError::Unauthorized(e)
+            | DockerError::NoSuchImage(e)
             | DockerError::Failed(e)
             | DockerError::Command(e) => e.tail(),
             DockerError::Unexpected(_) | DockerError::Scratch(_) => &[],
@@ -161,7 +168,7 @@ impl DockerError {
 
     pub(super) fn kind(&self) -> Kind {
         match self {
-            DockerError::Failed(_) | DockerError::Unexpected(_) => Kind::Failed,
+            DockerError::NoSuchImage(_) | DockerError::Failed(_) | DockerError::Unexpected(_) => Kind::Failed,
             DockerError::Command(CommandError::Stopped { stop, .. }) => stop.kind(),
             DockerError::Command(CommandError::TooMuchOutput { .. }) => Kind::Failed,
             DockerError::NoEngine(_)
@@ -197,7 +204,8 @@ impl DockerError {
             DockerError::Command(CommandError::NotFound { .. }) => {
                 Some("install docker (apt-get install docker.io), or set build.docker")
             }
-            DockerError::Failed(_)
+            DockerError::NoSuchImage(_)
+            | DockerError::Failed(_)
             | DockerError::Scratch(_)
             | DockerError::Command(_)
             | DockerError::Unexpected(_) => None,

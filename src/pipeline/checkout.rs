@@ -26,26 +26,26 @@ pub(super) fn fetch<'a>(
 ) -> Result<Checkout<'a>, Failure> {
     let mirror = Mirror::of(&site.state_dir, &origin.remote, site.git_token.as_ref(), &site.cancel);
     match &change.branch {
-        Some(branch) => prove(site, &mirror, branch, &change.commit, patience)?,
+        Some(branch) => prove(site, &mirror, branch, &change.commit, patience).map(drop)?,
         None => mirror.fetch_commit(&change.commit)?,
     }
     let info = mirror.commit_info(&change.commit)?;
     Ok(Checkout { mirror, info })
 }
 
-/// Proof of merge: the commit can be reached from the branch, now.
+/// Proof of merge: the commit can be reached from the branch, now. Returns the branch's tip.
 pub(super) fn prove(
     site: &Site,
     mirror: &Mirror<'_>,
     branch: &BranchName,
     commit: &CommitSha,
     patience: &[Duration],
-) -> Result<(), Failure> {
+) -> Result<CommitSha, Failure> {
     let mut waits = patience.iter();
     loop {
         let tip = mirror.fetch_branch(branch)?;
         if tip == *commit || (mirror.has_commit(commit)? && mirror.is_ancestor(commit, &tip)?) {
-            return Ok(());
+            return Ok(tip);
         }
         match waits.next() {
             Some(wait) => {

@@ -8,8 +8,10 @@ use std::time::{Duration, SystemTime};
 use crate::documents::Receipt;
 use crate::git::{Mirror, remove_unused_mirrors};
 use crate::lock;
+use crate::model::ImageRepository;
+use crate::registry::prune_configs;
 
-use super::{Origin, Site, receipt};
+use super::{CONFIGS, Origin, Site, receipt};
 
 /// Mirrors that nothing has fetched for so long are removed.
 const UNUSED: Duration = Duration::from_secs(90 * 24 * 60 * 60);
@@ -34,11 +36,6 @@ fn lease_path(site: &Site, name: &str) -> PathBuf {
 }
 
 pub(super) fn after_push(site: &Site, receipt: &Receipt) {
-    for image in receipt.images.iter().filter(|i| i.image_id.is_some()) {
-        if let Some(repository) = &image.repository {
-            remove_old_images(site, &repository.to_string());
-        }
-    }
     if let Ok(origin) = Origin::of(site, &receipt.change) {
         let mirror = Mirror::of(&site.state_dir, &origin.remote, None, &site.cancel);
         if let Err(error) = mirror.maintain() {
@@ -47,6 +44,7 @@ pub(super) fn after_push(site: &Site, receipt: &Receipt) {
     }
     remove_unused_mirrors(&site.state_dir, UNUSED, SystemTime::now());
     receipt::prune(&site.state_dir);
+    prune_configs(&site.state_dir.join(CONFIGS));
 }
 
 /// Held, shared, while images are built: the classic builder takes cached layers by their ids, and a removal in between
@@ -55,8 +53,14 @@ pub(super) fn builds_lock(site: &Site) -> std::io::Result<File> {
     lock::open(&lock::path_of(&site.state_dir, "builds", ""))
 }
 
-/// Of one name the newest images stay; an older one goes unless a job holds it between its build and its push.
-fn remove_old_images(site: &Site, repository: &str) {
+/// Of each name the newest images stay; an older one goes unless a job holds it between its build and its push.
+pub(super) fn remove_old_images(site: &Site, repositories: &[ImageRepository]) {
+    for repository in repositories {
+        remove_old_images_of(site, &repository.to_string());
+    }
+}
+
+fn remove_old_images_of(site: &Site, repository: &str) {
     // The engine's list fails when an image goes away while it is being made.
     let list = || site.docker.local_images(repository, &site.cancel);
     let Ok(mut images) = list().or_else(|_| list()) else { return };

@@ -1,5 +1,6 @@
 //! Moves the moving tags, when every image of a commit is there: never back, all or none, one mover at a time.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::time::Duration;
@@ -118,8 +119,8 @@ fn move_tags(
     }
     // What is true now decides, so the branch is fetched again, under the locks.
     let mirror = Mirror::of(&site.state_dir, &origin.remote, site.git_token.as_ref(), &site.cancel);
-    checkout::prove(site, &mirror, branch, &change.commit, &[])?;
-    if judge(site, origin, &mirror, change, branch, images, wanted, options, client)? {
+    let tip = checkout::prove(site, &mirror, branch, &change.commit, &[])?;
+    if judge(site, origin, &mirror, change, &tip, images, wanted, options, client)? {
         for tag in wanted.iter_mut().filter(|w| w.outcome.is_none()) {
             tag.outcome = Some(MoveOutcome::Superseded);
         }
@@ -150,7 +151,7 @@ fn judge(
     origin: &Origin,
     mirror: &Mirror<'_>,
     change: &Change,
-    branch: &BranchName,
+    tip: &CommitSha,
     images: &[Image],
     wanted: &mut [Wanted],
     options: &PushOptions,
@@ -161,6 +162,7 @@ fn judge(
         (Some(_) | None, _) => Ok(None),
     });
     let mut superseded = false;
+    let mut relations: BTreeMap<Option<String>, Relation> = BTreeMap::new();
     for (tag, labels) in wanted.iter_mut().zip(labels) {
         let Some(labels) = labels? else { continue };
         let name = tag.repository.tagged(&tag.tag);
@@ -174,7 +176,16 @@ fn judge(
         if options.allow_rollback {
             continue;
         }
-        match relation(mirror, &change.commit, labels.get("org.opencontainers.image.revision"))? {
+        let revision = labels.get("org.opencontainers.image.revision").cloned();
+        // The tags of one commit mostly stand on one revision: git is asked once for each.
+        let relation = match relations.entry(revision) {
+            Entry::Occupied(known) => known.get().clone(),
+            Entry::Vacant(new) => {
+                let relation = relation(mirror, &change.commit, new.key().as_deref())?;
+                new.insert(relation).clone()
+            }
+        };
+        match relation {
             Relation::SameOrOlder => {}
             Relation::Newer => superseded = true,
             Relation::Unknown(why) => {
@@ -186,28 +197,29 @@ fn judge(
     if superseded || options.allow_rollback {
         return Ok(superseded);
     }
-    newer_commit_is_complete(mirror, change, branch, images, client)
+    newer_commit_is_complete(mirror, change, tip, images, client)
 }
 
 /// How the image under a tag relates to the commit that wants it.
+#[derive(Clone)]
 enum Relation {
     SameOrOlder,
     Newer,
     Unknown(String),
 }
 
-fn relation(mirror: &Mirror<'_>, commit: &CommitSha, revision: Option<&String>) -> Result<Relation, Failure> {
+fn relation(mirror: &Mirror<'_>, commit: &CommitSha, revision: Option<&str>) -> Result<Relation, Failure> {
     let Some(revision) = revision.and_then(|r| r.parse::<CommitSha>().ok()) else {
         return Ok(Relation::Unknown("the image under it names no revision".to_owned()));
     };
-    if !mirror.has_commit(&revision)? {
-        return Ok(Relation::Unknown(format!(
-            "its revision {} is not known in this repository",
-            revision.short()
-        )));
-    }
-    if mirror.is_ancestor(&revision, commit)? {
-        return Ok(Relation::SameOrOlder);
+    match mirror.is_ancestor(&revision, commit) {
+        Ok(true) => return Ok(Relation::SameOrOlder),
+        Ok(false) => {}
+        Err(_) if !mirror.has_commit(&revision)? => {
+            let why = format!("its revision {} is not known in this repository", revision.short());
+            return Ok(Relation::Unknown(why));
+        }
+        Err(error) => return Err(error.into()),
     }
     if mirror.is_ancestor(commit, &revision)? {
         return Ok(Relation::Newer);
@@ -220,15 +232,15 @@ fn relation(mirror: &Mirror<'_>, commit: &CommitSha, revision: Option<&String>) 
 fn newer_commit_is_complete(
     mirror: &Mirror<'_>,
     change: &Change,
-    branch: &BranchName,
+    tip: &CommitSha,
     images: &[Image],
     client: &Registry,
 ) -> Result<bool, Failure> {
-    let range = format!("{}..{}", change.commit, branch.full_ref());
-    let newer = mirror.rev_list(&["--ancestry-path", &range])?;
-    if newer.is_empty() {
+    if *tip == change.commit {
         return Ok(false);
     }
+    let range = format!("{}..{tip}", change.commit);
+    let newer = mirror.rev_list(&["--ancestry-path", &range])?;
     let ours: Vec<(&str, &ImageRepository)> = images
         .iter()
         .filter(|i| i.digest.is_some())
@@ -268,7 +280,7 @@ fn move_all(client: &Registry, wanted: &mut [Wanted]) -> Result<(), Failure> {
         if w.outcome.is_some() {
             return Ok(false);
         }
-        let Some(manifest) = client.get_manifest(w.repository.path(), &w.to)? else {
+        let Some(manifest) = client.recall_manifest(w.repository.path(), &w.to)? else {
             return Err(Failure::failed(format!("the registry no longer holds {}@{}", w.repository, w.to)));
         };
         client.put_manifest(w.repository.path(), &w.tag, &manifest)?;
@@ -293,8 +305,10 @@ fn move_all(client: &Registry, wanted: &mut [Wanted]) -> Result<(), Failure> {
 
 /// Other machines do not share the locks: each tag is read once more.
 fn look_again(client: &Registry, wanted: &mut [Wanted]) {
-    let now = parallel::map(REGISTRY_THREADS, wanted, |w| client.head_manifest(w.repository.path(), &w.tag));
-    for (tag, now) in wanted.iter_mut().zip(now).filter(|(w, _)| w.outcome == Some(MoveOutcome::Moved)) {
+    let mut moved: Vec<&mut Wanted> =
+        wanted.iter_mut().filter(|w| w.outcome == Some(MoveOutcome::Moved)).collect();
+    let now = parallel::map(REGISTRY_THREADS, &moved, |w| client.head_manifest(w.repository.path(), &w.tag));
+    for (tag, now) in moved.iter_mut().zip(now) {
         match now {
             Ok(Some(found)) if found.digest == tag.to => {}
             Ok(Some(found)) => {

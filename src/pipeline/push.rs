@@ -11,7 +11,7 @@ use crate::error::{Failure, Kind};
 use crate::manifest::template::is_immutable;
 use crate::model::{CommitSha, Digest, ImageRepository, Tag};
 use crate::parallel;
-use crate::registry::{Manifest, Registry};
+use crate::registry::Registry;
 
 use super::{Origin, Outcome, Site, housekeeping, now, promote, receipt, seconds};
 
@@ -35,7 +35,7 @@ pub fn push(site: &Site, built: BuiltDocument, options: &PushOptions) -> Result<
     check(site, &built)?;
     let pushed = parallel::map(UPLOADS, &built.images, |image| {
         if needs_push(image) {
-            push_image(site, &built.change.commit, image, options).map(Some)
+            push_image(site, &built.change.commit, image, BuiltWhen::Before, options).map(Some)
         } else {
             Ok(None)
         }
@@ -114,8 +114,14 @@ pub(super) fn finish(
         }
     }
     if failures.is_empty() {
-        let moved = Origin::of(site, &built.change)
-            .and_then(|origin| promote::promote(site, &origin, &built.change, &mut images, options));
+        let pushed: Vec<ImageRepository> =
+            images.iter().filter(|i| i.image_id.is_some()).filter_map(|i| i.repository.clone()).collect();
+        let moved = std::thread::scope(|scope| {
+            // The engine has time for it while the tags move.
+            scope.spawn(|| housekeeping::remove_old_images(site, &pushed));
+            let origin = Origin::of(site, &built.change)?;
+            promote::promote(site, &origin, &built.change, &mut images, options)
+        });
         failures.extend(moved.err());
     }
     let failure = site.cancel.stopped().map(Failure::from).or_else(|| combine(failures));
@@ -153,11 +159,21 @@ fn combine(failures: Vec<Failure>) -> Option<Failure> {
     Some(first)
 }
 
+/// How much time something else had to give a local name to another image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BuiltWhen {
+    /// None: this process built it and pushes it at once. The registry's manifest tells all the same.
+    JustNow,
+    /// Any: the engine is asked first.
+    Before,
+}
+
 /// Phase 1 for one image: it stands in the registry under its immutable tag, and the registry says under which digest.
 pub(super) fn push_image(
     site: &Site,
     commit: &CommitSha,
     image: &Image,
+    built: BuiltWhen,
     options: &PushOptions,
 ) -> Result<Image, Failure> {
     let (_, client) = site.registry_and_client()?;
@@ -169,7 +185,7 @@ pub(super) fn push_image(
     let notice = client.with_cancel(site.cancel.clone());
     let outcome = match (&image.image_id, &image.digest) {
         (Some(id), _) if image.status == ImageStatus::Built => {
-            push_built(site, &notice, repository, &tag, id, options, &mut |line| step.line(line))
+            push_built(site, &notice, repository, &tag, id, built, options, &mut |line| step.line(line))
         }
         (_, Some(digest)) => tag_unchanged(&notice, repository, &tag, digest, options),
         (_, None) => {
@@ -213,41 +229,49 @@ fn kept(
     ))
 }
 
+#[allow(clippy::too_many_arguments, reason = "what the push of one image needs to know")]
 fn push_built(
     site: &Site,
     client: &Registry,
     repository: &ImageRepository,
     tag: &Tag,
     id: &Digest,
+    built: BuiltWhen,
     options: &PushOptions,
     on_line: &mut dyn FnMut(&str),
 ) -> Result<(Digest, Option<String>), Failure> {
     let name = repository.tagged(tag);
     if let Some(manifest) = client.get_manifest(repository.path(), tag)? {
-        return if is_image(client, repository, &manifest, id)? {
+        return if manifest.is_of_image(id) {
             Ok((manifest.digest, None))
         } else {
             kept(repository, tag, &manifest.digest, options)
         };
     }
     let cancel = site.cancel.child(Some(site.timeout));
-    match site.docker.image_id(&name, &cancel)? {
-        Some(there) if there == *id => {}
-        Some(there) => {
-            return Err(Failure::failed(format!(
-                "the engine's {name} is {there}, not the {id} that was built"
-            ))
-            .hint("build it again: something else gave the name to another image"));
-        }
-        None => {
-            return Err(Failure::failed(format!("the engine no longer holds {name}"))
-                .hint("build it again; was it pruned between build and push?"));
-        }
+    let another = |there: &str| {
+        Failure::failed(format!("the engine's {name} is {there}, not the {id} that was built"))
+            .hint("build it again: something else gave the name to another image")
+    };
+    let gone = || {
+        Failure::failed(format!("the engine no longer holds {name}"))
+            .hint("build it again; was it pruned between build and push?")
+    };
+    match built {
+        BuiltWhen::JustNow => {}
+        BuiltWhen::Before => match site.docker.image_id(&name, &cancel)? {
+            Some(there) if there == *id => {}
+            Some(there) => return Err(another(there.as_str())),
+            None => return Err(gone()),
+        },
     }
-    let printed = push_with_retries(site, repository, tag, &cancel, on_line)?;
-    let reported = client.head_manifest(repository.path(), tag)?;
-    match reported {
-        Some(found) if found.digest == printed => Ok((printed, None)),
+    let printed = match push_with_retries(site, repository, tag, &cancel, on_line)? {
+        Some(digest) => digest,
+        None => return Err(gone()),
+    };
+    match client.get_manifest(repository.path(), tag)? {
+        Some(found) if found.digest == printed && found.is_of_image(id) => Ok((printed, None)),
+        Some(found) if found.digest == printed => Err(another("another image")),
         Some(found) => Err(Failure::failed(format!(
             "docker says that it pushed {printed}, and the registry holds {} under {tag}",
             found.digest
@@ -258,28 +282,18 @@ fn push_built(
     }
 }
 
-/// Whether a manifest is that of a local image: its config's digest is the Id, or its own in a containerd store.
-fn is_image(
-    client: &Registry,
-    repository: &ImageRepository,
-    manifest: &Manifest,
-    id: &Digest,
-) -> Result<bool, Failure> {
-    Ok(manifest.digest == *id || client.image_labels(repository.path(), manifest)?.digest == *id)
-}
-
 /// docker takes about 15 s to give up on a registry that answers 500; when two of its pushes did, a third is not worth
 /// the wait.
 const RETRY_WITHIN: Duration = Duration::from_secs(25);
 
-/// A push dies of one 429 or 502; docker itself retries only parts of it.
+/// A push dies of one 429 or 502; docker itself retries only parts of it. `None`: the engine has no such image.
 fn push_with_retries(
     site: &Site,
     repository: &ImageRepository,
     tag: &Tag,
     cancel: &crate::cancel::Cancel,
     on_line: &mut dyn FnMut(&str),
-) -> Result<Digest, Failure> {
+) -> Result<Option<Digest>, Failure> {
     let mut delays = backon::ExponentialBuilder::default()
         .with_min_delay(Duration::from_secs(1))
         .with_max_times(3)
@@ -288,7 +302,8 @@ fn push_with_retries(
     let begun = Instant::now();
     loop {
         let error = match site.docker.push(repository, tag, cancel, on_line) {
-            Ok(digest) => return Ok(digest),
+            Ok(digest) => return Ok(Some(digest)),
+            Err(DockerError::NoSuchImage(_)) => return Ok(None),
             Err(error) => error,
         };
         let transient = matches!(&error, DockerError::Registry(e) if !e.said(&["x509", "certificate"]));
@@ -314,7 +329,7 @@ fn tag_unchanged(
         Some(there) if there.digest == *digest => Ok((there.digest, None)),
         Some(there) => kept(repository, tag, &there.digest, options),
         None => {
-            let Some(manifest) = client.get_manifest(repository.path(), digest)? else {
+            let Some(manifest) = client.recall_manifest(repository.path(), digest)? else {
                 return Err(Failure::failed(format!("the registry no longer holds {repository}@{digest}"))
                     .hint("build it again, with --force if need be"));
             };

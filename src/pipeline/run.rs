@@ -10,7 +10,7 @@ use crate::lock;
 use crate::model::{Change, CommitSha};
 
 use super::build::{BuildOptions, build};
-use super::push::{PushOptions, UPLOADS, finish, needs_push, push_image};
+use super::push::{BuiltWhen, PushOptions, UPLOADS, finish, needs_push, push_image};
 use super::{Outcome, Site};
 
 /// What a run has to show.
@@ -44,7 +44,7 @@ pub fn run(
                 loop {
                     let next = to_push.lock().unwrap_or_else(PoisonError::into_inner).recv();
                     let Ok(image) = next else { return };
-                    let result = push_image(site, &change.commit, &image, push_options);
+                    let result = push_image(site, &change.commit, &image, BuiltWhen::JustNow, push_options);
                     pushed.lock().unwrap_or_else(PoisonError::into_inner).push((image.name, result));
                 }
             });

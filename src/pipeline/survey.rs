@@ -123,11 +123,11 @@ fn find_sources(mirror: &Mirror<'_>, commit: &CommitSha, images: &mut [Surveyed]
     let contexts: Vec<String> = docker.iter().map(|i| images[*i].spec.context.as_str().to_owned()).collect();
     let dockerfiles: Vec<String> =
         docker.iter().map(|i| images[*i].spec.dockerfile.as_str().to_owned()).collect();
-    let plain: Vec<String> = contexts.iter().chain(&dockerfiles).cloned().collect();
-    let plain = mirror.look_at(commit, &plain)?;
+    let paths: Vec<String> = contexts.iter().chain(&dockerfiles).cloned().collect();
+    let plain = mirror.look_at(commit, &paths)?;
     let (plain_contexts, plain_dockerfiles) = plain.split_at(docker.len());
-    let found_contexts = mirror.look_up(commit, &contexts, false)?;
-    let found_dockerfiles = mirror.look_up(commit, &dockerfiles, true)?;
+    let found = mirror.look_up(commit, &paths, true)?;
+    let (found_contexts, found_dockerfiles) = found.split_at(docker.len());
     for (n, i) in docker.into_iter().enumerate() {
         let image = &mut images[i];
         let wrong = |what: &str, path: &str, found: &Found| {

@@ -11,6 +11,7 @@ use super::auth::{Authenticator, is_loopback};
 use super::credentials::{Credentials, is_docker_hub};
 use super::error::RegistryError;
 use super::manifest::{MAX_BYTES, shown};
+use super::remembered::Remembered;
 use super::retry::RetryPolicy;
 use super::token::Scope;
 use super::{Registry, Settings, challenge, retry, tls};
@@ -31,6 +32,7 @@ pub(super) struct Shared {
     agent: ureq::Agent,
     exchange_time: Duration,
     retry: RetryPolicy,
+    pub(super) remembered: Remembered,
 }
 
 /// A request, before it is known how the registry wants to be asked.
@@ -128,6 +130,7 @@ impl Shared {
             agent,
             exchange_time: times.exchange,
             retry: settings.retry,
+            remembered: Remembered::new(settings.configs),
         })
     }
 

@@ -98,6 +98,13 @@ impl Manifest {
         self.media_type == MEDIA_TYPES[1] || self.media_type == MEDIA_TYPES[3]
     }
 
+    /// Whether it is the manifest of the image that an engine knows by this Id: the digest of the image's config, or, in
+    /// a containerd store, the manifest's own.
+    pub fn is_of_image(&self, id: &Digest) -> bool {
+        self.digest == *id
+            || matches!(self.contents(), Ok(Contents::Image { config, .. }) if config.digest == *id)
+    }
+
     /// What it refers to, or why that cannot be read.
     pub(super) fn contents(&self) -> Result<Contents, String> {
         if !MEDIA_TYPES.contains(&self.media_type.as_str()) {

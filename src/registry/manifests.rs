@@ -83,7 +83,22 @@ impl Registry {
             let what = shown(&media_type);
             return Err(answer.protocol(format!("its type `{what}` is not a manifest's that swanci reads")));
         }
-        Ok(Some(Manifest { bytes: answer.body, media_type, digest: found }))
+        let manifest = Manifest { bytes: answer.body, media_type, digest: found };
+        self.shared.remembered.keep_manifest(repository, &manifest);
+        Ok(Some(manifest))
+    }
+
+    /// The bytes of a manifest that was read before, under whatever name; asked for if it was not. They are for
+    /// writing: a manifest that went away meanwhile is still remembered.
+    pub fn recall_manifest(
+        &self,
+        repository: &ImageName,
+        digest: &Digest,
+    ) -> Result<Option<Manifest>, RegistryError> {
+        match self.shared.remembered.manifest(repository, digest) {
+            Some(manifest) => Ok(Some(manifest)),
+            None => self.get_manifest(repository, digest),
+        }
     }
 
     /// Writes a manifest's bytes under a tag (or its digest) and returns the digest, which the registry has to confirm.
@@ -140,7 +155,14 @@ impl Registry {
                         limit: MAX_BYTES,
                     });
                 }
-                let bytes = self.read_blob(repository, &config.digest, "config")?;
+                let bytes = match self.shared.remembered.config(&config.digest) {
+                    Some(bytes) => bytes,
+                    None => {
+                        let bytes = self.read_blob(repository, &config.digest, "config")?;
+                        self.shared.remembered.keep_config(&config.digest, &bytes);
+                        bytes
+                    }
+                };
                 Ok(ImageConfig { labels: labels(&bytes).map_err(wrong)?, digest: config.digest })
             }
             Contents::Index(entries) => {
