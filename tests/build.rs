@@ -343,8 +343,7 @@ fn several_images_are_built_at_once_and_never_more_than_asked_for() {
     scene.build(&commit, &["--jobs", "2"]).ended(0);
     let log = std::fs::read_to_string(format!("{}.log", count.display())).unwrap();
     let counts: Vec<u32> = log.lines().map(|l| l.trim().parse().unwrap()).collect();
-    // The classic builder is called twice for an image: it labels in a step of its own.
-    assert_eq!(counts.len(), 8, "{log}");
+    assert_eq!(counts.len(), 4, "{log}");
     assert_eq!(*counts.iter().max().unwrap(), 2, "{log}");
     std::fs::remove_file(format!("{}.log", count.display())).unwrap();
     scene.build(&commit, &["--jobs", "1"]).ended(0);

@@ -160,21 +160,24 @@ docker push -q "$PREFIX/$IMAGE:1.0"
         return timed(["bash", "-c", self.FLOOR], env)[0]
 
     def warm(self, name, images, changed, contenders, **sizes):
-        """Medians over runs: each run is a new merge, and every contender sees the same ones, in turn."""
+        """Medians over runs: each run is a new merge for every contender, in turn. Each has a repository of its own, of
+        the same shape and with other bytes: the engine's build cache would serve the second one what the first built."""
         base = self.folder(name)
-        repository = Repository(base / "repository.git", images, self.a.files, seed=f"{base.name} {os.getpid()}", **sizes)
         homes = {who: base / f"{base.name}-{who}" for who in contenders}
         times = {who: [] for who in contenders}
-        for home in homes.values():
+        repositories = {}
+        for who, home in homes.items():
             home.mkdir()
+            seed = f"{base.name} {who} {os.getpid()}"
+            repositories[who] = Repository(base / f"{who}.git", images, self.a.files, seed=seed, **sizes)
         for run in range(-1, self.a.runs):
-            # the first one, not counted, fills mirror, registry and build cache
-            commit = repository.head() if run < 0 else repository.merge(changed)
             order = list(contenders)
             if run % 2:
                 order.reverse()
             for who in order:
-                home = homes[who]
+                home, repository = homes[who], repositories[who]
+                # the first one, not counted, fills mirror, registry and build cache
+                commit = repository.head() if run < 0 else repository.merge(changed)
                 seconds = (self.swanci(repository, commit, home) if who == "swanci" else
                            self.script(repository, home) if who == "script" else self.floor(repository, home))
                 if run >= 0:
@@ -193,6 +196,11 @@ docker push -q "$PREFIX/$IMAGE:1.0"
                                   else self.script(repository, base))
                 shutil.rmtree(base)
         return {who: statistics.median(t) for who, t in times.items()}
+
+
+def image_ids():
+    """Every image of the engine, those without a name too."""
+    return set(subprocess.run(["docker", "images", "-q", "--no-trunc"], capture_output=True, text=True).stdout.split())
 
 
 def cell(seconds):
@@ -216,6 +224,9 @@ def main():
     os.environ["GIT_CONFIG_NOSYSTEM"] = "1"
     os.environ["GIT_CONFIG_GLOBAL"] = os.devnull
 
+    before = image_ids()
+    if len(before) > 100:
+        print(f"  the engine holds {len(before)} images; the classic builder looks through them at every step", file=sys.stderr)
     try:
         for builder in a.builders.split(","):
             b, rows = Bench(a, builder), []
@@ -255,11 +266,10 @@ def main():
             for r in rows:
                 print("| " + " | ".join(r) + " |")
     finally:
-        # by id: an image that its tag has left has no other name, and no two of these are anybody else's
-        names = sorted(set(subprocess.run(["docker", "images", "-q", "--filter", f"reference={a.registry}/*/*"],
-                                          capture_output=True, text=True).stdout.split()))
-        for i in range(0, len(names), 100):
-            subprocess.run(["docker", "rmi", "-f", *names[i:i + 100]], capture_output=True)
+        # by id: an image that its tag has left has no name
+        made = sorted(image_ids() - before)
+        for i in range(0, len(made), 100):
+            subprocess.run(["docker", "rmi", "-f", *made[i:i + 100]], capture_output=True)
 
 
 if __name__ == "__main__":

@@ -143,7 +143,7 @@ pub(super) fn connect(
             .classify(Kind::BadInput, || format!("cannot read registry.ca_file {}", path.display()))?;
         settings.ca_pem = Some(pem);
     }
-    let credentials = match Credentials::docker_config_dir() {
+    let credentials = match crate::docker::config_dir() {
         Some(dir) => Credentials::from_docker(&dir, address, cancel).map_err(|error| {
             let hint = error.hint();
             let failure = Failure::new(Kind::Environment, error);

@@ -1,24 +1,30 @@
 //! Builds what a commit lists: reused where the registry holds the same inputs, built where it does not.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod image;
+
+use std::collections::BTreeSet;
 use std::panic::resume_unwind;
-use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::docker::{BuildRequest, Builder, DockerError};
+use crate::cancel::Stop;
+use crate::docker::Builder;
 use crate::documents::{BuiltDocument, Image, ImageStatus, SCHEMA, Seconds};
 use crate::error::{Classify as _, Failure, Kind};
 use crate::lock;
 use crate::manifest::ImageKind;
-use crate::model::{Change, Digest, ImageName};
+use crate::model::{Change, CommitSha, ImageName, Tag};
 use crate::parallel;
+use crate::registry::Registry;
 
 use super::bases::LocalBases;
-use super::reuse::{self, INPUTS_LABEL};
-use super::survey::{Source, Surveyed, survey};
-use super::{Origin, Outcome, REGISTRY_THREADS, Site, checkout, housekeeping, now, schedule, seconds};
+use super::contexts::Contexts;
+use super::push::Standing;
+use super::reuse;
+use super::schedule::Schedule;
+use super::survey::{Surveyed, survey};
+use super::{Origin, Outcome, REGISTRY_THREADS, Site, checkout, housekeeping, now, seconds};
 
 /// What a build is asked to do differently.
 #[derive(Debug, Clone, Default)]
@@ -40,20 +46,22 @@ pub struct BuildOptions {
 /// A build that came to its end.
 pub type Built = Outcome<BuiltDocument>;
 
-/// Builds a change. `on_image` hears of every image that is ready to be pushed, as soon as it is, from the thread that
-/// built it.
+/// Hears of every image that is ready to be pushed, as soon as it is, from the thread that found or built it.
+pub(super) type OnReady<'a> = &'a (dyn Fn(&Image, Standing) + Sync);
+
+/// Builds a change.
 pub fn build(
     site: &Site,
     change: &Change,
     payload_sha256: Option<&str>,
     options: &BuildOptions,
-    on_image: &(dyn Fn(usize, &Image) + Sync),
+    on_ready: OnReady<'_>,
 ) -> Result<Built, Failure> {
     thread::scope(|scope| {
         // Asked while the commit is fetched: the answer costs a process of docker's.
         let asked = scope.spawn(|| site.docker.choose_builder(&site.cancel));
         let builder = || Ok(asked.join().unwrap_or_else(|panic| resume_unwind(panic))?);
-        build_with(builder, site, change, payload_sha256, options, on_image)
+        build_with(builder, site, change, payload_sha256, options, on_ready)
     })
 }
 
@@ -63,7 +71,7 @@ fn build_with(
     change: &Change,
     payload_sha256: Option<&str>,
     options: &BuildOptions,
-    on_image: &(dyn Fn(usize, &Image) + Sync),
+    on_ready: OnReady<'_>,
 ) -> Result<Built, Failure> {
     let started = now();
     let begun = Instant::now();
@@ -73,108 +81,59 @@ fn build_with(
     let commit = checkout::fetch(site, &origin, change, &options.patience)?;
     let surveyed = survey(site, &origin, &commit.mirror, change)?;
     let chosen = choose(&surveyed, &options.images)?;
-    let parent = commit.info.first_parent.as_ref().map(|p| p.immutable_tag());
-    let reused = look_for_reuse(site, change, &surveyed, &chosen, parent.as_ref(), options.force)?;
+    step.done(
+        if chosen.len() == 1 { "1 image".to_owned() } else { format!("{} images", chosen.len()) }.as_str(),
+    );
+    let checkout_time = begun.elapsed();
 
-    let to_build: BTreeSet<usize> =
-        chosen.iter().copied().filter(|i| reused[*i].is_none() && surveyed[*i].source.is_some()).collect();
+    let build_begun = Instant::now();
     let scratch = tempfile::Builder::new()
         .prefix("swanci-")
         .tempdir()
         .classify(Kind::Environment, || "cannot make a temporary directory")?;
+    // What concerns all images ends the work on each of them.
+    let together = Site { cancel: site.cancel.child(None), ..site.clone() };
+    let after = surveyed.iter().map(|s| s.bases().map(|(_, base)| *base).collect()).collect();
+    let sources = chosen.iter().copied().filter(|i| surveyed[*i].source.is_some()).collect();
     let work = Work {
-        site,
+        site: &together,
         change,
         origin: &origin,
         created: commit.info.time,
+        parent: commit.info.first_parent.as_ref().map(CommitSha::immutable_tag),
+        contexts: Contexts::new(
+            &together,
+            &origin,
+            &commit.mirror,
+            &change.commit,
+            &surveyed,
+            scratch.path(),
+        ),
         surveyed: &surveyed,
-        scratch: scratch.path(),
         options,
+        on_ready,
+        schedule: Schedule::new(sources, after),
+        images: Mutex::new(surveyed.iter().map(|_| None).collect()),
+        failures: Mutex::default(),
+        ended: Mutex::default(),
     };
-    if !options.dry_run {
-        work.write_contexts(&commit.mirror, &to_build)?;
+    work.skip(&chosen);
+    thread::scope(|scope| {
+        scope.spawn(|| work.compare(&chosen));
+        if let Err(failure) = work.build_wanted(builder) {
+            work.end_all(failure);
+        }
+    });
+    if let Some(failure) = work.ended.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Err(failure);
     }
-    step.done(&format!("{} to build, {} unchanged", to_build.len(), reused.iter().flatten().count()));
-    let checkout_time = begun.elapsed();
 
-    let build_begun = Instant::now();
-    let images: Mutex<Vec<Option<Image>>> = Mutex::new(surveyed.iter().map(|_| None).collect());
-    let failures: Mutex<Vec<(Kind, Option<String>)>> = Mutex::new(Vec::new());
-    let put = |i: usize, image: Image| {
-        images.lock().unwrap_or_else(PoisonError::into_inner)[i] = Some(image);
-    };
-    for i in &chosen {
-        let image = &surveyed[*i];
-        if let ImageKind::Skipped { reason } = &image.spec.kind {
-            site.progress.say(&format!("{}: skipped: {reason}", image.spec.name));
-            put(*i, Image { reason: Some(reason.clone()), ..plain(image, ImageStatus::Skipped) });
-        } else if let Some(digest) = &reused[*i] {
-            let ready = Image { digest: Some(digest.clone()), ..work.described(*i, ImageStatus::Unchanged) };
-            on_image(*i, &ready);
-            put(*i, ready);
-        } else if options.dry_run {
-            put(*i, work.described(*i, ImageStatus::Planned));
-        }
-    }
-    if !options.dry_run && !to_build.is_empty() {
-        let builder = builder()?;
-        if builder == Builder::Classic && !site.secrets.is_empty() {
-            return Err(Failure::environment("build secrets need BuildKit, and docker has no buildx plugin")
-                .hint("install docker-buildx, or take build.secrets out of the configuration"));
-        }
-        let doing = || "cannot lock the engine for builds";
-        let builds = housekeeping::builds_lock(site).classify(Kind::Environment, doing)?;
-        lock::shared(&builds, &site.cancel)?.classify(Kind::Environment, doing)?;
-        let bases = LocalBases::prepare(site, &surveyed, &to_build)?;
-        let after: Vec<Vec<usize>> = surveyed
-            .iter()
-            .map(|s| s.source.iter().flat_map(|s| s.bases.iter().map(|(_, b)| *b)).collect())
-            .collect();
-        // A base that is not built now was reused: it can be given its name at once.
-        for i in chosen.iter().filter(|i| reused[**i].is_some()) {
-            bases.provide(*i, &work.described(*i, ImageStatus::Unchanged), reused[*i].as_ref())?;
-        }
-        schedule::in_order(site.jobs, &to_build, &after, |i, blocked| {
-            let name = &surveyed[i].spec.name;
-            let result = match blocked {
-                Some(base) => {
-                    Err(Failure::failed(format!("its base image {} failed", surveyed[base].spec.name)))
-                }
-                None => work.build_one(i, builder).and_then(|image| {
-                    bases.provide(i, &image, None)?;
-                    Ok(image)
-                }),
-            };
-            match result {
-                Ok(image) => {
-                    on_image(i, &image);
-                    put(i, image);
-                    true
-                }
-                Err(failure) => {
-                    if blocked.is_some() {
-                        site.progress.say(&format!("build {name}: not tried: {failure}"));
-                    }
-                    let told = (failure.kind, failure.hint.clone());
-                    failures.lock().unwrap_or_else(PoisonError::into_inner).push(told);
-                    put(
-                        i,
-                        Image { error: Some(failure.one_line()), ..work.described(i, ImageStatus::Failed) },
-                    );
-                    false
-                }
-            }
-        });
-        drop(bases);
-        drop(builds);
-    }
-    let images: Vec<Image> =
-        images.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().flatten().collect();
+    let images = work.images.into_inner().unwrap_or_else(PoisonError::into_inner);
     let document = BuiltDocument {
         schema: SCHEMA,
         change: change.clone(),
         registry: site.registry.clone(),
-        images,
+        images: images.into_iter().flatten().collect(),
         payload_sha256: payload_sha256.map(str::to_owned),
         started,
         seconds: Seconds {
@@ -183,7 +142,7 @@ fn build_with(
             push: None,
         },
     };
-    let failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let failures = work.failures.into_inner().unwrap_or_else(PoisonError::into_inner);
     let failure = site.cancel.stopped().map(Failure::from).or_else(|| failed_images(&document, &failures));
     Ok(Outcome { document, failure })
 }
@@ -225,31 +184,6 @@ fn choose(surveyed: &[Surveyed], asked: &[ImageName]) -> Result<Vec<usize>, Fail
     Ok(chosen.into_iter().collect())
 }
 
-/// For each image the digest of one with the same inputs, as CONTRACT orders the places: the commit's own `sha-` tag,
-/// the first moving tag, the first parent's `sha-` tag.
-fn look_for_reuse(
-    site: &Site,
-    change: &Change,
-    surveyed: &[Surveyed],
-    chosen: &[usize],
-    parent: Option<&crate::model::Tag>,
-    force: bool,
-) -> Result<Vec<Option<Digest>>, Failure> {
-    let mut reused = vec![None; surveyed.len()];
-    let Some(client) = site.client.as_ref().filter(|_| !force) else { return Ok(reused) };
-    let own = change.commit.immutable_tag();
-    let found = parallel::map(REGISTRY_THREADS, chosen, |i| {
-        let image = &surveyed[*i];
-        let Some(source) = &image.source else { return Ok(None) };
-        let tags: Vec<_> = [Some(&own), image.tags.first(), parent].into_iter().flatten().collect();
-        reuse::find(client, &image.repository, &tags, &source.inputs)
-    });
-    for (i, found) in chosen.iter().zip(found) {
-        reused[*i] = found?;
-    }
-    Ok(reused)
-}
-
 fn plain(image: &Surveyed, status: ImageStatus) -> Image {
     Image {
         name: image.spec.name.to_string(),
@@ -268,15 +202,30 @@ fn plain(image: &Surveyed, status: ImageStatus) -> Image {
     }
 }
 
-/// What every build of one commit shares.
+/// What the registry's answer means for an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Compared {
+    ToBuild,
+    Unchanged,
+}
+
+/// What the images of one commit share, and what has become of each.
 struct Work<'a> {
     site: &'a Site,
     change: &'a Change,
     origin: &'a Origin,
     created: i64,
+    /// The `sha-` tag of the first parent.
+    parent: Option<Tag>,
+    contexts: Contexts<'a>,
     surveyed: &'a [Surveyed],
-    scratch: &'a Path,
     options: &'a BuildOptions,
+    on_ready: OnReady<'a>,
+    schedule: Schedule,
+    images: Mutex<Vec<Option<Image>>>,
+    failures: Mutex<Vec<(Kind, Option<String>)>>,
+    /// What ended the work on all of them: the first such failure.
+    ended: Mutex<Option<Failure>>,
 }
 
 impl Work<'_> {
@@ -291,134 +240,144 @@ impl Work<'_> {
         }
     }
 
-    /// All plain contexts in one working copy; one of its own for each that is reached through a link.
-    fn write_contexts(
-        &self,
-        mirror: &crate::git::Mirror<'_>,
-        to_build: &BTreeSet<usize>,
-    ) -> Result<(), Failure> {
-        let sources = || to_build.iter().filter_map(|i| Some((*i, self.surveyed[*i].source.as_ref()?)));
-        let folders: Vec<String> = sources()
-            .filter(|(_, source)| source.context_is_plain)
-            .map(|(i, _)| self.surveyed[i].spec.context.as_str().to_owned())
-            .collect();
-        if !folders.is_empty() {
-            let into = self.scratch.join("tree");
-            checkout::write_out(self.site, self.origin, mirror, &self.change.commit, &folders, &into)?;
+    fn put(&self, i: usize, image: Image) {
+        self.images.lock().unwrap_or_else(PoisonError::into_inner)[i] = Some(image);
+    }
+
+    fn skip(&self, chosen: &[usize]) {
+        for i in chosen {
+            let image = &self.surveyed[*i];
+            if let ImageKind::Skipped { reason } = &image.spec.kind {
+                self.site.progress.say(&format!("{}: skipped: {reason}", image.spec.name));
+                self.put(*i, Image { reason: Some(reason.clone()), ..plain(image, ImageStatus::Skipped) });
+            }
         }
-        for (i, source) in sources().filter(|(_, source)| !source.context_is_plain) {
-            mirror.check_out(&source.context_tree, &[".".to_owned()], &self.linked_context(i))?;
+    }
+
+    /// A failure that concerns all images.
+    fn end_all(&self, failure: Failure) {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
+        self.site.cancel.stop(Stop::Cancelled);
+    }
+
+    /// Decides for each image whether it has to be built. A registry that cannot be asked ends it all.
+    fn compare(&self, chosen: &[usize]) {
+        let _deciding = self.schedule.deciding();
+        let client = self.site.client.as_ref().filter(|_| !self.options.force);
+        let client = client.map(|client| client.with_cancel(self.site.cancel.clone()));
+        let step = client.is_some().then(|| self.site.progress.step("compare with the registry"));
+        let compared =
+            parallel::map(REGISTRY_THREADS, chosen, |i| match self.compare_one(*i, client.as_ref()) {
+                Ok(compared) => compared,
+                Err(failure) => {
+                    self.end_all(failure);
+                    None
+                }
+            });
+        if let Some(step) = step {
+            let count = |wanted| compared.iter().filter(|compared| **compared == Some(wanted)).count();
+            match self.site.cancel.stopped() {
+                None => step.done(&format!(
+                    "{} to build, {} unchanged",
+                    count(Compared::ToBuild),
+                    count(Compared::Unchanged)
+                )),
+                Some(stop) => step.failed(&stop.to_string()),
+            }
         }
+    }
+
+    fn compare_one(&self, i: usize, client: Option<&Registry>) -> Result<Option<Compared>, Failure> {
+        let image = &self.surveyed[i];
+        let Some(source) = &image.source else { return Ok(None) };
+        self.site.cancel.check()?;
+        let (own, others) =
+            (self.change.commit.immutable_tag(), image.tags.first().into_iter().chain(&self.parent));
+        let reused = match client {
+            Some(client) => {
+                reuse::find(client, &image.repository, &own, &others.collect::<Vec<_>>(), &source.inputs)?
+            }
+            None => None,
+        };
+        let Some(reused) = reused else {
+            if self.options.dry_run {
+                self.put(i, self.described(i, ImageStatus::Planned));
+            }
+            self.schedule.decide(i, !self.options.dry_run);
+            return Ok(Some(Compared::ToBuild));
+        };
+        let unchanged = self.described(i, ImageStatus::Unchanged);
+        let ready = Image { digest: Some(reused.digest), ..unchanged };
+        self.put(i, ready.clone());
+        self.schedule.decide(i, false);
+        (self.on_ready)(&ready, reused.standing);
+        Ok(Some(Compared::Unchanged))
+    }
+
+    /// Builds what is wanted, from the moment that the first image is.
+    fn build_wanted(&self, builder: impl FnOnce() -> Result<Builder, Failure>) -> Result<(), Failure> {
+        let site = self.site;
+        if !self.schedule.wait_for_work() {
+            return Ok(());
+        }
+        let builder = builder()?;
+        if builder == Builder::Classic && !site.secrets.is_empty() {
+            return Err(Failure::environment("build secrets need BuildKit, and docker has no buildx plugin")
+                .hint("install docker-buildx, or take build.secrets out of the configuration"));
+        }
+        let doing = || "cannot lock the engine for builds";
+        let builds = housekeeping::builds_lock(site).classify(Kind::Environment, doing)?;
+        lock::shared(&builds, &site.cancel)?.classify(Kind::Environment, doing)?;
+        let bases = self.local_bases()?;
+        self.schedule.work(site.jobs, |i, blocked| {
+            let name = &self.surveyed[i].spec.name;
+            let built = match blocked {
+                Some(base) => {
+                    Err(Failure::failed(format!("its base image {} failed", self.surveyed[base].spec.name)))
+                }
+                None => site.cancel.check().map_err(Failure::from).and_then(|()| self.build_one(i, builder)),
+            };
+            let built = built.and_then(|image| {
+                bases.provide(i, &image, None)?;
+                Ok(image)
+            });
+            let went_well = built.is_ok();
+            match built {
+                Ok(image) => {
+                    (self.on_ready)(&image, Standing::JustBuilt);
+                    self.put(i, image);
+                }
+                Err(failure) => {
+                    if blocked.is_some() {
+                        site.progress.say(&format!("build {name}: not tried: {failure}"));
+                    }
+                    let failed = self.described(i, ImageStatus::Failed);
+                    self.put(i, Image { error: Some(failure.one_line()), ..failed });
+                    let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+                    failures.push((failure.kind, failure.hint));
+                }
+            }
+            went_well
+        });
         Ok(())
     }
 
-    fn linked_context(&self, i: usize) -> PathBuf {
-        self.scratch.join(format!("linked-{i}"))
-    }
-
-    fn context(&self, i: usize, source: &Source) -> PathBuf {
-        if source.context_is_plain {
-            self.scratch.join("tree").join(self.surveyed[i].spec.context.as_str())
+    /// The names of local bases are locked all at once, so everything has to be decided first; without local bases
+    /// nothing waits.
+    fn local_bases(&self) -> Result<LocalBases<'_>, Failure> {
+        let to_build = if self.surveyed.iter().any(|s| s.bases().next().is_some()) {
+            self.schedule.wait_until_decided()
         } else {
-            self.linked_context(i)
-        }
-    }
-
-    /// The Dockerfile in the context, or a copy of it where it stands outside or is reached through a link.
-    fn dockerfile(&self, i: usize, source: &Source) -> Result<PathBuf, Failure> {
-        if source.dockerfile_is_plain {
-            return Ok(self.scratch.join("tree").join(self.surveyed[i].spec.dockerfile.as_str()));
-        }
-        let path = self.scratch.join(format!("Dockerfile-{i}"));
-        std::fs::write(&path, &source.dockerfile)
-            .classify(Kind::Environment, || format!("cannot write {}", path.display()))?;
-        Ok(path)
-    }
-
-    fn labels(&self, i: usize, source: &Source) -> BTreeMap<String, String> {
-        let image = &self.surveyed[i];
-        let version = image.spec.version.as_ref().or(image.tags.first());
-        let created = jiff::Timestamp::from_second(self.created).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-        let oci = |name: &str| format!("org.opencontainers.image.{name}");
-        let mut labels = BTreeMap::from([
-            (oci("source"), self.origin.source.clone()),
-            (oci("revision"), self.change.commit.to_string()),
-            (
-                oci("version"),
-                version.map_or_else(|| self.change.commit.short().to_owned(), ToString::to_string),
-            ),
-            (oci("title"), image.spec.name.to_string()),
-            (oci("created"), created.to_string()),
-            (INPUTS_LABEL.to_owned(), source.inputs.to_string()),
-        ]);
-        if let Some(pull_request) = &self.change.pull_request {
-            labels.insert("io.swanci.pull-request".to_owned(), pull_request.number.to_string());
-        }
-        labels
-    }
-
-    fn build_one(&self, i: usize, builder: Builder) -> Result<Image, Failure> {
-        let image = &self.surveyed[i];
-        let Some(source) = &image.source else {
-            return Err(Failure::failed(format!("image {} has no source", image.spec.name)));
+            BTreeSet::new()
         };
-        let begun = Instant::now();
-        let name = image.repository.tagged(&self.change.commit.immutable_tag());
-        self.site.leases.hold(self.site, &name);
-        let cancel = self.site.cancel.child(Some(self.site.timeout));
-        let on_local_base = !source.bases.is_empty();
-        if self.options.pull && on_local_base {
-            // docker's --pull would also ask a registry for the local base, which only stands here.
-            for reference in &source.foreign_bases {
-                self.site.docker.pull(reference, &cancel)?;
+        let bases = LocalBases::prepare(self.site, self.surveyed, &to_build)?;
+        // A base that is not built now was reused: it can be given its name at once.
+        let images = self.images.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for (i, image) in images.iter().enumerate() {
+            if let Some(image) = image.as_ref().filter(|image| image.digest.is_some()) {
+                bases.provide(i, image, image.digest.as_ref())?;
             }
         }
-        let request = BuildRequest {
-            context: self.context(i, source),
-            dockerfile: self.dockerfile(i, source)?,
-            name: name.clone(),
-            args: image.spec.args.clone(),
-            labels: self.labels(i, source),
-            target: image.spec.target.clone(),
-            platform: image.spec.platform.clone(),
-            pull: self.options.pull && !on_local_base,
-            no_cache: self.options.no_cache,
-            secrets: self.site.secrets.clone(),
-        };
-        let step = self.site.progress.step(&format!("build {}", image.spec.name));
-        let build = || self.site.docker.build(builder, &request, &cancel, &mut |line| step.line(line));
-        let mut built = build();
-        // Somebody pruned the engine meanwhile. Others may go on pruning, so not for ever.
-        for _ in 0..2 {
-            if !built.as_ref().is_err_and(DockerError::lost_a_cached_step) {
-                break;
-            }
-            built = build();
-        }
-        let id = match built {
-            Ok(Some(id)) => id,
-            Ok(None) => {
-                step.failed("the engine does not hold the image that was built");
-                return Err(Failure::failed(format!("docker built {name}, and the engine does not hold it")));
-            }
-            Err(error) => {
-                let mut failure = Failure::from(error);
-                if cancel.stopped() == Some(crate::cancel::Stop::TimedOut)
-                    && self.site.cancel.stopped().is_none()
-                {
-                    let limit = humantime::format_duration(self.site.timeout);
-                    failure = failure.context(format!("the build took longer than build.timeout ({limit})"));
-                }
-                let failure = failure.context(format!("the build of {} failed", image.spec.name));
-                step.failed(&failure.one_line());
-                return Err(failure);
-            }
-        };
-        step.done("built");
-        Ok(Image {
-            image_id: Some(id),
-            seconds: Some(seconds(begun.elapsed())),
-            ..self.described(i, ImageStatus::Built)
-        })
+        Ok(bases)
     }
 }

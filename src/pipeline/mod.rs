@@ -5,6 +5,7 @@
 mod bases;
 mod build;
 mod checkout;
+mod contexts;
 mod housekeeping;
 mod origin;
 mod promote;
@@ -37,7 +38,7 @@ pub use build::{BuildOptions, Built, build};
 pub use checkout::resolve_by_hand;
 pub use housekeeping::ImageLeases;
 pub use origin::{ByHand, Origin};
-pub use push::{PushOptions, push};
+pub use push::{PushOptions, Standing, push};
 pub use run::{Ran, run};
 
 /// A repository that may be built, and how.

@@ -3,10 +3,11 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::panic::resume_unwind;
 use std::time::Duration;
 
 use crate::cancel::Cancel;
-use crate::documents::{Image, Move, MoveOutcome};
+use crate::documents::{Image, ImageStatus, Move, MoveOutcome};
 use crate::error::{Failure, Kind};
 use crate::git::Mirror;
 use crate::lock;
@@ -106,7 +107,17 @@ fn move_tags(
     client: &Registry,
 ) -> Result<(), Failure> {
     let step = site.progress.step("move the tags");
-    let now = parallel::map(REGISTRY_THREADS, wanted, |w| client.get_manifest(w.repository.path(), &w.tag));
+    let mirror = Mirror::of(&site.state_dir, &origin.remote, site.git_token.as_ref(), &site.cancel);
+    // What is true now decides, so the branch is fetched again, under the locks.
+    let fetch = || checkout::prove(site, &mirror, branch, &change.commit, &[]);
+    let (now, tip) = std::thread::scope(|scope| {
+        // A tag of an image that was built will have to move: the two servers are asked at once.
+        let built = images.iter().any(|i| i.status == ImageStatus::Built);
+        let tip = built.then(|| scope.spawn(fetch));
+        let now =
+            parallel::map(REGISTRY_THREADS, wanted, |w| client.get_manifest(w.repository.path(), &w.tag));
+        (now, tip.map(|tip| tip.join().unwrap_or_else(|panic| resume_unwind(panic))))
+    });
     for (tag, now) in wanted.iter_mut().zip(now) {
         tag.now = now?;
         if tag.now.as_ref().is_some_and(|m| m.digest == tag.to) {
@@ -117,9 +128,10 @@ fn move_tags(
         step.done("all in place already");
         return Ok(());
     }
-    // What is true now decides, so the branch is fetched again, under the locks.
-    let mirror = Mirror::of(&site.state_dir, &origin.remote, site.git_token.as_ref(), &site.cancel);
-    let tip = checkout::prove(site, &mirror, branch, &change.commit, &[])?;
+    let tip = match tip {
+        Some(tip) => tip?,
+        None => fetch()?,
+    };
     if judge(site, origin, &mirror, change, &tip, images, wanted, options, client)? {
         for tag in wanted.iter_mut().filter(|w| w.outcome.is_none()) {
             tag.outcome = Some(MoveOutcome::Superseded);

@@ -35,7 +35,7 @@ pub fn push(site: &Site, built: BuiltDocument, options: &PushOptions) -> Result<
     check(site, &built)?;
     let pushed = parallel::map(UPLOADS, &built.images, |image| {
         if needs_push(image) {
-            push_image(site, &built.change.commit, image, BuiltWhen::Before, options).map(Some)
+            push_image(site, &built.change.commit, image, Standing::Unknown, options).map(Some)
         } else {
             Ok(None)
         }
@@ -159,13 +159,17 @@ fn combine(failures: Vec<Failure>) -> Option<Failure> {
     Some(first)
 }
 
-/// How much time something else had to give a local name to another image.
+/// What is known of an image when its push begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum BuiltWhen {
-    /// None: this process built it and pushes it at once. The registry's manifest tells all the same.
-    JustNow,
-    /// Any: the engine is asked first.
-    Before,
+pub enum Standing {
+    /// This process built it a moment ago.
+    JustBuilt,
+    /// The registry was asked a moment ago: it holds the image, and nothing under the immutable tag.
+    Untagged,
+    /// The registry was asked a moment ago: it holds the image under the immutable tag.
+    Tagged,
+    /// Nothing: a document may be old.
+    Unknown,
 }
 
 /// Phase 1 for one image: it stands in the registry under its immutable tag, and the registry says under which digest.
@@ -173,7 +177,7 @@ pub(super) fn push_image(
     site: &Site,
     commit: &CommitSha,
     image: &Image,
-    built: BuiltWhen,
+    standing: Standing,
     options: &PushOptions,
 ) -> Result<Image, Failure> {
     let (_, client) = site.registry_and_client()?;
@@ -185,9 +189,9 @@ pub(super) fn push_image(
     let notice = client.with_cancel(site.cancel.clone());
     let outcome = match (&image.image_id, &image.digest) {
         (Some(id), _) if image.status == ImageStatus::Built => {
-            push_built(site, &notice, repository, &tag, id, built, options, &mut |line| step.line(line))
+            push_built(site, &notice, repository, &tag, id, standing, options, &mut |line| step.line(line))
         }
-        (_, Some(digest)) => tag_unchanged(&notice, repository, &tag, digest, options),
+        (_, Some(digest)) => tag_unchanged(&notice, repository, &tag, digest, standing, options),
         (_, None) => {
             Err(Failure::bad_input(format!("the image {} has neither image_id nor digest", image.name)))
         }
@@ -236,7 +240,7 @@ fn push_built(
     repository: &ImageRepository,
     tag: &Tag,
     id: &Digest,
-    built: BuiltWhen,
+    standing: Standing,
     options: &PushOptions,
     on_line: &mut dyn FnMut(&str),
 ) -> Result<(Digest, Option<String>), Failure> {
@@ -257,25 +261,34 @@ fn push_built(
         Failure::failed(format!("the engine no longer holds {name}"))
             .hint("build it again; was it pruned between build and push?")
     };
-    match built {
-        BuiltWhen::JustNow => {}
-        BuiltWhen::Before => match site.docker.image_id(&name, &cancel)? {
-            Some(there) if there == *id => {}
-            Some(there) => return Err(another(there.as_str())),
-            None => return Err(gone()),
-        },
+    match standing {
+        // Nothing had the time to give the name to another image; the registry's manifest tells all the same.
+        Standing::JustBuilt => {}
+        Standing::Untagged | Standing::Tagged | Standing::Unknown => {
+            match site.docker.image_id(&name, &cancel)? {
+                Some(there) if there == *id => {}
+                Some(there) => return Err(another(there.as_str())),
+                None => return Err(gone()),
+            }
+        }
     }
     let printed = match push_with_retries(site, repository, tag, &cancel, on_line)? {
         Some(digest) => digest,
         None => return Err(gone()),
     };
-    match client.get_manifest(repository.path(), tag)? {
-        Some(found) if found.digest == printed && found.is_of_image(id) => Ok((printed, None)),
-        Some(found) if found.digest == printed => Err(another("another image")),
-        Some(found) => Err(Failure::failed(format!(
-            "docker says that it pushed {printed}, and the registry holds {} under {tag}",
-            found.digest
-        ))),
+    let holds = match client.head_manifest(repository.path(), tag)? {
+        Some(found) if found.digest == printed => client.get_manifest(repository.path(), &printed)?,
+        Some(found) => {
+            return Err(Failure::failed(format!(
+                "docker says that it pushed {printed}, and the registry holds {} under {tag}",
+                found.digest
+            )));
+        }
+        None => None,
+    };
+    match holds {
+        Some(manifest) if manifest.is_of_image(id) => Ok((printed, None)),
+        Some(_) => Err(another("another image")),
         None => Err(Failure::failed(format!(
             "docker says that it pushed {printed}, and the registry has no {tag}"
         ))),
@@ -323,17 +336,21 @@ fn tag_unchanged(
     repository: &ImageRepository,
     tag: &Tag,
     digest: &Digest,
+    standing: Standing,
     options: &PushOptions,
 ) -> Result<(Digest, Option<String>), Failure> {
-    match client.head_manifest(repository.path(), tag)? {
-        Some(there) if there.digest == *digest => Ok((there.digest, None)),
-        Some(there) => kept(repository, tag, &there.digest, options),
-        None => {
-            let Some(manifest) = client.recall_manifest(repository.path(), digest)? else {
-                return Err(Failure::failed(format!("the registry no longer holds {repository}@{digest}"))
-                    .hint("build it again, with --force if need be"));
-            };
-            Ok((client.put_manifest(repository.path(), tag, &manifest)?, None))
-        }
+    match standing {
+        Standing::Tagged => return Ok((digest.clone(), None)),
+        Standing::Untagged => {}
+        Standing::JustBuilt | Standing::Unknown => match client.head_manifest(repository.path(), tag)? {
+            Some(there) if there.digest == *digest => return Ok((there.digest, None)),
+            Some(there) => return kept(repository, tag, &there.digest, options),
+            None => {}
+        },
     }
+    let Some(manifest) = client.recall_manifest(repository.path(), digest)? else {
+        return Err(Failure::failed(format!("the registry no longer holds {repository}@{digest}"))
+            .hint("build it again, with --force if need be"));
+    };
+    Ok((client.put_manifest(repository.path(), tag, &manifest)?, None))
 }

@@ -4,22 +4,47 @@ use crate::error::Failure;
 use crate::model::{Digest, ImageRepository, Tag};
 use crate::registry::{Registry, RegistryError};
 
+use super::push::Standing;
+
 /// The label that carries the hash of the inputs.
 pub(super) const INPUTS_LABEL: &str = "io.swanci.inputs";
 
-/// The digest of an image with these inputs under the first of `tags` that has one.
+/// An image that need not be built.
+pub(super) struct Reused {
+    pub(super) digest: Digest,
+    /// What was seen of the immutable tag on the way.
+    pub(super) standing: Standing,
+}
+
+/// The first image with these inputs, as CONTRACT orders the places: the commit's own `sha-` tag, the first moving
+/// tag, the first parent's `sha-` tag.
 pub(super) fn find(
     client: &Registry,
     repository: &ImageRepository,
-    tags: &[&Tag],
+    own: &Tag,
+    others: &[&Tag],
     inputs: &Digest,
-) -> Result<Option<Digest>, Failure> {
-    for tag in tags {
-        if let Some(found) = under_tag(client, repository, tag, inputs)? {
-            return Ok(Some(found));
+) -> Result<Option<Reused>, Failure> {
+    let standing = match under_tag(client, repository, own, inputs)? {
+        Under::Same(digest) => return Ok(Some(Reused { digest, standing: Standing::Tagged })),
+        Under::Nothing => Standing::Untagged,
+        Under::Another => Standing::Unknown,
+    };
+    for tag in others {
+        if let Under::Same(digest) = under_tag(client, repository, tag, inputs)? {
+            return Ok(Some(Reused { digest, standing }));
         }
     }
     Ok(None)
+}
+
+/// What stands under a tag.
+enum Under {
+    Nothing,
+    /// An image with other inputs, or one that cannot be read: it was somebody else's.
+    Another,
+    /// An image with the same inputs.
+    Same(Digest),
 }
 
 fn under_tag(
@@ -27,14 +52,13 @@ fn under_tag(
     repository: &ImageRepository,
     tag: &Tag,
     inputs: &Digest,
-) -> Result<Option<Digest>, RegistryError> {
-    let Some(manifest) = client.get_manifest(repository.path(), tag)? else { return Ok(None) };
-    // An image that cannot be read is not reused; it was somebody else's.
+) -> Result<Under, RegistryError> {
+    let Some(manifest) = client.get_manifest(repository.path(), tag)? else { return Ok(Under::Nothing) };
     let labels = match client.image_labels(repository.path(), &manifest) {
         Ok(config) => config.labels,
-        Err(RegistryError::Protocol { .. } | RegistryError::TooLarge { .. }) => return Ok(None),
+        Err(RegistryError::Protocol { .. } | RegistryError::TooLarge { .. }) => return Ok(Under::Another),
         Err(error) => return Err(error),
     };
     let same = labels.get(INPUTS_LABEL).is_some_and(|label| label == inputs.as_str());
-    Ok(same.then_some(manifest.digest))
+    Ok(if same { Under::Same(manifest.digest) } else { Under::Another })
 }

@@ -10,7 +10,7 @@ use crate::lock;
 use crate::model::{Change, CommitSha};
 
 use super::build::{BuildOptions, build};
-use super::push::{BuiltWhen, PushOptions, UPLOADS, finish, needs_push, push_image};
+use super::push::{PushOptions, Standing, UPLOADS, finish, needs_push, push_image};
 use super::{Outcome, Site};
 
 /// What a run has to show.
@@ -38,26 +38,33 @@ pub fn run(
     let (ready, to_push) = mpsc::channel::<Image>();
     let to_push = Mutex::new(to_push);
     let ready = Mutex::new(Some(ready));
+    let push = |image: &Image, standing: Standing| {
+        let result = push_image(site, &change.commit, image, standing, push_options);
+        pushed.lock().unwrap_or_else(PoisonError::into_inner).push((image.name.clone(), result));
+    };
     let built = std::thread::scope(|scope| {
         for _ in 0..UPLOADS {
             scope.spawn(|| {
                 loop {
                     let next = to_push.lock().unwrap_or_else(PoisonError::into_inner).recv();
                     let Ok(image) = next else { return };
-                    let result = push_image(site, &change.commit, &image, BuiltWhen::JustNow, push_options);
-                    pushed.lock().unwrap_or_else(PoisonError::into_inner).push((image.name, result));
+                    push(&image, Standing::JustBuilt);
                 }
             });
         }
-        let on_image = |_: usize, image: &Image| {
-            if let Some(ready) = &*ready.lock().unwrap_or_else(PoisonError::into_inner) {
-                // The receivers live until the sender is gone.
-                let _ = ready.send(image.clone());
+        let on_ready = |image: &Image, standing: Standing| match standing {
+            Standing::JustBuilt => {
+                if let Some(ready) = &*ready.lock().unwrap_or_else(PoisonError::into_inner) {
+                    // The receivers live until the sender is gone.
+                    let _ = ready.send(image.clone());
+                }
             }
+            // One small request, while what was seen of the registry is fresh.
+            Standing::Untagged | Standing::Tagged | Standing::Unknown => push(image, standing),
         };
         // Also when the build panics: or its pushers would wait for ever.
         let close = Close(&ready);
-        let built = build(site, change, payload_sha256, build_options, &on_image);
+        let built = build(site, change, payload_sha256, build_options, &on_ready);
         built_at = Instant::now();
         // No more images: the pushers end when the last one is up.
         drop(close);

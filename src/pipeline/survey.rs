@@ -21,6 +21,13 @@ pub(super) struct Surveyed {
     pub(super) source: Option<Source>,
 }
 
+impl Surveyed {
+    /// Local bases: the reference in `FROM`, and the image that it means.
+    pub(super) fn bases(&self) -> impl Iterator<Item = &(String, usize)> {
+        self.source.iter().flat_map(|source| &source.bases)
+    }
+}
+
 /// Where an image's files are, and what they hash to.
 pub(super) struct Source {
     pub(super) inputs: Digest,

@@ -1,7 +1,7 @@
 //! Who swanci is to the registry: what `docker login` left, in docker's config file or its credential helpers.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -78,12 +78,6 @@ impl Credentials {
             Credentials::Anonymous => true,
             Credentials::Password { .. } | Credentials::IdentityToken(_) => false,
         }
-    }
-
-    /// The directory of docker's config file: `$DOCKER_CONFIG`, else `~/.docker`.
-    pub fn docker_config_dir() -> Option<PathBuf> {
-        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        set("DOCKER_CONFIG").or_else(|| Some(set("HOME")?.join(".docker")))
     }
 
     /// What docker would send to this registry, from `config.json` in `config_dir`: its `auths`, `credHelpers` and
