@@ -191,6 +191,10 @@ fn registry(
     if engine_answers {
         let reference = format!("{repository}:none");
         checks.push(match site.docker.probe_registry(&reference, &cancel()) {
+            Ok(()) if address.is_loopback() => ok(
+                "registry from docker",
+                "the docker engine reaches it; on loopback it trusts every registry, whatever its certificate",
+            ),
             Ok(()) => ok("registry from docker", "the docker engine reaches it and trusts its certificate"),
             Err(error) => failed("registry from docker", error.into()),
         });
@@ -222,7 +226,7 @@ fn state(site: &Site) -> Check {
             failure.hint("give it to the user that runs swanci, or choose another --state-dir"),
         );
     }
-    let used: Vec<String> = ["mirrors", "receipts", "logs"]
+    let used: Vec<String> = ["mirrors", "receipts", "configs", "logs"]
         .iter()
         .map(|part| format!("{part} {}", ByteSize::b(size_of(&site.state_dir.join(part)))))
         .collect();
