@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, clippy::print_stderr, reason = "tests may spawn and fail loudly")]
 
 mod answers;
+mod crowds;
 mod faults;
 mod kill;
 mod once;

@@ -74,7 +74,7 @@ impl Limits {
     pub(crate) fn within(mut self, nofile: u64) -> Limits {
         let nofile = usize::try_from(nofile).unwrap_or(usize::MAX);
         // A worker costs three descriptors: the gate's end and tiny_http's two.
-        self.workers = self.workers.clamp(1, (nofile / 16).max(2));
+        self.workers = self.workers.clamp(1, (nofile / 32).max(2));
         let connections = nofile.saturating_sub(3 * self.workers + reserve(nofile));
         self.max_connections = self.max_connections.min(connections).max(4);
         self.max_headers = self.max_headers.min(super::MAX_HEADERS);
@@ -82,9 +82,10 @@ impl Limits {
     }
 }
 
-/// Descriptors that are not the listener's to use: the database, job logs, and the pipes of children.
+/// Descriptors that are not the listener's to use: about 18 for the database, logs and signals, and 23 for a job at its
+/// busiest, with children, locks and connections to the registry.
 fn reserve(nofile: usize) -> usize {
-    (nofile / 4).clamp(36, 512)
+    (nofile / 4).clamp(44, 512)
 }
 
 /// Raises the soft limit of descriptors to the hard one and returns it. Children inherit it, which git and docker
@@ -105,9 +106,9 @@ mod tests {
     #[test]
     fn few_descriptors_still_leave_room_for_clients_and_children() {
         let limits = Limits::default().within(64);
-        assert_eq!(limits.workers, 4);
+        assert_eq!(limits.workers, 2);
         assert!((12..=20).contains(&limits.max_connections), "{}", limits.max_connections);
-        assert!(limits.max_connections + 3 * limits.workers + 36 <= 64);
+        assert!(limits.max_connections + 3 * limits.workers + 44 <= 64);
     }
 
     #[test]
