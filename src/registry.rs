@@ -2,7 +2,7 @@
 //!
 //! Every request has timeouts, is repeated only where repeating is harmless, and asks its [`Cancel`] between
 //! attempts. Connections are kept alive and shared by the threads that hold clones of one [`Registry`].
-//! Deliberately absent: uploading layers (docker does that), deleting anything, following redirects with credentials.
+//! Deliberately absent: uploading or mounting layers (docker does that), deleting anything, following redirects with credentials.
 
 mod auth;
 mod blobs;
@@ -26,7 +26,6 @@ use std::time::Duration;
 use crate::cancel::Cancel;
 use crate::model::{ImageName, RegistryAddress};
 
-pub use blobs::Copied;
 pub use credentials::{Credentials, CredentialsError};
 pub use error::RegistryError;
 pub use manifest::{Descriptor, ImageConfig, Manifest, Reference};

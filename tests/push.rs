@@ -132,6 +132,26 @@ fn an_engine_that_lost_the_image_fails_the_push() {
 }
 
 #[test]
+fn a_layer_that_another_repository_holds_is_mounted_and_not_uploaded() {
+    let scene = Scene::new();
+    // Long enough that nobody takes it for the rest of an image.
+    let content = format!("{}\n", "layer ".repeat(20_000));
+    scene.repository.write("a/Dockerfile", "FROM scratch\nCOPY file /file\n").write("a/file", &content);
+    scene.repository.images(&[json!({"service_name": "a", "version": "1"})]);
+    let first = scene.repository.commit("first");
+    scene.run(&first, &[]).ended(0);
+    // Another image on the same layer.
+    scene
+        .repository
+        .write("b/Dockerfile", "FROM scratch\nCOPY file /file\nCMD [\"/b\"]\n")
+        .write("b/file", &content);
+    scene.repository.images(&["a", "b"].map(|name| json!({"service_name": name, "version": "1"})));
+    let second = scene.repository.commit("second");
+    scene.run(&second, &["-v"]).ended(0).saying(&["Mounted from a"]);
+    assert!(scene.digest("b", &format!("sha-{second}")).is_some());
+}
+
+#[test]
 fn the_digest_that_docker_prints_is_compared_with_the_registrys() {
     let (mut scene, commit) = scene();
     let proxy = Proxy::start(scene.registry.address);

@@ -102,7 +102,7 @@ impl Manifest {
     /// a containerd store, the manifest's own.
     pub fn is_of_image(&self, id: &Digest) -> bool {
         self.digest == *id
-            || matches!(self.contents(), Ok(Contents::Image { config, .. }) if config.digest == *id)
+            || matches!(self.contents(), Ok(Contents::Image { config }) if config.digest == *id)
     }
 
     /// What it refers to, or why that cannot be read.
@@ -126,7 +126,7 @@ impl Manifest {
             return Ok(Contents::Index(wire.manifests.unwrap_or_default()));
         }
         match (wire.config, wire.manifests) {
-            (Some(config), None) => Ok(Contents::Image { config, layers: wire.layers.unwrap_or_default() }),
+            (Some(config), None) => Ok(Contents::Image { config }),
             (None, _) => Err("it has no config".to_owned()),
             (Some(_), Some(_)) => Err("it is an index and an image at once".to_owned()),
         }
@@ -136,8 +136,8 @@ impl Manifest {
 /// What a manifest refers to.
 #[derive(Debug)]
 pub(super) enum Contents {
-    /// One image.
-    Image { config: Entry, layers: Vec<Entry> },
+    /// One image, by its config.
+    Image { config: Entry },
     /// Several manifests.
     Index(Vec<Entry>),
 }
@@ -150,9 +150,6 @@ pub(super) struct Entry {
     /// The content's length.
     #[serde(default)]
     pub(super) size: u64,
-    /// Present on layers that live elsewhere: they are not in the registry.
-    #[serde(default)]
-    pub(super) urls: Vec<String>,
     #[serde(default)]
     platform: Option<Platform>,
     #[serde(default)]
@@ -172,7 +169,7 @@ struct Platform {
 struct Wire {
     media_type: Option<String>,
     config: Option<Entry>,
-    layers: Option<Vec<Entry>>,
+    layers: Option<serde::de::IgnoredAny>,
     manifests: Option<Vec<Entry>>,
 }
 

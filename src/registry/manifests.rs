@@ -147,7 +147,7 @@ impl Registry {
     ) -> Result<ImageConfig, RegistryError> {
         let wrong = |detail: String| self.wrong_manifest(repository, manifest, detail);
         match manifest.contents().map_err(wrong)? {
-            Contents::Image { config, .. } => {
+            Contents::Image { config } => {
                 if config.size > MAX_BYTES {
                     return Err(RegistryError::TooLarge {
                         host: self.shared.host.clone(),

@@ -31,11 +31,6 @@ impl Scope {
         Scope(vec![format!("repository:{path}:pull,push")])
     }
 
-    /// Writing to one repository what another one holds.
-    pub(super) fn mount(from: &str, to: &str) -> Scope {
-        Scope(vec![format!("repository:{to}:pull,push"), format!("repository:{from}:pull")])
-    }
-
     /// Each scope by itself.
     pub(super) fn parts(&self) -> &[String] {
         &self.0

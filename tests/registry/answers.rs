@@ -4,7 +4,7 @@ use std::path::Path;
 
 use swanci::cancel::Cancel;
 use swanci::error::Kind;
-use swanci::registry::{Copied, Credentials, Manifest, Registry, RegistryError};
+use swanci::registry::{Credentials, Manifest, Registry, RegistryError};
 
 use super::{image, nothing, tag};
 use crate::support::proxy::{Fault, Gate, Proxy, Reply};
@@ -45,9 +45,7 @@ fn what_is_not_there_is_none_and_no_error() {
     assert_eq!(registry.head_manifest(&repository, &tag("x")).unwrap(), None);
     assert_eq!(registry.get_manifest(&repository, &tag("x")).unwrap(), None);
     assert_eq!(registry.get_manifest(&repository, &missing).unwrap(), None);
-    assert!(!registry.blob_exists(&repository, &missing).unwrap());
     assert!(registry.list_tags(&repository).unwrap().is_empty());
-    assert!(!registry.mount_blob(&repository, &image("other"), &missing).unwrap());
 }
 
 #[test]
@@ -62,7 +60,6 @@ fn labels_are_those_of_the_image_also_behind_an_index_with_attestations() {
     let config = registry.image_labels(&repository, &plain).unwrap();
     assert_eq!(config.labels["io.swanci.inputs"], "sha256:1");
     assert_eq!(config.labels["b"], "ü");
-    assert!(registry.blob_exists(&repository, &config.digest).unwrap());
 
     let index = registry.get_manifest(&repository, &tag("index")).unwrap().unwrap();
     // Without the types in Accept, 2.8 would answer with another manifest and another digest here.
@@ -70,43 +67,6 @@ fn labels_are_those_of_the_image_also_behind_an_index_with_attestations() {
     assert!(index.is_index());
     let labels = registry.image_labels(&repository, &index).unwrap().labels;
     assert_eq!(labels.into_iter().collect::<Vec<_>>(), [("io.swanci.inputs".into(), "sha256:2".into())]);
-}
-
-#[test]
-fn an_image_moves_to_another_repository_without_an_upload() {
-    let server = RegistryServer::plain();
-    let proxy = Proxy::start(server.address);
-    let registry = client(&proxy);
-    let (from, to, new) = (image("team-a/httpd"), image("team-b/httpd"), tag("sha-2"));
-    for pushed in [
-        server.push_sample_image("team-a/httpd", "x", &[]),
-        server.push_sample_index("team-a/httpd", "y", &[]),
-    ] {
-        let manifest = registry.get_manifest(&from, &pushed).unwrap().unwrap();
-        assert_eq!(
-            registry.copy_manifest(&from, &to, &manifest, &new).unwrap(),
-            Copied::Done(pushed.clone())
-        );
-        let copied = registry.get_manifest(&to, &new).unwrap().unwrap();
-        assert_eq!(copied, manifest);
-        registry.image_labels(&to, &copied).unwrap();
-    }
-    assert_eq!(proxy.count("PUT", "/blobs/"), 0);
-    assert_eq!(proxy.count("PATCH", ""), 0);
-}
-
-#[test]
-fn a_blob_that_cannot_be_mounted_is_named_and_nothing_is_written() {
-    let directory = tempfile::tempdir().unwrap();
-    let server = RegistryServer::builder().storage(directory.path()).start();
-    let registry = server.client();
-    let (from, to) = (image("a"), image("b"));
-    let config = nothing();
-    let text = format!(r#"{{"schemaVersion":2,"config":{{"digest":"{config}","size":2}},"layers":[]}}"#);
-    let manifest = Manifest::new(text.into_bytes(), DOCKER_MANIFEST);
-    assert_eq!(registry.copy_manifest(&from, &to, &manifest, &tag("x")).unwrap(), Copied::NotMounted(config));
-    assert_eq!(registry.head_manifest(&to, &tag("x")).unwrap(), None);
-    assert_eq!(open_uploads(directory.path(), "b"), 0);
 }
 
 #[test]

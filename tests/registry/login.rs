@@ -117,20 +117,6 @@ fn a_token_server_that_stumbles_is_asked_again() {
 }
 
 #[test]
-fn a_mount_asks_for_both_repositories_in_one_token() {
-    let server = RegistryServer::plain();
-    server.push_sample_image("a", "1.0", &[]);
-    let front = TokenRegistry::start(server.address, Some(("swan", "secret")));
-    let registry = client(&front.host(), password("swan", "secret"));
-    let manifest = registry.get_manifest(&image("a"), &tag("1.0")).unwrap().unwrap();
-    registry.copy_manifest(&image("a"), &image("b"), &manifest, &tag("1.0")).unwrap();
-    let seen = front.proxy.seen();
-    let token = seen.iter().filter(|s| s.path.starts_with("/token")).find(|s| s.path.contains("%3Ab%3A"));
-    assert_eq!(token.unwrap().path.matches("scope=").count(), 2);
-    assert!(registry.head_manifest(&image("b"), &tag("1.0")).unwrap().is_some());
-}
-
-#[test]
 fn an_identity_token_is_traded_by_post() {
     let server = RegistryServer::plain();
     server.push_sample_image("a", "1.0", &[]);
@@ -217,9 +203,8 @@ fn a_blob_is_followed_to_its_storage_without_credentials() {
     let moved = Reply::new(307).header("Location", format!("http://{}{path}", storage.host()));
     front.proxy.always("*", &path, Fault::Reply(moved));
     assert_eq!(registry.image_labels(&image("a"), &manifest).unwrap().labels["x"], "y");
-    assert!(registry.blob_exists(&image("a"), &config).unwrap());
     let seen = storage.seen();
-    assert_eq!(seen.iter().map(|s| s.method.as_str()).collect::<Vec<_>>(), ["GET", "HEAD"]);
+    assert_eq!(seen.iter().map(|s| s.method.as_str()).collect::<Vec<_>>(), ["GET"]);
     assert!(seen.iter().all(|s| s.header("authorization").is_none()), "{seen:?}");
     // The request that was redirected did carry the token.
     assert!(
