@@ -218,6 +218,36 @@ fn old_local_images_go_and_the_newest_stay() {
 }
 
 #[test]
+fn many_merges_leave_as_much_behind_as_few() {
+    let scene = Scene::new();
+    let name = engine::unique("bounded");
+    scene.repository.image(&name, "0").images(&[json!({"service_name": name, "version": "1"})]);
+    scene.run(&scene.repository.commit("0"), &[]).ended(0);
+    let label = format!("label=org.opencontainers.image.title={name}");
+    let merge = |numbers: std::ops::Range<usize>| {
+        for number in numbers {
+            scene.repository.write(&format!("{name}/file"), number.to_string());
+            scene.run(&scene.repository.commit(&number.to_string()), &[]).ended(0);
+        }
+        assert!(scene.swanci.tmp_is_empty());
+        // Also those that have lost their name. The engine is a moment behind.
+        let images = docker_text(&["image", "ls", "--all", "--quiet", "--filter", &label]).lines().count();
+        let mut state: Vec<String> = Vec::new();
+        for folder in ["", "locks", "children", "mirrors"] {
+            let entries = std::fs::read_dir(scene.swanci.state().join(folder)).into_iter().flatten();
+            state.extend(entries.map(|e| format!("{folder}/{}", e.unwrap().file_name().display())));
+        }
+        // One lock for each commit and each local name, of 256 of a kind at most.
+        state.retain(|file| !file.starts_with("locks/run-") && !file.starts_with("locks/image-"));
+        state.sort();
+        (images, state)
+    };
+    let few = merge(1..4);
+    assert_eq!(few.0, 2, "keep_local is 2");
+    assert_eq!(merge(4..14), few);
+}
+
+#[test]
 fn verify_tells_what_is_there_from_what_has_drifted() {
     let (scene, first) = scene();
     let receipt = scene.run(&first, &[]).ended(0);
