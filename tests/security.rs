@@ -115,8 +115,11 @@ fn a_token_shows_nowhere() {
     }
 }
 
-/// An https server on loopback that answers every request so, and remembers what it was asked.
-fn https_server(ca: &Ca, answer: String) -> (String, Arc<Mutex<Vec<String>>>) {
+/// An https server on loopback that answers a request's head so, and remembers what it was asked.
+fn https_server(
+    ca: &Ca,
+    answer: impl Fn(&str) -> Vec<u8> + Send + 'static,
+) -> (String, Arc<Mutex<Vec<String>>>) {
     let (certificate, key) = ca.server(&["127.0.0.1"]);
     let dir = tempfile::tempdir().unwrap();
     let (cert_file, key_file) = (dir.path().join("crt"), dir.path().join("key"));
@@ -133,8 +136,9 @@ fn https_server(ca: &Ca, answer: String) -> (String, Arc<Mutex<Vec<String>>>) {
             while !head.ends_with(b"\r\n\r\n") && connection.read(&mut byte).is_ok_and(|n| n == 1) {
                 head.push(byte[0]);
             }
-            remembered.lock().unwrap().push(String::from_utf8_lossy(&head).into_owned());
-            let _ = std::io::Write::write_all(&mut connection, answer.as_bytes());
+            let head = String::from_utf8_lossy(&head).into_owned();
+            let _ = std::io::Write::write_all(&mut connection, &answer(&head));
+            remembered.lock().unwrap().push(head);
         }
     });
     let port = crate::support::tls_front::start(&cert_file, &key_file, inner, dir);
@@ -145,12 +149,12 @@ fn https_server(ca: &Ca, answer: String) -> (String, Arc<Mutex<Vec<String>>>) {
 fn a_redirect_never_takes_the_token_to_another_host() {
     let ca = Ca::new("test");
     let gone = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_owned();
-    let (other, other_seen) = https_server(&ca, gone);
+    let (other, other_seen) = https_server(&ca, move |_| gone.clone().into_bytes());
     let moved = format!(
         "HTTP/1.1 302 Found\r\nLocation: {other}/acme/shop.git/info/refs?service=git-upload-pack\r\n\
          Content-Length: 0\r\nConnection: close\r\n\r\n"
     );
-    let (first, first_seen) = https_server(&ca, moved);
+    let (first, first_seen) = https_server(&ca, move |_| moved.clone().into_bytes());
     let mut swanci = Swanci::new();
     let file = swanci.file("ca.pem", &ca.pem);
     swanci.set("GIT_SSL_CAINFO", &file.display().to_string());
@@ -162,6 +166,51 @@ fn a_redirect_never_takes_the_token_to_another_host() {
         "{first_seen:?}"
     );
     assert_eq!(*other_seen.lock().unwrap(), Vec::<String>::new(), "the redirect was followed");
+}
+
+#[test]
+fn a_login_typed_in_a_url_serves_every_fetch_and_stands_nowhere() {
+    use base64::Engine as _;
+    let ca = Ca::new("test");
+    let scene = Scene::new();
+    scene.repository.image("a", "1").images(&[json!({"service_name": "a", "version": "1"})]);
+    let commit = scene.repository.commit("first");
+    scene.repository.git(&["update-server-info"]);
+    // git's plain-file protocol (gitprotocol-http(5), "dumb"), behind a login.
+    let (folder, login) = (scene.repository.path().join(".git"), format!("me:{TOKEN}"));
+    let basic = format!(
+        "authorization: basic {}",
+        base64::engine::general_purpose::STANDARD.encode(login.as_bytes())
+    )
+    .to_lowercase();
+    let (server, seen) = https_server(&ca, move |head| {
+        let reply = |status: &str, body: &[u8]| {
+            let head =
+                format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+            [head.as_bytes(), body].concat()
+        };
+        if !head.to_lowercase().contains(&basic) {
+            return reply("401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"x\"", b"");
+        }
+        let path =
+            head.split([' ', '?']).nth(1).and_then(|p| p.strip_prefix("/acme/shop.git/")).unwrap_or("none");
+        match std::fs::read(folder.join(path)) {
+            Ok(body) => reply("200 OK", &body),
+            Err(_) => reply("404 Not Found", b""),
+        }
+    });
+    let mut scene = scene;
+    let file = scene.swanci.file("ca.pem", &ca.pem).display().to_string();
+    scene.swanci.set("GIT_SSL_CAINFO", &file);
+    let url = format!("{}/acme/shop.git", server.replace("https://", &format!("https://{login}@")));
+    let built = scene.swanci.run(&["build", "--repo", &url, "--branch", "main"]).ended(0);
+    assert_eq!(built.json()["change"]["commit"], commit.as_str());
+    assert_eq!(built.json()["change"]["clone_url"], format!("{server}/acme/shop.git"));
+    assert!(!built.stdout.contains(TOKEN) && !built.stderr.contains(TOKEN), "{}", built.stderr);
+    assert_eq!(find_bytes(&scene.swanci.state(), TOKEN.as_bytes()), None);
+    // Once to find the branch's commit, once to prove it.
+    let fetches = seen.lock().unwrap().iter().filter(|head| head.contains("/info/refs")).count();
+    assert!(fetches >= 2, "{fetches} fetches");
 }
 
 #[test]
