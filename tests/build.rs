@@ -317,6 +317,28 @@ fn a_build_that_takes_too_long_is_ended_in_the_engine_too() {
 }
 
 #[test]
+fn a_dockerignore_in_the_image_is_the_commits_own_and_its_steps_are_cached() {
+    for builder in BUILDERS {
+        let Some(scene) = Scene::with(builder) else { continue };
+        scene.repository.write("a/Dockerfile", "FROM scratch\nCOPY . /\n");
+        scene.repository.write("a/.dockerignore", "left-out\n").write("a/left-out", "x").write("a/file", "y");
+        scene.repository.images(&[json!({"service_name": "a", "version": "1"})]);
+        let built = |commit: &str| {
+            scene.build(commit, &["--force"]).ended(0);
+            let image = scene.image_name("a", &format!("sha-{commit}"));
+            let ignore = engine::file_of(&image, "/.dockerignore").expect("a .dockerignore in the image");
+            assert!(String::from_utf8_lossy(&ignore).contains("left-out\n"));
+            assert!(!String::from_utf8_lossy(&ignore).contains(".dockerfile."), "{builder:?}");
+            assert_eq!(engine::file_of(&image, "/left-out"), None);
+            inspect(&image)["RootFS"]["Layers"].clone()
+        };
+        let first = built(&scene.repository.commit("first"));
+        scene.repository.write("README", "changed");
+        assert_eq!(built(&scene.repository.commit("second")), first, "{builder:?}");
+    }
+}
+
+#[test]
 fn several_images_are_built_at_once_and_never_more_than_asked_for() {
     let scene = Scene::new();
     // Each step waits until the other has begun: only two at once come to an end. Four are never seen at once.

@@ -87,7 +87,16 @@ impl Docker {
         match builder {
             Builder::Classic => self.build_classic(request, cancel, on_line).map(Some),
             Builder::Buildx => {
-                self.build_with_buildx(request, cancel, on_line)?;
+                match self.build_with_buildx(request, cancel, on_line) {
+                    // Its file is there, and docker cannot use it.
+                    Err(DockerError::Failed(error))
+                        if error.said(&["is not a docker command", "unknown command: docker buildx"])
+                            && request.secrets.is_empty() =>
+                    {
+                        return self.build_classic(request, cancel, on_line).map(Some);
+                    }
+                    outcome => outcome?,
+                }
                 // What --iidfile names depends on the buildx builder's driver and the engine's image store.
                 self.image_id(&request.name, cancel)
             }
@@ -186,8 +195,13 @@ fn read_image_id(file: &Path) -> Result<Digest, DockerError> {
     text.trim().parse().map_err(|_| DockerError::Unexpected(format!("docker build --iidfile: {text}")))
 }
 
-/// A copy of the Dockerfile with the labels at its end; `None` where they would not end the stage that is built.
+/// A copy of the Dockerfile with the labels at its end; `None` where they would not end the stage that is built, and
+/// beside a `.dockerignore`: docker's client writes the random name of a Dockerfile from outside into it, so that a
+/// `COPY . .` would never be cached and would bring another file than the commit's into the image (docker/cli#3921).
 fn labelled_dockerfile(request: &BuildRequest) -> std::io::Result<Option<NamedTempFile>> {
+    if request.context.join(".dockerignore").symlink_metadata().is_ok() {
+        return Ok(None);
+    }
     let mut content = std::fs::read(&request.dockerfile)?;
     let text = String::from_utf8_lossy(&content);
     let stages = DockerfileStages::parse(&text, &request.args).ok();

@@ -124,8 +124,10 @@ fn build_with(
             work.end_all(failure);
         }
     });
+    let failures = work.failures.into_inner().unwrap_or_else(PoisonError::into_inner);
     if let Some(failure) = work.ended.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        return Err(failure);
+        let kind = failures.iter().fold(failure.kind, |kind, (other, _)| kind.and(*other));
+        return Err(site.cancel.stopped().map_or(Failure { kind, ..failure }, Failure::from));
     }
 
     let images = work.images.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -142,7 +144,6 @@ fn build_with(
             push: None,
         },
     };
-    let failures = work.failures.into_inner().unwrap_or_else(PoisonError::into_inner);
     let failure = site.cancel.stopped().map(Failure::from).or_else(|| failed_images(&document, &failures));
     Ok(Outcome { document, failure })
 }
@@ -344,7 +345,7 @@ impl Work<'_> {
             let went_well = built.is_ok();
             match built {
                 Ok(image) => {
-                    (self.on_ready)(&image, Standing::JustBuilt);
+                    (self.on_ready)(&image, Standing::JustBuilt(Instant::now()));
                     self.put(i, image);
                 }
                 Err(failure) => {
@@ -353,8 +354,11 @@ impl Work<'_> {
                     }
                     let failed = self.described(i, ImageStatus::Failed);
                     self.put(i, Image { error: Some(failure.one_line()), ..failed });
-                    let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-                    failures.push((failure.kind, failure.hint));
+                    // What was only cut short by the end of all says nothing of its own.
+                    if site.cancel.stopped() != Some(Stop::Cancelled) {
+                        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+                        failures.push((failure.kind, failure.hint));
+                    }
                 }
             }
             went_well

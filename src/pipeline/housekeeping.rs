@@ -16,6 +16,9 @@ use super::{CONFIGS, Origin, Site, receipt};
 /// Mirrors that nothing has fetched for so long are removed.
 const UNUSED: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 
+/// Whoever pushes waits no longer for old images to go; the next push goes on with it.
+const TIDY_UP_TIME: Duration = Duration::from_secs(60);
+
 /// Local images that this run needs between their build and their push: nobody's housekeeping may remove them.
 #[derive(Clone, Default)]
 pub struct ImageLeases(Arc<Mutex<Vec<File>>>);
@@ -55,8 +58,9 @@ pub(super) fn builds_lock(site: &Site) -> std::io::Result<File> {
 
 /// Of each name the newest images stay; an older one goes unless a job holds it between its build and its push.
 pub(super) fn remove_old_images(site: &Site, repositories: &[ImageRepository]) {
+    let bounded = Site { cancel: site.cancel.child(Some(TIDY_UP_TIME)), ..site.clone() };
     for repository in repositories {
-        remove_old_images_of(site, &repository.to_string());
+        remove_old_images_of(&bounded, &repository.to_string());
     }
 }
 

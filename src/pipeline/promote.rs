@@ -132,7 +132,7 @@ fn move_tags(
         Some(tip) => tip?,
         None => fetch()?,
     };
-    if judge(site, origin, &mirror, change, &tip, images, wanted, options, client)? {
+    if judge(site, origin, &mirror, change, (tip, &fetch), images, wanted, options, client)? {
         for tag in wanted.iter_mut().filter(|w| w.outcome.is_none()) {
             tag.outcome = Some(MoveOutcome::Superseded);
         }
@@ -163,12 +163,13 @@ fn judge(
     origin: &Origin,
     mirror: &Mirror<'_>,
     change: &Change,
-    tip: &CommitSha,
+    (mut tip, fetch): (CommitSha, &dyn Fn() -> Result<CommitSha, Failure>),
     images: &[Image],
     wanted: &mut [Wanted],
     options: &PushOptions,
     client: &Registry,
 ) -> Result<bool, Failure> {
+    let mut fetched_again = false;
     let labels = parallel::map(REGISTRY_THREADS, wanted, |w| match (&w.now, w.outcome) {
         (Some(manifest), None) => client.image_labels(w.repository.path(), manifest).map(|c| Some(c.labels)),
         (Some(_) | None, _) => Ok(None),
@@ -193,7 +194,14 @@ fn judge(
         let relation = match relations.entry(revision) {
             Entry::Occupied(known) => known.get().clone(),
             Entry::Vacant(new) => {
-                let relation = relation(mirror, &change.commit, new.key().as_deref())?;
+                let ask = || relation(mirror, &change.commit, new.key().as_deref());
+                let mut relation = ask()?;
+                if matches!(relation, Relation::Unknown(_)) && !fetched_again {
+                    // The tag may have moved after the branch was fetched: it is unknown only if it still is now.
+                    tip = fetch()?;
+                    fetched_again = true;
+                    relation = ask()?;
+                }
                 new.insert(relation).clone()
             }
         };
@@ -209,7 +217,7 @@ fn judge(
     if superseded || options.allow_rollback {
         return Ok(superseded);
     }
-    newer_commit_is_complete(mirror, change, tip, images, client)
+    newer_commit_is_complete(mirror, change, &tip, images, client)
 }
 
 /// How the image under a tag relates to the commit that wants it.

@@ -113,17 +113,27 @@ pub(super) fn finish(
             }
         }
     }
-    if failures.is_empty() {
-        let pushed: Vec<ImageRepository> =
-            images.iter().filter(|i| i.image_id.is_some()).filter_map(|i| i.repository.clone()).collect();
-        let moved = std::thread::scope(|scope| {
-            // The engine has time for it while the tags move.
+    let pushed: Vec<ImageRepository> =
+        images.iter().filter(|i| i.image_id.is_some()).filter_map(|i| i.repository.clone()).collect();
+    std::thread::scope(|scope| {
+        if failures.is_empty() {
+            // The engine has time for it while the tags move; nothing of the push waits for it.
             scope.spawn(|| housekeeping::remove_old_images(site, &pushed));
-            let origin = Origin::of(site, &built.change)?;
-            promote::promote(site, &origin, &built.change, &mut images, options)
-        });
-        failures.extend(moved.err());
-    }
+            let moved = Origin::of(site, &built.change)
+                .and_then(|origin| promote::promote(site, &origin, &built.change, &mut images, options));
+            failures.extend(moved.err());
+        }
+        write_receipt(site, built, images, failures, begun)
+    })
+}
+
+fn write_receipt(
+    site: &Site,
+    built: BuiltDocument,
+    images: Vec<Image>,
+    failures: Vec<Failure>,
+    begun: Instant,
+) -> Result<Outcome<Receipt>, Failure> {
     let failure = site.cancel.stopped().map(Failure::from).or_else(|| combine(failures));
     let mut receipt = Receipt {
         schema: SCHEMA,
@@ -159,14 +169,17 @@ fn combine(failures: Vec<Failure>) -> Option<Failure> {
     Some(first)
 }
 
+/// What was seen so long ago is looked at again: others push too.
+const FRESH: Duration = Duration::from_secs(1);
+
 /// What is known of an image when its push begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// This process built it a moment ago.
-    JustBuilt,
-    /// The registry was asked a moment ago: it holds the image, and nothing under the immutable tag.
-    Untagged,
-    /// The registry was asked a moment ago: it holds the image under the immutable tag.
+    /// This process built it at this time.
+    JustBuilt(Instant),
+    /// At this time the registry held nothing under the immutable tag; it holds the image under another.
+    Untagged(Instant),
+    /// The registry holds the image under the immutable tag, which never changes.
     Tagged,
     /// Nothing: a document may be old.
     Unknown,
@@ -263,8 +276,8 @@ fn push_built(
     };
     match standing {
         // Nothing had the time to give the name to another image; the registry's manifest tells all the same.
-        Standing::JustBuilt => {}
-        Standing::Untagged | Standing::Tagged | Standing::Unknown => {
+        Standing::JustBuilt(at) if at.elapsed() < FRESH => {}
+        Standing::JustBuilt(_) | Standing::Untagged(_) | Standing::Tagged | Standing::Unknown => {
             match site.docker.image_id(&name, &cancel)? {
                 Some(there) if there == *id => {}
                 Some(there) => return Err(another(there.as_str())),
@@ -341,12 +354,14 @@ fn tag_unchanged(
 ) -> Result<(Digest, Option<String>), Failure> {
     match standing {
         Standing::Tagged => return Ok((digest.clone(), None)),
-        Standing::Untagged => {}
-        Standing::JustBuilt | Standing::Unknown => match client.head_manifest(repository.path(), tag)? {
-            Some(there) if there.digest == *digest => return Ok((there.digest, None)),
-            Some(there) => return kept(repository, tag, &there.digest, options),
-            None => {}
-        },
+        Standing::Untagged(asked) if asked.elapsed() < FRESH => {}
+        Standing::Untagged(_) | Standing::JustBuilt(_) | Standing::Unknown => {
+            match client.head_manifest(repository.path(), tag)? {
+                Some(there) if there.digest == *digest => return Ok((there.digest, None)),
+                Some(there) => return kept(repository, tag, &there.digest, options),
+                None => {}
+            }
+        }
     }
     let Some(manifest) = client.recall_manifest(repository.path(), digest)? else {
         return Err(Failure::failed(format!("the registry no longer holds {repository}@{digest}"))

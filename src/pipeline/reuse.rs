@@ -1,5 +1,7 @@
 //! Asks the registry for an image with the same inputs, so that it need not be built.
 
+use std::time::Instant;
+
 use crate::error::Failure;
 use crate::model::{Digest, ImageRepository, Tag};
 use crate::registry::{Registry, RegistryError};
@@ -25,9 +27,10 @@ pub(super) fn find(
     others: &[&Tag],
     inputs: &Digest,
 ) -> Result<Option<Reused>, Failure> {
+    let asked = Instant::now();
     let standing = match under_tag(client, repository, own, inputs)? {
         Under::Same(digest) => return Ok(Some(Reused { digest, standing: Standing::Tagged })),
-        Under::Nothing => Standing::Untagged,
+        Under::Nothing => Standing::Untagged(asked),
         Under::Another => Standing::Unknown,
     };
     for tag in others {

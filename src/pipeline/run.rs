@@ -35,7 +35,7 @@ pub fn run(
     let _turn = take_turn(site, &change.commit)?;
     let mut built_at = Instant::now();
     let pushed: Mutex<Vec<(String, Result<Image, Failure>)>> = Mutex::new(Vec::new());
-    let (ready, to_push) = mpsc::channel::<Image>();
+    let (ready, to_push) = mpsc::channel::<(Image, Standing)>();
     let to_push = Mutex::new(to_push);
     let ready = Mutex::new(Some(ready));
     let push = |image: &Image, standing: Standing| {
@@ -47,20 +47,20 @@ pub fn run(
             scope.spawn(|| {
                 loop {
                     let next = to_push.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                    let Ok(image) = next else { return };
-                    push(&image, Standing::JustBuilt);
+                    let Ok((image, standing)) = next else { return };
+                    push(&image, standing);
                 }
             });
         }
         let on_ready = |image: &Image, standing: Standing| match standing {
-            Standing::JustBuilt => {
+            Standing::JustBuilt(_) => {
                 if let Some(ready) = &*ready.lock().unwrap_or_else(PoisonError::into_inner) {
                     // The receivers live until the sender is gone.
-                    let _ = ready.send(image.clone());
+                    let _ = ready.send((image.clone(), standing));
                 }
             }
             // One small request, while what was seen of the registry is fresh.
-            Standing::Untagged | Standing::Tagged | Standing::Unknown => push(image, standing),
+            Standing::Untagged(_) | Standing::Tagged | Standing::Unknown => push(image, standing),
         };
         // Also when the build panics: or its pushers would wait for ever.
         let close = Close(&ready);
@@ -93,7 +93,7 @@ pub fn run(
 }
 
 /// Closes the way to the pushers.
-struct Close<'a>(&'a Mutex<Option<mpsc::Sender<Image>>>);
+struct Close<'a>(&'a Mutex<Option<mpsc::Sender<(Image, Standing)>>>);
 
 impl Drop for Close<'_> {
     fn drop(&mut self) {

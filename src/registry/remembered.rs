@@ -16,8 +16,8 @@ use super::manifest::{Manifest, digest_of};
 const MANIFESTS: usize = 2_000;
 /// Configs as files; the longest unused beyond so many go.
 const CONFIGS: usize = 5_000;
-/// A larger config is not kept, bytes. Most have a few thousand.
-const LARGEST_CONFIG: usize = 64 << 10;
+/// What is larger is not kept, bytes. Most have a few thousand.
+const LARGEST: usize = 64 << 10;
 
 /// It saves requests, and answers nothing that the registry would answer otherwise: losing it costs time.
 #[derive(Debug, Default)]
@@ -39,6 +39,9 @@ impl Remembered {
 
     pub(super) fn keep_manifest(&self, repository: &ImageName, manifest: &Manifest) {
         let mut manifests = self.manifests.lock().unwrap_or_else(PoisonError::into_inner);
+        if manifest.bytes.len() > LARGEST {
+            return;
+        }
         if manifests.len() >= MANIFESTS {
             manifests.clear();
         }
@@ -55,7 +58,7 @@ impl Remembered {
 
     /// A disk that is full or read-only keeps none, and that is all.
     pub(super) fn keep_config(&self, digest: &Digest, bytes: &[u8]) {
-        let Some(path) = self.config_path(digest).filter(|_| bytes.len() <= LARGEST_CONFIG) else { return };
+        let Some(path) = self.config_path(digest).filter(|_| bytes.len() <= LARGEST) else { return };
         let write = |dir: &Path| -> std::io::Result<()> {
             fs::create_dir_all(dir)?;
             let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(dir)?;

@@ -44,6 +44,8 @@ impl Work<'_> {
         let begun = Instant::now();
         let name = image.repository.tagged(&self.change.commit.immutable_tag());
         self.site.leases.hold(self.site, &name);
+        // Fetching submodules and large files is no part of the build's time.
+        let (context, dockerfile) = self.contexts.of(i, source)?;
         let cancel = self.site.cancel.child(Some(self.site.timeout));
         let on_local_base = !source.bases.is_empty();
         if self.options.pull && on_local_base {
@@ -52,7 +54,6 @@ impl Work<'_> {
                 self.site.docker.pull(reference, &cancel)?;
             }
         }
-        let (context, dockerfile) = self.contexts.of(i, source)?;
         let request = BuildRequest {
             context,
             dockerfile,
