@@ -190,6 +190,8 @@ fn files_that_git_lfs_keeps_are_in_the_image() {
     repository.git(&["config", "filter.lfs.clean", "git-lfs clean -- %f"]);
     repository.git(&["config", "filter.lfs.smudge", "cat"]);
     repository.write(".gitattributes", "*.bin filter=lfs diff=lfs merge=lfs -text\n");
+    // The repository names another server; its own is asked all the same.
+    repository.write(".lfsconfig", "[lfs]\n\turl = https://127.0.0.1:1/elsewhere\n");
     repository.write("a/Dockerfile", "FROM scratch\nCOPY large.bin /large.bin\n");
     repository.write("a/large.bin", "the content itself");
     repository.images(&[json!({"service_name": "a", "version": "1"})]);
