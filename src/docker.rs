@@ -36,14 +36,6 @@ const DOCKER_VARIABLES: &[&str] = &[
     "CLOUDSDK_CONFIG",
 ];
 
-/// Where docker's plugins stand beside the user's own.
-const PLUGIN_FOLDERS: &[&str] = &[
-    "/usr/local/lib/docker/cli-plugins",
-    "/usr/local/libexec/docker/cli-plugins",
-    "/usr/lib/docker/cli-plugins",
-    "/usr/libexec/docker/cli-plugins",
-];
-
 /// The folder of docker's config file: `$DOCKER_CONFIG`, else `~/.docker`.
 pub fn config_dir() -> Option<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
@@ -107,24 +99,10 @@ impl Docker {
         if std::env::var("DOCKER_BUILDKIT").is_ok_and(|v| v == "0") && self.builder.is_none() {
             return Ok(Builder::Classic);
         }
-        if self.has_plugin_file("docker-buildx") {
-            return Ok(Builder::Buildx);
-        }
         Ok(match self.buildx_version(cancel)? {
             Some(_) => Builder::Buildx,
             None => Builder::Classic,
         })
-    }
-
-    /// Whether docker would find this plugin in one of its usual folders (docker/cli, `cli-plugins/manager`). To ask
-    /// docker itself takes two of its processes.
-    fn has_plugin_file(&self, name: &str) -> bool {
-        let own = config_dir().map(|dir| dir.join("cli-plugins"));
-        let folders = own.into_iter().chain(PLUGIN_FOLDERS.iter().map(PathBuf::from));
-        self.program == "docker"
-            && folders
-                .map(|folder| folder.join(name))
-                .any(|file| rustix::fs::access(&file, rustix::fs::Access::EXEC_OK).is_ok() && file.is_file())
     }
 
     /// The image's Id under this name; `None` when the engine has no such image.

@@ -65,7 +65,12 @@ fn scrub_url_userinfo(text: Cow<'_, str>) -> Cow<'_, str> {
     while let Some(at) = rest.find("://") {
         let (head, tail) = rest.split_at(at + 3);
         out.push_str(head);
-        let authority = tail.find(|c: char| c == '/' || c.is_whitespace()).unwrap_or(tail.len());
+        let word = tail.find(char::is_whitespace).unwrap_or(tail.len());
+        let authority = tail[..word].find('/').unwrap_or(word);
+        // What stands behind a colon and is no port begins a password, and one may hold a slash that nobody escaped.
+        let port = tail[..authority].split_once(':').map(|(_, port)| port);
+        let no_port = port.is_some_and(|port| !port.bytes().all(|b| b.is_ascii_digit()));
+        let authority = if no_port { word } else { authority };
         match tail[..authority].rfind('@') {
             // In https a user alone is a token; in ssh it is only a user.
             Some(user_end) if tail[..user_end].contains(':') || head.ends_with("https://") => {
@@ -102,6 +107,9 @@ mod tests {
             "fetch https://***@h/x and ssh://git@h/y"
         );
         assert_eq!(scrub("fetch https://canary@h/x"), "fetch https://***@h/x");
-        assert_eq!(scrub("plain"), "plain");
+        assert_eq!(scrub("`https://u:p/a@ss@h/x` is"), "`https://***@h/x` is");
+        for plain in ["plain", "https://h:5000/a@b", "https://[::1]:5000/x", "https://h/a:b@c"] {
+            assert_eq!(scrub(plain), plain);
+        }
     }
 }

@@ -87,16 +87,7 @@ impl Docker {
         match builder {
             Builder::Classic => self.build_classic(request, cancel, on_line).map(Some),
             Builder::Buildx => {
-                match self.build_with_buildx(request, cancel, on_line) {
-                    // Its file is there, and docker cannot use it.
-                    Err(DockerError::Failed(error))
-                        if error.said(&["is not a docker command", "unknown command: docker buildx"])
-                            && request.secrets.is_empty() =>
-                    {
-                        return self.build_classic(request, cancel, on_line).map(Some);
-                    }
-                    outcome => outcome?,
-                }
+                self.build_with_buildx(request, cancel, on_line)?;
                 // What --iidfile names depends on the buildx builder's driver and the engine's image store.
                 self.image_id(&request.name, cancel)
             }
