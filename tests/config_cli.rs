@@ -5,16 +5,9 @@ use serde_json::json;
 use crate::support::repository::Payload;
 use crate::support::swanci::{Scene, Swanci, image};
 
-fn scene() -> (Scene, String) {
-    let scene = Scene::new();
-    scene.repository.image("a", "1").images(&[json!({"service_name": "a", "version": "1"})]);
-    let commit = scene.repository.commit("first");
-    (scene, commit)
-}
-
 #[test]
 fn a_flag_comes_before_the_environment_and_that_before_the_file() {
-    let (mut scene, commit) = scene();
+    let (mut scene, commit) = Scene::with_one_image();
     let host = scene.registry.host();
     let of = |scene: &Scene, args: &[&str]| {
         let args = [&["--dry-run"], args].concat();
@@ -93,7 +86,7 @@ fn a_variable_that_is_not_known_is_warned_about_and_ignored() {
 
 #[test]
 fn the_state_directory_is_the_flags_the_environments_or_the_users() {
-    let (mut scene, commit) = scene();
+    let (mut scene, commit) = Scene::with_one_image();
     let elsewhere = scene.swanci.work().join("elsewhere");
     scene.run(&commit, &["--state-dir", "elsewhere"]).ended(0);
     assert!(elsewhere.join("receipts").exists() && !scene.swanci.state().exists());

@@ -12,14 +12,6 @@ use crate::support::engine::{self, docker_text};
 use crate::support::proxy::{Fault, Proxy, Reply};
 use crate::support::swanci::{Ran, Scene, image, outcome};
 
-/// One image `a` with version 1, and its first commit.
-fn scene() -> (Scene, String) {
-    let scene = Scene::new();
-    scene.repository.image("a", "1").images(&[json!({"service_name": "a", "version": "1"})]);
-    let commit = scene.repository.commit("first");
-    (scene, commit)
-}
-
 /// Changes the image and commits.
 fn next(scene: &Scene, content: &str) -> String {
     scene.repository.write("a/file", content);
@@ -33,7 +25,7 @@ fn digest_of(scene: &Scene, commit: &str) -> String {
 
 #[test]
 fn the_three_steps_join_in_a_pipe_and_are_the_same_as_run() {
-    let (scene, commit) = scene();
+    let (scene, commit) = Scene::with_one_image();
     let script = "\"$1\" evaluate - | \"$1\" build - | \"$1\" push -";
     let mut shell = std::process::Command::new("bash");
     let model = scene.swanci.command(&[]);
@@ -75,7 +67,7 @@ fn the_three_steps_join_in_a_pipe_and_are_the_same_as_run() {
 
 #[test]
 fn a_skip_passes_through_every_step() {
-    let (scene, commit) = scene();
+    let (scene, commit) = Scene::with_one_image();
     let open = crate::support::repository::Payload::merged("acme/shop", "main", &commit)
         .set("/pull_request/merged", json!(false));
     let evaluated = scene.swanci.pipe(&["evaluate", "-"], open.bytes()).ended(3);
@@ -90,7 +82,7 @@ fn a_skip_passes_through_every_step() {
 
 #[test]
 fn an_immutable_tag_is_never_overwritten() {
-    let (scene, commit) = scene();
+    let (scene, commit) = Scene::with_one_image();
     let tag = format!("sha-{commit}");
     let theirs = scene.registry.push_sample_image("a", &tag, &[("who", "somebody")]);
     let built = scene.build(&commit, &[]).ended(0);
@@ -117,7 +109,7 @@ fn an_immutable_tag_is_never_overwritten() {
 
 #[test]
 fn an_engine_that_lost_the_image_fails_the_push() {
-    let (scene, commit) = scene();
+    let (scene, commit) = Scene::with_one_image();
     let built = scene.build(&commit, &[]).ended(0);
     let name = scene.image_name("a", &format!("sha-{commit}"));
     let other = next(&scene, "2");
@@ -153,7 +145,7 @@ fn a_layer_that_another_repository_holds_is_mounted_and_not_uploaded() {
 
 #[test]
 fn the_digest_that_docker_prints_is_compared_with_the_registrys() {
-    let (mut scene, commit) = scene();
+    let (mut scene, commit) = Scene::with_one_image();
     let proxy = Proxy::start(scene.registry.address);
     scene.images.also(&proxy.host());
     scene.configure_for(&proxy.host(), "");
@@ -169,7 +161,7 @@ fn the_digest_that_docker_prints_is_compared_with_the_registrys() {
 
 #[test]
 fn documents_that_are_malformed_name_their_place() {
-    let (scene, commit) = scene();
+    let (scene, commit) = Scene::with_one_image();
     let built = scene.build(&commit, &[]).ended(0).json();
     let with = |pointer: &str, value: Value| -> Ran {
         let mut document = built.clone();
@@ -199,7 +191,7 @@ fn documents_that_are_malformed_name_their_place() {
 
 #[test]
 fn old_local_images_go_and_the_newest_stay() {
-    let (scene, first) = scene();
+    let (scene, first) = Scene::with_one_image();
     scene.configure("[build]\nkeep_local = 2");
     scene.run(&first, &[]).ended(0);
     let mut commits = vec![first];
@@ -249,7 +241,7 @@ fn many_merges_leave_as_much_behind_as_few() {
 
 #[test]
 fn verify_tells_what_is_there_from_what_has_drifted() {
-    let (scene, first) = scene();
+    let (scene, first) = Scene::with_one_image();
     let receipt = scene.run(&first, &[]).ended(0);
     let verify = |receipt: &Ran| scene.swanci.pipe(&["verify", "-"], receipt.stdout.clone());
     let intact = verify(&receipt).ended(0).json();

@@ -11,13 +11,6 @@ use crate::support::engine;
 use crate::support::repository::Payload;
 use crate::support::swanci::{Scene, Started, Swanci};
 
-fn scene() -> (Scene, String) {
-    let scene = Scene::new();
-    scene.repository.image("a", "1").images(&[json!({"service_name": "a", "version": "1"})]);
-    let commit = scene.repository.commit("first");
-    (scene, commit)
-}
-
 #[test]
 fn wrong_usage_is_2() {
     let swanci = Swanci::new();
@@ -96,7 +89,7 @@ fn a_wrong_signature_is_5_and_a_right_one_is_not() {
 
 #[test]
 fn a_missing_tool_is_6_and_says_how_to_get_it() {
-    let (mut scene, commit) = scene();
+    let (mut scene, commit) = Scene::with_one_image();
     scene.configure("[build]\ndocker = \"no-such-docker\"");
     scene.run(&commit, &[]).ended(6).saying(&["no-such-docker", "hint:", "build.docker"]);
     scene.configure("");
@@ -111,7 +104,7 @@ fn a_missing_tool_is_6_and_says_how_to_get_it() {
 
 #[test]
 fn a_state_directory_that_cannot_be_written_is_6() {
-    let (mut scene, commit) = scene();
+    let (mut scene, commit) = Scene::with_one_image();
     let file = scene.swanci.file("a-file", "");
     scene.swanci.set("SWANCI_STATE_DIR", &file.join("state").display().to_string());
     scene.run(&commit, &[]).ended(6).saying(&["state directory", "--state-dir"]);
@@ -119,7 +112,7 @@ fn a_state_directory_that_cannot_be_written_is_6() {
 
 #[test]
 fn a_closed_standard_output_loses_the_document_and_nothing_else() {
-    let (scene, commit) = scene();
+    let (scene, commit) = Scene::with_one_image();
     let payload = scene.swanci.file("payload.json", scene.payload(&commit));
     let mut command = scene.swanci.command(&["run", &payload.display().to_string()]);
     let (reader, writer) = std::io::pipe().unwrap();
@@ -149,7 +142,7 @@ fn a_closed_standard_output_loses_the_document_and_nothing_else() {
 
 #[test]
 fn standard_output_holds_one_document_also_when_much_is_said() {
-    let (scene, commit) = scene();
+    let (scene, commit) = Scene::with_one_image();
     for flag in ["-q", "-v", "-vv", "--color=always", "--color=never"] {
         let ran = scene.run(&commit, &[flag]).ended(0);
         assert_eq!(ran.json()["schema"], 1, "{flag}");

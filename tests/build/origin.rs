@@ -10,17 +10,9 @@ use serde_json::json;
 use crate::support::repository::{Payload, Repository};
 use crate::support::swanci::{Scene, Swanci, image};
 
-/// A commit that lists one image.
-fn scene() -> (Scene, String) {
-    let scene = Scene::new();
-    scene.repository.image("a", "1").images(&[json!({"service_name": "a", "version": "1"})]);
-    let commit = scene.repository.commit("first");
-    (scene, commit)
-}
-
 #[test]
 fn a_commit_that_is_not_on_its_branch_is_refused() {
-    let (scene, first) = scene();
+    let (scene, first) = Scene::with_one_image();
     let repository = &scene.repository;
     let orphan = repository.orphan();
     repository.branch("topic").write("a/file", "fork");
@@ -46,7 +38,7 @@ fn a_commit_that_is_not_on_its_branch_is_refused() {
 
 #[test]
 fn a_commit_that_was_pushed_away_by_force_is_refused_though_the_mirror_still_holds_it() {
-    let (scene, _) = scene();
+    let (scene, _) = Scene::with_one_image();
     scene.repository.write("a/file", "2");
     let away = scene.repository.commit("second");
     scene.build(&away, &["--dry-run"]).ended(0);
@@ -58,7 +50,7 @@ fn a_commit_that_was_pushed_away_by_force_is_refused_though_the_mirror_still_hol
 
 #[test]
 fn a_push_by_force_after_the_build_holds_the_tags_where_they_are() {
-    let (scene, _) = scene();
+    let (scene, _) = Scene::with_one_image();
     scene.repository.write("a/file", "2");
     let away = scene.repository.commit("second");
     let built = scene.build(&away, &[]).ended(0);
@@ -71,7 +63,7 @@ fn a_push_by_force_after_the_build_holds_the_tags_where_they_are() {
 
 #[test]
 fn a_branch_that_is_gone_or_never_was_is_refused() {
-    let (scene, commit) = scene();
+    let (scene, commit) = Scene::with_one_image();
     let payload = Payload::merged("acme/shop", "gone", &commit).bytes();
     scene.swanci.pipe(&["run", "-"], payload).ended(5).saying(&["no branch `gone`"]);
 }
@@ -123,7 +115,7 @@ fn a_payload_that_points_elsewhere_connects_to_nothing() {
 
 #[test]
 fn the_allow_list_holds_for_payloads_and_by_hand() {
-    let (scene, commit) = scene();
+    let (scene, commit) = Scene::with_one_image();
     let other = Repository::new();
     other.image("a", "1").images(&[json!({"service_name": "a", "version": "1"})]);
     other.commit("first");
@@ -141,7 +133,7 @@ fn the_allow_list_holds_for_payloads_and_by_hand() {
 
 #[test]
 fn a_repository_has_its_own_namespace() {
-    let (scene, commit) = scene();
+    let (scene, commit) = Scene::with_one_image();
     scene.configure("namespace = \"team-a/web\"");
     let receipt = scene.run(&commit, &[]).ended(0).json();
     let expected = format!("{}/team-a/web/a", scene.registry.host());

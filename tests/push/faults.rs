@@ -3,7 +3,7 @@
 use rustix::process::Signal;
 use serde_json::json;
 
-use super::{digest_of, next, scene};
+use super::{digest_of, next};
 use crate::support::proxy::{Fault, Gate, Proxy, Reply};
 use crate::support::swanci::{Scene, Started, eventually, image, outcome};
 
@@ -62,7 +62,7 @@ fn a_move_that_fails_puts_back_those_that_were_made() {
 
 #[test]
 fn a_registry_that_stumbles_is_asked_again() {
-    let (scene, commit) = scene();
+    let (scene, commit) = Scene::with_one_image();
     let (scene, proxy) = behind_proxy(scene);
     // docker's own manifest, then swanci's.
     proxy.on("PUT", "/manifests/sha-", 1, broken());
@@ -99,7 +99,7 @@ fn a_registry_that_fails_on_the_third_manifest_moves_no_tag() {
 
 #[test]
 fn a_push_that_was_killed_between_its_phases_is_repeated() {
-    let (scene, commit) = scene();
+    let (scene, commit) = Scene::with_one_image();
     let (scene, proxy) = behind_proxy(scene);
     let built = scene.build(&commit, &[]).ended(0);
     let gate = Gate::default();
@@ -122,7 +122,7 @@ fn a_push_that_was_killed_between_its_phases_is_repeated() {
 
 #[test]
 fn two_pushes_of_one_tag_take_turns() {
-    let (scene, first) = scene();
+    let (scene, first) = Scene::with_one_image();
     let (scene, proxy) = behind_proxy(scene);
     let older = scene.build(&first, &[]).ended(0).stdout;
     let second = next(&scene, "2");

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{digest_of, next, scene};
+use super::{digest_of, next};
 use crate::support::swanci::{Scene, image, outcome};
 
 fn note(receipt: &Value) -> String {
@@ -11,7 +11,7 @@ fn note(receipt: &Value) -> String {
 
 #[test]
 fn an_old_document_that_is_pushed_late_moves_nothing() {
-    let (scene, first) = scene();
+    let (scene, first) = Scene::with_one_image();
     let late = scene.build(&first, &[]).ended(0);
     let second = next(&scene, "2");
     scene.run(&second, &[]).ended(0);
@@ -34,7 +34,7 @@ fn an_old_document_that_is_pushed_late_moves_nothing() {
 
 #[test]
 fn a_revert_is_not_undone_by_what_it_reverted() {
-    let (scene, first) = scene();
+    let (scene, first) = Scene::with_one_image();
     scene.run(&first, &[]).ended(0);
     let second = next(&scene, "2");
     let late = scene.build(&second, &[]).ended(0);
@@ -50,7 +50,7 @@ fn a_revert_is_not_undone_by_what_it_reverted() {
 
 #[test]
 fn a_revert_moves_the_tag_when_it_comes_in_order() {
-    let (scene, first) = scene();
+    let (scene, first) = Scene::with_one_image();
     scene.run(&first, &[]).ended(0);
     let second = next(&scene, "2");
     scene.run(&second, &[]).ended(0);
@@ -102,7 +102,7 @@ fn a_newer_commit_that_is_not_complete_does_not_hold_the_tag() {
 
 #[test]
 fn what_is_unknown_or_diverged_does_not_hold_the_tag_and_leaves_a_note() {
-    let (scene, _) = scene();
+    let (scene, _) = Scene::with_one_image();
     let source = ("org.opencontainers.image.source", "https://github.com/acme/shop");
     let unknown = "0123456789012345678901234567890123456789";
     scene.repository.branch("other").write("a/file", "other");
@@ -129,7 +129,7 @@ fn what_is_unknown_or_diverged_does_not_hold_the_tag_and_leaves_a_note() {
 
 #[test]
 fn another_repositorys_image_is_not_overwritten() {
-    let (scene, commit) = scene();
+    let (scene, commit) = Scene::with_one_image();
     let labels = [("org.opencontainers.image.source", "https://github.com/other/shop")];
     let theirs = scene.registry.push_sample_image("a", "1", &labels);
     let refused = scene.run(&commit, &[]).ended(5).saying(&["other/shop", "--take-over"]);
@@ -151,7 +151,7 @@ fn another_repositorys_image_is_not_overwritten() {
 
 #[test]
 fn a_repository_that_cannot_be_reached_moves_nothing() {
-    let (scene, commit) = scene();
+    let (scene, commit) = Scene::with_one_image();
     let built = scene.build(&commit, &[]).ended(0);
     let away = scene.repository.path().with_extension("away");
     std::fs::rename(scene.repository.path(), &away).unwrap();
@@ -165,7 +165,7 @@ fn a_repository_that_cannot_be_reached_moves_nothing() {
 
 #[test]
 fn the_branch_is_asked_again_when_the_tag_moves() {
-    let (scene, _) = scene();
+    let (scene, _) = Scene::with_one_image();
     let second = next(&scene, "2");
     scene.run(&second, &[]).ended(0);
     // Another machine with a state of its own, which has never seen the second commit, pushes the first.

@@ -103,7 +103,7 @@ fn a_private_authority_is_trusted_where_it_is_named_and_another_one_is_not() {
 
 #[test]
 fn a_registry_that_is_down_is_the_environments_fault() {
-    let (mut scene, commit) = super::scene();
+    let (mut scene, commit) = Scene::with_one_image();
     let built = scene.build(&commit, &[]).ended(0);
     scene.registry.stop();
     scene.push(&built, &[]).ended(6).saying(&["hint:"]);
@@ -114,7 +114,7 @@ fn a_registry_that_is_down_is_the_environments_fault() {
 
 #[test]
 fn plain_http_is_not_spoken_unasked_and_never_beyond_loopback() {
-    let (scene, commit) = super::scene();
+    let (scene, commit) = Scene::with_one_image();
     let proxy = Proxy::start(scene.registry.address);
     scene.swanci.config(&format!(
         "[registry]\nhost = \"{}\"\n[[repository]]\nname = \"acme/shop\"\nclone_url = \"{}\"\n",

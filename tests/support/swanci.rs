@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::engine::{self, Builder, Cleanup};
@@ -301,6 +301,14 @@ impl Scene {
     /// With the classic builder.
     pub fn new() -> Scene {
         Scene::with(Builder::Classic).unwrap()
+    }
+
+    /// With one image `a` of version 1, and its first commit.
+    pub fn with_one_image() -> (Scene, String) {
+        let scene = Scene::new();
+        scene.repository.image("a", "1").images(&[json!({"service_name": "a", "version": "1"})]);
+        let commit = scene.repository.commit("first");
+        (scene, commit)
     }
 
     /// `None` where this builder cannot be tried.
