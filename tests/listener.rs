@@ -9,8 +9,10 @@ use std::time::Duration;
 use serde_json::json;
 use swanci::error::Failure;
 use swanci::listener::{
-    Answer, App, ContentKind, Limits, Listener, Metrics, QueueSnapshot, RawDelivery, Stopper, bind,
+    Answer, App, ContentKind, Limits, Listener, Merge, Metrics, QueueSnapshot, RawDelivery, Stopper, bind,
 };
+use swanci::model::ForgeName;
+use swanci::queue::NewJob;
 
 use crate::support::http::{Client, PATIENCE, ask, chunked, delivery, get, sign, signed_head};
 
@@ -35,22 +37,32 @@ impl FakeApp {
 }
 
 impl App for FakeApp {
-    fn deliver(&self, delivery: RawDelivery<'_>) -> Answer {
+    fn judge(&self, delivery: RawDelivery<'_>) -> Result<Merge, Answer> {
         if delivery.signature != sign(SECRET, delivery.body) {
-            return Answer::Unauthorized;
+            return Err(Answer::Unauthorized);
         }
         self.seen.fetch_add(1, Ordering::SeqCst);
         let reason = format!("{} bytes", delivery.body.len());
-        match delivery.event.unwrap_or("none") {
-            "queued" => Answer::Queued { job: 17, reason },
-            "duplicate" => Answer::Duplicate { job: 17, reason },
+        Err(match delivery.event.unwrap_or("none") {
+            event @ ("queued" | "duplicate" | "unavailable" | "panic" | "block") => {
+                return Ok(Merge { job: a_job(event), reason });
+            }
             "skip" => Answer::Skip { reason },
             "ping" => Answer::Pong,
             "not-allowed" => Answer::NotAllowed { reason: "evil/repo is not on the allow-list".into() },
             "malformed" => Answer::Malformed { message: "pull_request.merged: expected a boolean".into() },
-            "unavailable" => Answer::Unavailable { reason: "the queue cannot be written".into() },
             "form" => Answer::Skip { reason: format!("{:?}", delivery.content) },
             "id" => Answer::Skip { reason: delivery.delivery_id.unwrap_or("none").to_owned() },
+            "panic-at-once" => panic!("the app fails, as a test asked it to"),
+            other => panic!("no such event: {other}"),
+        })
+    }
+
+    fn accept(&self, Merge { job, reason }: Merge) -> Answer {
+        match job.event.as_str() {
+            "queued" => Answer::Queued { job: 17, reason },
+            "duplicate" => Answer::Duplicate { job: 17, reason },
+            "unavailable" => Answer::Unavailable { reason: "the queue cannot be written".into() },
             "panic" => panic!("the app fails, as a test asked it to"),
             "block" => {
                 self.blocked.fetch_add(1, Ordering::SeqCst);
@@ -64,6 +76,18 @@ impl App for FakeApp {
 
     fn ready(&self) -> Result<(), String> {
         if *self.open.lock().unwrap() { Err("the door is open".into()) } else { Ok(()) }
+    }
+}
+
+fn a_job(event: &str) -> NewJob {
+    NewJob {
+        forge: ForgeName::Github,
+        repository: "a/b".parse().unwrap(),
+        branch: "develop".parse().unwrap(),
+        commit: "0123456789012345678901234567890123456789".parse().unwrap(),
+        event: event.to_owned(),
+        delivery_id: None,
+        document: "{}".to_owned(),
     }
 }
 
@@ -337,6 +361,7 @@ fn an_app_that_panics_fails_one_request_only() {
     let served = Served::new();
     for _ in 0..40 {
         assert_eq!(served.ask(delivery(SECRET, "panic", b"{}")).status, 500);
+        assert_eq!(served.ask(delivery(SECRET, "panic-at-once", b"{}")).status, 500);
     }
     assert_eq!(served.ask(delivery(SECRET, "queued", b"{}")).status, 202);
 }
@@ -426,4 +451,31 @@ fn an_address_that_is_taken_says_so() {
     let failure = bind(&address).unwrap_err();
     assert!(failure.render().starts_with(&format!("error: cannot listen on {address}\ncaused by: ")));
     assert_eq!(failure.kind.code(), 6);
+}
+
+#[test]
+fn every_gate_serves_and_what_one_has_to_wait_for_holds_nobody_up() {
+    for gates in [1, 3] {
+        let served = Served::with(Limits { gates, workers: gates, ..Limits::default() });
+        // One merge that waits for each worker that there is.
+        let mut stuck: Vec<Client> = (0..2 * gates).map(|_| served.client()).collect();
+        for client in &mut stuck {
+            client.send(delivery(SECRET, "block", b"{}"));
+        }
+        while served.app.blocked.load(Ordering::SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+        let mut clients: Vec<Client> = (0..20).map(|_| served.client()).collect();
+        for client in &mut clients {
+            client.send(delivery(SECRET, "skip", b"{}"));
+        }
+        for client in &mut clients {
+            assert_eq!(client.expect().status, 200, "{gates} gates");
+        }
+        served.app.open_the_door();
+        for client in &mut stuck {
+            assert_eq!(client.expect().status, 200, "{gates} gates");
+        }
+        assert!(served.metric(&format!("swanci_connections {}", 20 + 2 * gates)), "{gates} gates");
+    }
 }

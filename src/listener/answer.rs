@@ -181,6 +181,16 @@ impl Reply {
         Reply { status, content_type: "application/json", allow: None, retry_after: None, body }
     }
 
+    /// A sign of life.
+    pub(crate) fn alive() -> Reply {
+        Reply::json(200, &json!({"status": "alive"}))
+    }
+
+    /// The answer to a request on which the program itself failed.
+    pub(crate) fn panicked() -> Reply {
+        Reply::error(500, "this request could not be answered")
+    }
+
     /// `{"error": message}`.
     pub fn error(status: u16, message: &str) -> Reply {
         Reply::json(status, &json!({ "error": message }))

@@ -1,16 +1,17 @@
 //! One client's connection: where it stands in its request, and what it is still to be sent.
 
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use super::answer::{Refusal, Reply};
 use super::body::BodyBytes;
 use super::chunked::Chunked;
-use super::http_head::{self, Framing};
+use super::http_head::{self, Framing, KeptHead};
 use super::limits::Limits;
 use super::relay::InnerAnswer;
-use super::routes::FORWARDED;
-use super::service::{Head, Service};
+use super::routes::READ;
+use super::service::{Head, Judged, Service, Work};
 
 /// Where a connection stands.
 #[derive(Debug)]
@@ -19,7 +20,7 @@ pub(crate) enum Phase {
     Head,
     /// Reading a body.
     Body(Body),
-    /// The request is whole; the inner server has it, or will.
+    /// The request is whole and its answer has to wait: the inner server has it, or will.
     Waiting,
     /// The answer is being sent.
     Answering,
@@ -37,14 +38,13 @@ pub(crate) enum Body {
 }
 
 /// What feeding bytes to a connection came to.
-#[derive(Debug)]
 pub(crate) enum Fed {
     /// The request is not whole yet.
     More,
-    /// The request is whole.
-    Whole,
-    /// The request is answered without asking the inner server; `Some` when the gate itself refused it.
-    Refused(Option<Refusal>),
+    /// The request is whole, and this is left to do before its answer.
+    Waits(Work),
+    /// The request is answered; `Some` when the gate itself refused it.
+    Answered(Option<Refusal>),
 }
 
 /// A client's connection.
@@ -57,8 +57,8 @@ pub(crate) struct Client {
     pub(crate) pending: Vec<u8>,
     /// How many of them were looked through for the end of a head.
     pub(crate) scanned: usize,
-    /// The head for the inner server.
-    pub(crate) head: Vec<u8>,
+    /// What the routes read of the head.
+    pub(crate) head: KeptHead,
     /// The decoded body.
     pub(crate) body: BodyBytes,
     /// What it costs of the budget.
@@ -95,7 +95,7 @@ impl Client {
             phase: Phase::Head,
             pending: Vec::new(),
             scanned: 0,
-            head: Vec::new(),
+            head: KeptHead::default(),
             body: BodyBytes::default(),
             charged: 0,
             out: Vec::new(),
@@ -220,9 +220,9 @@ impl Client {
                 }
                 None => self.reply(&reply, true, rules),
             }
-            return Fed::Refused(None);
+            return Fed::Answered(None);
         }
-        match http_head::inner_head(parsed, &FORWARDED) {
+        match KeptHead::new(parsed, &READ) {
             Err(refusal) => return self.refuse(refusal, rules),
             Ok(head) => self.head = head,
         }
@@ -261,9 +261,22 @@ impl Client {
         if let Some(next) = data.get(used..).filter(|next| !next.is_empty()) {
             self.keep(next, 0);
         }
+        self.judge(rules)
+    }
+
+    /// Has a whole request judged. Its body has then said what it had to say.
+    fn judge(&mut self, rules: &Rules<'_>) -> Fed {
+        let body = std::mem::take(&mut self.body);
+        let judged =
+            catch_unwind(AssertUnwindSafe(|| rules.service.judge(&self.head.as_head(), body.as_slice())));
         self.phase = Phase::Waiting;
         self.deadline = rules.now + rules.limits.answer_time;
-        Fed::Whole
+        match judged {
+            Ok(Judged::Waits(work)) => return Fed::Waits(work),
+            Ok(Judged::Answered(reply)) => self.reply(&reply, false, rules),
+            Err(_) => self.reply(&Reply::panicked(), false, rules),
+        }
+        Fed::Answered(None)
     }
 
     /// Answers for the gate, and closes after it.
@@ -273,7 +286,7 @@ impl Client {
         if !unread {
             self.keep_alive = false;
         }
-        Fed::Refused(Some(refusal))
+        Fed::Answered(Some(refusal))
     }
 
     /// Puts an answer of the gate's own into the buffer. With `unread` there is more of this request to come.
@@ -300,7 +313,7 @@ impl Client {
     /// Puts an answer into the buffer, and the request aside.
     pub(crate) fn answer(&mut self, answer: &InnerAnswer<'_>, rules: &Rules<'_>) {
         use std::io::Write as _;
-        self.head = Vec::new();
+        self.head = KeptHead::default();
         self.body = BodyBytes::default();
         let reason = tiny_http::StatusCode(answer.status).default_reason_phrase();
         let out = &mut self.out;

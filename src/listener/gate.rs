@@ -1,5 +1,7 @@
-//! The gate: one thread that takes whole requests from strangers within limits, hands them to the inner server, and
-//! relays the answers. Edge-triggered epoll(7); nothing in it blocks, so a slow client costs a buffer and no thread.
+//! The gate: one thread that takes whole requests from strangers within limits and has them judged. What its bytes
+//! decide is answered at once; what has to wait for a disk goes to the inner server, whose answer is relayed.
+//! Edge-triggered epoll(7); nothing in it blocks, so a slow client costs a buffer and no thread. A listener has several
+//! gates on one socket, which share nothing else.
 
 mod relaying;
 
@@ -18,7 +20,7 @@ use super::client::{Client, Fed, Phase, Rules};
 use super::clients::{Clients, NOT_CLIENTS};
 use super::limits::Limits;
 use super::metrics::Metrics;
-use super::service::Service;
+use super::service::{Service, Work};
 use super::wake::Wake;
 use crate::error::Failure;
 use relaying::Watch;
@@ -30,8 +32,8 @@ const WAKE: u64 = u64::MAX - 1;
 const SCRATCH: usize = 64 * 1024;
 /// Reads of one connection before the others have their turn.
 const TURN: usize = 8;
-/// Connections accepted before those that are there have their turn.
-const ACCEPTS: usize = 64;
+/// Connections that a gate accepts before those that it has are served: few, so that other gates get their share.
+const ACCEPTS: usize = 2;
 /// How long accepting rests after it failed, or when there was no room.
 const ACCEPT_REST: Duration = Duration::from_millis(20);
 /// How often deadlines are looked at.
@@ -51,8 +53,8 @@ pub(crate) struct Gate {
     clients: Clients,
     /// Connections with something left to do that no event will announce.
     again: Vec<u64>,
-    /// Clients whose requests wait for a link.
-    queue: VecDeque<u64>,
+    /// Requests that wait for a link, each with its client and what is left to do for it.
+    queue: VecDeque<(u64, Work)>,
     budget: usize,
     scratch: Vec<u8>,
     now: Instant,
@@ -146,7 +148,7 @@ impl Gate {
 
     fn on_event(&mut self, token: u64, flags: epoll::EventFlags) {
         match token {
-            LISTENER => self.accept(),
+            LISTENER => self.accept(ACCEPTS),
             WAKE => {
                 self.wake.heard();
                 if self.watch.is_broken() {
@@ -165,8 +167,8 @@ impl Gate {
         }
     }
 
-    fn accept(&mut self) {
-        for _ in 0..ACCEPTS {
+    fn accept(&mut self, most: usize) {
+        for _ in 0..most {
             let full = self.clients.len() >= self.limits.max_connections;
             if full && self.clients.oldest_unfinished().is_none() {
                 return self.rest();
@@ -195,7 +197,7 @@ impl Gate {
                 return self.rest();
             }
             self.clients.insert(Client::new(stream, generation, &self.limits, self.now));
-            self.metrics.connections(self.clients.len());
+            self.metrics.connected();
         }
     }
 
@@ -220,7 +222,7 @@ impl Gate {
         if let Some(client) = self.clients.remove(token) {
             // Closing the descriptor takes it out of epoll: nobody else holds it.
             self.budget += client.charged;
-            self.metrics.connections(self.clients.len());
+            self.metrics.disconnected();
         }
     }
 
@@ -329,9 +331,9 @@ impl Gate {
         self.budget = (self.budget + client.charged).saturating_sub(client.body.len());
         client.charged = client.body.len();
         match fed {
-            Fed::More | Fed::Refused(None) => {}
-            Fed::Whole => self.queue.push_back(token),
-            Fed::Refused(Some(refusal)) => self.metrics.refused(refusal),
+            Fed::More | Fed::Answered(None) => {}
+            Fed::Waits(work) => self.queue.push_back((token, work)),
+            Fed::Answered(Some(refusal)) => self.metrics.refused(refusal),
         }
     }
 
@@ -380,7 +382,7 @@ impl Gate {
     /// Stops accepting. Requests that have begun get a last moment to become whole.
     fn close_door(&mut self) {
         // Connections that the kernel has already shaken hands on are taken in; closing would reset them.
-        self.accept();
+        self.accept(self.limits.max_connections);
         if let Some(listener) = self.listener.take() {
             let _ = epoll::delete(&self.epoll, &listener);
         }

@@ -1,10 +1,8 @@
 //! The head of one HTTP/1.x request: parsed by `httparse`, then held to the framing rules of RFC 9112 section 6, where
 //! two readers that disagree are the door for request smuggling.
 
-use std::io::Write as _;
-
 use super::answer::Refusal;
-use super::service::Headers;
+use super::service::{Head, Headers};
 
 /// How the end of the body is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,25 +150,48 @@ impl ParsedHeaders<'_> {
     }
 }
 
-/// The head that the inner server gets, up to its `Content-Length`: only what the routes read, so that nothing that
-/// tiny_http reads in a way of its own ever reaches it.
-pub(crate) fn inner_head(head: &ParsedHead<'_>, forwarded: &[&str]) -> Result<Vec<u8>, Refusal> {
-    let mut text = Vec::with_capacity(512);
-    // The gate cuts the body off an answer to HEAD by itself.
-    let method = if head.method == "HEAD" { "GET" } else { head.method };
-    let bad = |_| Refusal::BadRequest;
-    write!(text, "{method} {} HTTP/1.1\r\n", head.path).map_err(bad)?;
-    for (name, value) in &head.headers.0 {
-        if forwarded.iter().any(|known| known.eq_ignore_ascii_case(name)) {
-            if !value.is_ascii() {
-                return Err(Refusal::BadRequest);
-            }
-            write!(text, "{name}: ").map_err(bad)?;
-            text.extend_from_slice(value);
-            text.extend_from_slice(b"\r\n");
-        }
+/// What is kept of a head until its body is there: only what the routes read.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct KeptHead {
+    method: String,
+    path: String,
+    headers: Vec<(&'static str, String)>,
+}
+
+impl Headers for KeptHead {
+    fn get(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name))?;
+        Some(value)
     }
-    Ok(text)
+}
+
+impl KeptHead {
+    /// Keeps these headers, each of which has to be text.
+    pub(crate) fn new(head: &ParsedHead<'_>, read: &[&'static str]) -> Result<KeptHead, Refusal> {
+        let mut headers = Vec::with_capacity(read.len());
+        for name in read {
+            let Some((_, value)) = head.headers.0.iter().find(|(key, _)| key.eq_ignore_ascii_case(name))
+            else {
+                continue;
+            };
+            let text = std::str::from_utf8(value).ok().filter(|value| value.is_ascii());
+            headers.push((*name, text.ok_or(Refusal::BadRequest)?.to_owned()));
+        }
+        // The gate cuts the body off an answer to HEAD by itself.
+        let method = if head.method == "HEAD" { "GET" } else { head.method };
+        Ok(KeptHead { method: method.to_owned(), path: head.path.to_owned(), headers })
+    }
+
+    /// What the routes look at.
+    pub(crate) fn as_head(&self) -> Head<'_> {
+        Head { method: &self.method, path: &self.path, headers: self, too_large: false }
+    }
+
+    /// The request line that the inner server gets, so that nothing that tiny_http reads in a way of its own ever
+    /// reaches it. The routes know the path, so it is none that a stranger made up.
+    pub(crate) fn request_line(&self) -> String {
+        format!("{} {} HTTP/1.1\r\n", self.method, self.path)
+    }
 }
 
 #[cfg(test)]
@@ -241,14 +262,15 @@ mod tests {
     }
 
     #[test]
-    fn only_known_headers_and_the_bare_path_go_inside() {
+    fn only_headers_that_are_read_and_the_bare_path_are_kept() {
+        const READ: [&str; 1] = ["x-github-event"];
         let data =
             b"POST http://h/webhook?x=1 HTTP/1.1\r\nHost: h\r\nTE: chunked\r\nX-GitHub-Event: ping\r\n\r\n";
-        let head = parse(data, 100).unwrap();
-        let inner = inner_head(&head, &["x-github-event"]).unwrap();
-        assert_eq!(inner, b"POST /webhook HTTP/1.1\r\nX-GitHub-Event: ping\r\n");
+        let kept = KeptHead::new(&parse(data, 100).unwrap(), &READ).unwrap();
+        assert_eq!(kept.headers, [("x-github-event", "ping".to_owned())]);
+        assert_eq!((kept.get("X-GitHub-Event"), kept.get("te")), (Some("ping"), None));
+        assert_eq!(kept.request_line(), "POST /webhook HTTP/1.1\r\n");
         let data = b"POST /w HTTP/1.1\r\nHost: h\r\nX-GitHub-Event: p\xc3\xbc\r\n\r\n";
-        let head = parse(data, 100).unwrap();
-        assert_eq!(inner_head(&head, &["x-github-event"]), Err(Refusal::BadRequest));
+        assert_eq!(KeptHead::new(&parse(data, 100).unwrap(), &READ), Err(Refusal::BadRequest));
     }
 }

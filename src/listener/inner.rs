@@ -1,6 +1,7 @@
 //! The tiny_http server behind the gate, and its workers.
 //!
-//! tiny_http gets nothing but whole, well-formed requests on connections that the gate opened and keeps; its private
+//! tiny_http gets nothing but the request lines of whole, well-formed requests that a gate judged and that have to wait
+//! for something, on connections that the gate opened and keeps; its private
 //! Unix socket is gone from the file system before the first request comes. What that avoids: it panics when it
 //! cannot spawn or duplicate a descriptor, ends its accept loop on the first error, and its `Drop` may block on
 //! connecting to itself. Losing any of its connections means building a new one.
@@ -17,12 +18,11 @@ use rustix::net::Shutdown;
 use tiny_http::{Header, Request, Response, Server, StatusCode};
 
 use super::answer::Reply;
-use super::body::BodyBytes;
-use super::service::{Head, Headers, Service};
+use super::service::Work;
 use super::wake::Wake;
 
-/// What a probe asks; both services answer it.
-pub(crate) const PROBE: &[u8] = b"GET /healthz HTTP/1.1\r\nContent-Length: 0\r\n\r\n";
+/// What a probe asks: there is no work for it, so a worker says that it is alive.
+pub(crate) const PROBE: &str = "GET /healthz HTTP/1.1\r\nContent-Length: 0\r\n\r\n";
 
 /// How long a connection may take to answer while the server starts.
 const START_TIME: Duration = Duration::from_secs(2);
@@ -35,9 +35,8 @@ pub(crate) struct Inner {
     state: Arc<State>,
 }
 
-/// The body that each connection's request has. Bodies go to the workers in memory: through the socket each would be
-/// copied twice, held twice, and cost tiny_http's threads two more wake-ups.
-type Slots = Arc<Vec<Mutex<BodyBytes>>>;
+/// What is left to do for each connection's request. It goes to the workers in memory, so that nothing is read twice.
+type Slots = Arc<Vec<Mutex<Option<Work>>>>;
 
 /// The header that names the slot. The gate writes all that goes inside, so no client can send it.
 const SLOT: &str = "X-Swanci-Slot";
@@ -71,7 +70,6 @@ impl Inner {
     /// Starts a server with so many workers and as many connections to it, each of which has answered once.
     pub(crate) fn start(
         workers: usize,
-        service: &Arc<dyn Service>,
         wake: &Wake,
         alive: &Arc<AtomicUsize>,
     ) -> io::Result<(Inner, Vec<UnixStream>)> {
@@ -91,7 +89,6 @@ impl Inner {
                 server: inner.server.clone(),
                 slots: inner.slots.clone(),
                 state: inner.state.clone(),
-                service: service.clone(),
                 wake: wake.clone(),
                 alive: Alive::new(alive),
             };
@@ -107,13 +104,12 @@ impl Inner {
         Ok((inner, links))
     }
 
-    /// Puts a body where the worker that gets the request of connection `at` finds it, and ends that request's head.
-    pub(crate) fn hand_over(&self, at: usize, body: BodyBytes, head: &mut Vec<u8>) {
+    /// Puts work where the worker that gets the request of connection `at` finds it; the head of that request.
+    pub(crate) fn hand_over(&self, at: usize, work: Work, request_line: &str) -> String {
         if let Some(slot) = self.slots.get(at) {
-            *slot.lock().unwrap_or_else(PoisonError::into_inner) = body;
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(work);
         }
-        // Writing to a Vec cannot fail.
-        let _ = write!(head, "{SLOT}: {at}\r\nContent-Length: 0\r\n\r\n");
+        format!("{request_line}{SLOT}: {at}\r\nContent-Length: 0\r\n\r\n")
     }
 
     /// Whether tiny_http said that it cannot go on.
@@ -134,7 +130,7 @@ impl Drop for Inner {
 /// Asks for a sign of life, so that the accept thread and the connection's own thread are known to be there.
 fn probe(link: &mut UnixStream) -> io::Result<()> {
     link.set_read_timeout(Some(START_TIME))?;
-    link.write_all(PROBE)?;
+    link.write_all(PROBE.as_bytes())?;
     let mut answer = [0u8; 1024];
     let mut filled = 0;
     loop {
@@ -155,7 +151,6 @@ struct Worker {
     server: Arc<Server>,
     slots: Slots,
     state: Arc<State>,
-    service: Arc<dyn Service>,
     wake: Wake,
     alive: Alive,
 }
@@ -179,24 +174,18 @@ impl Worker {
         }
     }
 
-    fn take_body(&self, headers: &TinyHeaders<'_>) -> BodyBytes {
-        let slot = headers.get(SLOT).and_then(|at| self.slots.get(at.parse::<usize>().ok()?));
-        slot.map(|slot| std::mem::take(&mut *slot.lock().unwrap_or_else(PoisonError::into_inner)))
-            .unwrap_or_default()
+    fn take_work(&self, slot: &Header) -> Option<Work> {
+        let slot = self.slots.get(slot.value.as_str().parse::<usize>().ok()?)?;
+        slot.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn answer(&self, request: Request) {
-        let reply = {
-            let headers = TinyHeaders(request.headers());
-            let body = self.take_body(&headers);
-            let head = Head {
-                method: request.method().as_str(),
-                path: request.url(),
-                headers: &headers,
-                too_large: false,
-            };
-            catch_unwind(AssertUnwindSafe(|| self.service.call(&head, body.as_slice())))
-                .unwrap_or_else(|_| Reply::error(500, "this request could not be answered"))
+        let slot = request.headers().iter().find(|header| header.field.as_str() == SLOT);
+        let reply = match slot.map(|slot| self.take_work(slot)) {
+            Some(Some(work)) => catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Reply::panicked()),
+            // Not to be mistaken for an answer: a request whose work is gone was not done.
+            Some(None) => Reply::panicked(),
+            None => Reply::alive(),
         };
         // An error means that the gate is gone, and with it whoever asked.
         let _ = request.respond(response(&reply));
@@ -218,13 +207,4 @@ fn response(reply: &Reply) -> Response<&[u8]> {
         .collect();
     Response::new(StatusCode(reply.status), headers, reply.body.as_slice(), Some(reply.body.len()), None)
         .with_chunked_threshold(usize::MAX)
-}
-
-struct TinyHeaders<'a>(&'a [Header]);
-
-impl Headers for TinyHeaders<'_> {
-    fn get(&self, name: &str) -> Option<&str> {
-        let found = self.0.iter().find(|header| header.field.as_str().as_str().eq_ignore_ascii_case(name))?;
-        Some(found.value.as_str())
-    }
 }

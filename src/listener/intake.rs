@@ -8,11 +8,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 use crate::decide::{self, Outcome, Policy};
 use crate::forge::signature::WebhookSecret;
 use crate::forge::{self, Encoding, Event, Headers};
-use crate::model::{Change, RepoName};
+use crate::model::RepoName;
 use crate::queue::{Accepted, JobId, JobState, NewJob, Queue, QueueError};
 
 use super::answer::Answer;
-use super::routes::{App, ContentKind, RawDelivery};
+use super::routes::{App, ContentKind, Merge, RawDelivery};
 
 /// What decides over deliveries, and may be read again while `serve` runs.
 pub struct Rules {
@@ -61,14 +61,64 @@ impl Intake {
     pub fn replace_rules(&self, rules: Rules) {
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
     }
+}
 
-    fn accept(&self, change: Change, delivery: &RawDelivery<'_>, reason: String, document: String) -> Answer {
-        let (Some(forge), Some(branch)) = (change.forge, change.branch) else {
-            return Answer::Malformed { message: "the merge names no forge or no branch".to_owned() };
-        };
-        if self.only_one && self.closed.swap(true, Ordering::SeqCst) {
-            return Answer::Unavailable { reason: "this listener takes one merge, and has it".to_owned() };
+/// A stranger learns only that nothing was accepted.
+fn unavailable(error: &QueueError) -> Answer {
+    let reason = match error {
+        QueueError::Unavailable(_) | QueueError::Io { .. } | QueueError::Sql(_) => {
+            "the queue cannot be written now"
         }
+        QueueError::Corrupt { .. }
+        | QueueError::NewerSchema { .. }
+        | QueueError::OlderSchema { .. }
+        | QueueError::Missing(_)
+        | QueueError::Locked { .. }
+        | QueueError::NotFound(_)
+        | QueueError::IllegalTransition { .. } => "the queue does not work",
+    };
+    crate::progress::write_stderr(&format!("warning: a delivery was refused with 503: {error}"));
+    Answer::Unavailable { reason: reason.to_owned() }
+}
+
+impl App for Intake {
+    fn judge(&self, delivery: RawDelivery<'_>) -> Result<Merge, Answer> {
+        let rules = Arc::clone(&*self.rules.read().unwrap_or_else(PoisonError::into_inner));
+        if !rules.secret.verifies(delivery.body, Some(delivery.signature)) {
+            return Err(Answer::Unauthorized);
+        }
+        let encoding = match delivery.content {
+            ContentKind::Json => Encoding::Json,
+            ContentKind::Form => Encoding::Form,
+        };
+        let malformed = |message: String| Answer::Malformed { message };
+        let headers = Headers { event: delivery.event, encoding, forge: None };
+        let read = forge::parse(delivery.body, headers).map_err(|error| malformed(error.to_string()))?;
+        if matches!(read.event, Event::Ping) {
+            return Err(Answer::Pong);
+        }
+        let no_policy = Policy::default();
+        let policy = match &read.repository {
+            None => &no_policy,
+            Some(name) => match rules.repositories.iter().find(|(allowed, _)| allowed.same_as(name)) {
+                Some((_, policy)) => policy,
+                None => {
+                    let reason = format!("the repository `{name}` is not on the allow-list");
+                    return Err(Answer::NotAllowed { reason });
+                }
+            },
+        };
+        let decision = decide::decide(read, policy);
+        let change = match &decision.outcome {
+            Outcome::Skip(_) => return Err(Answer::Skip { reason: decision.reason }),
+            Outcome::Build(change) => (**change).clone(),
+        };
+        let reason = decision.reason.clone();
+        let document = decision.into_document(decide::payload_sha256(delivery.body), false);
+        let document = serde_json::to_string(&document).map_err(|error| malformed(error.to_string()))?;
+        let (Some(forge), Some(branch)) = (change.forge, change.branch) else {
+            return Err(malformed("the merge names no forge or no branch".to_owned()));
+        };
         let job = NewJob {
             forge,
             repository: change.repository,
@@ -78,6 +128,14 @@ impl Intake {
             delivery_id: delivery.delivery_id.map(|id| id.chars().take(200).collect()),
             document,
         };
+        Ok(Merge { job, reason })
+    }
+
+    fn accept(&self, merge: Merge) -> Answer {
+        let Merge { job, reason } = merge;
+        if self.only_one && self.closed.swap(true, Ordering::SeqCst) {
+            return Answer::Unavailable { reason: "this listener takes one merge, and has it".to_owned() };
+        }
         let accepted = self.queue.accept(job);
         let queued = matches!(accepted, Ok(Accepted::New(_) | Accepted::Requeued(_)));
         if self.only_one && !queued {
@@ -106,69 +164,6 @@ impl Intake {
                 Answer::Duplicate { job: id.0, reason: format!("this merge has job {id}, which {stands}") }
             }
             Err(error) => unavailable(&error),
-        }
-    }
-}
-
-/// A stranger learns only that nothing was accepted.
-fn unavailable(error: &QueueError) -> Answer {
-    let reason = match error {
-        QueueError::Unavailable(_) | QueueError::Io { .. } | QueueError::Sql(_) => {
-            "the queue cannot be written now"
-        }
-        QueueError::Corrupt { .. }
-        | QueueError::NewerSchema { .. }
-        | QueueError::OlderSchema { .. }
-        | QueueError::Missing(_)
-        | QueueError::Locked { .. }
-        | QueueError::NotFound(_)
-        | QueueError::IllegalTransition { .. } => "the queue does not work",
-    };
-    crate::progress::write_stderr(&format!("warning: a delivery was refused with 503: {error}"));
-    Answer::Unavailable { reason: reason.to_owned() }
-}
-
-impl App for Intake {
-    fn deliver(&self, delivery: RawDelivery<'_>) -> Answer {
-        let rules = Arc::clone(&*self.rules.read().unwrap_or_else(PoisonError::into_inner));
-        if !rules.secret.verifies(delivery.body, Some(delivery.signature)) {
-            return Answer::Unauthorized;
-        }
-        let encoding = match delivery.content {
-            ContentKind::Json => Encoding::Json,
-            ContentKind::Form => Encoding::Form,
-        };
-        let headers = Headers { event: delivery.event, encoding, forge: None };
-        let read = match forge::parse(delivery.body, headers) {
-            Ok(read) => read,
-            Err(error) => return Answer::Malformed { message: error.to_string() },
-        };
-        if matches!(read.event, Event::Ping) {
-            return Answer::Pong;
-        }
-        let policy = match &read.repository {
-            None => Policy::default(),
-            Some(name) => match rules.repositories.iter().find(|(allowed, _)| allowed.same_as(name)) {
-                Some((_, policy)) => policy.clone(),
-                None => {
-                    return Answer::NotAllowed {
-                        reason: format!("the repository `{name}` is not on the allow-list"),
-                    };
-                }
-            },
-        };
-        let decision = decide::decide(read, &policy);
-        match &decision.outcome {
-            Outcome::Skip(_) => Answer::Skip { reason: decision.reason },
-            Outcome::Build(change) => {
-                let change = (**change).clone();
-                let reason = decision.reason.clone();
-                let document = decision.into_document(decide::payload_sha256(delivery.body), false);
-                match serde_json::to_string(&document) {
-                    Ok(document) => self.accept(change, &delivery, reason, document),
-                    Err(error) => Answer::Malformed { message: error.to_string() },
-                }
-            }
         }
     }
 

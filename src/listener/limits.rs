@@ -1,5 +1,6 @@
 //! How much of the machine strangers may use, and how many descriptors that leaves.
 
+use std::num::NonZero;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -29,11 +30,14 @@ pub struct Limits {
     pub drain_time: Duration,
     /// How often the inner server is probed, and how long it may take to answer a probe.
     pub probe_every: Duration,
+    /// Threads that take requests; fewer where there are few descriptors, or where the share of one could not hold a
+    /// body at the cap.
+    pub gates: usize,
     /// Connections at once; fewer where the limit of descriptors says so.
     pub max_connections: usize,
     /// Requests on one connection before it is closed.
     pub max_requests: u32,
-    /// Requests that are answered at once (connections to, and threads of, the inner server).
+    /// Requests that may wait for something at once (connections to, and threads of, the inner servers).
     pub workers: usize,
 }
 
@@ -51,6 +55,7 @@ impl Default for Limits {
             linger_time: Duration::from_secs(5),
             drain_time: Duration::from_secs(5),
             probe_every: Duration::from_secs(5),
+            gates: std::thread::available_parallelism().map_or(1, NonZero::get).min(MOST_GATES),
             max_connections: 2_500,
             max_requests: 1_000,
             workers: 8,
@@ -64,6 +69,7 @@ impl Limits {
         Limits {
             max_body: 64 * 1024,
             body_budget: 1024 * 1024,
+            gates: 1,
             max_connections: 64,
             workers: 2,
             ..Limits::default()
@@ -73,14 +79,35 @@ impl Limits {
     /// The same bounds, cut to what `nofile` descriptors allow.
     pub(crate) fn within(mut self, nofile: u64) -> Limits {
         let nofile = usize::try_from(nofile).unwrap_or(usize::MAX);
+        let whole_bodies = self.body_budget as u64 / self.max_body.max(1);
+        let most = (nofile / 256).min(usize::try_from(whole_bodies).unwrap_or(usize::MAX));
+        self.gates = self.gates.clamp(1, most.max(1));
         // A worker costs three descriptors: the gate's end and tiny_http's two.
-        self.workers = self.workers.clamp(1, (nofile / 32).max(2));
-        let connections = nofile.saturating_sub(3 * self.workers + reserve(nofile));
+        self.workers = self.workers.clamp(self.gates, (nofile / 32).max(2));
+        let own = 3 * self.workers + DESCRIPTORS_OF_A_GATE * (self.gates - 1);
+        let connections = nofile.saturating_sub(own + reserve(nofile));
         self.max_connections = self.max_connections.min(connections).max(4);
         self.max_headers = self.max_headers.min(super::MAX_HEADERS);
         self
     }
+
+    /// The share of one gate.
+    pub(crate) fn of_one_gate(&self) -> Limits {
+        Limits {
+            gates: 1,
+            body_budget: self.body_budget / self.gates,
+            max_connections: self.max_connections.div_ceil(self.gates),
+            workers: self.workers.div_ceil(self.gates),
+            ..self.clone()
+        }
+    }
 }
+
+/// Gates that one listener has at most: judging a delivery takes tens of microseconds, so two do for every forge.
+const MOST_GATES: usize = 4;
+
+/// The listening socket, the gate's epoll and bell, and the inner server's sockets.
+const DESCRIPTORS_OF_A_GATE: usize = 6;
 
 /// Descriptors that are not the listener's to use: about 18 for the database, logs and signals, and 23 for a job at its
 /// busiest, with children, locks and connections to the registry.
@@ -106,7 +133,7 @@ mod tests {
     #[test]
     fn few_descriptors_still_leave_room_for_clients_and_children() {
         let limits = Limits::default().within(64);
-        assert_eq!(limits.workers, 2);
+        assert_eq!((limits.gates, limits.workers), (1, 2));
         assert!((12..=20).contains(&limits.max_connections), "{}", limits.max_connections);
         assert!(limits.max_connections + 3 * limits.workers + 44 <= 64);
     }
@@ -116,5 +143,17 @@ mod tests {
         let limits = Limits::default().within(u64::MAX);
         assert_eq!((limits.max_connections, limits.workers), (2_500, 8));
         assert_eq!(Limits::default().within(1).max_connections, 4);
+    }
+
+    #[test]
+    fn gates_share_what_the_listener_may_use() {
+        let limits = Limits { gates: 3, ..Limits::default() };
+        let one = limits.clone().within(u64::MAX).of_one_gate();
+        assert_eq!((one.max_connections, one.workers, one.body_budget), (834, 3, limits.body_budget / 3));
+        // Each has a worker of its own, however few there are.
+        let few = Limits { workers: 1, ..limits.clone() }.within(1024);
+        assert_eq!((few.gates, few.workers), (3, 3));
+        let large = Limits { max_body: 60 * 1024 * 1024, ..limits };
+        assert_eq!(large.within(u64::MAX).gates, 2);
     }
 }

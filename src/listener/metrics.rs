@@ -191,8 +191,13 @@ impl Metrics {
     }
 
     /// Connections that are open now.
-    pub(crate) fn connections(&self, open: usize) {
-        self.0.connections.set(i64::try_from(open).unwrap_or(i64::MAX));
+    pub(crate) fn connected(&self) {
+        self.0.connections.inc();
+    }
+
+    /// A connection was closed.
+    pub(crate) fn disconnected(&self) {
+        self.0.connections.dec();
     }
 
     /// Everything as OpenMetrics text.

@@ -1,12 +1,16 @@
 //! The listener: what stands between strangers and the queue.
 //!
 //! ```text
-//! TCP or systemd socket → gate (limits, framing) → tiny_http on a private Unix socket → routes → App
+//! TCP or systemd socket → gates (limits, framing) → routes → App::judge ─┬─▶ the answer
+//!                                                                        └─▶ tiny_http → a worker: App::accept, ready
 //! ```
 //!
 //! tiny_http has no timeouts and no caps, and single requests can stop or abort it (PROMISES.md, "tiny_http as it
-//! is"). So the gate takes one whole request within limits, and only then hands it on, with a head that it wrote
-//! itself; the body goes to the answering worker in memory. The listener never decides what a payload means: that is the [`App`]'s.
+//! is"). So a gate takes one whole request within limits and has it judged where its bytes are: whatever they alone
+//! decide (a wrong signature, a payload that is no merge) is answered at once, and no stranger's request goes further.
+//! What has to wait (a merge for the disk, `/readyz` for docker) goes to tiny_http's workers, on a private Unix socket,
+//! with a request line that the gate wrote; what is left to do goes to the worker in memory. The listener never decides
+//! what a payload means: that is the [`App`]'s.
 
 mod admin;
 mod answer;
@@ -25,14 +29,16 @@ mod routes;
 mod service;
 mod wake;
 
+use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::panic::resume_unwind;
 use std::sync::Arc;
 
 pub use answer::{Answer, Refusal, Reply};
 pub use intake::{Intake, OnQueued, ReadyCheck, Rules};
 pub use limits::{Limits, raise_nofile};
 pub use metrics::{Metrics, QueueSnapshot, Step};
-pub use routes::{App, ContentKind, RawDelivery};
+pub use routes::{App, ContentKind, Merge, RawDelivery};
 
 use gate::Gate;
 use service::Service;
@@ -48,18 +54,27 @@ const BACKLOG: i32 = 1024;
 
 /// A bound listener; [`Listener::run`] serves.
 pub struct Listener {
-    gate: Gate,
+    gates: Vec<Gate>,
     address: SocketAddr,
-    wake: Wake,
+    stopper: Stopper,
 }
 
-/// Stops a [`Listener`] from any thread, also from within [`App::deliver`].
+/// Stops a [`Listener`] from any thread, also from within [`App::accept`].
 #[derive(Debug, Clone)]
-pub struct Stopper(Wake);
+pub struct Stopper(Arc<[Wake]>);
 
 impl Stopper {
     /// Stops accepting; [`Listener::run`] returns when what had arrived is answered, or after `drain_time`.
     pub fn stop(&self) {
+        self.0.iter().for_each(Wake::stop);
+    }
+}
+
+/// Stops all gates when one ends, also by a panic: a listener serves whole or not at all.
+struct EndOfAll(Stopper);
+
+impl Drop for EndOfAll {
+    fn drop(&mut self) {
         self.0.stop();
     }
 }
@@ -115,10 +130,15 @@ impl Listener {
         // Accepted connections inherit it. Answers are small and written at once; waiting for more would only delay.
         rustix::net::sockopt::set_tcp_nodelay(&socket, true).classify(Kind::Environment, context)?;
         rustix::net::listen(&socket, BACKLOG).classify(Kind::Environment, context)?;
-        let wake = Wake::new().classify(Kind::Environment, context)?;
-        let gate =
-            Gate::new(socket, limits, service, metrics, wake.clone()).classify(Kind::Environment, context)?;
-        Ok(Listener { gate, address, wake })
+        let wakes = (0..limits.gates).map(|_| Wake::new()).collect::<io::Result<Vec<_>>>();
+        let wakes = wakes.classify(Kind::Environment, context)?;
+        let gate = |wake: &Wake| {
+            let (own, limits) = (socket.try_clone()?, limits.of_one_gate());
+            Gate::new(own, limits, service.clone(), metrics.clone(), wake.clone())
+        };
+        let gates = wakes.iter().map(gate).collect::<io::Result<Vec<_>>>();
+        let gates = gates.classify(Kind::Environment, context)?;
+        Ok(Listener { gates, address, stopper: Stopper(wakes.into()) })
     }
 
     /// The address that clients connect to.
@@ -128,12 +148,33 @@ impl Listener {
 
     /// A handle that stops it.
     pub fn stopper(&self) -> Stopper {
-        Stopper(self.wake.clone())
+        self.stopper.clone()
     }
 
-    /// Serves until stopped. An error means that the inner server failed three times in a row, and that a supervisor
+    /// Serves until stopped. An error means that an inner server failed three times in a row, and that a supervisor
     /// should start the process anew.
     pub fn run(self) -> Result<(), Failure> {
-        self.gate.run()
+        let Listener { gates, stopper, .. } = self;
+        std::thread::scope(|scope| {
+            let mut running = Vec::with_capacity(gates.len());
+            for gate in gates {
+                let end_of_all = EndOfAll(stopper.clone());
+                let run = move || {
+                    let _end_of_all = end_of_all;
+                    gate.run()
+                };
+                let thread = std::thread::Builder::new().name("swanci-gate".to_owned());
+                match thread.spawn_scoped(scope, run) {
+                    Ok(thread) => running.push(thread),
+                    // What it was given is dropped, and with it ends what already runs.
+                    Err(error) => {
+                        return Err(
+                            Failure::environment(error).context("cannot start the threads of the listener")
+                        );
+                    }
+                }
+            }
+            running.into_iter().try_for_each(|gate| gate.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        })
     }
 }

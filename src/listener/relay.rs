@@ -14,13 +14,11 @@ pub(crate) enum Sender {
     Probe,
 }
 
-/// A request on its way. Its body stays where it is: the worker finds it in the link's slot.
+/// A request on its way. What is to be done for it is in the link's slot.
 #[derive(Debug)]
 pub(crate) struct Errand {
     pub(crate) sender: Sender,
-    pub(crate) head: Vec<u8>,
-    /// What the body costs of the budget, until the answer is here.
-    pub(crate) charged: usize,
+    pub(crate) head: String,
 }
 
 /// A connection to the inner server.
@@ -48,7 +46,7 @@ impl Link {
     /// link where it does not is broken.
     pub(crate) fn start(&mut self, errand: Errand) -> io::Result<()> {
         self.answer.clear();
-        let sent = self.stream.write_all(&errand.head);
+        let sent = self.stream.write_all(errand.head.as_bytes());
         self.errand = Some(errand);
         sent
     }
@@ -145,7 +143,7 @@ mod tests {
         let mut link = Link::new(near);
         let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
         for cut in 1..answer.len() {
-            let errand = Errand { sender: Sender::Client(cut as u64), head: b"HEAD".to_vec(), charged: 3 };
+            let errand = Errand { sender: Sender::Client(cut as u64), head: "HEAD".to_owned() };
             link.start(errand).unwrap();
             let mut head = [0; 4];
             std::io::Read::read_exact(&mut far, &mut head).unwrap();

@@ -10,15 +10,29 @@ use serde_json::json;
 
 use super::answer::{Answer, Refusal, Reply};
 use super::metrics::Metrics;
-use super::service::{Head, Headers, Service};
+use super::service::{Head, Headers, Judged, Service};
+use crate::queue::NewJob;
 
 /// What stands behind the routes: signature, meaning and queue. The listener knows none of them.
 pub trait App: Send + Sync {
-    /// Answers one delivery. Called on a worker thread; it may block for an fsync.
-    fn deliver(&self, delivery: RawDelivery<'_>) -> Answer;
+    /// The merge to build that a delivery announces; `Err` is the answer to any other. Only the delivery's own bytes
+    /// are asked: a gate's thread calls it, so it waits for nothing.
+    fn judge(&self, delivery: RawDelivery<'_>) -> Result<Merge, Answer>;
+
+    /// Puts a merge on disk. Called on a worker's thread; it may block for an fsync.
+    fn accept(&self, merge: Merge) -> Answer;
 
     /// Whether a delivery could be accepted now; `Err` says why not.
     fn ready(&self) -> Result<(), String>;
+}
+
+/// A merge that an authenticated delivery announced.
+#[derive(Debug)]
+pub struct Merge {
+    /// What is to be queued.
+    pub job: NewJob,
+    /// Why it is built.
+    pub reason: String,
 }
 
 /// How the body of a delivery is encoded.
@@ -45,8 +59,8 @@ pub struct RawDelivery<'a> {
     pub signature: &'a str,
 }
 
-/// The headers of a delivery that the routes read. The gate hands no other header on to the inner server.
-pub(crate) const FORWARDED: [&str; 4] =
+/// The headers of a delivery that the routes read; no other is kept.
+pub(crate) const READ: [&str; 4] =
     ["content-type", "x-github-event", "x-github-delivery", "x-hub-signature-256"];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,10 +98,35 @@ impl Routes {
         Routes { app, metrics }
     }
 
-    fn count(&self, answer: &Answer) -> Reply {
-        self.metrics.delivery(answer);
-        answer.reply()
+    fn judge_delivery(&self, head: &Head<'_>, body: &[u8]) -> Judged {
+        let began = Instant::now();
+        let judged = delivery_head(head).and_then(|(content, signature)| {
+            self.app.judge(RawDelivery {
+                body,
+                content,
+                event: head.headers.get("x-github-event"),
+                delivery_id: head.headers.get("x-github-delivery"),
+                signature,
+            })
+        });
+        match judged {
+            Err(answer) => Judged::Answered(acknowledge(&self.metrics, began, &answer)),
+            Ok(merge) => {
+                let (app, metrics) = (self.app.clone(), self.metrics.clone());
+                Judged::Waits(Box::new(move || acknowledge(&metrics, began, &app.accept(merge))))
+            }
+        }
     }
+}
+
+fn acknowledge(metrics: &Metrics, began: Instant, answer: &Answer) -> Reply {
+    metrics.ack(began.elapsed());
+    count(metrics, answer)
+}
+
+fn count(metrics: &Metrics, answer: &Answer) -> Reply {
+    metrics.delivery(answer);
+    answer.reply()
 }
 
 /// What a delivery's head says, or the answer that it earns by itself.
@@ -118,34 +157,25 @@ impl Service for Routes {
                 self.metrics.refused(refusal);
                 Err(refusal.reply())
             }
-            Ok(Route::Webhook) => delivery_head(head).map(drop).map_err(|answer| self.count(&answer)),
+            Ok(Route::Webhook) => {
+                delivery_head(head).map(drop).map_err(|answer| count(&self.metrics, &answer))
+            }
             Ok(Route::Health | Route::Ready) if head.too_large => Err(Refusal::BodyTooLarge.reply()),
             Ok(Route::Health | Route::Ready) => Ok(()),
         }
     }
 
-    fn call(&self, head: &Head<'_>, body: &[u8]) -> Reply {
+    fn judge(&self, head: &Head<'_>, body: &[u8]) -> Judged {
         match Route::find(head.method, head.path) {
-            Err(refusal) => refusal.reply(),
-            Ok(Route::Health) => Reply::json(200, &json!({"status": "alive"})),
-            Ok(Route::Ready) => match self.app.ready() {
-                Ok(()) => Reply::json(200, &json!({"status": "ready"})),
-                Err(reason) => Reply::error(503, &reason),
-            },
-            Ok(Route::Webhook) => {
-                let began = Instant::now();
-                let answer = match delivery_head(head) {
-                    Err(answer) => answer,
-                    Ok((content, signature)) => self.app.deliver(RawDelivery {
-                        body,
-                        content,
-                        event: head.headers.get("x-github-event"),
-                        delivery_id: head.headers.get("x-github-delivery"),
-                        signature,
-                    }),
-                };
-                self.metrics.ack(began.elapsed());
-                self.count(&answer)
+            Err(refusal) => Judged::Answered(refusal.reply()),
+            Ok(Route::Webhook) => self.judge_delivery(head, body),
+            Ok(Route::Health) => Judged::Waits(Box::new(Reply::alive)),
+            Ok(Route::Ready) => {
+                let app = self.app.clone();
+                Judged::Waits(Box::new(move || match app.ready() {
+                    Ok(()) => Reply::json(200, &json!({"status": "ready"})),
+                    Err(reason) => Reply::error(503, &reason),
+                }))
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What a gate stands in front of: something that looks at heads, and answers whole requests.
+//! What a gate stands in front of: something that looks at heads, and judges whole requests.
 
 use super::answer::Reply;
 
@@ -20,11 +20,22 @@ pub(crate) struct Head<'a> {
     pub(crate) too_large: bool,
 }
 
-/// One set of routes behind a gate.
+/// What is left to do for a request when all its bytes are read. It may block: a worker of the inner server does it.
+pub(crate) type Work = Box<dyn FnOnce() -> Reply + Send>;
+
+/// What a whole request comes to.
+pub(crate) enum Judged {
+    /// Its bytes alone say the answer.
+    Answered(Reply),
+    /// The answer depends on a disk, a lock or another program.
+    Waits(Work),
+}
+
+/// One set of routes behind a gate. The gate's thread calls it, so neither method may wait for anything.
 pub(crate) trait Service: Send + Sync + 'static {
     /// `Err` where the head alone decides the answer, so that no body has to be read.
     fn check(&self, head: &Head<'_>) -> Result<(), Reply>;
 
-    /// Answers a whole request. May block, on one of the inner server's workers.
-    fn call(&self, head: &Head<'_>, body: &[u8]) -> Reply;
+    /// Judges a whole request that passed the check.
+    fn judge(&self, head: &Head<'_>, body: &[u8]) -> Judged;
 }

@@ -64,15 +64,13 @@ impl Gate {
     /// Gives waiting requests to idle links.
     pub(super) fn dispatch(&mut self) {
         while let Some(at) = self.watch.links.iter().position(Link::is_idle) {
-            let Some(token) = self.queue.pop_front() else { return };
+            let Some((token, work)) = self.queue.pop_front() else { return };
             let Some(client) = self.clients.get(token).filter(|c| matches!(c.phase, Phase::Waiting)) else {
                 continue;
             };
             let (Some(link), Some(inner)) = (self.watch.links.get_mut(at), &self.watch.inner) else { return };
-            let mut head = std::mem::take(&mut client.head);
-            inner.hand_over(at, std::mem::take(&mut client.body), &mut head);
-            let charged = std::mem::take(&mut client.charged);
-            if link.start(Errand { sender: Sender::Client(token), head, charged }).is_err() {
+            let head = inner.hand_over(at, work, &client.head.request_line());
+            if link.start(Errand { sender: Sender::Client(token), head }).is_err() {
                 return self.rebuild();
             }
         }
@@ -88,7 +86,6 @@ impl Gate {
             Ok(None) => {}
             Ok(Some((errand, answer))) => {
                 self.watch.answers += 1;
-                self.budget += errand.charged;
                 match errand.sender {
                     Sender::Probe => (self.watch.failures, self.watch.unanswered) = (0, false),
                     Sender::Client(token) => self.relay(token, &answer),
@@ -109,8 +106,7 @@ impl Gate {
     }
 
     pub(super) fn start_inner(&mut self) -> std::io::Result<()> {
-        let (inner, streams) =
-            Inner::start(self.limits.workers, &self.service, &self.wake, &self.watch.alive)?;
+        let (inner, streams) = Inner::start(self.limits.workers, &self.wake, &self.watch.alive)?;
         self.watch.epoch += 1;
         let mut links = Vec::with_capacity(streams.len());
         for (at, stream) in streams.into_iter().enumerate() {
@@ -134,7 +130,6 @@ impl Gate {
         self.watch.inner = None;
         for link in std::mem::take(&mut self.watch.links) {
             let Some(errand) = link.errand() else { continue };
-            self.budget += errand.charged;
             match errand.sender {
                 Sender::Probe => {}
                 Sender::Client(token) => {
@@ -178,7 +173,7 @@ impl Gate {
         if self.watch.unanswered && answers == 0 {
             return self.rebuild();
         }
-        let probe = Errand { sender: Sender::Probe, head: PROBE.to_vec(), charged: 0 };
+        let probe = Errand { sender: Sender::Probe, head: PROBE.to_owned() };
         self.watch.unanswered = true;
         if let Some(link) = idle.and_then(|at| self.watch.links.get_mut(at))
             && link.start(probe).is_err()
