@@ -1,59 +1,51 @@
 //! GitHub's payloads (docs.github.com, "Webhook events and payloads"; GitHub Enterprise sends the same).
 
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use std::str::FromStr;
 
-use super::wire::{self, Shape, is_object, is_string, string};
+use super::wire::{self, Repository, Shape, is_string, string};
 use super::{Delivery, Event, PayloadError};
 use crate::documents::ReportedChange;
 use crate::escape::shortened;
-use crate::json::Object;
-use crate::model::{BranchName, Change, CommitSha, ForgeName, PullRequest, RepoName};
+use crate::model::{Change, CommitSha, ForgeName, PullRequest, RepoName};
 
 /// Longer than any URL that a forge gives out.
 const MAX_URL: usize = 2048;
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct WireRepository<'a> {
-    #[serde(borrow)]
-    full_name: Option<&'a RawValue>,
-    #[serde(borrow)]
-    clone_url: Option<&'a RawValue>,
-    #[serde(borrow)]
-    default_branch: Option<&'a RawValue>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct WirePullRequest {
+/// A pull request as it is read: every field has its type, or the payload is wrong.
+#[derive(Default)]
+struct PullFields {
     number: Option<u64>,
     title: Option<String>,
     html_url: Option<String>,
-    user: Option<Object<WireUser>>,
+    author: Option<String>,
     merged: Option<bool>,
     merge_commit_sha: Option<String>,
-    base: Option<Object<WireBase>>,
-    head: Option<Object<WireHead>>,
+    base_branch: Option<String>,
+    head_sha: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct WireUser {
-    login: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct WireBase {
-    #[serde(rename = "ref")]
-    branch: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct WireHead {
-    sha: Option<String>,
+impl PullFields {
+    fn read(shape: &Shape<'_>) -> Result<PullFields, PayloadError> {
+        // It also stands beside the pull request; unreadable, it is absent there.
+        let number_beside = wire::read(shape.number, "number", "a number").unwrap_or_default();
+        let Some(pull) = shape.pull_request.needed_as_object("pull_request")? else {
+            return Ok(PullFields { number: number_beside, ..PullFields::default() });
+        };
+        let user = pull.user.needed_as_object("pull_request.user")?;
+        let base = pull.base.needed_as_object("pull_request.base")?;
+        let head = pull.head.needed_as_object("pull_request.head")?;
+        let number = wire::read(pull.number, "pull_request.number", "the number of a pull request")?;
+        Ok(PullFields {
+            number: number.or(number_beside),
+            title: string(pull.title, "pull_request.title")?,
+            html_url: string(pull.html_url, "pull_request.html_url")?,
+            author: string(user.and_then(|user| user.login), "pull_request.user.login")?,
+            merged: wire::read(pull.merged, "pull_request.merged", "true or false")?,
+            merge_commit_sha: string(pull.merge_commit_sha, "pull_request.merge_commit_sha")?,
+            base_branch: string(base.and_then(|base| base.branch), "pull_request.base.ref")?,
+            head_sha: string(head.and_then(|head| head.sha), "pull_request.head.sha")?,
+        })
+    }
 }
 
 /// What kind of delivery it is, before anything but its shape was read.
@@ -71,18 +63,12 @@ pub(super) fn read(shape: &Shape<'_>, event: Option<&str>) -> Result<Delivery, P
         Some(other) => Kind::Other(Some(other.to_owned())),
         None => deduce(shape),
     };
-    // For a delivery that is no merge nothing here can fail: what is unreadable is absent.
-    let repository: WireRepository<'_> = match (&kind, shape.repository) {
-        (_, None) => WireRepository::default(),
-        (Kind::PullRequest, Some(raw)) => wire::object(raw.get(), "repository")?,
-        (Kind::Ping | Kind::Other(_), Some(raw)) => wire::object(raw.get(), "repository").unwrap_or_default(),
-    };
-    let name: Option<RepoName> =
-        string(repository.full_name, "").ok().flatten().and_then(|name| name.parse().ok());
+    // For a delivery that is not about a pull request nothing here can fail: what is unreadable is absent.
+    let name = shape.repository.object().and_then(|repository| readable(repository.full_name));
     let event = match kind {
         Kind::Ping => Event::Ping,
         Kind::Other(name) => Event::Other { name },
-        Kind::PullRequest => pull_request(shape, &repository, name.clone())?,
+        Kind::PullRequest => pull_request(shape, name.clone())?,
     };
     Ok(Delivery { forge: ForgeName::Github, repository: name, event })
 }
@@ -93,37 +79,27 @@ fn deduce(shape: &Shape<'_>) -> Kind {
     if shape.zen.is_some() && shape.hook_id.is_some() {
         return Kind::Ping;
     }
-    let about_it = is_object(shape.pull_request) && is_string(shape.action);
+    let about_it = shape.pull_request.object().is_some() && is_string(shape.action);
     let about_more = shape.review.is_some() || shape.comment.is_some() || shape.thread.is_some();
     if about_it && !about_more { Kind::PullRequest } else { Kind::Other(None) }
 }
 
-fn pull_request(
-    shape: &Shape<'_>,
-    repository: &WireRepository<'_>,
-    name: Option<RepoName>,
-) -> Result<Event, PayloadError> {
+fn pull_request(shape: &Shape<'_>, name: Option<RepoName>) -> Result<Event, PayloadError> {
     let action = string(shape.action, "action")?;
-    let pull: WirePullRequest = match shape.pull_request {
-        Some(raw) => wire::object(raw.get(), "pull_request")?,
-        None => WirePullRequest::default(),
-    };
+    let nothing = Repository::default();
+    let repository = shape.repository.needed_as_object("repository")?.unwrap_or(&nothing);
+    let pull = PullFields::read(shape)?;
     let closed = action.as_deref() == Some("closed");
     if closed && pull.merged == Some(true) {
-        return Ok(Event::Merged(Box::new(merge(shape, repository, pull)?)));
+        return Ok(Event::Merged(Box::new(merge(repository, pull)?)));
     }
     let merged = pull.merged;
-    let change = reported(shape, repository, pull, name).map(Box::new);
+    let change = name.map(|name| Box::new(reported(repository, pull, name)));
     Ok(if closed { Event::Closed { merged, change } } else { Event::Touched { action, change } })
 }
 
 /// A merge says what landed where, or it is refused with the path of what is missing.
-fn merge(
-    shape: &Shape<'_>,
-    repository: &WireRepository<'_>,
-    pull: WirePullRequest,
-) -> Result<Change, PayloadError> {
-    let branch = pull.base.as_ref().and_then(|base| base.0.branch.clone());
+fn merge(repository: &Repository<'_>, pull: PullFields) -> Result<Change, PayloadError> {
     let clone_url = needed(string(repository.clone_url, "repository.clone_url")?, "repository.clone_url")?;
     check_url(&clone_url, "repository.clone_url")?;
     Ok(Change {
@@ -131,45 +107,40 @@ fn merge(
         repository: checked(string(repository.full_name, "repository.full_name")?, "repository.full_name")?,
         clone_url,
         commit: checked(pull.merge_commit_sha.clone(), "pull_request.merge_commit_sha")?,
-        branch: Some(checked(branch, "pull_request.base.ref")?),
-        default_branch: default_branch(repository),
-        pull_request: Some(describe(shape, pull).ok_or_else(|| missing("pull_request.number"))?),
+        branch: Some(checked(pull.base_branch.clone(), "pull_request.base.ref")?),
+        default_branch: readable(repository.default_branch),
+        pull_request: Some(describe(pull).ok_or_else(|| missing("pull_request.number"))?),
     })
 }
 
 /// What there is to say about a pull request that is not being merged: as much as is readable.
-fn reported(
-    shape: &Shape<'_>,
-    repository: &WireRepository<'_>,
-    pull: WirePullRequest,
-    name: Option<RepoName>,
-) -> Option<ReportedChange> {
-    let clone_url = string(repository.clone_url, "").ok().flatten();
+fn reported(repository: &Repository<'_>, pull: PullFields, name: RepoName) -> ReportedChange {
+    let clone_url = string(repository.clone_url, "").unwrap_or_default();
     // While it is not merged, GitHub's `merge_commit_sha` is a trial merge that is on no branch.
     let landed = pull.merge_commit_sha.as_deref().filter(|_| pull.merged == Some(true));
-    Some(ReportedChange {
+    ReportedChange {
         forge: Some(ForgeName::Github),
-        repository: name?,
+        repository: name,
         clone_url: clone_url.filter(|url| check_url(url, "").is_ok()),
         commit: landed.and_then(|sha| sha.parse().ok()),
-        branch: pull.base.as_ref().and_then(|base| base.0.branch.as_ref()?.parse().ok()),
-        default_branch: default_branch(repository),
-        pull_request: describe(shape, pull),
-    })
+        branch: pull.base_branch.as_ref().and_then(|branch| branch.parse().ok()),
+        default_branch: readable(repository.default_branch),
+        pull_request: describe(pull),
+    }
 }
 
-fn default_branch(repository: &WireRepository<'_>) -> Option<BranchName> {
-    string(repository.default_branch, "").ok().flatten()?.parse().ok()
+/// A string of this kind, where there is one.
+fn readable<T: FromStr>(value: wire::Raw<'_>) -> Option<T> {
+    string(value, "").unwrap_or_default()?.parse().ok()
 }
 
-fn describe(shape: &Shape<'_>, pull: WirePullRequest) -> Option<PullRequest> {
-    let number = pull.number.or_else(|| serde_json::from_str(shape.number?.get()).ok())?;
+fn describe(pull: PullFields) -> Option<PullRequest> {
     Some(PullRequest {
-        number,
+        number: pull.number?,
         title: pull.title,
-        author: pull.user.and_then(|user| user.0.login),
+        author: pull.author,
         url: pull.html_url,
-        head: pull.head.and_then(|head| head.0.sha?.parse::<CommitSha>().ok()),
+        head: pull.head_sha.and_then(|sha| sha.parse::<CommitSha>().ok()),
     })
 }
 

@@ -120,22 +120,12 @@ impl PayloadError {
     }
 
     /// What serde says about the text as a whole: with its path where it knows one.
-    fn from_serde(error: &serde_path_to_error::Error<serde_json::Error>, prefix: &str) -> PayloadError {
+    fn from_serde(error: &serde_path_to_error::Error<serde_json::Error>) -> PayloadError {
         let message = escaped(&error.inner().to_string());
-        let path = match (prefix, error.path().to_string().as_str()) {
-            (prefix, "." | "?") => prefix.to_owned(),
-            ("", path) => escaped(path),
-            (prefix, path) => format!("{prefix}.{}", escaped(path)),
-        };
-        if path.is_empty() {
-            return PayloadError::Syntax(message);
+        match error.path().to_string().as_str() {
+            "." | "?" => PayloadError::Syntax(message),
+            path => PayloadError::field(escaped(path), format!("is wrong: {message}")),
         }
-        // Inside a nested value the position counts from its own start: worse than none.
-        let message = match (prefix, message.rfind(" at line ")) {
-            ("", _) | (_, None) => message,
-            (_, Some(at)) => message[..at].to_owned(),
-        };
-        PayloadError::field(path, format!("is wrong: {message}"))
     }
 }
 
