@@ -1,10 +1,10 @@
 //! The tiny_http server behind the gate, and its workers.
 //!
-//! tiny_http gets nothing but the request lines of whole, well-formed requests that a gate judged and that have to wait
-//! for something, on connections that the gate opened and keeps; its private
-//! Unix socket is gone from the file system before the first request comes. What that avoids: it panics when it
-//! cannot spawn or duplicate a descriptor, ends its accept loop on the first error, and its `Drop` may block on
-//! connecting to itself. Losing any of its connections means building a new one.
+//! tiny_http gets nothing but the request lines of requests that a gate judged and that have to wait for something, on
+//! connections that the gate opened and keeps; its private Unix socket is gone from the file system before the first
+//! request comes. What that avoids: it panics when it cannot spawn or duplicate a descriptor, ends its accept loop on
+//! the first error, and its `Drop` may block on connecting to itself. Losing any of its connections means building a
+//! new one.
 
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
