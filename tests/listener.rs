@@ -356,6 +356,38 @@ fn when_the_budget_is_spent_the_largest_unfinished_body_goes() {
     }
 }
 
+/// What a client sends behind a request that waits is held, so it is paid for too: or the budget would grow by it.
+#[test]
+fn what_comes_behind_a_waiting_request_does_not_grow_the_budget() {
+    let served = Served::with(Limits { body_budget: 256 * 1024, workers: 1, ..Limits::default() });
+    let head = |length| format!("{}Content-Length: {length}\r\n\r\n", signed_head(SECRET, "skip", b"{}"));
+    let mut waits = delivery(SECRET, "block", b"{}");
+    waits.extend_from_slice(head(1_000_000).as_bytes());
+    waits.extend_from_slice(&[b'y'; 12_000]);
+    // With the first of them blocking the one worker, all wait.
+    let mut waiting: Vec<Client> = (0..100).map(|_| served.client()).collect();
+    for client in &mut waiting {
+        let _ = client.send_anyway(&waits);
+    }
+    assert_eq!(served.ask(delivery(SECRET, "skip", &[b'x'; 50_000])).status, 503, "the budget is theirs");
+    served.app.open_the_door();
+    for client in &mut waiting {
+        assert!([200, 503].contains(&client.expect().status));
+    }
+    drop(waiting);
+    let mut alone = served.client();
+    alone.send(head(1_000_000));
+    let _ = alone.send_anyway(vec![b'x'; 1_000_000]);
+    assert_eq!(alone.expect().status, 503, "it cannot fit");
+    // And nothing of it is lost.
+    let body = vec![b'x'; 200_000];
+    let fits = || served.ask(delivery(SECRET, "skip", &body)).status == 200;
+    let began = std::time::Instant::now();
+    while !fits() {
+        assert!(began.elapsed() < PATIENCE, "the budget was not given back");
+    }
+}
+
 #[test]
 fn an_app_that_panics_fails_one_request_only() {
     let served = Served::new();
@@ -375,7 +407,8 @@ fn an_app_that_hangs_costs_its_clients_a_503_and_heals() {
         client.send(delivery(SECRET, "block", b"{}"));
     }
     for client in &mut stuck {
-        assert_eq!(client.expect().status, 503);
+        let answered = client.expect();
+        assert_eq!((answered.status, answered.header("connection")), (503, Some("close")));
     }
     served.app.open_the_door();
     assert_eq!(served.ask(delivery(SECRET, "queued", b"{}")).status, 202);

@@ -3,7 +3,7 @@
 mod works;
 
 use std::net::TcpListener;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use crate::cancel::{Cancel, Stop};
@@ -267,23 +267,33 @@ fn watch_queue(metrics: &Metrics, queue: &Queue) {
     });
 }
 
-/// Docker is asked at most every few seconds, however often `/readyz` is.
+/// Docker is asked at most every few seconds, however often `/readyz` is, and by one at a time: a docker that hangs
+/// must not hold up the workers that merges need.
 fn ready_check(works: Arc<Works>, progress: Progress) -> Box<listener::ReadyCheck> {
     let last: Mutex<Option<(Instant, Result<(), String>)>> = Mutex::new(None);
+    let asking = Mutex::new(());
     Box::new(move || {
-        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((asked, answer)) = &*last
+        let known = last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((asked, answer)) = &known
             && asked.elapsed() < READY_FOR
         {
             return answer.clone();
         }
+        let _asking = match asking.try_lock() {
+            Ok(asking) => asking,
+            Err(TryLockError::Poisoned(asking)) => asking.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                return known
+                    .map_or_else(|| Err("docker has not answered yet".to_owned()), |(_, answer)| answer);
+            }
+        };
         let cancel = Cancel::new().child(Some(Duration::from_secs(3)));
         let answer = works
             .site(&progress, &cancel)
             .and_then(|site| site.docker.engine_version(&cancel).map_err(Failure::from))
             .map(drop)
             .map_err(|failure| failure.one_line());
-        *last = Some((Instant::now(), answer.clone()));
+        *last.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), answer.clone()));
         answer
     })
 }

@@ -63,7 +63,7 @@ pub(super) fn read(shape: &Shape<'_>, event: Option<&str>) -> Result<Delivery, P
         Some(other) => Kind::Other(Some(other.to_owned())),
         None => deduce(shape),
     };
-    // For a delivery that is not about a pull request nothing here can fail: what is unreadable is absent.
+    // For a delivery that is not about a pull request nothing here can fail: what is of another type is absent.
     let name = shape.repository.object().and_then(|repository| readable(repository.full_name));
     let event = match kind {
         Kind::Ping => Event::Ping,

@@ -1,6 +1,6 @@
 //! What the forges' payloads have in common on the wire: a JSON object, of which one pass notes where the few keys
 //! stand that tell forge and event apart and say what landed. Values are read only when they are needed, so a delivery
-//! of 25 kB costs one scan, and a field that the verdict does not need cannot fail it.
+//! of 25 kB costs one scan, and a field that the verdict does not need cannot fail it by being of another type.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -125,7 +125,8 @@ pub(super) struct Push<'a> {
     pub changes: Raw<'a>,
 }
 
-/// A place for an object, and what stands there.
+/// A place for an object, and what stands there. What no forge writes and no reader agrees on (a key of it twice, half
+/// a surrogate or a number beyond every range in its place) makes the payload malformed.
 #[derive(Debug, Default)]
 pub(super) enum Nested<T> {
     /// The key is not there, or `null`.

@@ -4,8 +4,8 @@
 
 use memmap2::{MmapMut, MmapOptions};
 
-/// Bodies above this have a mapping of their own.
-const HEAP: usize = 128 * 1024;
+/// Bodies above this have a mapping of their own. Most deliveries are smaller.
+const HEAP: usize = 32 * 1024;
 
 /// A body that grows to a length that is known to be enough.
 #[derive(Debug, Default)]

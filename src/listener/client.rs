@@ -28,6 +28,9 @@ pub(crate) enum Phase {
     Lingering,
 }
 
+/// Bytes that are read at once where it is not known that a body takes them.
+const SIP: usize = 16 * 1024;
+
 /// What is missing of a body.
 #[derive(Debug)]
 pub(crate) enum Body {
@@ -110,6 +113,23 @@ impl Client {
             one_one: true,
             head_only: false,
             linger: false,
+        }
+    }
+
+    /// Bytes of strangers that it holds.
+    pub(crate) fn holds(&self) -> usize {
+        self.pending.len() + self.body.len()
+    }
+
+    /// How much to read at once: no more of the next request than a head may take, because it has to be kept.
+    pub(crate) fn appetite(&self) -> usize {
+        match self.phase {
+            Phase::Body(Body::Length(left)) => usize::try_from(left).unwrap_or(usize::MAX).max(SIP),
+            Phase::Head
+            | Phase::Body(Body::Chunked(_))
+            | Phase::Waiting
+            | Phase::Answering
+            | Phase::Lingering => SIP,
         }
     }
 
@@ -282,10 +302,8 @@ impl Client {
     /// Answers for the gate, and closes after it.
     pub(crate) fn refuse(&mut self, refusal: Refusal, rules: &Rules<'_>) -> Fed {
         let unread = self.is_unfinished();
+        self.keep_alive = false;
         self.reply(&refusal.reply(), unread, rules);
-        if !unread {
-            self.keep_alive = false;
-        }
         Fed::Answered(Some(refusal))
     }
 

@@ -75,9 +75,10 @@ impl Clients {
         unfinished.min_by_key(|(_, client)| client.since).map(|(token, _)| token)
     }
 
-    /// The connection with the largest unfinished body.
+    /// The connection that holds most for a request that is not whole.
     pub(crate) fn largest_unfinished(&self) -> Option<u64> {
-        let bodies = self.iter().filter(|(_, c)| matches!(c.phase, Phase::Body(_)) && c.charged > 0);
-        bodies.max_by_key(|(_, client)| client.charged).map(|(token, _)| token)
+        let holders =
+            self.iter().filter(|(_, c)| matches!(c.phase, Phase::Head | Phase::Body(_)) && c.charged > 0);
+        holders.max_by_key(|(_, client)| client.charged).map(|(token, _)| token)
     }
 }

@@ -30,7 +30,7 @@ const WAKE: u64 = u64::MAX - 1;
 
 /// Bytes that one read takes at most; one buffer of this size serves all connections.
 const SCRATCH: usize = 64 * 1024;
-/// Reads of one connection before the others have their turn.
+/// Reads and requests of one connection before the others have their turn.
 const TURN: usize = 8;
 /// Connections that a gate accepts before those that it has are served: few, so that other gates get their share.
 const ACCEPTS: usize = 2;
@@ -228,7 +228,7 @@ impl Gate {
 
     /// Takes a connection as far as it goes without waiting.
     fn drive(&mut self, token: u64) {
-        let mut reads = 0;
+        let mut steps = 0;
         loop {
             let Some(client) = self.clients.get(token) else { return };
             if !client.out.is_empty() && !self.send(token) {
@@ -244,14 +244,18 @@ impl Gate {
                         return self.close(token);
                     }
                 }
-                Phase::Head if client.has_untried() => self.feed(token, None),
-                Phase::Head | Phase::Body(_) | Phase::Lingering if !client.readable => return,
                 Phase::Head | Phase::Body(_) | Phase::Lingering => {
-                    reads += 1;
-                    if reads > TURN {
+                    let untried = matches!(client.phase, Phase::Head) && client.has_untried();
+                    if !untried && !client.readable {
+                        return;
+                    }
+                    steps += 1;
+                    if steps > TURN {
                         return self.again.push(token);
                     }
-                    if !self.read(token) {
+                    if untried {
+                        self.feed(token, None);
+                    } else if !self.read(token) {
                         return;
                     }
                 }
@@ -281,7 +285,9 @@ impl Gate {
     /// Reads once; `false` when there is nothing to do with what came.
     fn read(&mut self, token: u64) -> bool {
         let Some(client) = self.clients.get(token) else { return false };
-        let read = match recv(&client.stream, &mut *self.scratch, RecvFlags::empty()) {
+        let most = client.appetite().min(SCRATCH);
+        let Some(room) = self.scratch.get_mut(..most) else { return false };
+        let read = match recv(&client.stream, room, RecvFlags::empty()) {
             Ok((_, 0)) => {
                 self.close(token);
                 return false;
@@ -298,7 +304,7 @@ impl Gate {
             }
         };
         // A short read empties the socket, and the next byte is announced; but the end is announced only once.
-        client.readable = read == SCRATCH || client.half_closed;
+        client.readable = read == most || client.half_closed;
         if matches!(client.phase, Phase::Lingering) {
             client.discarded += read as u64;
             if client.discarded > self.limits.max_body + 1024 * 1024 {
@@ -328,8 +334,10 @@ impl Gate {
             Some(read) => client.feed(self.scratch.get(..read).unwrap_or_default(), &rules),
             None => client.feed_pending(&rules),
         };
-        self.budget = (self.budget + client.charged).saturating_sub(client.body.len());
-        client.charged = client.body.len();
+        // What is held grows by what was read at most, and there was room for that.
+        let held = client.holds();
+        self.budget = (self.budget + client.charged).saturating_sub(held);
+        client.charged = held;
         match fed {
             Fed::More | Fed::Answered(None) => {}
             Fed::Waits(work) => self.queue.push_back((token, work)),

@@ -14,7 +14,7 @@ pub struct Limits {
     pub max_headers: usize,
     /// Bytes of one (decoded) body; above it 413.
     pub max_body: u64,
-    /// Bytes of all bodies that are held at once; above it the largest unfinished one is answered 503.
+    /// Bytes of strangers that are held at once; above it the largest unfinished request is answered 503.
     pub body_budget: usize,
     /// How long a head may take, from the connection or from the answer before it.
     pub head_time: Duration,
