@@ -31,7 +31,7 @@ const WAKE: u64 = u64::MAX - 1;
 /// Bytes that one read takes at most; one buffer of this size serves all connections.
 const SCRATCH: usize = 64 * 1024;
 /// Reads and requests of one connection before the others have their turn.
-const TURN: usize = 8;
+const TURN: usize = 4;
 /// Connections that a gate accepts before those that it has are served: few, so that other gates get their share.
 const ACCEPTS: usize = 2;
 /// How long accepting rests after it failed, or when there was no room.
