@@ -6,6 +6,9 @@ mod inputs;
 mod malformed;
 mod origin;
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
 use serde_json::{Value, json};
 
 use crate::support::engine::{self, Builder, Cleanup, docker_text, inspect, unique};
@@ -90,6 +93,22 @@ fn a_repository_with_only_a_dockerfile_is_one_image_with_its_name() {
     assert_eq!(image(&document, "shop.web")["tags"], json!(["main"]));
     let name = scene.image_name("shop.web", &format!("sha-{commit}"));
     assert_eq!(labels(&name)["org.opencontainers.image.version"], "main");
+}
+
+#[test]
+fn a_buildx_plugin_that_does_not_run_leaves_the_classic_builder() {
+    let (scene, _) = Scene::with_one_image();
+    let plugins = scene.swanci.docker_dir().join("cli-plugins");
+    fs::create_dir(&plugins).unwrap();
+    let plugin = plugins.join("docker-buildx");
+    for (n, script) in ["#!/bin/sh\nexit 1\n", "#!/bin/sh\necho '{}'\n", "no program"].iter().enumerate() {
+        fs::write(&plugin, script).unwrap();
+        fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755)).unwrap();
+        scene.repository.write("a/f", &format!("{n}"));
+        let commit = scene.repository.commit("next");
+        let document = scene.build(&commit, &[]).ended(0).json();
+        assert_eq!(image(&document, "a")["status"], "built", "{script}");
+    }
 }
 
 #[test]

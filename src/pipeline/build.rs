@@ -58,15 +58,15 @@ pub fn build(
     on_ready: OnReady<'_>,
 ) -> Result<Built, Failure> {
     thread::scope(|scope| {
-        // Asked while the commit is fetched: the answer costs a process of docker's.
+        // Asked while the commit is fetched and its files are written: the answer costs a process of docker's.
         let asked = scope.spawn(|| site.docker.choose_builder(&site.cancel));
-        let builder = || Ok(asked.join().unwrap_or_else(|panic| resume_unwind(panic))?);
-        build_with(builder, site, change, payload_sha256, options, on_ready)
+        let answer = || Ok(asked.join().unwrap_or_else(|panic| resume_unwind(panic))?);
+        build_with(Box::new(answer), site, change, payload_sha256, options, on_ready)
     })
 }
 
 fn build_with(
-    builder: impl FnOnce() -> Result<Builder, Failure>,
+    answer: BuilderAnswer<'_>,
     site: &Site,
     change: &Change,
     payload_sha256: Option<&str>,
@@ -113,6 +113,7 @@ fn build_with(
         options,
         on_ready,
         schedule: Schedule::new(sources, after),
+        builder: Mutex::new(AskedBuilder::Asked(answer)),
         images: Mutex::new(surveyed.iter().map(|_| None).collect()),
         failures: Mutex::default(),
         ended: Mutex::default(),
@@ -120,7 +121,7 @@ fn build_with(
     work.skip(&chosen);
     thread::scope(|scope| {
         scope.spawn(|| work.compare(&chosen));
-        if let Err(failure) = work.build_wanted(builder) {
+        if let Err(failure) = work.build_wanted() {
             work.end_all(failure);
         }
     });
@@ -210,6 +211,17 @@ enum Compared {
     Unchanged,
 }
 
+/// Waits for what docker says about its builder.
+type BuilderAnswer<'a> = Box<dyn FnOnce() -> Result<Builder, Failure> + Send + 'a>;
+
+/// What is known of the builder.
+enum AskedBuilder<'a> {
+    Asked(BuilderAnswer<'a>),
+    Known(Builder),
+    /// It cannot be had, which has ended the work on all images.
+    Unusable,
+}
+
 /// What the images of one commit share, and what has become of each.
 struct Work<'a> {
     site: &'a Site,
@@ -223,6 +235,7 @@ struct Work<'a> {
     options: &'a BuildOptions,
     on_ready: OnReady<'a>,
     schedule: Schedule,
+    builder: Mutex<AskedBuilder<'a>>,
     images: Mutex<Vec<Option<Image>>>,
     failures: Mutex<Vec<(Kind, Option<String>)>>,
     /// What ended the work on all of them: the first such failure.
@@ -316,15 +329,10 @@ impl Work<'_> {
     }
 
     /// Builds what is wanted, from the moment that the first image is.
-    fn build_wanted(&self, builder: impl FnOnce() -> Result<Builder, Failure>) -> Result<(), Failure> {
+    fn build_wanted(&self) -> Result<(), Failure> {
         let site = self.site;
         if !self.schedule.wait_for_work() {
             return Ok(());
-        }
-        let builder = builder()?;
-        if builder == Builder::Classic && !site.secrets.is_empty() {
-            return Err(Failure::environment("build secrets need BuildKit, and docker has no buildx plugin")
-                .hint("install docker-buildx, or take build.secrets out of the configuration"));
         }
         let doing = || "cannot lock the engine for builds";
         let builds = housekeeping::builds_lock(site).classify(Kind::Environment, doing)?;
@@ -336,7 +344,7 @@ impl Work<'_> {
                 Some(base) => {
                     Err(Failure::failed(format!("its base image {} failed", self.surveyed[base].spec.name)))
                 }
-                None => site.cancel.check().map_err(Failure::from).and_then(|()| self.build_one(i, builder)),
+                None => site.cancel.check().map_err(Failure::from).and_then(|()| self.build_one(i)),
             };
             let built = built.and_then(|image| {
                 bases.provide(i, &image, None)?;
@@ -364,6 +372,36 @@ impl Work<'_> {
             went_well
         });
         Ok(())
+    }
+
+    /// The builder; waits until docker has said which. That there is none to use concerns all images.
+    fn builder(&self) -> Result<Builder, Failure> {
+        let mut builder = self.builder.lock().unwrap_or_else(PoisonError::into_inner);
+        *builder = match std::mem::replace(&mut *builder, AskedBuilder::Unusable) {
+            AskedBuilder::Asked(answer) => match answer().and_then(|builder| self.usable(builder)) {
+                Ok(known) => AskedBuilder::Known(known),
+                Err(failure) => {
+                    self.end_all(failure);
+                    AskedBuilder::Unusable
+                }
+            },
+            settled @ (AskedBuilder::Known(_) | AskedBuilder::Unusable) => settled,
+        };
+        match *builder {
+            AskedBuilder::Known(known) => Ok(known),
+            AskedBuilder::Asked(_) | AskedBuilder::Unusable => {
+                self.site.cancel.check()?;
+                Err(Failure::environment("docker has no builder to use"))
+            }
+        }
+    }
+
+    fn usable(&self, builder: Builder) -> Result<Builder, Failure> {
+        if builder == Builder::Classic && !self.site.secrets.is_empty() {
+            return Err(Failure::environment("build secrets need BuildKit, and docker has no buildx plugin")
+                .hint("install docker-buildx, or take build.secrets out of the configuration"));
+        }
+        Ok(builder)
     }
 
     /// The names of local bases are locked all at once, so everything has to be decided first; without local bases

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::cancel::Stop;
-use crate::docker::{BuildRequest, Builder, DockerError};
+use crate::docker::{BuildRequest, DockerError};
 use crate::documents::{Image, ImageStatus};
 use crate::error::Failure;
 use crate::pipeline::reuse::INPUTS_LABEL;
@@ -36,7 +36,7 @@ impl Work<'_> {
         labels
     }
 
-    pub(super) fn build_one(&self, i: usize, builder: Builder) -> Result<Image, Failure> {
+    pub(super) fn build_one(&self, i: usize) -> Result<Image, Failure> {
         let image = &self.surveyed[i];
         let Some(source) = &image.source else {
             return Err(Failure::failed(format!("image {} has no source", image.spec.name)));
@@ -46,6 +46,7 @@ impl Work<'_> {
         self.site.leases.hold(self.site, &name);
         // Fetching submodules and large files is no part of the build's time.
         let (context, dockerfile) = self.contexts.of(i, source)?;
+        let builder = self.builder()?;
         let cancel = self.site.cancel.child(Some(self.site.timeout));
         let on_local_base = !source.bases.is_empty();
         if self.options.pull && on_local_base {
