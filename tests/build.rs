@@ -104,7 +104,7 @@ fn a_buildx_plugin_that_does_not_run_leaves_the_classic_builder() {
     for (n, script) in ["#!/bin/sh\nexit 1\n", "#!/bin/sh\necho '{}'\n", "no program"].iter().enumerate() {
         fs::write(&plugin, script).unwrap();
         fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755)).unwrap();
-        scene.repository.write("a/f", &format!("{n}"));
+        scene.repository.write("a/f", format!("{n}"));
         let commit = scene.repository.commit("next");
         let document = scene.build(&commit, &[]).ended(0).json();
         assert_eq!(image(&document, "a")["status"], "built", "{script}");
