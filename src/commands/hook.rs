@@ -51,11 +51,12 @@ struct UrlDocument<'a> {
 }
 
 fn url(session: &Session, args: &HookUrl, out: &mut dyn Write) -> Result<(), Failure> {
-    let url = from_ngrok(session, &args.ngrok.ngrok_api)?;
+    let url = from_ngrok(session, &args.ngrok.ngrok_api, "")?;
     show(out, args.json, &UrlDocument { schema: 1, url: url.as_str() }, &format!("{url}\n"))
 }
 
-fn from_ngrok(session: &Session, api: &str) -> Result<url::Url, Failure> {
+/// `otherwise` says what the command takes in its stead.
+fn from_ngrok(session: &Session, api: &str, otherwise: &str) -> Result<url::Url, Failure> {
     let listen = session.config.serve.listen;
     let public = public_url(api, listen.port()).map_err(|error| {
         let unreachable = matches!(error, HookError::Unreachable { .. });
@@ -64,7 +65,7 @@ fn from_ngrok(session: &Session, api: &str) -> Result<url::Url, Failure> {
             return failure;
         }
         failure.hint(format!(
-            "is ngrok running? `ngrok http {}` starts it; --ngrok-api names another address, --url does without it",
+            "is ngrok running? `ngrok http {}` starts it; --ngrok-api names another address{otherwise}",
             listen.port()
         ))
     })?;
@@ -179,7 +180,7 @@ fn install(session: &Session, args: &HookInstall, out: &mut dyn Write) -> Result
     let site = open(session, &args.target)?;
     let url = match &args.url {
         Some(url) => webhook_url(url).map_err(|problem| Failure::usage(format!("--url: {problem}")))?,
-        None => from_ngrok(session, &args.ngrok.ngrok_api)?,
+        None => from_ngrok(session, &args.ngrok.ngrok_api, ", --url does without it")?,
     };
     if url.scheme() == "http" {
         session.progress.warn("deliveries to an http address can be read on their way; https is better");

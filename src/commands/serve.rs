@@ -95,6 +95,9 @@ pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Ser
     // Nobody can have delivered yet: the listener runs only from here on.
     let _ = stopper.set(listener.stopper());
     announcer.say("listening", &format!("listening on http://{address}"));
+    if let Some(admin) = &admin {
+        announcer.say("metrics", &format!("metrics on http://{}/metrics", admin.address));
+    }
     let stop = listener.stopper();
     let running = std::thread::Builder::new()
         .name("listener".to_owned())
@@ -225,18 +228,21 @@ fn socket(config: &Config) -> Result<TcpListener, Failure> {
 }
 
 /// Ends the metrics listener when `serve` ends.
-struct Admin(listener::Stopper);
+struct Admin {
+    stopper: listener::Stopper,
+    address: std::net::SocketAddr,
+}
 
 impl Drop for Admin {
     fn drop(&mut self) {
-        self.0.stop();
+        self.stopper.stop();
     }
 }
 
 fn admin(config: &Config, metrics: &Metrics) -> Result<Option<Admin>, Failure> {
     let Some(address) = config.serve.admin_listen else { return Ok(None) };
     let listener = Listener::admin(listener::bind(&address.to_string())?, Limits::admin(), metrics.clone())?;
-    let stopper = listener.stopper();
+    let (stopper, address) = (listener.stopper(), listener.local_addr());
     std::thread::Builder::new()
         .name("metrics".to_owned())
         .spawn(move || {
@@ -245,7 +251,7 @@ fn admin(config: &Config, metrics: &Metrics) -> Result<Option<Admin>, Failure> {
             }
         })
         .classify(Kind::Environment, || "cannot start the metrics' thread")?;
-    Ok(Some(Admin(stopper)))
+    Ok(Some(Admin { stopper, address }))
 }
 
 fn watch_queue(metrics: &Metrics, queue: &Queue) {

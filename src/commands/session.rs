@@ -140,7 +140,10 @@ pub(super) fn connect(
     settings.configs = Some(config.state_dir.join(CONFIGS));
     if let Some(path) = &config.ca_file {
         let pem = std::fs::read(path)
-            .classify(Kind::BadInput, || format!("cannot read registry.ca_file {}", path.display()))?;
+            .classify(Kind::BadInput, || format!("cannot read registry.ca_file {}", path.display()))
+            .map_err(|failure| {
+                failure.hint("it is relative to the file that names it; `swanci init --certs` makes one")
+            })?;
         settings.ca_pem = Some(pem);
     }
     let credentials = match crate::docker::config_dir() {

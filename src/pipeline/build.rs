@@ -290,13 +290,16 @@ impl Work<'_> {
             });
         if let Some(step) = step {
             let count = |wanted| compared.iter().filter(|compared| **compared == Some(wanted)).count();
-            match self.site.cancel.stopped() {
-                None => step.done(&format!(
+            let ended =
+                self.ended.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Failure::one_line);
+            match (self.site.cancel.stopped(), ended) {
+                (None, _) => step.done(&format!(
                     "{} to build, {} unchanged",
                     count(Compared::ToBuild),
                     count(Compared::Unchanged)
                 )),
-                Some(stop) => step.failed(&stop.to_string()),
+                (Some(_), Some(why)) => step.failed(&why),
+                (Some(stop), None) => step.failed(&stop.to_string()),
             }
         }
     }

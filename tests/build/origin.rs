@@ -132,6 +132,14 @@ fn the_allow_list_holds_for_payloads_and_by_hand() {
 }
 
 #[test]
+fn a_registry_that_is_not_there_is_named_and_not_called_cancelled() {
+    let (scene, commit) = Scene::with_one_image();
+    let ran = scene.run(&commit, &["--registry", "127.0.0.1:1"]).ended(6);
+    let ran = ran.saying(&["compare with the registry: FAILED", "127.0.0.1:1", "error: "]);
+    assert!(!ran.stderr.contains("cancelled"), "{}", ran.stderr);
+}
+
+#[test]
 fn a_repository_has_its_own_namespace() {
     let (scene, commit) = Scene::with_one_image();
     scene.configure("namespace = \"team-a/web\"");
