@@ -179,9 +179,10 @@ pub enum Forge {
 
 /// What to build, and how.
 #[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("what").args(["change", "repo"]).required(true)))]
 pub struct Build {
     /// The document of `evaluate`, a file or `-` for standard input
-    #[arg(value_name = "CHANGE", required_unless_present = "repo", conflicts_with = "repo")]
+    #[arg(value_name = "CHANGE")]
     pub change: Option<PathBuf>,
     /// Build this repository by hand: a URL or a path
     #[arg(long, value_name = "URL_OR_PATH")]

@@ -103,7 +103,7 @@ impl Limits {
     }
 }
 
-/// Gates that one listener has at most: judging a delivery takes tens of microseconds, so two do for every forge.
+/// Gates that one listener has at most, on however many cores: each takes tens of thousands of deliveries a second.
 const MOST_GATES: usize = 4;
 
 /// The listening socket, the gate's epoll and bell, and the inner server's sockets.

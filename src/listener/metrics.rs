@@ -190,7 +190,7 @@ impl Metrics {
         self.0.rebuilds.inc();
     }
 
-    /// Connections that are open now.
+    /// A connection was opened.
     pub(crate) fn connected(&self) {
         self.0.connections.inc();
     }

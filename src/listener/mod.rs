@@ -7,7 +7,7 @@
 //!
 //! tiny_http has no timeouts and no caps, and single requests can stop or abort it (PROMISES.md, "tiny_http as it
 //! is"). So a gate takes one whole request within limits and has it judged where its bytes are: whatever they alone
-//! decide (a wrong signature, a payload that is no merge) is answered at once, and no stranger's request goes further.
+//! decide (a wrong signature, a payload that is no merge) is answered at once, and no unauthenticated delivery goes further.
 //! What has to wait (a merge for the disk, `/readyz` for docker) goes to tiny_http's workers, on a private Unix socket,
 //! with a request line that the gate wrote; what is left to do goes to the worker in memory. The listener never decides
 //! what a payload means: that is the [`App`]'s.
