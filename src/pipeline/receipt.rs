@@ -18,9 +18,10 @@ pub(super) fn keep(state_dir: &Path, receipt: &Receipt) -> Result<PathBuf, Failu
     let name = format!("{time}-{repository}-{}", receipt.change.commit.short());
     let write = || -> std::io::Result<PathBuf> {
         fs::create_dir_all(&dir)?;
+        let mut text = serde_json::to_vec_pretty(receipt)?;
+        text.push(b'\n');
         let mut file = tempfile::Builder::new().prefix(".receipt-").tempfile_in(&dir)?;
-        serde_json::to_writer_pretty(&mut file, receipt)?;
-        file.write_all(b"\n")?;
+        file.write_all(&text)?;
         file.as_file().sync_all()?;
         // Two pushes of one commit within a second both keep theirs.
         for suffix in 0..1000 {
