@@ -3,7 +3,9 @@
 mod build;
 mod error;
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde::Deserialize;
 
@@ -102,12 +104,13 @@ impl Docker {
         }
     }
 
-    /// Buildx where it is there and not switched off by `DOCKER_BUILDKIT=0`, as docker does it.
-    pub fn choose_builder(&self, cancel: &Cancel) -> Result<Builder, DockerError> {
+    /// Buildx where it is there and not switched off by `DOCKER_BUILDKIT=0`, as docker does it. `memory` is a file in which
+    /// the plugin that answered last is remembered: asking it costs a process, half of which a build waits for.
+    pub fn choose_builder(&self, memory: Option<&Path>, cancel: &Cancel) -> Result<Builder, DockerError> {
         if std::env::var("DOCKER_BUILDKIT").is_ok_and(|v| v == "0") && self.builder.is_none() {
             return Ok(Builder::Classic);
         }
-        if self.buildx_answers(cancel) {
+        if self.buildx_answers(memory, cancel) {
             return Ok(Builder::Buildx);
         }
         Ok(match self.buildx_version(cancel)? {
@@ -118,17 +121,26 @@ impl Docker {
 
     /// Whether a buildx plugin stands where docker looks first, and answers what docker asks of every plugin (docker/cli,
     /// `cli-plugins/manager`): a third of what it costs to ask docker. `false` leaves it to docker.
-    fn buildx_answers(&self, cancel: &Cancel) -> bool {
+    fn buildx_answers(&self, memory: Option<&Path>, cancel: &Cancel) -> bool {
         let own = config_dir().map(|dir| dir.join("cli-plugins"));
         let folders = own.into_iter().chain(PLUGIN_FOLDERS.iter().map(PathBuf::from));
         let plugin = folders.map(|folder| folder.join("docker-buildx")).find(|file| file.is_file());
         let Some(plugin) = plugin.filter(|_| self.program == "docker") else { return false };
+        let identity = file_identity(&plugin);
+        if identity.is_some() && memory.and_then(|file| fs::read_to_string(file).ok()) == identity {
+            return true;
+        }
         let answer =
             Tool::new(plugin).inherit(DOCKER_VARIABLES).arg("docker-cli-plugin-metadata").run(cancel);
-        answer.is_ok_and(|done| {
+        let answers = answer.is_ok_and(|done| {
             serde_json::from_slice::<serde_json::Value>(&done.stdout)
                 .is_ok_and(|metadata| metadata.get("SchemaVersion").is_some())
-        })
+        });
+        if let (true, Some(identity), Some(memory)) = (answers, identity, memory) {
+            // A disk that is full forgets it, and a torn line is nobody's identity.
+            let _ = fs::write(memory, identity);
+        }
+        answers
     }
 
     /// The image's Id under this name; `None` when the engine has no such image.
@@ -214,6 +226,13 @@ impl Docker {
     }
 }
 
+/// Path, size and time of a file: another file, or the same one changed, has another identity.
+fn file_identity(path: &Path) -> Option<String> {
+    let file = fs::metadata(path).ok()?;
+    let modified = file.modified().ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    Some(format!("{} {} {}\n", path.display(), file.len(), modified.as_nanos()))
+}
+
 /// One line of `docker system df`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -245,6 +264,19 @@ fn parse_images(text: &str) -> Vec<LocalImage> {
 mod tests {
     use super::*;
     use crate::error::Kind;
+
+    #[test]
+    fn a_plugin_that_answered_is_asked_again_when_it_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let plugin = dir.path().join("docker-buildx");
+        assert_eq!(file_identity(&plugin), None);
+        fs::write(&plugin, "one").unwrap();
+        let first = file_identity(&plugin);
+        assert!(first.is_some());
+        assert_eq!(file_identity(&plugin), first);
+        fs::write(&plugin, "other").unwrap();
+        assert_ne!(file_identity(&plugin), first);
+    }
 
     #[test]
     fn the_digest_of_a_push_is_read_from_its_last_line() {

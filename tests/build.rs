@@ -112,6 +112,34 @@ fn a_buildx_plugin_that_does_not_run_leaves_the_classic_builder() {
 }
 
 #[test]
+fn a_plugin_that_answered_is_not_asked_again_until_it_is_another() {
+    let Some(scene) = Scene::with(Builder::Buildx) else { return };
+    scene.repository.image("a", "1").images(&[json!({"service_name": "a", "version": "1"})]);
+    let build = |content: &str| {
+        scene.repository.write("a/file", content);
+        let commit = scene.repository.commit(content);
+        let built = scene.build(&commit, &["-vv"]).ended(0);
+        assert_eq!(image(&built.json(), "a")["status"], "built");
+        // BuildKit numbers its steps with a `#`, the classic builder calls them steps.
+        if built.stderr.contains("| Step 1/") { Builder::Classic } else { Builder::Buildx }
+    };
+    let memory = scene.swanci.state().join("buildx-plugin");
+    assert_eq!(build("first"), Builder::Buildx);
+    let known = fs::read_to_string(&memory).unwrap();
+    assert_eq!(build("second"), Builder::Buildx);
+    fs::write(&memory, "torn").unwrap();
+    assert_eq!(build("third"), Builder::Buildx);
+    assert_eq!(fs::read_to_string(&memory).unwrap(), known);
+
+    let plugins = scene.swanci.docker_dir().join("cli-plugins");
+    fs::remove_file(&plugins).unwrap();
+    fs::create_dir(&plugins).unwrap();
+    fs::write(plugins.join("docker-buildx"), "#!/bin/sh\nexit 1\n").unwrap();
+    fs::set_permissions(plugins.join("docker-buildx"), fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(build("fourth"), Builder::Classic);
+}
+
+#[test]
 fn by_hand_a_branch_gets_its_tags_and_a_commit_alone_only_its_immutable_one() {
     let swanci = Swanci::new();
     engine::needed();

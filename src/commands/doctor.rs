@@ -122,7 +122,7 @@ fn check_all(session: &Session, site: &Site, checks: &mut Vec<Check>) {
         Ok(version) => ok("docker engine", version),
         Err(error) => failed("docker engine", error.into()),
     });
-    checks.push(match site.docker.choose_builder(&cancel()) {
+    checks.push(match site.docker.choose_builder(None, &cancel()) {
         Ok(Builder::Buildx) => ok("builder", "buildx (BuildKit)"),
         Ok(Builder::Classic) if site.secrets.is_empty() => {
             ok("builder", "classic; install docker-buildx for BuildKit, build secrets and remote builders")

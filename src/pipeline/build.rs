@@ -24,7 +24,7 @@ use super::push::Standing;
 use super::reuse;
 use super::schedule::Schedule;
 use super::survey::{Surveyed, survey};
-use super::{Origin, Outcome, REGISTRY_THREADS, Site, checkout, housekeeping, now, seconds};
+use super::{BUILDX, Origin, Outcome, REGISTRY_THREADS, Site, checkout, housekeeping, now, seconds};
 
 /// What a build is asked to do differently.
 #[derive(Debug, Clone, Default)]
@@ -59,7 +59,8 @@ pub fn build(
 ) -> Result<Built, Failure> {
     thread::scope(|scope| {
         // Asked while the commit is fetched and its files are written: the answer costs a process of docker's.
-        let asked = scope.spawn(|| site.docker.choose_builder(&site.cancel));
+        let asked =
+            scope.spawn(|| site.docker.choose_builder(Some(&site.state_dir.join(BUILDX)), &site.cancel));
         let answer = || Ok(asked.join().unwrap_or_else(|panic| resume_unwind(panic))?);
         build_with(Box::new(answer), site, change, payload_sha256, options, on_ready)
     })

@@ -113,6 +113,9 @@ pub struct Outcome<T> {
 /// The folder of the state directory in which the configs of images in the registry are kept.
 pub const CONFIGS: &str = "configs";
 
+/// The file of the state directory that names the buildx plugin that answered last.
+const BUILDX: &str = "buildx-plugin";
+
 /// Threads that talk to the registry at once; each keeps a connection.
 const REGISTRY_THREADS: usize = 8;
 
