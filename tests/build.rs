@@ -12,6 +12,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use serde_json::{Value, json};
 
 use crate::support::engine::{self, Builder, Cleanup, docker_text, inspect, unique};
+use crate::support::proxy::Proxy;
 use crate::support::repository::{FIRST_COMMIT, Payload, Repository};
 use crate::support::swanci::{Scene, Swanci, eventually, image, processes_with};
 
@@ -137,6 +138,31 @@ fn a_plugin_that_answered_is_not_asked_again_until_it_is_another() {
     fs::write(plugins.join("docker-buildx"), "#!/bin/sh\nexit 1\n").unwrap();
     fs::set_permissions(plugins.join("docker-buildx"), fs::Permissions::from_mode(0o755)).unwrap();
     assert_eq!(build("fourth"), Builder::Classic);
+}
+
+#[test]
+fn what_changed_is_asked_about_before_the_rest() {
+    let mut scene = Scene::new();
+    let names: Vec<String> = ('a'..='j').map(|c| c.to_string()).collect();
+    for name in &names {
+        scene.repository.image(name, "1");
+    }
+    let images: Vec<Value> = names.iter().map(|n| json!({"service_name": n, "version": "1"})).collect();
+    scene.repository.images(&images);
+    let first = scene.repository.commit("first");
+    let proxy = Proxy::start(scene.registry.address);
+    scene.images.also(&proxy.host());
+    scene.configure_for(&proxy.host(), "");
+    scene.run(&first, &[]).ended(0);
+    scene.repository.write("j/file", "2");
+    let second = scene.repository.commit("second");
+    let before = proxy.seen().len();
+    let document = scene.build(&second, &["--dry-run"]).ended(0).json();
+    assert_eq!(image(&document, "j")["status"], "planned");
+    let asked: Vec<String> = proxy.seen().split_off(before).into_iter().map(|s| s.path).collect();
+    let of_j = |path: &String| path.starts_with("/v2/j/manifests/");
+    assert!(asked.iter().take(3).all(of_j), "{asked:?}");
+    assert_eq!(asked.iter().filter(|path| of_j(path)).count(), 3);
 }
 
 #[test]

@@ -75,22 +75,19 @@ impl BuildRequest {
 }
 
 impl Docker {
-    /// Builds one image and returns its Id; `None` when the engine does not hold it after a build that went well.
-    /// Every line that docker says is handed on.
+    /// Builds one image and returns what the builder calls it: its Id, but from buildx the digest of its config, which is
+    /// the Id only in an engine that keeps images by their configs. [`Docker::image_id`] knows the Id. Every line that
+    /// docker says is handed on.
     pub fn build(
         &self,
         builder: Builder,
         request: &BuildRequest,
         cancel: &Cancel,
         on_line: &mut dyn FnMut(&str),
-    ) -> Result<Option<Digest>, DockerError> {
+    ) -> Result<Digest, DockerError> {
         match builder {
-            Builder::Classic => self.build_classic(request, cancel, on_line).map(Some),
-            Builder::Buildx => {
-                self.build_with_buildx(request, cancel, on_line)?;
-                // What --iidfile names depends on the buildx builder's driver and the engine's image store.
-                self.image_id(&request.name, cancel)
-            }
+            Builder::Classic => self.build_classic(request, cancel, on_line),
+            Builder::Buildx => self.build_with_buildx(request, cancel, on_line),
         }
     }
 
@@ -99,20 +96,23 @@ impl Docker {
         request: &BuildRequest,
         cancel: &Cancel,
         on_line: &mut dyn FnMut(&str),
-    ) -> Result<(), DockerError> {
+    ) -> Result<Digest, DockerError> {
+        let image_id = NamedTempFile::new().map_err(DockerError::Scratch)?;
         // A single-platform image stays a plain manifest.
         let mut tool = self.tool().env("BUILDX_NO_DEFAULT_ATTESTATIONS", "1").args(["buildx", "build"]);
         if let Some(name) = &self.builder {
             tool = tool.args(["--builder", name]);
         }
-        tool = tool.args(["--load", "--progress=plain"]).arg("--file").arg(&request.dockerfile);
+        tool = tool.args(["--load", "--progress=plain", "--iidfile"]).arg(image_id.path());
+        tool = tool.arg("--file").arg(&request.dockerfile);
         for (name, value) in &request.labels {
             tool = tool.arg("--label").arg(format!("{name}={value}"));
         }
         for (id, file) in &request.secrets {
             tool = tool.arg("--secret").arg(format!("id={id},src={}", file.display()));
         }
-        stream(request.options(tool).arg("--").arg(&request.context), cancel, on_line)
+        stream(request.options(tool).arg("--").arg(&request.context), cancel, on_line)?;
+        read_image_id(image_id.path())
     }
 
     /// To the classic builder every `--label` is a step of its own, with a container. One `LABEL` is one step for all

@@ -1,6 +1,7 @@
 //! What stands in a commit, read from the mirror's objects: no working copy is needed to know it.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 
 use super::mirror::Mirror;
 use super::{GitError, run};
@@ -147,6 +148,18 @@ impl Mirror<'_> {
         self.batch(&in_commit(commit, paths), false, false)
     }
 
+    /// The same, and what stands there in the commit's first parent (nothing, where it has none), in one call.
+    pub fn look_at_with_parent(
+        &self,
+        commit: &CommitSha,
+        paths: &[String],
+    ) -> Result<(Vec<Found>, Vec<Found>), GitError> {
+        let names = [commit.to_string(), format!("{commit}^")].into_iter().flat_map(|c| in_commit(c, paths));
+        let mut found = self.batch(&names.collect::<Vec<_>>(), false, false)?;
+        let before = found.split_off(paths.len());
+        Ok((found, before))
+    }
+
     /// Asks for objects by their names (gitrevisions(7)).
     fn batch(&self, names: &[String], content: bool, follow: bool) -> Result<Vec<Found>, GitError> {
         if names.is_empty() {
@@ -195,8 +208,8 @@ impl Mirror<'_> {
     }
 }
 
-/// The names of paths in a commit; `.` is its root.
-fn in_commit(commit: &CommitSha, paths: &[String]) -> Vec<String> {
+/// The names of paths in a commit (gitrevisions(7)); `.` is its root.
+fn in_commit(commit: impl Display, paths: &[String]) -> Vec<String> {
     paths.iter().map(|path| format!("{commit}:{}", if path == "." { "" } else { path })).collect()
 }
 

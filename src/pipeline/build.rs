@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::cancel::Stop;
+use crate::cancel::{Cancel, Stop};
 use crate::docker::Builder;
 use crate::documents::{BuiltDocument, Image, ImageStatus, SCHEMA, Seconds};
 use crate::error::{Classify as _, Failure, Kind};
@@ -21,7 +21,7 @@ use crate::registry::Registry;
 use super::bases::LocalBases;
 use super::contexts::Contexts;
 use super::push::Standing;
-use super::reuse;
+use super::reuse::{self, Ask};
 use super::schedule::Schedule;
 use super::survey::{Surveyed, survey};
 use super::{BUILDX, Origin, Outcome, REGISTRY_THREADS, Site, checkout, housekeeping, now, seconds};
@@ -57,101 +57,67 @@ pub fn build(
     options: &BuildOptions,
     on_ready: OnReady<'_>,
 ) -> Result<Built, Failure> {
-    thread::scope(|scope| {
-        // Asked while the commit is fetched and its files are written: the answer costs a process of docker's.
-        let asked =
-            scope.spawn(|| site.docker.choose_builder(Some(&site.state_dir.join(BUILDX)), &site.cancel));
-        let answer = || Ok(asked.join().unwrap_or_else(|panic| resume_unwind(panic))?);
-        build_with(Box::new(answer), site, change, payload_sha256, options, on_ready)
-    })
-}
-
-fn build_with(
-    answer: BuilderAnswer<'_>,
-    site: &Site,
-    change: &Change,
-    payload_sha256: Option<&str>,
-    options: &BuildOptions,
-    on_ready: OnReady<'_>,
-) -> Result<Built, Failure> {
     let started = now();
     let begun = Instant::now();
     let origin = Origin::of(site, change)?;
     let step = site.progress.step(&format!("checkout {}", change.commit.short()));
     step.line(&format!("fetching {}", origin.remote.as_git_url()));
-    let commit = checkout::fetch(site, &origin, change, &options.patience)?;
-    let surveyed = survey(site, &origin, &commit.mirror, change)?;
-    let chosen = choose(&surveyed, &options.images)?;
-    step.done(
-        if chosen.len() == 1 { "1 image".to_owned() } else { format!("{} images", chosen.len()) }.as_str(),
-    );
-    let checkout_time = begun.elapsed();
-
-    let build_begun = Instant::now();
-    let scratch = tempfile::Builder::new()
-        .prefix("swanci-")
-        .tempdir()
-        .classify(Kind::Environment, || "cannot make a temporary directory")?;
-    // What concerns all images ends the work on each of them.
-    let together = Site { cancel: site.cancel.child(None), ..site.clone() };
-    let after = surveyed.iter().map(|s| s.bases().map(|(_, base)| *base).collect()).collect();
-    let sources = chosen.iter().copied().filter(|i| surveyed[*i].source.is_some()).collect();
-    let work = Work {
-        site: &together,
-        change,
-        origin: &origin,
-        created: commit.info.time,
-        parent: commit.info.first_parent.as_ref().map(CommitSha::immutable_tag),
-        contexts: Contexts::new(
-            &together,
-            &origin,
-            &commit.mirror,
-            &change.commit,
-            &surveyed,
-            scratch.path(),
-        ),
-        surveyed: &surveyed,
-        options,
-        on_ready,
-        schedule: Schedule::new(sources, after),
-        builder: Mutex::new(AskedBuilder::Asked(answer)),
-        images: Mutex::new(surveyed.iter().map(|_| None).collect()),
-        failures: Mutex::default(),
-        ended: Mutex::default(),
-    };
-    work.skip(&chosen);
+    let mirror = checkout::fetch(site, &origin, change, &options.patience)?;
     thread::scope(|scope| {
-        scope.spawn(|| work.compare(&chosen));
-        if let Err(failure) = work.build_wanted() {
-            work.end_all(failure);
-        }
-    });
-    let failures = work.failures.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if let Some(failure) = work.ended.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        let kind = failures.iter().fold(failure.kind, |kind, (other, _)| kind.and(*other));
-        return Err(site.cancel.stopped().map_or(Failure { kind, ..failure }, Failure::from));
-    }
+        // Each answer costs a process: they are asked for while the commit's files are read.
+        let builder =
+            scope.spawn(|| site.docker.choose_builder(Some(&site.state_dir.join(BUILDX)), &site.cancel));
+        let info = scope.spawn(|| mirror.commit_info(&change.commit));
+        let surveyed = survey(site, &origin, &mirror, change)?;
+        let chosen = choose(&surveyed, &options.images)?;
+        let info = info.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+        step.done(&if chosen.len() == 1 { "1 image".to_owned() } else { format!("{} images", chosen.len()) });
+        let checkout = begun.elapsed();
 
-    let images = work.images.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let document = BuiltDocument {
-        schema: SCHEMA,
-        change: change.clone(),
-        registry: site.registry.clone(),
-        images: images.into_iter().flatten().collect(),
-        payload_sha256: payload_sha256.map(str::to_owned),
-        started,
-        seconds: Seconds {
-            checkout: seconds(checkout_time),
-            build: seconds(build_begun.elapsed()),
-            push: None,
-        },
-    };
-    let failure = site.cancel.stopped().map(Failure::from).or_else(|| failed_images(&document, &failures));
-    Ok(Outcome { document, failure })
+        let begun = Instant::now();
+        let scratch = tempfile::Builder::new()
+            .prefix("swanci-")
+            .tempdir()
+            .classify(Kind::Environment, || "cannot make a temporary directory")?;
+        // What concerns all images ends the work on each of them.
+        let together = Site { cancel: site.cancel.child(None), ..site.clone() };
+        let after = surveyed.iter().map(|s| s.bases().map(|(_, base)| *base).collect()).collect();
+        let sources = chosen.iter().copied().filter(|i| surveyed[*i].source.is_some()).collect();
+        let answer = || Ok(builder.join().unwrap_or_else(|panic| resume_unwind(panic))?);
+        let work = Work {
+            site: &together,
+            change,
+            origin: &origin,
+            created: info.time,
+            parent: info.first_parent.as_ref().map(CommitSha::immutable_tag),
+            contexts: Contexts::new(&together, &origin, &mirror, &change.commit, &surveyed, scratch.path()),
+            surveyed: &surveyed,
+            options,
+            on_ready,
+            schedule: Schedule::new(sources, after),
+            builder: Mutex::new(AskedBuilder::Asked(Box::new(answer))),
+            images: Mutex::new(surveyed.iter().map(|_| None).collect()),
+            failures: Mutex::default(),
+            ended: Mutex::default(),
+        };
+        let (images, failures) = work.carry_out(&chosen, &site.cancel)?;
+        let document = BuiltDocument {
+            schema: SCHEMA,
+            change: change.clone(),
+            registry: site.registry.clone(),
+            images,
+            payload_sha256: payload_sha256.map(str::to_owned),
+            started,
+            seconds: Seconds { checkout: seconds(checkout), build: seconds(begun.elapsed()), push: None },
+        };
+        let failure =
+            site.cancel.stopped().map(Failure::from).or_else(|| failed_images(&document, &failures));
+        Ok(Outcome { document, failure })
+    })
 }
 
 /// One failure that speaks for all images, with the way out of the first that has one.
-fn failed_images(document: &BuiltDocument, failures: &[(Kind, Option<String>)]) -> Option<Failure> {
+fn failed_images(document: &BuiltDocument, failures: &[ImageFailure]) -> Option<Failure> {
     let kind = failures.iter().map(|(kind, _)| *kind).reduce(Kind::and)?;
     let hint = failures.iter().filter(|(k, _)| *k == kind).find_map(|(_, hint)| hint.clone());
     let failed: Vec<&Image> = document.images.iter().filter(|i| i.status == ImageStatus::Failed).collect();
@@ -212,6 +178,9 @@ enum Compared {
     Unchanged,
 }
 
+/// Why an image failed, and the way out.
+type ImageFailure = (Kind, Option<String>);
+
 /// Waits for what docker says about its builder.
 type BuilderAnswer<'a> = Box<dyn FnOnce() -> Result<Builder, Failure> + Send + 'a>;
 
@@ -238,12 +207,34 @@ struct Work<'a> {
     schedule: Schedule,
     builder: Mutex<AskedBuilder<'a>>,
     images: Mutex<Vec<Option<Image>>>,
-    failures: Mutex<Vec<(Kind, Option<String>)>>,
+    failures: Mutex<Vec<ImageFailure>>,
     /// What ended the work on all of them: the first such failure.
     ended: Mutex<Option<Failure>>,
 }
 
 impl Work<'_> {
+    /// Compares, builds, and returns what has become of the images, and why some failed.
+    fn carry_out(
+        self,
+        chosen: &[usize],
+        cancel: &Cancel,
+    ) -> Result<(Vec<Image>, Vec<ImageFailure>), Failure> {
+        self.skip(chosen);
+        thread::scope(|scope| {
+            scope.spawn(|| self.compare(chosen));
+            if let Err(failure) = self.build_wanted() {
+                self.end_all(failure);
+            }
+        });
+        let failures = self.failures.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(failure) = self.ended.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            let kind = failures.iter().fold(failure.kind, |kind, (other, _)| kind.and(*other));
+            return Err(cancel.stopped().map_or(Failure { kind, ..failure }, Failure::from));
+        }
+        let images = self.images.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok((images.into_iter().flatten().collect(), failures))
+    }
+
     fn described(&self, i: usize, status: ImageStatus) -> Image {
         let image = &self.surveyed[i];
         Image {
@@ -253,6 +244,10 @@ impl Work<'_> {
             inputs: image.source.as_ref().map(|s| s.inputs.clone()),
             ..plain(image, status)
         }
+    }
+
+    fn is_touched(&self, i: usize) -> bool {
+        self.surveyed[i].source.as_ref().is_some_and(|source| source.is_touched)
     }
 
     fn put(&self, i: usize, image: Image) {
@@ -275,20 +270,44 @@ impl Work<'_> {
         self.site.cancel.stop(Stop::Cancelled);
     }
 
+    /// Writes out the contexts of the images that will probably be built first, while the registry is still asked whether
+    /// they have to be. What goes wrong here is found, and told, at the image's turn.
+    fn write_ahead(&self, touched: &[usize]) {
+        if self.options.dry_run {
+            return;
+        }
+        for i in touched.iter().take(self.site.jobs) {
+            if let Some(source) = &self.surveyed[*i].source {
+                let _ = self.contexts.write(*i, source);
+            }
+        }
+    }
+
     /// Decides for each image whether it has to be built. A registry that cannot be asked ends it all.
     fn compare(&self, chosen: &[usize]) {
         let _deciding = self.schedule.deciding();
         let client = self.site.client.as_ref().filter(|_| !self.options.force);
         let client = client.map(|client| client.with_cancel(self.site.cancel.clone()));
         let step = client.is_some().then(|| self.site.progress.step("compare with the registry"));
-        let compared =
-            parallel::map(REGISTRY_THREADS, chosen, |i| match self.compare_one(*i, client.as_ref()) {
+        let compare = |images: &[usize], ask: Ask| {
+            parallel::map(REGISTRY_THREADS, images, |i| match self.compare_one(*i, client.as_ref(), ask) {
                 Ok(compared) => compared,
                 Err(failure) => {
                     self.end_all(failure);
                     None
                 }
-            });
+            })
+        };
+        // What will probably have to be built comes first, and alone: its build begins while the rest is asked about.
+        let (touched, untouched): (Vec<usize>, Vec<usize>) =
+            chosen.iter().partition(|i| self.is_touched(**i));
+        let mut compared = thread::scope(|scope| {
+            scope.spawn(|| self.write_ahead(&touched));
+            // It is probably nowhere, so all places will be asked: a few images at once.
+            let few = touched.len() * reuse::PLACES <= REGISTRY_THREADS;
+            compare(&touched, if few { Ask::AtOnce } else { Ask::InTurn })
+        });
+        compared.extend(compare(&untouched, Ask::InTurn));
         if let Some(step) = step {
             let count = |wanted| compared.iter().filter(|compared| **compared == Some(wanted)).count();
             let ended =
@@ -305,16 +324,19 @@ impl Work<'_> {
         }
     }
 
-    fn compare_one(&self, i: usize, client: Option<&Registry>) -> Result<Option<Compared>, Failure> {
+    fn compare_one(
+        &self,
+        i: usize,
+        client: Option<&Registry>,
+        ask: Ask,
+    ) -> Result<Option<Compared>, Failure> {
         let image = &self.surveyed[i];
         let Some(source) = &image.source else { return Ok(None) };
         self.site.cancel.check()?;
-        let (own, others) =
-            (self.change.commit.immutable_tag(), image.tags.first().into_iter().chain(&self.parent));
+        let own = self.change.commit.immutable_tag();
+        let places = [Some(&own), image.tags.first(), self.parent.as_ref()];
         let reused = match client {
-            Some(client) => {
-                reuse::find(client, &image.repository, &own, &others.collect::<Vec<_>>(), &source.inputs)?
-            }
+            Some(client) => reuse::find(client, &image.repository, places, &source.inputs, ask)?,
             None => None,
         };
         let Some(reused) = reused else {
@@ -352,14 +374,12 @@ impl Work<'_> {
             };
             let built = built.and_then(|image| {
                 bases.provide(i, &image, None)?;
-                Ok(image)
+                (self.on_ready)(&image, Standing::JustBuilt);
+                self.with_its_id(i, image)
             });
             let went_well = built.is_ok();
             match built {
-                Ok(image) => {
-                    (self.on_ready)(&image, Standing::JustBuilt(Instant::now()));
-                    self.put(i, image);
-                }
+                Ok(image) => self.put(i, image),
                 Err(failure) => {
                     if blocked.is_some() {
                         site.progress.say(&format!("build {name}: not tried: {failure}"));

@@ -4,33 +4,26 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::error::Failure;
-use crate::git::{CommitInfo, Found, Gitlink, Mirror, Remote};
+use crate::git::{Found, Gitlink, Mirror, Remote};
 use crate::model::{BranchName, Change, CommitSha, RepoName};
 
 use super::Site;
 use super::origin::{ByHand, Origin, allowed, rule_of};
 
-/// A change whose commit is here and proven.
-pub(super) struct Checkout<'a> {
-    pub(super) mirror: Mirror<'a>,
-    pub(super) info: CommitInfo,
-}
-
-/// Fetches the commit and proves that it is on the branch that it names. `patience` is how long to wait before each
-/// further fetch of a commit that is not there yet: a webhook can be faster than the forge's own replication.
+/// Fetches the commit into the mirror, and proves that it is on the branch that it names. `patience` is how long to wait
+/// before each further fetch of a commit that is not there yet: a webhook can be faster than the forge's own replication.
 pub(super) fn fetch<'a>(
     site: &'a Site,
     origin: &'a Origin,
     change: &Change,
     patience: &[Duration],
-) -> Result<Checkout<'a>, Failure> {
+) -> Result<Mirror<'a>, Failure> {
     let mirror = Mirror::of(&site.state_dir, &origin.remote, site.git_token.as_ref(), &site.cancel);
     match &change.branch {
         Some(branch) => prove(site, &mirror, branch, &change.commit, patience).map(drop)?,
         None => mirror.fetch_commit(&change.commit)?,
     }
-    let info = mirror.commit_info(&change.commit)?;
-    Ok(Checkout { mirror, info })
+    Ok(mirror)
 }
 
 /// Proof of merge: the commit can be reached from the branch, now. Returns the branch's tip.

@@ -5,10 +5,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use crate::documents::Receipt;
+use crate::documents::{Image, Receipt};
 use crate::git::{Mirror, remove_unused_mirrors};
 use crate::lock;
-use crate::model::ImageRepository;
 use crate::registry::prune_configs;
 
 use super::{CONFIGS, Origin, Site, receipt};
@@ -18,6 +17,10 @@ const UNUSED: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 
 /// Whoever pushes waits no longer for old images to go; the next push goes on with it.
 const TIDY_UP_TIME: Duration = Duration::from_secs(60);
+
+/// A build that has just ended leaves its lock for a moment to a process that was being started then (fork(2) copies the
+/// open files, and only execve(2) closes them).
+const BUILDERS_LEAVE: Duration = Duration::from_millis(200);
 
 /// Local images that this run needs between their build and their push: nobody's housekeeping may remove them.
 #[derive(Clone, Default)]
@@ -57,9 +60,9 @@ pub(super) fn builds_lock(site: &Site) -> std::io::Result<File> {
 }
 
 /// Of each name the newest images stay; an older one goes unless a job holds it between its build and its push.
-pub(super) fn remove_old_images(site: &Site, repositories: &[ImageRepository]) {
+pub(super) fn remove_old_images(site: &Site, images: &[Image]) {
     let bounded = Site { cancel: site.cancel.child(Some(TIDY_UP_TIME)), ..site.clone() };
-    for repository in repositories {
+    for repository in images.iter().filter(|i| i.image_id.is_some()).filter_map(|i| i.repository.as_ref()) {
         remove_old_images_of(&bounded, &repository.to_string());
     }
 }
@@ -75,7 +78,7 @@ fn remove_old_images_of(site: &Site, repository: &str) {
     }
     // While anybody builds, the images wait for the next push.
     let Ok(builds) = builds_lock(site) else { return };
-    if builds.try_lock().is_err() {
+    if !matches!(lock::exclusive(&builds, &site.cancel.child(Some(BUILDERS_LEAVE))), Ok(Ok(()))) {
         return;
     }
     for image in images.iter().skip(site.keep_local) {

@@ -13,6 +13,7 @@ use crate::model::{CommitSha, Digest, ImageRepository, Tag};
 use crate::parallel;
 use crate::registry::Registry;
 
+use super::promote::InPlace;
 use super::{Origin, Outcome, Site, housekeeping, now, promote, receipt, seconds};
 
 /// What a push is asked to do differently.
@@ -40,7 +41,14 @@ pub fn push(site: &Site, built: BuiltDocument, options: &PushOptions) -> Result<
             Ok(None)
         }
     });
-    finish(site, built, pushed, options, begun)
+    std::thread::scope(|scope| {
+        if pushed.iter().all(Result::is_ok) {
+            // The engine has time for it while the tags move; nothing of the push waits for it.
+            let images = built.images.clone();
+            scope.spawn(move || housekeeping::remove_old_images(site, &images));
+        }
+        finish(site, built, pushed, &InPlace::default(), options, begun)
+    })
 }
 
 /// A document that cannot be pushed is refused before anything moves.
@@ -98,6 +106,7 @@ pub(super) fn finish(
     site: &Site,
     built: BuiltDocument,
     pushed: Vec<Result<Option<Image>, Failure>>,
+    in_place: &InPlace,
     options: &PushOptions,
     begun: Instant,
 ) -> Result<Outcome<Receipt>, Failure> {
@@ -113,18 +122,13 @@ pub(super) fn finish(
             }
         }
     }
-    let pushed: Vec<ImageRepository> =
-        images.iter().filter(|i| i.image_id.is_some()).filter_map(|i| i.repository.clone()).collect();
-    std::thread::scope(|scope| {
-        if failures.is_empty() {
-            // The engine has time for it while the tags move; nothing of the push waits for it.
-            scope.spawn(|| housekeeping::remove_old_images(site, &pushed));
-            let moved = Origin::of(site, &built.change)
-                .and_then(|origin| promote::promote(site, &origin, &built.change, &mut images, options));
-            failures.extend(moved.err());
-        }
-        write_receipt(site, built, images, failures, begun)
-    })
+    if failures.is_empty() {
+        let moved = Origin::of(site, &built.change).and_then(|origin| {
+            promote::promote(site, &origin, &built.change, &mut images, in_place, options)
+        });
+        failures.extend(moved.err());
+    }
+    write_receipt(site, built, images, failures, begun)
 }
 
 fn write_receipt(
@@ -175,10 +179,12 @@ const FRESH: Duration = Duration::from_secs(1);
 /// What is known of an image when its push begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// This process built it at this time.
-    JustBuilt(Instant),
+    /// This process has just built it.
+    JustBuilt,
     /// At this time the registry held nothing under the immutable tag; it holds the image under another.
     Untagged(Instant),
+    /// The same, and it holds the image under its first moving tag.
+    InPlace(Instant),
     /// The registry holds the image under the immutable tag, which never changes.
     Tagged,
     /// Nothing: a document may be old.
@@ -275,9 +281,9 @@ fn push_built(
             .hint("build it again; was it pruned between build and push?")
     };
     match standing {
-        // Nothing had the time to give the name to another image; the registry's manifest tells all the same.
-        Standing::JustBuilt(at) if at.elapsed() < FRESH => {}
-        Standing::JustBuilt(_) | Standing::Untagged(_) | Standing::Tagged | Standing::Unknown => {
+        // The engine may know it by another Id than its builder, and the registry's manifest will tell.
+        Standing::JustBuilt => {}
+        Standing::Untagged(_) | Standing::InPlace(_) | Standing::Tagged | Standing::Unknown => {
             match site.docker.image_id(&name, &cancel)? {
                 Some(there) if there == *id => {}
                 Some(there) => return Err(another(there.as_str())),
@@ -354,8 +360,8 @@ fn tag_unchanged(
 ) -> Result<(Digest, Option<String>), Failure> {
     match standing {
         Standing::Tagged => return Ok((digest.clone(), None)),
-        Standing::Untagged(asked) if asked.elapsed() < FRESH => {}
-        Standing::Untagged(_) | Standing::JustBuilt(_) | Standing::Unknown => {
+        Standing::Untagged(asked) | Standing::InPlace(asked) if asked.elapsed() < FRESH => {}
+        Standing::Untagged(_) | Standing::InPlace(_) | Standing::JustBuilt | Standing::Unknown => {
             match client.head_manifest(repository.path(), tag)? {
                 Some(there) if there.digest == *digest => return Ok((there.digest, None)),
                 Some(there) => return kept(repository, tag, &there.digest, options),

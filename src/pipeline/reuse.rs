@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use crate::error::Failure;
 use crate::model::{Digest, ImageRepository, Tag};
+use crate::parallel;
 use crate::registry::{Registry, RegistryError};
 
 use super::push::Standing;
@@ -14,31 +15,55 @@ pub(super) const INPUTS_LABEL: &str = "io.swanci.inputs";
 /// An image that need not be built.
 pub(super) struct Reused {
     pub(super) digest: Digest,
-    /// What was seen of the immutable tag on the way.
+    /// What was seen of its tags on the way.
     pub(super) standing: Standing,
 }
 
-/// The first image with these inputs, as CONTRACT orders the places: the commit's own `sha-` tag, the first moving
-/// tag, the first parent's `sha-` tag.
+/// Where an image may be found: under the commit's own `sha-` tag, the first moving tag, the first parent's `sha-` tag.
+pub(super) const PLACES: usize = 3;
+
+/// How the places are asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ask {
+    /// One after the other, up to the one that answers.
+    InTurn,
+    /// All at once: a registry far away is waited for once.
+    AtOnce,
+}
+
+/// The first image with these inputs, in the order of the places.
 pub(super) fn find(
     client: &Registry,
     repository: &ImageRepository,
-    own: &Tag,
-    others: &[&Tag],
+    places: [Option<&Tag>; PLACES],
     inputs: &Digest,
+    ask: Ask,
 ) -> Result<Option<Reused>, Failure> {
     let asked = Instant::now();
-    let standing = match under_tag(client, repository, own, inputs)? {
-        Under::Same(digest) => return Ok(Some(Reused { digest, standing: Standing::Tagged })),
-        Under::Nothing => Standing::Untagged(asked),
-        Under::Another => Standing::Unknown,
+    let look = |tag: &Option<&Tag>| match tag {
+        Some(tag) => under_tag(client, repository, tag, inputs),
+        None => Ok(Under::Nothing),
     };
-    for tag in others {
-        if let Under::Same(digest) = under_tag(client, repository, tag, inputs)? {
-            return Ok(Some(Reused { digest, standing }));
+    let mut at_once: [Option<_>; PLACES] = Default::default();
+    if ask == Ask::AtOnce {
+        for (slot, answer) in at_once.iter_mut().zip(parallel::map(PLACES, &places, look)) {
+            *slot = Some(answer);
         }
     }
-    Ok(None)
+    let mut answer = |place: usize| at_once[place].take().unwrap_or_else(|| look(&places[place]));
+    let own_is_free = match answer(0)? {
+        Under::Same(digest) => return Ok(Some(Reused { digest, standing: Standing::Tagged })),
+        Under::Nothing => true,
+        Under::Another => false,
+    };
+    let standing = |if_free| if own_is_free { if_free } else { Standing::Unknown };
+    if let Under::Same(digest) = answer(1)? {
+        return Ok(Some(Reused { digest, standing: standing(Standing::InPlace(asked)) }));
+    }
+    match answer(2)? {
+        Under::Same(digest) => Ok(Some(Reused { digest, standing: standing(Standing::Untagged(asked)) })),
+        Under::Nothing | Under::Another => Ok(None),
+    }
 }
 
 /// What stands under a tag.

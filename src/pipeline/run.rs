@@ -10,8 +10,9 @@ use crate::lock;
 use crate::model::{Change, CommitSha};
 
 use super::build::{BuildOptions, build};
+use super::promote::InPlace;
 use super::push::{PushOptions, Standing, UPLOADS, finish, needs_push, push_image};
-use super::{Outcome, Site};
+use super::{Outcome, Site, housekeeping};
 
 /// What a run has to show.
 #[derive(Debug)]
@@ -35,6 +36,7 @@ pub fn run(
     let _turn = take_turn(site, &change.commit)?;
     let mut built_at = Instant::now();
     let pushed: Mutex<Vec<(String, Result<Image, Failure>)>> = Mutex::new(Vec::new());
+    let in_place = Mutex::new(InPlace::default());
     let (ready, to_push) = mpsc::channel::<(Image, Standing)>();
     let to_push = Mutex::new(to_push);
     let ready = Mutex::new(Some(ready));
@@ -53,14 +55,19 @@ pub fn run(
             });
         }
         let on_ready = |image: &Image, standing: Standing| match standing {
-            Standing::JustBuilt(_) => {
+            Standing::JustBuilt => {
                 if let Some(ready) = &*ready.lock().unwrap_or_else(PoisonError::into_inner) {
                     // The receivers live until the sender is gone.
                     let _ = ready.send((image.clone(), standing));
                 }
             }
             // One small request, while what was seen of the registry is fresh.
-            Standing::Untagged(_) | Standing::Tagged | Standing::Unknown => push(image, standing),
+            Standing::Untagged(_) | Standing::InPlace(_) | Standing::Tagged | Standing::Unknown => {
+                if let (Standing::InPlace(at), Some(digest)) = (standing, &image.digest) {
+                    in_place.lock().unwrap_or_else(PoisonError::into_inner).saw(&image.name, digest, at);
+                }
+                push(image, standing);
+            }
         };
         // Also when the build panics: or its pushers would wait for ever.
         let close = Close(&ready);
@@ -68,6 +75,10 @@ pub fn run(
         built_at = Instant::now();
         // No more images: the pushers end when the last one is up.
         drop(close);
+        if let Ok(Outcome { document, failure: None }) = &built {
+            // The builds are over, and the engine has time for it while the last image goes up.
+            housekeeping::remove_old_images(site, &document.images);
+        }
         built
     })?;
     if let Some(failure) = built.failure {
@@ -83,12 +94,16 @@ pub fn run(
                 return Ok(None);
             }
             match pushed.iter().position(|(name, _)| *name == image.name) {
-                Some(at) => pushed.swap_remove(at).1.map(Some),
+                // The Id was asked for while the image went up.
+                Some(at) => {
+                    pushed.swap_remove(at).1.map(|up| Some(Image { image_id: image.image_id.clone(), ..up }))
+                }
                 None => Err(Failure::failed(format!("the image {} was not pushed", image.name))),
             }
         })
         .collect();
-    let receipt = finish(site, built.document, in_order, push_options, built_at)?;
+    let in_place = in_place.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let receipt = finish(site, built.document, in_order, &in_place, push_options, built_at)?;
     Ok(Outcome { document: Ran::Pushed(receipt.document), failure: receipt.failure })
 }
 

@@ -40,6 +40,9 @@ pub(super) struct Source {
     pub(super) dockerfile_blob: String,
     /// Whether the Dockerfile stands in the context under its own name.
     pub(super) dockerfile_is_plain: bool,
+    /// Whether the context or the Dockerfile is another than in the first parent. A guess at what will have to be built:
+    /// only the order of the work depends on it.
+    pub(super) is_touched: bool,
     /// Local bases: the reference in `FROM`, and the image that it means.
     pub(super) bases: Vec<(String, usize)>,
     /// The images of other people that it is built on.
@@ -131,8 +134,9 @@ fn find_sources(mirror: &Mirror<'_>, commit: &CommitSha, images: &mut [Surveyed]
     let dockerfiles: Vec<String> =
         docker.iter().map(|i| images[*i].spec.dockerfile.as_str().to_owned()).collect();
     let paths: Vec<String> = contexts.iter().chain(&dockerfiles).cloned().collect();
-    let plain = mirror.look_at(commit, &paths)?;
+    let (plain, before) = mirror.look_at_with_parent(commit, &paths)?;
     let (plain_contexts, plain_dockerfiles) = plain.split_at(docker.len());
+    let (contexts_before, dockerfiles_before) = before.split_at(docker.len());
     let found = mirror.look_up(commit, &paths, true)?;
     let (found_contexts, found_dockerfiles) = found.split_at(docker.len());
     for (n, i) in docker.into_iter().enumerate() {
@@ -165,6 +169,8 @@ fn find_sources(mirror: &Mirror<'_>, commit: &CommitSha, images: &mut [Surveyed]
             dockerfile_is_plain: context_is_plain
                 && in_context
                 && same(&plain_dockerfiles[n], &dockerfile.id),
+            is_touched: plain_contexts[n] != contexts_before[n]
+                || plain_dockerfiles[n] != dockerfiles_before[n],
             bases: Vec::new(),
             dockerfile_blob: dockerfile.id.clone(),
             foreign_bases: Vec::new(),

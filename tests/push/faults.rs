@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{digest_of, next};
 use crate::support::proxy::{Fault, Gate, Proxy, Reply};
-use crate::support::swanci::{Scene, Started, eventually, image, outcome};
+use crate::support::swanci::{Scene, Started, Swanci, eventually, image, outcome};
 
 const ERROR: &str = r#"{"errors":[{"code":"UNKNOWN","message":"broken on purpose"}]}"#;
 
@@ -95,6 +95,54 @@ fn a_registry_that_fails_on_the_third_manifest_moves_no_tag() {
     for name in names {
         assert!(scene.digest(name, "1").is_some());
     }
+}
+
+/// Two images; the first commit is in the registry, and the second changes `b` alone.
+fn one_of_two_changes() -> (Scene, Proxy, String) {
+    let scene = Scene::new();
+    scene.repository.image("a", "1").image("b", "1");
+    scene.repository.images(&["a", "b"].map(|n| json!({"service_name": n, "version": "1"})));
+    let first = scene.repository.commit("first");
+    let (scene, proxy) = behind_proxy(scene);
+    scene.run(&first, &[]).ended(0);
+    scene.repository.write("b/file", "2");
+    let second = scene.repository.commit("second");
+    (scene, proxy, second)
+}
+
+#[test]
+fn the_tag_of_an_unchanged_image_is_read_once() {
+    let (scene, proxy, second) = one_of_two_changes();
+    let tag = "/v2/a/manifests/1";
+    let before = proxy.count("GET", tag);
+    let receipt = scene.run(&second, &[]).ended(0).json();
+    assert_eq!(proxy.count("GET", tag), before + 1);
+    assert_eq!(outcome(&receipt, "a", "1"), "already");
+    let moved = &image(&receipt, "a")["moved"][0];
+    assert_eq!((&moved["from"], &moved["to"]), (&image(&receipt, "a")["digest"], &moved["from"]));
+    assert_eq!(outcome(&receipt, "b", "1"), "moved");
+}
+
+#[test]
+fn a_tag_that_moved_on_while_another_image_went_up_is_told_as_it_is() {
+    let (scene, proxy, second) = one_of_two_changes();
+    let gate = Gate::default();
+    proxy.on("PUT", &format!("/v2/b/manifests/sha-{second}"), 1, Fault::Hold(gate.clone()));
+    let payload = scene.swanci.file("second.json", scene.payload(&second));
+    let run = scene.swanci.start(&["run", &payload.display().to_string()]);
+    gate.wait_reached();
+    // `a` has been seen under its tag. Now another machine pushes a newer commit, which changes it.
+    let third = next(&scene, "3");
+    let other = Swanci::new();
+    other.config(&std::fs::read_to_string(scene.swanci.work().join("swanci.toml")).unwrap());
+    other.pipe(&["run", "-"], scene.payload(&third)).ended(0);
+    gate.open();
+    let receipt = run.wait().ended(0).json();
+    for name in ["a", "b"] {
+        assert_eq!(outcome(&receipt, name, "1"), "superseded", "{receipt}");
+    }
+    assert_eq!(image(&receipt, "a")["moved"][0]["from"], digest_of(&scene, &third));
+    assert_eq!(scene.digest("a", "1"), Some(digest_of(&scene, &third)));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::cancel::Stop;
-use crate::docker::{BuildRequest, DockerError};
+use crate::docker::{BuildRequest, Builder, DockerError};
 use crate::documents::{Image, ImageStatus};
 use crate::error::Failure;
 use crate::pipeline::reuse::INPUTS_LABEL;
@@ -36,13 +36,18 @@ impl Work<'_> {
         labels
     }
 
+    /// What the image is called in the engine.
+    fn engine_name(&self, i: usize) -> String {
+        self.surveyed[i].repository.tagged(&self.change.commit.immutable_tag())
+    }
+
     pub(super) fn build_one(&self, i: usize) -> Result<Image, Failure> {
         let image = &self.surveyed[i];
         let Some(source) = &image.source else {
             return Err(Failure::failed(format!("image {} has no source", image.spec.name)));
         };
         let begun = Instant::now();
-        let name = image.repository.tagged(&self.change.commit.immutable_tag());
+        let name = self.engine_name(i);
         self.site.leases.hold(self.site, &name);
         // Fetching submodules and large files is no part of the build's time.
         let (context, dockerfile) = self.contexts.of(i, source)?;
@@ -78,11 +83,7 @@ impl Work<'_> {
             built = build();
         }
         let id = match built {
-            Ok(Some(id)) => id,
-            Ok(None) => {
-                step.failed("the engine does not hold the image that was built");
-                return Err(Failure::failed(format!("docker built {name}, and the engine does not hold it")));
-            }
+            Ok(id) => id,
             Err(error) => {
                 let mut failure = Failure::from(error);
                 if cancel.stopped() == Some(Stop::TimedOut) && self.site.cancel.stopped().is_none() {
@@ -100,5 +101,18 @@ impl Work<'_> {
             seconds: Some(seconds(begun.elapsed())),
             ..self.described(i, ImageStatus::Built)
         })
+    }
+
+    /// The image with the Id that the engine has for it. Its push goes on meanwhile: it compares what the registry got
+    /// with what the builder made.
+    pub(super) fn with_its_id(&self, i: usize, image: Image) -> Result<Image, Failure> {
+        if self.builder()? == Builder::Classic {
+            return Ok(image);
+        }
+        let name = self.engine_name(i);
+        match self.site.docker.image_id(&name, &self.site.cancel)? {
+            Some(id) => Ok(Image { image_id: Some(id), ..image }),
+            None => Err(Failure::failed(format!("docker built {name}, and the engine does not hold it"))),
+        }
     }
 }
