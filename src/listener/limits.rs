@@ -109,10 +109,10 @@ const MOST_GATES: usize = 4;
 /// The listening socket, the gate's epoll and bell, and the inner server's sockets.
 const DESCRIPTORS_OF_A_GATE: usize = 6;
 
-/// Descriptors that are not the listener's to use: about 18 for the database, logs and signals, and 23 for a job at its
-/// busiest, with children, locks and connections to the registry.
+/// Descriptors that are not the listener's to use: about 18 for the database, logs and signals, and 32 for the job
+/// of one image at its busiest, with children, locks and connections to the registry.
 fn reserve(nofile: usize) -> usize {
-    (nofile / 4).clamp(44, 512)
+    (nofile / 4).clamp(50, 512)
 }
 
 /// Raises the soft limit of descriptors to the hard one and returns it. Children inherit it, which git and docker
@@ -134,8 +134,8 @@ mod tests {
     fn few_descriptors_still_leave_room_for_clients_and_children() {
         let limits = Limits::default().within(64);
         assert_eq!((limits.gates, limits.workers), (1, 2));
-        assert!((12..=20).contains(&limits.max_connections), "{}", limits.max_connections);
-        assert!(limits.max_connections + 3 * limits.workers + 44 <= 64);
+        assert!((8..=16).contains(&limits.max_connections), "{}", limits.max_connections);
+        assert!(limits.max_connections + 3 * limits.workers + 50 <= 64);
     }
 
     #[test]
