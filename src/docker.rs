@@ -320,6 +320,18 @@ mod tests {
             E::Registry(_)
         ));
         assert!(matches!(E::of_push(failed("no basic auth credentials")), E::Unauthorized(_)));
+        let answered = |status: &str| {
+            E::of_push(failed(&format!(
+                "failed: unexpected status from PUT request to http://r:5000/v2/a/manifests/1: {status}"
+            )))
+        };
+        for status in ["429 Too Many Requests", "500 Internal Server Error", "503 Injected"] {
+            assert!(matches!(answered(status), E::Registry(_)), "{status}");
+        }
+        assert!(matches!(answered("403 Forbidden"), E::Unauthorized(_)));
+        for status in ["400 Bad Request", "", "50", "x"] {
+            assert!(matches!(answered(status), E::Failed(_)), "{status}");
+        }
         assert_eq!(
             E::of_push(failed("dial tcp 127.0.0.1:1: connect: connection refused")).kind(),
             Kind::Environment

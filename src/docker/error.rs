@@ -122,11 +122,12 @@ impl DockerError {
         let credentials = ["no basic auth credentials", "unauthorized", "authentication required", "denied:"];
         let failure = DockerError::of(error);
         let DockerError::Failed(error) = failure else { return failure };
+        let status = registry_status(&error);
         if error.said(&["does not exist locally", "tag does not exist:"]) {
             DockerError::NoSuchImage(error)
-        } else if error.said(&credentials) {
+        } else if error.said(&credentials) || matches!(status, Some(401 | 403)) {
             DockerError::Unauthorized(error)
-        } else if error.said(&registry) {
+        } else if error.said(&registry) || matches!(status, Some(429 | 500..=599)) {
             DockerError::Registry(error)
         } else {
             DockerError::Failed(error)
@@ -211,6 +212,16 @@ impl DockerError {
             | DockerError::Unexpected(_) => None,
         }
     }
+}
+
+/// The status that a registry gave to BuildKit or to an engine with a containerd store (containerd's `remotes/docker`:
+/// `unexpected status from PUT request to URL: 503 Service Unavailable`).
+fn registry_status(error: &CommandError) -> Option<u16> {
+    error.tail().iter().rev().find_map(|line| {
+        let (_, request) = line.split_once("unexpected status from ")?;
+        let (_, status) = request.split_once(": ")?;
+        status.get(..3)?.parse().ok()
+    })
 }
 
 impl From<DockerError> for Failure {
