@@ -142,7 +142,7 @@ fn a_plugin_that_answered_is_not_asked_again_until_it_is_another() {
 
 #[test]
 fn what_changed_is_asked_about_before_the_rest() {
-    let mut scene = Scene::new();
+    let scene = Scene::new();
     let names: Vec<String> = ('a'..='j').map(|c| c.to_string()).collect();
     for name in &names {
         scene.repository.image(name, "1");
@@ -150,10 +150,9 @@ fn what_changed_is_asked_about_before_the_rest() {
     let images: Vec<Value> = names.iter().map(|n| json!({"service_name": n, "version": "1"})).collect();
     scene.repository.images(&images);
     let first = scene.repository.commit("first");
-    let proxy = Proxy::start(scene.registry.address);
-    scene.images.also(&proxy.host());
-    scene.configure_for(&proxy.host(), "");
     scene.run(&first, &[]).ended(0);
+    let proxy = Proxy::start(scene.registry.address);
+    scene.configure_for(&proxy.host(), "");
     scene.repository.write("j/file", "2");
     let second = scene.repository.commit("second");
     let before = proxy.seen().len();

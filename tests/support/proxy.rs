@@ -12,6 +12,9 @@ use std::time::Duration;
 /// How long a waiting test waits before it fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The first byte of a TLS connection (RFC 8446, section 5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
+
 /// An answer of the proxy's own.
 #[derive(Debug, Clone)]
 pub struct Reply {
@@ -246,6 +249,11 @@ impl Shared {
     fn serve(&self, mut client: TcpStream, number: usize) -> io::Result<()> {
         client.set_nodelay(true)?;
         let mut reader = BufReader::new(client.try_clone()?);
+        if reader.fill_buf()?.first() == Some(&TLS_HANDSHAKE) {
+            // As every server of plain HTTP says it; to silence an engine would listen for 10 s.
+            client.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")?;
+            return client.shutdown(Shutdown::Both);
+        }
         let mut upstream: Option<BufReader<TcpStream>> = None;
         while let Some((head, lines)) = read_head(&mut reader)? {
             let mut words = lines[0].split(' ');
