@@ -3,7 +3,8 @@
 # (docker trusts loopback blindly), in a network namespace behind a veth pair. Sourced after common.sh.
 
 # registry_start DIR ADDRESS:PORT [--tls CERT KEY] [--htpasswd FILE] [--netns NAME ADDRESS:PORT]: starts it, waits until it
-# answers (from outside, at the second address, when it is in a namespace), and sets REGISTRY_PID. Its storage and its log are in DIR; it is stopped when the script ends.
+# answers (from outside, at the second address, when it is in a namespace), and sets REGISTRY_PID. Its storage and its
+# log are in DIR; it is stopped when the script ends. It caches as `registry:2` and Debian's package come configured.
 registry_start() {
     local dir=$1 address=$2 outside=$2 tls='' auth='' scheme=http
     local -a within=()
@@ -21,6 +22,7 @@ registry_start() {
 version: 0.1
 log: {level: warn}
 storage:
+  cache: {blobdescriptor: inmemory}
   filesystem: {rootdirectory: $dir/data}
   delete: {enabled: true}
 http:
