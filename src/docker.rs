@@ -55,8 +55,10 @@ pub fn config_dir() -> Option<PathBuf> {
 /// A local image of swanci's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalImage {
-    /// `repository:tag`.
-    pub name: String,
+    /// `HOST/PATH`, or a path alone.
+    pub repository: String,
+    /// Its tag there.
+    pub tag: String,
     /// When it was made, as docker prints it: sorts by time.
     pub created: String,
 }
@@ -145,13 +147,22 @@ impl Docker {
 
     /// The image's Id under this name; `None` when the engine has no such image.
     pub fn image_id(&self, name: &str, cancel: &Cancel) -> Result<Option<Digest>, DockerError> {
-        let tool = self.tool().args(["image", "inspect", "--format", "{{.Id}}", "--", name]);
-        match tool.run(cancel) {
+        Ok(self.image_ids(&[name], cancel)?.pop().flatten())
+    }
+
+    /// The Ids under these names, all asked for at once; `None` where the engine has no such image.
+    pub fn image_ids(&self, names: &[&str], cancel: &Cancel) -> Result<Vec<Option<Digest>>, DockerError> {
+        match self.tool().args(["image", "inspect", "--format", "{{.Id}}", "--"]).args(names).run(cancel) {
             Ok(done) => {
                 let text = done.text();
-                text.parse().map(Some).map_err(|_| DockerError::Unexpected(text))
+                let ids: Option<Vec<_>> = text.lines().map(|line| line.parse().ok().map(Some)).collect();
+                ids.filter(|ids| ids.len() == names.len()).ok_or(DockerError::Unexpected(text))
             }
-            Err(error) if error.said(&["no such image"]) => Ok(None),
+            // Which one is missing stands in no certain place of what docker says.
+            Err(error) if error.said(&["no such image"]) => match names {
+                [_] => Ok(vec![None]),
+                _ => names.iter().map(|name| self.image_id(name, cancel)).collect(),
+            },
             Err(error) => Err(DockerError::of(error)),
         }
     }
@@ -177,12 +188,11 @@ impl Docker {
         Ok(())
     }
 
-    /// Swanci's images of one repository that stand in the engine.
-    pub fn local_images(&self, repository: &str, cancel: &Cancel) -> Result<Vec<LocalImage>, DockerError> {
-        let format = "{{.Repository}}:{{.Tag}}\t{{.CreatedAt}}";
+    /// Swanci's images that stand in the engine under a name.
+    pub fn local_images(&self, cancel: &Cancel) -> Result<Vec<LocalImage>, DockerError> {
+        let format = "{{.Repository}}\t{{.Tag}}\t{{.CreatedAt}}";
         let tool = self.tool().args(["image", "ls", "--no-trunc", "--format", format]);
-        let tool =
-            tool.args(["--filter", "label=io.swanci.inputs", "--filter", "dangling=false", "--", repository]);
+        let tool = tool.args(["--filter", "label=io.swanci.inputs", "--filter", "dangling=false"]);
         let text = tool.run(cancel).map_err(DockerError::of)?.text();
         Ok(parse_images(&text))
     }
@@ -193,9 +203,10 @@ impl Docker {
         Ok(())
     }
 
-    /// Removes a name from the engine, and the image when it was its last one. Never by force.
-    pub fn remove(&self, name: &str, cancel: &Cancel) -> Result<(), DockerError> {
-        self.tool().args(["image", "rm", "--", name]).run(cancel).map_err(DockerError::of)?;
+    /// Removes names from the engine, and each image with its last one. Never by force: what docker refuses to remove
+    /// stays, and the others go.
+    pub fn remove(&self, names: &[&str], cancel: &Cancel) -> Result<(), DockerError> {
+        self.tool().args(["image", "rm", "--"]).args(names).run(cancel).map_err(DockerError::of)?;
         Ok(())
     }
 
@@ -254,10 +265,16 @@ fn pushed_digest(output: &str, tag: &Tag) -> Option<Digest> {
 }
 
 fn parse_images(text: &str) -> Vec<LocalImage> {
-    text.lines()
-        .filter_map(|line| line.split_once('\t'))
-        .map(|(name, created)| LocalImage { name: name.to_owned(), created: created.to_owned() })
-        .collect()
+    let image = |line: &str| {
+        let (repository, rest) = line.split_once('\t')?;
+        let (tag, created) = rest.split_once('\t')?;
+        Some(LocalImage {
+            repository: repository.to_owned(),
+            tag: tag.to_owned(),
+            created: created.to_owned(),
+        })
+    };
+    text.lines().filter_map(image).collect()
 }
 
 #[cfg(test)]

@@ -166,7 +166,7 @@ impl Docker {
         while let Ok(listed) = self.tool().args(list).run(&cancel) {
             let there = listed.text().lines().any(|line| line.starts_with(&wanted));
             // Not by force: another build may stand on it by now.
-            if !there || self.remove(id, &cancel).is_ok() || cancel.sleep(TIDY_UP_PAUSE).is_err() {
+            if !there || self.remove(&[id], &cancel).is_ok() || cancel.sleep(TIDY_UP_PAUSE).is_err() {
                 return;
             }
         }

@@ -77,7 +77,7 @@ impl Drop for LocalBases<'_> {
         for (reference, id) in before {
             let put_back = match &id {
                 Some(id) => self.site.docker.tag(id.as_str(), &reference, &cancel),
-                None => self.site.docker.remove(&reference, &cancel),
+                None => self.site.docker.remove(&[&reference], &cancel),
             };
             if let Err(error) = put_back {
                 self.site

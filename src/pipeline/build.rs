@@ -14,7 +14,7 @@ use crate::documents::{BuiltDocument, Image, ImageStatus, SCHEMA, Seconds};
 use crate::error::{Classify as _, Failure, Kind};
 use crate::lock;
 use crate::manifest::ImageKind;
-use crate::model::{Change, CommitSha, ImageName, Tag};
+use crate::model::{Change, CommitSha, Digest, ImageName, Tag};
 use crate::parallel;
 use crate::registry::Registry;
 
@@ -226,6 +226,7 @@ impl Work<'_> {
                 self.end_all(failure);
             }
         });
+        self.ask_for_ids();
         let failures = self.failures.into_inner().unwrap_or_else(PoisonError::into_inner);
         if let Some(failure) = self.ended.into_inner().unwrap_or_else(PoisonError::into_inner) {
             let kind = failures.iter().fold(failure.kind, |kind, (other, _)| kind.and(*other));
@@ -252,6 +253,22 @@ impl Work<'_> {
 
     fn put(&self, i: usize, image: Image) {
         self.images.lock().unwrap_or_else(PoisonError::into_inner)[i] = Some(image);
+    }
+
+    fn set_id(&self, i: usize, id: Digest) {
+        if let Some(image) = &mut self.images.lock().unwrap_or_else(PoisonError::into_inner)[i] {
+            image.image_id = Some(id);
+        }
+    }
+
+    fn fail(&self, i: usize, failure: &Failure) {
+        let failed = self.described(i, ImageStatus::Failed);
+        self.put(i, Image { error: Some(failure.one_line()), ..failed });
+        // What was only cut short by the end of all says nothing of its own.
+        if self.site.cancel.stopped() != Some(Stop::Cancelled) {
+            let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+            failures.push((failure.kind, failure.hint.clone()));
+        }
     }
 
     fn skip(&self, chosen: &[usize]) {
@@ -375,7 +392,7 @@ impl Work<'_> {
             let built = built.and_then(|image| {
                 bases.provide(i, &image, None)?;
                 (self.on_ready)(&image, Standing::JustBuilt);
-                self.with_its_id(i, image)
+                Ok(image)
             });
             let went_well = built.is_ok();
             match built {
@@ -384,13 +401,7 @@ impl Work<'_> {
                     if blocked.is_some() {
                         site.progress.say(&format!("build {name}: not tried: {failure}"));
                     }
-                    let failed = self.described(i, ImageStatus::Failed);
-                    self.put(i, Image { error: Some(failure.one_line()), ..failed });
-                    // What was only cut short by the end of all says nothing of its own.
-                    if site.cancel.stopped() != Some(Stop::Cancelled) {
-                        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-                        failures.push((failure.kind, failure.hint));
-                    }
+                    self.fail(i, &failure);
                 }
             }
             went_well

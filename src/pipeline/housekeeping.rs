@@ -1,10 +1,13 @@
 //! Keeps the disk bounded: old local images, unused mirrors, old receipts. Nothing here can fail a push.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use crate::docker::LocalImage;
 use crate::documents::{Image, Receipt};
 use crate::git::{Mirror, remove_unused_mirrors};
 use crate::lock;
@@ -59,33 +62,59 @@ pub(super) fn builds_lock(site: &Site) -> std::io::Result<File> {
     lock::open(&lock::path_of(&site.state_dir, "builds", ""))
 }
 
-/// Of each name the newest images stay; an older one goes unless a job holds it between its build and its push.
-pub(super) fn remove_old_images(site: &Site, images: &[Image]) {
-    let bounded = Site { cancel: site.cancel.child(Some(TIDY_UP_TIME)), ..site.clone() };
-    for repository in images.iter().filter(|i| i.image_id.is_some()).filter_map(|i| i.repository.as_ref()) {
-        remove_old_images_of(&bounded, &repository.to_string());
+/// Of each name that was pushed the newest images stay; an older one goes unless a job holds it between its build and its
+/// push.
+pub(super) fn remove_old_images(site: &Site, pushed: &[Image]) {
+    let cancel = site.cancel.child(Some(TIDY_UP_TIME));
+    let built = pushed.iter().filter(|i| i.image_id.is_some()).filter_map(|i| i.repository.as_ref());
+    let mut repositories: BTreeMap<String, Vec<LocalImage>> =
+        built.map(|repository| (repository.to_string(), Vec::new())).collect();
+    if repositories.is_empty() {
+        return;
     }
-}
-
-fn remove_old_images_of(site: &Site, repository: &str) {
     // The engine's list fails when an image goes away while it is being made.
-    let list = || site.docker.local_images(repository, &site.cancel);
-    let Ok(mut images) = list().or_else(|_| list()) else { return };
-    images.retain(|i| i.name.rsplit_once(':').is_some_and(|(_, tag)| tag.starts_with("sha-")));
-    images.sort_by(|a, b| b.created.cmp(&a.created));
-    if images.len() <= site.keep_local {
+    let list = || site.docker.local_images(&cancel);
+    let Ok(images) = list().or_else(|_| list()) else { return };
+    for image in images.into_iter().filter(|image| image.tag.starts_with("sha-")) {
+        if let Some(images) = repositories.get_mut(&image.repository) {
+            images.push(image);
+        }
+    }
+    let old: Vec<String> =
+        repositories.into_values().flat_map(|images| old_ones(images, site.keep_local)).collect();
+    if old.is_empty() {
         return;
     }
     // While anybody builds, the images wait for the next push.
     let Ok(builds) = builds_lock(site) else { return };
-    if !matches!(lock::exclusive(&builds, &site.cancel.child(Some(BUILDERS_LEAVE))), Ok(Ok(()))) {
+    if !matches!(lock::exclusive(&builds, &cancel.child(Some(BUILDERS_LEAVE))), Ok(Ok(()))) {
         return;
     }
-    for image in images.iter().skip(site.keep_local) {
-        let Ok(file) = lock::open(&lease_path(site, &image.name)) else { continue };
-        if file.try_lock().is_ok() {
-            // Somebody may run a container of it; then docker refuses, and it stays.
-            let _ = site.docker.remove(&image.name, &site.cancel);
-        }
+    let mut leases = BTreeMap::new();
+    let free: Vec<&str> =
+        old.iter().map(String::as_str).filter(|name| take_lease(site, name, &mut leases)).collect();
+    if !free.is_empty() {
+        // Somebody may run a container of one; then docker refuses, and it stays.
+        let _ = site.docker.remove(&free, &cancel);
+    }
+}
+
+/// The names of one repository's images but the newest.
+fn old_ones(mut images: Vec<LocalImage>, keep: usize) -> Vec<String> {
+    images.sort_by(|a, b| b.created.cmp(&a.created));
+    images.into_iter().skip(keep).map(|image| format!("{}:{}", image.repository, image.tag)).collect()
+}
+
+/// Whether nobody else holds the image of this name. Two names may share a lease file.
+fn take_lease(site: &Site, name: &str, leases: &mut BTreeMap<PathBuf, File>) -> bool {
+    match leases.entry(lease_path(site, name)) {
+        Entry::Occupied(_) => true,
+        Entry::Vacant(path) => match lock::open(path.key()) {
+            Ok(file) if file.try_lock().is_ok() => {
+                path.insert(file);
+                true
+            }
+            Ok(_) | Err(_) => false,
+        },
     }
 }

@@ -1,6 +1,7 @@
 //! The build of one image: its labels, its time, its second tries.
 
 use std::collections::BTreeMap;
+use std::sync::PoisonError;
 use std::time::Instant;
 
 use crate::cancel::Stop;
@@ -103,16 +104,37 @@ impl Work<'_> {
         })
     }
 
-    /// The image with the Id that the engine has for it. Its push goes on meanwhile: it compares what the registry got
-    /// with what the builder made.
-    pub(super) fn with_its_id(&self, i: usize, image: Image) -> Result<Image, Failure> {
-        if self.builder()? == Builder::Classic {
-            return Ok(image);
+    /// Asks the engine for the Ids of what buildx built, while the last of it goes up: its push compares what the registry
+    /// got with what the builder made.
+    pub(super) fn ask_for_ids(&self) {
+        let built: Vec<usize> = {
+            let images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_built =
+                |i: &usize| images[*i].as_ref().is_some_and(|image| image.status == ImageStatus::Built);
+            (0..images.len()).filter(is_built).collect()
+        };
+        // The classic builder says the Id itself.
+        if built.is_empty() || !matches!(self.builder(), Ok(Builder::Buildx)) {
+            return;
         }
-        let name = self.engine_name(i);
-        match self.site.docker.image_id(&name, &self.site.cancel)? {
-            Some(id) => Ok(Image { image_id: Some(id), ..image }),
-            None => Err(Failure::failed(format!("docker built {name}, and the engine does not hold it"))),
+        let names: Vec<String> = built.iter().map(|i| self.engine_name(*i)).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        match self.site.docker.image_ids(&names, &self.site.cancel) {
+            Ok(ids) => {
+                for ((i, name), id) in built.into_iter().zip(names).zip(ids) {
+                    match id {
+                        Some(id) => self.set_id(i, id),
+                        None => self.fail(
+                            i,
+                            &Failure::failed(format!("docker built {name}, and the engine does not hold it")),
+                        ),
+                    }
+                }
+            }
+            Err(error) => {
+                let failure = Failure::from(error);
+                built.into_iter().for_each(|i| self.fail(i, &failure));
+            }
         }
     }
 }
