@@ -210,6 +210,33 @@ fn old_local_images_go_and_the_newest_stay() {
 }
 
 #[test]
+fn an_old_image_that_a_container_uses_stays_and_the_others_go() {
+    let scene = Scene::new();
+    scene.configure("[build]\nkeep_local = 1");
+    scene.repository.image("a", "1").image("b", "1");
+    scene.repository.images(&["a", "b"].map(|n| json!({"service_name": n, "version": "1"})));
+    let merge = |content: &str| {
+        // docker tells the time of an image in seconds.
+        std::thread::sleep(std::time::Duration::from_millis(1100));
+        scene.repository.write("a/file", content).write("b/file", content);
+        let commit = scene.repository.commit(content);
+        scene.run(&commit, &[]).ended(0);
+        commit
+    };
+    let here = |name: &str, commit: &str| engine::has(&scene.image_name(name, &format!("sha-{commit}")));
+    let first = merge("1");
+    let container = docker_text(&["create", &scene.image_name("a", &format!("sha-{first}")), "x"]);
+    let second = merge("2");
+    let after_second = [here("a", &first), here("b", &first), here("a", &second), here("b", &second)];
+    docker_text(&["rm", container.trim()]);
+    assert_eq!(after_second, [true, false, true, true]);
+    let third = merge("3");
+    for name in ["a", "b"] {
+        assert_eq!([&first, &second, &third].map(|commit| here(name, commit)), [false, false, true]);
+    }
+}
+
+#[test]
 fn many_merges_leave_as_much_behind_as_few() {
     let scene = Scene::new();
     let name = engine::unique("bounded");
