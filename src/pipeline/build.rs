@@ -1,5 +1,6 @@
 //! Builds what a commit lists: reused where the registry holds the same inputs, built where it does not.
 
+mod compare;
 mod image;
 
 use std::collections::BTreeSet;
@@ -15,16 +16,13 @@ use crate::error::{Classify as _, Failure, Kind};
 use crate::lock;
 use crate::manifest::ImageKind;
 use crate::model::{Change, CommitSha, Digest, ImageName, Tag};
-use crate::parallel;
-use crate::registry::Registry;
 
 use super::bases::LocalBases;
 use super::contexts::Contexts;
 use super::push::Standing;
-use super::reuse::{self, Ask};
 use super::schedule::Schedule;
 use super::survey::{Surveyed, survey};
-use super::{BUILDX, Origin, Outcome, REGISTRY_THREADS, Site, checkout, housekeeping, now, seconds};
+use super::{BUILDX, Origin, Outcome, Site, checkout, housekeeping, now, seconds};
 
 /// What a build is asked to do differently.
 #[derive(Debug, Clone, Default)]
@@ -171,13 +169,6 @@ fn plain(image: &Surveyed, status: ImageStatus) -> Image {
     }
 }
 
-/// What the registry's answer means for an image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Compared {
-    ToBuild,
-    Unchanged,
-}
-
 /// Why an image failed, and the way out.
 type ImageFailure = (Kind, Option<String>);
 
@@ -247,10 +238,6 @@ impl Work<'_> {
         }
     }
 
-    fn is_touched(&self, i: usize) -> bool {
-        self.surveyed[i].source.as_ref().is_some_and(|source| source.is_touched)
-    }
-
     fn put(&self, i: usize, image: Image) {
         self.images.lock().unwrap_or_else(PoisonError::into_inner)[i] = Some(image);
     }
@@ -285,90 +272,6 @@ impl Work<'_> {
     fn end_all(&self, failure: Failure) {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
         self.site.cancel.stop(Stop::Cancelled);
-    }
-
-    /// Writes out the contexts of the images that will probably be built first, while the registry is still asked whether
-    /// they have to be. What goes wrong here is found, and told, at the image's turn.
-    fn write_ahead(&self, touched: &[usize]) {
-        if self.options.dry_run {
-            return;
-        }
-        for i in touched.iter().take(self.site.jobs) {
-            if let Some(source) = &self.surveyed[*i].source {
-                let _ = self.contexts.write(*i, source);
-            }
-        }
-    }
-
-    /// Decides for each image whether it has to be built. A registry that cannot be asked ends it all.
-    fn compare(&self, chosen: &[usize]) {
-        let _deciding = self.schedule.deciding();
-        let client = self.site.client.as_ref().filter(|_| !self.options.force);
-        let client = client.map(|client| client.with_cancel(self.site.cancel.clone()));
-        let step = client.is_some().then(|| self.site.progress.step("compare with the registry"));
-        let compare = |images: &[usize], ask: Ask| {
-            parallel::map(REGISTRY_THREADS, images, |i| match self.compare_one(*i, client.as_ref(), ask) {
-                Ok(compared) => compared,
-                Err(failure) => {
-                    self.end_all(failure);
-                    None
-                }
-            })
-        };
-        // What will probably have to be built comes first, and alone: its build begins while the rest is asked about.
-        let (touched, untouched): (Vec<usize>, Vec<usize>) =
-            chosen.iter().partition(|i| self.is_touched(**i));
-        let mut compared = thread::scope(|scope| {
-            scope.spawn(|| self.write_ahead(&touched));
-            // It is probably nowhere, so all places will be asked: a few images at once.
-            let few = touched.len() * reuse::PLACES <= REGISTRY_THREADS;
-            compare(&touched, if few { Ask::AtOnce } else { Ask::InTurn })
-        });
-        compared.extend(compare(&untouched, Ask::InTurn));
-        if let Some(step) = step {
-            let count = |wanted| compared.iter().filter(|compared| **compared == Some(wanted)).count();
-            let ended =
-                self.ended.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Failure::one_line);
-            match (self.site.cancel.stopped(), ended) {
-                (None, _) => step.done(&format!(
-                    "{} to build, {} unchanged",
-                    count(Compared::ToBuild),
-                    count(Compared::Unchanged)
-                )),
-                (Some(_), Some(why)) => step.failed(&why),
-                (Some(stop), None) => step.failed(&stop.to_string()),
-            }
-        }
-    }
-
-    fn compare_one(
-        &self,
-        i: usize,
-        client: Option<&Registry>,
-        ask: Ask,
-    ) -> Result<Option<Compared>, Failure> {
-        let image = &self.surveyed[i];
-        let Some(source) = &image.source else { return Ok(None) };
-        self.site.cancel.check()?;
-        let own = self.change.commit.immutable_tag();
-        let places = [Some(&own), image.tags.first(), self.parent.as_ref()];
-        let reused = match client {
-            Some(client) => reuse::find(client, &image.repository, places, &source.inputs, ask)?,
-            None => None,
-        };
-        let Some(reused) = reused else {
-            if self.options.dry_run {
-                self.put(i, self.described(i, ImageStatus::Planned));
-            }
-            self.schedule.decide(i, !self.options.dry_run);
-            return Ok(Some(Compared::ToBuild));
-        };
-        let unchanged = self.described(i, ImageStatus::Unchanged);
-        let ready = Image { digest: Some(reused.digest), ..unchanged };
-        self.put(i, ready.clone());
-        self.schedule.decide(i, false);
-        (self.on_ready)(&ready, reused.standing);
-        Ok(Some(Compared::Unchanged))
     }
 
     /// Builds what is wanted, from the moment that the first image is.

@@ -131,6 +131,8 @@ impl Work<'_> {
                     }
                 }
             }
+            // Whoever stopped it all has heard of what was built.
+            Err(_) if self.site.cancel.stopped().is_some() => {}
             Err(error) => {
                 let failure = Failure::from(error);
                 built.into_iter().for_each(|i| self.fail(i, &failure));
