@@ -2,9 +2,10 @@
 //! memory are read from `/proc`, and whose limits can be cut without cutting the test's.
 #![allow(clippy::disallowed_methods)]
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -78,6 +79,31 @@ impl Process {
 
     fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
+    }
+
+    /// The inodes of the Unix sockets that it listens on: its inner servers (proc_pid_net(5): flag 0x10000 is a listener's).
+    fn inner_servers(&self) -> BTreeSet<String> {
+        let files = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap();
+        let open: BTreeSet<_> = files.filter_map(|f| std::fs::read_link(f.unwrap().path()).ok()).collect();
+        let all = std::fs::read_to_string(format!("/proc/{}/net/unix", self.child.id())).unwrap();
+        let listening = all.lines().filter_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            (fields.get(3) == Some(&"00010000")).then(|| fields[6].to_owned())
+        });
+        listening.filter(|inode| open.contains(&PathBuf::from(format!("socket:[{inode}]")))).collect()
+    }
+
+    /// Has its inner servers end, and waits until others are there and have started.
+    fn replace_the_inner_servers(&mut self) {
+        let before = self.inner_servers();
+        assert!(!before.is_empty());
+        self.tell("kill the inner server");
+        until("other inner servers", || {
+            let now = self.inner_servers();
+            now.len() == before.len() && now.is_disjoint(&before)
+        });
+        // An answered probe says that they work; it comes every half second.
+        std::thread::sleep(Duration::from_secs(1));
     }
 
     fn post(&self) -> u16 {
@@ -251,8 +277,8 @@ fn an_inner_server_that_dies_is_built_anew_and_at_the_third_time_in_a_row_the_pr
     assert_eq!(kept.expect().status, 200);
     let (threads, descriptors) = (process.threads(), process.descriptors());
     for _ in 0..2 {
-        process.tell("kill the inner server");
-        // Until it is there again some may be told 503; nobody is left without an answer.
+        process.replace_the_inner_servers();
+        // Whose request met the end of the old one may be told 503; nobody is left without an answer.
         until("an answer", || process.post() == 202);
     }
     // A client's connection outlives the inner server (whose end may only now be noticed: 503).
@@ -263,8 +289,7 @@ fn an_inner_server_that_dies_is_built_anew_and_at_the_third_time_in_a_row_the_pr
     until("the end of the old threads", || process.threads() <= threads + 1);
     until("the end of the old sockets", || process.descriptors() <= descriptors + 1);
     // An answered probe forgives: the third time, but not in a row.
-    std::thread::sleep(Duration::from_secs(3));
-    process.tell("kill the inner server");
+    process.replace_the_inner_servers();
     until("an answer", || process.post() == 202);
     assert!(process.child.try_wait().unwrap().is_none());
     until("the end of the process", || {
