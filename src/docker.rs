@@ -4,8 +4,8 @@ mod build;
 mod error;
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use serde::Deserialize;
 
@@ -50,6 +50,22 @@ const PLUGIN_FOLDERS: &[&str] = &[
 pub fn config_dir() -> Option<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     set("DOCKER_CONFIG").or_else(|| Some(set("HOME")?.join(".docker")))
+}
+
+/// What the engine says of an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inspected {
+    /// Its Id there.
+    pub id: Digest,
+    /// The label `io.swanci.inputs`.
+    inputs: Option<Digest>,
+}
+
+impl Inspected {
+    /// Whether it was built from these inputs.
+    pub fn has_inputs(&self, inputs: Option<&Digest>) -> bool {
+        inputs.is_some() && self.inputs.as_ref() == inputs
+    }
 }
 
 /// A local image of swanci's.
@@ -147,21 +163,33 @@ impl Docker {
 
     /// The image's Id under this name; `None` when the engine has no such image.
     pub fn image_id(&self, name: &str, cancel: &Cancel) -> Result<Option<Digest>, DockerError> {
-        Ok(self.image_ids(&[name], cancel)?.pop().flatten())
+        Ok(self.inspect(name, cancel)?.map(|image| image.id))
     }
 
-    /// The Ids under these names, all asked for at once; `None` where the engine has no such image.
-    pub fn image_ids(&self, names: &[&str], cancel: &Cancel) -> Result<Vec<Option<Digest>>, DockerError> {
-        match self.tool().args(["image", "inspect", "--format", "{{.Id}}", "--"]).args(names).run(cancel) {
+    /// What the engine has under this name; `None` when it has no such image.
+    pub fn inspect(&self, name: &str, cancel: &Cancel) -> Result<Option<Inspected>, DockerError> {
+        Ok(self.inspect_all(&[name], cancel)?.pop().flatten())
+    }
+
+    /// The same of all these names at once.
+    pub fn inspect_all(
+        &self,
+        names: &[&str],
+        cancel: &Cancel,
+    ) -> Result<Vec<Option<Inspected>>, DockerError> {
+        let format =
+            r#"{{.Id}} {{with .Config}}{{with .Labels}}{{index . "io.swanci.inputs"}}{{end}}{{end}}"#;
+        match self.tool().args(["image", "inspect", "--format", format, "--"]).args(names).run(cancel) {
             Ok(done) => {
                 let text = done.text();
-                let ids: Option<Vec<_>> = text.lines().map(|line| line.parse().ok().map(Some)).collect();
-                ids.filter(|ids| ids.len() == names.len()).ok_or(DockerError::Unexpected(text))
+                let images: Option<Vec<_>> =
+                    text.lines().map(|line| parse_inspected(line).map(Some)).collect();
+                images.filter(|images| images.len() == names.len()).ok_or(DockerError::Unexpected(text))
             }
             // Which one is missing stands in no certain place of what docker says.
             Err(error) if error.said(&["no such image"]) => match names {
                 [_] => Ok(vec![None]),
-                _ => names.iter().map(|name| self.image_id(name, cancel)).collect(),
+                _ => names.iter().map(|name| self.inspect(name, cancel)).collect(),
             },
             Err(error) => Err(DockerError::of(error)),
         }
@@ -237,11 +265,12 @@ impl Docker {
     }
 }
 
-/// Path, size and time of a file: another file, or the same one changed, has another identity.
+/// Path, inode and time of a file's last change, of its mode too (inode(7)): another file, or the same one changed, has
+/// another identity.
 fn file_identity(path: &Path) -> Option<String> {
     let file = fs::metadata(path).ok()?;
-    let modified = file.modified().ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
-    Some(format!("{} {} {}\n", path.display(), file.len(), modified.as_nanos()))
+    let (inode, seconds, nanoseconds) = (file.ino(), file.ctime(), file.ctime_nsec());
+    Some(format!("{} {inode} {seconds}.{nanoseconds:09}\n", path.display()))
 }
 
 /// One line of `docker system df`.
@@ -262,6 +291,11 @@ fn pushed_digest(output: &str, tag: &Tag) -> Option<Digest> {
     let mark = format!("{tag}: digest: ");
     let rest = output.lines().rev().find_map(|line| line.trim().strip_prefix(&mark))?;
     rest.split_whitespace().next()?.parse().ok()
+}
+
+fn parse_inspected(line: &str) -> Option<Inspected> {
+    let (id, inputs) = line.split_once(' ').unwrap_or((line, ""));
+    Some(Inspected { id: id.parse().ok()?, inputs: inputs.trim().parse().ok() })
 }
 
 fn parse_images(text: &str) -> Vec<LocalImage> {

@@ -294,7 +294,7 @@ impl Work<'_> {
             };
             let built = built.and_then(|image| {
                 bases.provide(i, &image, None)?;
-                (self.on_ready)(&image, Standing::JustBuilt);
+                (self.on_ready)(&image, Standing::JustBuilt(Instant::now()));
                 Ok(image)
             });
             let went_well = built.is_ok();

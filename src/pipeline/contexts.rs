@@ -51,7 +51,7 @@ impl<'a> Contexts<'a> {
     }
 
     /// The working copy that holds an image's context, under its path in the commit unless that path is a link.
-    pub(super) fn write(&self, i: usize, source: &Source) -> Result<PathBuf, Failure> {
+    fn write(&self, i: usize, source: &Source) -> Result<PathBuf, Failure> {
         let first = self.first_with_the_context_of(i, source);
         let tree = self.scratch.join(format!("tree-{first}"));
         let mut written = self.written[first].lock().unwrap_or_else(PoisonError::into_inner);

@@ -4,7 +4,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::panic::resume_unwind;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::cancel::Cancel;
 use crate::documents::{Image, ImageStatus, Move, MoveOutcome};
@@ -22,32 +22,13 @@ use super::{Origin, REGISTRY_THREADS, Site, checkout, survey};
 /// A stopped command may still put tags back for so long.
 const PUT_BACK_TIME: Duration = Duration::from_secs(20);
 
-/// Images whose first moving tag stood on them already when the registry was compared, by name. Such a tag has nowhere to
-/// move: it is not read again before the others move, unless that was too long ago.
-#[derive(Debug, Default)]
-pub(super) struct InPlace(BTreeMap<String, (Digest, Instant)>);
-
-/// Other machines do not share the locks, so what was seen longer ago is looked at again.
-const SEEN_LATELY: Duration = Duration::from_secs(60);
-
-impl InPlace {
-    /// The first moving tag of this image named this digest at this time.
-    pub(super) fn saw(&mut self, name: &str, digest: &Digest, at: Instant) {
-        self.0.insert(name.to_owned(), (digest.clone(), at));
-    }
-
-    fn holds(&self, name: &str, digest: &Digest) -> bool {
-        self.0.get(name).is_some_and(|(seen, at)| seen == digest && at.elapsed() < SEEN_LATELY)
-    }
-}
-
 /// A tag that this commit asks for.
 struct Wanted {
     image: usize,
     repository: ImageRepository,
     tag: Tag,
     to: Digest,
-    /// What it names now, read under its lock; not read where it was seen to be in place.
+    /// What it names now, read under its lock.
     now: Option<Manifest>,
     note: Option<String>,
     outcome: Option<MoveOutcome>,
@@ -59,12 +40,11 @@ pub(super) fn promote(
     origin: &Origin,
     change: &Change,
     images: &mut [Image],
-    in_place: &InPlace,
     options: &PushOptions,
 ) -> Result<(), Failure> {
     let (_, client) = site.registry_and_client()?;
     let client = client.with_cancel(site.cancel.clone());
-    let mut wanted = wanted(images, in_place);
+    let mut wanted = wanted(images);
     let outcome = match &change.branch {
         Some(branch) if !wanted.is_empty() => {
             let _locks = take_locks(site, &wanted)?;
@@ -77,27 +57,21 @@ pub(super) fn promote(
     }
     for tag in wanted {
         if let (Some(outcome), Some(moved)) = (tag.outcome, &mut images[tag.image].moved) {
-            let from = match outcome {
-                MoveOutcome::Already => Some(tag.to.clone()),
-                MoveOutcome::Moved | MoveOutcome::Superseded | MoveOutcome::Restored | MoveOutcome::Left => {
-                    tag.now.map(|m| m.digest)
-                }
-            };
+            let from = tag.now.map(|m| m.digest);
             moved.push(Move { tag: tag.tag, from, to: tag.to, outcome, note: tag.note });
         }
     }
     outcome
 }
 
-fn wanted(images: &[Image], in_place: &InPlace) -> Vec<Wanted> {
+fn wanted(images: &[Image]) -> Vec<Wanted> {
     let mut all = Vec::new();
     for (i, image) in images.iter().enumerate() {
         let (Some(repository), Some(digest), Some(tags)) = (&image.repository, &image.digest, &image.tags)
         else {
             continue;
         };
-        for (n, tag) in tags.iter().enumerate() {
-            let seen = n == 0 && in_place.holds(&image.name, digest);
+        for tag in tags {
             all.push(Wanted {
                 image: i,
                 repository: repository.clone(),
@@ -105,7 +79,7 @@ fn wanted(images: &[Image], in_place: &InPlace) -> Vec<Wanted> {
                 to: digest.clone(),
                 now: None,
                 note: None,
-                outcome: seen.then_some(MoveOutcome::Already),
+                outcome: None,
             });
         }
     }
@@ -136,14 +110,20 @@ fn move_tags(
     let mirror = Mirror::of(&site.state_dir, &origin.remote, site.git_token.as_ref(), &site.cancel);
     // What is true now decides, so the branch is fetched again, under the locks.
     let fetch = || checkout::prove(site, &mirror, branch, &change.commit, &[]);
-    let (have_read, tip) = std::thread::scope(|scope| {
+    let (now, tip) = std::thread::scope(|scope| {
         // A tag of an image that was built will have to move: the two servers are asked at once.
         let built = images.iter().any(|i| i.status == ImageStatus::Built);
         let tip = built.then(|| scope.spawn(fetch));
-        let have_read = read(client, wanted);
-        (have_read, tip.map(|tip| tip.join().unwrap_or_else(|panic| resume_unwind(panic))))
+        let now =
+            parallel::map(REGISTRY_THREADS, wanted, |w| client.get_manifest(w.repository.path(), &w.tag));
+        (now, tip.map(|tip| tip.join().unwrap_or_else(|panic| resume_unwind(panic))))
     });
-    have_read?;
+    for (tag, now) in wanted.iter_mut().zip(now) {
+        tag.now = now?;
+        if tag.now.as_ref().is_some_and(|m| m.digest == tag.to) {
+            tag.outcome = Some(MoveOutcome::Already);
+        }
+    }
     if wanted.iter().all(|w| w.outcome.is_some()) {
         step.done("all in place already");
         return Ok(());
@@ -153,9 +133,6 @@ fn move_tags(
         None => fetch()?,
     };
     if judge(site, origin, &mirror, change, (tip, &fetch), images, wanted, options, client)? {
-        // The newer commit may have moved those that were not read.
-        wanted.iter_mut().for_each(|w| w.outcome = None);
-        read(client, wanted)?;
         for tag in wanted.iter_mut().filter(|w| w.outcome.is_none()) {
             tag.outcome = Some(MoveOutcome::Superseded);
         }
@@ -177,21 +154,6 @@ fn move_tags(
             Err(failure)
         }
     }
-}
-
-/// Reads the tags of which nothing is known; one that names this commit's image is in place.
-fn read(client: &Registry, wanted: &mut [Wanted]) -> Result<(), Failure> {
-    let now = parallel::map(REGISTRY_THREADS, wanted, |w| match w.outcome {
-        None => client.get_manifest(w.repository.path(), &w.tag),
-        Some(_) => Ok(None),
-    });
-    for (tag, now) in wanted.iter_mut().zip(now) {
-        tag.now = now?;
-        if tag.now.as_ref().is_some_and(|m| m.digest == tag.to) {
-            tag.outcome = Some(MoveOutcome::Already);
-        }
-    }
-    Ok(())
 }
 
 /// Asks for every tag that is to move whether it may. `true`: the commit is superseded, and all its tags stay.

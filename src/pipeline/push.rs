@@ -13,7 +13,6 @@ use crate::model::{CommitSha, Digest, ImageRepository, Tag};
 use crate::parallel;
 use crate::registry::Registry;
 
-use super::promote::InPlace;
 use super::{Origin, Outcome, Site, housekeeping, now, promote, receipt, seconds};
 
 /// What a push is asked to do differently.
@@ -47,7 +46,7 @@ pub fn push(site: &Site, built: BuiltDocument, options: &PushOptions) -> Result<
             let images = built.images.clone();
             scope.spawn(move || housekeeping::remove_old_images(site, &images));
         }
-        finish(site, built, pushed, &InPlace::default(), options, begun)
+        finish(site, built, pushed, options, begun)
     })
 }
 
@@ -106,7 +105,6 @@ pub(super) fn finish(
     site: &Site,
     built: BuiltDocument,
     pushed: Vec<Result<Option<Image>, Failure>>,
-    in_place: &InPlace,
     options: &PushOptions,
     begun: Instant,
 ) -> Result<Outcome<Receipt>, Failure> {
@@ -123,9 +121,8 @@ pub(super) fn finish(
         }
     }
     if failures.is_empty() {
-        let moved = Origin::of(site, &built.change).and_then(|origin| {
-            promote::promote(site, &origin, &built.change, &mut images, in_place, options)
-        });
+        let moved = Origin::of(site, &built.change)
+            .and_then(|origin| promote::promote(site, &origin, &built.change, &mut images, options));
         failures.extend(moved.err());
     }
     write_receipt(site, built, images, failures, begun)
@@ -179,12 +176,10 @@ const FRESH: Duration = Duration::from_secs(1);
 /// What is known of an image when its push begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// This process has just built it.
-    JustBuilt,
+    /// This process built it at this time.
+    JustBuilt(Instant),
     /// At this time the registry held nothing under the immutable tag; it holds the image under another.
     Untagged(Instant),
-    /// The same, and it holds the image under its first moving tag.
-    InPlace(Instant),
     /// The registry holds the image under the immutable tag, which never changes.
     Tagged,
     /// Nothing: a document may be old.
@@ -208,7 +203,9 @@ pub(super) fn push_image(
     let notice = client.with_cancel(site.cancel.clone());
     let outcome = match (&image.image_id, &image.digest) {
         (Some(id), _) if image.status == ImageStatus::Built => {
-            push_built(site, &notice, repository, &tag, id, standing, options, &mut |line| step.line(line))
+            let inputs = image.inputs.as_ref();
+            let mut on_line = |line: &str| step.line(line);
+            push_built(site, &notice, repository, &tag, id, inputs, standing, options, &mut on_line)
         }
         (_, Some(digest)) => tag_unchanged(&notice, repository, &tag, digest, standing, options),
         (_, None) => {
@@ -259,6 +256,7 @@ fn push_built(
     repository: &ImageRepository,
     tag: &Tag,
     id: &Digest,
+    inputs: Option<&Digest>,
     standing: Standing,
     options: &PushOptions,
     on_line: &mut dyn FnMut(&str),
@@ -281,12 +279,14 @@ fn push_built(
             .hint("build it again; was it pruned between build and push?")
     };
     match standing {
-        // The engine may know it by another Id than its builder, and the registry's manifest will tell.
-        Standing::JustBuilt => {}
-        Standing::Untagged(_) | Standing::InPlace(_) | Standing::Tagged | Standing::Unknown => {
-            match site.docker.image_id(&name, &cancel)? {
-                Some(there) if there == *id => {}
-                Some(there) => return Err(another(there.as_str())),
+        // Nothing had the time to give the name to another image; the registry's manifest tells all the same.
+        Standing::JustBuilt(at) if at.elapsed() < FRESH => {}
+        Standing::JustBuilt(_) | Standing::Untagged(_) | Standing::Tagged | Standing::Unknown => {
+            // The engine may know what was just built by another Id than its builder.
+            let of_builder = matches!(standing, Standing::JustBuilt(_)).then_some(inputs).flatten();
+            match site.docker.inspect(&name, &cancel)? {
+                Some(there) if there.id == *id || there.has_inputs(of_builder) => {}
+                Some(there) => return Err(another(there.id.as_str())),
                 None => return Err(gone()),
             }
         }
@@ -360,8 +360,8 @@ fn tag_unchanged(
 ) -> Result<(Digest, Option<String>), Failure> {
     match standing {
         Standing::Tagged => return Ok((digest.clone(), None)),
-        Standing::Untagged(asked) | Standing::InPlace(asked) if asked.elapsed() < FRESH => {}
-        Standing::Untagged(_) | Standing::InPlace(_) | Standing::JustBuilt | Standing::Unknown => {
+        Standing::Untagged(asked) if asked.elapsed() < FRESH => {}
+        Standing::Untagged(_) | Standing::JustBuilt(_) | Standing::Unknown => {
             match client.head_manifest(repository.path(), tag)? {
                 Some(there) if there.digest == *digest => return Ok((there.digest, None)),
                 Some(there) => return kept(repository, tag, &there.digest, options),

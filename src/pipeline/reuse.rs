@@ -15,7 +15,7 @@ pub(super) const INPUTS_LABEL: &str = "io.swanci.inputs";
 /// An image that need not be built.
 pub(super) struct Reused {
     pub(super) digest: Digest,
-    /// What was seen of its tags on the way.
+    /// What was seen of the immutable tag on the way.
     pub(super) standing: Standing,
 }
 
@@ -56,14 +56,13 @@ pub(super) fn find(
         Under::Nothing => true,
         Under::Another => false,
     };
-    let standing = |if_free| if own_is_free { if_free } else { Standing::Unknown };
-    if let Under::Same(digest) = answer(1)? {
-        return Ok(Some(Reused { digest, standing: standing(Standing::InPlace(asked)) }));
+    let standing = if own_is_free { Standing::Untagged(asked) } else { Standing::Unknown };
+    for place in 1..PLACES {
+        if let Under::Same(digest) = answer(place)? {
+            return Ok(Some(Reused { digest, standing }));
+        }
     }
-    match answer(2)? {
-        Under::Same(digest) => Ok(Some(Reused { digest, standing: standing(Standing::Untagged(asked)) })),
-        Under::Nothing | Under::Another => Ok(None),
-    }
+    Ok(None)
 }
 
 /// What stands under a tag.

@@ -10,7 +10,6 @@ use crate::lock;
 use crate::model::{Change, CommitSha};
 
 use super::build::{BuildOptions, build};
-use super::promote::InPlace;
 use super::push::{PushOptions, Standing, UPLOADS, finish, needs_push, push_image};
 use super::{Outcome, Site, housekeeping};
 
@@ -34,77 +33,74 @@ pub fn run(
 ) -> Result<Outcome<Ran>, Failure> {
     site.registry_and_client()?;
     let _turn = take_turn(site, &change.commit)?;
-    let mut built_at = Instant::now();
-    let pushed: Mutex<Vec<(String, Result<Image, Failure>)>> = Mutex::new(Vec::new());
-    let in_place = Mutex::new(InPlace::default());
-    let (ready, to_push) = mpsc::channel::<(Image, Standing)>();
-    let to_push = Mutex::new(to_push);
-    let ready = Mutex::new(Some(ready));
-    let push = |image: &Image, standing: Standing| {
-        let result = push_image(site, &change.commit, image, standing, push_options);
-        pushed.lock().unwrap_or_else(PoisonError::into_inner).push((image.name.clone(), result));
-    };
-    let built = std::thread::scope(|scope| {
-        for _ in 0..UPLOADS {
-            scope.spawn(|| {
-                loop {
-                    let next = to_push.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                    let Ok((image, standing)) = next else { return };
-                    push(&image, standing);
-                }
-            });
-        }
-        let on_ready = |image: &Image, standing: Standing| match standing {
-            Standing::JustBuilt => {
-                if let Some(ready) = &*ready.lock().unwrap_or_else(PoisonError::into_inner) {
-                    // The receivers live until the sender is gone.
-                    let _ = ready.send((image.clone(), standing));
-                }
-            }
-            // One small request, while what was seen of the registry is fresh.
-            Standing::Untagged(_) | Standing::InPlace(_) | Standing::Tagged | Standing::Unknown => {
-                if let (Standing::InPlace(at), Some(digest)) = (standing, &image.digest) {
-                    in_place.lock().unwrap_or_else(PoisonError::into_inner).saw(&image.name, digest, at);
-                }
-                push(image, standing);
-            }
+    std::thread::scope(|beside| {
+        let mut built_at = Instant::now();
+        let pushed: Mutex<Vec<(String, Result<Image, Failure>)>> = Mutex::new(Vec::new());
+        let (ready, to_push) = mpsc::channel::<(Image, Standing)>();
+        let to_push = Mutex::new(to_push);
+        let ready = Mutex::new(Some(ready));
+        let push = |image: &Image, standing: Standing| {
+            let result = push_image(site, &change.commit, image, standing, push_options);
+            pushed.lock().unwrap_or_else(PoisonError::into_inner).push((image.name.clone(), result));
         };
-        // Also when the build panics: or its pushers would wait for ever.
-        let close = Close(&ready);
-        let built = build(site, change, payload_sha256, build_options, &on_ready);
-        built_at = Instant::now();
-        // No more images: the pushers end when the last one is up.
-        drop(close);
-        if let Ok(Outcome { document, failure: None }) = &built {
-            // The builds are over, and the engine has time for it while the last image goes up.
-            housekeeping::remove_old_images(site, &document.images);
-        }
-        built
-    })?;
-    if let Some(failure) = built.failure {
-        return Ok(Outcome { document: Ran::Built(built.document), failure: Some(failure) });
-    }
-    let mut pushed = pushed.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let in_order = built
-        .document
-        .images
-        .iter()
-        .map(|image| {
-            if !needs_push(image) {
-                return Ok(None);
+        let built = std::thread::scope(|scope| {
+            for _ in 0..UPLOADS {
+                scope.spawn(|| {
+                    loop {
+                        let next = to_push.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                        let Ok((image, standing)) = next else { return };
+                        push(&image, standing);
+                    }
+                });
             }
-            match pushed.iter().position(|(name, _)| *name == image.name) {
-                // The Id was asked for while the image went up.
-                Some(at) => {
-                    pushed.swap_remove(at).1.map(|up| Some(Image { image_id: image.image_id.clone(), ..up }))
+            let on_ready = |image: &Image, standing: Standing| match standing {
+                Standing::JustBuilt(_) => {
+                    if let Some(ready) = &*ready.lock().unwrap_or_else(PoisonError::into_inner) {
+                        // The receivers live until the sender is gone.
+                        let _ = ready.send((image.clone(), standing));
+                    }
                 }
-                None => Err(Failure::failed(format!("the image {} was not pushed", image.name))),
+                // One small request, while what was seen of the registry is fresh.
+                Standing::Untagged(_) | Standing::Tagged | Standing::Unknown => push(image, standing),
+            };
+            // Also when the build panics: or its pushers would wait for ever.
+            let close = Close(&ready);
+            let built = build(site, change, payload_sha256, build_options, &on_ready);
+            built_at = Instant::now();
+            // No more images: the pushers end when the last one is up.
+            drop(close);
+            if let Ok(Outcome { document, failure: None }) = &built {
+                // The builds are over, and the engine has time for it while the last image goes up and the tags move.
+                let images = document.images.clone();
+                beside.spawn(move || housekeeping::remove_old_images(site, &images));
             }
-        })
-        .collect();
-    let in_place = in_place.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let receipt = finish(site, built.document, in_order, &in_place, push_options, built_at)?;
-    Ok(Outcome { document: Ran::Pushed(receipt.document), failure: receipt.failure })
+            built
+        })?;
+        if let Some(failure) = built.failure {
+            return Ok(Outcome { document: Ran::Built(built.document), failure: Some(failure) });
+        }
+        let mut pushed = pushed.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let in_order = built
+            .document
+            .images
+            .iter()
+            .map(|image| {
+                if !needs_push(image) {
+                    return Ok(None);
+                }
+                match pushed.iter().position(|(name, _)| *name == image.name) {
+                    // The Id was asked for while the image went up.
+                    Some(at) => pushed
+                        .swap_remove(at)
+                        .1
+                        .map(|up| Some(Image { image_id: image.image_id.clone(), ..up })),
+                    None => Err(Failure::failed(format!("the image {} was not pushed", image.name))),
+                }
+            })
+            .collect();
+        let receipt = finish(site, built.document, in_order, push_options, built_at)?;
+        Ok(Outcome { document: Ran::Pushed(receipt.document), failure: receipt.failure })
+    })
 }
 
 /// Closes the way to the pushers.

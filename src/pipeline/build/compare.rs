@@ -1,7 +1,6 @@
 //! Which images have to be built: what probably has to is asked about first.
 
 use std::sync::PoisonError;
-use std::thread;
 
 use crate::documents::{Image, ImageStatus};
 use crate::error::Failure;
@@ -38,14 +37,10 @@ impl Work<'_> {
         // What will probably have to be built comes first, and alone: its build begins while the rest is asked about.
         let (touched, untouched): (Vec<usize>, Vec<usize>) =
             chosen.iter().partition(|i| self.is_touched(**i));
-        let compared = thread::scope(|scope| {
-            scope.spawn(|| self.write_ahead(&touched));
-            // It is probably nowhere, so all places will be asked: a few images at once.
-            let few = touched.len() * reuse::PLACES <= REGISTRY_THREADS;
-            let mut compared = compare(&touched, if few { Ask::AtOnce } else { Ask::InTurn });
-            compared.extend(compare(&untouched, Ask::InTurn));
-            compared
-        });
+        // It is probably nowhere, so all places will be asked: a few images at once.
+        let few = touched.len() * reuse::PLACES <= REGISTRY_THREADS;
+        let mut compared = compare(&touched, if few { Ask::AtOnce } else { Ask::InTurn });
+        compared.extend(compare(&untouched, Ask::InTurn));
         if let Some(step) = step {
             let count = |wanted| compared.iter().filter(|compared| **compared == Some(wanted)).count();
             let ended =
@@ -64,19 +59,6 @@ impl Work<'_> {
 
     fn is_touched(&self, i: usize) -> bool {
         self.surveyed[i].source.as_ref().is_some_and(|source| source.is_touched)
-    }
-
-    /// Writes out the contexts of the images that will probably be built first, while the registry is still asked whether
-    /// they have to be. What goes wrong here is found, and told, at the image's turn.
-    fn write_ahead(&self, touched: &[usize]) {
-        if self.options.dry_run {
-            return;
-        }
-        for i in touched.iter().take(self.site.jobs) {
-            if let Some(source) = &self.surveyed[*i].source {
-                let _ = self.contexts.write(*i, source);
-            }
-        }
     }
 
     fn compare_one(
