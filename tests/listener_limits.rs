@@ -275,6 +275,8 @@ fn an_inner_server_that_dies_is_built_anew_and_at_the_third_time_in_a_row_the_pr
     let mut kept = Client::connect(process.address);
     kept.send(get("/healthz"));
     assert_eq!(kept.expect().status, 200);
+    // One gate may answer before the thread of the last one has started.
+    std::thread::sleep(Duration::from_secs(1));
     let (threads, descriptors) = (process.threads(), process.descriptors());
     for _ in 0..2 {
         process.replace_the_inner_servers();
