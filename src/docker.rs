@@ -265,12 +265,12 @@ impl Docker {
     }
 }
 
-/// Path, inode and time of a file's last change, of its mode too (inode(7)): another file, or the same one changed, has
-/// another identity.
+/// Path, inode, size and time of a file's last change, of its mode too (inode(7)): another file, or the same one changed,
+/// has another identity. The size because a kernel's clock may stand still between two changes.
 fn file_identity(path: &Path) -> Option<String> {
     let file = fs::metadata(path).ok()?;
-    let (inode, seconds, nanoseconds) = (file.ino(), file.ctime(), file.ctime_nsec());
-    Some(format!("{} {inode} {seconds}.{nanoseconds:09}\n", path.display()))
+    let (inode, size, seconds, nanoseconds) = (file.ino(), file.len(), file.ctime(), file.ctime_nsec());
+    Some(format!("{} {inode} {size} {seconds}.{nanoseconds:09}\n", path.display()))
 }
 
 /// One line of `docker system df`.
