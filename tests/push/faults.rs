@@ -4,6 +4,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use super::{digest_of, next};
+use crate::support::engine;
 use crate::support::proxy::{Fault, Gate, Proxy, Reply};
 use crate::support::swanci::{Scene, Started, Swanci, eventually, image, outcome};
 
@@ -19,6 +20,16 @@ fn behind_proxy(mut scene: Scene) -> (Scene, Proxy) {
     scene.images.also(&proxy.host());
     scene.configure_for(&proxy.host(), "");
     (scene, proxy)
+}
+
+/// Starts the merge of this commit, and waits until it uploads the manifest of this image.
+fn run_until_it_uploads(scene: &Scene, proxy: &Proxy, name: &str, commit: &str) -> (Started, Gate) {
+    let gate = Gate::default();
+    proxy.on("PUT", &format!("/v2/{name}/manifests/sha-{commit}"), 1, Fault::Hold(gate.clone()));
+    let payload = scene.swanci.file(&format!("{commit}.json"), scene.payload(commit));
+    let run = scene.swanci.start(&["run", &payload.display().to_string()]);
+    gate.wait_reached();
+    (run, gate)
 }
 
 fn start_push(scene: &Scene, built: &str) -> Started {
@@ -113,11 +124,7 @@ fn one_of_two_changes() -> (Scene, Proxy, String) {
 #[test]
 fn a_tag_that_moved_on_while_another_image_went_up_is_told_as_it_is() {
     let (scene, proxy, second) = one_of_two_changes();
-    let gate = Gate::default();
-    proxy.on("PUT", &format!("/v2/b/manifests/sha-{second}"), 1, Fault::Hold(gate.clone()));
-    let payload = scene.swanci.file("second.json", scene.payload(&second));
-    let run = scene.swanci.start(&["run", &payload.display().to_string()]);
-    gate.wait_reached();
+    let (run, gate) = run_until_it_uploads(&scene, &proxy, "b", &second);
     // `a` has been found under its tag. Now another machine pushes a newer commit, which changes it.
     let third = next(&scene, "3");
     let other = Swanci::new();
@@ -145,17 +152,47 @@ fn a_tag_that_an_older_commit_took_meanwhile_is_taken_back() {
     let second = scene.repository.commit("second");
     scene.repository.write("a/file", "as it was").write("b/file", "3");
     let third = scene.repository.commit("third, which undoes the second");
-    let gate = Gate::default();
-    proxy.on("PUT", &format!("/v2/b/manifests/sha-{third}"), 1, Fault::Hold(gate.clone()));
-    let payload = scene.swanci.file("third.json", scene.payload(&third));
-    let run = scene.swanci.start(&["run", &payload.display().to_string()]);
-    gate.wait_reached();
+    let (run, gate) = run_until_it_uploads(&scene, &proxy, "b", &third);
     // `a` has been found unchanged under its tag; now the commit before takes that tag.
     assert_eq!(outcome(&scene.run(&second, &[]).ended(0).json(), "a", "1"), "moved");
     gate.open();
     let receipt = run.wait().ended(0).json();
     assert_eq!(outcome(&receipt, "a", "1"), "moved", "{receipt}");
     assert_eq!(scene.digest("a", "1"), scene.digest("a", &format!("sha-{third}")));
+}
+
+#[test]
+fn an_image_whose_name_another_took_while_it_waited_is_not_uploaded() {
+    let (scene, proxy) = behind_proxy(Scene::new());
+    let names = ["a", "b", "c", "d"];
+    for name in names {
+        scene.repository.image(name, name);
+    }
+    // `d` stands on the others, so it is built last, and there is no room for it among three uploads.
+    let stages = ["a", "b", "c"].map(|base| format!("FROM {}/{base}:1\n", proxy.host())).concat();
+    scene.repository.write("d/Dockerfile", format!("{stages}COPY file /d\n"));
+    scene.repository.images(&names.map(|n| json!({"service_name": n, "version": "1"})));
+    let commit = scene.repository.commit("first");
+    let gates = ["b", "c"].map(|name| {
+        let gate = Gate::default();
+        proxy.on("PUT", &format!("/v2/{name}/manifests/sha-{commit}"), 1, Fault::Hold(gate.clone()));
+        gate
+    });
+    let (run, gate) = run_until_it_uploads(&scene, &proxy, "a", &commit);
+    gates.iter().for_each(Gate::wait_reached);
+    let local = |name: &str| format!("{}/{name}:sha-{commit}", proxy.host());
+    eventually("d is built", || engine::has(&local("d")));
+    // Longer than a built image counts as fresh.
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    engine::docker_text(&["tag", &local("a"), &local("d")]);
+    gate.open();
+    gates.iter().for_each(Gate::open);
+    let receipt = run.wait().ended(1).saying(&["something else gave the name to another image"]).json();
+    assert!(image(&receipt, "d")["error"].as_str().unwrap().contains("push of d"), "{receipt}");
+    assert_eq!(scene.digest("d", &format!("sha-{commit}")), None);
+    for name in names {
+        assert_eq!(scene.digest(name, "1"), None, "{name}:1 has moved");
+    }
 }
 
 #[test]

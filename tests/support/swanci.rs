@@ -148,6 +148,15 @@ impl Swanci {
         command
     }
 
+    /// A script of bash, whose `$1` is the program.
+    pub fn script(&self, script: &str) -> Command {
+        let mut command = Command::new("bash");
+        command.args(["-o", "pipefail", "-c", script, "bash", env!("CARGO_BIN_EXE_swanci")]);
+        command.env_clear().envs(&self.env).current_dir(self.work());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
     pub fn run(&self, args: &[&str]) -> Ran {
         self.start(args).wait()
     }
