@@ -38,6 +38,10 @@ const DOCKER_VARIABLES: &[&str] = &[
     "CLOUDSDK_CONFIG",
 ];
 
+/// So few names are asked for one by one: the engine sizes up every image of a whole list, but it compares every image
+/// with every name.
+const FEW: usize = 8;
+
 /// Where docker's plugins stand beside the user's own.
 const PLUGIN_FOLDERS: &[&str] = &[
     "/usr/local/lib/docker/cli-plugins",
@@ -216,11 +220,20 @@ impl Docker {
         Ok(())
     }
 
-    /// Swanci's images that stand in the engine under a name.
-    pub fn local_images(&self, cancel: &Cancel) -> Result<Vec<LocalImage>, DockerError> {
+    /// Swanci's images that stand in the engine under these repositories' names, and perhaps others of its images.
+    pub fn local_images(
+        &self,
+        repositories: &[&str],
+        cancel: &Cancel,
+    ) -> Result<Vec<LocalImage>, DockerError> {
         let format = "{{.Repository}}\t{{.Tag}}\t{{.CreatedAt}}";
-        let tool = self.tool().args(["image", "ls", "--no-trunc", "--format", format]);
-        let tool = tool.args(["--filter", "label=io.swanci.inputs", "--filter", "dangling=false"]);
+        let mut tool = self.tool().args(["image", "ls", "--no-trunc", "--format", format]);
+        tool = tool.args(["--filter", "label=io.swanci.inputs", "--filter", "dangling=false"]);
+        if repositories.len() <= FEW {
+            for repository in repositories {
+                tool = tool.arg("--filter").arg(reference_filter(repository));
+            }
+        }
         let text = tool.run(cancel).map_err(DockerError::of)?.text();
         Ok(parse_images(&text))
     }
@@ -286,6 +299,12 @@ pub struct DiskUsage {
     pub reclaimable: String,
 }
 
+/// A name as `docker image ls --filter` takes it: a pattern of Go's `path.Match`, in which the brackets of an IPv6 address
+/// would be a class of characters.
+fn reference_filter(repository: &str) -> String {
+    format!("reference={}", repository.replace('[', r"\["))
+}
+
 /// `sha-…: digest: sha256:… size: 528`, the last line of a push.
 fn pushed_digest(output: &str, tag: &Tag) -> Option<Digest> {
     let mark = format!("{tag}: digest: ");
@@ -327,6 +346,12 @@ mod tests {
         assert_eq!(file_identity(&plugin), first);
         fs::write(&plugin, "other").unwrap();
         assert_ne!(file_identity(&plugin), first);
+    }
+
+    #[test]
+    fn a_name_is_no_pattern() {
+        assert_eq!(reference_filter("[::1]:5000/a"), r"reference=\[::1]:5000/a");
+        assert_eq!(reference_filter("r.test/team/a"), "reference=r.test/team/a");
     }
 
     #[test]

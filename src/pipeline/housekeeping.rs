@@ -76,7 +76,8 @@ pub(super) fn remove_old_images(site: &Site, pushed: &[Image]) {
         return;
     }
     // The engine's list fails when an image goes away while it is being made.
-    let list = || site.docker.local_images(&cancel);
+    let names: Vec<&str> = repositories.keys().map(String::as_str).collect();
+    let list = || site.docker.local_images(&names, &cancel);
     let Ok(images) = list().or_else(|_| list()) else { return };
     for image in images.into_iter().filter(|image| image.tag.starts_with("sha-")) {
         if let Some(images) = repositories.get_mut(&image.repository) {
