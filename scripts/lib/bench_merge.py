@@ -259,7 +259,7 @@ def main():
     p.add_argument("--work", required=True, type=Path)
     p.add_argument("--runs", type=int, default=5)
     p.add_argument("--builders", default="classic,buildx")
-    p.add_argument("--cases", default="nothing,one,cold,many,big,small")
+    p.add_argument("--cases", default="small,big,nothing,one,cold,many")
     p.add_argument("--quick", action="store_true")
     a = p.parse_args()
     few, many, a.files, big_files, big_commits = 20, 200, 200, 100_000, 20_000
@@ -282,6 +282,16 @@ def main():
                 rows.append((case, cell(mine), f"{cell(other)} ({against})", f"{ratio:.2f}", cell(target), verdict))
                 print(f"  {builder}: {case}: {mine:.2f} s against {other:.2f} s ({against})", file=sys.stderr)
 
+            # In the order of the images that they leave: the engine looks through all it has at every build.
+            if "small" in cases:
+                t = b.warm("small", 1, [0], ("swanci", "script", "labelled"))
+                row("one small image, one file changed, warm", t["swanci"], t["script"], "script", 1.0)
+                row("one small image, one file changed, warm", t["swanci"], t["labelled"], "script with labels", None)
+            if "big" in cases:
+                small = b.warm("plain", 1, [0], ("swanci",))
+                big = b.warm("big", 1, [0], ("swanci",), other_files=big_files, other_commits=big_commits)
+                row(f"{big_files:,} files and {big_commits:,} commits, one image changed", big["swanci"], small["swanci"],
+                    "small repository", 1.3)
             if "nothing" in cases:
                 t = b.warm("nothing", few, [], ("swanci", "script"))
                 row(f"{few} images, nothing changed", t["swanci"], t["script"], "script", 1 / 15)
@@ -298,15 +308,6 @@ def main():
                 row(f"{many} images, one changed", t["swanci"], one["swanci"], f"{few} images", 1.5)
                 row(f"{many} images, one changed", t["swanci"], t["requests"], "floor and requests", None)
                 row("the same, floor and requests", t["requests"], one["swanci"], f"{few} images, swanci", None)
-            if "big" in cases:
-                small = b.warm("plain", 1, [0], ("swanci",))
-                big = b.warm("big", 1, [0], ("swanci",), other_files=big_files, other_commits=big_commits)
-                row(f"{big_files:,} files and {big_commits:,} commits, one image changed", big["swanci"], small["swanci"],
-                    "small repository", 1.3)
-            if "small" in cases:
-                t = b.warm("small", 1, [0], ("swanci", "script", "labelled"))
-                row("one small image, one file changed, warm", t["swanci"], t["script"], "script", 1.0)
-                row("one small image, one file changed, warm", t["swanci"], t["labelled"], "script with labels", None)
 
             print(f"\n### merge, {builder}: {a.files} files an image, median of {a.runs}\n")
             print("| case | swanci s | against s | ratio | target | met |")
