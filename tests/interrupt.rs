@@ -4,7 +4,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::support::engine::{Builder, docker_text, unique};
-use crate::support::swanci::{Scene, eventually, processes_with};
+use crate::support::swanci::{Scene, eventually, image, processes_with};
 
 /// A scene whose one image sleeps while it is built; the mark stands in the step's command line.
 fn sleeper(builder: Builder) -> Option<(Scene, String, String)> {
@@ -61,16 +61,24 @@ fn a_signal_ends_the_build_everywhere_and_leaves_nothing() {
 }
 
 #[test]
-fn a_killed_swanci_takes_its_children_with_it() {
+fn a_killed_swanci_takes_its_children_with_it_and_its_files_go_with_the_next() {
     let Some((scene, commit, mark)) = sleeper(Builder::Classic) else { unreachable!("the classic builder") };
     let payload = scene.swanci.file("payload.json", scene.payload(&commit));
     let run = scene.swanci.start(&["run", &payload.display().to_string()]);
     eventually("the step runs", || !processes_with(&format!(": {mark};")).is_empty());
+    // Somebody who works beside it leaves its files alone.
+    let beside = scene.build(&commit, &["--dry-run"]).ended(0);
+    assert_eq!(image(&beside.json(), "a")["status"], "planned");
+    assert!(!scene.swanci.tmp_is_empty(), "the files of a build are gone while it runs");
     run.signal(Signal::KILL);
     run.wait();
     let ours = scene.swanci.tmp().display().to_string();
     eventually("docker's client is gone", || processes_with(&ours).is_empty());
     eventually("the step is gone", || processes_with(&format!(": {mark};")).is_empty());
+    // Its files go with the next build.
+    assert!(!scene.swanci.tmp_is_empty());
+    scene.build(&commit, &["--dry-run"]).ended(0);
+    assert!(scene.swanci.tmp_is_empty(), "temporary files are left");
 }
 
 #[test]

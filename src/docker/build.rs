@@ -33,6 +33,8 @@ pub struct BuildRequest {
     pub context: PathBuf,
     /// The Dockerfile.
     pub dockerfile: PathBuf,
+    /// Where files that docker reads or writes beside them may stand for the time of the build.
+    pub scratch: PathBuf,
     /// What the image is called.
     pub name: String,
     /// Build arguments.
@@ -97,7 +99,7 @@ impl Docker {
         cancel: &Cancel,
         on_line: &mut dyn FnMut(&str),
     ) -> Result<Digest, DockerError> {
-        let image_id = NamedTempFile::new().map_err(DockerError::Scratch)?;
+        let image_id = NamedTempFile::new_in(&request.scratch).map_err(DockerError::Scratch)?;
         // A single-platform image stays a plain manifest.
         let mut tool = self.tool().env("BUILDX_NO_DEFAULT_ATTESTATIONS", "1").args(["buildx", "build"]);
         if let Some(name) = &self.builder {
@@ -126,7 +128,7 @@ impl Docker {
     ) -> Result<Digest, DockerError> {
         let labelled = labelled_dockerfile(request).map_err(DockerError::Scratch)?;
         let dockerfile = labelled.as_ref().map_or(request.dockerfile.as_path(), NamedTempFile::path);
-        let image_id = NamedTempFile::new().map_err(DockerError::Scratch)?;
+        let image_id = NamedTempFile::new_in(&request.scratch).map_err(DockerError::Scratch)?;
         let tool = self.classic(image_id.path()).arg("--file").arg(dockerfile);
         let mut last_layer = None;
         let built = stream(request.options(tool).arg("--").arg(&request.context), cancel, &mut |line| {
@@ -200,7 +202,7 @@ fn labelled_dockerfile(request: &BuildRequest) -> std::io::Result<Option<NamedTe
         return Ok(None);
     };
     content.extend_from_slice(format!("\n{}\n", label_instruction(&request.labels, escape)).as_bytes());
-    let mut copy = NamedTempFile::with_prefix("Dockerfile-")?;
+    let mut copy = NamedTempFile::with_prefix_in("Dockerfile-", &request.scratch)?;
     copy.write_all(&content)?;
     copy.flush()?;
     Ok(Some(copy))

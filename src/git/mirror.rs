@@ -17,6 +17,9 @@ use crate::process::{CommandError, Tool};
 /// Its presence says that the mirror was set up to the end.
 const COMPLETE: &str = "swanci-mirror";
 
+/// How the name of a folder begins in which a mirror is being made.
+const HALF_MADE: &str = ".new-";
+
 /// The mirror of one remote. It holds every commit of the branches that were fetched.
 pub struct Mirror<'a> {
     remote: &'a Remote,
@@ -136,7 +139,7 @@ impl<'a> Mirror<'a> {
     fn create(&self) -> Result<(), GitError> {
         let parent = self.dir.parent().unwrap_or(Path::new("."));
         let made =
-            tempfile::Builder::new().prefix(".new-").tempdir_in(parent).map_err(|e| self.io_error(e))?;
+            tempfile::Builder::new().prefix(HALF_MADE).tempdir_in(parent).map_err(|e| self.io_error(e))?;
         let fresh = made.path().join("git");
         run(git("none", &[]).args(["init", "--quiet", "--bare"]).arg(&fresh), self.cancel)?;
         fs::write(fresh.join(COMPLETE), self.remote.as_git_url()).map_err(|e| self.io_error(e))?;
@@ -236,20 +239,60 @@ impl<'a> Mirror<'a> {
     }
 }
 
-/// Removes the mirrors that nothing has fetched for `age`. Returns how many.
+/// A mirror is made within moments; what is older was left by a process that was killed.
+const MADE_WITHIN: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Removes the mirrors that nothing has fetched for `age`. Returns how many. Half-made ones go as well.
 pub fn remove_unused_mirrors(state_dir: &Path, age: Duration, now: SystemTime) -> usize {
     let mut removed = 0;
     for entry in fs::read_dir(state_dir.join("mirrors")).into_iter().flatten().flatten() {
         let dir = entry.path();
+        let older_than = |age, time: std::io::Result<SystemTime>| {
+            time.is_ok_and(|time| now.duration_since(time).is_ok_and(|since| since > age))
+        };
+        if entry.file_name().as_encoded_bytes().starts_with(HALF_MADE.as_bytes()) {
+            if older_than(MADE_WITHIN, entry.metadata().and_then(|m| m.modified())) {
+                let _ = fs::remove_dir_all(&dir);
+            }
+            continue;
+        }
         if dir.extension().is_none_or(|e| e != "git") {
             continue;
         }
-        let used = fs::metadata(dir.join(COMPLETE)).and_then(|m| m.modified());
-        let unused = used.is_ok_and(|used| now.duration_since(used).is_ok_and(|since| since > age));
+        let unused = older_than(age, fs::metadata(dir.join(COMPLETE)).and_then(|m| m.modified()));
         let free = File::create(dir.with_extension("lock")).is_ok_and(|lock| lock.try_lock().is_ok());
         if unused && free && fs::remove_dir_all(&dir).is_ok() {
             removed += 1;
         }
     }
     removed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mirrors_that_nobody_uses_go_and_so_do_half_made_ones() {
+        let state = tempfile::tempdir().unwrap();
+        let (now, day) = (SystemTime::now(), Duration::from_secs(24 * 60 * 60));
+        let folder = |name: &str, days: u32| {
+            let folder = state.path().join("mirrors").join(name);
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join(COMPLETE), "").unwrap();
+            for path in [folder.join(COMPLETE), folder.clone()] {
+                File::open(path).unwrap().set_modified(now - day * days).unwrap();
+            }
+            folder
+        };
+        let go = [folder("unused.git", 91), folder(".new-left", 2)];
+        let stay = [folder("used.git", 89), folder("fetching.git", 91), folder(".new-begun", 0)];
+        let lock = File::create(stay[1].with_extension("lock")).unwrap();
+        lock.try_lock().unwrap();
+        assert_eq!(remove_unused_mirrors(state.path(), day * 90, now), 1);
+        assert!(go.iter().all(|gone| !gone.exists()));
+        for stays in stay {
+            assert!(stays.exists(), "{} is gone", stays.display());
+        }
+    }
 }

@@ -43,7 +43,8 @@ impl Mirror<'_> {
     /// The cost grows with what is written, not with the repository: no index of the whole tree is made.
     pub fn check_out(&self, tree: &str, folders: &[String], into: &Path) -> Result<Vec<Gitlink>, GitError> {
         fs::create_dir_all(into).map_err(|source| self.place_error(into, source))?;
-        let scratch = tempfile::tempdir().map_err(|source| self.place_error(into, source))?;
+        // Gone before anybody reads the copy.
+        let scratch = tempfile::tempdir_in(into).map_err(|source| self.place_error(into, source))?;
         let index = scratch.path().join("index");
 
         let mut list = self.local().args(["ls-tree", "-r", "-z", "--full-tree", tree]);

@@ -21,6 +21,7 @@ use super::bases::LocalBases;
 use super::contexts::Contexts;
 use super::push::Standing;
 use super::schedule::Schedule;
+use super::scratch::{Scratch, remove_abandoned};
 use super::survey::{Surveyed, survey};
 use super::{BUILDX, Origin, Outcome, Site, checkout, housekeeping, now, seconds};
 
@@ -73,10 +74,10 @@ pub fn build(
         let checkout = begun.elapsed();
 
         let begun = Instant::now();
-        let scratch = tempfile::Builder::new()
-            .prefix("swanci-")
-            .tempdir()
-            .classify(Kind::Environment, || "cannot make a temporary directory")?;
+        let temporary = std::env::temp_dir();
+        let scratch = Scratch::new(&temporary)
+            .classify(Kind::Environment, || format!("cannot make a directory in {}", temporary.display()))?;
+        scope.spawn(move || remove_abandoned(&temporary));
         // What concerns all images ends the work on each of them.
         let together = Site { cancel: site.cancel.child(None), ..site.clone() };
         let after = surveyed.iter().map(|s| s.bases().map(|(_, base)| *base).collect()).collect();

@@ -35,6 +35,11 @@ impl<'a> Contexts<'a> {
         Contexts { site, origin, mirror, commit, images, scratch, written }
     }
 
+    /// Where they are written, and where other files of the build may stand.
+    pub(super) fn scratch(&self) -> &Path {
+        self.scratch
+    }
+
     /// The folder that is sent, and the Dockerfile: in it, or a copy where it stands outside or is reached through a
     /// link.
     pub(super) fn of(&self, i: usize, source: &Source) -> Result<(PathBuf, PathBuf), Failure> {

@@ -14,6 +14,7 @@ mod receipt;
 mod reuse;
 mod run;
 mod schedule;
+mod scratch;
 mod survey;
 
 pub mod catchup;

@@ -64,6 +64,7 @@ impl Work<'_> {
         let request = BuildRequest {
             context,
             dockerfile,
+            scratch: self.contexts.scratch().to_owned(),
             name: name.clone(),
             args: image.spec.args.clone(),
             labels: self.labels(i, source),

@@ -1,0 +1,84 @@
+//! The temporary directory of one build. It goes with the build; when the process was killed, the next build removes it.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use tempfile::TempDir;
+
+const PREFIX: &str = "swanci-";
+
+/// Locked as long as somebody works in the directory.
+const IN_USE: &str = "in-use.lock";
+
+/// Working copies, contexts, and the files that go to docker with them.
+pub(super) struct Scratch {
+    directory: TempDir,
+    _in_use: File,
+}
+
+impl Scratch {
+    /// Makes one in the directory for temporary files.
+    pub(super) fn new(temporary: &Path) -> io::Result<Scratch> {
+        let directory = tempfile::Builder::new().prefix(PREFIX).tempdir_in(temporary)?;
+        // It gets its name when it is locked: nobody finds a lock that is free because it is new.
+        let unnamed = directory.path().join("new.lock");
+        let in_use = File::create(&unnamed)?;
+        // A file system without locks keeps what a killed process leaves.
+        if in_use.try_lock().is_ok() {
+            fs::rename(unnamed, directory.path().join(IN_USE))?;
+        }
+        Ok(Scratch { directory, _in_use: in_use })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        self.directory.path()
+    }
+}
+
+/// Removes the directories whose processes were killed.
+pub(super) fn remove_abandoned(temporary: &Path) {
+    let us = rustix::process::geteuid().as_raw();
+    for entry in fs::read_dir(temporary).into_iter().flatten().flatten() {
+        // Of a stranger's directory, or through a stranger's link, nothing is opened.
+        let ours = entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes())
+            && entry.metadata().is_ok_and(|it| it.is_dir() && it.uid() == us);
+        if !ours {
+            continue;
+        }
+        let Ok(in_use) = File::open(entry.path().join(IN_USE)) else { continue };
+        if in_use.try_lock().is_ok() {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_in_use_or_not_ours_stays() {
+        let temporary = tempfile::tempdir().unwrap();
+        let scratch = Scratch::new(temporary.path()).unwrap();
+        let folder = |name: &str, file: &str| {
+            let folder = temporary.path().join(name);
+            fs::create_dir_all(folder.join("tree-0/deep")).unwrap();
+            fs::write(folder.join(file), "").unwrap();
+            folder
+        };
+        let abandoned = folder("swanci-1", IN_USE);
+        let stay = [folder("swanci-2", "a person's own"), folder("other-1", IN_USE)];
+        let link = temporary.path().join("swanci-3");
+        std::os::unix::fs::symlink(&stay[1], &link).unwrap();
+        remove_abandoned(temporary.path());
+        assert!(!abandoned.exists());
+        for stays in [scratch.path(), &stay[0], &stay[1], &link] {
+            assert!(stays.exists(), "{} is gone", stays.display());
+        }
+        let path = scratch.path().to_owned();
+        drop(scratch);
+        assert!(!path.exists());
+    }
+}
