@@ -133,21 +133,21 @@ class Bench:
 git clone -q --depth 1 --branch "$BRANCH" "file://$REPOSITORY" "$CLONE"
 for image in $(python3 -c 'import json,sys; [print(i["service_name"]) for i in json.load(open(sys.argv[1]))["images"]]' \
     "$CLONE/images.json"); do
-    docker build -q $LABELS -t "$PREFIX/$image:1.0" "$CLONE/$image"
+    docker build -q $LABEL -t "$PREFIX/$image:1.0" "$CLONE/$image"
     docker push -q "$PREFIX/$image:1.0"
 done
 rm -rf "$CLONE"
 """
 
-    def script(self, repository, home, labels=()):
+    def script(self, repository, home, label=""):
         """What people use today: clone, and build and push for each image."""
         env = dict(self.env, BRANCH=BRANCH, REPOSITORY=str(repository.path), CLONE=str(home / "clone"),
-                   PREFIX=f"{self.a.registry}/script-{home.name}", LABELS=" ".join(f"--label {label}" for label in labels))
+                   PREFIX=f"{self.a.registry}/script-{home.name}", LABEL=label and f"--label {label}")
         return timed(["bash", "-c", self.SCRIPT], env)[0]
 
     def labelled_script(self, repository, commit, home):
-        """The script, and labels that say where an image is from, as swanci's do: they cost the classic builder a step."""
-        return self.script(repository, home, (f"org.opencontainers.image.revision={commit}",))
+        """The script, and a label that says where an image is from, as swanci's do: the classic builder makes a step of it."""
+        return self.script(repository, home, f"org.opencontainers.image.revision={commit}")
 
     FLOOR = """set -e
 git -C "$CLONE" fetch -q origin "$BRANCH"
@@ -286,7 +286,7 @@ def main():
             if "small" in cases:
                 t = b.warm("small", 1, [0], ("swanci", "script", "labelled"))
                 row("one small image, one file changed, warm", t["swanci"], t["script"], "script", 1.0)
-                row("one small image, one file changed, warm", t["swanci"], t["labelled"], "script with labels", None)
+                row("one small image, one file changed, warm", t["swanci"], t["labelled"], "script with a label", None)
             if "big" in cases:
                 small = b.warm("plain", 1, [0], ("swanci",))
                 big = b.warm("big", 1, [0], ("swanci",), other_files=big_files, other_commits=big_commits)
