@@ -9,7 +9,7 @@ mod objects;
 mod remote;
 mod worktree;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use base64::Engine as _;
@@ -288,11 +288,32 @@ fn local_git(git_dir: &Path) -> Tool {
     git("none", &[]).arg(format!("--git-dir={}", git_dir.display()))
 }
 
+/// How the repositories of one forge are read. What is in it goes to that forge's host and to no other.
+#[derive(Debug, Clone)]
+pub struct Access {
+    /// The forge's `url`, as `https://github.com`; it may end in a path.
+    pub forge: String,
+    /// The user name that the forge wants beside a token.
+    pub login: String,
+    /// For private repositories.
+    pub token: Option<SecretString>,
+    /// A certificate authority that is trusted for this forge.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl Access {
+    /// The entry of the forge that this remote lives on.
+    fn to<'a>(remote: &Remote, all: &'a [Access]) -> Option<&'a Access> {
+        let base = remote.https_base()?;
+        all.iter().find(|access| format!("{}/", access.forge.trim_end_matches('/')).starts_with(&base))
+    }
+}
+
 /// What git needs to authenticate against an https remote: a header for exactly its host, or the user's own
 /// credential helper and proxy.
 fn https_config(
     base: &str,
-    token: Option<&SecretString>,
+    access: Option<&Access>,
     user: Option<&(String, SecretString)>,
 ) -> Vec<(String, String)> {
     let header = |user: &str, secret: &SecretString| {
@@ -301,11 +322,11 @@ fn https_config(
         (format!("http.{base}.extraHeader"), format!("Authorization: Basic {encoded}"))
     };
     let mut config = user_config().to_vec();
-    match (user, token) {
+    match (user, access.and_then(|a| Some((a.login.as_str(), a.token.as_ref()?)))) {
         (Some((name, password)), _) => config.push(header(name, password)),
-        (None, Some(token)) => {
+        (None, Some((login, token))) => {
             config.retain(|(key, _)| !key.starts_with("credential."));
-            config.push(header("x-access-token", token));
+            config.push(header(login, token));
         }
         (None, None) => {}
     }

@@ -151,7 +151,7 @@ fn check_all(session: &Session, site: &Site, checks: &mut Vec<Check>) {
 
 fn reach(site: &Site, url: &str, cancel: &Cancel) -> Result<String, Failure> {
     let remote = git::Remote::typed(url).map_err(|error| Failure::new(Kind::BadInput, error))?;
-    let mirror = git::Mirror::of(&site.state_dir, &remote, site.git_token.as_ref(), cancel);
+    let mirror = git::Mirror::of(&site.state_dir, &remote, &site.access, cancel);
     Ok(match mirror.default_branch()? {
         Some(branch) => format!("{} can be read; its default branch is {branch}", remote.as_git_url()),
         None => format!("{} can be read; it has no branch yet", remote.as_git_url()),

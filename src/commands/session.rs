@@ -9,6 +9,7 @@ use crate::cli::{BuildArgs, Color, Global, RegistryArgs};
 use crate::config::{Config, Environment};
 use crate::docker::Docker;
 use crate::error::{Classify as _, Failure, Kind};
+use crate::git::Access;
 use crate::manifest::Template;
 use crate::model::RegistryAddress;
 use crate::pipeline::{CONFIGS, ImageLeases, RepositoryRule, Site};
@@ -70,6 +71,8 @@ impl Session {
     }
 }
 
+const GITHUB: &str = "https://github.com";
+
 /// A [`Site`] of this configuration.
 pub(super) fn site(
     config: &Config,
@@ -99,12 +102,20 @@ pub(super) fn site(
                 clone_url: r.clone_url.clone(),
                 namespace: r.namespace.clone(),
                 submodules: r.submodules,
+                forge: GITHUB.to_owned(),
+                former_names: Vec::new(),
+                secrets: config.build.secrets.clone(),
             })
             .collect(),
         registry: address,
         client,
         docker: Docker::new(&config.build.docker, builder),
-        git_token: config.git_token.clone(),
+        access: vec![Access {
+            forge: GITHUB.to_owned(),
+            login: "x-access-token".to_owned(),
+            token: config.git_token.clone(),
+            ca_file: None,
+        }],
         typed: None,
         jobs: build.and_then(|b| b.jobs).map_or(config.build.jobs, usize::from),
         timeout: build.and_then(|b| b.timeout).unwrap_or(config.build.timeout),

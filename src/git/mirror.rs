@@ -5,11 +5,10 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use secrecy::SecretString;
 use sha2::{Digest as _, Sha256};
 
 use super::remote::Remote;
-use super::{GitError, git, https_config, local_git, run};
+use super::{Access, GitError, git, https_config, local_git, run};
 use crate::cancel::Cancel;
 use crate::model::{BranchName, CommitSha};
 use crate::process::{CommandError, Tool};
@@ -24,20 +23,16 @@ const HALF_MADE: &str = ".new-";
 pub struct Mirror<'a> {
     remote: &'a Remote,
     dir: PathBuf,
-    token: Option<&'a SecretString>,
+    access: Option<&'a Access>,
     cancel: &'a Cancel,
 }
 
 impl<'a> Mirror<'a> {
     /// The mirror of `remote` under `state_dir/mirrors`; made when it is first fetched.
-    pub fn of(
-        state_dir: &Path,
-        remote: &'a Remote,
-        token: Option<&'a SecretString>,
-        cancel: &'a Cancel,
-    ) -> Mirror<'a> {
+    pub fn of(state_dir: &Path, remote: &'a Remote, access: &'a [Access], cancel: &'a Cancel) -> Mirror<'a> {
         let key = hex::encode(Sha256::digest(remote.as_git_url()));
-        Mirror { remote, dir: state_dir.join("mirrors").join(format!("{}.git", &key[..24])), token, cancel }
+        let dir = state_dir.join("mirrors").join(format!("{}.git", &key[..24]));
+        Mirror { remote, dir, access: Access::to(remote, access), cancel }
     }
 
     /// The git directory.
@@ -119,7 +114,7 @@ impl<'a> Mirror<'a> {
     fn network_config(&self) -> Vec<(String, String)> {
         let mut config = vec![("remote.origin.url".to_owned(), self.remote.as_git_url().to_owned())];
         if let Some(base) = self.remote.https_base() {
-            config.extend(https_config(&base, self.token, self.remote.userinfo()));
+            config.extend(https_config(&base, self.access, self.remote.userinfo()));
         }
         config
     }

@@ -108,7 +108,7 @@ pub fn catchup(site: &Site, options: &CatchupOptions) -> Result<Outcome<CatchupD
     let (site, tip) = resolve_by_hand(site.clone(), &by_hand)?;
     let site = &site;
     let origin = Origin::of(site, &tip)?;
-    let mirror = Mirror::of(&site.state_dir, &origin.remote, site.git_token.as_ref(), &site.cancel);
+    let mirror = Mirror::of(&site.state_dir, &origin.remote, &site.access, &site.cancel);
     let commits = window::commits(&mirror, &tip.commit, options)?;
     let listings = window::listings(&mirror, &commits, &tip.repository)?;
     let held = Held::ask(site, client, &origin, &commits, &listings)?;

@@ -18,7 +18,7 @@ pub(super) fn fetch<'a>(
     change: &Change,
     patience: &[Duration],
 ) -> Result<Mirror<'a>, Failure> {
-    let mirror = Mirror::of(&site.state_dir, &origin.remote, site.git_token.as_ref(), &site.cancel);
+    let mirror = Mirror::of(&site.state_dir, &origin.remote, &site.access, &site.cancel);
     match &change.branch {
         Some(branch) => prove(site, &mirror, branch, &change.commit, patience).map(drop)?,
         None => mirror.fetch_commit(&change.commit)?,
@@ -72,8 +72,9 @@ pub fn resolve_by_hand(site: Site, by_hand: &ByHand) -> Result<(Site, Change), F
     allowed(&site.repositories, &name, Some(&remote))?;
     let commit = match (&by_hand.commit, &by_hand.branch) {
         (Some(commit), _) => commit.clone(),
-        (None, Some(branch)) => Mirror::of(&site.state_dir, &remote, site.git_token.as_ref(), &site.cancel)
-            .fetch_branch(branch)?,
+        (None, Some(branch)) => {
+            Mirror::of(&site.state_dir, &remote, &site.access, &site.cancel).fetch_branch(branch)?
+        }
         (None, None) => return Err(Failure::usage("--repo needs --commit SHA or --branch NAME")),
     };
     let change = Change {
@@ -133,7 +134,7 @@ fn write_submodules(
             Failure::new(crate::error::Kind::Refused, error)
                 .context(format!("the submodule `{}` is not on the repository's own host", link.path))
         })?;
-        let mirror = Mirror::of(&site.state_dir, &remote, site.git_token.as_ref(), &site.cancel);
+        let mirror = Mirror::of(&site.state_dir, &remote, &site.access, &site.cancel);
         mirror.fetch_commit(&link.commit)?;
         let place = into.join(&link.path);
         let inner = mirror.check_out(link.commit.as_str(), &[".".to_owned()], &place)?;

@@ -49,7 +49,7 @@ fn lease_path(site: &Site, name: &str) -> PathBuf {
 
 pub(super) fn after_push(site: &Site, receipt: &Receipt) {
     if let Ok(origin) = Origin::of(site, &receipt.change) {
-        let mirror = Mirror::of(&site.state_dir, &origin.remote, None, &site.cancel);
+        let mirror = Mirror::of(&site.state_dir, &origin.remote, &[], &site.cancel);
         if let Err(error) = mirror.maintain() {
             site.progress.warn(&format!("the mirror could not be packed: {error}"));
         }

@@ -24,12 +24,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use secrecy::SecretString;
-
 use crate::cancel::Cancel;
 use crate::docker::Docker;
 use crate::error::Failure;
-use crate::git::Remote;
+use crate::git::{Access, Remote};
 use crate::manifest::Template;
 use crate::model::{ImageName, RegistryAddress, RepoName};
 use crate::progress::Progress;
@@ -53,6 +51,12 @@ pub struct RepositoryRule {
     pub namespace: Option<ImageName>,
     /// Whether submodules are checked out.
     pub submodules: bool,
+    /// The `url` of the forge that it lives on, as `https://github.com`.
+    pub forge: String,
+    /// Earlier full names: images with these sources are its own.
+    pub former_names: Vec<RepoName>,
+    /// BuildKit secrets, by id.
+    pub secrets: BTreeMap<String, PathBuf>,
 }
 
 /// Where and with what a change is carried out.
@@ -68,8 +72,8 @@ pub struct Site {
     pub client: Option<Registry>,
     /// The docker CLI.
     pub docker: Docker,
-    /// For private https repositories.
-    pub git_token: Option<SecretString>,
+    /// How private repositories of each configured forge are read.
+    pub access: Vec<Access>,
     /// The repository that a person typed, with the login that stood in its URL: no document carries that.
     pub typed: Option<Remote>,
     /// Images at once.

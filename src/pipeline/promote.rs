@@ -107,7 +107,7 @@ fn move_tags(
     client: &Registry,
 ) -> Result<(), Failure> {
     let step = site.progress.step("move the tags");
-    let mirror = Mirror::of(&site.state_dir, &origin.remote, site.git_token.as_ref(), &site.cancel);
+    let mirror = Mirror::of(&site.state_dir, &origin.remote, &site.access, &site.cancel);
     // What is true now decides, so the branch is fetched again, under the locks.
     let fetch = || checkout::prove(site, &mirror, branch, &change.commit, &[]);
     let (now, tip) = std::thread::scope(|scope| {
