@@ -21,7 +21,7 @@ use crate::process::{CommandError, Finished, Tool};
 
 pub use history::Landed;
 pub use mirror::{Mirror, remove_unused_mirrors};
-pub use objects::{CommitInfo, Found, Object};
+pub use objects::{AttributesFile, CommitInfo, ContextFiles, Found, Misplaced, Object};
 pub use remote::{Remote, RemoteError, Transport};
 pub use worktree::{Gitlink, LfsUse, lfs_is_installed, uses_lfs};
 
@@ -245,6 +245,8 @@ fn git(transports: &str, config: &[(String, String)]) -> Tool {
         ("core.autocrlf", "false"),
         ("core.fsmonitor", "false"),
         ("core.symlinks", "true"),
+        // Attributes come from the commit alone, with GIT_ATTR_NOSYSTEM below.
+        ("core.attributesFile", "/dev/null"),
         ("transfer.fsckObjects", "true"),
         // What old but honest repositories contain; see git-fsck(1).
         ("fetch.fsck.zeroPaddedFilemode", "warn"),
@@ -259,12 +261,15 @@ fn git(transports: &str, config: &[(String, String)]) -> Tool {
         ("http.followRedirects", "false"),
     ];
     let mut tool = Tool::new("git")
+        // The modes of files in a context do not depend on the umask of whoever runs swanci.
+        .umask(0o022)
         .inherit(GIT_VARIABLES)
         .env("GIT_TERMINAL_PROMPT", "0")
         .env("GIT_ASKPASS", "/bin/false")
         .env("SSH_ASKPASS", "/bin/false")
         .env("GIT_CONFIG_NOSYSTEM", "1")
         .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_ATTR_NOSYSTEM", "1")
         .env("GIT_OPTIONAL_LOCKS", "0")
         .env("GIT_ALLOW_PROTOCOL", transports);
     if std::env::var_os("GIT_SSH_COMMAND").is_none() && std::env::var_os("GIT_SSH").is_none() {

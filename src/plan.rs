@@ -5,23 +5,34 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
+use crate::git::{AttributesFile, ContextFiles};
 use crate::manifest::ImageSpec;
 use crate::model::{Digest, ImageRepository, Tag};
 
 /// The version of the way inputs are hashed. A change to [`Inputs`] is a change of this number.
-const INPUTS_VERSION: u32 = 1;
+const INPUTS_VERSION: u32 = 2;
 
-/// Everything that an image is made from, as it is hashed: JSON with sorted keys, SHA-256. No file is read for it.
+/// Everything in a commit that decides an image's content, as it is hashed: JSON with keys in this order, SHA-256. No file is
+/// read for it.
 ///
 /// Not in it, on purpose: the commit and its message, files outside the context, the base images of other people
 /// (`--pull` and `--force` are for those), the builder.
 #[derive(Serialize)]
 struct Inputs<'a> {
     swanci_inputs: u32,
-    /// The git tree of the context: every file's path, content and executable bit.
+    /// The git tree of the context: every file's path, content and executable bit, and every submodule's commit.
     context: &'a str,
     /// The git blob of the Dockerfile.
     dockerfile: &'a str,
+    /// The git blob of the ignore file that applies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ignore_file: Option<&'a str>,
+    /// The attributes from above the context.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attributes: Option<Attributes<'a>>,
+    /// The URLs of the submodules in the context; absent where they are not checked out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    submodules: Option<&'a BTreeMap<String, String>>,
     args: &'a BTreeMap<String, String>,
     target: Option<&'a str>,
     platform: Option<&'a str>,
@@ -31,17 +42,27 @@ struct Inputs<'a> {
     bases: BTreeMap<&'a str, &'a Digest>,
 }
 
+#[derive(Serialize)]
+struct Attributes<'a> {
+    /// The path that their patterns are matched with.
+    context: &'a str,
+    files: &'a [AttributesFile],
+}
+
 /// The hash of everything that an image is made from. `bases` are the local images that it is built on.
 pub fn inputs<'a>(
     spec: &'a ImageSpec,
-    context: &'a str,
-    dockerfile: &'a str,
+    files: &'a ContextFiles,
     bases: BTreeMap<&'a str, &'a Digest>,
 ) -> Digest {
+    let above = &files.attributes;
     let inputs = Inputs {
         swanci_inputs: INPUTS_VERSION,
-        context,
-        dockerfile,
+        context: &files.tree,
+        dockerfile: &files.dockerfile.id,
+        ignore_file: files.ignore_file.as_ref().map(|file| file.id.as_str()),
+        attributes: (!above.is_empty()).then_some(Attributes { context: &files.path, files: above }),
+        submodules: files.submodules.as_ref(),
         args: &spec.args,
         target: spec.target.as_deref(),
         platform: spec.platform.as_deref(),
@@ -114,6 +135,7 @@ pub fn order(bases: &[Vec<usize>], name: impl Fn(usize) -> String) -> Result<Vec
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::git::Object;
     use crate::manifest;
 
     fn spec(json: &str) -> ImageSpec {
@@ -122,67 +144,79 @@ mod tests {
 
     const PLAIN: &str = r#"{"service_name":"httpd","version":"1.0","args":{"A":"1"}}"#;
 
+    fn files() -> ContextFiles {
+        let object = |id: &str| Object { id: id.to_owned(), content: Vec::new() };
+        ContextFiles {
+            path: "httpd".to_owned(),
+            tree: "tree".to_owned(),
+            dockerfile: object("blob"),
+            ignore_file: None,
+            attributes: Vec::new(),
+            submodules: None,
+        }
+    }
+
+    fn attributes(path: &str, mode: &str, blob: &str) -> Vec<AttributesFile> {
+        vec![AttributesFile { path: path.to_owned(), mode: mode.to_owned(), blob: blob.to_owned() }]
+    }
+
     #[test]
     fn every_input_changes_the_hash() {
         let base = Digest::of(b"base");
-        let plain = inputs(&spec(PLAIN), "tree", "blob", BTreeMap::new());
-        let others = [
-            inputs(&spec(PLAIN), "tree2", "blob", BTreeMap::new()),
-            inputs(&spec(PLAIN), "tree", "blob2", BTreeMap::new()),
-            inputs(&spec(PLAIN), "tree", "blob", BTreeMap::from([("b", &base)])),
-            inputs(
-                &spec(r#"{"service_name":"httpd","version":"1.1","args":{"A":"1"}}"#),
-                "tree",
-                "blob",
-                BTreeMap::new(),
-            ),
-            inputs(&spec(r#"{"service_name":"httpd","args":{"A":"1"}}"#), "tree", "blob", BTreeMap::new()),
-            inputs(
-                &spec(r#"{"service_name":"httpd","version":"1.0","args":{"A":"2"}}"#),
-                "tree",
-                "blob",
-                BTreeMap::new(),
-            ),
-            inputs(
-                &spec(r#"{"service_name":"httpd","version":"1.0","args":{"B":"1"}}"#),
-                "tree",
-                "blob",
-                BTreeMap::new(),
-            ),
-            inputs(
-                &spec(r#"{"service_name":"httpd","version":"1.0","args":{"A":"1"},"target":"t"}"#),
-                "tree",
-                "blob",
-                BTreeMap::new(),
-            ),
-            inputs(
-                &spec(
-                    r#"{"service_name":"httpd","version":"1.0","args":{"A":"1"},"platform":"linux/arm64"}"#,
-                ),
-                "tree",
-                "blob",
-                BTreeMap::new(),
-            ),
+        let of_spec = |json: &str| inputs(&spec(json), &files(), BTreeMap::new());
+        let of_files = |change: &dyn Fn(&mut ContextFiles)| {
+            let mut files = files();
+            change(&mut files);
+            inputs(&spec(PLAIN), &files, BTreeMap::new())
+        };
+        let all = [
+            of_spec(PLAIN),
+            of_spec(r#"{"service_name":"httpd","version":"1.1","args":{"A":"1"}}"#),
+            of_spec(r#"{"service_name":"httpd","args":{"A":"1"}}"#),
+            of_spec(r#"{"service_name":"httpd","version":"1.0","args":{"A":"2"}}"#),
+            of_spec(r#"{"service_name":"httpd","version":"1.0","args":{"B":"1"}}"#),
+            of_spec(r#"{"service_name":"httpd","version":"1.0","args":{"A":"1"},"target":"t"}"#),
+            of_spec(r#"{"service_name":"httpd","version":"1.0","args":{"A":"1"},"platform":"linux/arm64"}"#),
+            inputs(&spec(PLAIN), &files(), BTreeMap::from([("b", &base)])),
+            of_files(&|f| f.tree = "tree2".to_owned()),
+            of_files(&|f| f.dockerfile.id = "blob2".to_owned()),
+            of_files(&|f| f.ignore_file = Some(f.dockerfile.clone())),
+            of_files(&|f| f.submodules = Some(BTreeMap::new())),
+            of_files(&|f| f.submodules = Some([("httpd/lib".to_owned(), "../lib".to_owned())].into())),
+            of_files(&|f| f.submodules = Some([("httpd/lib".to_owned(), "../lib2".to_owned())].into())),
+            of_files(&|f| f.attributes = attributes(".gitattributes", "100644", "a")),
+            of_files(&|f| f.attributes = attributes(".gitattributes", "100644", "b")),
+            of_files(&|f| f.attributes = attributes(".gitattributes", "120000", "a")),
+            of_files(&|f| f.attributes = attributes("x/.gitattributes", "100644", "a")),
+            of_files(&|f| {
+                f.path = "elsewhere".to_owned();
+                f.attributes = attributes(".gitattributes", "100644", "a");
+            }),
         ];
-        for (i, other) in others.iter().enumerate() {
-            assert_ne!(*other, plain, "case {i}");
-            assert!(!others[..i].contains(other), "case {i} equals another");
+        for (i, one) in all.iter().enumerate() {
+            assert!(!all[..i].contains(one), "case {i} equals another");
         }
     }
 
     #[test]
     fn what_is_no_input_does_not_change_the_hash() {
-        let plain = inputs(&spec(PLAIN), "tree", "blob", BTreeMap::new());
+        let plain = inputs(&spec(PLAIN), &files(), BTreeMap::new());
         let elsewhere =
             r#"{"service_name":"web","context":"elsewhere","version":"1.0","args":{"A":"1"},"tags":["x"]}"#;
-        assert_eq!(inputs(&spec(elsewhere), "tree", "blob", BTreeMap::new()), plain);
+        let moved = ContextFiles { path: "elsewhere".to_owned(), ..files() };
+        assert_eq!(inputs(&spec(elsewhere), &moved, BTreeMap::new()), plain);
     }
 
     #[test]
     fn the_hash_is_pinned() {
         // If this fails, INPUTS_VERSION has to change: every image in every registry would be rebuilt.
-        let hash = inputs(&spec(PLAIN), "tree", "blob", BTreeMap::new());
-        assert_eq!(hash.as_str(), "sha256:fdac324c3be491eeabf9a199a929c95d25a079c77bc8b9a3a8559c2d6f28f883");
+        let mut all = files();
+        all.ignore_file = Some(Object { id: "ignore".to_owned(), content: Vec::new() });
+        all.attributes = attributes(".gitattributes", "100644", "a");
+        all.submodules = Some([("httpd/lib".to_owned(), "../lib".to_owned())].into());
+        let hash = |files: &ContextFiles| inputs(&spec(PLAIN), files, BTreeMap::new()).to_string();
+        assert_eq!(hash(&files()), "sha256:b61e2eaa1625ebee244f4d6c536e1bcd5939ba5e5bb4daa29236ffe6779aef31");
+        assert_eq!(hash(&all), "sha256:163e1cf2531a85ce6bf6dbfc6a34c32352e24489d6fcba7007cf0033b79ccb0c");
     }
 
     #[test]

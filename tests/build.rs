@@ -12,7 +12,6 @@ use std::os::unix::fs::PermissionsExt as _;
 use serde_json::{Value, json};
 
 use crate::support::engine::{self, Builder, Cleanup, docker_text, inspect, unique};
-use crate::support::proxy::Proxy;
 use crate::support::repository::{FIRST_COMMIT, Payload, Repository};
 use crate::support::swanci::{Scene, Swanci, eventually, image, processes_with};
 
@@ -173,30 +172,6 @@ fn the_ids_of_what_buildx_built_are_asked_for_at_once_and_a_lost_image_is_not_pu
     scene.swanci.program("docker", &docker(":"));
     scene.push(&built, &[]).ended(1).saying(&["the push of b failed", "no longer holds"]);
     assert_eq!(scene.digest("b", "1"), None);
-}
-
-#[test]
-fn what_changed_is_asked_about_before_the_rest() {
-    let scene = Scene::new();
-    let names: Vec<String> = ('a'..='j').map(|c| c.to_string()).collect();
-    for name in &names {
-        scene.repository.image(name, "1");
-    }
-    let images: Vec<Value> = names.iter().map(|n| json!({"service_name": n, "version": "1"})).collect();
-    scene.repository.images(&images);
-    let first = scene.repository.commit("first");
-    scene.run(&first, &[]).ended(0);
-    let proxy = Proxy::start(scene.registry.address);
-    scene.configure_for(&proxy.host(), "");
-    scene.repository.write("j/file", "2");
-    let second = scene.repository.commit("second");
-    let before = proxy.seen().len();
-    let document = scene.build(&second, &["--dry-run"]).ended(0).json();
-    assert_eq!(image(&document, "j")["status"], "planned");
-    let asked: Vec<String> = proxy.seen().split_off(before).into_iter().map(|s| s.path).collect();
-    let of_j = |path: &&String| path.starts_with("/v2/j/");
-    assert!(asked.iter().take_while(of_j).count() >= 3, "{asked:?}");
-    assert!(!asked.iter().skip_while(of_j).any(|path| of_j(&path)), "{asked:?}");
 }
 
 #[test]
@@ -425,7 +400,7 @@ fn a_build_that_takes_too_long_is_ended_in_the_engine_too() {
 
 #[test]
 fn a_dockerignore_in_the_image_is_the_commits_own_and_its_steps_are_cached() {
-    for builder in BUILDERS {
+    for builder in [Builder::Buildx] {
         let Some(scene) = Scene::with(builder) else { continue };
         scene.repository.write("a/Dockerfile", "FROM scratch\nCOPY . /\n");
         scene.repository.write("a/.dockerignore", "left-out\n").write("a/left-out", "x").write("a/file", "y");

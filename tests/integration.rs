@@ -10,6 +10,7 @@ mod config_cli;
 mod doctor;
 mod documents;
 mod evaluate_fixtures;
+mod git_sources;
 mod hook;
 mod house;
 mod init;

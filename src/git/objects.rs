@@ -1,11 +1,18 @@
 //! What stands in a commit, read from the mirror's objects: no working copy is needed to know it.
+//!
+//! Trees are walked by object id: no text from a repository is part of a revision expression (gitrevisions(7) reads
+//! `COMMIT:api-g1234567` as the commit `1234567`).
 
-use std::collections::BTreeMap;
-use std::fmt::Display;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+
+use serde::Serialize;
 
 use super::mirror::Mirror;
 use super::{GitError, run};
+use crate::escape::shortened;
 use crate::model::CommitSha;
+use crate::process::CommandError;
 
 /// A tree or blob that a path names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,7 +30,7 @@ pub enum Found {
     Blob(Object),
     /// A folder.
     Tree(Object),
-    /// A submodule.
+    /// A submodule, or something in one.
     Submodule,
     /// Nothing.
     Missing,
@@ -31,6 +38,58 @@ pub enum Found {
     Outside(String),
     /// A link that leads nowhere or in a circle.
     Dangling,
+}
+
+/// What an image is built from, as it stands in a commit. Symbolic links are resolved within the commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContextFiles {
+    /// The path of the context, without links; `.` for the root.
+    pub path: String,
+    /// Its git tree.
+    pub tree: String,
+    /// The Dockerfile. Its content is the blob's: git's attributes do not apply to it.
+    pub dockerfile: Object,
+    /// The ignore file that docker uses: `NAME.dockerignore` beside the Dockerfile, else `.dockerignore`.
+    pub ignore_file: Option<Object>,
+    /// The attributes that apply from above the context. Those inside are part of its tree.
+    pub attributes: Vec<AttributesFile>,
+    /// The URLs of the submodules in the context, by path; `None` where submodules are not checked out.
+    pub submodules: Option<BTreeMap<String, String>>,
+}
+
+/// A `.gitattributes` of a commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AttributesFile {
+    /// Where, from the root of the commit.
+    pub path: String,
+    /// Its mode, octal: git reads a link in another way than a file.
+    pub mode: String,
+    /// Its git blob.
+    pub blob: String,
+}
+
+/// A context, Dockerfile or ignore file that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Misplaced {
+    what: &'static str,
+    path: String,
+    found: Found,
+}
+
+impl fmt::Display for Misplaced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the {} `{}` ", self.what, self.path)?;
+        match &self.found {
+            Found::Blob(_) => f.write_str("is a file"),
+            Found::Tree(_) => f.write_str("is a folder"),
+            Found::Submodule => f.write_str("is a submodule; name a folder of the repository itself"),
+            Found::Missing => f.write_str("does not exist in the commit"),
+            Found::Outside(to) => {
+                write!(f, "is a link that leads out of the repository, to `{}`", shortened(to, 80))
+            }
+            Found::Dangling => f.write_str("is a link that leads nowhere"),
+        }
+    }
 }
 
 /// What is known of a commit itself.
@@ -45,6 +104,12 @@ pub struct CommitInfo {
 /// Links that one path may lead through, as Linux has it (path_resolution(7)).
 const MOST_LINKS: usize = 40;
 
+/// Bytes in a link, as Linux has it (PATH_MAX).
+const LONGEST_LINK: usize = 4096;
+
+/// Commits whose root trees are held in memory at once.
+const COMMITS_AT_ONCE: usize = 64;
+
 impl Mirror<'_> {
     /// First parent and time of a commit.
     pub fn commit_info(&self, commit: &CommitSha) -> Result<CommitInfo, GitError> {
@@ -58,140 +123,122 @@ impl Mirror<'_> {
         })
     }
 
-    /// What these paths lead to, symbolic links followed, in one call. `content` also reads the blobs.
-    pub fn look_up(
+    /// What each context (the first path) and its Dockerfile (the second) lead to, all images in one walk.
+    pub fn context_files(
         &self,
         commit: &CommitSha,
-        paths: &[String],
-        content: bool,
-    ) -> Result<Vec<Found>, GitError> {
-        let mut found = self.batch(&in_commit(commit, paths), content, true)?;
-        for (found, path) in found.iter_mut().zip(paths) {
-            // `git cat-file --follow-symlinks` calls a link whose target holds a `.` component (`./web`) dangling.
-            if *found == Found::Dangling
-                && let Some(plain) = self.without_links(commit, path)?
-                && let Some(there) = self.batch(&in_commit(commit, &[plain]), content, true)?.pop()
-            {
-                *found = there;
-            }
+        images: &[(&str, &str)],
+        submodules: bool,
+    ) -> Result<Vec<Result<ContextFiles, Misplaced>>, GitError> {
+        let mut paths = vec![".gitmodules".to_owned()];
+        for (context, dockerfile) in images {
+            paths.push((*context).to_owned());
+            paths.push((*dockerfile).to_owned());
+            paths.push(format!("{dockerfile}.dockerignore"));
+            paths.push(format!("{context}/.dockerignore"));
         }
-        Ok(found)
+        let mut walk = Walk::new(self);
+        let mut found = walk.follow(paths.iter().map(|path| (commit, path.as_str())))?.into_iter();
+        let gitmodules = found.next().map(|(_, found)| found);
+        let submodules = match gitmodules {
+            Some(Found::Blob(file)) if submodules => Some(self.stated_urls(&file.id)?),
+            _ => submodules.then(BTreeMap::new),
+        };
+        let mut files = Vec::with_capacity(images.len());
+        for (context, dockerfile) in images {
+            let mut next = || found.next().unwrap_or((String::new(), Found::Missing));
+            let (in_commit, named, plain) = ((next(), next()), next().1, next().1);
+            let mut one = sort_out((*context, *dockerfile), in_commit, named, plain);
+            if let Ok(one) = &mut one {
+                one.attributes = walk.attributes_above(commit, &one.path);
+                one.submodules = submodules.as_ref().map(|all| within(all, &one.path));
+            }
+            files.push(one);
+        }
+        let mut objects: Vec<&mut Object> = files
+            .iter_mut()
+            .flatten()
+            .flat_map(|one| std::iter::once(&mut one.dockerfile).chain(&mut one.ignore_file))
+            .collect();
+        let ids: BTreeSet<String> = objects.iter().map(|object| object.id.clone()).collect();
+        let ids: Vec<String> = ids.into_iter().collect();
+        let contents: HashMap<&String, Vec<u8>> = ids.iter().zip(self.read_blobs(&ids)?).collect();
+        for object in &mut objects {
+            object.content = contents.get(&object.id).cloned().unwrap_or_default();
+        }
+        Ok(files)
     }
 
-    /// The path without symbolic links, resolved one component at a time; `None` where it leaves the repository, ends
-    /// nowhere or goes in a circle.
-    fn without_links(&self, commit: &CommitSha, path: &str) -> Result<Option<String>, GitError> {
-        let mut ahead: Vec<String> = path.rsplit('/').map(str::to_owned).collect();
-        let mut resolved: Vec<String> = Vec::new();
-        let mut links = 0;
-        while let Some(part) = ahead.pop() {
-            match part.as_str() {
-                "" | "." => continue,
-                ".." if resolved.pop().is_some() => continue,
-                ".." => return Ok(None),
-                _ => resolved.push(part),
-            }
-            let here = resolved.join("/");
-            // `mode SP type SP id TAB path NUL` (git-ls-tree(1)).
-            let list = self.local().args(["--literal-pathspecs", "ls-tree", "-z", "--full-tree"]);
-            let entry = run(list.args([commit.as_str(), "--", &here]), self.cancel())?.text();
-            match entry.split(['\t', ' ']).collect::<Vec<_>>().as_slice() {
-                ["120000", _, id, ..] => {
-                    links += 1;
-                    let target = run(self.local().args(["cat-file", "blob", id]), self.cancel())?.stdout;
-                    let Ok(target) = String::from_utf8(target) else { return Ok(None) };
-                    if links > MOST_LINKS || target.starts_with('/') {
-                        return Ok(None);
-                    }
-                    resolved.pop();
-                    ahead.extend(target.rsplit('/').map(str::to_owned));
-                }
-                [_, _, _, ..] => {}
-                _ => return Ok(None),
-            }
-        }
-        Ok(Some(if resolved.is_empty() { ".".to_owned() } else { resolved.join("/") }))
-    }
-
-    /// What one path leads to in each of these commits, symbolic links followed, in one call; no content is read.
+    /// What one path leads to in each of these commits, symbolic links followed; no content is read.
     pub fn look_across(&self, commits: &[CommitSha], path: &str) -> Result<Vec<Found>, GitError> {
-        let names: Vec<String> = commits.iter().map(|commit| format!("{commit}:{path}")).collect();
-        let mut found = self.batch(&names, false, true)?;
-        for (found, commit) in found.iter_mut().zip(commits) {
-            if *found == Found::Dangling
-                && let Some(plain) = self.without_links(commit, path)?
-                && let Some(there) = self.batch(&in_commit(commit, &[plain]), false, true)?.pop()
-            {
-                *found = there;
-            }
+        let mut all = Vec::with_capacity(commits.len());
+        for commits in commits.chunks(COMMITS_AT_ONCE) {
+            let found = Walk::new(self).follow(commits.iter().map(|commit| (commit, path)))?;
+            all.extend(found.into_iter().map(|(_, found)| found));
         }
-        Ok(found)
+        Ok(all)
     }
 
-    /// The content of these blobs, in one call.
+    /// What a path leads to, symbolic links followed, with the content of a file.
+    pub fn read_file(&self, commit: &CommitSha, path: &str) -> Result<Found, GitError> {
+        match self.look_across(std::slice::from_ref(commit), path)?.pop() {
+            Some(Found::Blob(Object { id, .. })) => {
+                let content = self.read_blobs(std::slice::from_ref(&id))?.pop().unwrap_or_default();
+                Ok(Found::Blob(Object { id, content }))
+            }
+            Some(found) => Ok(found),
+            None => Ok(Found::Missing),
+        }
+    }
+
+    /// The content of these blobs.
     pub fn read_blobs(&self, ids: &[String]) -> Result<Vec<Vec<u8>>, GitError> {
-        let found = self.batch(ids, true, false)?;
-        found
-            .into_iter()
-            .zip(ids)
-            .map(|(found, id)| match found {
-                Found::Blob(blob) => Ok(blob.content),
-                Found::Tree(_) | Found::Submodule | Found::Missing | Found::Outside(_) | Found::Dangling => {
-                    Err(GitError::Unexpected(format!("cat-file: {id} is no blob")))
-                }
-            })
-            .collect()
+        let objects = self.cat(ids)?;
+        let blob = |(object, id): (Raw, &String)| match object {
+            Some((_, Kind::Blob, content)) => Ok(content),
+            Some((_, Kind::Tree, _)) | None => {
+                Err(GitError::Unexpected(format!("cat-file: {id} is not a blob")))
+            }
+        };
+        objects.into_iter().zip(ids).map(blob).collect()
     }
 
-    /// What stands at these very paths: a symbolic link is the blob that it is.
-    pub fn look_at(&self, commit: &CommitSha, paths: &[String]) -> Result<Vec<Found>, GitError> {
-        self.batch(&in_commit(commit, paths), false, false)
-    }
-
-    /// The same, and what stands there in the commit's first parent (nothing, where it has none), in one call.
-    pub fn look_at_with_parent(
-        &self,
-        commit: &CommitSha,
-        paths: &[String],
-    ) -> Result<(Vec<Found>, Vec<Found>), GitError> {
-        let names = [commit.to_string(), format!("{commit}^")].into_iter().flat_map(|c| in_commit(c, paths));
-        let mut found = self.batch(&names.collect::<Vec<_>>(), false, false)?;
-        let before = found.split_off(paths.len());
-        Ok((found, before))
-    }
-
-    /// Asks for objects by their names (gitrevisions(7)).
-    fn batch(&self, names: &[String], content: bool, follow: bool) -> Result<Vec<Found>, GitError> {
+    /// Reads objects by their ids, or `ID^{tree}`: in one call, as far as the bound on its output allows.
+    fn cat(&self, names: &[String]) -> Result<Vec<Raw>, GitError> {
         if names.is_empty() {
             return Ok(Vec::new());
         }
-        let mode = if content { "--batch" } else { "--batch-check" };
         let asked: String = names.iter().flat_map(|name| [name.as_str(), "\n"]).collect();
-        let tool =
-            self.local().args(["cat-file", mode]).args(follow.then_some("--follow-symlinks")).stdin(asked);
-        let output = run(tool, self.cancel())?.stdout;
-        let found =
-            parse(&output, content).ok_or_else(|| GitError::Unexpected(format!("cat-file {mode}")))?;
-        if found.len() == names.len() {
-            Ok(found)
-        } else {
-            Err(GitError::Unexpected(format!("cat-file answered {} of {} times", found.len(), names.len())))
-        }
+        let output = match run(self.local().args(["cat-file", "--batch"]).stdin(asked), self.cancel()) {
+            Ok(done) => done.stdout,
+            Err(GitError::Command(CommandError::TooMuchOutput { .. })) if names.len() > 1 => {
+                let (some, others) = names.split_at(names.len() / 2);
+                let mut objects = self.cat(some)?;
+                objects.extend(self.cat(others)?);
+                return Ok(objects);
+            }
+            Err(error) => return Err(error),
+        };
+        let objects = parse(&output).filter(|objects| objects.len() == names.len());
+        objects.ok_or_else(|| GitError::Unexpected("cat-file --batch".to_owned()))
     }
 
     /// The URLs that `.gitmodules` states, by the path of the submodule; none where there is no such file.
     pub fn submodule_urls(&self, commit: &CommitSha) -> Result<BTreeMap<String, String>, GitError> {
-        match self.look_at(commit, &[".gitmodules".to_owned()])?.as_slice() {
-            [Found::Blob(_)] => {}
-            _ => return Ok(BTreeMap::new()),
+        match self.look_across(std::slice::from_ref(commit), ".gitmodules")?.pop() {
+            Some(Found::Blob(file)) => self.stated_urls(&file.id),
+            _ => Ok(BTreeMap::new()),
         }
-        let blob = format!("{commit}:.gitmodules");
-        let args = ["config", "--blob", &blob, "--null", "--get-regexp", r"^submodule\..*\.(path|url)$"];
+    }
+
+    fn stated_urls(&self, gitmodules: &str) -> Result<BTreeMap<String, String>, GitError> {
+        let blob = format!("--blob={gitmodules}");
+        let args = ["config", &blob, "--null", "--list"];
         let text = run(self.local().args(args), self.cancel())?.stdout;
         let text = String::from_utf8_lossy(&text).into_owned();
         let mut named: BTreeMap<&str, (Option<&str>, Option<&str>)> = BTreeMap::new();
         for (key, value) in text.split('\0').filter_map(|entry| entry.split_once('\n')) {
-            match key.rsplit_once('.') {
+            match key.strip_prefix("submodule.").and_then(|key| key.rsplit_once('.')) {
                 Some((name, "path")) => named.entry(name).or_default().0 = Some(value),
                 Some((name, "url")) => named.entry(name).or_default().1 = Some(value),
                 _ => {}
@@ -200,54 +247,304 @@ impl Mirror<'_> {
         let pairs = named.into_values().filter_map(|(path, url)| Some((path?.to_owned(), url?.to_owned())));
         Ok(pairs.collect())
     }
+}
 
-    /// One file's content; `None` when there is no such file.
-    pub fn read_file(&self, commit: &CommitSha, path: &str) -> Result<Found, GitError> {
-        let mut found = self.look_up(commit, &[path.to_owned()], true)?;
-        Ok(found.pop().unwrap_or(Found::Missing))
+/// Makes one image's files of what its paths lead to.
+fn sort_out(
+    (context, dockerfile): (&str, &str),
+    found: ((String, Found), (String, Found)),
+    named_ignore_file: Found,
+    plain_ignore_file: Found,
+) -> Result<ContextFiles, Misplaced> {
+    let wrong = |what, path: &str, found| Err(Misplaced { what, path: path.to_owned(), found });
+    let (path, tree) = match found.0 {
+        (path, Found::Tree(tree)) => (path, tree.id),
+        (_, found) => return wrong("folder", context, found),
+    };
+    let dockerfile_blob = match found.1.1 {
+        Found::Blob(blob) => blob,
+        found
+        @ (Found::Tree(_) | Found::Submodule | Found::Missing | Found::Outside(_) | Found::Dangling) => {
+            return wrong("Dockerfile", dockerfile, found);
+        }
+    };
+    let ignore_file = match (named_ignore_file, plain_ignore_file) {
+        (Found::Blob(blob), _) | (Found::Missing, Found::Blob(blob)) => Some(blob),
+        (Found::Missing, Found::Missing) => None,
+        (Found::Missing, found) => return wrong("ignore file", &format!("{context}/.dockerignore"), found),
+        (found, _) => return wrong("ignore file", &format!("{dockerfile}.dockerignore"), found),
+    };
+    Ok(ContextFiles {
+        path,
+        tree,
+        dockerfile: dockerfile_blob,
+        ignore_file,
+        attributes: Vec::new(),
+        submodules: None,
+    })
+}
+
+/// The submodules that lie in a folder.
+fn within(all: &BTreeMap<String, String>, folder: &str) -> BTreeMap<String, String> {
+    let inside =
+        |path: &str| folder == "." || path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
+    all.iter().filter(|(path, _)| inside(path)).map(|(path, url)| (path.clone(), url.clone())).collect()
+}
+
+/// The types of object that are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Blob,
+    Tree,
+}
+
+/// Id, type and content of an object; `None` where there is none.
+type Raw = Option<(String, Kind, Vec<u8>)>;
+
+/// An entry of a tree.
+struct Entry {
+    mode: u32,
+    id: String,
+}
+
+impl Entry {
+    const TREE: u32 = 0o040_000;
+    const LINK: u32 = 0o120_000;
+    const SUBMODULE: u32 = 0o160_000;
+
+    fn format(&self) -> u32 {
+        self.mode & 0o170_000
     }
 }
 
-/// The names of paths in a commit (gitrevisions(7)); `.` is its root.
-fn in_commit(commit: impl Display, paths: &[String]) -> Vec<String> {
-    paths.iter().map(|path| format!("{commit}:{}", if path == "." { "" } else { path })).collect()
+/// An object that a walk has read.
+enum Loaded {
+    Tree { id: String, entries: HashMap<Vec<u8>, Entry> },
+    Link(Vec<u8>),
+    Absent,
 }
 
-/// The answers of `git cat-file --batch --follow-symlinks` (git-cat-file(1), BATCH OUTPUT).
-fn parse(mut output: &[u8], content: bool) -> Option<Vec<Found>> {
-    let mut found = Vec::new();
+/// Follows paths through the trees of commits. Each round of reads is one process, for all paths together.
+struct Walk<'m, 'a> {
+    mirror: &'m Mirror<'a>,
+    objects: HashMap<String, Loaded>,
+}
+
+/// A path on its way.
+struct Path {
+    /// What is left of it, the next component last.
+    ahead: Vec<String>,
+    /// How many of those the path itself has; the others are of a link.
+    own: usize,
+    /// The folders and the file that it has come through, without links. The first is the root.
+    behind: Vec<(String, Entry)>,
+    links: usize,
+}
+
+/// What a path needs before it can go on, or where it has ended.
+enum Step {
+    Needs(String),
+    Ended(Found),
+}
+
+impl<'m, 'a> Walk<'m, 'a> {
+    fn new(mirror: &'m Mirror<'a>) -> Walk<'m, 'a> {
+        Walk { mirror, objects: HashMap::new() }
+    }
+
+    /// What each path leads to, and its path without links.
+    fn follow<'p>(
+        &mut self,
+        asked: impl Iterator<Item = (&'p CommitSha, &'p str)>,
+    ) -> Result<Vec<(String, Found)>, GitError> {
+        let mut paths: Vec<(Path, Option<Found>)> =
+            asked.map(|(commit, path)| (Path::new(commit, path), None)).collect();
+        loop {
+            let mut needed = BTreeSet::new();
+            for (path, found) in paths.iter_mut().filter(|(_, found)| found.is_none()) {
+                match path.advance(&self.objects) {
+                    Step::Needs(object) => drop(needed.insert(object)),
+                    Step::Ended(there) => *found = Some(there),
+                }
+            }
+            if needed.is_empty() {
+                let ended = |(path, found): (Path, Option<Found>)| {
+                    (path.without_links(), found.unwrap_or(Found::Missing))
+                };
+                return Ok(paths.into_iter().map(ended).collect());
+            }
+            let needed: Vec<String> = needed.into_iter().collect();
+            let read = self.mirror.cat(&needed)?;
+            for (name, object) in needed.into_iter().zip(read) {
+                let loaded = match object {
+                    None => Loaded::Absent,
+                    Some((_, Kind::Blob, content)) => Loaded::Link(content),
+                    Some((id, Kind::Tree, content)) => {
+                        let entries = parse_tree(&content)
+                            .ok_or_else(|| GitError::Unexpected(format!("the tree {id}")))?;
+                        Loaded::Tree { id, entries }
+                    }
+                };
+                self.objects.insert(name, loaded);
+            }
+        }
+    }
+
+    /// The attributes in the folders above this one, outermost first. Its path has been followed.
+    fn attributes_above(&self, commit: &CommitSha, folder: &str) -> Vec<AttributesFile> {
+        let mut files = Vec::new();
+        let (mut tree, mut above) = (root_of(commit), String::new());
+        for part in folder.split('/').filter(|part| *part != ".") {
+            let Some(Loaded::Tree { entries, .. }) = self.objects.get(&tree) else { break };
+            let file = entries.get(ATTRIBUTES.as_bytes());
+            if let Some(file) = file.filter(|file| file.format() != Entry::TREE) {
+                files.push(AttributesFile {
+                    path: format!("{above}{ATTRIBUTES}"),
+                    mode: format!("{:06o}", file.mode),
+                    blob: file.id.clone(),
+                });
+            }
+            let Some(next) = entries.get(part.as_bytes()) else { break };
+            tree.clone_from(&next.id);
+            above = format!("{above}{part}/");
+        }
+        files
+    }
+}
+
+const ATTRIBUTES: &str = ".gitattributes";
+
+/// The name of a commit's root tree.
+fn root_of(commit: &CommitSha) -> String {
+    format!("{commit}^{{tree}}")
+}
+
+impl Path {
+    fn new(commit: &CommitSha, path: &str) -> Path {
+        let root = Entry { mode: Entry::TREE, id: root_of(commit) };
+        Path {
+            ahead: path.rsplit('/').map(str::to_owned).collect(),
+            own: usize::MAX,
+            behind: vec![(String::new(), root)],
+            links: 0,
+        }
+    }
+
+    fn without_links(&self) -> String {
+        let parts: Vec<&str> = self.behind.iter().skip(1).map(|(name, _)| name.as_str()).collect();
+        if parts.is_empty() { ".".to_owned() } else { parts.join("/") }
+    }
+
+    /// The next component is not there.
+    fn nothing(&self) -> Step {
+        Step::Ended(if self.ahead.len() <= self.own { Found::Missing } else { Found::Dangling })
+    }
+
+    /// Goes as far as the objects at hand allow.
+    fn advance(&mut self, objects: &HashMap<String, Loaded>) -> Step {
+        loop {
+            let Some((_, here)) = self.behind.last() else { return self.nothing() };
+            let entries = match here.format() {
+                Entry::SUBMODULE => return Step::Ended(Found::Submodule),
+                Entry::TREE => match objects.get(&here.id) {
+                    Some(Loaded::Tree { id, entries }) => Some((id, entries)),
+                    Some(Loaded::Link(_) | Loaded::Absent) => return self.nothing(),
+                    // The id of a folder that is the end of the path stands in the folder above, but for the root.
+                    None if !self.ahead.is_empty() || self.behind.len() == 1 => {
+                        return Step::Needs(here.id.clone());
+                    }
+                    None => None,
+                },
+                _ => None,
+            };
+            let Some(part) = self.ahead.last() else {
+                return Step::Ended(match here.format() {
+                    Entry::TREE => {
+                        let id = entries.map_or(&here.id, |(id, _)| id).clone();
+                        Found::Tree(Object { id, content: Vec::new() })
+                    }
+                    _ => Found::Blob(Object { id: here.id.clone(), content: Vec::new() }),
+                });
+            };
+            let Some((_, entries)) = entries else { return self.nothing() };
+            match part.as_str() {
+                "" | "." => {}
+                ".." if self.behind.len() > 1 => {
+                    self.behind.pop();
+                }
+                ".." => return Step::Ended(Found::Outside(self.rest())),
+                name => {
+                    let Some(entry) = entries.get(name.as_bytes()) else { return self.nothing() };
+                    let (mode, id) = (entry.mode, entry.id.clone());
+                    if entry.format() == Entry::LINK {
+                        let target = match objects.get(&id) {
+                            None => return Step::Needs(id),
+                            Some(Loaded::Link(target)) => std::str::from_utf8(target).ok(),
+                            Some(Loaded::Tree { .. } | Loaded::Absent) => None,
+                        };
+                        self.links += 1;
+                        let fits = |target: &&str| self.links <= MOST_LINKS && target.len() <= LONGEST_LINK;
+                        let Some(target) = target.filter(fits) else { return Step::Ended(Found::Dangling) };
+                        if target.starts_with('/') {
+                            return Step::Ended(Found::Outside(target.to_owned()));
+                        }
+                        self.ahead.pop();
+                        self.own = self.own.min(self.ahead.len());
+                        self.ahead.extend(target.rsplit('/').map(str::to_owned));
+                        continue;
+                    }
+                    self.behind.push((name.to_owned(), Entry { mode, id }));
+                }
+            }
+            self.ahead.pop();
+        }
+    }
+
+    /// What is left, for a person.
+    fn rest(&self) -> String {
+        self.ahead.iter().rev().map(String::as_str).collect::<Vec<_>>().join("/")
+    }
+}
+
+/// The answers of `git cat-file --batch` (git-cat-file(1), BATCH OUTPUT).
+fn parse(mut output: &[u8]) -> Option<Vec<Raw>> {
+    let mut objects = Vec::new();
     while !output.is_empty() {
         let end = output.iter().position(|b| *b == b'\n')?;
         let line = std::str::from_utf8(&output[..end]).ok()?;
         output = &output[end + 1..];
-        let mut body = |size: &str| -> Option<Vec<u8>> {
-            let size: usize = size.parse().ok()?;
-            let body = output.get(..size)?.to_vec();
-            output = output.get(size + 1..)?;
-            Some(body)
-        };
-        let words: Vec<&str> = line.rsplitn(3, ' ').collect();
-        found.push(match words.as_slice() {
-            ["missing" | "ambiguous", ..] => Found::Missing,
-            [size, "symlink"] => Found::Outside(String::from_utf8_lossy(&body(size)?).into_owned()),
-            [size, "dangling" | "loop" | "notdir"] => {
-                body(size)?;
-                Found::Dangling
-            }
-            [size, kind, id] => {
-                let object =
-                    Object { id: (*id).to_owned(), content: if content { body(size)? } else { Vec::new() } };
-                match *kind {
-                    "blob" => Found::Blob(object),
-                    "tree" => Found::Tree(object),
-                    "commit" => Found::Submodule,
+        let words: Vec<&str> = line.split(' ').collect();
+        objects.push(match words.as_slice() {
+            [id, kind, size] => {
+                let kind = match *kind {
+                    "blob" => Kind::Blob,
+                    "tree" => Kind::Tree,
                     _ => return None,
-                }
+                };
+                let size: usize = size.parse().ok()?;
+                let content = output.get(..size)?.to_vec();
+                output = output.get(size + 1..)?;
+                Some(((*id).to_owned(), kind, content))
             }
+            [_, "missing" | "ambiguous"] => None,
             _ => return None,
         });
     }
-    Some(found)
+    Some(objects)
+}
+
+/// The entries of a tree object: `mode SP name NUL id`, the id as 20 bytes.
+fn parse_tree(mut content: &[u8]) -> Option<HashMap<Vec<u8>, Entry>> {
+    let mut entries = HashMap::new();
+    while !content.is_empty() {
+        let space = content.iter().position(|b| *b == b' ')?;
+        let mode = u32::from_str_radix(std::str::from_utf8(&content[..space]).ok()?, 8).ok()?;
+        let nul = space + content[space..].iter().position(|b| *b == 0)?;
+        let id = content.get(nul + 1..nul + 21)?;
+        entries.insert(content[space + 1..nul].to_vec(), Entry { mode, id: hex::encode(id) });
+        content = &content[nul + 21..];
+    }
+    Some(entries)
 }
 
 #[cfg(test)]
@@ -257,22 +554,23 @@ mod tests {
     #[test]
     fn every_answer_of_cat_file_is_understood() {
         let id = "8c1c06a1a89e8278937a7d22d8ba1a834bd4c8a1";
-        let output = format!(
-            "{id} blob 3\na\nb\n{id} tree 2\nxx\nabc:no such path missing\nsymlink 4\n/etc\ndangling 5\nabc:x\nnotdir 5\nabc:y\n"
-        );
-        let blob = Object { id: id.to_owned(), content: b"a\nb".to_vec() };
-        let tree = Object { id: id.to_owned(), content: b"xx".to_vec() };
-        assert_eq!(
-            parse(output.as_bytes(), true).unwrap(),
-            [
-                Found::Blob(blob),
-                Found::Tree(tree),
-                Found::Missing,
-                Found::Outside("/etc".to_owned()),
-                Found::Dangling,
-                Found::Dangling,
-            ]
-        );
-        assert_eq!(parse(b"deadbeef blob 99\nshort", true), None);
+        let output = format!("{id} blob 3\na\nb\n{id} tree 2\nxx\n{id} missing\n");
+        let object = |kind, content: &[u8]| Some((id.to_owned(), kind, content.to_vec()));
+        let expected = [object(Kind::Blob, b"a\nb"), object(Kind::Tree, b"xx"), None];
+        assert_eq!(parse(output.as_bytes()).unwrap(), expected);
+        for bad in [&b"deadbeef blob 99\nshort"[..], b"deadbeef commit 0\n\n", b"no line"] {
+            assert_eq!(parse(bad), None);
+        }
+    }
+
+    #[test]
+    fn a_tree_that_is_cut_off_is_not_read() {
+        let tree = [&b"100644 a b\0"[..], &[1; 20], b"40000 c\0", &[2; 20]].concat();
+        let entries = parse_tree(&tree).unwrap();
+        assert_eq!(entries[&b"a b"[..]].format(), 0o100_000);
+        assert_eq!(entries[&b"c"[..]].id, "02".repeat(20));
+        for end in [1, 8, 15, tree.len() - 1] {
+            assert!(parse_tree(&tree[..end]).is_none(), "{end}");
+        }
     }
 }

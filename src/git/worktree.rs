@@ -1,9 +1,11 @@
 //! Working copies that hold only what is asked for, written straight from the mirror's objects.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use super::mirror::Mirror;
+use super::objects::{AttributesFile, ContextFiles};
 use super::{GitError, run};
 use crate::cancel::Cancel;
 use crate::model::CommitSha;
@@ -36,66 +38,94 @@ pub struct Gitlink {
     pub commit: CommitSha,
 }
 
+/// What a checkout needs to know of a tree.
+struct Entries {
+    /// As `update-index --index-info` takes them.
+    index: Vec<u8>,
+    gitlinks: Vec<Gitlink>,
+    lfs: LfsUse,
+}
+
 impl Mirror<'_> {
-    /// Writes these folders of a commit (`.` for all) into `into`, with the `.gitattributes` above them, and returns
-    /// the submodules that stand there as empty folders. `tree` may be a commit or a tree id.
+    /// Writes a context into `into`, under its path, with the attributes above it. Returns the submodules in it.
+    pub fn check_out_context(&self, files: &ContextFiles, into: &Path) -> Result<Vec<Gitlink>, GitError> {
+        self.check_out(&files.tree, &files.path, &files.attributes, into)
+    }
+
+    /// Writes all of a commit into `into`. Returns the submodules in it.
+    pub fn check_out_commit(&self, commit: &CommitSha, into: &Path) -> Result<Vec<Gitlink>, GitError> {
+        self.check_out(commit.as_str(), ".", &[], into)
+    }
+
+    /// Writes a tree into the folder `path` of `into`. A submodule becomes an empty folder.
     ///
-    /// The cost grows with what is written, not with the repository: no index of the whole tree is made.
-    pub fn check_out(&self, tree: &str, folders: &[String], into: &Path) -> Result<Vec<Gitlink>, GitError> {
-        fs::create_dir_all(into).map_err(|source| self.place_error(into, source))?;
+    /// The cost grows with what is written, not with the repository: no index of the whole commit is made.
+    fn check_out(
+        &self,
+        tree: &str,
+        path: &str,
+        attributes: &[AttributesFile],
+        into: &Path,
+    ) -> Result<Vec<Gitlink>, GitError> {
+        let folder = if path == "." { into.to_owned() } else { into.join(path) };
+        let whatever_the_umask = fs::Permissions::from_mode(0o755);
+        fs::create_dir_all(&folder)
+            .and_then(|()| fs::set_permissions(&folder, whatever_the_umask))
+            .map_err(|source| self.place_error(&folder, source))?;
         // Gone before anybody reads the copy.
         let scratch = tempfile::tempdir_in(into).map_err(|source| self.place_error(into, source))?;
         let index = scratch.path().join("index");
 
-        let mut list = self.local().args(["ls-tree", "-r", "-z", "--full-tree", tree]);
-        if !folders.iter().any(|f| f == ".") {
-            list = list.arg("--").args(with_attributes_above(folders));
-        }
-        let entries = run(list, self.cancel())?.stdout;
-        let (files, gitlinks, lfs) = self.sort_entries(&entries)?;
+        let list = self.local().args(["ls-tree", "-r", "-z", "--full-tree", tree]);
+        let listed = run(list, self.cancel())?.stdout;
+        let entries = self.read_entries(&listed, path, attributes)?;
 
         let in_copy = |tool: Tool| tool.env("GIT_INDEX_FILE", &index).env("GIT_WORK_TREE", into).dir(into);
-        let update = in_copy(self.local()).args(["update-index", "-z", "--index-info"]).stdin(files);
+        let update = in_copy(self.local()).args(["update-index", "-z", "--index-info"]).stdin(entries.index);
         run(update, self.cancel())?;
-        let git = match lfs {
+        let git = match entries.lfs {
             LfsUse::NotUsed => self.local(),
             LfsUse::Used => self.with_lfs()?,
         };
         run(in_copy(git).args(["checkout-index", "--all", "--force", "--quiet"]), self.cancel())?;
-        for link in &gitlinks {
-            fs::create_dir_all(into.join(&link.path)).map_err(|source| self.place_error(into, source))?;
-        }
-        Ok(gitlinks)
+        Ok(entries.gitlinks)
     }
 
-    /// Sorts what `ls-tree -r -z` lists (`mode SP type SP id TAB path NUL`) into what the index takes, submodules,
-    /// and whether LFS is asked for.
-    fn sort_entries(&self, entries: &[u8]) -> Result<(Vec<u8>, Vec<Gitlink>, LfsUse), GitError> {
-        let (mut files, mut gitlinks, mut attributes) =
-            (Vec::with_capacity(entries.len()), Vec::new(), Vec::new());
-        for entry in entries.split(|b| *b == 0).filter(|e| !e.is_empty()) {
+    /// Reads what `ls-tree -r -z` lists (`mode SP type SP id TAB path NUL`).
+    fn read_entries(
+        &self,
+        listed: &[u8],
+        folder: &str,
+        attributes: &[AttributesFile],
+    ) -> Result<Entries, GitError> {
+        let (mut index, mut gitlinks, mut asked) = (Vec::with_capacity(listed.len()), Vec::new(), Vec::new());
+        for file in attributes {
+            index.extend_from_slice(format!("{} blob {}\t{}\0", file.mode, file.blob, file.path).as_bytes());
+            asked.push(file.blob.clone());
+        }
+        let folder = if folder == "." { String::new() } else { format!("{folder}/") };
+        for entry in listed.split(|b| *b == 0).filter(|e| !e.is_empty()) {
             let odd = || GitError::Unexpected(format!("ls-tree: {}", String::from_utf8_lossy(entry)));
             let tab = entry.iter().position(|b| *b == b'\t').ok_or_else(odd)?;
             let (meta, path) = (String::from_utf8_lossy(&entry[..tab]), &entry[tab + 1..]);
             let id = meta.split(' ').nth(2).ok_or_else(odd)?;
             if meta.starts_with("160000") {
-                let path = String::from_utf8_lossy(path).into_owned();
+                let path = format!("{folder}{}", String::from_utf8_lossy(path));
                 gitlinks.push(Gitlink { path, commit: id.parse().map_err(|_| odd())? });
-                continue;
             }
             if path == b".gitattributes" || path.ends_with(b"/.gitattributes") {
-                attributes.push(id.to_owned());
+                asked.push(id.to_owned());
             }
-            files.extend_from_slice(entry);
-            files.push(0);
+            index.extend_from_slice(&entry[..=tab]);
+            index.extend_from_slice(folder.as_bytes());
+            index.extend_from_slice(path);
+            index.push(0);
         }
-        let lfs = if attributes.is_empty() {
-            LfsUse::NotUsed
-        } else {
-            let asked = attributes.join("\n") + "\n";
-            uses_lfs(&run(self.local().args(["cat-file", "--batch"]).stdin(asked), self.cancel())?.stdout)
-        };
-        Ok((files, gitlinks, lfs))
+        asked.sort();
+        asked.dedup();
+        let is_used = self.read_blobs(&asked)?.iter().any(|file| uses_lfs(file) == LfsUse::Used);
+        let lfs = if is_used { LfsUse::Used } else { LfsUse::NotUsed };
+        Ok(Entries { index, gitlinks, lfs })
     }
 
     /// A git whose checkout sends files through git-lfs, which may reach the remote for them.
@@ -103,15 +133,18 @@ impl Mirror<'_> {
         if !lfs_is_installed(self.cancel()) {
             return Err(GitError::LfsMissing { url: self.remote().as_git_url().to_owned() });
         }
-        Ok(self.networked().args([
-            "-c",
+        let url = format!("lfs.url={}", self.remote().lfs_url());
+        // The command line stands above a repository's own .lfsconfig, which names no other server and leaves nothing
+        // out (git-lfs-config(5), LFSCONFIG).
+        let config = [
             "filter.lfs.process=git-lfs filter-process",
-            "-c",
             "filter.lfs.required=true",
-            "-c",
-            // A repository's own .lfsconfig names no other server.
-            &format!("lfs.url={}", self.remote().lfs_url()),
-        ]))
+            "lfs.fetchinclude=",
+            "lfs.fetchexclude=",
+            "lfs.skipdownloaderrors=false",
+            &url,
+        ];
+        Ok(self.networked().args(config.iter().flat_map(|entry| ["-c", entry])))
     }
 
     fn place_error(&self, place: &Path, source: std::io::Error) -> GitError {
@@ -124,30 +157,9 @@ pub fn lfs_is_installed(cancel: &Cancel) -> bool {
     Tool::new("git-lfs").arg("version").run(cancel).is_ok()
 }
 
-/// The folders, and every `.gitattributes` that holds for them.
-fn with_attributes_above(folders: &[String]) -> Vec<String> {
-    let mut paths: Vec<String> = folders.to_vec();
-    for folder in folders {
-        let mut above = Path::new(folder).parent();
-        while let Some(dir) = above {
-            paths.push(dir.join(".gitattributes").to_string_lossy().into_owned());
-            above = dir.parent();
-        }
-    }
-    paths.sort();
-    paths.dedup();
-    paths
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn attributes_above_a_folder_come_with_it() {
-        let paths = with_attributes_above(&["a/b".to_owned(), "c".to_owned()]);
-        assert_eq!(paths, [".gitattributes", "a/.gitattributes", "a/b", "c"]);
-    }
 
     #[test]
     fn lfs_is_seen_in_attributes_and_not_in_their_comments() {

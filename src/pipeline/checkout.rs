@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::error::Failure;
-use crate::git::{Found, Gitlink, Mirror, Remote};
+use crate::git::{ContextFiles, Found, Gitlink, Mirror, Remote};
 use crate::model::{BranchName, Change, CommitSha, RepoName};
 
 use super::Site;
@@ -89,16 +89,16 @@ pub fn resolve_by_hand(site: Site, by_hand: &ByHand) -> Result<(Site, Change), F
     Ok((Site { typed: Some(remote), ..site }, change))
 }
 
-/// Writes these folders of the commit into `into`, submodules too where the repository is configured so.
+/// Writes an image's context into `into` under its path, submodules too where the repository is configured so.
 pub(super) fn write_out(
     site: &Site,
     origin: &Origin,
     mirror: &Mirror<'_>,
     commit: &CommitSha,
-    folders: &[String],
+    files: &ContextFiles,
     into: &Path,
 ) -> Result<(), Failure> {
-    let links = mirror.check_out(commit.as_str(), folders, into)?;
+    let links = mirror.check_out_context(files, into)?;
     if origin.submodules {
         write_submodules(site, mirror, commit, &links, into, 0)?;
     }
@@ -137,7 +137,7 @@ fn write_submodules(
         let mirror = Mirror::of(&site.state_dir, &remote, &site.access, &site.cancel);
         mirror.fetch_commit(&link.commit)?;
         let place = into.join(&link.path);
-        let inner = mirror.check_out(link.commit.as_str(), &[".".to_owned()], &place)?;
+        let inner = mirror.check_out_commit(&link.commit, &place)?;
         write_submodules(site, &mirror, &link.commit, &inner, &place, depth + 1)?;
     }
     Ok(())

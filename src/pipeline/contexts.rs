@@ -40,33 +40,28 @@ impl<'a> Contexts<'a> {
         self.scratch
     }
 
-    /// The folder that is sent, and the Dockerfile: in it, or a copy where it stands outside or is reached through a
-    /// link.
+    /// The folder that is sent, and a copy of the Dockerfile with its ignore file beside it.
     pub(super) fn of(&self, i: usize, source: &Source) -> Result<(PathBuf, PathBuf), Failure> {
-        let tree = self.write(i, source)?;
-        let spec = &self.images[i].spec;
-        let context = if source.context_is_plain { tree.join(spec.context.as_str()) } else { tree.clone() };
-        if source.dockerfile_is_plain {
-            return Ok((context, tree.join(spec.dockerfile.as_str())));
-        }
-        let copy = self.scratch.join(format!("Dockerfile-{i}"));
-        std::fs::write(&copy, &source.dockerfile)
+        let context = self.write(i, source)?.join(&source.files.path);
+        let folder = self.scratch.join(format!("dockerfile-{i}"));
+        let copy = folder.join("Dockerfile");
+        std::fs::create_dir_all(&folder)
+            .and_then(|()| std::fs::write(&copy, &source.files.dockerfile.content))
+            .and_then(|()| match &source.files.ignore_file {
+                Some(file) => std::fs::write(folder.join("Dockerfile.dockerignore"), &file.content),
+                None => Ok(()),
+            })
             .classify(Kind::Environment, || format!("cannot write {}", copy.display()))?;
         Ok((context, copy))
     }
 
-    /// The working copy that holds an image's context, under its path in the commit unless that path is a link.
+    /// The working copy that holds an image's context, under its path in the commit.
     fn write(&self, i: usize, source: &Source) -> Result<PathBuf, Failure> {
         let first = self.first_with_the_context_of(i, source);
         let tree = self.scratch.join(format!("tree-{first}"));
         let mut written = self.written[first].lock().unwrap_or_else(PoisonError::into_inner);
         if !*written {
-            if source.context_is_plain {
-                let folders = [self.images[i].spec.context.as_str().to_owned()];
-                checkout::write_out(self.site, self.origin, self.mirror, self.commit, &folders, &tree)?;
-            } else {
-                self.mirror.check_out(&source.context_tree, &[".".to_owned()], &tree)?;
-            }
+            checkout::write_out(self.site, self.origin, self.mirror, self.commit, &source.files, &tree)?;
             *written = true;
         }
         Ok(tree)
@@ -74,8 +69,7 @@ impl<'a> Contexts<'a> {
 
     fn first_with_the_context_of(&self, i: usize, source: &Source) -> usize {
         let same = |image: &Surveyed| {
-            image.source.as_ref().is_some_and(|other| other.context_is_plain == source.context_is_plain)
-                && image.spec.context == self.images[i].spec.context
+            image.source.as_ref().is_some_and(|other| other.files.path == source.files.path)
         };
         self.images.iter().position(same).unwrap_or(i)
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::error::{Failure, Kind};
-use crate::git::{Found, Mirror};
+use crate::git::{ContextFiles, Found, Mirror};
 use crate::manifest::dockerfile::DockerfileStages;
 use crate::manifest::template::TemplateValues;
 use crate::manifest::{self, ImageKind, ImageSpec, Template};
@@ -31,18 +31,7 @@ impl Surveyed {
 /// Where an image's files are, and what they hash to.
 pub(super) struct Source {
     pub(super) inputs: Digest,
-    /// The git tree of the context.
-    pub(super) context_tree: String,
-    /// Whether the context's path is itself, not a symbolic link to somewhere else in the commit.
-    pub(super) context_is_plain: bool,
-    pub(super) dockerfile: Vec<u8>,
-    /// The git blob of the Dockerfile.
-    pub(super) dockerfile_blob: String,
-    /// Whether the Dockerfile stands in the context under its own name.
-    pub(super) dockerfile_is_plain: bool,
-    /// Whether the context or the Dockerfile is another than in the first parent. A guess at what will have to be built:
-    /// only the order of the work depends on it.
-    pub(super) is_touched: bool,
+    pub(super) files: ContextFiles,
     /// Local bases: the reference in `FROM`, and the image that it means.
     pub(super) bases: Vec<(String, usize)>,
     /// The images of other people that it is built on.
@@ -58,7 +47,7 @@ pub(super) fn specs(
     match checkout::read(mirror, commit, manifest::FILE_NAME)? {
         Found::Blob(file) => manifest::parse(&file.content).map_err(|e| Failure::new(Kind::BadInput, e)),
         Found::Missing | Found::Tree(_) | Found::Submodule => {
-            match mirror.look_up(commit, &["Dockerfile".to_owned()], false)?.as_slice() {
+            match mirror.look_across(std::slice::from_ref(commit), "Dockerfile")?.as_slice() {
                 [Found::Blob(_)] => Ok(vec![
                     ImageSpec::root_dockerfile(repository).map_err(|e| Failure::new(Kind::BadInput, e))?,
                 ]),
@@ -97,7 +86,7 @@ pub(super) fn survey(
         let tags = tags_of(site, change, &spec)?;
         surveyed.push(Surveyed { spec, repository, tags, source: None });
     }
-    find_sources(mirror, &change.commit, &mut surveyed)?;
+    find_sources(mirror, &change.commit, origin.submodules, &mut surveyed)?;
     hash_inputs(&mut surveyed)?;
     Ok(surveyed)
 }
@@ -127,52 +116,25 @@ fn tags_of(site: &Site, change: &Change, spec: &ImageSpec) -> Result<Vec<Tag>, F
     })
 }
 
-fn find_sources(mirror: &Mirror<'_>, commit: &CommitSha, images: &mut [Surveyed]) -> Result<(), Failure> {
-    let docker: Vec<usize> =
-        (0..images.len()).filter(|i| images[*i].spec.kind == ImageKind::Docker).collect();
-    let contexts: Vec<String> = docker.iter().map(|i| images[*i].spec.context.as_str().to_owned()).collect();
-    let dockerfiles: Vec<String> =
-        docker.iter().map(|i| images[*i].spec.dockerfile.as_str().to_owned()).collect();
-    let paths: Vec<String> = contexts.iter().chain(&dockerfiles).cloned().collect();
-    let (plain, before) = mirror.look_at_with_parent(commit, &paths)?;
-    let (plain_contexts, plain_dockerfiles) = plain.split_at(docker.len());
-    let (contexts_before, dockerfiles_before) = before.split_at(docker.len());
-    let found = mirror.look_up(commit, &paths, true)?;
-    let (found_contexts, found_dockerfiles) = found.split_at(docker.len());
-    for (n, i) in docker.into_iter().enumerate() {
-        let image = &mut images[i];
-        let wrong = |what: &str, path: &str, found: &Found| {
-            Failure::bad_input(format!(
-                "image `{}`: the {what} `{path}` {}",
-                image.spec.name,
-                describe(found)
-            ))
-        };
-        let Found::Tree(context) = &found_contexts[n] else {
-            return Err(wrong("folder", &contexts[n], &found_contexts[n]));
-        };
-        let Found::Blob(dockerfile) = &found_dockerfiles[n] else {
-            return Err(wrong("Dockerfile", &dockerfiles[n], &found_dockerfiles[n]));
-        };
-        let same = |plain: &Found, id: &str| match plain {
-            Found::Tree(object) | Found::Blob(object) => object.id == id,
-            Found::Submodule | Found::Missing | Found::Outside(_) | Found::Dangling => false,
-        };
-        let context_is_plain = same(&plain_contexts[n], &context.id);
-        let in_context = image.spec.dockerfile.is_within(&image.spec.context);
+fn find_sources(
+    mirror: &Mirror<'_>,
+    commit: &CommitSha,
+    submodules: bool,
+    images: &mut [Surveyed],
+) -> Result<(), Failure> {
+    let docker = || images.iter().filter(|image| image.spec.kind == ImageKind::Docker);
+    let paths: Vec<(&str, &str)> =
+        docker().map(|image| (image.spec.context.as_str(), image.spec.dockerfile.as_str())).collect();
+    let found = mirror.context_files(commit, &paths, submodules)?;
+    let docker = images.iter_mut().filter(|image| image.spec.kind == ImageKind::Docker);
+    for (image, files) in docker.zip(found) {
+        let files = files
+            .map_err(|misplaced| Failure::bad_input(format!("image `{}`: {misplaced}", image.spec.name)))?;
         image.source = Some(Source {
             // Once more by `hash_inputs`, which knows the bases.
-            inputs: plan::inputs(&image.spec, &context.id, &dockerfile.id, BTreeMap::new()),
-            context_tree: context.id.clone(),
-            context_is_plain,
-            dockerfile: dockerfile.content.clone(),
-            dockerfile_is_plain: context_is_plain
-                && in_context
-                && same(&plain_dockerfiles[n], &dockerfile.id),
-            is_touched: plain_contexts[n] != contexts_before[n]
-                || plain_dockerfiles[n] != dockerfiles_before[n],
+            inputs: plan::inputs(&image.spec, &files, BTreeMap::new()),
+            files,
             bases: Vec::new(),
-            dockerfile_blob: dockerfile.id.clone(),
             foreign_bases: Vec::new(),
         });
         check_target(image)?;
@@ -180,23 +142,10 @@ fn find_sources(mirror: &Mirror<'_>, commit: &CommitSha, images: &mut [Surveyed]
     Ok(())
 }
 
-fn describe(found: &Found) -> String {
-    match found {
-        Found::Blob(_) => "is a file".to_owned(),
-        Found::Tree(_) => "is a folder".to_owned(),
-        Found::Submodule => "is a submodule; name a folder of the repository itself".to_owned(),
-        Found::Missing => "does not exist in the commit".to_owned(),
-        Found::Outside(to) => {
-            format!("is a link that leads out of the repository, to `{}`", crate::escape::shortened(to, 80))
-        }
-        Found::Dangling => "is a link that leads nowhere".to_owned(),
-    }
-}
-
 /// A target that is no stage is found before anything is built.
 fn check_target(image: &Surveyed) -> Result<(), Failure> {
     let (Some(target), Some(source)) = (&image.spec.target, &image.source) else { return Ok(()) };
-    let text = String::from_utf8_lossy(&source.dockerfile);
+    let text = String::from_utf8_lossy(&source.files.dockerfile.content);
     let stages = DockerfileStages::parse(&text, &image.spec.args)
         .map_err(|e| Failure::new(Kind::BadInput, e).context(format!("image `{}`", image.spec.name)))?;
     if stages.has_target(target) {
@@ -222,7 +171,7 @@ fn hash_inputs(images: &mut [Surveyed]) -> Result<(), Failure> {
         .collect();
     let mut bases: Vec<Bases> = Vec::with_capacity(images.len());
     for (i, image) in images.iter().enumerate() {
-        let text = image.source.as_ref().map(|s| String::from_utf8_lossy(&s.dockerfile));
+        let text = image.source.as_ref().map(|s| String::from_utf8_lossy(&s.files.dockerfile.content));
         // A Dockerfile in which no stage can be told is docker's to explain.
         let stages = text.and_then(|text| DockerfileStages::parse(&text, &image.spec.args).ok());
         let (mut local, mut foreign) = (Vec::new(), Vec::new());
@@ -247,7 +196,7 @@ fn hash_inputs(images: &mut [Surveyed]) -> Result<(), Failure> {
             }
         }
         let Some(source) = &images[i].source else { continue };
-        let inputs = plan::inputs(&images[i].spec, &source.context_tree, &source.dockerfile_blob, stand_on);
+        let inputs = plan::inputs(&images[i].spec, &source.files, stand_on);
         if let Some(source) = &mut images[i].source {
             source.inputs = inputs;
             source.bases = local;

@@ -54,6 +54,7 @@ pub struct Tool {
     stdin: Option<Vec<u8>>,
     /// How much of standard output is captured at most, bytes; `None` captures nothing.
     cap: Option<usize>,
+    umask: Option<u32>,
 }
 
 /// What a child that ended well has said.
@@ -114,6 +115,7 @@ impl Tool {
             dir: None,
             stdin: None,
             cap: Some(CAPTURE_CAP),
+            umask: None,
         }
     }
 
@@ -160,6 +162,13 @@ impl Tool {
     #[must_use]
     pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Tool {
         self.stdin = Some(bytes.into());
+        self
+    }
+
+    /// Sets the umask of the child; swanci's own is inherited otherwise.
+    #[must_use]
+    pub(crate) fn umask(mut self, mask: u32) -> Tool {
+        self.umask = Some(mask);
         self
     }
 
@@ -277,14 +286,15 @@ impl Child {
             Some(dir) => expression.dir(dir),
             None => expression,
         };
+        let umask = tool.umask;
         let handle = expression
             .full_env(&tool.env)
             .stdout_file(child_stdout)
             .stderr_file(child_stderr)
             .unchecked()
-            .before_spawn(|command| {
+            .before_spawn(move |command| {
                 command.process_group(0);
-                die_with_parent(command);
+                before_exec(command, umask);
                 Ok(())
             })
             .start()
@@ -415,13 +425,18 @@ impl Drop for Child {
 }
 
 /// Lets the kernel end the child when the thread that started it ends: after a `kill -9` of swanci no build goes
-/// on by itself. SIGTERM, so that git removes its lock files and docker cancels its build.
+/// on by itself. SIGTERM, so that git removes its lock files and docker cancels its build. Sets the child's umask.
 #[allow(unsafe_code)]
-fn die_with_parent(command: &mut std::process::Command) {
-    // SAFETY: the closure runs between fork and exec and makes one async-signal-safe system call; it allocates
+fn before_exec(command: &mut std::process::Command, umask: Option<u32>) {
+    // SAFETY: the closure runs between fork and exec and makes two async-signal-safe system calls; it allocates
     // nothing and touches no lock.
     unsafe {
-        command.pre_exec(|| Ok(rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?));
+        command.pre_exec(move || {
+            if let Some(mask) = umask {
+                rustix::process::umask(rustix::fs::Mode::from_bits_truncate(mask));
+            }
+            Ok(rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?)
+        });
     }
 }
 

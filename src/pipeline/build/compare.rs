@@ -1,4 +1,4 @@
-//! Which images have to be built: what probably has to is asked about first.
+//! Which images have to be built.
 
 use std::sync::PoisonError;
 
@@ -25,22 +25,16 @@ impl Work<'_> {
         let client = self.site.client.as_ref().filter(|_| !self.options.force);
         let client = client.map(|client| client.with_cancel(self.site.cancel.clone()));
         let step = client.is_some().then(|| self.site.progress.step("compare with the registry"));
-        let compare = |images: &[usize], ask: Ask| {
-            parallel::map(REGISTRY_THREADS, images, |i| match self.compare_one(*i, client.as_ref(), ask) {
+        // With few images there are connections to ask about all places of each at once.
+        let ask = if chosen.len() * reuse::PLACES <= REGISTRY_THREADS { Ask::AtOnce } else { Ask::InTurn };
+        let compared =
+            parallel::map(REGISTRY_THREADS, chosen, |i| match self.compare_one(*i, client.as_ref(), ask) {
                 Ok(compared) => compared,
                 Err(failure) => {
                     self.end_all(failure);
                     None
                 }
-            })
-        };
-        // What will probably have to be built comes first, and alone: its build begins while the rest is asked about.
-        let (touched, untouched): (Vec<usize>, Vec<usize>) =
-            chosen.iter().partition(|i| self.is_touched(**i));
-        // It is probably nowhere, so all places will be asked: a few images at once.
-        let few = touched.len() * reuse::PLACES <= REGISTRY_THREADS;
-        let mut compared = compare(&touched, if few { Ask::AtOnce } else { Ask::InTurn });
-        compared.extend(compare(&untouched, Ask::InTurn));
+            });
         if let Some(step) = step {
             let count = |wanted| compared.iter().filter(|compared| **compared == Some(wanted)).count();
             let ended =
@@ -55,10 +49,6 @@ impl Work<'_> {
                 (Some(stop), None) => step.failed(&stop.to_string()),
             }
         }
-    }
-
-    fn is_touched(&self, i: usize) -> bool {
-        self.surveyed[i].source.as_ref().is_some_and(|source| source.is_touched)
     }
 
     fn compare_one(
