@@ -244,6 +244,9 @@ pub struct RegistryArgs {
 /// How to push; `run` takes the same.
 #[derive(Debug, Args)]
 pub struct PushArgs {
+    /// Fail when an immutable tag is in the registry already with another digest
+    #[arg(long)]
+    pub strict: bool,
     /// Let moving tags move back to an older commit
     #[arg(long)]
     pub allow_rollback: bool,
@@ -261,9 +264,6 @@ pub struct Push {
     /// The registry.
     #[command(flatten)]
     pub registry: RegistryArgs,
-    /// Fail when an immutable tag is there with another digest
-    #[arg(long)]
-    pub force: bool,
     /// For each image, as 30m or 90s
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub timeout: Option<Duration>,

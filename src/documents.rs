@@ -174,6 +174,27 @@ pub struct Image {
     pub moved: Option<Vec<Move>>,
 }
 
+impl Image {
+    /// An image of which nothing else is known yet.
+    pub fn new(name: String, status: ImageStatus) -> Image {
+        Image {
+            name,
+            status,
+            repository: None,
+            immutable_tag: None,
+            tags: None,
+            image_id: None,
+            digest: None,
+            inputs: None,
+            reason: None,
+            error: None,
+            note: None,
+            seconds: None,
+            moved: None,
+        }
+    }
+}
+
 /// What happened to one moving tag.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Move {

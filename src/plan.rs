@@ -1,13 +1,13 @@
 //! Specs, git objects and what the registry holds → what to build, what to reuse, in which order. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::git::{AttributesFile, ContextFiles};
 use crate::manifest::ImageSpec;
-use crate::model::{Digest, ImageRepository, Tag};
+use crate::model::{CommitSha, Digest, ImageName, ImageRepository, Tag};
 
 /// The version of the way inputs are hashed. A change to [`Inputs`] is a change of this number.
 const INPUTS_VERSION: u32 = 2;
@@ -80,56 +80,140 @@ impl Digest {
     }
 }
 
-/// What a reference in a `FROM` may mean among the images of the same commit.
-pub struct LocalName<'a> {
-    /// `service_name`.
-    pub name: &'a str,
-    /// Its full name.
-    pub repository: &'a ImageRepository,
-    /// Its moving tags.
-    pub tags: &'a [Tag],
+/// What the registry holds under one tag.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) tag: Tag,
+    pub(crate) digest: Digest,
+    /// The `source` label.
+    pub(crate) source: Option<String>,
+    /// The `revision` label.
+    pub(crate) revision: Option<CommitSha>,
+    /// The label with the hash of the inputs.
+    pub(crate) inputs: Option<Digest>,
 }
 
-/// The image of the same commit that a `FROM` reference means, if it means one: by its short or its full name, with
-/// one of its tags or none. An image's own name means somebody else's image (`FROM httpd:2.4` in `httpd`), and so
-/// does a digest, or a tag that the commit does not give.
-pub fn local_base(reference: &str, own: usize, names: &[LocalName<'_>]) -> Option<usize> {
-    if reference.contains('@') {
-        return None;
+/// What the registry holds of one image path, as far as it was asked. An image that cannot be read is absent.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Holdings {
+    /// Under the commit's own `sha-` tag.
+    pub(crate) own: Option<Held>,
+    /// Under the `sha-` tag of the first parent.
+    pub(crate) parent: Option<Held>,
+    /// Under the moving tags that the commit asks for, in their order.
+    pub(crate) moving: Vec<Held>,
+    /// Some of the other images, where none of those exists.
+    pub(crate) others: Vec<Held>,
+    /// Whether the image under the first moving tag is also under the `sha-` tag of its revision.
+    pub(crate) confirmed: bool,
+}
+
+impl Holdings {
+    /// The source of the other repository that the path belongs to, if it belongs to one. The moving tags decide, because
+    /// they are what people pull; without any, the commit's own tag, its parent's, and then any other image.
+    pub(crate) fn owned_by_another(&self, is_ours: impl Fn(&str) -> bool) -> Option<&str> {
+        let foreign = |held: &&Held| held.source.as_deref().is_some_and(|source| !is_ours(source));
+        if self.moving.iter().any(|held| held.source.is_some()) {
+            return self.moving.iter().find(foreign).and_then(|held| held.source.as_deref());
+        }
+        let immutable = self.own.iter().chain(&self.parent).find(|held| held.source.is_some());
+        if let Some(held) = immutable {
+            return Some(held).filter(foreign).and_then(|held| held.source.as_deref());
+        }
+        let ours = self.others.iter().any(|held| held.source.as_deref().is_some_and(&is_ours));
+        if ours { None } else { self.others.iter().find(foreign).and_then(|held| held.source.as_deref()) }
     }
-    let (name, tag) = match reference.rsplit_once(':') {
-        Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
-        _ => (reference, None),
-    };
-    names.iter().enumerate().position(|(i, image)| {
-        i != own
-            && (name == image.name || name == image.repository.to_string())
-            && tag.is_none_or(|tag| tag == "latest" || image.tags.iter().any(|t| t.as_str() == tag))
-    })
+}
+
+/// What is to be done with one image, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Action {
+    Build {
+        why: &'static str,
+    },
+    /// The registry holds it already, under this tag.
+    Reuse {
+        digest: Digest,
+        under: Tag,
+    },
+    Skip {
+        reason: String,
+    },
+}
+
+impl Action {
+    /// For an image with these inputs. Only an image of the same repository is reused, and one under a moving tag only
+    /// if an immutable tag confirms it: labels can be inherited or forged.
+    pub(crate) fn for_inputs(inputs: &Digest, holdings: &Holdings, is_ours: impl Fn(&str) -> bool) -> Action {
+        let moving = holdings.moving.first().filter(|_| holdings.confirmed);
+        let same =
+            [holdings.own.as_ref(), holdings.parent.as_ref(), moving].into_iter().flatten().find(|held| {
+                held.inputs.as_ref() == Some(inputs) && held.source.as_deref().is_some_and(&is_ours)
+            });
+        match same {
+            Some(held) => Action::Reuse { digest: held.digest.clone(), under: held.tag.clone() },
+            None if *holdings == Holdings::default() => Action::Build { why: "not in the registry" },
+            None => Action::Build { why: "its inputs changed" },
+        }
+    }
+}
+
+/// Finds the images of a commit that the references in its Dockerfiles mean.
+pub(crate) struct LocalNames<'a>(HashMap<String, (usize, &'a [Tag])>);
+
+impl<'a> LocalNames<'a> {
+    /// `images` are the name, the repository and the moving tags of each image.
+    pub(crate) fn new(
+        images: impl Iterator<Item = (&'a ImageName, &'a ImageRepository, &'a [Tag])>,
+    ) -> LocalNames<'a> {
+        let mut names = HashMap::new();
+        for (i, (name, repository, tags)) in images.enumerate() {
+            names.insert(name.to_string(), (i, tags));
+            names.entry(repository.to_string()).or_insert((i, tags));
+        }
+        LocalNames(names)
+    }
+
+    /// The image that a reference means: by its short or full name, with one of its tags or none. For the image itself
+    /// (`FROM httpd:2.4` in `httpd`), a digest, or a tag that the commit does not give, it is somebody else's image.
+    pub(crate) fn find(&self, reference: &str, own: usize) -> Option<usize> {
+        let (name, tag) = match reference.rsplit_once(':') {
+            Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
+            _ => (reference, None),
+        };
+        let (i, tags) = self.0.get(name)?;
+        let given = tag.is_none_or(|tag| tag == "latest" || tags.iter().any(|t| t.as_str() == tag));
+        (*i != own && given && !reference.contains('@')).then_some(*i)
+    }
 }
 
 /// Images that are built on each other in a circle.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("these images are built on each other in a circle: {}", .0.join(", "))]
-pub struct Circle(pub Vec<String>);
+pub(crate) struct Circle(pub(crate) Vec<String>);
 
 /// An order in which every image comes after its local bases. `bases[i]` are the bases of image `i`.
-pub fn order(bases: &[Vec<usize>], name: impl Fn(usize) -> String) -> Result<Vec<usize>, Circle> {
-    let mut placed = vec![false; bases.len()];
-    let mut order = Vec::with_capacity(bases.len());
-    while order.len() < bases.len() {
-        let before = order.len();
-        for i in 0..bases.len() {
-            if !placed[i] && bases[i].iter().all(|b| placed[*b]) {
-                placed[i] = true;
-                order.push(i);
+pub(crate) fn order(bases: &[Vec<usize>], name: impl Fn(usize) -> String) -> Result<Vec<usize>, Circle> {
+    let mut open: Vec<usize> = bases.iter().map(Vec::len).collect();
+    let mut dependants: Vec<Vec<usize>> = vec![Vec::new(); bases.len()];
+    for (i, bases) in bases.iter().enumerate() {
+        bases.iter().for_each(|base| dependants[*base].push(i));
+    }
+    let mut order: Vec<usize> = (0..bases.len()).filter(|i| open[*i] == 0).collect();
+    let mut at = 0;
+    while let Some(done) = order.get(at).copied() {
+        at += 1;
+        for i in &dependants[done] {
+            open[*i] -= 1;
+            if open[*i] == 0 {
+                order.push(*i);
             }
         }
-        if order.len() == before {
-            return Err(Circle((0..bases.len()).filter(|i| !placed[*i]).map(name).collect()));
-        }
     }
-    Ok(order)
+    if order.len() == bases.len() {
+        return Ok(order);
+    }
+    Err(Circle((0..bases.len()).filter(|i| open[*i] > 0).map(name).collect()))
 }
 
 #[cfg(test)]
@@ -224,10 +308,9 @@ mod tests {
         let repository: ImageRepository = "r.example.org/team/base".parse().unwrap();
         let other: ImageRepository = "r.example.org/team/httpd".parse().unwrap();
         let tags = ["1.0".parse::<Tag>().unwrap()];
-        let names = [
-            LocalName { name: "base", repository: &repository, tags: &tags },
-            LocalName { name: "httpd", repository: &other, tags: &tags },
-        ];
+        let (base, httpd): (ImageName, ImageName) = ("base".parse().unwrap(), "httpd".parse().unwrap());
+        let images = [(&base, &repository, &tags[..]), (&httpd, &other, &tags[..])];
+        let names = LocalNames::new(images.into_iter());
         for (reference, own, meant) in [
             ("base", 1, Some(0)),
             ("base:1.0", 1, Some(0)),
@@ -240,7 +323,7 @@ mod tests {
             ("r.example.org:443/base", 1, None),
             ("base@sha256:abc", 1, None),
         ] {
-            assert_eq!(local_base(reference, own, &names), meant, "{reference}");
+            assert_eq!(names.find(reference, own), meant, "{reference}");
         }
     }
 
@@ -249,5 +332,83 @@ mod tests {
         let name = |i: usize| format!("i{i}");
         assert_eq!(order(&[vec![1], vec![2], vec![]], name), Ok(vec![2, 1, 0]));
         assert_eq!(order(&[vec![1], vec![0], vec![]], name), Err(Circle(vec!["i0".into(), "i1".into()])));
+        let chain: Vec<Vec<usize>> =
+            (0..50_000).map(|i| if i < 49_999 { vec![i + 1] } else { vec![] }).collect();
+        assert_eq!(order(&chain, name).unwrap()[0], 49_999);
+    }
+
+    const OURS: &str = "https://github.com/o/ours";
+    const OTHER: &str = "https://github.com/o/other";
+
+    fn held(tag: &str, source: Option<&str>, inputs: &[u8]) -> Held {
+        Held {
+            tag: tag.parse().unwrap(),
+            digest: Digest::of(format!("{tag}{source:?}").as_bytes()),
+            source: source.map(str::to_owned),
+            revision: None,
+            inputs: Some(Digest::of(inputs)),
+        }
+    }
+
+    #[test]
+    fn a_path_belongs_to_the_repository_that_its_images_name() {
+        let (ours, other, nobody) =
+            (held("1", Some(OURS), b"i"), held("1", Some(OTHER), b"i"), held("1", None, b"i"));
+        let holdings =
+            |moving: &[&Held], own: Option<&Held>, parent: Option<&Held>, others: &[&Held]| Holdings {
+                own: own.cloned(),
+                parent: parent.cloned(),
+                moving: moving.iter().map(|held| (*held).clone()).collect(),
+                others: others.iter().map(|held| (*held).clone()).collect(),
+                confirmed: true,
+            };
+        for (holdings, owner) in [
+            (holdings(&[], None, None, &[]), None),
+            (holdings(&[&ours], Some(&other), None, &[]), None),
+            (holdings(&[&ours, &other], None, None, &[]), Some(OTHER)),
+            (holdings(&[&other], Some(&ours), Some(&ours), &[]), Some(OTHER)),
+            (holdings(&[&nobody], Some(&other), None, &[]), Some(OTHER)),
+            (holdings(&[], Some(&other), Some(&ours), &[]), Some(OTHER)),
+            (holdings(&[], None, Some(&other), &[]), Some(OTHER)),
+            (holdings(&[], None, None, &[&nobody, &other]), Some(OTHER)),
+            (holdings(&[], None, None, &[&other, &ours]), None),
+            (holdings(&[&nobody], None, None, &[]), None),
+        ] {
+            assert_eq!(holdings.owned_by_another(|source| source == OURS), owner, "{holdings:?}");
+        }
+    }
+
+    #[test]
+    fn only_an_own_image_with_the_same_inputs_that_an_immutable_tag_confirms_is_reused() {
+        let inputs = Digest::of(b"i");
+        let action = |holdings: &Holdings| Action::for_inputs(&inputs, holdings, |source| source == OURS);
+        let under = |tag: &str, source| Action::Reuse {
+            digest: held(tag, source, b"i").digest,
+            under: tag.parse().unwrap(),
+        };
+        let changed = Action::Build { why: "its inputs changed" };
+        let empty = Holdings::default();
+        assert_eq!(action(&empty), Action::Build { why: "not in the registry" });
+        for (holdings, expected) in [
+            (
+                Holdings { own: Some(held("own", Some(OURS), b"i")), ..empty.clone() },
+                under("own", Some(OURS)),
+            ),
+            (Holdings { own: Some(held("own", Some(OURS), b"x")), ..empty.clone() }, changed.clone()),
+            (Holdings { own: Some(held("own", Some(OTHER), b"i")), ..empty.clone() }, changed.clone()),
+            (Holdings { own: Some(held("own", None, b"i")), ..empty.clone() }, changed.clone()),
+            (Holdings { parent: Some(held("p", Some(OURS), b"i")), ..empty.clone() }, under("p", Some(OURS))),
+            (Holdings { moving: vec![held("1", Some(OURS), b"i")], ..empty.clone() }, changed.clone()),
+            (
+                Holdings { moving: vec![held("1", Some(OURS), b"i")], confirmed: true, ..empty.clone() },
+                under("1", Some(OURS)),
+            ),
+            (
+                Holdings { moving: vec![held("1", Some(OTHER), b"i")], confirmed: true, ..empty.clone() },
+                changed.clone(),
+            ),
+        ] {
+            assert_eq!(action(&holdings), expected, "{holdings:?}");
+        }
     }
 }

@@ -52,7 +52,7 @@ pub(super) fn command(session: &Session, args: &Build, out: &mut dyn Write) -> R
         (None, None) => return Err(Failure::usage("give a document, or --repo with --commit or --branch")),
     };
     let options = BuildOptions { dry_run: args.dry_run, ..build_options(&args.options) };
-    let built = pipeline::build(&site, &change, payload_sha256.as_deref(), &options, &|_, _| {})?;
+    let built = pipeline::build(&site, &change, payload_sha256.as_deref(), &options, &|_| {})?;
     write_outcome(out, &built.document, built.failure)
 }
 
@@ -70,6 +70,7 @@ pub(super) fn build_options(args: &BuildArgs) -> BuildOptions {
         no_cache: args.no_cache,
         dry_run: false,
         patience: Vec::new(),
+        only_own_paths: false,
     }
 }
 

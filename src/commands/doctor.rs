@@ -122,15 +122,10 @@ fn check_all(session: &Session, site: &Site, checks: &mut Vec<Check>) {
         Ok(version) => ok("docker engine", version),
         Err(error) => failed("docker engine", error.into()),
     });
-    checks.push(match site.docker.choose_builder(None, &cancel()) {
-        Ok(Builder::Buildx) => ok("builder", "buildx (BuildKit)"),
-        Ok(Builder::Classic) if site.secrets.is_empty() => {
-            ok("builder", "classic; install docker-buildx for BuildKit, build secrets and remote builders")
-        }
-        Ok(Builder::Classic) => failed(
-            "builder",
-            Failure::environment("classic, and build.secrets needs BuildKit").hint("install docker-buildx"),
-        ),
+    checks.push(match site.docker.find_builder(&cancel()) {
+        Ok(Builder::Buildx) => ok("builder", "buildx (BuildKit of the engine)"),
+        Ok(Builder::Remote) => ok("builder", "buildx (a builder outside of the engine)"),
+        Ok(Builder::Integrated) => ok("builder", "BuildKit of the docker client (DOCKER_BUILDKIT=1)"),
         Err(error) => failed("builder", error.into()),
     });
     checks.push(disk(site));

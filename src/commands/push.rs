@@ -30,8 +30,7 @@ pub(super) fn command(session: &Session, args: &Push, out: &mut dyn Write) -> Re
     if let Some(timeout) = args.timeout {
         site.timeout = timeout;
     }
-    let options = PushOptions { force: args.force, ..push_options(&args.options) };
-    let pushed = pipeline::push(&site, built, &options)?;
+    let pushed = pipeline::push(&site, built, &push_options(&args.options))?;
     if pushed.failure.is_none() {
         summary(&session.progress, &pushed.document);
     }
@@ -44,7 +43,7 @@ struct OnlyDecision {
 }
 
 pub(super) fn push_options(args: &PushArgs) -> PushOptions {
-    PushOptions { force: false, allow_rollback: args.allow_rollback, take_over: args.take_over }
+    PushOptions { strict: args.strict, allow_rollback: args.allow_rollback, take_over: args.take_over }
 }
 
 /// The closing words: how to get what was pushed.

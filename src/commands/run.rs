@@ -56,8 +56,8 @@ pub(super) fn command(session: &Session, mut args: Run, out: &mut dyn Write) -> 
 fn carry_out(session: &Session, args: &Run, document: &DecisionDocument) -> Result<Outcome<Ran>, Failure> {
     let change = change_of(document)?;
     let site = session.site(&args.build.registry, Some(&args.build))?;
-    let push = pipeline::PushOptions { force: args.build.force, ..push_options(&args.push) };
-    pipeline::run(&site, &change, Some(&document.payload_sha256), &build_options(&args.build), &push)
+    let (build, push) = (build_options(&args.build), push_options(&args.push));
+    pipeline::run(&site, &change, Some(&document.payload_sha256), &build, &push)
 }
 
 /// Tells the CI job around it how it ended. The run's own failure counts first.

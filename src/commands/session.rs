@@ -12,7 +12,7 @@ use crate::error::{Classify as _, Failure, Kind};
 use crate::git::Access;
 use crate::manifest::Template;
 use crate::model::RegistryAddress;
-use crate::pipeline::{CONFIGS, ImageLeases, RepositoryRule, Site};
+use crate::pipeline::{CONFIGS, RepositoryRule, Site};
 use crate::progress::{Progress, Style};
 use crate::registry::{Credentials, Registry, Settings};
 
@@ -123,7 +123,6 @@ pub(super) fn site(
         default_tags,
         secrets: config.build.secrets.clone(),
         keep_local: config.build.keep_local,
-        leases: ImageLeases::default(),
         progress: progress.clone(),
         cancel: cancel.clone(),
     })

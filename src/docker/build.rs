@@ -1,235 +1,230 @@
-//! `docker build` with either builder, and the labels of its image.
+//! Builds one image with BuildKit.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use tempfile::NamedTempFile;
-
-use super::{Docker, DockerError};
+use super::error::exit_code_of_step;
+use super::{Docker, DockerError, DockerErrorKind};
 use crate::cancel::Cancel;
-use crate::manifest::dockerfile::DockerfileStages;
 use crate::model::Digest;
 use crate::process::{CommandError, Stream, Tool};
 
-/// What a build that was ended leaves is removed within this time, or stays.
-const TIDY_UP_TIME: Duration = Duration::from_secs(5);
-const TIDY_UP_PAUSE: Duration = Duration::from_millis(100);
-
-/// How images are built.
+/// How docker reaches BuildKit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Builder {
-    /// The engine's first builder: no secrets, no cache mounts.
-    Classic,
-    /// BuildKit through the buildx plugin.
+pub(crate) enum Builder {
+    /// `docker buildx build` in the engine that holds the images.
     Buildx,
+    /// `docker buildx build` on a builder that does not see the engine's images.
+    Remote,
+    /// `DOCKER_BUILDKIT=1 docker build`, for clients before 23.
+    Integrated,
+}
+
+/// An image as a folder in the OCI layout.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Layout {
+    pub(crate) folder: PathBuf,
+    pub(crate) digest: Digest,
 }
 
 /// What one image is built from.
 #[derive(Debug, Clone)]
-pub struct BuildRequest {
-    /// The folder that is sent.
-    pub context: PathBuf,
-    /// The Dockerfile.
-    pub dockerfile: PathBuf,
-    /// Where files that docker reads or writes beside them may stand for the time of the build.
-    pub scratch: PathBuf,
-    /// What the image is called.
-    pub name: String,
-    /// Build arguments.
-    pub args: BTreeMap<String, String>,
-    /// Labels.
-    pub labels: BTreeMap<String, String>,
-    /// The stage to build.
-    pub target: Option<String>,
-    /// The platform to build for.
-    pub platform: Option<String>,
+pub(crate) struct BuildRequest {
+    pub(crate) context: PathBuf,
+    pub(crate) dockerfile: PathBuf,
+    pub(crate) name: String,
+    pub(crate) args: BTreeMap<String, String>,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) target: Option<String>,
+    pub(crate) platform: Option<String>,
     /// Ask the registries for newer base images.
-    pub pull: bool,
-    /// Use no cached step.
-    pub no_cache: bool,
-    /// BuildKit secrets, by id.
-    pub secrets: BTreeMap<String, PathBuf>,
-}
-
-impl BuildRequest {
-    /// The options that both builders take.
-    fn options(&self, mut tool: Tool) -> Tool {
-        tool = tool.arg("--tag").arg(&self.name);
-        for (name, value) in &self.args {
-            tool = tool.arg("--build-arg").arg(format!("{name}={value}"));
-        }
-        if let Some(target) = &self.target {
-            tool = tool.arg("--target").arg(target);
-        }
-        if let Some(platform) = &self.platform {
-            tool = tool.arg("--platform").arg(platform);
-        }
-        if self.pull {
-            tool = tool.arg("--pull");
-        }
-        if self.no_cache {
-            tool = tool.arg("--no-cache");
-        }
-        tool
-    }
+    pub(crate) pull: bool,
+    pub(crate) no_cache: bool,
+    /// Build secrets: id → file.
+    pub(crate) secrets: BTreeMap<String, PathBuf>,
+    /// For a remote builder: the images behind these references of the Dockerfile.
+    pub(crate) layouts: BTreeMap<String, Layout>,
+    /// For a remote builder: where the image is written too, so that other images can be built on it.
+    pub(crate) layout: Option<PathBuf>,
 }
 
 impl Docker {
-    /// Builds one image and returns what the builder calls it: its Id, but from buildx the digest of its config, which is
-    /// the Id only in an engine that keeps images by their configs. [`Docker::image_id`] knows the Id. Every line that
-    /// docker says is handed on.
-    pub fn build(
+    /// Builds an image and loads it into the engine under its name. Every line of docker's output goes to `on_line`.
+    pub(crate) fn build(
         &self,
         builder: Builder,
         request: &BuildRequest,
         cancel: &Cancel,
         on_line: &mut dyn FnMut(&str),
-    ) -> Result<Digest, DockerError> {
-        match builder {
-            Builder::Classic => self.build_classic(request, cancel, on_line),
-            Builder::Buildx => self.build_with_buildx(request, cancel, on_line),
+    ) -> Result<(), DockerError> {
+        let mut tool = match builder {
+            Builder::Integrated => self.tool().env("DOCKER_BUILDKIT", "1").arg("build"),
+            Builder::Buildx | Builder::Remote => {
+                // Without attestations a single-platform image stays a plain manifest.
+                let tool = self.tool().env("BUILDX_NO_DEFAULT_ATTESTATIONS", "1").args(["buildx", "build"]);
+                tool.args(["--builder", self.builder_name(), "--output", "type=docker"])
+            }
+        };
+        if let Some(folder) = &request.layout {
+            let dest = csv(&format!("dest={}", folder.display()));
+            tool = tool.arg("--output").arg(format!("type=oci,tar=false,{dest}"));
         }
-    }
-
-    fn build_with_buildx(
-        &self,
-        request: &BuildRequest,
-        cancel: &Cancel,
-        on_line: &mut dyn FnMut(&str),
-    ) -> Result<Digest, DockerError> {
-        let image_id = NamedTempFile::new_in(&request.scratch).map_err(DockerError::Scratch)?;
-        // A single-platform image stays a plain manifest.
-        let mut tool = self.tool().env("BUILDX_NO_DEFAULT_ATTESTATIONS", "1").args(["buildx", "build"]);
-        if let Some(name) = &self.builder {
-            tool = tool.args(["--builder", name]);
+        for (reference, layout) in &request.layouts {
+            let place = format!("oci-layout://{}@{}", layout.folder.display(), layout.digest);
+            tool = tool.arg("--build-context").arg(format!("{reference}={place}"));
         }
-        tool = tool.args(["--load", "--progress=plain", "--iidfile"]).arg(image_id.path());
-        tool = tool.arg("--file").arg(&request.dockerfile);
+        tool = tool.args(["--progress=plain", "--tag", &request.name]).arg("--file").arg(&request.dockerfile);
+        for (name, value) in &request.args {
+            tool = tool.arg("--build-arg").arg(format!("{name}={value}"));
+        }
         for (name, value) in &request.labels {
             tool = tool.arg("--label").arg(format!("{name}={value}"));
         }
         for (id, file) in &request.secrets {
-            tool = tool.arg("--secret").arg(format!("id={id},src={}", file.display()));
+            tool = tool.arg("--secret").arg(format!("id={id},{}", csv(&format!("src={}", file.display()))));
         }
-        stream(request.options(tool).arg("--").arg(&request.context), cancel, on_line)?;
-        read_image_id(image_id.path())
-    }
-
-    /// To the classic builder every `--label` is a step of its own, with a container. One `LABEL` is one step for all
-    /// of them: at the end of a copy of the Dockerfile, or, where that end is not the end of what is built, on top of
-    /// the image that was built.
-    fn build_classic(
-        &self,
-        request: &BuildRequest,
-        cancel: &Cancel,
-        on_line: &mut dyn FnMut(&str),
-    ) -> Result<Digest, DockerError> {
-        let labelled = labelled_dockerfile(request).map_err(DockerError::Scratch)?;
-        let dockerfile = labelled.as_ref().map_or(request.dockerfile.as_path(), NamedTempFile::path);
-        let image_id = NamedTempFile::new_in(&request.scratch).map_err(DockerError::Scratch)?;
-        let tool = self.classic(image_id.path()).arg("--file").arg(dockerfile);
-        let mut last_layer = None;
-        let built = stream(request.options(tool).arg("--").arg(&request.context), cancel, &mut |line| {
-            last_layer = classic_layer(line).map(str::to_owned).or_else(|| last_layer.take());
-            on_line(line);
-        });
-        if let (Err(DockerError::Command(CommandError::Stopped { .. })), Some(id)) = (&built, last_layer) {
-            self.remove_dangling(&id);
+        if let Some(target) = &request.target {
+            tool = tool.arg("--target").arg(target);
         }
-        built?;
-        let built = read_image_id(image_id.path())?;
-        if labelled.is_some() {
-            return Ok(built);
-        }
-        let image = built.as_str().trim_start_matches("sha256:");
-        let dockerfile = format!("FROM {image}\n{}\n", label_instruction(&request.labels, '\\'));
-        let mut tool = self.classic(image_id.path()).args(["--tag", &request.name]);
         if let Some(platform) = &request.platform {
             tool = tool.arg("--platform").arg(platform);
         }
-        stream(tool.arg("-").stdin(dockerfile), cancel, on_line)?;
-        read_image_id(image_id.path())
+        tool = tool.args(request.pull.then_some("--pull")).args(request.no_cache.then_some("--no-cache"));
+        self.run_build(tool.arg("--").arg(&request.context), cancel, on_line)
     }
 
-    fn classic(&self, image_id: &Path) -> Tool {
-        // --force-rm: a build that is ended leaves no container.
-        self.tool().env("DOCKER_BUILDKIT", "0").args(["build", "--force-rm", "--iidfile"]).arg(image_id)
+    /// Runs a build; its output may be of any length.
+    fn run_build(
+        &self,
+        tool: Tool,
+        cancel: &Cancel,
+        on_line: &mut dyn FnMut(&str),
+    ) -> Result<(), DockerError> {
+        on_line(&format!("{tool:?}"));
+        let mut steps = Steps::default();
+        let built = tool.uncaptured().stream(cancel, &mut |_: Stream, line: &str| {
+            steps.line(line);
+            on_line(line);
+        });
+        let Err(error) = built else { return Ok(()) };
+        let failed = DockerError::of_build(&error, steps.failed());
+        // An engine that is stopped kills the steps of its builds first, with the code of SIGKILL or SIGTERM.
+        let killed = matches!(steps.exit_code, Some(137 | 143)) && failed.kind == DockerErrorKind::Failed;
+        if killed && let Err(gone) = self.engine_version(cancel) {
+            return Err(gone);
+        }
+        Err(failed)
     }
 
-    /// The classic builder keeps the steps of a build that was ended as images without a name. The last of them goes,
-    /// and with it those below it; a build that failed keeps them, as the cache of its next try.
-    fn remove_dangling(&self, id: &str) {
-        let cancel = Cancel::new().child(Some(TIDY_UP_TIME));
-        let list = ["image", "ls", "--quiet", "--no-trunc", "--filter", "dangling=true"];
-        let wanted = format!("sha256:{id}");
-        // The engine is a moment behind: a container that it still has to remove holds the image.
-        while let Ok(listed) = self.tool().args(list).run(&cancel) {
-            let there = listed.text().lines().any(|line| line.starts_with(&wanted));
-            // Not by force: another build may stand on it by now.
-            if !there || self.remove(&[id], &cancel).is_ok() || cancel.sleep(TIDY_UP_PAUSE).is_err() {
-                return;
+    /// How docker reaches BuildKit: one attempt, and its answer.
+    pub(crate) fn find_builder(&self, cancel: &Cancel) -> Result<Builder, DockerError> {
+        let answer = match &self.builder {
+            Some(name) => self.tool().args(["buildx", "inspect", "--", name]).run(cancel),
+            None => self.tool().args(["buildx", "version"]).run(cancel),
+        };
+        let error = match answer {
+            Ok(_) if self.builder.is_none() => return Ok(Builder::Buildx),
+            Ok(said) => {
+                let driver = said
+                    .text()
+                    .lines()
+                    .find_map(|line| Some(line.strip_prefix("Driver:")?.trim().to_owned()));
+                return Ok(if driver.as_deref() == Some("docker") {
+                    Builder::Buildx
+                } else {
+                    Builder::Remote
+                });
             }
+            Err(error @ CommandError::Exit { .. }) => error,
+            Err(error) => return Err(DockerError::of(&error)),
+        };
+        if let Some(name) = &self.builder {
+            let error = DockerError::of(&error);
+            return Err(DockerError::new(
+                DockerErrorKind::NoBuildKit,
+                format!("the builder `{name}` cannot be used: {error}"),
+            ));
+        }
+        let client = self.client_version(cancel)?;
+        match major_version(&client) {
+            Some(major) if major < 23 => Ok(Builder::Integrated),
+            Some(_) | None => Err(DockerError::new(
+                DockerErrorKind::NoBuildKit,
+                format!("docker has no buildx plugin, and this client ({client}) cannot build without it"),
+            )),
         }
     }
 }
 
-/// Runs a build; its output may be of any length.
-fn stream(tool: Tool, cancel: &Cancel, on_line: &mut dyn FnMut(&str)) -> Result<(), DockerError> {
-    tool.uncaptured()
-        .stream(cancel, &mut |_: Stream, line: &str| on_line(line))
-        .map(drop)
-        .map_err(DockerError::of_build)
+/// The major version in `Docker version 20.10.24+dfsg1, build 297e128`.
+fn major_version(text: &str) -> Option<u32> {
+    text.split_whitespace().find_map(|word| word.split_once('.')?.0.parse().ok())
 }
 
-fn read_image_id(file: &Path) -> Result<Digest, DockerError> {
-    let text = std::fs::read_to_string(file).map_err(DockerError::Scratch)?;
-    text.trim().parse().map_err(|_| DockerError::Unexpected(format!("docker build --iidfile: {text}")))
+/// A field of an option that docker reads as CSV.
+fn csv(field: &str) -> String {
+    if field.contains([',', '"']) { format!("\"{}\"", field.replace('"', "\"\"")) } else { field.to_owned() }
 }
 
-/// A copy of the Dockerfile with the labels at its end; `None` where they would not end the stage that is built, and
-/// beside a `.dockerignore`: docker's client writes the random name of a Dockerfile from outside into it, so that a
-/// `COPY . .` would never be cached and would bring another file than the commit's into the image (docker/cli#3921).
-fn labelled_dockerfile(request: &BuildRequest) -> std::io::Result<Option<NamedTempFile>> {
-    if request.context.join(".dockerignore").symlink_metadata().is_ok() {
-        return Ok(None);
+/// The digest of the one image in an OCI layout (OCI image spec, image-layout, `index.json`).
+pub(crate) fn layout_digest(folder: &Path) -> std::io::Result<Digest> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        manifests: Vec<Entry>,
     }
-    let mut content = std::fs::read(&request.dockerfile)?;
-    let text = String::from_utf8_lossy(&content);
-    let stages = DockerfileStages::parse(&text, &request.args).ok();
-    let Some(escape) = stages.and_then(|s| s.escape_to_append(request.target.as_deref())) else {
-        return Ok(None);
-    };
-    content.extend_from_slice(format!("\n{}\n", label_instruction(&request.labels, escape)).as_bytes());
-    let mut copy = NamedTempFile::with_prefix_in("Dockerfile-", &request.scratch)?;
-    copy.write_all(&content)?;
-    copy.flush()?;
-    Ok(Some(copy))
+    #[derive(serde::Deserialize)]
+    struct Entry {
+        digest: Digest,
+    }
+    let index: Index = serde_json::from_slice(&std::fs::read(folder.join("index.json"))?)?;
+    let mut digests = index.manifests.into_iter().map(|entry| entry.digest);
+    digests.next().ok_or_else(|| std::io::Error::other("index.json lists no image"))
 }
 
-/// Dockerfile reference, LABEL: pairs in double quotes, in which the escape character keeps a quote, itself and a
-/// variable's `$` as they are.
-fn label_instruction(labels: &BTreeMap<String, String>, escape: char) -> String {
-    let quoted = |text: &str| {
-        let mut out = String::from('"');
-        for c in text.chars() {
-            if matches!(c, '"' | '$') || c == escape {
-                out.push(escape);
+/// What BuildKit's plain progress tells of the steps: `#7 [3/4] RUN make`, `#7 0.512 output`, `#7 ERROR: …`.
+#[derive(Default)]
+struct Steps {
+    /// Name and last line of output by step number.
+    steps: BTreeMap<u32, (String, String)>,
+    failed: Option<u32>,
+    exit_code: Option<i32>,
+}
+
+/// More steps than a Dockerfile has; what is beyond is not remembered.
+const MOST_STEPS: usize = 10_000;
+
+impl Steps {
+    fn line(&mut self, line: &str) {
+        let Some((number, rest)) = line.strip_prefix('#').and_then(|line| line.split_once(' ')) else {
+            return;
+        };
+        let Ok(number) = number.parse::<u32>() else { return };
+        if let Some(error) = rest.strip_prefix("ERROR: ") {
+            self.failed = Some(number);
+            self.exit_code = exit_code_of_step(error);
+        } else if let Some((time, output)) = rest.split_once(' ')
+            && time.parse::<f64>().is_ok()
+        {
+            if let Some((_, last)) = self.steps.get_mut(&number)
+                && !output.trim().is_empty()
+            {
+                *last = output.trim().to_owned();
             }
-            out.push(c);
+        } else if rest.starts_with('[') && self.steps.len() < MOST_STEPS {
+            self.steps.entry(number).or_insert_with(|| (rest.to_owned(), String::new()));
         }
-        out + "\""
-    };
-    let pairs: Vec<String> =
-        labels.iter().map(|(name, value)| format!("{}={}", quoted(name), quoted(value))).collect();
-    format!("LABEL {}", pairs.join(" "))
-}
+    }
 
-/// ` ---> 0123456789ab`, the image that a step of the classic builder made.
-fn classic_layer(line: &str) -> Option<&str> {
-    let id = line.trim().strip_prefix("---> ")?;
-    (id.len() == 12 && id.bytes().all(|b| b.is_ascii_hexdigit())).then_some(id)
+    /// `step 3/4 RUN make exited with 1: <last line>`, for a step that ran a program.
+    fn failed(&self) -> Option<String> {
+        let (name, last) = self.steps.get(&self.failed?)?;
+        let name = match name.strip_prefix('[').and_then(|name| name.split_once(']')) {
+            Some((place, command)) => format!("step {} {}", place.trim(), command.trim()),
+            None => name.clone(),
+        };
+        let text = format!("{} exited with {}", crate::escape::shortened(&name, 120), self.exit_code?);
+        Some(if last.is_empty() { text } else { format!("{text}: {last}") })
+    }
 }
 
 #[cfg(test)]
@@ -237,19 +232,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_steps_of_the_classic_builder_are_told_from_its_other_lines() {
-        assert_eq!(classic_layer(" ---> 0123456789ab"), Some("0123456789ab"));
-        for other in
-            [" ---> Using cache", " ---> Running in 0123456789ab", "0123456789ab", " ---> 0123456789abc"]
-        {
-            assert_eq!(classic_layer(other), None, "{other}");
+    fn a_failed_step_is_named_with_its_last_line() {
+        let mut steps = Steps::default();
+        for line in [
+            "#5 [1/3] FROM docker.io/library/a",
+            "#6 [build 2/3] RUN make all",
+            "#6 0.101 first",
+            "#6 0.202 cannot find x.h",
+            "#6 0.300 ",
+            "#6 ERROR: process \"/bin/sh -c make all\" did not complete successfully: exit code: 2",
+        ] {
+            steps.line(line);
         }
+        assert_eq!(steps.failed().unwrap(), "step build 2/3 RUN make all exited with 2: cannot find x.h");
+        assert_eq!(Steps::default().failed(), None);
     }
 
     #[test]
-    fn labels_are_quoted_for_a_dockerfile() {
-        let labels = BTreeMap::from([("a".to_owned(), r#"x "y" $z \"#.to_owned())]);
-        assert_eq!(label_instruction(&labels, '\\'), "LABEL \"a\"=\"x \\\"y\\\" \\$z \\\\\"");
-        assert_eq!(label_instruction(&labels, '`'), "LABEL \"a\"=\"x `\"y`\" `$z \\\"");
+    fn the_clients_version_is_read() {
+        assert_eq!(major_version("Docker version 20.10.24+dfsg1, build 297e128"), Some(20));
+        assert_eq!(major_version("Docker version 28.2.2, build e6534b4"), Some(28));
+        assert_eq!(major_version("podman version"), None);
+    }
+
+    #[test]
+    fn a_path_with_a_comma_stays_one_field() {
+        assert_eq!(csv("src=/a"), "src=/a");
+        assert_eq!(csv("src=/a,b\"c"), "\"src=/a,b\"\"c\"");
     }
 }

@@ -1,236 +1,374 @@
-//! What docker could not do: told apart by what it says, with its exit code and a way out.
+//! Why docker did not do what it was asked, classified by its own final error and by what was being done.
 
+use std::fmt;
+
+use crate::cancel::Stop;
 use crate::error::{Failure, Kind};
 use crate::process::CommandError;
 
-/// What the classic builder says when a cached step is removed while a build stands on it.
-const REMOVED: &[&str] = &[
-    "no such image: sha256:",
-    "unable to find image \"sha256:",
-    "failed to get digest sha256:",
-    "unknown parent image id",
-    "layer does not exist",
-    // The answer to `FROM <id>` of an image that is gone.
-    "cannot specify 64-byte hexadecimal strings",
-];
+/// Why docker did not do what it was asked: a kind that callers branch on, and a sentence for people.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what}")]
+pub(crate) struct DockerError {
+    pub(crate) kind: DockerErrorKind,
+    what: String,
+}
 
-/// What docker could not do, as far as a caller or a person does something different about it.
-#[derive(Debug, thiserror::Error)]
-pub enum DockerError {
-    /// The engine does not answer.
-    #[error("the docker engine does not answer")]
-    NoEngine(#[source] CommandError),
-    /// The user may not talk to it.
-    #[error("this user may not talk to the docker engine")]
-    Forbidden(#[source] CommandError),
-    /// The disk is full.
-    #[error("no space left on the docker engine's disk")]
-    NoSpace(#[source] CommandError),
-    /// Not by itself: a step was killed by an engine that was stopped or for want of memory, or a step that the build
-    /// stood on was removed meanwhile.
-    #[error("the build was disturbed")]
-    Disturbed(#[source] CommandError),
-    /// The registry cannot be reached, or is not trusted, by the engine.
-    #[error("the docker engine cannot reach the registry")]
-    Registry(#[source] CommandError),
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DockerErrorKind {
+    /// The docker client is not installed or cannot be started.
+    NoClient,
+    /// The client has neither buildx nor a BuildKit of its own.
+    NoBuildKit,
+    NoEngine,
+    /// The user may not talk to the engine.
+    Forbidden,
+    /// The engine's disk is full.
+    NoSpace,
+    /// The registry cannot be reached by the engine, or answers with a service error.
+    Registry,
+    /// The engine does not trust the registry's certificate.
+    Certificate,
     /// The registry wants other credentials.
-    #[error("the registry refuses docker's credentials, or wants some")]
-    Unauthorized(#[source] CommandError),
-    /// The engine has no image of that name to push.
-    #[error("the engine does not hold the image")]
-    NoSuchImage(#[source] CommandError),
-    /// What was asked for failed by itself.
-    #[error("docker failed")]
-    Failed(#[source] CommandError),
-    /// docker is not there, was stopped, or could not be run.
-    #[error("cannot run docker")]
-    Command(#[source] CommandError),
-    /// A temporary file could not be used.
-    #[error("a temporary file cannot be used")]
-    Scratch(#[source] std::io::Error),
-    /// docker said something that swanci does not understand.
-    #[error("docker said something unexpected: {0}")]
-    Unexpected(String),
+    Unauthorized,
+    /// The registry takes manifests of another format.
+    ManifestRefused,
+    /// The engine has no image of this name.
+    NoSuchImage,
+    /// The build or the push failed for a reason of its own.
+    Failed,
+    Stopped(Stop),
 }
 
 impl DockerError {
-    pub(super) fn of(error: CommandError) -> DockerError {
-        match &error {
-            CommandError::Exit { .. } => {}
-            CommandError::NotFound { .. }
-            | CommandError::Spawn { .. }
-            | CommandError::Stopped { .. }
-            | CommandError::TooMuchOutput { .. } => return DockerError::Command(error),
-        }
-        let engine = [
-            "cannot connect to the docker daemon",
-            "is the docker daemon running",
-            "error during connect",
-            "unexpected eof",
-            "transport is closing",
-            "error reading from server: eof",
-            "use of closed network connection",
-        ];
-        // 128 + SIGKILL and SIGTERM: an engine that is stopped ends its containers so, and its client says no more. The
-        // others: a cached step of the classic builder goes when the last other image on it is removed.
-        let disturbed = error.said(&["code: 137", "code: 143"]) || error.said(REMOVED);
-        if error.said(&[
-            "permission denied while trying to connect",
-            "dial unix /var/run/docker.sock: connect: permission denied",
-        ]) {
-            DockerError::Forbidden(error)
-        } else if error.said(&engine) {
-            DockerError::NoEngine(error)
-        } else if error.said(&["no space left on device", "disk quota exceeded"]) {
-            DockerError::NoSpace(error)
-        } else if disturbed {
-            DockerError::Disturbed(error)
-        } else {
-            DockerError::Failed(error)
-        }
+    pub(super) fn new(kind: DockerErrorKind, what: impl fmt::Display) -> DockerError {
+        DockerError { kind, what: what.to_string() }
     }
 
-    /// For a build. What a failing step prints is its own: it says nothing about docker or the registry.
-    pub(super) fn of_build(error: CommandError) -> DockerError {
-        let step = error.said(&["returned a non-zero code: ", "did not complete successfully: exit code: "]);
-        let outside =
-            error.said(&["code: 137", "code: 143", "no space left on device", "disk quota exceeded"]);
-        if step && !outside { DockerError::Failed(error) } else { DockerError::of_push(error) }
+    /// For a call that is neither a build nor a push.
+    pub(super) fn of(error: &CommandError) -> DockerError {
+        Self::without_answer(error).unwrap_or_else(|| {
+            let said = final_error(error.tail());
+            Self::new(engine_kind(said).unwrap_or(DockerErrorKind::Failed), said)
+        })
     }
 
-    /// For a push: what the engine said about the registry.
-    pub(super) fn of_push(error: CommandError) -> DockerError {
-        let registry = [
-            "connection refused",
-            "no such host",
-            "i/o timeout",
-            "tls handshake",
-            "x509",
-            "certificate",
-            "connection reset",
-            "net/http",
-            "server gave http response",
-            "received unexpected http status: 5",
-            "too many requests",
-            "toomanyrequests",
-            "service unavailable",
-            "bad gateway",
-            "gateway timeout",
-            "dial tcp",
-            "unexpected http status",
-        ];
-        let credentials = ["no basic auth credentials", "unauthorized", "authentication required", "denied:"];
-        let failure = DockerError::of(error);
-        let DockerError::Failed(error) = failure else { return failure };
-        let status = registry_status(&error);
-        if error.said(&["does not exist locally", "tag does not exist:"]) {
-            DockerError::NoSuchImage(error)
-        } else if error.said(&credentials) || matches!(status, Some(401 | 403)) {
-            DockerError::Unauthorized(error)
-        } else if error.said(&registry) || matches!(status, Some(429 | 500..=599)) {
-            DockerError::Registry(error)
-        } else {
-            DockerError::Failed(error)
-        }
-    }
-
-    /// Whether a cached step was removed while the build stood on it: the same build finds another way at once.
-    pub fn lost_a_cached_step(&self) -> bool {
-        match self {
-            DockerError::Disturbed(error) => error.said(REMOVED),
-            DockerError::NoEngine(_)
-            | DockerError::Forbidden(_)
-            | DockerError::NoSpace(_)
-            | DockerError::Registry(_)
-            | DockerError::Unauthorized(_)
-            | DockerError::NoSuchImage(_)
-            | DockerError::Failed(_)
-            | DockerError::Command(_)
-            | DockerError::Scratch(_)
-            | DockerError::Unexpected(_) => false,
-        }
-    }
-
-    /// The lines that docker said last.
-    pub fn tail(&self) -> &[String] {
-        match self {
-            DockerError::NoEngine(e)
-            | DockerError::Forbidden(e)
-            | DockerError::NoSpace(e)
-            | DockerError::Disturbed(e)
-            | DockerError::Registry(e)
-            | DockerError::Unauthorized(e)
-            | DockerError::NoSuchImage(e)
-            | DockerError::Failed(e)
-            | DockerError::Command(e) => e.tail(),
-            DockerError::Unexpected(_) | DockerError::Scratch(_) => &[],
-        }
-    }
-
-    pub(super) fn kind(&self) -> Kind {
-        match self {
-            DockerError::NoSuchImage(_) | DockerError::Failed(_) | DockerError::Unexpected(_) => Kind::Failed,
-            DockerError::Command(CommandError::Stopped { stop, .. }) => stop.kind(),
-            DockerError::Command(CommandError::TooMuchOutput { .. }) => Kind::Failed,
-            DockerError::NoEngine(_)
-            | DockerError::Forbidden(_)
-            | DockerError::NoSpace(_)
-            | DockerError::Disturbed(_)
-            | DockerError::Registry(_)
-            | DockerError::Unauthorized(_)
-            | DockerError::Scratch(_)
-            | DockerError::Command(_) => Kind::Environment,
-        }
-    }
-
-    fn way_out(&self) -> Option<&'static str> {
-        match self {
-            DockerError::NoEngine(_) => {
-                Some("start it (systemctl start docker), or set DOCKER_HOST to where it runs")
+    /// For a build whose failing step, if a step failed, is `step`. The output of a step never decides: BuildKit puts a
+    /// prefix in front of it, and quotes what it takes from the Dockerfile.
+    pub(super) fn of_build(error: &CommandError, step: Option<String>) -> DockerError {
+        Self::without_answer(error).unwrap_or_else(|| {
+            let said = final_error(error.tail());
+            if exit_code_of_step(said).is_some() {
+                return Self::new(DockerErrorKind::Failed, step.as_deref().unwrap_or(said));
             }
-            DockerError::Forbidden(_) => Some("add the user to the group `docker` and log in again"),
-            DockerError::Disturbed(_) => Some(
-                "was the docker engine restarted, the memory used up (dmesg tells), or were images removed?",
-            ),
-            DockerError::NoSpace(_) => {
-                Some("make room: docker system df shows what is used, docker image prune removes")
+            let plain = without_quotes(said);
+            let kind = if plain.contains("dockerfile parse error") {
+                DockerErrorKind::Failed
+            } else {
+                engine_kind(&plain).or_else(|| registry_kind(&plain)).unwrap_or(DockerErrorKind::Failed)
+            };
+            Self::new(kind, said)
+        })
+    }
+
+    /// For a push. Nothing in its output is the author's, so what is not known to be final is the registry's: it may
+    /// answer differently the next time.
+    pub(super) fn of_push(error: &CommandError) -> DockerError {
+        Self::without_answer(error).unwrap_or_else(|| {
+            let said = final_error(error.tail());
+            let lower = said.to_lowercase();
+            let has = |texts: &[&str]| texts.iter().any(|text| lower.contains(text));
+            let kind = if has(&["does not exist locally", "tag does not exist:", "no such image"]) {
+                DockerErrorKind::NoSuchImage
+            } else if has(&["manifest invalid", "manifest_invalid"]) {
+                DockerErrorKind::ManifestRefused
+            } else if has(&["name unknown", "name_unknown", "name invalid", "tag invalid", "too large"]) {
+                DockerErrorKind::Failed
+            } else {
+                engine_kind(said).or_else(|| registry_kind(said)).unwrap_or(DockerErrorKind::Registry)
+            };
+            Self::new(kind, said)
+        })
+    }
+
+    /// A client that could not be run, or was stopped.
+    fn without_answer(error: &CommandError) -> Option<DockerError> {
+        let kind = match error {
+            CommandError::Exit { .. } => return None,
+            CommandError::NotFound { .. } | CommandError::Spawn { .. } => DockerErrorKind::NoClient,
+            CommandError::Stopped { stop, .. } => {
+                return Some(Self::new(DockerErrorKind::Stopped(*stop), stop));
             }
-            DockerError::Registry(e) if e.said(&["x509", "certificate"]) => Some(
-                "the engine does not trust the registry's certificate: scripts/trust-ca puts the CA where docker looks",
-            ),
-            DockerError::Registry(_) => {
-                Some("is the registry up, and does the engine reach it under this name?")
+            CommandError::TooMuchOutput { .. } => DockerErrorKind::Failed,
+        };
+        Some(Self::new(kind, error))
+    }
+
+    pub(super) fn unexpected(said: impl fmt::Display) -> DockerError {
+        Self::new(DockerErrorKind::Failed, format!("docker printed something unexpected: {said}"))
+    }
+
+    fn exit_kind(&self) -> Kind {
+        match self.kind {
+            DockerErrorKind::NoSuchImage | DockerErrorKind::Failed | DockerErrorKind::ManifestRefused => {
+                Kind::Failed
             }
-            DockerError::Unauthorized(_) => Some("docker login REGISTRY, as the user that runs swanci"),
-            DockerError::Command(CommandError::NotFound { .. }) => {
+            DockerErrorKind::Stopped(stop) => stop.kind(),
+            DockerErrorKind::NoClient
+            | DockerErrorKind::NoBuildKit
+            | DockerErrorKind::NoEngine
+            | DockerErrorKind::Forbidden
+            | DockerErrorKind::NoSpace
+            | DockerErrorKind::Registry
+            | DockerErrorKind::Certificate
+            | DockerErrorKind::Unauthorized => Kind::Environment,
+        }
+    }
+
+    fn hint(&self) -> Option<&'static str> {
+        match self.kind {
+            DockerErrorKind::NoClient => {
                 Some("install docker (apt-get install docker.io), or set build.docker")
             }
-            DockerError::NoSuchImage(_)
-            | DockerError::Failed(_)
-            | DockerError::Scratch(_)
-            | DockerError::Command(_)
-            | DockerError::Unexpected(_) => None,
+            DockerErrorKind::NoBuildKit => Some(
+                "install the buildx plugin (apt-get install docker-buildx, or Docker's docker-buildx-plugin)",
+            ),
+            DockerErrorKind::NoEngine => {
+                Some("start the engine (systemctl start docker), or set DOCKER_HOST to where it runs")
+            }
+            DockerErrorKind::Forbidden => Some("add the user to the group `docker` and log in again"),
+            DockerErrorKind::NoSpace => {
+                Some("free some space: `docker system df` shows what is used, `docker image prune` removes")
+            }
+            DockerErrorKind::Registry => {
+                Some("check that the registry is up and that the engine reaches it under this name")
+            }
+            DockerErrorKind::Certificate => Some(
+                "the engine does not trust the registry's certificate: scripts/trust-ca installs the CA for docker",
+            ),
+            DockerErrorKind::Unauthorized => Some("run `docker login REGISTRY` as the user that runs swanci"),
+            DockerErrorKind::ManifestRefused => Some(
+                "the registry may accept OCI manifests only: use an engine with the containerd image store, \
+                 or allow Docker's manifest format in the registry",
+            ),
+            DockerErrorKind::NoSuchImage | DockerErrorKind::Failed | DockerErrorKind::Stopped(_) => None,
         }
     }
-}
-
-/// The status that a registry gave to BuildKit or to an engine with a containerd store (containerd's `remotes/docker`:
-/// `unexpected status from PUT request to URL: 503 Service Unavailable`).
-fn registry_status(error: &CommandError) -> Option<u16> {
-    error.tail().iter().rev().find_map(|line| {
-        let (_, request) = line.split_once("unexpected status from ")?;
-        let (_, status) = request.split_once(": ")?;
-        status.get(..3)?.parse().ok()
-    })
 }
 
 impl From<DockerError> for Failure {
     fn from(error: DockerError) -> Failure {
-        let (kind, hint) = (error.kind(), error.way_out());
+        let (kind, hint) = (error.exit_kind(), error.hint());
         let failure = Failure::new(kind, error);
         match hint {
             Some(hint) => failure.hint(hint),
             None => failure,
+        }
+    }
+}
+
+/// Docker's own last word: the last line that starts as an error of its, else the last line.
+fn final_error(tail: &[String]) -> &str {
+    let starts = ["ERROR: ", "error: ", "Error: ", "Error response from daemon: ", "docker: "];
+    let said = |line: &'_ &String| starts.iter().any(|start| line.starts_with(start));
+    let line = tail.iter().rev().find(said).or_else(|| tail.iter().rev().find(|l| !l.trim().is_empty()));
+    let mut line = line.map_or("docker ended without a message", |line| line.trim());
+    for start in starts {
+        line = line.strip_prefix(start).unwrap_or(line);
+    }
+    line.strip_prefix("failed to solve: ").unwrap_or(line)
+}
+
+/// The exit code of a step, from BuildKit's words for it: those of today, and those of Docker 20.10.
+pub(super) fn exit_code_of_step(line: &str) -> Option<i32> {
+    let (command, code) = line.rsplit_once("exit code: ")?;
+    let step =
+        command.contains("executor failed running [") || command.contains("did not complete successfully: ");
+    step.then(|| code.trim().parse().ok()).flatten()
+}
+
+/// The text without what stands between double quotes.
+fn without_quotes(text: &str) -> String {
+    text.split('"').step_by(2).collect::<Vec<_>>().join("\"\"").to_lowercase()
+}
+
+/// What an error says about the engine itself.
+fn engine_kind(said: &str) -> Option<DockerErrorKind> {
+    let lower = said.to_lowercase();
+    let has = |texts: &[&str]| texts.iter().any(|text| lower.contains(text));
+    if has(&["permission denied while trying to connect", "docker.sock: connect: permission denied"]) {
+        Some(DockerErrorKind::Forbidden)
+    } else if has(&["no space left on device", "disk quota exceeded"]) {
+        Some(DockerErrorKind::NoSpace)
+    } else if has(&[
+        "cannot connect to the docker daemon",
+        "failed to connect to the docker api",
+        "is the docker daemon running",
+        "error during connect",
+        "transport is closing",
+        "code = unavailable",
+        "error reading from server: eof",
+        "use of closed network connection",
+        "closing transport",
+    ]) || lower.ends_with("unexpected eof")
+    {
+        Some(DockerErrorKind::NoEngine)
+    } else {
+        None
+    }
+}
+
+/// What an error says about the registry, or about the network to it.
+fn registry_kind(said: &str) -> Option<DockerErrorKind> {
+    let lower = said.to_lowercase();
+    let has = |texts: &[&str]| texts.iter().any(|text| lower.contains(text));
+    let status = http_status(&lower);
+    if has(&["x509:", "certificate signed by unknown authority"]) {
+        Some(DockerErrorKind::Certificate)
+    } else if has(&["no basic auth credentials", "unauthorized", "authentication required"])
+        || lower.starts_with("denied: ")
+        || matches!(status, Some(401 | 403))
+    {
+        Some(DockerErrorKind::Unauthorized)
+    } else if has(&[
+        "connection refused",
+        "connection reset",
+        "no such host",
+        "server misbehaving",
+        "temporary failure in name resolution",
+        "i/o timeout",
+        "tls handshake",
+        "client.timeout",
+        "context deadline exceeded",
+        "network is unreachable",
+        "no route to host",
+        "dial tcp",
+        "server gave http response to https client",
+        "toomanyrequests",
+        "too many requests",
+        "service unavailable",
+        "bad gateway",
+        "gateway timeout",
+        "internal server error",
+    ]) || matches!(status, Some(429 | 500..=599))
+    {
+        Some(DockerErrorKind::Registry)
+    } else {
+        None
+    }
+}
+
+/// The status that a registry gave, in the words of containerd (`unexpected status from PUT request to URL: 503 …`) or
+/// of the engine's own client (`received unexpected http status: 503 …`).
+fn http_status(lower: &str) -> Option<u16> {
+    let (_, rest) =
+        lower.split_once("unexpected status").or_else(|| lower.split_once("unexpected http status"))?;
+    rest.split(": ").skip(1).find_map(|part| part.get(..3)?.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(lines: &[&str]) -> CommandError {
+        CommandError::exit_for_test(lines)
+    }
+
+    #[test]
+    fn the_output_of_a_step_does_not_decide_the_kind() {
+        for words in ["connection refused", "no space left on device", "x509: certificate", "exit code: 137"]
+        {
+            let step = format!("#7 0.1 {words}");
+            let shown = format!("0.101 {words}");
+            for last in [
+                "ERROR: failed to solve: process \"/bin/sh -c echo connection refused; exit 3\" did not complete successfully: exit code: 3",
+                "executor failed running [/bin/sh -c echo no space left on device; exit 3]: exit code: 3",
+                "ERROR: failed to solve: failed to compute cache key: \"/connection refused\": not found",
+                "ERROR: failed to solve: dockerfile parse error on line 2: unknown instruction: CONNECTION refused",
+            ] {
+                let error = DockerError::of_build(&failed(&[&step, "------", &shown, "------", last]), None);
+                assert_eq!(error.kind, DockerErrorKind::Failed, "{words}: {last}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_build_that_cannot_reach_something_is_told_from_one_that_fails() {
+        use DockerErrorKind as K;
+        for (line, kind) in [
+            (
+                "ERROR: failed to solve: a:1: failed to do request: Head \"https://r/v2/\": dial tcp: lookup r: no such host",
+                K::Registry,
+            ),
+            (
+                "ERROR: failed to solve: a:1: unexpected status from HEAD request to https://r/v2/a/manifests/1: 503 Service Unavailable",
+                K::Registry,
+            ),
+            (
+                "ERROR: failed to solve: a:1: failed to do request: Head \"https://r/\": tls: failed to verify certificate: x509: certificate signed by unknown authority",
+                K::Certificate,
+            ),
+            ("ERROR: failed to solve: write /var/lib/docker/tmp/x: no space left on device", K::NoSpace),
+            (
+                "ERROR: failed to receive status: rpc error: code = Unavailable desc = error reading from server: EOF",
+                K::NoEngine,
+            ),
+            (
+                "ERROR: Cannot connect to the Docker daemon at unix:///x. Is the docker daemon running?",
+                K::NoEngine,
+            ),
+            (
+                "ERROR: failed to solve: a:1: pull access denied, repository does not exist or may require authorization: server message: insufficient_scope: authorization failed",
+                K::Failed,
+            ),
+            ("ERROR: failed to solve: target stage \"x\" could not be found", K::Failed),
+        ] {
+            assert_eq!(DockerError::of_build(&failed(&[line]), None).kind, kind, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_push_that_fails_is_the_registrys_unless_it_is_known_to_be_final() {
+        use DockerErrorKind as K;
+        for (line, kind) in [
+            ("received unexpected HTTP status: 500 Internal Server Error", K::Registry),
+            ("error from registry: unknown: unknown error", K::Registry),
+            (
+                "failed: unexpected status from PUT request to http://r:5000/v2/a/manifests/1: 429 Too Many Requests",
+                K::Registry,
+            ),
+            (
+                "failed: unexpected status from PUT request to http://r:5000/v2/a/manifests/1: 403 Forbidden",
+                K::Unauthorized,
+            ),
+            ("denied: requested access to the resource is denied", K::Unauthorized),
+            ("no basic auth credentials", K::Unauthorized),
+            ("Get \"https://r/v2/\": x509: certificate signed by unknown authority", K::Certificate),
+            ("An image does not exist locally with the tag: r/x", K::NoSuchImage),
+            ("manifest invalid: manifest invalid", K::ManifestRefused),
+            ("name unknown: The repository with name 'x' does not exist", K::Failed),
+            ("write /var/lib/docker/x: no space left on device", K::NoSpace),
+        ] {
+            assert_eq!(
+                DockerError::of_push(&failed(&["The push refers to repository [r/x]", line])).kind,
+                kind,
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_exit_code_is_the_last_one_that_buildkit_names() {
+        for (line, code) in [
+            (
+                "process \"/bin/sh -c echo 'did not complete successfully: exit code: 137'; exit 1\" did not complete successfully: exit code: 1",
+                Some(1),
+            ),
+            ("executor failed running [/bin/sh -c false]: exit code: 1", Some(1)),
+            ("failed to compute cache key: exit code: 1", None),
+            ("did not complete successfully", None),
+        ] {
+            assert_eq!(exit_code_of_step(line), code, "{line}");
         }
     }
 }

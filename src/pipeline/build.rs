@@ -1,6 +1,5 @@
-//! Builds what a commit lists: reused where the registry holds the same inputs, built where it does not.
+//! Builds what a commit lists: plans what to do with each image, then does it.
 
-mod compare;
 mod image;
 
 use std::collections::BTreeSet;
@@ -9,21 +8,22 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::cancel::{Cancel, Stop};
+use crate::cancel::Stop;
 use crate::docker::Builder;
 use crate::documents::{BuiltDocument, Image, ImageStatus, SCHEMA, Seconds};
 use crate::error::{Classify as _, Failure, Kind};
-use crate::lock;
+use crate::git::CommitInfo;
 use crate::manifest::ImageKind;
-use crate::model::{Change, CommitSha, Digest, ImageName, Tag};
+use crate::model::{Change, CommitSha, ImageName};
+use crate::parallel;
+use crate::plan::Action;
 
-use super::bases::LocalBases;
+use super::compare::{Asked, ask};
 use super::contexts::Contexts;
-use super::push::Standing;
-use super::schedule::Schedule;
+use super::schedule;
 use super::scratch::{Scratch, remove_abandoned};
 use super::survey::{Surveyed, survey};
-use super::{BUILDX, Origin, Outcome, Site, checkout, housekeeping, now, seconds};
+use super::{Origin, Outcome, REGISTRY_THREADS, Site, checkout, now, seconds};
 
 /// What a build is asked to do differently.
 #[derive(Debug, Clone, Default)]
@@ -36,17 +36,19 @@ pub struct BuildOptions {
     pub pull: bool,
     /// Use no cached step.
     pub no_cache: bool,
-    /// Say what would be built, and build nothing.
+    /// Plan, and build nothing.
     pub dry_run: bool,
     /// How long to wait before each further fetch of a commit that is not there yet.
     pub patience: Vec<Duration>,
+    /// Refuse, before anything is built, when a path belongs to another repository.
+    pub only_own_paths: bool,
 }
 
 /// A build that came to its end.
 pub type Built = Outcome<BuiltDocument>;
 
-/// Hears of every image that is ready to be pushed, as soon as it is, from the thread that found or built it.
-pub(super) type OnReady<'a> = &'a (dyn Fn(&Image, Standing) + Sync);
+/// Called for every image that is ready to be pushed, from the thread that found or built it.
+pub(super) type OnReady<'a> = &'a (dyn Fn(&Image) + Sync);
 
 /// Builds a change.
 pub fn build(
@@ -63,43 +65,40 @@ pub fn build(
     step.line(&format!("fetching {}", origin.remote.as_git_url()));
     let mirror = checkout::fetch(site, &origin, change, &options.patience)?;
     thread::scope(|scope| {
-        // Each answer costs a process: they are asked for while the commit's files are read.
-        let builder =
-            scope.spawn(|| site.docker.choose_builder(Some(&site.state_dir.join(BUILDX)), &site.cancel));
-        let info = scope.spawn(|| mirror.commit_info(&change.commit));
+        // The answer costs a process: it is asked for while the commit's files are read.
+        let builder = scope.spawn(|| site.docker.find_builder(&site.cancel));
         let surveyed = survey(site, &origin, &mirror, change)?;
         let chosen = choose(&surveyed, &options.images)?;
-        let info = info.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+        let info = mirror.commit_info(&change.commit)?;
         step.done(&if chosen.len() == 1 { "1 image".to_owned() } else { format!("{} images", chosen.len()) });
         let checkout = begun.elapsed();
 
         let begun = Instant::now();
+        let actions = plan(site, &origin, change, &info, &surveyed, &chosen, options)?;
         let temporary = std::env::temp_dir();
         let scratch = Scratch::new(&temporary)
             .classify(Kind::Environment, || format!("cannot make a directory in {}", temporary.display()))?;
         scope.spawn(move || remove_abandoned(&temporary));
-        // What concerns all images ends the work on each of them.
-        let together = Site { cancel: site.cancel.child(None), ..site.clone() };
-        let after = surveyed.iter().map(|s| s.bases().map(|(_, base)| *base).collect()).collect();
-        let sources = chosen.iter().copied().filter(|i| surveyed[*i].source.is_some()).collect();
-        let answer = || Ok(builder.join().unwrap_or_else(|panic| resume_unwind(panic))?);
-        let work = Work {
-            site: &together,
+        let mut work = Work {
+            site,
             change,
             origin: &origin,
             created: info.time,
-            parent: info.first_parent.as_ref().map(CommitSha::immutable_tag),
-            contexts: Contexts::new(&together, &origin, &mirror, &change.commit, &surveyed, scratch.path()),
+            contexts: Contexts::new(site, &origin, &mirror, &change.commit, &surveyed, scratch.path()),
             surveyed: &surveyed,
             options,
             on_ready,
-            schedule: Schedule::new(sources, after),
-            builder: Mutex::new(AskedBuilder::Asked(Box::new(answer))),
-            images: Mutex::new(surveyed.iter().map(|_| None).collect()),
-            failures: Mutex::default(),
-            ended: Mutex::default(),
+            actions: &actions,
+            builder: Builder::Buildx,
+            results: Mutex::new(surveyed.iter().map(|_| None).collect()),
         };
-        let (images, failures) = work.carry_out(&chosen, &site.cancel)?;
+        if !options.dry_run {
+            if actions.iter().any(|action| matches!(action, Some(Action::Build { .. }))) {
+                work.builder = builder.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+            }
+            work.carry_out();
+        }
+        let (images, failures) = work.into_images();
         let document = BuiltDocument {
             schema: SCHEMA,
             change: change.clone(),
@@ -115,19 +114,7 @@ pub fn build(
     })
 }
 
-/// One failure that speaks for all images, with the way out of the first that has one.
-fn failed_images(document: &BuiltDocument, failures: &[ImageFailure]) -> Option<Failure> {
-    let kind = failures.iter().map(|(kind, _)| *kind).reduce(Kind::and)?;
-    let hint = failures.iter().filter(|(k, _)| *k == kind).find_map(|(_, hint)| hint.clone());
-    let failed: Vec<&Image> = document.images.iter().filter(|i| i.status == ImageStatus::Failed).collect();
-    let names: Vec<&str> = failed.iter().map(|i| i.name.as_str()).collect();
-    let first = failed.iter().find_map(|i| i.error.clone()).unwrap_or_default();
-    let text = format!("{} of {} images failed: {}", failed.len(), document.images.len(), names.join(", "));
-    let failure = Failure::new(kind, anyhow::anyhow!("{first}").context(text));
-    Some(Failure { hint, ..failure })
-}
-
-/// The images that are asked for, with the local bases that they stand on.
+/// The images that are asked for, with the local bases that they are built on.
 fn choose(surveyed: &[Surveyed], asked: &[ImageName]) -> Result<Vec<usize>, Failure> {
     if asked.is_empty() {
         return Ok((0..surveyed.len()).collect());
@@ -146,86 +133,179 @@ fn choose(surveyed: &[Surveyed], asked: &[ImageName]) -> Result<Vec<usize>, Fail
     }
     while let Some(i) = open.pop() {
         if chosen.insert(i) {
-            open.extend(surveyed[i].source.iter().flat_map(|s| s.bases.iter().map(|(_, b)| *b)));
+            open.extend(surveyed[i].bases().map(|(_, base)| *base));
         }
     }
     Ok(chosen.into_iter().collect())
 }
 
-fn plain(image: &Surveyed, status: ImageStatus) -> Image {
-    Image {
-        name: image.spec.name.to_string(),
-        status,
-        repository: None,
-        immutable_tag: None,
-        tags: None,
-        image_id: None,
-        digest: None,
-        inputs: None,
-        reason: None,
-        error: None,
-        note: None,
-        seconds: None,
-        moved: None,
+/// What to do with each image; `None` for one that is not asked for.
+fn plan(
+    site: &Site,
+    origin: &Origin,
+    change: &Change,
+    info: &CommitInfo,
+    surveyed: &[Surveyed],
+    chosen: &[usize],
+    options: &BuildOptions,
+) -> Result<Vec<Option<Action>>, Failure> {
+    let mut actions: Vec<Option<Action>> = surveyed.iter().map(|_| None).collect();
+    let mut docker: Vec<(usize, &Surveyed)> = Vec::new();
+    for i in chosen {
+        match &surveyed[*i].spec.kind {
+            ImageKind::Docker => docker.push((*i, &surveyed[*i])),
+            ImageKind::Skipped { reason } => actions[*i] = Some(Action::Skip { reason: reason.clone() }),
+        }
     }
+    let Some(client) = &site.client else {
+        for (i, _) in docker {
+            actions[i] = Some(Action::Build { why: "no registry is configured" });
+        }
+        return Ok(actions);
+    };
+    let step = site.progress.step("compare with the registry");
+    let (own, parent) =
+        (change.commit.immutable_tag(), info.first_parent.as_ref().map(CommitSha::immutable_tag));
+    let asked: Vec<Asked<'_>> = docker
+        .iter()
+        .map(|(_, image)| Asked {
+            repository: &image.repository,
+            own: &own,
+            parent: parent.as_ref(),
+            moving: &image.tags,
+        })
+        .collect();
+    let holdings = match ask(&client.with_cancel(site.cancel.clone()), &asked) {
+        Ok(holdings) => holdings,
+        Err(error) => {
+            let failure = Failure::from(error);
+            step.failed(&failure.one_line());
+            return Err(failure);
+        }
+    };
+    let mut to_build = 0;
+    for ((i, image), holdings) in docker.iter().zip(&holdings) {
+        let is_ours = |source: &str| origin.is_source(source);
+        if options.only_own_paths
+            && let Some(source) = holdings.owned_by_another(is_ours)
+        {
+            let failure = origin.refusal(&image.repository, source);
+            step.failed(&failure.one_line());
+            return Err(failure);
+        }
+        let action = match &image.source {
+            Some(source) if !options.force => Action::for_inputs(&source.inputs, holdings, is_ours),
+            Some(_) | None => Action::Build { why: "asked for with --force" },
+        };
+        to_build += usize::from(matches!(action, Action::Build { .. }));
+        actions[*i] = Some(action);
+    }
+    step.done(&format!("{to_build} to build, {} unchanged", docker.len() - to_build));
+    Ok(actions)
 }
 
-/// Why an image failed, and the way out.
-type ImageFailure = (Kind, Option<String>);
-
-/// Waits for what docker says about its builder.
-type BuilderAnswer<'a> = Box<dyn FnOnce() -> Result<Builder, Failure> + Send + 'a>;
-
-/// What is known of the builder.
-enum AskedBuilder<'a> {
-    Asked(BuilderAnswer<'a>),
-    Known(Builder),
-    /// It cannot be had, which has ended the work on all images.
-    Unusable,
+/// One failure that speaks for all images, with the hint of the first that has one.
+fn failed_images(document: &BuiltDocument, failures: &[(Kind, Option<String>)]) -> Option<Failure> {
+    let kind = failures.iter().map(|(kind, _)| *kind).reduce(Kind::and)?;
+    let hint = failures.iter().filter(|(k, _)| *k == kind).find_map(|(_, hint)| hint.clone());
+    let failed: Vec<&Image> = document.images.iter().filter(|i| i.status == ImageStatus::Failed).collect();
+    let names: Vec<&str> = failed.iter().map(|i| i.name.as_str()).collect();
+    let first = failed.iter().find_map(|i| i.error.clone()).unwrap_or_default();
+    let text = format!("{} of {} images failed: {}", failed.len(), document.images.len(), names.join(", "));
+    let failure =
+        Failure::new(kind, anyhow::anyhow!("{}: {first}", names.first().unwrap_or(&"")).context(text));
+    Some(Failure { hint, ..failure })
 }
 
-/// What the images of one commit share, and what has become of each.
+/// What became of an image: its entry in the document, and for a failure its kind and hint.
+struct Done {
+    image: Image,
+    failed: Option<(Kind, Option<String>)>,
+}
+
+/// What the images of one commit share, and what became of each.
 struct Work<'a> {
     site: &'a Site,
     change: &'a Change,
     origin: &'a Origin,
+    /// The commit's own time, seconds since the epoch.
     created: i64,
-    /// The `sha-` tag of the first parent.
-    parent: Option<Tag>,
     contexts: Contexts<'a>,
     surveyed: &'a [Surveyed],
     options: &'a BuildOptions,
     on_ready: OnReady<'a>,
-    schedule: Schedule,
-    builder: Mutex<AskedBuilder<'a>>,
-    images: Mutex<Vec<Option<Image>>>,
-    failures: Mutex<Vec<ImageFailure>>,
-    /// What ended the work on all of them: the first such failure.
-    ended: Mutex<Option<Failure>>,
+    actions: &'a [Option<Action>],
+    builder: Builder,
+    results: Mutex<Vec<Option<Done>>>,
 }
 
 impl Work<'_> {
-    /// Compares, builds, and returns what has become of the images, and why some failed.
-    fn carry_out(
-        self,
-        chosen: &[usize],
-        cancel: &Cancel,
-    ) -> Result<(Vec<Image>, Vec<ImageFailure>), Failure> {
-        self.skip(chosen);
+    /// Reports what is unchanged, and builds the rest.
+    fn carry_out(&self) {
+        let indices = |wanted: fn(&Action) -> bool| {
+            let action = |i: &usize| self.actions[*i].as_ref().is_some_and(wanted);
+            (0..self.actions.len()).filter(action).collect::<Vec<_>>()
+        };
+        let unchanged = indices(|action| matches!(action, Action::Reuse { .. }));
+        let to_build: BTreeSet<usize> =
+            indices(|action| matches!(action, Action::Build { .. })).into_iter().collect();
+        let after: Vec<Vec<usize>> =
+            self.surveyed.iter().map(|s| s.bases().map(|(_, base)| *base).collect()).collect();
         thread::scope(|scope| {
-            scope.spawn(|| self.compare(chosen));
-            if let Err(failure) = self.build_wanted() {
-                self.end_all(failure);
-            }
+            scope.spawn(|| {
+                parallel::map(REGISTRY_THREADS, &unchanged, |i| (self.on_ready)(&self.planned(*i)));
+            });
+            schedule::in_order(self.site.jobs, &to_build, &after, |i| self.build(i));
         });
-        self.ask_for_ids();
-        let failures = self.failures.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if let Some(failure) = self.ended.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            let kind = failures.iter().fold(failure.kind, |kind, (other, _)| kind.and(*other));
-            return Err(cancel.stopped().map_or(Failure { kind, ..failure }, Failure::from));
+    }
+
+    fn build(&self, i: usize) {
+        let name = &self.surveyed[i].spec.name;
+        let built = self.failed_base(i).and_then(|()| self.site.cancel.check().map_err(Failure::from));
+        let done = match built.and_then(|()| self.build_one(i)) {
+            Ok(image) => {
+                (self.on_ready)(&image);
+                Done { image, failed: None }
+            }
+            Err(failure) => {
+                let failed = self.described(i, ImageStatus::Failed);
+                let image = Image { error: Some(failure.one_line()), ..failed };
+                self.site.progress.say(&format!("{name}: {}", failure.one_line()));
+                Done { image, failed: Some((failure.kind, failure.hint)) }
+            }
+        };
+        self.results.lock().unwrap_or_else(PoisonError::into_inner)[i] = Some(done);
+    }
+
+    /// An image whose base failed is not tried; it fails with the kind of its base.
+    fn failed_base(&self, i: usize) -> Result<(), Failure> {
+        let results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, base) in self.surveyed[i].bases() {
+            if let Some(Done { failed: Some((kind, hint)), image }) = &results[*base] {
+                let text = format!("not tried, because its base image {} failed", image.name);
+                return Err(Failure { kind: *kind, error: anyhow::anyhow!(text), hint: hint.clone() });
+            }
         }
-        let images = self.images.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Ok((images.into_iter().flatten().collect(), failures))
+        Ok(())
+    }
+
+    /// The image as the plan has it.
+    fn planned(&self, i: usize) -> Image {
+        match &self.actions[i] {
+            Some(Action::Build { why }) => {
+                Image { reason: Some((*why).to_owned()), ..self.described(i, ImageStatus::Planned) }
+            }
+            Some(Action::Reuse { digest, under }) => Image {
+                digest: Some(digest.clone()),
+                reason: self.options.dry_run.then(|| format!("the registry holds it as {under}")),
+                ..self.described(i, ImageStatus::Unchanged)
+            },
+            Some(Action::Skip { reason }) => {
+                let name = self.surveyed[i].spec.name.to_string();
+                Image { reason: Some(reason.clone()), ..Image::new(name, ImageStatus::Skipped) }
+            }
+            None => self.described(i, ImageStatus::Skipped),
+        }
     }
 
     fn described(&self, i: usize, status: ImageStatus) -> Image {
@@ -235,130 +315,23 @@ impl Work<'_> {
             immutable_tag: Some(self.change.commit.immutable_tag()),
             tags: Some(image.tags.clone()),
             inputs: image.source.as_ref().map(|s| s.inputs.clone()),
-            ..plain(image, status)
+            ..Image::new(image.spec.name.to_string(), status)
         }
     }
 
-    fn put(&self, i: usize, image: Image) {
-        self.images.lock().unwrap_or_else(PoisonError::into_inner)[i] = Some(image);
-    }
-
-    fn set_id(&self, i: usize, id: Digest) {
-        if let Some(image) = &mut self.images.lock().unwrap_or_else(PoisonError::into_inner)[i] {
-            image.image_id = Some(id);
-        }
-    }
-
-    fn fail(&self, i: usize, failure: &Failure) {
-        let failed = self.described(i, ImageStatus::Failed);
-        self.put(i, Image { error: Some(failure.one_line()), ..failed });
-        // What was only cut short by the end of all says nothing of its own.
-        if self.site.cancel.stopped() != Some(Stop::Cancelled) {
-            let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-            failures.push((failure.kind, failure.hint.clone()));
-        }
-    }
-
-    fn skip(&self, chosen: &[usize]) {
-        for i in chosen {
-            let image = &self.surveyed[*i];
-            if let ImageKind::Skipped { reason } = &image.spec.kind {
-                self.site.progress.say(&format!("{}: skipped: {reason}", image.spec.name));
-                self.put(*i, Image { reason: Some(reason.clone()), ..plain(image, ImageStatus::Skipped) });
-            }
-        }
-    }
-
-    /// A failure that concerns all images.
-    fn end_all(&self, failure: Failure) {
-        self.ended.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
-        self.site.cancel.stop(Stop::Cancelled);
-    }
-
-    /// Builds what is wanted, from the moment that the first image is.
-    fn build_wanted(&self) -> Result<(), Failure> {
-        let site = self.site;
-        if !self.schedule.wait_for_work() {
-            return Ok(());
-        }
-        let doing = || "cannot lock the engine for builds";
-        let builds = housekeeping::builds_lock(site).classify(Kind::Environment, doing)?;
-        lock::shared(&builds, &site.cancel)?.classify(Kind::Environment, doing)?;
-        let bases = self.local_bases()?;
-        self.schedule.work(site.jobs, |i, blocked| {
-            let name = &self.surveyed[i].spec.name;
-            let built = match blocked {
-                Some(base) => {
-                    Err(Failure::failed(format!("its base image {} failed", self.surveyed[base].spec.name)))
+    /// Every image that was asked for, in the order of images.json, and why some failed.
+    fn into_images(self) -> (Vec<Image>, Vec<(Kind, Option<String>)>) {
+        let mut results = std::mem::take(&mut *self.results.lock().unwrap_or_else(PoisonError::into_inner));
+        let (mut images, mut failures) = (Vec::new(), Vec::new());
+        for i in (0..results.len()).filter(|i| self.actions[*i].is_some()) {
+            match results[i].take() {
+                Some(Done { image, failed }) => {
+                    images.push(image);
+                    failures.extend(failed.filter(|_| self.site.cancel.stopped() != Some(Stop::Cancelled)));
                 }
-                None => site.cancel.check().map_err(Failure::from).and_then(|()| self.build_one(i)),
-            };
-            let built = built.and_then(|image| {
-                bases.provide(i, &image, None)?;
-                (self.on_ready)(&image, Standing::JustBuilt(Instant::now()));
-                Ok(image)
-            });
-            let went_well = built.is_ok();
-            match built {
-                Ok(image) => self.put(i, image),
-                Err(failure) => {
-                    if blocked.is_some() {
-                        site.progress.say(&format!("build {name}: not tried: {failure}"));
-                    }
-                    self.fail(i, &failure);
-                }
-            }
-            went_well
-        });
-        Ok(())
-    }
-
-    /// The builder; waits until docker has said which. That there is none to use concerns all images.
-    fn builder(&self) -> Result<Builder, Failure> {
-        let mut builder = self.builder.lock().unwrap_or_else(PoisonError::into_inner);
-        *builder = match std::mem::replace(&mut *builder, AskedBuilder::Unusable) {
-            AskedBuilder::Asked(answer) => match answer().and_then(|builder| self.usable(builder)) {
-                Ok(known) => AskedBuilder::Known(known),
-                Err(failure) => {
-                    self.end_all(failure);
-                    AskedBuilder::Unusable
-                }
-            },
-            settled @ (AskedBuilder::Known(_) | AskedBuilder::Unusable) => settled,
-        };
-        match *builder {
-            AskedBuilder::Known(known) => Ok(known),
-            AskedBuilder::Asked(_) | AskedBuilder::Unusable => {
-                self.site.cancel.check()?;
-                Err(Failure::environment("docker has no builder to use"))
+                None => images.push(self.planned(i)),
             }
         }
-    }
-
-    fn usable(&self, builder: Builder) -> Result<Builder, Failure> {
-        if builder == Builder::Classic && !self.site.secrets.is_empty() {
-            return Err(Failure::environment("build secrets need BuildKit, and docker has no buildx plugin")
-                .hint("install docker-buildx, or take build.secrets out of the configuration"));
-        }
-        Ok(builder)
-    }
-
-    /// The names of local bases are locked all at once, so everything has to be decided first; without local bases
-    /// nothing waits.
-    fn local_bases(&self) -> Result<LocalBases<'_>, Failure> {
-        let to_build = if self.surveyed.iter().any(|s| s.bases().next().is_some()) {
-            self.schedule.wait_until_decided()
-        } else {
-            BTreeSet::new()
-        };
-        let bases = LocalBases::prepare(self.site, self.surveyed, &to_build)?;
-        // A base that is not built now was reused: it can be given its name at once.
-        let images = self.images.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for (i, image) in images.iter().enumerate() {
-            if let Some(image) = image.as_ref().filter(|image| image.digest.is_some()) {
-                bases.provide(i, image, image.digest.as_ref())?;
-            }
-        }
-        Ok(bases)
+        (images, failures)
     }
 }

@@ -10,18 +10,21 @@ use std::fs::{File, TryLockError};
 
 use serde::Serialize;
 
-use crate::documents::{Receipt, SCHEMA};
+use crate::documents::{MoveOutcome, Receipt, SCHEMA};
 use crate::error::{Classify as _, Failure, Kind};
 use crate::git::{Mirror, Remote};
 use crate::lock;
 use crate::manifest::template::Word;
 use crate::manifest::{ImageKind, ImageSpec};
-use crate::model::{BranchName, Change, CommitSha};
+use crate::model::{BranchName, Change, CommitSha, Digest, ImageRepository, RepoName, Tag};
+use crate::parallel;
+use crate::registry::{Registry, RegistryError};
 
 use super::checkout::resolve_by_hand;
+use super::compare::absent_if_unreadable;
 use super::origin::rule_of;
-use super::survey::survey;
-use super::{BuildOptions, ByHand, ImageLeases, Origin, Outcome, PushOptions, Ran, Site, run};
+use super::survey::{Surveyed, survey};
+use super::{BuildOptions, ByHand, Origin, Outcome, PushOptions, REGISTRY_THREADS, Ran, Site, run};
 use window::{Held, Listing};
 
 pub use since::{InvalidSince, Since};
@@ -61,6 +64,10 @@ fn is_false(value: &bool) -> bool {
 /// One commit, and what became of it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CaughtUp {
+    /// The repository's full name.
+    pub repository: RepoName,
+    /// The branch.
+    pub branch: BranchName,
     /// The commit.
     pub commit: CommitSha,
     /// What became of it.
@@ -81,6 +88,8 @@ pub enum CatchupOutcome {
     Present,
     /// It was missing, and now it is there.
     Built,
+    /// Its images were there, and now its moving tags are too.
+    Finished,
     /// Its build or push failed.
     Failed,
     /// It is missing: with `--dry-run`, or because the catchup was interrupted before its turn.
@@ -131,6 +140,14 @@ pub fn catchup(site: &Site, options: &CatchupOptions) -> Result<Outcome<CatchupD
     if is_new && options.since.is_none() {
         looked_at.drain(..looked_at.len().saturating_sub(1));
     }
+    // A run that failed at the moves left the newest commit half done.
+    let newest = looked_at.iter_mut().rfind(|c| matches!(c.state, State::Done(CatchupOutcome::Present, _)));
+    if let Some(commit) = newest
+        && let surveyed = survey_of(site, &origin, &mirror, &commit.change)?
+        && !tags_are_in_place(site, client, &commit.change.commit, &surveyed)?
+    {
+        commit.state = State::Unfinished;
+    }
     for commit in looked_at.iter_mut().filter(|c| matches!(c.state, State::Missing)) {
         // Read from the mirror alone: a commit that cannot be built costs no fetch, in this run and in the next ones.
         match survey(site, &origin, &mirror, &commit.change) {
@@ -142,7 +159,48 @@ pub fn catchup(site: &Site, options: &CatchupOptions) -> Result<Outcome<CatchupD
         }
     }
     step.done(&summary(&looked_at, is_new && options.since.is_none()));
-    carry_out(site, looked_at, options.dry_run)
+    carry_out(site, &options.branch, looked_at, options.dry_run)
+}
+
+/// The images of a commit that is in the registry; none where its tags cannot be told without a pull request.
+fn survey_of(
+    site: &Site,
+    origin: &Origin,
+    mirror: &Mirror<'_>,
+    change: &Change,
+) -> Result<Vec<Surveyed>, Failure> {
+    match survey(site, origin, mirror, change) {
+        Err(wrong) if wrong.kind == Kind::BadInput => Ok(Vec::new()),
+        surveyed => surveyed,
+    }
+}
+
+/// Whether every moving tag names the image that has the commit's own tag.
+fn tags_are_in_place(
+    site: &Site,
+    client: &Registry,
+    commit: &CommitSha,
+    images: &[Surveyed],
+) -> Result<bool, Failure> {
+    let client = client.with_cancel(site.cancel.clone());
+    let own = commit.immutable_tag();
+    let places: Vec<(&ImageRepository, &Tag, Tag)> = images
+        .iter()
+        .flat_map(|image| image.tags.iter().map(|tag| (&image.repository, tag, own.clone())))
+        .collect();
+    let answers = parallel::map(REGISTRY_THREADS, &places, |(repository, tag, own)| {
+        let digest = |tag: &Tag| -> Result<Option<Digest>, RegistryError> {
+            let found = absent_if_unreadable(client.head_manifest(repository.path(), tag))?;
+            Ok(found.map(|found| found.digest))
+        };
+        Ok::<bool, RegistryError>(digest(tag)? == digest(own)?)
+    });
+    for answer in answers {
+        if !answer? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Whether this catchup may begin.
@@ -179,6 +237,8 @@ struct Commit {
 
 enum State {
     Missing,
+    /// Its images are there, and its moving tags are not where a push would put them.
+    Unfinished,
     Done(CatchupOutcome, Option<String>),
 }
 
@@ -204,14 +264,13 @@ fn summary(commits: &[Commit], only_newest: bool) -> String {
     };
     let missing = commits.iter().filter(|c| matches!(c.state, State::Missing)).count();
     let mut text = format!("{missing} of {} commits to build", commits.len());
-    for (outcome, word) in [
-        (CatchupOutcome::Present, "in the registry"),
-        (CatchupOutcome::Empty, "without images"),
-        (CatchupOutcome::Invalid, "invalid"),
-    ] {
+    if commits.iter().any(|c| matches!(c.state, State::Unfinished)) {
+        text.push_str(", 1 to finish");
+    }
+    for outcome in [CatchupOutcome::Present, CatchupOutcome::Empty, CatchupOutcome::Invalid] {
         match count(outcome) {
             0 => {}
-            n => text.push_str(&format!(", {n} {word}")),
+            n => text.push_str(&format!(", {n} {}", word(outcome))),
         }
     }
     if only_newest {
@@ -221,8 +280,13 @@ fn summary(commits: &[Commit], only_newest: bool) -> String {
 }
 
 /// Runs the pipeline for each missing commit, in the order given.
-fn carry_out(site: &Site, commits: Vec<Commit>, dry_run: bool) -> Result<Outcome<CatchupDocument>, Failure> {
-    let total = commits.iter().filter(|c| matches!(c.state, State::Missing)).count();
+fn carry_out(
+    site: &Site,
+    branch: &BranchName,
+    commits: Vec<Commit>,
+    dry_run: bool,
+) -> Result<Outcome<CatchupDocument>, Failure> {
+    let total = commits.iter().filter(|c| !matches!(c.state, State::Done(..))).count();
     let mut document = CatchupDocument { schema: SCHEMA, busy: false, commits: Vec::new() };
     let mut failures: Vec<Failure> = Vec::new();
     let mut begun = 0;
@@ -235,41 +299,71 @@ fn carry_out(site: &Site, commits: Vec<Commit>, dry_run: bool) -> Result<Outcome
                 }
                 (outcome, None, why)
             }
-            State::Missing if dry_run || site.cancel.stopped().is_some() => {
+            State::Missing | State::Unfinished if dry_run || site.cancel.stopped().is_some() => {
                 if dry_run {
-                    site.progress.say(&format!("commit {short}: would be built"));
+                    let what = if matches!(state, State::Missing) { "built" } else { "finished" };
+                    site.progress.say(&format!("commit {short}: would be {what}"));
                 }
                 (CatchupOutcome::Planned, None, None)
             }
-            State::Missing => {
+            State::Missing | State::Unfinished => {
                 begun += 1;
                 site.progress.say(&format!("commit {short} ({begun} of {total})"));
                 let (receipt, failure) = build_one(site, &change);
                 let outcome = match &failure {
-                    None => CatchupOutcome::Built,
+                    None if matches!(state, State::Missing) => CatchupOutcome::Built,
+                    None if receipt.as_ref().is_some_and(has_moved) => CatchupOutcome::Finished,
+                    // A newer commit holds its tags.
+                    None => CatchupOutcome::Present,
                     // What the survey could not see, as in .gitmodules.
                     Some(failure) if failure.kind == Kind::BadInput => CatchupOutcome::Invalid,
                     Some(_) => CatchupOutcome::Failed,
                 };
                 let error = failure.as_ref().map(Failure::one_line);
                 match &error {
-                    None => site.progress.say(&format!("commit {short}: built")),
+                    None => site.progress.say(&format!("commit {short}: {}", word(outcome))),
                     Some(error) => site.progress.warn(&format!("commit {short}: {error}")),
                 }
                 failures.extend(failure.filter(|_| outcome == CatchupOutcome::Failed));
                 (outcome, receipt, error)
             }
         };
-        document.commits.push(CaughtUp { commit: change.commit, outcome, receipt, error });
+        let Change { repository, commit, .. } = change;
+        document.commits.push(CaughtUp {
+            repository,
+            branch: branch.clone(),
+            commit,
+            outcome,
+            receipt,
+            error,
+        });
     }
     let failure = site.cancel.stopped().map(Failure::from).or_else(|| combine(failures, total));
     Ok(Outcome { document, failure })
 }
 
+fn has_moved(receipt: &Receipt) -> bool {
+    receipt
+        .images
+        .iter()
+        .flat_map(|image| image.moved.iter().flatten())
+        .any(|m| m.outcome == MoveOutcome::Moved)
+}
+
+fn word(outcome: CatchupOutcome) -> &'static str {
+    match outcome {
+        CatchupOutcome::Present => "in the registry",
+        CatchupOutcome::Built => "built",
+        CatchupOutcome::Finished => "finished",
+        CatchupOutcome::Failed => "failed",
+        CatchupOutcome::Planned => "planned",
+        CatchupOutcome::Empty => "without images",
+        CatchupOutcome::Invalid => "invalid",
+    }
+}
+
 fn build_one(site: &Site, change: &Change) -> (Option<Receipt>, Option<Failure>) {
-    // Each run holds its own local images, or those of fifty commits would stay until the end.
-    let site = Site { leases: ImageLeases::default(), ..site.clone() };
-    match run(&site, change, None, &BuildOptions::default(), &PushOptions::default()) {
+    match run(site, change, None, &BuildOptions::default(), &PushOptions::default()) {
         Ok(Outcome { document: Ran::Pushed(receipt), failure }) => (Some(receipt), failure),
         Ok(Outcome { document: Ran::Built(_), failure }) => (None, failure),
         Err(failure) => (None, Some(failure)),
@@ -278,6 +372,6 @@ fn build_one(site: &Site, change: &Change) -> (Option<Receipt>, Option<Failure>)
 
 fn combine(failures: Vec<Failure>, tried: usize) -> Option<Failure> {
     let kind = failures.iter().map(|f| f.kind).reduce(Kind::and)?;
-    let text = format!("{} of {tried} commits failed, the first so", failures.len());
+    let text = format!("{} of {tried} commits failed; the first:", failures.len());
     failures.into_iter().find(|f| f.kind == kind).map(|first| first.context(text))
 }

@@ -2,16 +2,15 @@
 //!
 //! A [`Site`] says where and with what; every step takes it, a document, and returns the next document.
 
-mod bases;
 mod build;
 mod checkout;
+mod compare;
 mod contexts;
 mod housekeeping;
 mod origin;
 mod promote;
 mod push;
 mod receipt;
-mod reuse;
 mod run;
 mod schedule;
 mod scratch;
@@ -35,9 +34,8 @@ use crate::registry::Registry;
 
 pub use build::{BuildOptions, Built, build};
 pub use checkout::resolve_by_hand;
-pub use housekeeping::ImageLeases;
 pub use origin::{ByHand, Origin};
-pub use push::{PushOptions, Standing, push};
+pub use push::{PushOptions, push};
 pub use run::{Ran, run};
 
 /// A repository that may be built, and how.
@@ -84,12 +82,10 @@ pub struct Site {
     pub tags: Option<Vec<Template>>,
     /// Tags of images that name none, from the configuration.
     pub default_tags: Option<Vec<Template>>,
-    /// BuildKit secrets, by id.
+    /// Build secrets from the command line: id → file.
     pub secrets: BTreeMap<String, PathBuf>,
     /// Newest local images of each name that stay.
     pub keep_local: usize,
-    /// Local images that are needed until the run ends.
-    pub leases: ImageLeases,
     /// Where progress goes.
     pub progress: Progress,
     /// Whether to go on.
@@ -117,9 +113,6 @@ pub struct Outcome<T> {
 
 /// The folder of the state directory in which the configs of images in the registry are kept.
 pub const CONFIGS: &str = "configs";
-
-/// The file of the state directory that names the buildx plugin that answered last.
-const BUILDX: &str = "buildx-plugin";
 
 /// Threads that talk to the registry at once; each keeps a connection.
 const REGISTRY_THREADS: usize = 8;

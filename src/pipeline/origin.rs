@@ -1,24 +1,36 @@
-//! From where a change is cloned, and under which name its images know it.
+//! Where a change is cloned from, and which repository it is.
+//!
+//! Both come from the configuration and the full name. No URL of a payload is used.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use crate::error::{Failure, Kind};
 use crate::git::{Remote, RemoteError, Transport};
-use crate::model::{BranchName, Change, CommitSha, ImageName, RepoName};
+use crate::model::{BranchName, Change, CommitSha, ImageName, ImageRepository, RepoName};
 
 use super::{RepositoryRule, Site};
 
-/// The one place that a change's repository is cloned from.
+/// The forge where none is configured.
+pub(super) const GITHUB: &str = "https://github.com";
+
+/// Where a change is cloned from, and what its images are called.
 #[derive(Debug, Clone)]
 pub struct Origin {
     /// The remote that git is given.
     pub remote: Remote,
     /// The `source` label of its images.
     pub source: String,
-    /// Other values of the `source` label that mean the same repository.
-    aliases: Vec<String>,
-    /// In front of its image names.
+    /// Earlier values of the `source` label.
+    former: Vec<String>,
+    /// The prefix of its image names.
     pub namespace: Option<ImageName>,
+    /// Prefixes of image names that the configuration reserves for other repositories.
+    reserved: Vec<ImageName>,
     /// Whether submodules are checked out.
     pub submodules: bool,
+    /// Build secrets: id → file.
+    pub(super) secrets: BTreeMap<String, PathBuf>,
 }
 
 /// What a person named instead of a payload.
@@ -26,15 +38,14 @@ pub struct Origin {
 pub struct ByHand {
     /// A URL or a path.
     pub repository: String,
-    /// A full commit id.
+    /// A commit id.
     pub commit: Option<CommitSha>,
     /// A branch.
     pub branch: Option<BranchName>,
 }
 
 impl Origin {
-    /// By CONTRACT's rule: the configured clone URL; else the payload's, if it is the forge's own; and what a person
-    /// typed as it is.
+    /// A change of a forge is found by its full name; what a person typed is taken as it is.
     pub fn of(site: &Site, change: &Change) -> Result<Origin, Failure> {
         let typed = match (&site.typed, change.forge) {
             (_, Some(_)) => None,
@@ -42,47 +53,87 @@ impl Origin {
             (_, None) => Some(Remote::typed(&change.clone_url).map_err(refused)?),
         };
         let rule = allowed(&site.repositories, &change.repository, typed.as_ref())?;
-        let configured = rule.and_then(|r| r.clone_url.as_deref()).map(Remote::typed).transpose();
-        let configured = configured.map_err(|error| {
-            Failure::new(Kind::BadInput, error).context(format!("clone_url of `{}`", change.repository))
-        })?;
-        let remote = match (&typed, &configured, change.forge) {
-            (Some(typed), _, _) => typed.clone(),
-            (None, Some(configured), _) => configured.clone(),
-            (None, None, Some(forge)) => {
-                Remote::of_payload(forge, &change.repository, &change.clone_url).map_err(refused)?
-            }
-            // `typed` is there whenever no forge is named.
-            (None, None, None) => {
-                return Err(Failure::refused("the change names no forge and no repository"));
+        let forge = match rule {
+            Some(rule) => rule.forge.as_str(),
+            None => site.access.first().map_or(GITHUB, |access| access.forge.as_str()),
+        };
+        let name = rule.map_or(&change.repository, |rule| &rule.name);
+        let configured = rule.and_then(|rule| rule.clone_url.as_deref());
+        let remote = match (typed, configured) {
+            (Some(typed), _) => typed,
+            (None, Some(url)) => Remote::typed(url).map_err(|error| {
+                Failure::new(Kind::BadInput, error).context(format!("clone_url of `{name}`"))
+            })?,
+            (None, None) => {
+                Remote::typed(&format!("{}/{name}.git", forge.trim_end_matches('/'))).map_err(refused)?
             }
         };
-        // The payload's own URL names the repository best, even when it is cloned from elsewhere.
-        let announced = change.forge.and_then(|_| Remote::typed(&change.clone_url).ok());
-        let mut names: Vec<String> =
-            [announced, configured, Some(remote.clone())].into_iter().flatten().map(|r| r.source()).collect();
-        if let (Some(rule), true) = (rule, remote.transport() == Transport::File) {
-            names.push(format!("https://github.com/{}", rule.name));
-        }
-        // One name, whichever way it was reached: a URL of the forge before a path of this machine.
-        let source = names.iter().find(|n| n.starts_with("https://")).unwrap_or(&names[0]).clone();
+        let source = match (rule, change.forge) {
+            (None, None) => remote.source(),
+            (Some(_), _) | (None, Some(_)) => source_of(forge, name),
+        };
+        let mut secrets = rule.map(|rule| rule.secrets.clone()).unwrap_or_default();
+        secrets.extend(site.secrets.clone());
+        let namespace = rule.and_then(|rule| rule.namespace.clone());
+        let others = site.repositories.iter().filter(|other| rule.is_none_or(|rule| rule.name != other.name));
         Ok(Origin {
             remote,
             source,
-            aliases: names,
-            namespace: rule.and_then(|r| r.namespace.clone()),
-            submodules: rule.is_some_and(|r| r.submodules),
+            former: rule
+                .into_iter()
+                .flat_map(|rule| &rule.former_names)
+                .map(|f| source_of(forge, f))
+                .collect(),
+            reserved: others
+                .filter_map(|other| other.namespace.clone())
+                .filter(|n| Some(n) != namespace.as_ref())
+                .collect(),
+            namespace,
+            submodules: rule.is_some_and(|rule| rule.submodules),
+            secrets,
         })
     }
 
     /// Whether an image with this `source` label is of this repository.
-    pub fn is_source(&self, label: &str) -> bool {
+    pub(super) fn is_source(&self, label: &str) -> bool {
         let label = label.trim_end_matches('/').trim_end_matches(".git");
-        self.aliases.iter().any(|name| name.eq_ignore_ascii_case(label))
+        std::iter::once(&self.source).chain(&self.former).any(|name| name.eq_ignore_ascii_case(label))
+    }
+
+    /// The image path belongs to the repository `source`.
+    pub(super) fn refusal(&self, repository: &ImageRepository, source: &str) -> Failure {
+        let shown = crate::escape::shortened(source, 120);
+        Failure::refused(format!("{repository} belongs to another repository, {shown}")).hint(format!(
+            "give {} a namespace; after a rename add the old name to its former_names; or overwrite with --take-over",
+            self.source
+        ))
+    }
+
+    /// Refuses an image path under a namespace that is reserved for another repository.
+    pub(super) fn check_namespace(
+        &self,
+        repository: &ImageRepository,
+        below: Option<&ImageName>,
+    ) -> Result<(), Failure> {
+        let path = repository.path().as_str();
+        let path =
+            below.and_then(|below| path.strip_prefix(below.as_str())?.strip_prefix('/')).unwrap_or(path);
+        match self.reserved.iter().find(|n| path.strip_prefix(n.as_str()).is_some_and(|rest| rest.starts_with('/'))) {
+            Some(namespace) => Err(Failure::refused(format!(
+                "{repository} is in the namespace `{namespace}`, which the configuration reserves for another repository"
+            ))
+            .hint("rename the image")),
+            None => Ok(()),
+        }
     }
 }
 
-/// With a configured allow-list, the entry that this change stands under.
+/// The `source` label of a repository on a forge.
+fn source_of(forge: &str, name: &RepoName) -> String {
+    format!("{}/{name}", forge.trim_end_matches('/'))
+}
+
+/// With a configured allow-list, the entry for this change.
 pub(super) fn allowed<'r>(
     rules: &'r [RepositoryRule],
     repository: &RepoName,
@@ -101,24 +152,17 @@ pub(super) fn allowed<'r>(
     })
 }
 
-/// The entry of a repository that a person typed: by its clone URL, or by the end of its path.
+/// The entry for a repository that a person typed: by its clone URL, by its URL on its forge, or, for a path of this
+/// machine, by the end of the path.
 pub(super) fn rule_of<'r>(rules: &'r [RepositoryRule], remote: &Remote) -> Option<&'r RepositoryRule> {
     rules.iter().find(|rule| {
         let configured = rule.clone_url.as_deref().and_then(|url| Remote::typed(url).ok());
-        configured.is_some_and(|c| c.source() == remote.source()) || remote.is_named(&rule.name)
+        let on_forge = || remote.source().eq_ignore_ascii_case(&source_of(&rule.forge, &rule.name));
+        let path = remote.transport() == Transport::File && remote.is_named(&rule.name);
+        configured.is_some_and(|c| c.source() == remote.source()) || path || on_forge()
     })
 }
 
 fn refused(error: RemoteError) -> Failure {
-    let hint = match &error {
-        RemoteError::NotTheForge { .. } => Some(
-            "a repository that lives elsewhere needs its clone_url under [[repository]] in the configuration",
-        ),
-        RemoteError::Malformed(_) | RemoteError::Transport(_) => None,
-    };
-    let failure = Failure::new(Kind::Refused, error);
-    match hint {
-        Some(hint) => failure.hint(hint),
-        None => failure,
-    }
+    Failure::new(Kind::Refused, error)
 }

@@ -16,6 +16,7 @@ use crate::model::{BranchName, Change, CommitSha, Digest, ImageRepository, Tag};
 use crate::parallel;
 use crate::registry::{Manifest, Registry};
 
+use super::compare::{REVISION_LABEL, SOURCE_LABEL, absent_if_unreadable};
 use super::push::PushOptions;
 use super::{Origin, REGISTRY_THREADS, Site, checkout, survey};
 
@@ -114,8 +115,9 @@ fn move_tags(
         // A tag of an image that was built will have to move: the two servers are asked at once.
         let built = images.iter().any(|i| i.status == ImageStatus::Built);
         let tip = built.then(|| scope.spawn(fetch));
-        let now =
-            parallel::map(REGISTRY_THREADS, wanted, |w| client.get_manifest(w.repository.path(), &w.tag));
+        let now = parallel::map(REGISTRY_THREADS, wanted, |w| {
+            absent_if_unreadable(client.get_manifest(w.repository.path(), &w.tag))
+        });
         (now, tip.map(|tip| tip.join().unwrap_or_else(|panic| resume_unwind(panic))))
     });
     for (tag, now) in wanted.iter_mut().zip(now) {
@@ -171,7 +173,10 @@ fn judge(
 ) -> Result<bool, Failure> {
     let mut fetched_again = false;
     let labels = parallel::map(REGISTRY_THREADS, wanted, |w| match (&w.now, w.outcome) {
-        (Some(manifest), None) => client.image_labels(w.repository.path(), manifest).map(|c| Some(c.labels)),
+        (Some(manifest), None) => {
+            let labels = client.image_labels(w.repository.path(), manifest).map(|config| Some(config.labels));
+            absent_if_unreadable(labels)
+        }
         (Some(_) | None, _) => Ok(None),
     });
     let mut superseded = false;
@@ -179,17 +184,16 @@ fn judge(
     for (tag, labels) in wanted.iter_mut().zip(labels) {
         let Some(labels) = labels? else { continue };
         let name = tag.repository.tagged(&tag.tag);
-        if let Some(source) = labels.get("org.opencontainers.image.source")
+        if let Some(source) = labels.get(SOURCE_LABEL)
             && !options.take_over
             && !origin.is_source(source)
         {
-            return Err(Failure::refused(format!("{name} holds an image of another repository, {source}"))
-                .hint("give one of the two a namespace, or overwrite it with --take-over"));
+            return Err(origin.refusal(&tag.repository, source));
         }
         if options.allow_rollback {
             continue;
         }
-        let revision = labels.get("org.opencontainers.image.revision").cloned();
+        let revision = labels.get(REVISION_LABEL).cloned();
         // The tags of one commit mostly stand on one revision: git is asked once for each.
         let relation = match relations.entry(revision) {
             Entry::Occupied(known) => known.get().clone(),

@@ -5,21 +5,23 @@ use std::time::{Duration, Instant};
 
 use backon::BackoffBuilder as _;
 
-use crate::docker::DockerError;
+use crate::cancel::Cancel;
+use crate::docker::DockerErrorKind;
 use crate::documents::{BuiltDocument, Image, ImageStatus, PushOutcome, Receipt, SCHEMA};
 use crate::error::{Failure, Kind};
 use crate::manifest::template::is_immutable;
 use crate::model::{CommitSha, Digest, ImageRepository, Tag};
 use crate::parallel;
-use crate::registry::Registry;
+use crate::registry::{Manifest, Registry, RegistryError};
 
+use super::compare::{Asked, INPUTS_LABEL, REVISION_LABEL, SOURCE_LABEL, ask};
 use super::{Origin, Outcome, Site, housekeeping, now, promote, receipt, seconds};
 
 /// What a push is asked to do differently.
 #[derive(Debug, Clone, Default)]
 pub struct PushOptions {
-    /// A `sha-` tag that is there with another digest is a failure.
-    pub force: bool,
+    /// A `sha-` tag that holds another image of the commit is a failure.
+    pub strict: bool,
     /// Moving tags may move back.
     pub allow_rollback: bool,
     /// Images of another repository may be overwritten.
@@ -33,21 +35,43 @@ pub(super) const UPLOADS: usize = 3;
 pub fn push(site: &Site, built: BuiltDocument, options: &PushOptions) -> Result<Outcome<Receipt>, Failure> {
     let begun = Instant::now();
     check(site, &built)?;
+    let origin = Origin::of(site, &built.change)?;
+    if !options.take_over {
+        check_owner(site, &origin, &built)?;
+    }
     let pushed = parallel::map(UPLOADS, &built.images, |image| {
         if needs_push(image) {
-            push_image(site, &built.change.commit, image, Standing::Unknown, options).map(Some)
+            push_image(site, &origin, &built.change.commit, image, options).map(Some)
         } else {
             Ok(None)
         }
     });
-    std::thread::scope(|scope| {
-        if pushed.iter().all(Result::is_ok) {
-            // The engine has time for it while the tags move; nothing of the push waits for it.
-            let images = built.images.clone();
-            scope.spawn(move || housekeeping::remove_old_images(site, &images));
+    finish(site, &origin, built, pushed, options, begun)
+}
+
+/// Refuses the push, before anything is written, when one of the paths belongs to another repository.
+fn check_owner(site: &Site, origin: &Origin, built: &BuiltDocument) -> Result<(), Failure> {
+    let (_, client) = site.registry_and_client()?;
+    let own = built.change.commit.immutable_tag();
+    let images: Vec<&Image> = built.images.iter().filter(|image| needs_push(image)).collect();
+    let asked: Vec<Asked<'_>> = images
+        .iter()
+        .filter_map(|image| {
+            let moving = image.tags.as_deref().unwrap_or_default();
+            Some(Asked { repository: image.repository.as_ref()?, own: &own, parent: None, moving })
+        })
+        .collect();
+    for asked in &asked {
+        let namespace = site.registry.as_ref().and_then(|registry| registry.namespace());
+        origin.check_namespace(asked.repository, namespace)?;
+    }
+    let holdings = ask(&client.with_cancel(site.cancel.clone()), &asked)?;
+    for (asked, holdings) in asked.iter().zip(&holdings) {
+        if let Some(source) = holdings.owned_by_another(|source| origin.is_source(source)) {
+            return Err(origin.refusal(asked.repository, source));
         }
-        finish(site, built, pushed, options, begun)
-    })
+    }
+    Ok(())
 }
 
 /// A document that cannot be pushed is refused before anything moves.
@@ -103,12 +127,13 @@ pub(super) fn needs_push(image: &Image) -> bool {
 /// Phase 2 and the receipt, once every image has been pushed or has failed.
 pub(super) fn finish(
     site: &Site,
+    origin: &Origin,
     built: BuiltDocument,
     pushed: Vec<Result<Option<Image>, Failure>>,
     options: &PushOptions,
     begun: Instant,
 ) -> Result<Outcome<Receipt>, Failure> {
-    let mut images = built.images.clone();
+    let (mut images, change) = (built.images.clone(), built.change.clone());
     let mut failures: Vec<Failure> = Vec::new();
     for (image, pushed) in images.iter_mut().zip(pushed) {
         match pushed {
@@ -121,8 +146,13 @@ pub(super) fn finish(
         }
     }
     if failures.is_empty() {
-        let moved = Origin::of(site, &built.change)
-            .and_then(|origin| promote::promote(site, &origin, &built.change, &mut images, options));
+        let moved = std::thread::scope(|scope| {
+            // Their `sha-` tags are up, and the engine has time while the moving tags move.
+            let built = built.images.iter().filter(|image| image.status == ImageStatus::Built);
+            let built: Vec<_> = built.filter_map(|image| image.repository.clone()).collect();
+            scope.spawn(move || housekeeping::remove_old_images(site, &built));
+            promote::promote(site, origin, &change, &mut images, options)
+        });
         failures.extend(moved.err());
     }
     write_receipt(site, built, images, failures, begun)
@@ -165,61 +195,38 @@ fn combine(failures: Vec<Failure>) -> Option<Failure> {
     let count = failures.len();
     let mut first = failures.into_iter().find(|f| f.kind == kind)?;
     if count > 1 {
-        first = first.context(format!("the push of {count} images failed, the first so"));
+        first = first.context(format!("{count} pushes failed; the first:"));
     }
     Some(first)
 }
 
-/// What was seen so long ago is looked at again: others push too.
-const FRESH: Duration = Duration::from_secs(1);
-
-/// What is known of an image when its push begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// This process built it at this time.
-    JustBuilt(Instant),
-    /// At this time the registry held nothing under the immutable tag; it holds the image under another.
-    Untagged(Instant),
-    /// The registry holds the image under the immutable tag, which never changes.
-    Tagged,
-    /// Nothing: a document may be old.
-    Unknown,
-}
-
-/// Phase 1 for one image: it stands in the registry under its immutable tag, and the registry says under which digest.
+/// Phase 1 for one image: it is in the registry under its immutable tag, and the registry says under which digest.
 pub(super) fn push_image(
     site: &Site,
+    origin: &Origin,
     commit: &CommitSha,
     image: &Image,
-    standing: Standing,
     options: &PushOptions,
 ) -> Result<Image, Failure> {
     let (_, client) = site.registry_and_client()?;
     let Some(repository) = &image.repository else {
         return Err(Failure::bad_input(format!("the image {} has no repository", image.name)));
     };
-    let tag = commit.immutable_tag();
     let step = site.progress.step(&format!("push {}", image.name));
-    let notice = client.with_cancel(site.cancel.clone());
+    let client = &client.with_cancel(site.cancel.clone());
+    let phase = Phase1 { site, origin, client, commit, image, repository, options };
     let outcome = match (&image.image_id, &image.digest) {
         (Some(id), _) if image.status == ImageStatus::Built => {
-            let inputs = image.inputs.as_ref();
-            let mut on_line = |line: &str| step.line(line);
-            push_built(site, &notice, repository, &tag, id, inputs, standing, options, &mut on_line)
+            phase.push_built(id, &mut |line| step.line(line)).map(|pushed| (pushed, "pushed"))
         }
-        (_, Some(digest)) => tag_unchanged(&notice, repository, &tag, digest, standing, options),
+        (_, Some(digest)) => phase.tag_unchanged(digest).map(|pushed| (pushed, "unchanged, tagged")),
         (_, None) => {
             Err(Failure::bad_input(format!("the image {} has neither image_id nor digest", image.name)))
         }
     };
     match outcome {
-        Ok((digest, note)) => {
-            step.done(note.as_deref().unwrap_or(match image.status {
-                ImageStatus::Unchanged => "unchanged, tagged",
-                ImageStatus::Built | ImageStatus::Skipped | ImageStatus::Failed | ImageStatus::Planned => {
-                    "pushed"
-                }
-            }));
+        Ok(((digest, note), done)) => {
+            step.done(note.as_deref().unwrap_or(done));
             Ok(Image { digest: Some(digest), note, ..image.clone() })
         }
         Err(failure) => {
@@ -230,148 +237,153 @@ pub(super) fn push_image(
     }
 }
 
-/// An immutable tag that is there already: the registry's image stays and is used.
-fn kept(
-    repository: &ImageRepository,
-    tag: &Tag,
-    there: &Digest,
-    options: &PushOptions,
-) -> Result<(Digest, Option<String>), Failure> {
-    if options.force {
-        return Err(Failure::failed(format!(
-            "{repository}:{tag} is in the registry already, as {there}; an immutable tag is never overwritten"
-        ))
-        .hint("without --force the registry's image is kept and used"));
-    }
-    Ok((
-        there.clone(),
-        Some(format!("{tag} was in the registry already with another digest; the registry's image is used")),
-    ))
+/// A digest in the registry, and what a reader of the receipt should know about it.
+type InRegistry = (Digest, Option<String>);
+
+struct Phase1<'a> {
+    site: &'a Site,
+    origin: &'a Origin,
+    client: &'a Registry,
+    commit: &'a CommitSha,
+    image: &'a Image,
+    repository: &'a ImageRepository,
+    options: &'a PushOptions,
 }
 
-#[allow(clippy::too_many_arguments, reason = "what the push of one image needs to know")]
-fn push_built(
-    site: &Site,
-    client: &Registry,
-    repository: &ImageRepository,
-    tag: &Tag,
-    id: &Digest,
-    inputs: Option<&Digest>,
-    standing: Standing,
-    options: &PushOptions,
-    on_line: &mut dyn FnMut(&str),
-) -> Result<(Digest, Option<String>), Failure> {
-    let name = repository.tagged(tag);
-    if let Some(manifest) = client.get_manifest(repository.path(), tag)? {
-        return if manifest.is_of_image(id) {
-            Ok((manifest.digest, None))
-        } else {
-            kept(repository, tag, &manifest.digest, options)
-        };
+impl Phase1<'_> {
+    fn tag(&self) -> Tag {
+        self.commit.immutable_tag()
     }
-    let cancel = site.cancel.child(Some(site.timeout));
-    let another = |there: &str| {
-        Failure::failed(format!("the engine's {name} is {there}, not the {id} that was built"))
-            .hint("build it again: something else gave the name to another image")
-    };
-    let gone = || {
-        Failure::failed(format!("the engine no longer holds {name}"))
-            .hint("build it again; was it pruned between build and push?")
-    };
-    match standing {
-        // Nothing had the time to give the name to another image; the registry's manifest tells all the same.
-        Standing::JustBuilt(at) if at.elapsed() < FRESH => {}
-        Standing::JustBuilt(_) | Standing::Untagged(_) | Standing::Tagged | Standing::Unknown => {
-            // The engine may know what was just built by another Id than its builder.
-            let of_builder = matches!(standing, Standing::JustBuilt(_)).then_some(inputs).flatten();
-            match site.docker.inspect(&name, &cancel)? {
-                Some(there) if there.id == *id || there.has_inputs(of_builder) => {}
-                Some(there) => return Err(another(there.id.as_str())),
-                None => return Err(gone()),
+
+    /// What the immutable tag holds already. `is_same` tells this very image. Another image of the commit stays and is
+    /// used; anything else is in the way.
+    fn held(&self, is_same: impl Fn(&Manifest) -> bool) -> Result<Option<InRegistry>, Failure> {
+        let (path, tag) = (self.repository.path(), self.tag());
+        let in_the_way = |what: &str| {
+            Failure::failed(format!(
+                "{}:{tag} holds {what}; an immutable tag is never overwritten",
+                self.repository
+            ))
+            .hint("if it is not needed, delete its manifest in the registry, and push again")
+        };
+        let unreadable = |error: RegistryError, what: &str| {
+            if error.is_about_content() { in_the_way(&format!("{what} ({error})")) } else { error.into() }
+        };
+        let manifest = match self.client.get_manifest(path, &tag) {
+            Ok(Some(manifest)) => manifest,
+            Ok(None) => return Ok(None),
+            Err(error) => return Err(unreadable(error, "something that is not a readable image")),
+        };
+        if is_same(&manifest) {
+            return Ok(Some((manifest.digest, None)));
+        }
+        let labels = self
+            .client
+            .image_labels(path, &manifest)
+            .map_err(|error| unreadable(error, "an image that cannot be read"))?
+            .labels;
+        let label = |name: &str| labels.get(name).map(String::as_str);
+        let ours = label(SOURCE_LABEL).is_some_and(|source| self.origin.is_source(source));
+        let of_commit = label(REVISION_LABEL) == Some(self.commit.as_str());
+        let same_inputs =
+            self.image.inputs.as_ref().is_some_and(|inputs| label(INPUTS_LABEL) == Some(inputs.as_str()));
+        if !ours || !(of_commit || same_inputs) {
+            return Err(in_the_way(&format!("{}, which is not an image of this commit", manifest.digest)));
+        }
+        let there = &manifest.digest;
+        if self.options.strict {
+            return Err(Failure::failed(format!(
+                "{}:{tag} is in the registry already, as {there}; an immutable tag is never overwritten",
+                self.repository
+            ))
+            .hint("without --strict the registry's image is kept and used"));
+        }
+        let note = format!("{tag} is in the registry already with another digest; that image is used");
+        Ok(Some((manifest.digest, Some(note))))
+    }
+
+    fn push_built(&self, id: &Digest, on_line: &mut dyn FnMut(&str)) -> Result<InRegistry, Failure> {
+        if let Some(held) = self.held(|manifest| manifest.is_of_image(id))? {
+            return Ok(held);
+        }
+        let name = self.repository.tagged(&self.tag());
+        let cancel = self.site.cancel.child(Some(self.site.timeout));
+        let gone = || {
+            Failure::failed(format!("the engine no longer has {name}"))
+                .hint("build it again; it was removed between build and push")
+        };
+        match self.site.docker.inspect(&name, &cancel)? {
+            Some(there) if there.id == *id => {}
+            Some(there) => {
+                return Err(Failure::failed(format!(
+                    "the engine's {name} is {}, not the {id} that was built",
+                    there.id
+                ))
+                .hint("build it again: another build on this engine took the name"));
+            }
+            None => return Err(gone()),
+        }
+        let Some(printed) = self.push_with_retries(&cancel, on_line)? else { return Err(gone()) };
+        match self.client.head_manifest(self.repository.path(), &self.tag())? {
+            Some(found) if found.digest == printed => Ok((printed, None)),
+            Some(found) => Err(Failure::failed(format!(
+                "docker says that it pushed {printed}, and the registry holds {} under {}",
+                found.digest,
+                self.tag()
+            ))),
+            None => Err(Failure::failed(format!(
+                "docker says that it pushed {printed}, and the registry has no {}",
+                self.tag()
+            ))),
+        }
+    }
+
+    /// A push dies of one 429 or 502; docker itself retries only parts of it. `None`: the engine has no such image.
+    fn push_with_retries(
+        &self,
+        cancel: &Cancel,
+        on_line: &mut dyn FnMut(&str),
+    ) -> Result<Option<Digest>, Failure> {
+        let mut delays = backon::ExponentialBuilder::default()
+            .with_min_delay(Duration::from_secs(1))
+            .with_max_times(3)
+            .with_jitter()
+            .build();
+        let begun = Instant::now();
+        loop {
+            let error = match self.site.docker.push(self.repository, &self.tag(), cancel, on_line) {
+                Ok(digest) => return Ok(Some(digest)),
+                Err(error) if error.kind == DockerErrorKind::NoSuchImage => return Ok(None),
+                Err(error) => error,
+            };
+            let transient = error.kind == DockerErrorKind::Registry;
+            match delays.next().filter(|_| transient && begun.elapsed() < RETRY_WITHIN) {
+                Some(delay) => {
+                    on_line(&format!("{error}; again in {}", crate::progress::seconds(delay)));
+                    cancel.sleep(delay)?;
+                }
+                None => return Err(error.into()),
             }
         }
     }
-    let printed = match push_with_retries(site, repository, tag, &cancel, on_line)? {
-        Some(digest) => digest,
-        None => return Err(gone()),
-    };
-    let holds = match client.head_manifest(repository.path(), tag)? {
-        Some(found) if found.digest == printed => client.get_manifest(repository.path(), &printed)?,
-        Some(found) => {
-            return Err(Failure::failed(format!(
-                "docker says that it pushed {printed}, and the registry holds {} under {tag}",
-                found.digest
-            )));
+
+    /// An unchanged image: its manifest under one more tag; no layer moves.
+    fn tag_unchanged(&self, digest: &Digest) -> Result<InRegistry, Failure> {
+        if let Some(held) = self.held(|manifest| manifest.digest == *digest)? {
+            return Ok(held);
         }
-        None => None,
-    };
-    match holds {
-        Some(manifest) if manifest.is_of_image(id) => Ok((printed, None)),
-        Some(_) => Err(another("another image")),
-        None => Err(Failure::failed(format!(
-            "docker says that it pushed {printed}, and the registry has no {tag}"
-        ))),
+        let path = self.repository.path();
+        let Some(manifest) = self.client.recall_manifest(path, digest)? else {
+            return Err(Failure::failed(format!(
+                "the registry no longer holds {}@{digest}",
+                self.repository
+            ))
+            .hint("build it again with --force"));
+        };
+        Ok((self.client.put_manifest(path, &self.tag(), &manifest)?, None))
     }
 }
 
 /// docker takes about 15 s to give up on a registry that answers 500; when two of its pushes did, a third is not worth
 /// the wait.
 const RETRY_WITHIN: Duration = Duration::from_secs(25);
-
-/// A push dies of one 429 or 502; docker itself retries only parts of it. `None`: the engine has no such image.
-fn push_with_retries(
-    site: &Site,
-    repository: &ImageRepository,
-    tag: &Tag,
-    cancel: &crate::cancel::Cancel,
-    on_line: &mut dyn FnMut(&str),
-) -> Result<Option<Digest>, Failure> {
-    let mut delays = backon::ExponentialBuilder::default()
-        .with_min_delay(Duration::from_secs(1))
-        .with_max_times(3)
-        .with_jitter()
-        .build();
-    let begun = Instant::now();
-    loop {
-        let error = match site.docker.push(repository, tag, cancel, on_line) {
-            Ok(digest) => return Ok(Some(digest)),
-            Err(DockerError::NoSuchImage(_)) => return Ok(None),
-            Err(error) => error,
-        };
-        let transient = matches!(&error, DockerError::Registry(e) if !e.said(&["x509", "certificate"]));
-        match delays.next().filter(|_| transient && begun.elapsed() < RETRY_WITHIN) {
-            Some(delay) => {
-                on_line(&format!("{error}; again in {}", crate::progress::seconds(delay)));
-                cancel.sleep(delay)?;
-            }
-            None => return Err(error.into()),
-        }
-    }
-}
-
-/// An unchanged image: its manifest under one more tag; no layer moves.
-fn tag_unchanged(
-    client: &Registry,
-    repository: &ImageRepository,
-    tag: &Tag,
-    digest: &Digest,
-    standing: Standing,
-    options: &PushOptions,
-) -> Result<(Digest, Option<String>), Failure> {
-    match standing {
-        Standing::Tagged => return Ok((digest.clone(), None)),
-        Standing::Untagged(asked) if asked.elapsed() < FRESH => {}
-        Standing::Untagged(_) | Standing::JustBuilt(_) | Standing::Unknown => {
-            match client.head_manifest(repository.path(), tag)? {
-                Some(there) if there.digest == *digest => return Ok((there.digest, None)),
-                Some(there) => return kept(repository, tag, &there.digest, options),
-                None => {}
-            }
-        }
-    }
-    let Some(manifest) = client.recall_manifest(repository.path(), digest)? else {
-        return Err(Failure::failed(format!("the registry no longer holds {repository}@{digest}"))
-            .hint("build it again, with --force if need be"));
-    };
-    Ok((client.put_manifest(repository.path(), tag, &manifest)?, None))
-}

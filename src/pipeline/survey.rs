@@ -8,7 +8,7 @@ use crate::manifest::dockerfile::DockerfileStages;
 use crate::manifest::template::TemplateValues;
 use crate::manifest::{self, ImageKind, ImageSpec, Template};
 use crate::model::{Change, CommitSha, Digest, ImageRepository, RepoName, Tag};
-use crate::plan;
+use crate::plan::{self, LocalNames};
 
 use super::{Origin, Site, checkout};
 
@@ -83,6 +83,8 @@ pub(super) fn survey(
     for spec in specs {
         let repository = ImageRepository::new(address.as_ref(), &spec.name)
             .map_err(|e| Failure::new(Kind::BadInput, e))?;
+        origin
+            .check_namespace(&repository, site.registry.as_ref().and_then(|registry| registry.namespace()))?;
         let tags = tags_of(site, change, &spec)?;
         surveyed.push(Surveyed { spec, repository, tags, source: None });
     }
@@ -165,10 +167,8 @@ type Bases = (Vec<(String, usize)>, Vec<String>);
 
 /// Finds the local bases, and hashes each image's inputs after those of its bases.
 fn hash_inputs(images: &mut [Surveyed]) -> Result<(), Failure> {
-    let names: Vec<plan::LocalName<'_>> = images
-        .iter()
-        .map(|i| plan::LocalName { name: i.spec.name.as_str(), repository: &i.repository, tags: &i.tags })
-        .collect();
+    let names =
+        LocalNames::new(images.iter().map(|image| (&image.spec.name, &image.repository, &image.tags[..])));
     let mut bases: Vec<Bases> = Vec::with_capacity(images.len());
     for (i, image) in images.iter().enumerate() {
         let text = image.source.as_ref().map(|s| String::from_utf8_lossy(&s.files.dockerfile.content));
@@ -176,7 +176,7 @@ fn hash_inputs(images: &mut [Surveyed]) -> Result<(), Failure> {
         let stages = text.and_then(|text| DockerfileStages::parse(&text, &image.spec.args).ok());
         let (mut local, mut foreign) = (Vec::new(), Vec::new());
         for reference in stages.iter().flat_map(|s| s.bases()) {
-            match plan::local_base(reference, i, &names).filter(|b| images[*b].source.is_some()) {
+            match names.find(reference, i).filter(|base| images[*base].source.is_some()) {
                 Some(base) => local.push((reference.clone(), base)),
                 None => foreign.push(reference.clone()),
             }

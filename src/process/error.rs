@@ -49,6 +49,15 @@ pub enum CommandError {
 }
 
 impl CommandError {
+    #[cfg(test)]
+    pub(crate) fn exit_for_test(lines: &[&str]) -> CommandError {
+        CommandError::Exit {
+            command: "docker".into(),
+            status: "ended with code 1".into(),
+            tail: lines.iter().map(|line| (*line).to_owned()).collect(),
+        }
+    }
+
     /// The last lines that the child said; empty where it said nothing.
     pub fn tail(&self) -> &[String] {
         match self {

@@ -232,6 +232,17 @@ impl RegistryError {
         }
     }
 
+    /// Whether the registry answered, and what it holds there cannot be used.
+    pub(crate) fn is_about_content(&self) -> bool {
+        matches!(
+            self,
+            RegistryError::NotFound { .. }
+                | RegistryError::Protocol { .. }
+                | RegistryError::DigestMismatch { .. }
+                | RegistryError::TooLarge { .. }
+        )
+    }
+
     /// How long the registry, or its token server, asked to be left alone.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         if let RegistryError::TooManyRequests { retry_after, .. } = self { *retry_after } else { None }

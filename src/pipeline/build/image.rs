@@ -1,16 +1,18 @@
-//! The build of one image: its labels, its time, its second tries.
+//! The build of one image: its labels, its Dockerfile, its time.
 
 use std::collections::BTreeMap;
-use std::sync::PoisonError;
+use std::path::PathBuf;
 use std::time::Instant;
 
-use crate::cancel::Stop;
-use crate::docker::{BuildRequest, Builder, DockerError};
+use crate::cancel::{Cancel, Stop};
+use crate::docker::{BuildRequest, Builder, Layout, layout_digest};
 use crate::documents::{Image, ImageStatus};
-use crate::error::Failure;
-use crate::pipeline::reuse::INPUTS_LABEL;
+use crate::error::{Classify as _, Failure, Kind};
+use crate::model::Digest;
+use crate::pipeline::compare::{INPUTS_LABEL, REVISION_LABEL, SOURCE_LABEL};
 use crate::pipeline::seconds;
 use crate::pipeline::survey::Source;
+use crate::plan::Action;
 
 use super::Work;
 
@@ -21,8 +23,8 @@ impl Work<'_> {
         let created = jiff::Timestamp::from_second(self.created).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
         let oci = |name: &str| format!("org.opencontainers.image.{name}");
         let mut labels = BTreeMap::from([
-            (oci("source"), self.origin.source.clone()),
-            (oci("revision"), self.change.commit.to_string()),
+            (SOURCE_LABEL.to_owned(), self.origin.source.clone()),
+            (REVISION_LABEL.to_owned(), self.change.commit.to_string()),
             (
                 oci("version"),
                 version.map_or_else(|| self.change.commit.short().to_owned(), ToString::to_string),
@@ -37,9 +39,38 @@ impl Work<'_> {
         labels
     }
 
-    /// What the image is called in the engine.
+    /// The name of an image in the engine.
     fn engine_name(&self, i: usize) -> String {
         self.surveyed[i].repository.tagged(&self.change.commit.immutable_tag())
+    }
+
+    /// What a local base is called in the builds that need it: its immutable name in the engine, or its digest in the
+    /// registry.
+    fn base_name(&self, base: usize) -> String {
+        match &self.actions[base] {
+            Some(Action::Reuse { digest, .. }) => format!("{}@{digest}", self.surveyed[base].repository),
+            Some(Action::Build { .. } | Action::Skip { .. }) | None => self.engine_name(base),
+        }
+    }
+
+    /// The local bases that a remote builder gets as folders, by their names.
+    fn base_layouts(&self, source: &Source) -> Result<BTreeMap<String, Layout>, Failure> {
+        let mut layouts = BTreeMap::new();
+        for (_, base) in &source.bases {
+            if let Some(folder) = self.layout_of(*base) {
+                let digest = layout_digest(&folder)
+                    .classify(Kind::Environment, || format!("cannot read {}", folder.display()))?;
+                layouts.insert(self.base_name(*base), Layout { folder, digest });
+            }
+        }
+        Ok(layouts)
+    }
+
+    /// Where a remote builder writes an image that others are built on.
+    fn layout_of(&self, i: usize) -> Option<PathBuf> {
+        let is_base = self.surveyed.iter().any(|image| image.bases().any(|(_, base)| *base == i));
+        let built = matches!(self.actions[i], Some(Action::Build { .. }));
+        (self.builder == Builder::Remote && built && is_base).then(|| self.contexts.layout(i))
     }
 
     pub(super) fn build_one(&self, i: usize) -> Result<Image, Failure> {
@@ -49,84 +80,86 @@ impl Work<'_> {
         };
         let begun = Instant::now();
         let name = self.engine_name(i);
-        self.site.leases.hold(self.site, &name);
-        // Fetching submodules and large files is no part of the build's time.
-        let (context, dockerfile) = self.contexts.of(i, source)?;
-        let builder = self.builder()?;
+        let names: BTreeMap<String, String> =
+            source.bases.iter().map(|(reference, base)| (reference.clone(), self.base_name(*base))).collect();
+        // Fetching submodules and large files is not part of the build's time.
+        let (context, dockerfile) = self.contexts.of(i, source, &names)?;
         let cancel = self.site.cancel.child(Some(self.site.timeout));
-        let on_local_base = !source.bases.is_empty();
-        if self.options.pull && on_local_base {
-            // docker's --pull would also ask a registry for the local base, which only stands here.
+        let in_engine = !names.is_empty() && self.builder != Builder::Remote;
+        if self.options.pull && in_engine {
+            // docker's --pull would also ask a registry for the local base, which is only in the engine.
             for reference in &source.foreign_bases {
                 self.site.docker.pull(reference, &cancel)?;
             }
         }
+        let labels = self.labels(i, source);
         let request = BuildRequest {
             context,
             dockerfile,
-            scratch: self.contexts.scratch().to_owned(),
             name: name.clone(),
             args: image.spec.args.clone(),
-            labels: self.labels(i, source),
+            labels: labels.clone(),
             target: image.spec.target.clone(),
             platform: image.spec.platform.clone(),
-            pull: self.options.pull && !on_local_base,
+            pull: self.options.pull && !in_engine,
             no_cache: self.options.no_cache,
-            secrets: self.site.secrets.clone(),
+            secrets: self.origin.secrets.clone(),
+            layouts: self.base_layouts(source)?,
+            layout: self.layout_of(i),
         };
         let step = self.site.progress.step(&format!("build {}", image.spec.name));
-        let build = || self.site.docker.build(builder, &request, &cancel, &mut |line| step.line(line));
-        let mut built = build();
-        // Somebody pruned the engine meanwhile. Others may go on pruning, so not for ever.
-        for _ in 0..2 {
-            if !built.as_ref().is_err_and(DockerError::lost_a_cached_step) {
-                break;
+        let built = self
+            .site
+            .docker
+            .build(self.builder, &request, &cancel, &mut |line| step.line(line))
+            .map_err(Failure::from)
+            .and_then(|()| self.read_back(&name, &labels, &cancel));
+        match built {
+            Ok(id) => {
+                step.done("built");
+                Ok(Image {
+                    image_id: Some(id),
+                    seconds: Some(seconds(begun.elapsed())),
+                    ..self.described(i, ImageStatus::Built)
+                })
             }
-            built = build();
-        }
-        let id = match built {
-            Ok(id) => id,
-            Err(error) => {
-                let mut failure = Failure::from(error);
-                if cancel.stopped() == Some(Stop::TimedOut) && self.site.cancel.stopped().is_none() {
+            Err(failure) => {
+                let timed_out =
+                    cancel.stopped() == Some(Stop::TimedOut) && self.site.cancel.stopped().is_none();
+                let failure = if timed_out {
                     let limit = humantime::format_duration(self.site.timeout);
-                    failure = failure.context(format!("the build took longer than build.timeout ({limit})"));
-                }
-                let failure = failure.context(format!("the build of {} failed", image.spec.name));
+                    Failure::failed(format!("the build took longer than build.timeout ({limit})"))
+                } else {
+                    failure
+                };
                 step.failed(&failure.one_line());
-                return Err(failure);
+                Err(failure)
             }
-        };
-        step.done("built");
-        Ok(Image {
-            image_id: Some(id),
-            seconds: Some(seconds(begun.elapsed())),
-            ..self.described(i, ImageStatus::Built)
-        })
+        }
     }
 
-    /// Asks the engine for the Ids of what buildx built, while the last of it goes up: its push compares what the registry
-    /// got with what the builder made.
-    pub(super) fn ask_for_ids(&self) {
-        let built: Vec<usize> = {
-            let images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
-            let is_built =
-                |i: &usize| images[*i].as_ref().is_some_and(|image| image.status == ImageStatus::Built);
-            (0..images.len()).filter(is_built).collect()
-        };
-        // The classic builder says the Id itself.
-        if built.is_empty() || !matches!(self.builder(), Ok(Builder::Buildx)) {
-            return;
-        }
-        let names: Vec<String> = built.iter().map(|i| self.engine_name(*i)).collect();
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        // What cannot be asked, or is another image by now, keeps its builder's word: the push compares it.
-        let Ok(found) = self.site.docker.inspect_all(&names, &self.site.cancel) else { return };
-        for (i, found) in built.into_iter().zip(found) {
-            let inputs = self.surveyed[i].source.as_ref().map(|source| &source.inputs);
-            if let Some(image) = found.filter(|image| image.has_inputs(inputs)) {
-                self.set_id(i, image.id);
+    /// The Id of an image whose labels are those that were set: what a later run finds in the registry must be true.
+    fn read_back(
+        &self,
+        name: &str,
+        labels: &BTreeMap<String, String>,
+        cancel: &Cancel,
+    ) -> Result<Digest, Failure> {
+        let image = self.site.docker.inspect(name, cancel)?;
+        let image =
+            image.ok_or_else(|| Failure::environment(format!("the engine has no {name} after its build")))?;
+        for (label, value) in labels {
+            let found = image.labels.get(label);
+            if found != Some(value) {
+                let found = found.map_or("missing".to_owned(), |found| {
+                    format!("`{}`", crate::escape::shortened(found, 80))
+                });
+                return Err(Failure::failed(format!(
+                    "the label {label} of {name} is {found}, not `{value}`"
+                ))
+                .hint("the Dockerfile, or another run on this engine, replaced the image or its labels"));
             }
         }
+        Ok(image.id)
     }
 }
