@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::cancel::Cancel;
 use crate::model::{Digest, ImageRepository, Tag};
-use crate::process::{CommandError, Stream, Tool};
+use crate::process::{Stream, Tool};
 
 pub(crate) use build::{BuildRequest, Builder, Layout, layout_digest};
 pub(crate) use error::{DockerError, DockerErrorKind};

@@ -6,16 +6,11 @@ mod inputs;
 mod malformed;
 mod origin;
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-
 use serde_json::{Value, json};
 
-use crate::support::engine::{self, Builder, Cleanup, docker_text, inspect, unique};
+use crate::support::engine::{self, Cleanup, docker_text, inspect, unique};
 use crate::support::repository::{FIRST_COMMIT, Payload, Repository};
 use crate::support::swanci::{Scene, Swanci, eventually, image, processes_with};
-
-const BUILDERS: [Builder; 2] = [Builder::Classic, Builder::Buildx];
 
 fn labels(name: &str) -> Value {
     inspect(name)["Config"]["Labels"].clone()
@@ -23,62 +18,57 @@ fn labels(name: &str) -> Value {
 
 #[test]
 fn a_merge_is_built_with_exactly_the_labels_of_the_contract() {
-    for builder in BUILDERS {
-        let Some(scene) = Scene::with(builder) else { continue };
-        scene.repository.image("httpd", "one").image("web", "two");
-        scene.repository.images(&[
-            json!({"service_name": "httpd", "version": "1.0", "type": "Docker"}),
-            json!({"service_name": "web"}),
-            json!({"service_name": "box", "version": "1.0", "type": "AMI"}),
-        ]);
-        let commit = scene.repository.commit("first");
-        let built = scene.build(&commit, &[]).ended(0);
-        let document = built.json();
-        assert_eq!(document["schema"], 1);
-        assert_eq!(document["change"]["commit"], commit.as_str());
-        assert_eq!(document["registry"], scene.registry.host());
-        let httpd = image(&document, "httpd");
-        let name = scene.image_name("httpd", &format!("sha-{commit}"));
-        assert_eq!(httpd["status"], "built");
-        assert_eq!(httpd["repository"], format!("{}/httpd", scene.registry.host()));
-        assert_eq!(httpd["immutable_tag"], format!("sha-{commit}"));
-        assert_eq!(httpd["tags"], json!(["1.0"]));
-        assert_eq!(httpd["image_id"], inspect(&name)["Id"], "{builder:?}");
-        assert_eq!(engine::file_of(&name, "/file").unwrap(), b"one");
-        let created = jiff::Timestamp::from_second(FIRST_COMMIT).unwrap().to_string();
-        assert_eq!(
-            labels(&name),
-            json!({
-                "org.opencontainers.image.source": "https://github.com/acme/shop",
-                "org.opencontainers.image.revision": commit,
-                "org.opencontainers.image.version": "1.0",
-                "org.opencontainers.image.title": "httpd",
-                "org.opencontainers.image.created": created,
-                "io.swanci.inputs": httpd["inputs"],
-                "io.swanci.pull-request": "7",
-            })
-        );
-        // No version: the branch names the moving tag.
-        assert_eq!(image(&document, "web")["tags"], json!(["main"]));
-        let skipped = image(&document, "box");
-        assert_eq!(skipped["status"], "skipped");
-        assert!(skipped["reason"].as_str().unwrap().contains("AMI"), "{skipped}");
-        assert!(document["seconds"]["checkout"].is_number() && document["seconds"]["build"].is_number());
-        assert!(scene.swanci.tmp_is_empty(), "temporary files are left");
-        let again = scene.push(&built, &[]).ended(0).json();
-        assert_eq!(scene.digest("httpd", "1.0").as_deref(), image(&again, "httpd")["digest"].as_str());
-        // A plain manifest: no surprise index.
-        let manifest = scene
-            .registry
-            .client()
-            .get_manifest(&"httpd".parse().unwrap(), &"1.0".parse::<swanci::model::Tag>().unwrap())
-            .unwrap()
-            .unwrap();
-        assert!(
-            !manifest.media_type.contains("index") && !manifest.media_type.contains("list"),
-            "{manifest:?}"
-        );
-    }
+    let scene = Scene::new();
+    scene.repository.image("httpd", "one").image("web", "two");
+    scene.repository.images(&[
+        json!({"service_name": "httpd", "version": "1.0", "type": "Docker"}),
+        json!({"service_name": "web"}),
+        json!({"service_name": "box", "version": "1.0", "type": "AMI"}),
+    ]);
+    let commit = scene.repository.commit("first");
+    let built = scene.build(&commit, &[]).ended(0);
+    let document = built.json();
+    assert_eq!(document["schema"], 1);
+    assert_eq!(document["change"]["commit"], commit.as_str());
+    assert_eq!(document["registry"], scene.registry.host());
+    let httpd = image(&document, "httpd");
+    let name = scene.image_name("httpd", &format!("sha-{commit}"));
+    assert_eq!(httpd["status"], "built");
+    assert_eq!(httpd["repository"], format!("{}/httpd", scene.registry.host()));
+    assert_eq!(httpd["immutable_tag"], format!("sha-{commit}"));
+    assert_eq!(httpd["tags"], json!(["1.0"]));
+    assert_eq!(httpd["image_id"], inspect(&name)["Id"]);
+    assert_eq!(engine::file_of(&name, "/file").unwrap(), b"one");
+    let created = jiff::Timestamp::from_second(FIRST_COMMIT).unwrap().to_string();
+    assert_eq!(
+        labels(&name),
+        json!({
+            "org.opencontainers.image.source": "https://github.com/acme/shop",
+            "org.opencontainers.image.revision": commit,
+            "org.opencontainers.image.version": "1.0",
+            "org.opencontainers.image.title": "httpd",
+            "org.opencontainers.image.created": created,
+            "io.swanci.inputs": httpd["inputs"],
+            "io.swanci.pull-request": "7",
+        })
+    );
+    // No version: the branch names the moving tag.
+    assert_eq!(image(&document, "web")["tags"], json!(["main"]));
+    let skipped = image(&document, "box");
+    assert_eq!(skipped["status"], "skipped");
+    assert!(skipped["reason"].as_str().unwrap().contains("AMI"), "{skipped}");
+    assert!(document["seconds"]["checkout"].is_number() && document["seconds"]["build"].is_number());
+    assert!(scene.swanci.tmp_is_empty(), "temporary files are left");
+    let again = scene.push(&built, &[]).ended(0).json();
+    assert_eq!(scene.digest("httpd", "1.0").as_deref(), image(&again, "httpd")["digest"].as_str());
+    // A plain manifest: no surprise index.
+    let manifest = scene
+        .registry
+        .client()
+        .get_manifest(&"httpd".parse().unwrap(), &"1.0".parse::<swanci::model::Tag>().unwrap())
+        .unwrap()
+        .unwrap();
+    assert!(!manifest.media_type.contains("index") && !manifest.media_type.contains("list"), "{manifest:?}");
 }
 
 #[test]
@@ -96,82 +86,19 @@ fn a_repository_with_only_a_dockerfile_is_one_image_with_its_name() {
 }
 
 #[test]
-fn a_buildx_plugin_that_does_not_run_leaves_the_classic_builder() {
-    let (scene, _) = Scene::with_one_image();
-    let plugins = scene.swanci.docker_dir().join("cli-plugins");
-    fs::create_dir(&plugins).unwrap();
-    let plugin = plugins.join("docker-buildx");
-    for (n, script) in ["#!/bin/sh\nexit 1\n", "#!/bin/sh\necho '{}'\n", "no program"].iter().enumerate() {
-        fs::write(&plugin, script).unwrap();
-        fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755)).unwrap();
-        scene.repository.write("a/f", format!("{n}"));
-        let commit = scene.repository.commit("next");
-        let document = scene.build(&commit, &[]).ended(0).json();
-        assert_eq!(image(&document, "a")["status"], "built", "{script}");
-    }
-}
-
-#[test]
-fn a_plugin_that_answered_is_not_asked_again_until_it_is_another() {
-    let Some(scene) = Scene::with(Builder::Buildx) else { return };
-    scene.repository.image("a", "1").images(&[json!({"service_name": "a", "version": "1"})]);
-    let build = |content: &str| {
-        scene.repository.write("a/file", content);
-        let commit = scene.repository.commit(content);
-        let built = scene.build(&commit, &["-vv"]).ended(0);
-        assert_eq!(image(&built.json(), "a")["status"], "built");
-        // BuildKit numbers its steps with a `#`, the classic builder calls them steps.
-        if built.stderr.contains("| Step 1/") { Builder::Classic } else { Builder::Buildx }
-    };
-    let memory = scene.swanci.state().join("buildx-plugin");
-    assert_eq!(build("first"), Builder::Buildx);
-    let known = fs::read_to_string(&memory).unwrap();
-    assert_eq!(build("second"), Builder::Buildx);
-    fs::write(&memory, "torn").unwrap();
-    assert_eq!(build("third"), Builder::Buildx);
-    assert_eq!(fs::read_to_string(&memory).unwrap(), known);
-
-    let plugins = scene.swanci.docker_dir().join("cli-plugins");
-    fs::remove_file(&plugins).unwrap();
-    fs::create_dir(&plugins).unwrap();
-    fs::write(plugins.join("docker-buildx"), "#!/bin/sh\nexit 1\n").unwrap();
-    fs::set_permissions(plugins.join("docker-buildx"), fs::Permissions::from_mode(0o755)).unwrap();
-    assert_eq!(build("fourth"), Builder::Classic);
-}
-
-#[test]
-fn the_ids_of_what_buildx_built_are_asked_for_at_once_and_a_lost_image_is_not_pushed() {
-    let Some(mut scene) = Scene::with(Builder::Buildx) else { return };
+fn the_ids_are_the_engines_and_a_lost_image_is_not_pushed() {
+    let scene = Scene::new();
     scene.repository.image("a", "1").image("b", "1");
     scene.repository.images(&["a", "b"].map(|n| json!({"service_name": n, "version": "1"})));
-    let calls = scene.swanci.work().join("calls");
-    let docker = |lost: &str| {
-        format!(
-            "#!/bin/bash\nreal=$(PATH=${{PATH#*:}} command -v docker)\nif [ \"$1 $2\" = 'image inspect' ]; then\n  \
-             echo \"$@\" >>{}\n  {lost}\nfi\nexec \"$real\" \"$@\"\n",
-            calls.display()
-        )
-    };
-    scene.swanci.program("docker", &docker(":"));
-    let first = scene.repository.commit("first");
-    let document = scene.build(&first, &[]).ended(0).json();
-    for name in ["a", "b"] {
-        let here = inspect(&scene.image_name(name, &format!("sha-{first}")));
-        assert_eq!(image(&document, name)["image_id"], here["Id"]);
+    let commit = scene.repository.commit("first");
+    let built = scene.build(&commit, &[]).ended(0);
+    let name = |image: &str| scene.image_name(image, &format!("sha-{commit}"));
+    for image_name in ["a", "b"] {
+        assert_eq!(image(&built.json(), image_name)["image_id"], inspect(&name(image_name))["Id"]);
     }
-    assert_eq!(fs::read_to_string(&calls).unwrap().lines().count(), 1);
-
-    scene.repository.write("a/file", "2").write("b/file", "2");
-    let second = scene.repository.commit("second");
-    let lost = scene.image_name("b", &format!("sha-{second}"));
-    scene.swanci.program("docker", &docker(&format!("\"$real\" image rm {lost} >/dev/null 2>&1")));
-    let built = scene.build(&second, &[]).ended(0);
-    let here = inspect(&scene.image_name("a", &format!("sha-{second}")));
-    assert_eq!(image(&built.json(), "a")["image_id"], here["Id"]);
-    assert_eq!(image(&built.json(), "b")["status"], "built");
-    scene.swanci.program("docker", &docker(":"));
+    docker_text(&["image", "rm", "--force", &name("b")]);
     scene.push(&built, &[]).ended(1).saying(&["the push of b failed", "no longer holds"]);
-    assert_eq!(scene.digest("b", "1"), None);
+    assert_eq!((scene.digest("a", "1"), scene.digest("b", "1")), (None, None));
 }
 
 #[test]
@@ -245,43 +172,41 @@ fn merge_squash_and_rebase_are_all_built() {
 
 #[test]
 fn one_image_fails_and_the_others_are_built_all_the_same() {
-    for builder in BUILDERS {
-        let Some(scene) = Scene::with(builder) else { continue };
-        scene.repository.image("good", "1").image("last", "3");
-        scene.repository.write("bad/Dockerfile", "FROM scratch\nCOPY missing /x\n");
-        scene.repository.images(&["good", "bad", "last"].map(|n| json!({"service_name": n, "version": "1"})));
-        let commit = scene.repository.commit("first");
-        let built = scene.build(&commit, &[]).ended(1).saying(&["1 of 3 images failed: bad"]);
-        let document = built.json();
-        let status: Vec<_> =
-            document["images"].as_array().unwrap().iter().map(|i| i["status"].as_str().unwrap()).collect();
-        assert_eq!(status, ["built", "failed", "built"]);
-        assert!(image(&document, "bad")["error"].as_str().unwrap().contains("missing"), "{document}");
-        // Half a merge is not pushed at all.
-        scene.push(&built, &[]).ended(1);
-        let run = scene.run(&commit, &[]).ended(1);
-        assert_eq!(image(&run.json(), "bad")["status"], "failed");
-        assert_eq!(scene.digest("good", "1"), None, "a moving tag has moved");
-    }
+    let scene = Scene::new();
+    scene.repository.image("good", "1").image("last", "3");
+    scene.repository.write("bad/Dockerfile", "FROM scratch\nCOPY missing /x\n");
+    scene.repository.images(&["good", "bad", "last"].map(|n| json!({"service_name": n, "version": "1"})));
+    let commit = scene.repository.commit("first");
+    let built = scene.build(&commit, &[]).ended(1).saying(&["1 of 3 images failed: bad"]);
+    let document = built.json();
+    let status: Vec<_> =
+        document["images"].as_array().unwrap().iter().map(|i| i["status"].as_str().unwrap()).collect();
+    assert_eq!(status, ["built", "failed", "built"]);
+    assert!(image(&document, "bad")["error"].as_str().unwrap().contains("missing"), "{document}");
+    // Half a merge is not pushed at all.
+    scene.push(&built, &[]).ended(1);
+    let run = scene.run(&commit, &[]).ended(1);
+    assert_eq!(image(&run.json(), "bad")["status"], "failed");
+    assert_eq!(scene.digest("good", "1"), None, "a moving tag has moved");
 }
 
 #[test]
 fn args_target_and_platform_reach_the_builder() {
-    for builder in BUILDERS {
-        let Some(scene) = Scene::with(builder) else { continue };
-        scene.repository.write("a/Dockerfile",
-            "FROM scratch AS small\nARG WHO\nLABEL who=$WHO\nCOPY one /one\nFROM small AS large\nCOPY two /two\n");
-        scene.repository.write("a/one", "1").write("a/two", "2");
-        scene.repository.images(&[json!({"service_name": "a", "version": "1", "target": "small",
-            "args": {"WHO": "me and you"}, "platform": "linux/amd64"})]);
-        let commit = scene.repository.commit("first");
-        scene.build(&commit, &[]).ended(0);
-        let name = scene.image_name("a", &format!("sha-{commit}"));
-        assert_eq!(labels(&name)["who"], "me and you", "{builder:?}");
-        assert_eq!(engine::file_of(&name, "/one").unwrap(), b"1");
-        assert_eq!(engine::file_of(&name, "/two"), None, "the target was not taken");
-        assert_eq!(inspect(&name)["Architecture"], "amd64");
-    }
+    let scene = Scene::new();
+    scene.repository.write(
+        "a/Dockerfile",
+        "FROM scratch AS small\nARG WHO\nLABEL who=$WHO\nCOPY one /one\nFROM small AS large\nCOPY two /two\n",
+    );
+    scene.repository.write("a/one", "1").write("a/two", "2");
+    scene.repository.images(&[json!({"service_name": "a", "version": "1", "target": "small",
+        "args": {"WHO": "me and you"}, "platform": "linux/amd64"})]);
+    let commit = scene.repository.commit("first");
+    scene.build(&commit, &[]).ended(0);
+    let name = scene.image_name("a", &format!("sha-{commit}"));
+    assert_eq!(labels(&name)["who"], "me and you");
+    assert_eq!(engine::file_of(&name, "/one").unwrap(), b"1");
+    assert_eq!(engine::file_of(&name, "/two"), None, "the target was not taken");
+    assert_eq!(inspect(&name)["Architecture"], "amd64");
 }
 
 #[test]
@@ -368,56 +293,51 @@ fn force_and_no_cache_build_anew_and_pull_asks_for_the_base() {
 
 #[test]
 fn a_build_that_takes_too_long_is_ended_in_the_engine_too() {
-    for builder in BUILDERS {
-        let Some(scene) = Scene::with(builder) else { continue };
-        let mark = unique("sleeps");
-        scene.repository.write(
-            "a/Dockerfile",
-            format!(
-                "FROM scratch\nLABEL mark={mark}\nCOPY busybox /bin/busybox\n\
-            RUN [\"/bin/busybox\",\"sh\",\"-c\",\": {mark}; /bin/busybox sleep 500; :\"]\n"
-            ),
-        );
-        scene.repository.write("a/busybox", std::fs::read("/bin/busybox").unwrap());
-        scene.repository.executable("a/busybox", true).write("a/mark", &mark);
-        scene.repository.images(&[json!({"service_name": "a", "version": "1"})]);
-        let commit = scene.repository.commit("first");
-        let begun = std::time::Instant::now();
-        let built = scene.build(&commit, &["--timeout", "3s"]).ended(1).saying(&["took longer", "3s"]);
-        assert!(begun.elapsed() < std::time::Duration::from_secs(15), "{:?}", begun.elapsed());
-        assert_eq!(image(&built.json(), "a")["status"], "failed");
-        eventually("the step is gone", || processes_with(&mark).is_empty());
-        eventually("no container of the build is left", || {
-            !docker_text(&["ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.Command}}"]).contains(&mark)
-        });
-        let label = format!("label=mark={mark}");
-        let dangling =
-            docker_text(&["image", "ls", "--quiet", "--filter", "dangling=true", "--filter", &label]);
-        assert_eq!(dangling, "", "{builder:?} left an image without a name");
-        assert!(scene.swanci.tmp_is_empty());
-    }
+    let scene = Scene::new();
+    let mark = unique("sleeps");
+    scene.repository.write(
+        "a/Dockerfile",
+        format!(
+            "FROM scratch\nLABEL mark={mark}\nCOPY busybox /bin/busybox\n\
+        RUN [\"/bin/busybox\",\"sh\",\"-c\",\": {mark}; /bin/busybox sleep 500; :\"]\n"
+        ),
+    );
+    scene.repository.write("a/busybox", std::fs::read("/bin/busybox").unwrap());
+    scene.repository.executable("a/busybox", true).write("a/mark", &mark);
+    scene.repository.images(&[json!({"service_name": "a", "version": "1"})]);
+    let commit = scene.repository.commit("first");
+    let begun = std::time::Instant::now();
+    let built = scene.build(&commit, &["--timeout", "3s"]).ended(1).saying(&["took longer", "3s"]);
+    assert!(begun.elapsed() < std::time::Duration::from_secs(15), "{:?}", begun.elapsed());
+    assert_eq!(image(&built.json(), "a")["status"], "failed");
+    eventually("the step is gone", || processes_with(&mark).is_empty());
+    eventually("no container of the build is left", || {
+        !docker_text(&["ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.Command}}"]).contains(&mark)
+    });
+    let label = format!("label=mark={mark}");
+    let dangling = docker_text(&["image", "ls", "--quiet", "--filter", "dangling=true", "--filter", &label]);
+    assert_eq!(dangling, "", "an image without a name is left");
+    assert!(scene.swanci.tmp_is_empty());
 }
 
 #[test]
 fn a_dockerignore_in_the_image_is_the_commits_own_and_its_steps_are_cached() {
-    for builder in [Builder::Buildx] {
-        let Some(scene) = Scene::with(builder) else { continue };
-        scene.repository.write("a/Dockerfile", "FROM scratch\nCOPY . /\n");
-        scene.repository.write("a/.dockerignore", "left-out\n").write("a/left-out", "x").write("a/file", "y");
-        scene.repository.images(&[json!({"service_name": "a", "version": "1"})]);
-        let built = |commit: &str| {
-            scene.build(commit, &["--force"]).ended(0);
-            let image = scene.image_name("a", &format!("sha-{commit}"));
-            let ignore = engine::file_of(&image, "/.dockerignore").expect("a .dockerignore in the image");
-            assert!(String::from_utf8_lossy(&ignore).contains("left-out\n"));
-            assert!(!String::from_utf8_lossy(&ignore).contains(".dockerfile."), "{builder:?}");
-            assert_eq!(engine::file_of(&image, "/left-out"), None);
-            inspect(&image)["RootFS"]["Layers"].clone()
-        };
-        let first = built(&scene.repository.commit("first"));
-        scene.repository.write("README", "changed");
-        assert_eq!(built(&scene.repository.commit("second")), first, "{builder:?}");
-    }
+    let scene = Scene::new();
+    scene.repository.write("a/Dockerfile", "FROM scratch\nCOPY . /\n");
+    scene.repository.write("a/.dockerignore", "left-out\n").write("a/left-out", "x").write("a/file", "y");
+    scene.repository.images(&[json!({"service_name": "a", "version": "1"})]);
+    let built = |commit: &str| {
+        scene.build(commit, &["--force"]).ended(0);
+        let image = scene.image_name("a", &format!("sha-{commit}"));
+        let ignore = engine::file_of(&image, "/.dockerignore").expect("a .dockerignore in the image");
+        assert!(String::from_utf8_lossy(&ignore).contains("left-out\n"));
+        assert!(!String::from_utf8_lossy(&ignore).contains(".dockerfile."));
+        assert_eq!(engine::file_of(&image, "/left-out"), None);
+        inspect(&image)["RootFS"]["Layers"].clone()
+    };
+    let first = built(&scene.repository.commit("first"));
+    scene.repository.write("README", "changed");
+    assert_eq!(built(&scene.repository.commit("second")), first);
 }
 
 #[test]
@@ -434,16 +354,12 @@ fn several_images_are_built_at_once_and_never_more_than_asked_for() {
     let mut scene = scene;
     let count = scene.swanci.work().join("count");
     std::fs::create_dir(&count).unwrap();
-    scene.swanci.program(
-        "docker",
-        &format!(
-            "#!/bin/bash\nreal=$(PATH=${{PATH#*:}} command -v docker)\nif [ \"$1\" = build ]; then\n  \
-         mine={0}/$$; : >$mine; ls {0} | wc -l >>{0}.log\n  \
+    scene.swanci.docker_that(&format!(
+        "if [ $building ]; then\n  mine={0}/$$; : >$mine; ls {0} | wc -l >>{0}.log\n  \
          for i in $(seq 100); do [ $(wc -l <{0}.log) -ge 2 ] && break; sleep 0.05; done\n  \
-         \"$real\" \"$@\"; code=$?; rm $mine; exit $code\nfi\nexec \"$real\" \"$@\"\n",
-            count.display()
-        ),
-    );
+         \"$real\" \"$@\"; code=$?; rm $mine; exit $code\nfi",
+        count.display()
+    ));
     scene.build(&commit, &["--jobs", "2"]).ended(0);
     let log = std::fs::read_to_string(format!("{}.log", count.display())).unwrap();
     let counts: Vec<u32> = log.lines().map(|l| l.trim().parse().unwrap()).collect();
@@ -455,46 +371,41 @@ fn several_images_are_built_at_once_and_never_more_than_asked_for() {
 
 #[test]
 fn a_local_base_is_built_first_and_its_change_rebuilds_what_stands_on_it() {
-    for builder in BUILDERS {
-        let Some(scene) = Scene::with(builder) else { continue };
-        let base = unique("base");
-        let _cleanup = Cleanup::new(&base);
-        // Listed after what stands on it; named by its short and by its full name.
-        let full = format!("{}/{base}:1", scene.registry.host());
-        scene
-            .repository
-            .write("top/Dockerfile", format!("FROM {base}:1\nCOPY top /top\n"))
-            .write("top/top", "t");
-        scene.repository.write("full/Dockerfile", format!("FROM {full}\nCOPY f /f\n")).write("full/f", "f");
-        scene.repository.image(&base, "one");
-        scene.repository.images(&["top", "full", &base].map(|n| json!({"service_name": n, "version": "1"})));
-        let first = scene.repository.commit("first");
-        scene.run(&first, &[]).ended(0);
-        let of = |commit: &str, name: &str| scene.image_name(name, &format!("sha-{commit}"));
-        for name in ["top", "full"] {
-            assert_eq!(engine::file_of(&of(&first, name), "/file").unwrap(), b"one", "{builder:?} {name}");
-        }
-        assert!(!engine::has(&format!("{base}:1")), "the local name of the base is left");
-
-        scene.repository.write(&format!("{base}/file"), "two");
-        let second = scene.repository.commit("the base changes");
-        let document = scene.build(&second, &[]).ended(0).json();
-        for name in ["top", "full", &base] {
-            assert_eq!(image(&document, name)["status"], "built", "{builder:?} {name}");
-        }
-        assert_eq!(engine::file_of(&of(&second, "top"), "/file").unwrap(), b"two", "{builder:?}");
-        scene.run(&second, &[]).ended(0);
-
-        // Only the top changes: its base comes from the registry, even when the engine has lost it.
-        docker_text(&["image", "rm", "--force", &of(&second, &base), &of(&first, &base)]);
-        scene.repository.write("top/top", "changed");
-        let third = scene.repository.commit("the top changes");
-        let document = scene.build(&third, &["--pull"]).ended(0).json();
-        assert_eq!(image(&document, &base)["status"], "unchanged");
-        assert_eq!(image(&document, "top")["status"], "built");
-        assert_eq!(engine::file_of(&of(&third, "top"), "/file").unwrap(), b"two");
-        assert!(!engine::has(&format!("{base}:1")));
+    let scene = Scene::new();
+    let base = unique("base");
+    let _cleanup = Cleanup::new(&base);
+    // Listed after what stands on it; named by its short and by its full name.
+    let full = format!("{}/{base}:1", scene.registry.host());
+    scene.repository.write("top/Dockerfile", format!("FROM {base}:1\nCOPY top /top\n")).write("top/top", "t");
+    scene.repository.write("full/Dockerfile", format!("FROM {full}\nCOPY f /f\n")).write("full/f", "f");
+    scene.repository.image(&base, "one");
+    scene.repository.images(&["top", "full", &base].map(|n| json!({"service_name": n, "version": "1"})));
+    let first = scene.repository.commit("first");
+    scene.run(&first, &[]).ended(0);
+    let of = |commit: &str, name: &str| scene.image_name(name, &format!("sha-{commit}"));
+    for name in ["top", "full"] {
+        assert_eq!(engine::file_of(&of(&first, name), "/file").unwrap(), b"one", "{name}");
     }
+    assert!(!engine::has(&format!("{base}:1")), "the local name of the base is left");
+
+    scene.repository.write(&format!("{base}/file"), "two");
+    let second = scene.repository.commit("the base changes");
+    let document = scene.build(&second, &[]).ended(0).json();
+    for name in ["top", "full", &base] {
+        assert_eq!(image(&document, name)["status"], "built", "{name}");
+    }
+    assert_eq!(engine::file_of(&of(&second, "top"), "/file").unwrap(), b"two");
+    scene.run(&second, &[]).ended(0);
+
+    // Only the top changes: its base comes from the registry, even when the engine has lost it.
+    docker_text(&["image", "rm", "--force", &of(&second, &base), &of(&first, &base)]);
+    scene.repository.write("top/top", "changed");
+    let third = scene.repository.commit("the top changes");
+    let document = scene.build(&third, &["--pull"]).ended(0).json();
+    assert_eq!(image(&document, &base)["status"], "unchanged");
+    assert_eq!(image(&document, "top")["status"], "built");
+    assert_eq!(engine::file_of(&of(&third, "top"), "/file").unwrap(), b"two");
+    assert!(!engine::has(&format!("{base}:1")));
 }
 
 #[test]

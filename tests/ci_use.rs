@@ -10,7 +10,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::engine::Cleanup;
+use crate::support::engine::{self, Cleanup};
 use crate::support::program::{Ran, swanci};
 use crate::support::registry::RegistryServer;
 
@@ -25,6 +25,7 @@ impl Job {
     fn new(payload: &Value) -> Job {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("event.json"), payload.to_string()).unwrap();
+        engine::docker_config(&dir.path().join(".docker"));
         // The runner makes both files; earlier steps may have written.
         std::fs::write(dir.path().join("output"), "earlier=step\n").unwrap();
         std::fs::write(dir.path().join("summary"), "").unwrap();

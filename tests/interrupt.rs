@@ -3,12 +3,12 @@
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::engine::{Builder, docker_text, unique};
+use crate::support::engine::{docker_text, unique};
 use crate::support::swanci::{Scene, eventually, image, processes_with};
 
 /// A scene whose one image sleeps while it is built; the mark stands in the step's command line.
-fn sleeper(builder: Builder) -> Option<(Scene, String, String)> {
-    let scene = Scene::with(builder)?;
+fn sleeper() -> (Scene, String, String) {
+    let scene = Scene::new();
     let mark = unique("mark");
     scene.repository.write(
         "a/Dockerfile",
@@ -23,19 +23,13 @@ fn sleeper(builder: Builder) -> Option<(Scene, String, String)> {
     scene.repository.executable("a/busybox", true);
     scene.repository.images(&[json!({"service_name": "a", "version": "1"})]);
     let commit = scene.repository.commit("sleeps");
-    Some((scene, commit, mark))
+    (scene, commit, mark)
 }
 
 #[test]
 fn a_signal_ends_the_build_everywhere_and_leaves_nothing() {
-    let signals = [
-        (Builder::Classic, Signal::TERM, 143),
-        (Builder::Classic, Signal::INT, 130),
-        (Builder::Buildx, Signal::TERM, 143),
-        (Builder::Buildx, Signal::INT, 130),
-    ];
-    for (builder, signal, code) in signals {
-        let Some((scene, commit, mark)) = sleeper(builder) else { continue };
+    for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130)] {
+        let (scene, commit, mark) = sleeper();
         let payload = scene.swanci.file("payload.json", scene.payload(&commit));
         let run = scene.swanci.start(&["run", &payload.display().to_string()]);
         let step = format!(": {mark};");
@@ -53,7 +47,7 @@ fn a_signal_ends_the_build_everywhere_and_leaves_nothing() {
         });
         let filter = format!("label=mark={mark}");
         let dangling = docker_text(&["image", "ls", "-q", "--filter", "dangling=true", "--filter", &filter]);
-        assert_eq!(dangling, "", "{builder:?} left an image without a name");
+        assert_eq!(dangling, "", "an image without a name is left");
         assert_eq!(scene.digest("a", "1"), None);
         // Nothing that was left holds up the next one.
         scene.build(&commit, &["--dry-run"]).ended(0);
@@ -62,7 +56,7 @@ fn a_signal_ends_the_build_everywhere_and_leaves_nothing() {
 
 #[test]
 fn a_killed_swanci_takes_its_children_with_it_and_its_files_go_with_the_next() {
-    let Some((scene, commit, mark)) = sleeper(Builder::Classic) else { unreachable!("the classic builder") };
+    let (scene, commit, mark) = sleeper();
     let payload = scene.swanci.file("payload.json", scene.payload(&commit));
     let run = scene.swanci.start(&["run", &payload.display().to_string()]);
     eventually("the step runs", || !processes_with(&format!(": {mark};")).is_empty());
@@ -83,18 +77,14 @@ fn a_killed_swanci_takes_its_children_with_it_and_its_files_go_with_the_next() {
 
 #[test]
 fn a_second_signal_ends_at_once_and_a_child_that_ignores_the_first_is_killed() {
-    let Some((mut scene, commit, _)) = sleeper(Builder::Classic) else { unreachable!("the classic builder") };
+    let (mut scene, commit, _) = sleeper();
     let begun = scene.swanci.work().join("begun");
     // A docker that ignores signals, and whose grandchild does too.
-    scene.swanci.program(
-        "docker",
-        &format!(
-            "#!/bin/bash\n[ \"$1\" = build ] || exec /usr/bin/docker \"$@\"\ntrap '' TERM INT\n\
-                  (trap '' TERM INT; exec -a stubborn-{0} sleep 300) & : >{1}; wait\nwait\n",
-            commit,
-            begun.display()
-        ),
-    );
+    scene.swanci.docker_that(&format!(
+        "if [ $building ]; then\n  trap '' TERM INT\n  \
+         (trap '' TERM INT; exec -a stubborn-{commit} sleep 300) & : >{}\n  wait\n  wait\n  exit\nfi",
+        begun.display()
+    ));
     let stubborn = format!("stubborn-{commit}");
     let payload = scene.swanci.file("payload.json", scene.payload(&commit)).display().to_string();
     let run = scene.swanci.start(&["run", &payload]);

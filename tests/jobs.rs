@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::serve::support::{World, container_with, processes_with, stderr, until, until_within};
+use super::serve::support::{World, container_with, processes_with, stderr, until, until_within};
 
 fn stdout(out: &std::process::Output) -> String {
     assert!(out.status.success(), "{}", stderr(out));
@@ -136,7 +136,7 @@ fn secrets_are_redacted_in_the_log_of_a_job_and_never_in_the_queue() {
     ));
     let mut command = world.swanci();
     command.env("SWANCI_GIT_TOKEN", canary).args(["serve", "--json"]);
-    let serve = crate::serve::support::Serve::start(command, &world);
+    let serve = super::serve::support::Serve::start(command, &world);
     let id = serve.deliver(&merge);
     world.wait_for(id, "succeeded");
     let log = std::fs::read_to_string(world.state().join(format!("logs/{id}.log"))).unwrap();

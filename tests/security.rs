@@ -80,7 +80,7 @@ fn a_token_shows_nowhere() {
     // Every child's arguments and environment, before the real one takes over.
     for tool in ["git", "docker"] {
         let script = format!(
-            "#!/bin/bash\nprintf '%s\\n' \"$0\" \"$@\" >>{0}/{tool}.argv\nenv >>{0}/{tool}.env\nexec /usr/bin/{tool} \"$@\"\n",
+            "#!/bin/bash\nprintf '%s\\n' \"$0\" \"$@\" >>{0}/{tool}.argv\nenv >>{0}/{tool}.env\nexec \"$(PATH=${{PATH#*:}} command -v {tool})\" \"$@\"\n",
             seen.display()
         );
         scene.swanci.program(tool, &script);

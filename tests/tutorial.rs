@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
+use crate::support::engine;
+
 /// The whole tutorial takes about ten seconds on two cores; a machine may be busy with other tests.
 const LIMIT: Duration = Duration::from_secs(300);
 /// In a `text` block: any text in a line, or any number of lines when it stands alone.
@@ -121,6 +123,7 @@ fn start(steps: &[Step], source: &Path, home: &Path) -> Running {
     let script_file = home.join("tutorial.sh");
     fs::write(&script_file, script).unwrap();
     let program = Path::new(env!("CARGO_BIN_EXE_swanci"));
+    engine::docker_config(&home.join(".docker"));
     let path = format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap());
     let port = free_port();
     let mut shell = Command::new("bash");
@@ -140,6 +143,7 @@ fn start(steps: &[Step], source: &Path, home: &Path) -> Running {
     }
     shell
         .env("HOME", home)
+        .env_remove("DOCKER_CONFIG")
         .env("PATH", path)
         .env("LC_ALL", "C.UTF-8")
         .env("REGISTRY_PORT", port.to_string())

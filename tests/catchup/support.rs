@@ -10,7 +10,7 @@ use serde_json::Value;
 use swanci::model::{Digest, ImageName, Tag};
 use tempfile::TempDir;
 
-use crate::support::engine::Cleanup;
+use crate::support::engine::{self, Cleanup};
 use crate::support::registry::RegistryServer;
 
 /// The day that the first commit of a test was made; each further commit is a day later.
@@ -72,6 +72,7 @@ impl Place {
             commits: 0,
         };
         fs::create_dir_all(place.repository()).unwrap();
+        engine::docker_config(&place.dir.path().join(".docker"));
         place.git(&["init", "--quiet", "--initial-branch=main"]);
         place.use_registry(&place.registry.host());
         place
@@ -167,7 +168,8 @@ impl Place {
             .arg("--state-dir")
             .arg(self.state())
             .args(args)
-            .env_remove("SWANCI_REGISTRY")
+            .env_clear()
+            .envs(engine::environment())
             .env("HOME", self.dir.path());
         command
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::engine::Cleanup;
+use crate::support::engine::{self, Cleanup};
 use crate::support::http::{Answered, ask, delivery, get};
 use crate::support::registry::RegistryServer;
 
@@ -109,7 +109,7 @@ impl World {
             numbers: Cell::new(1),
             settings: RefCell::default(),
         };
-        fs::create_dir(world.path("home")).unwrap();
+        engine::docker_config(&world.path("home/.docker"));
         fs::create_dir(world.path("work")).unwrap();
         fs::write(world.path("secret"), format!("{SECRET}\n")).unwrap();
         Command::new("chmod").arg("600").arg(world.path("secret")).status().unwrap();
@@ -267,7 +267,7 @@ impl World {
     pub(crate) fn environment(&self, command: &mut Command) {
         command
             .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap())
+            .envs(engine::environment())
             .env("HOME", self.path("home"))
             .current_dir(self.dir.path());
     }

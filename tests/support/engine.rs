@@ -1,10 +1,11 @@
-//! The real docker engine: whether it is there, both ways to build, and the removal of what tests make.
+//! The real docker engine: whether it is there, how a program finds it, and the removal of what tests make.
 
 #![allow(clippy::disallowed_methods, reason = "tests may spawn")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a harness fails loudly")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a harness fails loudly")]
 #![allow(dead_code, unreachable_pub, reason = "a harness offers more than each test of the crate uses")]
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -37,39 +38,22 @@ pub fn needed() {
     );
 }
 
-/// The ways to build that swanci knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Builder {
-    Classic,
-    Buildx,
+/// What a program under test needs of this environment to find the engine: everything else stays out.
+pub fn environment() -> BTreeMap<String, String> {
+    let variables = ["PATH", "DOCKER_HOST"].map(|name| (name.to_owned(), std::env::var(name)));
+    variables.into_iter().filter_map(|(name, value)| Some((name, value.ok()?))).collect()
 }
 
-/// The folder with a docker configuration that has the buildx plugin, as `scripts/test` makes it.
-const BUILDX_VARIABLE: &str = "SWANCI_TEST_DOCKER_CONFIG_BUILDX";
-
-impl Builder {
-    /// The folder of the plugins to link; `None` where this builder cannot be tried, which is said, and is a failure
-    /// in CI.
-    pub fn plugins(self) -> Option<Option<PathBuf>> {
-        if self == Builder::Classic {
-            return Some(None);
-        }
-        match std::env::var_os(BUILDX_VARIABLE) {
-            Some(dir) => {
-                let plugins = PathBuf::from(dir).join("cli-plugins");
-                assert!(plugins.join("docker-buildx").exists(), "no docker-buildx in {}", plugins.display());
-                Some(Some(plugins))
-            }
-            None => {
-                let text = format!(
-                    "NOT RUN with buildx: {BUILDX_VARIABLE} names no docker configuration with the plugin \
-                     (scripts/test makes one)"
-                );
-                assert!(std::env::var_os("CI").is_none_or(|ci| ci.is_empty()), "{text}");
-                eprintln!("{text}");
-                None
-            }
-        }
+/// Makes a folder of docker's configuration with the plugins of this environment's and nothing else of it.
+pub fn docker_config(at: &Path) {
+    std::fs::create_dir_all(at).unwrap();
+    std::fs::write(at.join("config.json"), "{}").unwrap();
+    let own = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
+    let own = own.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".docker")));
+    let plugins =
+        own.map(|config| config.join("cli-plugins")).and_then(|plugins| plugins.canonicalize().ok());
+    if let Some(plugins) = plugins {
+        std::os::unix::fs::symlink(plugins, at.join("cli-plugins")).unwrap();
     }
 }
 

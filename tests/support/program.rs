@@ -7,6 +7,8 @@
 use std::path::Path;
 use std::process::Command;
 
+use super::engine;
+
 /// What it did.
 #[derive(Debug)]
 pub struct Ran {
@@ -25,8 +27,7 @@ impl Ran {
 /// Runs swanci in `dir`, which is its home too.
 pub fn swanci(dir: &Path, environment: &[(&str, &str)], arguments: &[&str]) -> Ran {
     let mut command = Command::new(env!("CARGO_BIN_EXE_swanci"));
-    command.args(arguments).current_dir(dir).env_clear().env("HOME", dir);
-    command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    command.args(arguments).current_dir(dir).env_clear().envs(engine::environment()).env("HOME", dir);
     command.envs(environment.iter().copied()).stdin(std::process::Stdio::null());
     let output = command.output().unwrap();
     Ran {

@@ -1,10 +1,11 @@
-//! A real `docker-registry` (Debian's package) of the test's own: plain, with TLS, with a login; and sample images.
+//! A real registry of the test's own: plain, with TLS, with a login; and sample images.
 
 #![allow(clippy::disallowed_methods, reason = "tests may spawn")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a harness fails loudly")]
 #![allow(dead_code, unreachable_pub, reason = "a harness offers more than each test of the crate uses")]
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -127,6 +128,11 @@ impl Builder {
     }
 }
 
+/// The registry under test: Debian's package, or the one that the environment names.
+fn program() -> OsString {
+    std::env::var_os("SWANCI_TEST_REGISTRY").unwrap_or_else(|| "docker-registry".into())
+}
+
 /// A running registry; it stops when this is dropped.
 pub struct RegistryServer {
     child: Option<Child>,
@@ -154,14 +160,16 @@ impl RegistryServer {
         let (config, log) = (self.dir.path().join("config.yml"), self.dir.path().join("log"));
         fs::write(&config, self.config.replace("ADDRESS", &self.address.to_string())).unwrap();
         let out = fs::File::create(&log).unwrap();
-        let child = Command::new("docker-registry")
+        let child = Command::new(program())
             .args(["serve".as_ref(), config.as_os_str()])
             .env_clear()
+            // registry 3 sends its traces to a collector otherwise
+            .env("OTEL_TRACES_EXPORTER", "none")
             .stdin(Stdio::null())
             .stdout(out.try_clone().unwrap())
             .stderr(out)
             .spawn()
-            .expect("docker-registry is missing: apt-get install docker-registry (scripts/test does it)");
+            .expect("the registry is missing: apt-get install docker-registry (scripts/test does it)");
         self.child = Some(child);
         let until = Instant::now() + Duration::from_secs(20);
         loop {
@@ -172,7 +180,7 @@ impl RegistryServer {
                 return;
             }
             let ended = self.child.as_mut().unwrap().try_wait().unwrap();
-            assert!(ended.is_none() && Instant::now() < until, "docker-registry did not start:\n{text}");
+            assert!(ended.is_none() && Instant::now() < until, "the registry did not start:\n{text}");
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -233,7 +241,7 @@ impl RegistryServer {
 impl Drop for RegistryServer {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("--- docker-registry {}\n{}", self.address, self.log());
+            eprintln!("--- the registry {}\n{}", self.address, self.log());
         }
         self.stop();
     }

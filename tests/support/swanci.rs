@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::engine::{self, Builder, Cleanup};
+use super::engine::{self, Cleanup};
 use super::registry::RegistryServer;
 use super::repository::{Payload, Repository};
 
@@ -30,27 +30,17 @@ pub struct Swanci {
 impl Swanci {
     pub fn new() -> Swanci {
         let dir = tempfile::tempdir().unwrap();
-        for part in ["home", "tmp", "docker", "work"] {
+        for part in ["home", "tmp", "work"] {
             fs::create_dir(dir.path().join(part)).unwrap();
         }
-        let at = |part: &str| dir.path().join(part).display().to_string();
-        let mut env: BTreeMap<String, String> = [
-            ("PATH", std::env::var("PATH").unwrap()),
-            ("HOME", at("home")),
-            ("TMPDIR", at("tmp")),
-            ("DOCKER_CONFIG", at("docker")),
-            ("SWANCI_STATE_DIR", at("state")),
-        ]
-        .into_iter()
-        .map(|(k, v)| (k.to_owned(), v))
-        .collect();
-        // Where the engine is; everything else of the caller's environment stays out.
-        if let Ok(host) = std::env::var("DOCKER_HOST") {
-            env.insert("DOCKER_HOST".to_owned(), host);
+        engine::docker_config(&dir.path().join("docker"));
+        let mut env = engine::environment();
+        for (name, part) in
+            [("HOME", "home"), ("TMPDIR", "tmp"), ("DOCKER_CONFIG", "docker"), ("SWANCI_STATE_DIR", "state")]
+        {
+            env.insert(name.to_owned(), dir.path().join(part).display().to_string());
         }
-        let swanci = Swanci { dir, env };
-        swanci.docker_config("{}");
-        swanci
+        Swanci { dir, env }
     }
 
     /// Sets a variable of its environment.
@@ -60,15 +50,6 @@ impl Swanci {
 
     pub fn unset(&mut self, name: &str) {
         self.env.remove(name);
-    }
-
-    /// Takes this builder; `false` where it cannot be tried.
-    pub fn builder(&mut self, builder: Builder) -> bool {
-        let Some(plugins) = builder.plugins() else { return false };
-        if let Some(plugins) = plugins {
-            std::os::unix::fs::symlink(plugins, self.docker_dir().join("cli-plugins")).unwrap();
-        }
-        true
     }
 
     pub fn docker_dir(&self) -> PathBuf {
@@ -131,6 +112,18 @@ impl Swanci {
             self.set("PATH", &format!("{first}:{old}"));
         }
         path
+    }
+
+    /// A docker client that first runs these lines of bash: `$real` is the real client, `$building` is set for a
+    /// build.
+    pub fn docker_that(&mut self, lines: &str) {
+        self.program(
+            "docker",
+            &format!(
+                "#!/bin/bash\nreal=$(PATH=${{PATH#*:}} command -v docker)\nbuilding=\n\
+                 case \" $1 $2 \" in ' build '* | ' buildx build ') building=1 ;; esac\n{lines}\nexec \"$real\" \"$@\"\n"
+            ),
+        );
     }
 
     /// The receipts that were kept, oldest first.
@@ -307,9 +300,19 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// With the classic builder.
     pub fn new() -> Scene {
-        Scene::with(Builder::Classic).unwrap()
+        engine::needed();
+        let registry = RegistryServer::plain();
+        let images = Cleanup::new(&registry.host());
+        let scene = Scene {
+            registry,
+            repository: Repository::new(),
+            swanci: Swanci::new(),
+            name: "acme/shop".to_owned(),
+            images,
+        };
+        scene.configure("");
+        scene
     }
 
     /// With one image `a` of version 1, and its first commit.
@@ -318,21 +321,6 @@ impl Scene {
         scene.repository.image("a", "1").images(&[json!({"service_name": "a", "version": "1"})]);
         let commit = scene.repository.commit("first");
         (scene, commit)
-    }
-
-    /// `None` where this builder cannot be tried.
-    pub fn with(builder: Builder) -> Option<Scene> {
-        engine::needed();
-        let mut swanci = Swanci::new();
-        if !swanci.builder(builder) {
-            return None;
-        }
-        let registry = RegistryServer::plain();
-        let images = Cleanup::new(&registry.host());
-        let scene =
-            Scene { registry, repository: Repository::new(), swanci, name: "acme/shop".to_owned(), images };
-        scene.configure("");
-        Some(scene)
     }
 
     /// Writes the configuration: this registry, this repository, and what else is wanted, after `[build]`.
