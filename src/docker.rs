@@ -117,7 +117,8 @@ impl Docker {
         tool.run(cancel).map(drop).map_err(|error| DockerError::of_build(&error, None))
     }
 
-    /// The images of one repository in the engine that have a `sha-` tag, newest first by the time of their last tag.
+    /// The images of one repository in the engine that have a `sha-` tag, newest first: by the time of their last tag,
+    /// or of their creation where the engine does not keep that (20.10, for what BuildKit tags).
     pub(crate) fn images_by_age(
         &self,
         repository: &str,
@@ -131,13 +132,13 @@ impl Docker {
         if names.is_empty() {
             return Ok(Vec::new());
         }
-        let format = "{{json .Metadata.LastTagTime}}";
-        let times =
-            run(self.tool().args(["image", "inspect", "--format", format, "--"]).args(&names))?.text();
-        let times: Vec<jiff::Timestamp> =
-            times.lines().filter_map(|time| time.trim_matches('"').parse().ok()).collect();
+        let format = "{{json .Metadata.LastTagTime}} {{json .Created}}";
+        let inspect = self.tool().args(["image", "inspect", "--format", format, "--"]).args(&names);
+        let inspected = run(inspect)?.text();
+        let time = |text: &str| text.trim_matches('"').parse::<jiff::Timestamp>().ok();
+        let times: Vec<_> = inspected.lines().map(|line| line.split(' ').filter_map(time).max()).collect();
         if times.len() != names.len() {
-            return Err(DockerError::unexpected("an image without the time of its last tag"));
+            return Err(DockerError::unexpected(inspected));
         }
         let mut images: Vec<_> = times.into_iter().zip(names).collect();
         images.sort_by(|a, b| b.cmp(a));

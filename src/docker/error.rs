@@ -42,7 +42,9 @@ pub(crate) enum DockerErrorKind {
 
 impl DockerError {
     pub(super) fn new(kind: DockerErrorKind, what: impl fmt::Display) -> DockerError {
-        DockerError { kind, what: what.to_string() }
+        let prefix =
+            if kind == DockerErrorKind::NoEngine { "the docker engine does not answer: " } else { "" };
+        DockerError { kind, what: format!("{prefix}{what}") }
     }
 
     /// For a call that is neither a build nor a push.

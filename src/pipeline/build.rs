@@ -260,7 +260,6 @@ impl Work<'_> {
     }
 
     fn build(&self, i: usize) {
-        let name = &self.surveyed[i].spec.name;
         let built = self.failed_base(i).and_then(|()| self.site.cancel.check().map_err(Failure::from));
         let done = match built.and_then(|()| self.build_one(i)) {
             Ok(image) => {
@@ -270,7 +269,6 @@ impl Work<'_> {
             Err(failure) => {
                 let failed = self.described(i, ImageStatus::Failed);
                 let image = Image { error: Some(failure.one_line()), ..failed };
-                self.site.progress.say(&format!("{name}: {}", failure.one_line()));
                 Done { image, failed: Some((failure.kind, failure.hint)) }
             }
         };
@@ -283,6 +281,7 @@ impl Work<'_> {
         for (_, base) in self.surveyed[i].bases() {
             if let Some(Done { failed: Some((kind, hint)), image }) = &results[*base] {
                 let text = format!("not tried, because its base image {} failed", image.name);
+                self.site.progress.say(&format!("build {}: {text}", self.surveyed[i].spec.name));
                 return Err(Failure { kind: *kind, error: anyhow::anyhow!(text), hint: hint.clone() });
             }
         }

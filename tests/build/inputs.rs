@@ -102,9 +102,21 @@ fn an_unchanged_image_is_found_under_its_own_tag_the_moving_tag_and_the_parents_
     let second = r.commit("second");
     let own = format!("sha-{second}");
     let parent = format!("sha-{first}");
-    let labels = [("io.swanci.inputs", inputs.as_str())];
-    for (tag, n) in [(parent.as_str(), "3"), ("1", "2"), (own.as_str(), "1")] {
-        let digest = uploader.image("a", tag, &[labels[0], ("n", n)]);
+    let older = "0123456789012345678901234567890123456789";
+    let labels = [
+        ("io.swanci.inputs", inputs.as_str()),
+        ("org.opencontainers.image.source", "https://github.com/acme/shop"),
+        ("org.opencontainers.image.revision", older),
+    ];
+    let confirmed = format!("sha-{older}");
+    for (tag, n) in [("1", "3"), (parent.as_str(), "2"), (own.as_str(), "1")] {
+        let digest = uploader.image("a", tag, &[&labels[..], &[("n", n)]].concat());
+        if tag == "1" {
+            // A moving tag alone proves nothing.
+            let document = scene.build(&second, &["--dry-run"]).ended(0).json();
+            assert_eq!(image(&document, "a")["status"], "planned");
+            uploader.image("a", &confirmed, &[&labels[..], &[("n", n)]].concat());
+        }
         let document = scene.build(&second, &[]).ended(0).json();
         let a = image(&document, "a");
         assert_eq!(a["status"], "unchanged", "{tag}");

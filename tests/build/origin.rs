@@ -103,8 +103,12 @@ fn a_payload_that_points_elsewhere_connects_to_nothing() {
         // `evaluate` may find the URL malformed; nothing may go further than that.
         let evaluated = swanci.pipe(&["evaluate", "-"], payload.bytes());
         if evaluated.code == 0 {
-            swanci.pipe(&["build", "-"], evaluated.stdout).ended(5);
-            swanci.pipe(&["run", "-"], payload.bytes()).ended(5);
+            // The repository is asked for at its own forge, which is not to be had here.
+            swanci
+                .pipe(&["build", "-"], evaluated.stdout)
+                .ended(6)
+                .saying(&["https://github.com/acme/shop.git"]);
+            swanci.pipe(&["run", "-"], payload.bytes()).ended(6);
         } else {
             evaluated.ended(4);
         }

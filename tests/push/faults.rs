@@ -187,7 +187,7 @@ fn an_image_whose_name_another_took_while_it_waited_is_not_uploaded() {
     engine::docker_text(&["tag", &local("a"), &local("d")]);
     gate.open();
     gates.iter().for_each(Gate::open);
-    let receipt = run.wait().ended(1).saying(&["something else gave the name to another image"]).json();
+    let receipt = run.wait().ended(1).saying(&["another build on this engine took the name"]).json();
     assert!(image(&receipt, "d")["error"].as_str().unwrap().contains("push of d"), "{receipt}");
     assert_eq!(scene.digest("d", &format!("sha-{commit}")), None);
     for name in names {

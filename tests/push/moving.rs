@@ -132,8 +132,11 @@ fn another_repositorys_image_is_not_overwritten() {
     let (scene, commit) = Scene::with_one_image();
     let labels = [("org.opencontainers.image.source", "https://github.com/other/shop")];
     let theirs = scene.registry.push_sample_image("a", "1", &labels);
-    let refused = scene.run(&commit, &[]).ended(5).saying(&["other/shop", "--take-over"]);
-    assert_eq!(refused.json()["outcome"], "failed");
+    let built = scene.build(&commit, &[]).ended(0);
+    for refused in [scene.run(&commit, &[]), scene.push(&built, &[])] {
+        refused.ended(5).saying(&["other/shop", "--take-over"]);
+        assert_eq!(scene.digest("a", &format!("sha-{commit}")), None, "nothing is written");
+    }
     assert_eq!(scene.digest("a", "1").as_deref(), Some(theirs.as_str()));
     let receipt = scene.run(&commit, &["--take-over"]).ended(0).json();
     assert_eq!(outcome(&receipt, "a", "1"), "moved");

@@ -16,6 +16,9 @@ use crate::plan::Action;
 
 use super::Work;
 
+/// Builds of an image that the engine does not have afterwards.
+const BUILDS: usize = 3;
+
 impl Work<'_> {
     fn labels(&self, i: usize, source: &Source) -> BTreeMap<String, String> {
         let image = &self.surveyed[i];
@@ -108,12 +111,14 @@ impl Work<'_> {
             layout: self.layout_of(i),
         };
         let step = self.site.progress.step(&format!("build {}", image.spec.name));
-        let built = self
-            .site
-            .docker
-            .build(self.builder, &request, &cancel, &mut |line| step.line(line))
-            .map_err(Failure::from)
-            .and_then(|()| self.read_back(&name, &labels, &cancel));
+        let build = || {
+            self.site.docker.build(self.builder, &request, &cancel, &mut |line| step.line(line))?;
+            self.read_back(&name, &labels, &cancel)
+        };
+        // The engine drops a new image when the same image is removed under its other names at that moment.
+        let built = (0..BUILDS).find_map(|_| build().transpose()).unwrap_or_else(|| {
+            Err(Failure::environment(format!("the engine has no {name} after its build")))
+        });
         match built {
             Ok(id) => {
                 step.done("built");
@@ -138,16 +143,14 @@ impl Work<'_> {
         }
     }
 
-    /// The Id of an image whose labels are those that were set: what a later run finds in the registry must be true.
+    /// The Id of the image, if the engine has it. Its labels must be those that were set: what a later run finds in the registry must be true.
     fn read_back(
         &self,
         name: &str,
         labels: &BTreeMap<String, String>,
         cancel: &Cancel,
-    ) -> Result<Digest, Failure> {
-        let image = self.site.docker.inspect(name, cancel)?;
-        let image =
-            image.ok_or_else(|| Failure::environment(format!("the engine has no {name} after its build")))?;
+    ) -> Result<Option<Digest>, Failure> {
+        let Some(image) = self.site.docker.inspect(name, cancel)? else { return Ok(None) };
         for (label, value) in labels {
             let found = image.labels.get(label);
             if found != Some(value) {
@@ -160,6 +163,6 @@ impl Work<'_> {
                 .hint("the Dockerfile, or another run on this engine, replaced the image or its labels"));
             }
         }
-        Ok(image.id)
+        Ok(Some(image.id))
     }
 }
