@@ -83,7 +83,8 @@ impl Drop for Cleanup {
         let mine: Vec<&str> =
             listed.lines().filter(|name| self.0.iter().any(|prefix| name.starts_with(prefix))).collect();
         if !mine.is_empty() {
-            docker(&[&["image", "rm", "--force"], &mine[..]].concat());
+            // Not by force: that would also take the name that another test gives to the same image at this moment.
+            docker(&[&["image", "rm"], &mine[..]].concat());
         }
     }
 }
