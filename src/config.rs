@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::error::{Classify as _, Failure, Kind};
 use crate::manifest::Template;
@@ -169,6 +169,11 @@ impl Config {
         for secret in [&config.git_token, &config.serve.secret].into_iter().flatten() {
             redact::register(secret);
         }
+        if let (Some(token), Some(forge)) = (&config.git_token, config.forge_of_git_token()) {
+            config
+                .login(forge.kind, token)
+                .map_err(|failure| failure.context("SWANCI_GIT_TOKEN cannot be used"))?;
+        }
         Ok(config)
     }
 
@@ -195,6 +200,41 @@ impl Config {
             submodules: false,
         });
         Ok(())
+    }
+
+    /// The user name that git sends with a token, and the token: of `USER:TOKEN`, or the name that the forge has for
+    /// tokens. Both are redacted from now on.
+    ///
+    /// # Errors
+    /// When the text holds blanks or line breaks.
+    pub fn login(&self, kind: ForgeName, text: &SecretString) -> Result<(String, SecretString), Failure> {
+        let text = redact::trimmed(text.expose_secret());
+        if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return Err(Failure::bad_input(format!(
+                "the token for {} holds blanks or line breaks",
+                kind.title()
+            ))
+            .hint("give the token alone, or USER:TOKEN"));
+        }
+        let (login, token) =
+            text.split_once(':').unwrap_or_else(|| (self.login_for_tokens(kind, text), text));
+        let token = SecretString::from(token.to_owned());
+        redact::register_login(login, &token);
+        Ok((login.to_owned(), token))
+    }
+
+    fn login_for_tokens(&self, kind: ForgeName, token: &str) -> &'static str {
+        let is_job_token = self.job_token.as_ref().is_some_and(|job| job.expose_secret() == token);
+        match kind {
+            ForgeName::Github => "x-access-token",
+            ForgeName::Gitlab if is_job_token => "gitlab-ci-token",
+            ForgeName::Gitlab => "oauth2",
+            ForgeName::Bitbucket | ForgeName::BitbucketServer => "x-token-auth",
+            // These take any name.
+            ForgeName::Gitea | ForgeName::Forgejo | ForgeName::Gogs => "swanci",
+            // GitBucket checks the name; this is its first administrator's.
+            ForgeName::Gitbucket => "root",
+        }
     }
 
     /// The forge that `SWANCI_GIT_TOKEN` belongs to: the only one, or the only one without a token of its own.

@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_dangerous_gets_through() {
+    fn nothing_that_paints_gets_through() {
         assert_eq!(escaped("a\u{1b}[31m\r\n\u{9b}\u{202e}b"), "a\\u{1b}[31m\\r\\n\\u{9b}\\u{202e}b");
         assert_eq!(escaped("it's \"ü\" \\ 🦢"), "it's \"ü\" \\ 🦢");
         assert_eq!(shortened("äbcdef", 3), "äbc…");

@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn foreign_text_reaches_a_log_without_control_characters() {
+    fn a_strangers_text_cannot_paint_on_the_terminal() {
         let kept = Arc::new(Kept::default());
         let progress = Progress::new(Style::Log(kept.clone()));
         let hostile = "\u{1b}[31mred\u{1b}[0m\u{7}\u{9b}2J\u{202e}\u{2028}x";

@@ -5,8 +5,6 @@ use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use secrecy::{ExposeSecret as _, SecretString};
-
 use crate::cancel::Cancel;
 use crate::ci::Actions;
 use crate::cli::{BuildArgs, Color, Global, RegistryArgs};
@@ -14,7 +12,7 @@ use crate::config::{Config, Environment, ForgeConfig, RepositoryConfig, read_sec
 use crate::docker::Docker;
 use crate::error::{Classify as _, Failure, Kind};
 use crate::git::Access;
-use crate::model::{ForgeName, RegistryAddress};
+use crate::model::RegistryAddress;
 use crate::pipeline::{CONFIGS, RepositoryRule, Site};
 use crate::progress::{Progress, Style};
 use crate::redact;
@@ -146,43 +144,10 @@ fn access(config: &Config, forge: &ForgeConfig) -> Result<Access, Failure> {
         (None, None) => None,
     };
     let (login, token) = match token {
-        Some(token) => login(config, forge.kind, &token).map(|(login, token)| (login, Some(token)))?,
+        Some(token) => config.login(forge.kind, &token).map(|(login, token)| (login, Some(token)))?,
         None => (String::new(), None),
     };
-    if let Some(token) = &token {
-        redact::register_login(&login, token);
-    }
     Ok(Access { forge: forge.url.clone(), login, token, ca_file: forge.ca_file.clone() })
-}
-
-/// The user name that stands beside a token: the forge's own for tokens, or the one in front of a colon.
-fn login(config: &Config, kind: ForgeName, text: &SecretString) -> Result<(String, SecretString), Failure> {
-    let text = redact::trimmed(text.expose_secret());
-    if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err(Failure::bad_input(format!(
-            "the token for {} holds blanks or line breaks",
-            kind.title()
-        ))
-        .hint("a token file holds the token alone, or USER:TOKEN"));
-    }
-    if let Some((user, token)) = text.split_once(':') {
-        return Ok((user.to_owned(), token.to_owned().into()));
-    }
-    let login = match kind {
-        ForgeName::Github => "x-access-token",
-        ForgeName::Gitlab if is_job_token(config, text) => "gitlab-ci-token",
-        ForgeName::Gitlab => "oauth2",
-        ForgeName::Bitbucket | ForgeName::BitbucketServer => "x-token-auth",
-        // These take any name, or none.
-        ForgeName::Gitea | ForgeName::Forgejo | ForgeName::Gogs => "swanci",
-        // GitBucket checks the name; this is its first administrator's.
-        ForgeName::Gitbucket => "root",
-    };
-    Ok((login.to_owned(), text.to_owned().into()))
-}
-
-fn is_job_token(config: &Config, token: &str) -> bool {
-    config.job_token.as_ref().is_some_and(|job| job.expose_secret() == token)
 }
 
 /// The secrets of `--secret`; a file that cannot be read is found before anything is built.

@@ -237,6 +237,31 @@ fn a_token_of_the_environment_belongs_to_one_forge() {
 }
 
 #[test]
+fn each_forge_gets_the_login_that_it_wants_beside_a_token() {
+    let config = load("", &[("CI_JOB_TOKEN", "glcbt-64_job-token")]).unwrap();
+    for (kind, text, login, token) in [
+        (ForgeName::Github, "abc-def", "x-access-token", "abc-def"),
+        (ForgeName::Gitlab, "glpat-x", "oauth2", "glpat-x"),
+        (ForgeName::Gitlab, "glcbt-64_job-token", "gitlab-ci-token", "glcbt-64_job-token"),
+        (ForgeName::Gitea, "\u{feff} abc-def\r\n", "swanci", "abc-def"),
+        (ForgeName::Bitbucket, "abc-def", "x-token-auth", "abc-def"),
+        (ForgeName::Bitbucket, "me:abc-def", "me", "abc-def"),
+        (ForgeName::Gitbucket, "abc-def", "root", "abc-def"),
+        (ForgeName::Gitbucket, "deploy:abc-def", "deploy", "abc-def"),
+    ] {
+        let (name, secret) = config.login(kind, &text.into()).unwrap();
+        assert_eq!((name.as_str(), secret.expose_secret()), (login, token), "{kind} {text:?}");
+    }
+    for text in ["two words", "two\nlines", "a\0b"] {
+        assert_eq!(
+            config.login(ForgeName::Github, &text.into()).unwrap_err().kind,
+            Kind::BadInput,
+            "{text:?}"
+        );
+    }
+}
+
+#[test]
 fn the_first_file_that_exists_is_read() {
     let dir = tempfile::tempdir().unwrap();
     let paths = ["a.toml", "b.toml"].map(|name| dir.path().join(name).display().to_string());
@@ -278,8 +303,16 @@ fn the_state_directory_defaults_to_the_xdg_place() {
 }
 
 #[test]
+fn an_empty_secret_file_is_refused() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    for text in ["", "\n", " \r\n", "\u{feff}", "\u{feff}\n"] {
+        std::fs::write(file.path(), text).unwrap();
+        assert_eq!(read_secret_file(file.path()).unwrap_err().kind, Kind::BadInput, "{text:?}");
+    }
+}
+
+#[test]
 fn what_stands_around_a_secret_in_its_file_is_not_part_of_it() {
-    use secrecy::ExposeSecret as _;
     let file = tempfile::NamedTempFile::new().unwrap();
     for text in [
         "abc def",
@@ -291,10 +324,6 @@ fn what_stands_around_a_secret_in_its_file_is_not_part_of_it() {
     ] {
         std::fs::write(file.path(), text).unwrap();
         assert_eq!(read_secret_file(file.path()).unwrap().expose_secret(), "abc def", "{text:?}");
-    }
-    for text in ["", "\n", " \r\n", "\u{feff}", "\u{feff}\n"] {
-        std::fs::write(file.path(), text).unwrap();
-        assert_eq!(read_secret_file(file.path()).unwrap_err().kind, Kind::BadInput, "{text:?}");
     }
     std::fs::write(file.path(), b"\xff\xfea\0b\0").unwrap();
     assert_eq!(read_secret_file(file.path()).unwrap_err().kind, Kind::BadInput, "UTF-16");

@@ -62,7 +62,7 @@ pub fn build(
     let begun = Instant::now();
     let origin = Origin::of(site, change)?;
     if !options.dry_run {
-        super::secrets::check(&site.secrets, &change.repository)?;
+        super::secrets::check(&origin.secrets, &change.repository)?;
     }
     let step = site.progress.step(&format!("checkout {}", change.commit.short()));
     step.line(&format!("fetching {}", origin.remote.as_git_url()));
