@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::manifest::Template;
-use crate::model::{BranchName, CommitSha, ImageName, RegistryAddress, RepoName};
+use crate::model::{BranchName, CommitSha, ForgeName, ImageName, RegistryAddress, RepoName};
 use crate::pipeline::catchup::Since;
 use crate::queue::JobState;
 
@@ -44,7 +44,7 @@ Exit codes: 0 done, 1 the work failed, 2 wrong usage, 3 nothing to build (evalua
 /// Options that every command takes.
 #[derive(Debug, Args)]
 pub struct Global {
-    /// The configuration file [default: $SWANCI_CONFIG, else ./swanci.toml where it is there]
+    /// The configuration file [default: $SWANCI_CONFIG, else ./swanci.toml, else /etc/swanci/swanci.toml]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
     pub config: Option<PathBuf>,
     /// Where mirrors, receipts and the queue are kept [default: $XDG_STATE_HOME/swanci]
@@ -77,7 +77,7 @@ pub enum Color {
 pub enum Command {
     /// Decide whether a webhook payload is a merge to build, and say why
     #[command(
-        after_help = "Examples:\n  swanci evaluate payload.json --explain\n  swanci evaluate - --event pull_request < body\n\nReads no network, clock or docker. Exit code 3: nothing to build."
+        after_help = "Examples:\n  swanci evaluate payload.json --explain\n  swanci evaluate - --event pull_request < body\n\nWorks offline. Exit code 3: nothing to build."
     )]
     Evaluate(Evaluate),
     /// Clone the merged commit and build its images
@@ -153,9 +153,9 @@ pub struct PayloadArgs {
     /// The event header, when the payload alone does not tell
     #[arg(long, value_name = "NAME")]
     pub event: Option<String>,
-    /// Whose payload it is [default: told from the payload]
-    #[arg(long, value_name = "NAME")]
-    pub forge: Option<Forge>,
+    /// The payload's forge, as github or gitea [default: found from the payload's shape]
+    #[arg(long, value_name = "KIND")]
+    pub forge: Option<ForgeName>,
     /// Verify the signature with the secret in this file
     #[arg(long, value_name = "FILE", requires = "signature")]
     pub secret_file: Option<PathBuf>,
@@ -165,16 +165,9 @@ pub struct PayloadArgs {
     /// Only merges into a branch that matches; repeatable [default: the configuration's]
     #[arg(long, value_name = "GLOB")]
     pub branch: Vec<String>,
-    /// Report every rule that was asked
+    /// Report every rule that was applied
     #[arg(long)]
     pub explain: bool,
-}
-
-/// The forges that are known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Forge {
-    /// github.com and GitHub Enterprise.
-    Github,
 }
 
 /// What to build, and how.
@@ -231,6 +224,18 @@ pub struct BuildArgs {
     /// A buildx builder
     #[arg(long, value_name = "NAME")]
     pub builder: Option<String>,
+    /// A file that RUN --mount=type=secret,id=ID can read; repeatable
+    #[arg(long, value_name = "ID=FILE", value_parser = build_secret)]
+    pub secret: Vec<(String, PathBuf)>,
+}
+
+fn build_secret(text: &str) -> Result<(String, PathBuf), String> {
+    let (id, file) = text.split_once('=').ok_or("write ID=FILE")?;
+    crate::config::is_secret_id(id)?;
+    if file.is_empty() {
+        return Err("its file is missing: write ID=FILE".to_owned());
+    }
+    Ok((id.to_owned(), PathBuf::from(file)))
 }
 
 /// The registry.
@@ -351,7 +356,7 @@ pub struct Serve {
     #[arg(long, value_name = "FILE")]
     pub secret_file: Option<PathBuf>,
     /// Allow this repository too; repeatable
-    #[arg(long, value_name = "OWNER/NAME")]
+    #[arg(long, value_name = "OWNER/NAME", value_parser = full_name)]
     pub repository: Vec<RepoName>,
     /// Serve metrics here, on GET /metrics
     #[arg(long, value_name = "ADDR")]

@@ -11,16 +11,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::error::{Classify as _, Failure, Kind};
-use crate::model::{ImageName, RegistryAddress, RepoName};
+use crate::manifest::Template;
+use crate::model::{ForgeName, ImageName, RegistryAddress, RepoName};
 use crate::redact;
 
 pub use environment::Environment;
+pub(crate) use file::is_secret_id;
 
-/// The file that is read where no other is named.
-const DEFAULT_FILE: &str = "swanci.toml";
+/// The files that are looked for, in this order, where none is named.
+const DEFAULT_FILES: [&str; 2] = ["swanci.toml", "/etc/swanci/swanci.toml"];
 
 /// Everything that can be configured, validated.
 #[derive(Debug, Clone)]
@@ -41,8 +43,12 @@ pub struct Config {
     pub serve: ServeConfig,
     /// The allow-list; empty means that nothing is restricted by hand, and that `serve` does not start.
     pub repositories: Vec<RepositoryConfig>,
-    /// The token for private https repositories.
+    /// Where the repositories live; never empty.
+    pub forges: Vec<ForgeConfig>,
+    /// `SWANCI_GIT_TOKEN`.
     pub git_token: Option<SecretString>,
+    /// The token of the GitLab job around this process, which has a login of its own.
+    pub job_token: Option<SecretString>,
     /// What a person should know, as ignored variables.
     pub warnings: Vec<String>,
 }
@@ -55,9 +61,7 @@ pub struct BuildConfig {
     /// For each image's build and each image's push.
     pub timeout: Duration,
     /// Tag templates for images that name none; `None` is the built-in default.
-    pub tags: Option<Vec<String>>,
-    /// BuildKit secrets: id → file.
-    pub secrets: BTreeMap<String, PathBuf>,
+    pub tags: Option<Vec<Template>>,
     /// Newest local images of each name that stay.
     pub keep_local: usize,
     /// A buildx builder.
@@ -71,8 +75,8 @@ pub struct BuildConfig {
 pub struct ServeConfig {
     /// Where webhooks arrive.
     pub listen: SocketAddr,
-    /// The webhook secret's file.
-    pub secret_file: Option<PathBuf>,
+    /// Files of GitHub's webhook secrets; a delivery may be signed with any of them.
+    pub secret_files: Vec<PathBuf>,
     /// The webhook secret itself, from the environment.
     pub secret: Option<SecretString>,
     /// Merges at once; 0 queues without running.
@@ -87,6 +91,34 @@ pub struct ServeConfig {
     pub admin_listen: Option<SocketAddr>,
 }
 
+/// One `[[forge]]`.
+#[derive(Debug, Clone)]
+pub struct ForgeConfig {
+    /// Which software it runs.
+    pub kind: ForgeName,
+    /// Without a slash at its end; it may end in a path.
+    pub url: String,
+    /// Files of its webhook secrets.
+    pub secret_files: Vec<PathBuf>,
+    /// The file of the token for its private repositories.
+    pub token_file: Option<PathBuf>,
+    /// A certificate authority that is trusted for it.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl Default for ForgeConfig {
+    /// GitHub's public instance.
+    fn default() -> ForgeConfig {
+        ForgeConfig {
+            kind: ForgeName::Github,
+            url: "https://github.com".to_owned(),
+            secret_files: Vec::new(),
+            token_file: None,
+            ca_file: None,
+        }
+    }
+}
+
 /// One `[[repository]]`.
 #[derive(Debug, Clone)]
 pub struct RepositoryConfig {
@@ -94,10 +126,16 @@ pub struct RepositoryConfig {
     pub name: RepoName,
     /// Globs of the branches to build; empty means every branch.
     pub branches: Vec<String>,
-    /// Where to clone from instead of the payload's URL.
+    /// The `url` of the forge that it lives on.
+    pub forge: String,
+    /// Where to clone from instead of the forge's own address.
     pub clone_url: Option<String>,
     /// In front of this repository's image names.
     pub namespace: Option<ImageName>,
+    /// Full names from before a rename.
+    pub former_names: Vec<RepoName>,
+    /// BuildKit secrets of its images: id → file.
+    pub secrets: BTreeMap<String, PathBuf>,
     /// Whether submodules are checked out.
     pub submodules: bool,
 }
@@ -110,9 +148,10 @@ impl Config {
         environment: &Environment,
     ) -> Result<Config, Failure> {
         let named = file.map(Path::to_owned).or_else(|| environment.get("SWANCI_CONFIG").map(PathBuf::from));
-        let path = named.clone().or_else(|| Path::new(DEFAULT_FILE).exists().then(|| DEFAULT_FILE.into()));
+        let path = named.or_else(|| first_of(&DEFAULT_FILES));
+        let text = path.as_deref().map(file::read).transpose()?.unwrap_or_default();
         let mut raw = match &path {
-            Some(path) => file::read(path)?,
+            Some(path) => file::parse(path, &text)?,
             None => file::RawConfig::default(),
         };
         if let Some(path) = &path {
@@ -122,15 +161,111 @@ impl Config {
         if let Some(dir) = state_dir {
             raw.state_dir = Some(dir.to_owned());
         }
-        let place = path.as_deref().map_or_else(|| "the environment".to_owned(), |p| p.display().to_string());
-        let mut config =
-            raw.validate(environment).map_err(|problem| Failure::bad_input(format!("{place}: {problem}")))?;
+        let validated = raw.validate(environment);
+        let mut config = validated.map_err(|invalid| invalid.explain(path.as_deref(), &text, environment))?;
         config.source = path;
         config.warnings = warnings;
+        config.warnings.extend(config.unused_token());
         for secret in [&config.git_token, &config.serve.secret].into_iter().flatten() {
             redact::register(secret);
         }
+        if let (Some(token), Some(forge)) = (&config.git_token, config.forge_of_git_token()) {
+            config
+                .login(forge.kind, token)
+                .map_err(|failure| failure.context("SWANCI_GIT_TOKEN cannot be used"))?;
+        }
         Ok(config)
+    }
+
+    /// Puts a repository that a flag named on the allow-list.
+    ///
+    /// # Errors
+    /// When several forges are configured: a flag cannot say on which of them it lives.
+    pub fn allow(&mut self, name: &RepoName) -> Result<(), Failure> {
+        if self.repository(name).is_some() {
+            return Ok(());
+        }
+        let [forge] = &self.forges[..] else {
+            return Err(Failure::usage(format!("several forges are configured, so {name} needs an entry"))
+                .hint("add a [[repository]] with its name and its forge to the configuration"));
+        };
+        self.repositories.push(RepositoryConfig {
+            name: name.clone(),
+            branches: Vec::new(),
+            forge: forge.url.clone(),
+            clone_url: None,
+            namespace: None,
+            former_names: Vec::new(),
+            secrets: BTreeMap::new(),
+            submodules: false,
+        });
+        Ok(())
+    }
+
+    /// The user name that git sends with a token, and the token: of `USER:TOKEN`, or the name that the forge has for
+    /// tokens. Both are redacted from now on.
+    ///
+    /// # Errors
+    /// When the text holds blanks or line breaks.
+    pub fn login(&self, kind: ForgeName, text: &SecretString) -> Result<(String, SecretString), Failure> {
+        let text = redact::trimmed(text.expose_secret());
+        if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return Err(Failure::bad_input(format!(
+                "the token for {} holds blanks or line breaks",
+                kind.title()
+            ))
+            .hint("give the token alone, or USER:TOKEN"));
+        }
+        let (login, token) =
+            text.split_once(':').unwrap_or_else(|| (self.login_for_tokens(kind, text), text));
+        let token = SecretString::from(token.to_owned());
+        redact::register_login(login, &token);
+        Ok((login.to_owned(), token))
+    }
+
+    fn login_for_tokens(&self, kind: ForgeName, token: &str) -> &'static str {
+        let is_job_token = self.job_token.as_ref().is_some_and(|job| job.expose_secret() == token);
+        match kind {
+            ForgeName::Github => "x-access-token",
+            ForgeName::Gitlab if is_job_token => "gitlab-ci-token",
+            ForgeName::Gitlab => "oauth2",
+            ForgeName::Bitbucket | ForgeName::BitbucketServer => "x-token-auth",
+            // These take any name.
+            ForgeName::Gitea | ForgeName::Forgejo | ForgeName::Gogs => "swanci",
+            // GitBucket checks the name; this is its first administrator's.
+            ForgeName::Gitbucket => "root",
+        }
+    }
+
+    /// The forge that `SWANCI_GIT_TOKEN` belongs to: the only one, or the only one without a token of its own.
+    /// A token never goes to several hosts.
+    pub fn forge_of_git_token(&self) -> Option<&ForgeConfig> {
+        let mut without = self.forges.iter().filter(|forge| forge.token_file.is_none());
+        match (&self.forges[..], without.next(), without.next()) {
+            ([only], _, _) => Some(only),
+            (_, Some(only), None) => Some(only),
+            (_, _, _) => None,
+        }
+    }
+
+    fn unused_token(&self) -> Option<String> {
+        let unused = self.git_token.is_some() && self.forge_of_git_token().is_none();
+        unused.then(|| {
+            "SWANCI_GIT_TOKEN is not used: several forges are configured, and it does not say which of them it is for; \
+             give each its own token_file"
+                .to_owned()
+        })
+    }
+
+    /// Each build secret that cannot be read, as `repository[NAME].secrets.ID: why`.
+    pub fn unreadable_secrets(&self) -> Vec<String> {
+        let files = self.repositories.iter().flat_map(|r| r.secrets.iter().map(move |s| (&r.name, s)));
+        files
+            .filter_map(|(name, (id, path))| {
+                let error = std::fs::File::open(path).err()?;
+                Some(format!("the build secret `{id}` of {name}: {}: {error}", path.display()))
+            })
+            .collect()
     }
 
     /// The allow-list's entry for a repository, ignoring case.
@@ -139,15 +274,20 @@ impl Config {
     }
 }
 
-/// Reads a webhook secret from a file: its whole content but one trailing newline.
+/// The first of these files that exists.
+fn first_of(paths: &[&str]) -> Option<PathBuf> {
+    paths.iter().map(PathBuf::from).find(|path| path.exists())
+}
+
+/// Reads a secret or a token from a file: its text, without a byte order mark and the white space around it.
 pub fn read_secret_file(path: &Path) -> Result<SecretString, Failure> {
     let text = std::fs::read_to_string(path)
         .classify(Kind::BadInput, || format!("cannot read the secret file {}", path.display()))
         .map_err(|f| f.hint("make one with: openssl rand -hex 32 > FILE; chmod 600 FILE"))?;
-    let text = text.strip_suffix('\n').map(|t| t.strip_suffix('\r').unwrap_or(t)).unwrap_or(&text);
+    let text = redact::trimmed(&text);
     if text.is_empty() {
         return Err(Failure::bad_input(format!("the secret file {} is empty", path.display()))
-            .hint("an empty secret would let everybody in; make one with: openssl rand -hex 32"));
+            .hint("everybody could sign with an empty secret; make one with: openssl rand -hex 32"));
     }
     let secret = SecretString::from(text.to_owned());
     redact::register(&secret);

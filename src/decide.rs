@@ -1,7 +1,7 @@
 //! Delivery and policy → [`Decision`], rule by rule. Pure.
 //!
-//! [`verdict`] is the one way from bytes to a verdict: `evaluate` takes it whole, `serve` in its two halves
-//! ([`crate::forge::parse`], then [`decide`]), because it asks for the repository in between.
+//! [`verdict`] goes from bytes to a verdict. `serve` calls its two halves ([`crate::forge::parse`], then [`decide`]),
+//! because it checks the repository in between.
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use sha2::{Digest as _, Sha256};
@@ -30,7 +30,7 @@ pub struct BranchGlobs {
 
 /// A glob that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{}` is no branch glob: {problem}", escaped(.glob))]
+#[error("`{}` is not a branch glob: {problem}", escaped(.glob))]
 pub struct InvalidGlob {
     /// The glob.
     pub glob: String,
@@ -77,10 +77,12 @@ impl BranchGlobs {
 pub struct Decision {
     /// Why, as a sentence that is safe to print.
     pub reason: String,
-    /// Every rule that was asked, in order, up to the one that decided.
+    /// Every rule that was applied, in order, up to the one that decided.
     pub rules: Vec<RuleOutcome>,
     /// What to do.
     pub outcome: Outcome,
+    /// Whether it is a skip because the delivery contradicts itself: a merge may be lost with it.
+    pub contradictory: bool,
 }
 
 /// Build or not.
@@ -129,13 +131,13 @@ pub fn verdict(
     Ok(decide(delivery, policy).into_document(payload_sha256(body), explain))
 }
 
-/// Asks the rules, in this order: event, action, merged, branch.
+/// Applies the rules, in this order: event, action, state, merged, branch.
 pub fn decide(delivery: Delivery, policy: &Policy) -> Decision {
     let mut rules = Rules::default();
     match delivery.event {
-        Event::Ping => rules.skip("event", "ping", "a ping is no merge", None),
+        Event::Ping => rules.skip("event", "ping", "a ping is not a merge", None),
         Event::Other { name } => {
-            let name = name.map_or_else(|| "no pull_request".to_owned(), |name| shortened(&name, 60));
+            let name = name.map_or_else(|| "not a pull_request".to_owned(), |name| shortened(&name, 60));
             let reason = format!("the event is {name}: only a merged pull request is built");
             rules.skip("event", &name, &reason, None)
         }
@@ -161,6 +163,16 @@ pub fn decide(delivery: Delivery, policy: &Policy) -> Decision {
                     rules.skip("merged", "merged is absent", &reason, change)
                 }
             }
+        }
+        Event::ClosedButOpen { change } => {
+            rules.pass("event", "pull_request closed");
+            rules.pass("action", "closed");
+            let reason = format!(
+                "{} was closed, but its state is open: the delivery contradicts itself; if it was merged, \
+                 `swanci catchup` finds the merge",
+                subject(change.as_deref())
+            );
+            Decision { contradictory: true, ..rules.skip("state", "state is open", &reason, change) }
         }
         Event::Merged(change) => {
             rules.pass("event", "pull_request closed");
@@ -200,6 +212,7 @@ fn branch(mut rules: Rules, change: Change, policy: &Policy) -> Decision {
         reason: format!("{subject} was merged into {name}"),
         rules: rules.0,
         outcome: Outcome::Build(Box::new(change)),
+        contradictory: false,
     }
 }
 
@@ -231,7 +244,12 @@ impl Rules {
         change: Option<Box<ReportedChange>>,
     ) -> Decision {
         self.add(rule, Verdict::Skip, detail);
-        Decision { reason: reason.to_owned(), rules: self.0, outcome: Outcome::Skip(change) }
+        Decision {
+            reason: reason.to_owned(),
+            rules: self.0,
+            outcome: Outcome::Skip(change),
+            contradictory: false,
+        }
     }
 }
 

@@ -1,14 +1,36 @@
-//! Text from outside, made safe for a terminal.
+//! Text from outside, made safe for a terminal, a log and a document.
+//!
+//! [`clean`] is for text that keeps its lines, [`escaped`] for a value within a sentence, [`json`] for a document.
 
-/// `text` with everything that could paint on a terminal (control characters, bidirectional overrides, line
-/// breaks) written as an escape. Quotes and backslashes stay as they are: nothing here is read back.
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+/// What changes how a terminal or a reader sees the text around it: control characters (C0, DEL, C1), line and
+/// paragraph separators, bidirectional controls, and characters without any width. The joiners U+200C and U+200D stay:
+/// several scripts and most emoji need them.
+fn is_dangerous(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{61c}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// The text without escape sequences, and with every other dangerous character but line breaks and tabs replaced.
+pub fn clean(text: &str) -> Cow<'_, str> {
+    if !text.contains(|c| is_dangerous(c) && !matches!(c, '\n' | '\t')) {
+        return Cow::Borrowed(text);
+    }
+    let replaced = |c| if is_dangerous(c) && !matches!(c, '\n' | '\t') { '\u{fffd}' } else { c };
+    let text = console::strip_ansi_codes(text);
+    Cow::Owned(text.replace("\r\n", "\n").chars().map(replaced).collect())
+}
+
+/// `text` on one line, with every dangerous character written as an escape. Quotes and backslashes stay as they are:
+/// the result is never read back.
 pub fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        match c {
-            '\'' | '"' | '\\' => out.push(c),
-            c => out.extend(c.escape_debug()),
-        }
+        if is_dangerous(c) { out.extend(c.escape_debug()) } else { out.push(c) }
     }
     out
 }
@@ -21,8 +43,31 @@ pub fn shortened(text: &str, limit: usize) -> String {
     }
 }
 
+/// A JSON text with what is dangerous in its strings as `\u` escapes: the same document for a program, harmless on a
+/// terminal. (A JSON text has no control character outside of its strings but white space, which stays.)
+pub fn json(text: String) -> String {
+    let is_space = |c| matches!(c, '\n' | '\r' | '\t');
+    if !text.contains(|c| is_dangerous(c) && !is_space(c)) {
+        return text;
+    }
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_dangerous(c) && !is_space(c) {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                // Writing to a String cannot fail.
+                let _ = write!(out, "\\u{unit:04x}");
+            }
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -31,5 +76,61 @@ mod tests {
         assert_eq!(escaped("it's \"ü\" \\ 🦢"), "it's \"ü\" \\ 🦢");
         assert_eq!(shortened("äbcdef", 3), "äbc…");
         assert_eq!(shortened("äbc", 3), "äbc");
+        assert_eq!(clean("\u{1b}[31mred\u{1b}[0m\u{7}x\ny\tz\r\n"), "red\u{fffd}x\ny\tz\n");
+    }
+
+    #[test]
+    fn every_kind_of_dangerous_character_is_caught_and_scripts_are_not() {
+        for c in [
+            '\0',
+            '\u{7}',
+            '\u{8}',
+            '\r',
+            '\u{1b}',
+            '\u{7f}',
+            '\u{80}',
+            '\u{85}',
+            '\u{9b}',
+            '\u{9f}',
+            '\u{61c}',
+            '\u{200b}',
+            '\u{200e}',
+            '\u{200f}',
+            '\u{2028}',
+            '\u{2029}',
+            '\u{202a}',
+            '\u{202e}',
+            '\u{2060}',
+            '\u{2066}',
+            '\u{2069}',
+            '\u{feff}',
+            '\u{e0041}',
+        ] {
+            let text = format!("a{c}b");
+            assert!(!clean(&text).contains(c), "{c:?} in a text");
+            assert!(!escaped(&text).contains(c), "{c:?} in a sentence");
+            let document = json(serde_json::to_string(&text).unwrap());
+            assert!(!document.contains(c), "{c:?} in a document");
+            assert_eq!(serde_json::from_str::<String>(&document).unwrap(), text);
+        }
+        let harmless = "日本語 हिन्दी\u{200d} العربية e\u{301} 👩\u{200d}🚀 – “x”";
+        assert_eq!(clean(harmless), harmless);
+        assert_eq!(escaped(harmless), harmless);
+    }
+
+    proptest! {
+        #[test]
+        fn a_document_stays_the_same_for_a_program(text in any::<String>()) {
+            let document = json(serde_json::to_string(&text).unwrap());
+            prop_assert!(!document.chars().any(is_dangerous));
+            prop_assert_eq!(serde_json::from_str::<String>(&document).unwrap(), text);
+        }
+
+        #[test]
+        fn a_cleaned_text_holds_nothing_dangerous_and_stays_so(text in "(\\PC|\u{1b}|\\[|[0-9;]|m|\u{9b}|\r|\n){0,30}") {
+            let cleaned = clean(&text).into_owned();
+            prop_assert!(!cleaned.chars().any(|c| is_dangerous(c) && c != '\n' && c != '\t'), "{cleaned:?}");
+            prop_assert_eq!(clean(&cleaned), cleaned.as_str());
+        }
     }
 }

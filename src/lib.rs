@@ -28,3 +28,4 @@ pub mod queue;
 pub mod redact;
 pub mod registry;
 pub mod signals;
+mod suggest;

@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         Err(failure) => {
             let kind = cancel.stopped().map_or(failure.kind, |stop| stop.kind().and(failure.kind));
             if kind != Kind::NothingToBuild {
-                progress::write_stderr(progress::clean(&failure.render()).trim_end());
+                progress::write_stderr(&failure.render());
             }
             ExitCode::from(kind)
         }

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 
 use crate::escape::{escaped, shortened};
 use crate::model::{ImageName, RepoName, Tag};
+use crate::suggest;
 
 pub use path::RelPath;
 pub use template::Template;
@@ -122,7 +123,7 @@ fn check(image: wire::Image, index: usize) -> Result<ImageSpec, ManifestError> {
         if !is_arg_name(arg) {
             return Err(ManifestError::at(
                 place,
-                "is no argument name: letters, digits and `_`, not starting with a digit",
+                "is not an argument name: letters, digits and `_`, not starting with a digit",
             ));
         }
         if let Some(why) = secrets::looks_secret(arg, value) {
@@ -130,7 +131,7 @@ fn check(image: wire::Image, index: usize) -> Result<ImageSpec, ManifestError> {
                 place,
                 format!(
                     "{why}, and an argument shows in the image's history: pass it as a build secret \
-                     (`[build] secrets` in the configuration, `RUN --mount=type=secret` in the Dockerfile)"
+                     (`secrets` of its [[repository]] in the configuration, `RUN --mount=type=secret` in the Dockerfile)"
                 ),
             ));
         }
@@ -166,7 +167,8 @@ fn check(image: wire::Image, index: usize) -> Result<ImageSpec, ManifestError> {
         ),
     };
     let kind = match image.kind.as_deref() {
-        None | Some("Docker") => ImageKind::Docker,
+        None => ImageKind::Docker,
+        Some(kind) if kind.eq_ignore_ascii_case("Docker") => ImageKind::Docker,
         Some(other) => ImageKind::Skipped {
             reason: format!("its type is `{}`; only `Docker` is built", shortened(other, 60)),
         },
@@ -218,7 +220,7 @@ fn is_arg_name(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
-/// A stage name (BuildKit: `^[a-z][a-z0-9-_.]*$`, case ignored). Not a stage's index: the classic builder knows none.
+/// A stage name (BuildKit: `^[a-z][a-z0-9-_.]*$`, case ignored).
 fn is_target(target: &str) -> bool {
     target.len() <= 128
         && target.starts_with(|c: char| c.is_ascii_alphabetic())
@@ -238,9 +240,13 @@ fn is_platform(platform: &str) -> bool {
 
 /// What serde says, in a form that is safe to print.
 fn from_serde(error: &serde_path_to_error::Error<serde_json::Error>) -> ManifestError {
-    let problem = escaped(&error.inner().to_string());
+    let message = error.inner().to_string();
+    let mut problem = escaped(&message);
+    if let Some((_, nearest)) = suggest::nearest_key(&message) {
+        problem.push_str(&format!("; did you mean `{nearest}`?"));
+    }
     match error.path().to_string().as_str() {
-        "." => ManifestError::whole(format!("is no list of images like {{\"images\":[…]}}: {problem}")),
+        "." => ManifestError::whole(format!("is not a list of images like {{\"images\":[…]}}: {problem}")),
         path => ManifestError::at(escaped(path), format!("is wrong: {problem}")),
     }
 }

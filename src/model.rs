@@ -5,20 +5,17 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::escape::shortened;
+use crate::suggest;
+
 /// A value that is not what its type promises: the value, and what it should have been.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{}` is not {expected}", shown(.value))]
+#[error("`{}` is not {expected}", shortened(.value, 80))]
 pub struct InvalidValue {
     /// What was given.
     pub value: String,
     /// What would have been right, as a noun phrase.
     pub expected: &'static str,
-}
-
-/// Control characters made visible and long values cut, so that a hostile value cannot paint on a terminal.
-fn shown(value: &str) -> String {
-    let escaped: String = value.chars().take(80).flat_map(char::escape_debug).collect();
-    if value.chars().count() > 80 { escaped + "…" } else { escaped }
 }
 
 /// Declares a string newtype that is checked whenever it is made, also when it is deserialized.
@@ -163,6 +160,11 @@ impl RepoName {
     /// The last part of the name.
     pub fn last(&self) -> &str {
         self.0.rsplit('/').next().unwrap_or(&self.0)
+    }
+
+    /// Whether it names its owner too: a repository on a forge has one, one on disk need not.
+    pub fn has_owner(&self) -> bool {
+        self.0.contains('/')
     }
 
     /// Whether both name the same repository: forges ignore case.
@@ -362,19 +364,117 @@ impl fmt::Display for ImageRepository {
     }
 }
 
-/// A forge whose payloads swanci reads.
+/// The software, or the service, that hosts a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum ForgeName {
     /// github.com and GitHub Enterprise.
     Github,
+    /// gitlab.com and self-managed GitLab.
+    Gitlab,
+    /// Gitea.
+    Gitea,
+    /// Forgejo, as on codeberg.org.
+    Forgejo,
+    /// Gogs.
+    Gogs,
+    /// Bitbucket Cloud.
+    Bitbucket,
+    /// Bitbucket Data Center, formerly Server.
+    BitbucketServer,
+    /// GitBucket.
+    Gitbucket,
+}
+
+impl ForgeName {
+    /// Every forge, in the order of the documentation.
+    pub const ALL: [ForgeName; 8] = [
+        ForgeName::Github,
+        ForgeName::Gitlab,
+        ForgeName::Gitea,
+        ForgeName::Forgejo,
+        ForgeName::Gogs,
+        ForgeName::Bitbucket,
+        ForgeName::BitbucketServer,
+        ForgeName::Gitbucket,
+    ];
+
+    /// The word for it in documents, options and the configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            ForgeName::Github => "github",
+            ForgeName::Gitlab => "gitlab",
+            ForgeName::Gitea => "gitea",
+            ForgeName::Forgejo => "forgejo",
+            ForgeName::Gogs => "gogs",
+            ForgeName::Bitbucket => "bitbucket",
+            ForgeName::BitbucketServer => "bitbucket-server",
+            ForgeName::Gitbucket => "gitbucket",
+        }
+    }
+
+    /// The product's own name.
+    pub const fn title(self) -> &'static str {
+        match self {
+            ForgeName::Github => "GitHub",
+            ForgeName::Gitlab => "GitLab",
+            ForgeName::Gitea => "Gitea",
+            ForgeName::Forgejo => "Forgejo",
+            ForgeName::Gogs => "Gogs",
+            ForgeName::Bitbucket => "Bitbucket Cloud",
+            ForgeName::BitbucketServer => "Bitbucket Data Center (Server)",
+            ForgeName::Gitbucket => "GitBucket",
+        }
+    }
+
+    /// The public instance of a forge that has one.
+    pub const fn public_url(self) -> Option<&'static str> {
+        match self {
+            ForgeName::Github => Some("https://github.com"),
+            ForgeName::Gitlab => Some("https://gitlab.com"),
+            ForgeName::Bitbucket => Some("https://bitbucket.org"),
+            ForgeName::Gitea
+            | ForgeName::Forgejo
+            | ForgeName::Gogs
+            | ForgeName::BitbucketServer
+            | ForgeName::Gitbucket => None,
+        }
+    }
+
+    /// What stands between the forge's URL and a repository's name in a clone URL.
+    pub const fn clone_prefix(self) -> &'static str {
+        match self {
+            ForgeName::Gitbucket => "/git",
+            ForgeName::BitbucketServer => "/scm",
+            ForgeName::Github
+            | ForgeName::Gitlab
+            | ForgeName::Gitea
+            | ForgeName::Forgejo
+            | ForgeName::Gogs
+            | ForgeName::Bitbucket => "",
+        }
+    }
+}
+
+impl FromStr for ForgeName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<ForgeName, String> {
+        ForgeName::ALL.into_iter().find(|forge| forge.as_str() == text).ok_or_else(|| {
+            let known = ForgeName::ALL.map(ForgeName::as_str);
+            let nearest = suggest::nearest(text, known).unwrap_or_default();
+            format!(
+                "`{}` is not a known forge; did you mean `{nearest}`? Known are {}",
+                shortened(text, 40),
+                known.join(", ")
+            )
+        })
+    }
 }
 
 impl fmt::Display for ForgeName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ForgeName::Github => f.write_str("github"),
-        }
+        f.write_str(self.as_str())
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::ci;
+use crate::escape::{clean, escaped};
 use crate::process::TAIL_LINES;
 
 /// Lines of one step that are kept for its group in the log of a CI job; the oldest go first.
@@ -61,7 +62,7 @@ impl Progress {
 
     /// Begins a step, as `build httpd`.
     pub fn step(&self, name: &str) -> Step {
-        let name = clean(name);
+        let name = escaped(name);
         let bar = match &self.0.style {
             Style::Bars => {
                 let bar = self.0.bars.add(ProgressBar::new_spinner());
@@ -98,16 +99,16 @@ impl Progress {
     /// Something that a person should know.
     pub fn warn(&self, text: &str) {
         match &self.0.style {
-            Style::Quiet => write_stderr(&format!("warning: {}", clean(text))),
+            Style::Quiet => write_stderr(&format!("warning: {text}")),
             Style::Bars | Style::Plain { .. } | Style::Groups | Style::Log(_) => {
-                self.print(&format!("warning: {}", clean(text)))
+                self.print(&format!("warning: {text}"))
             }
         }
     }
 
     /// A plain sentence, as the closing summary; not in quiet.
     pub fn say(&self, text: &str) {
-        self.print(&clean(text));
+        self.print(text);
     }
 
     fn print(&self, line: &str) {
@@ -116,7 +117,7 @@ impl Progress {
             Style::Bars => self.0.bars.suspend(|| write_stderr(line)),
             Style::Plain { .. } | Style::Groups => write_stderr(line),
             Style::Quiet => {}
-            Style::Log(sink) => sink.line(&crate::redact::scrub(line)),
+            Style::Log(sink) => sink.line(&shown(line)),
         }
     }
 }
@@ -133,7 +134,7 @@ pub struct Step {
 impl Step {
     /// What the tool under the step has just said.
     pub fn line(&self, line: &str) {
-        let line = clean(line);
+        let line = shown(line);
         if line.is_empty() {
             return;
         }
@@ -157,7 +158,7 @@ impl Step {
     /// It ended well; `detail` says what came of it.
     pub fn done(self, detail: &str) {
         self.close();
-        let text = format!("{}: {} ({})", self.name, clean(detail), seconds(self.begun.elapsed()));
+        let text = format!("{}: {} ({})", self.name, detail.trim_end(), seconds(self.begun.elapsed()));
         if matches!(self.progress.0.style, Style::Groups) {
             self.group(&text, None);
         } else {
@@ -174,7 +175,8 @@ impl Step {
             return;
         }
         let tail = std::mem::take(&mut *self.tail.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut text = format!("{}: FAILED ({}): {}", self.name, seconds(self.begun.elapsed()), clean(why));
+        let mut text =
+            format!("{}: FAILED ({}): {}", self.name, seconds(self.begun.elapsed()), why.trim_end());
         // A log has the lines already.
         if !matches!(self.progress.0.style, Style::Log(_)) && !tail.is_empty() {
             text.push_str(&format!("\n  its last {} lines:", tail.len()));
@@ -191,17 +193,16 @@ impl Step {
     /// All that the step said, as one group: steps run side by side, and the runner knows no group within another.
     fn group(&self, title: &str, failed: Option<&str>) {
         let lines = std::mem::take(&mut *self.tail.lock().unwrap_or_else(PoisonError::into_inner));
-        let shown = |text: &str| crate::redact::scrub(text).into_owned();
         let mut block = Vec::with_capacity(lines.len() + 3);
         if lines.is_empty() {
             block.push(ci::harmless(&shown(title)).into_owned());
         } else {
             block.push(ci::command("group", None, &shown(title)));
-            block.extend(lines.iter().map(|line| ci::harmless(&shown(line)).into_owned()));
+            block.extend(lines.iter().map(|line| ci::harmless(line).into_owned()));
             block.push(ci::command("endgroup", None, ""));
         }
         if let Some(why) = failed {
-            block.push(ci::command("error", Some(&shown(&self.name)), &shown(&clean(why))));
+            block.push(ci::command("error", Some(&shown(&self.name)), &shown(why)));
         }
         write_commands(&block);
     }
@@ -231,40 +232,22 @@ pub fn seconds(duration: Duration) -> String {
     }
 }
 
-/// A tool's or a stranger's text made safe for a terminal: no escape sequences, no control characters.
-pub fn clean(text: &str) -> String {
-    console::strip_ansi_codes(text)
-        .chars()
-        .map(|c| {
-            if c == '\n' || c == '\t' {
-                c
-            } else if is_dangerous(c) {
-                '\u{fffd}'
-            } else {
-                c
-            }
-        })
-        .collect::<String>()
-        .trim_end()
-        .to_owned()
-}
-
-/// Controls, and the bidirectional overrides that make a line read otherwise than it is.
-fn is_dangerous(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
 /// One line of `serve`'s own, on standard output. A closed standard output is no reason to stop serving.
 pub fn write_stdout(line: &str) {
     let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{}", crate::redact::scrub(line));
+    let _ = writeln!(out, "{}", shown(line));
     let _ = out.flush();
 }
 
 /// One line for a person, on standard error. A closed standard error is no reason to stop.
 pub fn write_stderr(line: &str) {
-    let line = crate::redact::scrub(line);
-    let _ = writeln!(std::io::stderr().lock(), "{}", ci::harmless(&line));
+    let _ = writeln!(std::io::stderr().lock(), "{}", ci::harmless(&shown(line)));
+}
+
+/// What may stand on a terminal and in a log: no secret, no control character. Everything that is printed or logged
+/// comes through here.
+pub(crate) fn shown(text: &str) -> String {
+    clean(&crate::redact::scrub(text)).trim_end().to_owned()
 }
 
 /// Lines for a CI runner, as they are: commands, a secret that it is to mask. In one piece, so that no other line comes
@@ -303,8 +286,23 @@ mod tests {
 
     #[test]
     fn a_strangers_text_cannot_paint_on_the_terminal() {
-        assert_eq!(clean("\u{1b}[31mred\u{1b}[0m\u{7}x"), "red\u{fffd}x");
-        assert_eq!(clean("a\u{202e}b"), "a\u{fffd}b");
+        let kept = Arc::new(Kept::default());
+        let progress = Progress::new(Style::Log(kept.clone()));
+        let hostile = "\u{1b}[31mred\u{1b}[0m\u{7}\u{9b}2J\u{202e}\u{2028}x";
+        progress.warn(hostile);
+        progress.say(hostile);
+        let step = progress.step(hostile);
+        step.line(hostile);
+        step.done(hostile);
+        progress.step(hostile).failed(hostile);
+        let lines = kept.0.lock().unwrap();
+        assert_eq!(lines.len(), 7, "{lines:?}");
+        for line in &*lines {
+            assert!(
+                !line.contains(|c: char| c.is_control() || matches!(c, '\u{202e}' | '\u{2028}')),
+                "{line:?}"
+            );
+        }
     }
 
     #[test]

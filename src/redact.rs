@@ -3,55 +3,125 @@
 //! The list is process-wide on purpose: a line comes from anywhere, and one forgotten parameter would leak.
 
 use std::borrow::Cow;
-use std::sync::{OnceLock, RwLock};
+use std::io::Read as _;
+use std::path::Path;
+use std::sync::{OnceLock, PoisonError, RwLock};
 
+use aho_corasick::AhoCorasick;
 use base64::Engine as _;
 use secrecy::{ExposeSecret, SecretString};
 
-static SECRETS: RwLock<Vec<String>> = RwLock::new(Vec::new());
+static SECRETS: RwLock<Secrets> = RwLock::new(Secrets { texts: Vec::new(), search: None });
+
+struct Secrets {
+    texts: Vec<String>,
+    /// Finds all of them at once; absent while there is none.
+    search: Option<AhoCorasick>,
+}
 
 /// Who else has to know of secrets.
 static ANNOUNCE: OnceLock<fn(&str)> = OnceLock::new();
 
 /// Shorter values would blank out ordinary text.
 const SHORTEST: usize = 6;
+/// The same for a line of a file of several.
+const SHORTEST_LINE: usize = 8;
+/// Of a build secret's file, bytes: BuildKit takes no larger ones.
+const LARGEST_FILE: u64 = 500 << 10;
 
-/// Remembers a secret, and the base64 form in which git sends it, so that [`scrub`] removes both.
+/// Remembers a secret, so that [`scrub`] removes it.
 pub fn register(secret: &SecretString) {
-    let plain = secret.expose_secret();
-    if plain.len() < SHORTEST {
-        return;
-    }
-    let encoded = base64::engine::general_purpose::STANDARD.encode(format!("x-access-token:{plain}"));
-    let mut secrets = SECRETS.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-    for form in [plain.to_owned(), encoded] {
-        if !secrets.contains(&form) {
+    add(&[secret.expose_secret()]);
+}
+
+/// Remembers a token, and the form in which git sends it with its login.
+pub fn register_login(login: &str, token: &SecretString) {
+    let token = token.expose_secret();
+    let encoded = base64::engine::general_purpose::STANDARD.encode(format!("{login}:{token}"));
+    add(&[token, &encoded]);
+}
+
+/// Remembers a build secret: the whole text of its file, and each line by itself, because output is read by lines.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn register_file(path: &Path) -> std::io::Result<()> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(LARGEST_FILE).read_to_end(&mut bytes)?;
+    // Output that is not UTF-8 is read in the same lossy way.
+    let text = String::from_utf8_lossy(&bytes);
+    let lines = text.lines().map(trimmed).filter(|line| line.chars().count() >= SHORTEST_LINE);
+    add(&lines.chain([trimmed(&text)]).collect::<Vec<_>>());
+    Ok(())
+}
+
+/// A secret as it stands in a file: editors leave a byte order mark, blanks and line breaks around it.
+pub fn trimmed(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}')
+}
+
+fn add(texts: &[&str]) {
+    let mut secrets = SECRETS.write().unwrap_or_else(PoisonError::into_inner);
+    let mut known = std::mem::take(&mut secrets.texts);
+    let before = known.len();
+    for text in texts {
+        if text.len() >= SHORTEST && !known.iter().any(|k| k == text) {
             if let Some(announce) = ANNOUNCE.get() {
-                announce(&form);
+                announce(text);
             }
-            secrets.push(form);
+            known.push((*text).to_owned());
         }
     }
+    if known.len() > before {
+        // It fails only beyond billions of patterns.
+        secrets.search = AhoCorasick::new(&known).ok();
+    }
+    secrets.texts = known;
 }
 
 /// Tells every secret, those that are known and those to come, to somebody who hides them too, as the runner of a CI
 /// job does. Only the first caller is heard.
 pub fn announce(to: fn(&str)) {
-    let secrets = SECRETS.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let secrets = SECRETS.write().unwrap_or_else(PoisonError::into_inner);
     if ANNOUNCE.set(to).is_ok() {
-        secrets.iter().for_each(|secret| to(secret));
+        secrets.texts.iter().for_each(|secret| to(secret));
     }
 }
 
 /// The same text with every known secret, and the password of every URL, replaced by `***`.
 pub fn scrub(text: &str) -> Cow<'_, str> {
-    let mut clean = Cow::Borrowed(text);
-    for secret in SECRETS.read().unwrap_or_else(std::sync::PoisonError::into_inner).iter() {
-        if clean.contains(secret.as_str()) {
-            clean = Cow::Owned(clean.replace(secret.as_str(), "***"));
+    let secrets = SECRETS.read().unwrap_or_else(PoisonError::into_inner);
+    let clean = match &secrets.search {
+        Some(search) => without(search, text),
+        None => Cow::Borrowed(text),
+    };
+    drop(secrets);
+    scrub_url_userinfo(clean)
+}
+
+/// One secret can stand within another or reach into it: what any of them covers goes.
+fn without<'t>(search: &AhoCorasick, text: &'t str) -> Cow<'t, str> {
+    let mut covered: Vec<(usize, usize)> = Vec::new();
+    let mut found: Vec<_> = search.find_overlapping_iter(text).map(|m| (m.start(), m.end())).collect();
+    found.sort_unstable();
+    for (start, end) in found {
+        match covered.last_mut() {
+            Some(last) if start <= last.1 => last.1 = last.1.max(end),
+            Some(_) | None => covered.push((start, end)),
         }
     }
-    scrub_url_userinfo(clean)
+    if covered.is_empty() {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut at = 0;
+    for (start, end) in covered {
+        out.push_str(&text[at..start]);
+        out.push_str("***");
+        at = end;
+    }
+    out.push_str(&text[at..]);
+    Cow::Owned(out)
 }
 
 /// `https://user:password@host` → `https://***@host`: a person may have typed a URL with a password.
@@ -90,14 +160,59 @@ fn scrub_url_userinfo(text: Cow<'_, str>) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
     fn a_registered_secret_never_shows_in_either_form() {
-        register(&SecretString::from("ghp_canary_value"));
+        register_login("x-access-token", &SecretString::from("ghp_canary_value"));
         assert_eq!(scrub("token ghp_canary_value!"), "token ***!");
         let encoded = base64::engine::general_purpose::STANDARD.encode("x-access-token:ghp_canary_value");
         assert_eq!(scrub(&encoded), "***");
+    }
+
+    #[test]
+    fn a_build_secret_never_shows_whole_or_by_its_lines() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "\u{feff}-----BEGIN KEY-----\r\n  b1c2d3e4f5\r\nshort\r\n").unwrap();
+        register_file(file.path()).unwrap();
+        assert_eq!(scrub("the line b1c2d3e4f5 and a short one"), "the line *** and a short one");
+        std::fs::write(file.path(), "one-line-token\n").unwrap();
+        register_file(file.path()).unwrap();
+        assert_eq!(scrub("npm: one-line-token"), "npm: ***");
+        assert!(register_file(Path::new("/nothing/there")).is_err());
+    }
+
+    #[test]
+    fn secrets_within_and_across_each_other_leave_nothing_over() {
+        for secret in ["inner-part", "outer-inner-part-end", "end-of-another"] {
+            register(&SecretString::from(secret));
+        }
+        for (text, expected) in [
+            ("a outer-inner-part-end b", "a *** b"),
+            ("outer-inner-part-end-of-another", "***"),
+            ("inner-partinner-part", "***"),
+        ] {
+            assert_eq!(scrub(text), expected);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_shows_a_secret(
+            secrets in proptest::collection::vec("[a-cü\"\\\\]{6,12}", 1..6), order in any::<u64>(), between in "[a-cü ]{0,3}",
+        ) {
+            for secret in &secrets {
+                register(&SecretString::from(secret.clone()));
+            }
+            let at = |i: u64| &secrets[usize::try_from(i % secrets.len() as u64).unwrap()];
+            let text = format!("{between}{}{between}{}{}", at(order), at(order / 7), at(order / 49));
+            let scrubbed = scrub(&text);
+            for secret in &secrets {
+                prop_assert!(!scrubbed.contains(secret.as_str()), "{secret} in {scrubbed}, from {text}");
+            }
+        }
     }
 
     #[test]

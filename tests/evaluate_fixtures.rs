@@ -197,7 +197,16 @@ fn every_recorded_payload_gets_its_verdict() {
                 github += 1;
             } else {
                 match judged {
-                    Err(PayloadError::OtherForge { .. }) => marked += 1,
+                    Err(PayloadError::OtherForge { forge, .. }) => {
+                        let name = match row.forge.as_str() {
+                            "gitlab" => "GitLab",
+                            "bitbucket" => "Bitbucket Cloud",
+                            "bitbucket-server" => "Bitbucket Data Center (Server)",
+                            _ => "Gitea, Gogs or Forgejo",
+                        };
+                        assert_eq!(forge, name, "{at}");
+                        marked += 1;
+                    }
                     Err(e) => panic!("{}: {e}", row.file),
                     Ok(document) => {
                         assert_eq!(document.decision, DecisionWord::Skip, "{at}");
@@ -216,15 +225,45 @@ fn every_recorded_payload_gets_its_verdict() {
     assert_eq!(rows.iter().filter(|r| r.forge == "github").count(), 130);
     assert_eq!(builds, 2 * 6, "six merges, with and without their header");
     assert!(marked > 2 * 250, "{marked}");
-    // Two handfuls of hand-made samples of Gogs hold nothing but keys that GitHub has too.
+    // About ten hand-made samples of Gogs have only keys that GitHub has too.
     assert!(unmarked.iter().all(|file| file.contains("/gogs/")), "{unmarked:?}");
 }
 
 #[test]
+fn every_recording_of_a_real_gogs_and_gitbucket_is_named() {
+    let Some(collection) = collection("the recordings of Gogs and GitBucket") else { return };
+    for (folder, name) in [("gogs", "Gitea, Gogs or Forgejo"), ("gitbucket", "GitBucket")] {
+        let bodies: Vec<PathBuf> = std::fs::read_dir(collection.join("recorded").join(folder))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|e| e == "body"))
+            .collect();
+        assert!(bodies.len() > 10, "{}", bodies.len());
+        for path in bodies {
+            let judged = judge(&std::fs::read(&path).unwrap(), Some("pull_request"));
+            assert!(
+                matches!(judged, Err(PayloadError::OtherForge { forge, .. }) if forge == name),
+                "{}: {judged:?}",
+                path.display()
+            );
+        }
+    }
+}
+
+#[test]
 fn a_forge_that_a_person_named_is_believed() {
-    let headers = Headers { forge: Some(ForgeName::Github), ..Headers::default() };
-    let document = verdict(&sample("gitea_merged"), headers, &Policy::default(), false).unwrap();
-    assert_eq!(document.decision, DecisionWord::Build);
+    let named = |forge| {
+        let headers = Headers { forge: Some(forge), ..Headers::default() };
+        verdict(&sample("gitea_merged"), headers, &Policy::default(), false)
+    };
+    assert_eq!(named(ForgeName::Github).unwrap().decision, DecisionWord::Build);
+    for forge in ForgeName::ALL.into_iter().filter(|forge| *forge != ForgeName::Github) {
+        assert_eq!(named(forge), Err(PayloadError::Unsupported(forge.title())));
+    }
+    let own = Headers { forge: Some(ForgeName::Github), ..Headers::default() };
+    let document = br#"{"schema":1,"decision":"build","change":null}"#;
+    let refused = verdict(document, own, &Policy::default(), false).unwrap_err();
+    assert_eq!(refused, PayloadError::OwnDocument { command: "build" });
 }
 
 #[test]

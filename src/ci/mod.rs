@@ -87,9 +87,7 @@ impl Actions {
         if self.event_path.as_deref() != Some(payload) {
             return None;
         }
-        // The same payload under another name: it tells on which code the workflow runs.
-        let name = self.event_name.as_deref()?;
-        Some(if name == "pull_request_target" { "pull_request" } else { name }.to_owned())
+        self.event_name.clone()
     }
 
     /// Writes the step's outputs and its summary, where the runner wants them.
@@ -290,7 +288,7 @@ mod tests {
         let environment: Environment =
             variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let actions = Actions::detect(&environment).unwrap();
-        assert_eq!(actions.event_of(Path::new("/run/event.json")).as_deref(), Some("pull_request"));
+        assert_eq!(actions.event_of(Path::new("/run/event.json")).as_deref(), Some("pull_request_target"));
         assert_eq!(actions.event_of(Path::new("other.json")), None);
         assert!(Actions::detect(&Environment::default()).is_none());
     }

@@ -86,14 +86,14 @@ fn preformatted(text: &str) -> String {
     if text.is_empty() {
         return String::new();
     }
-    let text = crate::progress::clean(&crate::redact::scrub(text));
+    let text = crate::progress::shown(text);
     format!("<pre>{}</pre>\n\n", text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;"))
 }
 
 /// One line in which no character means anything to Markdown or HTML: a character reference never does (CommonMark,
 /// "Entity and numeric character references").
 fn escaped(text: &str) -> String {
-    let text = crate::progress::clean(&crate::redact::scrub(text));
+    let text = crate::progress::shown(text);
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let mut out = String::with_capacity(text.len());
     for c in text.chars().take(LONGEST) {

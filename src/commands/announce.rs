@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use crate::progress::{Progress, clean, seconds, write_stdout};
+use crate::escape;
+use crate::progress::{Progress, seconds, write_stdout};
 use crate::queue::{JobEvent, JobState};
 
 /// Clones share the display.
@@ -20,9 +21,9 @@ impl Announcer {
     /// Something that happened; `event` is its name for programs.
     pub(super) fn say(&self, event: &str, text: &str) {
         if self.json {
-            write_stdout(&json!({"event": event, "text": text}).to_string());
+            write_stdout(&escape::json(json!({"event": event, "text": text}).to_string()));
         } else if !self.progress.is_quiet() {
-            write_stdout(&clean(text));
+            write_stdout(text);
         }
     }
 
@@ -54,7 +55,7 @@ impl Announcer {
         };
         match id {
             Some(id) if self.json => {
-                write_stdout(&json!({"event": word, "job": id.0, "text": text}).to_string())
+                write_stdout(&escape::json(json!({"event": word, "job": id.0, "text": text}).to_string()))
             }
             Some(id) => self.say(word, &format!("job {id}: {text}")),
             None => self.warn(&format!("the queue: {text}; it is tried again")),

@@ -21,6 +21,7 @@ pub(super) fn command(session: &Session, args: &Catchup, out: &mut dyn Write) ->
         jobs: args.jobs,
         timeout: args.timeout,
         builder: args.builder.clone(),
+        secret: Vec::new(),
     };
     let site = session.site(&build.registry, Some(&build))?;
     let options = CatchupOptions {

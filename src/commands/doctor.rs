@@ -9,12 +9,13 @@ use serde::Serialize;
 use crate::cancel::Cancel;
 use crate::cli::Doctor;
 use crate::docker::Builder;
-use crate::error::{Classify as _, Failure, Kind};
+use crate::error::{Failure, Kind};
 use crate::git;
 use crate::model::{ImageName, ImageRepository};
 use crate::pipeline::Site;
 
 use super::Session;
+use super::documents_io::{print, write};
 
 /// No single check may take longer.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -57,14 +58,11 @@ pub(super) fn command(session: &Session, args: &Doctor, out: &mut dyn Write) -> 
         return Err(stop.into());
     }
     let healthy = checks.iter().all(|c| c.health != Health::Failed);
-    let text = if args.json {
-        serde_json::to_string(&Report { schema: 1, healthy, checks: &checks })
-            .classify(Kind::Failed, || "the report cannot be written as JSON")?
-            + "\n"
+    if args.json {
+        write(out, &Report { schema: 1, healthy, checks: &checks })?;
     } else {
-        checks.iter().map(shown).collect()
-    };
-    out.write_all(text.as_bytes()).classify(Kind::Failed, || "standard output is closed")?;
+        print(out, &checks.iter().map(shown).collect::<String>())?;
+    }
     if healthy {
         return Ok(());
     }
@@ -78,7 +76,7 @@ fn shown(check: &Check) -> String {
         Health::Warning => "warning",
         Health::Failed => "FAILED ",
     };
-    let mut text = format!("{mark}  {:<22} {}\n", check.name, crate::progress::clean(&check.detail));
+    let mut text = format!("{mark}  {:<22} {}\n", check.name, crate::escape::escaped(&check.detail));
     if let Some(mend) = &check.mend {
         text.push_str(&format!("                                 → {mend}\n"));
     }
@@ -256,7 +254,7 @@ fn engine_disk(site: &Site, cancel: &Cancel) -> Check {
 fn webhook_secret(session: &Session) -> Check {
     use std::os::unix::fs::PermissionsExt as _;
     let serve = &session.config.serve;
-    match (&serve.secret, &serve.secret_file) {
+    match (&serve.secret, serve.secret_files.first()) {
         (Some(_), _) => ok("webhook secret", "from SWANCI_SECRET"),
         (None, Some(path)) => match crate::config::read_secret_file(path) {
             Ok(_) => match std::fs::metadata(path).map(|m| m.permissions().mode() & 0o077) {

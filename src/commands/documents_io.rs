@@ -1,4 +1,4 @@
-//! Reads the documents that commands are given, and writes the one that they print.
+//! Reads the documents that commands are given, and writes what they print to standard output.
 
 use std::io::{IsTerminal as _, Read as _, Write};
 use std::path::Path;
@@ -69,8 +69,15 @@ pub(super) fn write(out: &mut dyn Write, document: &impl Serialize) -> Result<()
         serde_json::to_string(document)
     };
     let text = text.classify(Kind::Failed, || "the document cannot be written as JSON")?;
-    let text = crate::ci::harmless_json(text);
+    let text = crate::escape::json(crate::ci::harmless_json(text));
     let written = writeln!(out, "{text}").and_then(|()| out.flush());
+    written.classify(Kind::Failed, || "the work is done, but standard output is closed")
+}
+
+/// Writes lines for a person.
+pub(super) fn print(out: &mut dyn Write, text: &str) -> Result<(), Failure> {
+    let text = crate::redact::scrub(text);
+    let written = out.write_all(crate::escape::clean(&text).as_bytes()).and_then(|()| out.flush());
     written.classify(Kind::Failed, || "the work is done, but standard output is closed")
 }
 

@@ -2,14 +2,14 @@
 
 use std::io::Write;
 
-use crate::cli::{Evaluate, Forge, PayloadArgs};
-use crate::config::Config;
+use crate::cli::{Evaluate, PayloadArgs};
+use crate::config::{Config, read_secret_file};
 use crate::decide::{self, BranchGlobs, Policy};
 use crate::documents::{DecisionDocument, DecisionWord};
 use crate::error::{Classify as _, Failure, Kind};
 use crate::forge::signature::WebhookSecret;
 use crate::forge::{self, Delivery, Encoding, Headers};
-use crate::model::{ForgeName, RepoName};
+use crate::model::RepoName;
 
 use super::Session;
 use super::documents_io::{name_of, read_bytes, write};
@@ -28,9 +28,7 @@ pub(super) fn command(session: &Session, args: &Evaluate, out: &mut dyn Write) -
 pub(super) fn evaluate(config: &Config, args: &PayloadArgs) -> Result<DecisionDocument, Failure> {
     let body = read_bytes(&args.payload)?;
     if let (Some(file), Some(signature)) = (&args.secret_file, &args.signature) {
-        let content = std::fs::read(file)
-            .classify(Kind::BadInput, || format!("cannot read the secret file {}", file.display()))?;
-        let secret = WebhookSecret::from_file_content(content)
+        let secret = WebhookSecret::any_of(vec![read_secret_file(file)?])
             .classify(Kind::BadInput, || format!("the secret file {}", file.display()))?;
         if !secret.verifies(&body, Some(signature)) {
             return Err(Failure::refused("the signature does not match the payload and the secret").hint(
@@ -38,15 +36,13 @@ pub(super) fn evaluate(config: &Config, args: &PayloadArgs) -> Result<DecisionDo
             ));
         }
     }
-    let headers = Headers {
-        event: args.event.as_deref(),
-        encoding: Encoding::Detect,
-        forge: args.forge.map(|forge| match forge {
-            Forge::Github => ForgeName::Github,
-        }),
-    };
-    let delivery = forge::parse(&body, headers)
-        .classify(Kind::BadInput, || format!("the payload in {} cannot be read", name_of(&args.payload)))?;
+    let headers = Headers { event: args.event.as_deref(), encoding: Encoding::Detect, forge: args.forge };
+    let delivery = forge::parse(&body, headers).map_err(|error| {
+        let hint = error.hint();
+        let failure = Failure::new(Kind::BadInput, error)
+            .context(format!("the payload in {} cannot be read", name_of(&args.payload)));
+        Failure { hint, ..failure }
+    })?;
     let policy = if args.branch.is_empty() {
         policy_for(config, &delivery)?
     } else {

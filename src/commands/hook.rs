@@ -10,13 +10,13 @@ use serde::Serialize;
 
 use crate::cli::{Hook as HookArgs, HookAction, HookCheck, HookInstall, HookRedeliver, HookTarget, HookUrl};
 use crate::config::{Environment, read_secret_file};
-use crate::error::{Classify as _, Failure, Kind};
+use crate::error::Failure;
+use crate::escape::escaped;
 use crate::hooks::{
     Delivery, DeliveryState, EVENT, GITHUB_API, GitHub, Hook, HookError, ORIGINAL_PATH, WEBHOOK_PATH, Wanted,
     installed, public_url, unresolved, webhook_url,
 };
 use crate::model::RepoName;
-use crate::progress::clean;
 
 use super::Session;
 
@@ -37,9 +37,7 @@ fn show(out: &mut dyn Write, json: bool, document: &impl Serialize, text: &str) 
     if json {
         return super::documents_io::write(out, document);
     }
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .classify(Kind::Failed, || "standard output is closed")
+    super::documents_io::print(out, text)
 }
 
 // ---- url
@@ -141,7 +139,7 @@ impl Site {
             let all: Vec<String> = hooks
                 .iter()
                 .map(|hook| {
-                    format!("{} ({})", hook.id, clean(hook.config.url.as_deref().unwrap_or("no URL")))
+                    format!("{} ({})", hook.id, escaped(hook.config.url.as_deref().unwrap_or("no URL")))
                 })
                 .collect();
             return Err(Failure::failed(format!(
@@ -206,7 +204,7 @@ fn install(session: &Session, args: &HookInstall, out: &mut dyn Write) -> Result
     }
     let mut text = format!("{outcome} webhook {} of {name}: {EVENT} events to {url}\n", hook.id);
     if let Some(was) = was.as_deref().filter(|was| *was != url.as_str()) {
-        text.push_str(&format!("before, it delivered to {}\n", clean(was)));
+        text.push_str(&format!("before, it delivered to {}\n", escaped(was)));
     }
     let document = InstallDocument {
         schema: 1,
@@ -221,7 +219,7 @@ fn install(session: &Session, args: &HookInstall, out: &mut dyn Write) -> Result
 
 fn secret(session: &Session, args: &HookInstall) -> Result<SecretString, Failure> {
     let serve = &session.config.serve;
-    match (&args.secret_file, &serve.secret, &serve.secret_file) {
+    match (&args.secret_file, &serve.secret, serve.secret_files.first()) {
         (Some(path), _, _) => read_secret_file(path),
         (None, Some(secret), _) => Ok(secret.clone()),
         (None, None, Some(path)) => read_secret_file(path),
@@ -284,7 +282,7 @@ fn check(session: &Session, args: &HookCheck, out: &mut dyn Write) -> Result<(),
         failed: &failed,
         deliveries: &deliveries,
     };
-    let address = clean(hook.config.url.as_deref().unwrap_or("no URL"));
+    let address = escaped(hook.config.url.as_deref().unwrap_or("no URL"));
     let mut text = format!("webhook {} of {}: {address}\n", hook.id, site.repository);
     deliveries.iter().for_each(|delivery| text.push_str(&row(delivery)));
     if deliveries.is_empty() {
@@ -354,7 +352,7 @@ fn row(delivery: &Delivery) -> String {
         format!("{}{action}", delivery.event),
         said(delivery)
     );
-    format!("  {}\n", crate::escape::escaped(&line))
+    format!("  {}\n", escaped(&line))
 }
 
 fn said(delivery: &Delivery) -> String {
@@ -439,7 +437,7 @@ fn redeliver(session: &Session, args: &HookRedeliver, out: &mut dyn Write) -> Re
     let mut text: String =
         redelivered.iter().map(|delivery| format!("GitHub {verb} again:\n{}", row(delivery))).collect();
     for one in &refused {
-        text.push_str(&format!("not sent again: {}\n{}", clean(&one.error), row(one.delivery)));
+        text.push_str(&format!("not sent again: {}\n{}", escaped(&one.error), row(one.delivery)));
     }
     if text.is_empty() && stopped.is_none() {
         text.push_str("nothing to send again: every event of that time has arrived\n");

@@ -11,7 +11,7 @@ use crate::ci::Actions;
 use crate::cli::{Global, Init, full_name};
 use crate::config::Environment;
 use crate::decide::BranchGlobs;
-use crate::error::{Classify as _, Failure, Kind};
+use crate::error::{Failure, Kind};
 use crate::init::{self, Answers, Written};
 use crate::model::RegistryAddress;
 
@@ -69,8 +69,7 @@ pub(super) fn command(
         };
         return super::documents_io::write(out, &document);
     }
-    out.write_all(text.as_bytes())
-        .classify(Kind::Failed, || "everything is written, but standard output is closed")
+    super::documents_io::print(out, &text)
 }
 
 /// Asks for what no flag said.

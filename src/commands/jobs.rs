@@ -7,9 +7,11 @@ use serde_json::json;
 
 use crate::cli::{Jobs, JobsCommand, JobsList};
 use crate::error::{Classify as _, Failure, Kind};
+use crate::escape::{escaped, shortened};
 use crate::queue::{CancelOutcome, JobFilter, JobId, JobRecord, Queue, SystemClock};
 
 use super::Session;
+use super::documents_io::{print, write};
 
 /// Dispatches the subcommands; without one it lists.
 pub(super) fn command(session: &Session, args: &Jobs, out: &mut dyn Write) -> Result<(), Failure> {
@@ -33,17 +35,11 @@ pub(super) fn command(session: &Session, args: &Jobs, out: &mut dyn Write) -> Re
     }
 }
 
-fn write(out: &mut dyn Write, text: &str) -> Result<(), Failure> {
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .classify(Kind::Failed, || "standard output is closed")
-}
-
 fn said(out: &mut dyn Write, as_json: bool, id: i64, word: &str, text: &str) -> Result<(), Failure> {
     if as_json {
-        write(out, &format!("{}\n", json!({"schema": 1, "job": id, "outcome": word})))
+        write(out, &json!({"schema": 1, "job": id, "outcome": word}))
     } else {
-        write(out, &format!("job {id} {text}\n"))
+        print(out, &format!("job {id} {text}\n"))
     }
 }
 
@@ -52,10 +48,10 @@ fn list(queue: &Queue, args: &JobsList, as_json: bool, out: &mut dyn Write) -> R
         JobFilter { state: args.state, repository: args.repository.as_ref().map(ToString::to_string) };
     let jobs = queue.list(&filter, args.limit)?;
     if as_json {
-        return write(out, &format!("{}\n", json!({"schema": 1, "jobs": jobs})));
+        return write(out, &json!({"schema": 1, "jobs": jobs}));
     }
     if jobs.is_empty() {
-        return write(out, "no jobs\n");
+        return print(out, "no jobs\n");
     }
     let mut text = format!(
         "{:>6}  {:<9}  {:<20}  {:<12}  {:<20}  {}\n",
@@ -72,10 +68,10 @@ fn list(queue: &Queue, args: &JobsList, as_json: bool, out: &mut dyn Write) -> R
             job.repository
         ));
         if let Some(error) = &job.error {
-            text.push_str(&format!("        {}\n", crate::escape::shortened(error, 140)));
+            text.push_str(&format!("        {}\n", shortened(error, 140)));
         }
     }
-    write(out, &text)
+    print(out, &text)
 }
 
 fn whole_seconds(time: jiff::Timestamp) -> String {
@@ -97,9 +93,9 @@ fn show(queue: &Queue, id: JobId, as_json: bool, out: &mut dyn Write) -> Result<
                 documents.outcome.as_deref().map(parsed).unwrap_or(json!(null)),
             );
         }
-        return write(out, &format!("{record}\n"));
+        return write(out, &record);
     }
-    write(out, &shown(&job, &queue.log_path(id).display().to_string()))
+    print(out, &shown(&job, &queue.log_path(id).display().to_string()))
 }
 
 fn shown(job: &JobRecord, log: &str) -> String {
@@ -120,7 +116,7 @@ fn shown(job: &JobRecord, log: &str) -> String {
         ("error", job.error.clone().unwrap_or_else(|| "-".to_owned())),
         ("log", log.to_owned()),
     ];
-    rows.iter().map(|(name, value)| format!("{name:<13} {}\n", crate::progress::clean(value))).collect()
+    rows.iter().map(|(name, value)| format!("{name:<13} {}\n", escaped(value))).collect()
 }
 
 fn log(

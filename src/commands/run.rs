@@ -17,7 +17,8 @@ use super::push::{push_options, summary};
 
 /// Prints the receipt, or the decision when there is nothing to do.
 pub(super) fn command(session: &Session, mut args: Run, out: &mut dyn Write) -> Result<(), Failure> {
-    if let (Some(actions), None) = (&session.actions, &args.payload.event) {
+    let named = args.payload.event.as_deref().is_some_and(|event| !event.trim().is_empty());
+    if let (Some(actions), false) = (&session.actions, named) {
         args.payload.event = actions.event_of(&args.payload.payload);
     }
     let document = match evaluate(&session.config, &args.payload) {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::cancel::{Cancel, Stop};
 use crate::cli::Serve;
-use crate::config::{Config, RepositoryConfig, read_secret_file};
+use crate::config::{Config, read_secret_file};
 use crate::decide::{BranchGlobs, Policy};
 use crate::error::{Classify as _, Failure, Kind};
 use crate::forge::signature::WebhookSecret;
@@ -173,39 +173,30 @@ fn with_flags(mut config: Config, args: &Serve) -> Result<Config, Failure> {
         config.serve.jobs = usize::from(jobs);
     }
     if let Some(path) = &args.secret_file {
-        config.serve.secret_file = Some(path.clone());
+        config.serve.secret_files = vec![path.clone()];
         config.serve.secret = None;
     }
     if let Some(admin) = args.admin_listen {
         config.serve.admin_listen = Some(admin);
     }
     for name in &args.repository {
-        if config.repository(name).is_none() {
-            config.repositories.push(RepositoryConfig {
-                name: name.clone(),
-                branches: Vec::new(),
-                clone_url: None,
-                namespace: None,
-                submodules: false,
-            });
-        }
+        config.allow(name)?;
     }
     Ok(config)
 }
 
 /// Without a secret, or without a repository that is allowed, there is nothing to serve.
 fn rules(config: &Config) -> Result<Rules, Failure> {
-    use secrecy::ExposeSecret as _;
-    let secret = match (&config.serve.secret, &config.serve.secret_file) {
-        (Some(secret), _) => secret.clone(),
-        (None, Some(path)) => read_secret_file(path)?,
-        (None, None) => {
+    let secrets = match (&config.serve.secret, &config.serve.secret_files[..]) {
+        (Some(secret), _) => vec![secret.clone()],
+        (None, []) => {
             return Err(Failure::bad_input("serve does not start without a webhook secret")
                 .hint("make one (openssl rand -hex 32 > secret; chmod 600 secret) and name it: --secret-file secret, serve.secret_file, or SWANCI_SECRET"));
         }
+        (None, files) => files.iter().map(|path| read_secret_file(path)).collect::<Result<_, _>>()?,
     };
-    let secret = WebhookSecret::new(secret.expose_secret().as_bytes().to_vec())
-        .classify(Kind::BadInput, || "the webhook secret cannot be used")?;
+    let secret =
+        WebhookSecret::any_of(secrets).classify(Kind::BadInput, || "the webhook secret cannot be used")?;
     if config.repositories.is_empty() {
         return Err(Failure::bad_input("serve does not start without a repository that is allowed")
             .hint("name one: --repository owner/name, or [[repository]] in the configuration"));
@@ -316,7 +307,7 @@ fn start_pool(
         jobs: config.serve.jobs,
         timeout: Some(config.serve.timeout),
         retention: Retention { age: config.serve.retention, ..Retention::default() },
-        redact: Arc::new(crate::redact::scrub),
+        redact: Arc::new(|line| crate::progress::shown(line).into()),
         ..PoolOptions::default()
     };
     let works = Arc::clone(works);

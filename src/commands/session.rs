@@ -1,19 +1,21 @@
 //! What every command starts with: configuration, display, and the site that the pipeline works on.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::cancel::Cancel;
 use crate::ci::Actions;
 use crate::cli::{BuildArgs, Color, Global, RegistryArgs};
-use crate::config::{Config, Environment};
+use crate::config::{Config, Environment, ForgeConfig, RepositoryConfig, read_secret_file};
 use crate::docker::Docker;
 use crate::error::{Classify as _, Failure, Kind};
 use crate::git::Access;
-use crate::manifest::Template;
 use crate::model::RegistryAddress;
 use crate::pipeline::{CONFIGS, RepositoryRule, Site};
 use crate::progress::{Progress, Style};
+use crate::redact;
 use crate::registry::{Credentials, Registry, Settings};
 
 /// A command's configuration, display and cancellation.
@@ -71,8 +73,6 @@ impl Session {
     }
 }
 
-const GITHUB: &str = "https://github.com";
-
 /// A [`Site`] of this configuration.
 pub(super) fn site(
     config: &Config,
@@ -83,59 +83,85 @@ pub(super) fn site(
 ) -> Result<Site, Failure> {
     let address = registry.registry.clone().or_else(|| config.registry.clone());
     let client = address.as_ref().map(|address| connect(config, address, progress, cancel)).transpose()?;
-    let default_tags = config.build.tags.as_ref().map(|tags| templates(tags)).transpose()?;
     let builder = build.and_then(|b| b.builder.as_deref()).or(config.build.builder.as_deref());
     std::fs::create_dir_all(&config.state_dir)
         .classify(Kind::Environment, || {
             format!("cannot make the state directory {}", config.state_dir.display())
         })
         .map_err(|f| f.hint("choose another with --state-dir or SWANCI_STATE_DIR"))?;
+    // What cannot be read fails the build of its own repository, and no other.
+    for path in config.repositories.iter().flat_map(|r| r.secrets.values()) {
+        let _ = redact::register_file(path);
+    }
     Ok(Site {
         // git runs in other directories, so every path is made absolute.
         state_dir: std::path::absolute(&config.state_dir)
             .classify(Kind::Environment, || "the state directory has no absolute path")?,
-        repositories: config
-            .repositories
-            .iter()
-            .map(|r| RepositoryRule {
-                name: r.name.clone(),
-                clone_url: r.clone_url.clone(),
-                namespace: r.namespace.clone(),
-                submodules: r.submodules,
-                forge: GITHUB.to_owned(),
-                former_names: Vec::new(),
-                secrets: config.build.secrets.clone(),
-            })
-            .collect(),
+        repositories: config.repositories.iter().map(|r| rule(config, r)).collect(),
         registry: address,
         client,
         docker: Docker::new(&config.build.docker, builder),
-        access: vec![Access {
-            forge: GITHUB.to_owned(),
-            login: "x-access-token".to_owned(),
-            token: config.git_token.clone(),
-            ca_file: None,
-        }],
+        access: config.forges.iter().map(|forge| access(config, forge)).collect::<Result<_, _>>()?,
         typed: None,
         jobs: build.and_then(|b| b.jobs).map_or(config.build.jobs, usize::from),
         timeout: build.and_then(|b| b.timeout).unwrap_or(config.build.timeout),
         tags: build.map(|b| b.tag.clone()).filter(|tags| !tags.is_empty()),
-        default_tags,
-        secrets: config.build.secrets.clone(),
+        default_tags: config.build.tags.clone(),
+        secrets: build.map(|b| typed_secrets(&b.secret)).transpose()?.unwrap_or_default(),
         keep_local: config.build.keep_local,
         progress: progress.clone(),
         cancel: cancel.clone(),
     })
 }
 
-fn templates(tags: &[String]) -> Result<Vec<Template>, Failure> {
-    tags.iter()
-        .map(|tag| {
-            tag.parse().map_err(|error| {
-                Failure::new(Kind::BadInput, error).context("build.tags of the configuration")
-            })
-        })
-        .collect()
+fn rule(config: &Config, repository: &RepositoryConfig) -> RepositoryRule {
+    let forge = config.forges.iter().find(|forge| forge.url == repository.forge);
+    let prefix = forge.map_or("", |forge| forge.kind.clone_prefix());
+    let prefixed = || format!("{}{prefix}/{}.git", repository.forge, repository.name);
+    RepositoryRule {
+        name: repository.name.clone(),
+        clone_url: repository.clone_url.clone().or_else(|| (!prefix.is_empty()).then(prefixed)),
+        namespace: repository.namespace.clone(),
+        submodules: repository.submodules,
+        forge: repository.forge.clone(),
+        former_names: repository.former_names.clone(),
+        secrets: repository.secrets.clone(),
+    }
+}
+
+/// How the repositories of this forge are read.
+fn access(config: &Config, forge: &ForgeConfig) -> Result<Access, Failure> {
+    let from_environment = config
+        .git_token
+        .as_ref()
+        .filter(|_| config.forge_of_git_token().is_some_and(|owner| owner.url == forge.url));
+    let token = match (from_environment, &forge.token_file) {
+        (Some(token), _) => Some(token.clone()),
+        (None, Some(path)) => Some(
+            read_secret_file(path)
+                .map_err(|failure| failure.context(format!("token_file of the forge {}", forge.url)))?,
+        ),
+        (None, None) => None,
+    };
+    let (login, token) = match token {
+        Some(token) => config.login(forge.kind, &token).map(|(login, token)| (login, Some(token)))?,
+        None => (String::new(), None),
+    };
+    Ok(Access { forge: forge.url.clone(), login, token, ca_file: forge.ca_file.clone() })
+}
+
+/// The secrets of `--secret`; a file that cannot be read is found before anything is built.
+fn typed_secrets(typed: &[(String, PathBuf)]) -> Result<BTreeMap<String, PathBuf>, Failure> {
+    let mut secrets = BTreeMap::new();
+    for (id, path) in typed {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        redact::register_file(&path)
+            .classify(Kind::BadInput, || format!("--secret {id}: cannot read {}", path.display()))?;
+        if secrets.insert(id.clone(), path).is_some() {
+            return Err(Failure::usage(format!("--secret {id} is given twice")));
+        }
+    }
+    Ok(secrets)
 }
 
 /// A client of the registry, with docker's own credentials and the pinned certificate authority.

@@ -72,6 +72,15 @@ impl Environment {
         Some(base.join("swanci"))
     }
 
+    /// The variable that sets a key like `build.tags[0]`, where one does.
+    pub(super) fn variable_of(&self, key: &str) -> Option<&'static str> {
+        let key = key.split('[').next().unwrap_or(key);
+        let name = format!("SWANCI_{}", key.replace('.', "_").to_ascii_uppercase());
+        let short = (key == "registry.host").then_some("SWANCI_REGISTRY");
+        let is_it = |known: &str| short == Some(known) || known == name;
+        KNOWN.iter().copied().find(|known| is_it(known) && self.get(known).is_some())
+    }
+
     /// Lays the variables over the file. Returns a warning for each `SWANCI_*` that is not known.
     pub(super) fn overlay(&self, raw: &mut RawConfig) -> Result<Vec<String>, Failure> {
         self.set("SWANCI_STATE_DIR", &mut raw.state_dir)?;

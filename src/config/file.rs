@@ -1,15 +1,25 @@
 //! The configuration file (TOML): its shape, where a mistake stands, and its validation.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use serde::Deserialize;
+use toml::de::{DeTable, DeValue};
 
-use super::{BuildConfig, Config, Environment, RepositoryConfig, ServeConfig};
+use super::{BuildConfig, Config, Environment, ForgeConfig, RepositoryConfig, ServeConfig};
+use crate::decide::BranchGlobs;
 use crate::error::{Classify as _, Failure, Kind};
-use crate::model::RegistryAddress;
+use crate::escape::shortened;
+use crate::manifest::Template;
+use crate::model::{ForgeName, RegistryAddress, RepoName};
+use crate::suggest;
+
+/// All readers of the listener share 128 MiB: a larger body could never be taken.
+const LARGEST_BODY: ByteSize = ByteSize::mib(128);
+/// Far more than any build takes; later deadlines overflow some clocks.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// The file as it is written: everything optional, nothing validated.
 #[derive(Debug, Default, Deserialize)]
@@ -19,6 +29,7 @@ pub(super) struct RawConfig {
     pub(super) registry: RawRegistry,
     pub(super) build: RawBuild,
     pub(super) serve: RawServe,
+    pub(super) forge: Vec<RawForge>,
     pub(super) repository: Vec<RawRepository>,
 }
 
@@ -33,11 +44,10 @@ pub(super) struct RawRegistry {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawBuild {
-    pub(super) jobs: Option<usize>,
+    pub(super) jobs: Option<i64>,
     pub(super) timeout: Option<String>,
     pub(super) tags: Option<Vec<String>>,
-    pub(super) secrets: BTreeMap<String, PathBuf>,
-    pub(super) keep_local: Option<usize>,
+    pub(super) keep_local: Option<i64>,
     pub(super) builder: Option<String>,
     pub(super) docker: Option<String>,
 }
@@ -47,7 +57,7 @@ pub(super) struct RawBuild {
 pub(super) struct RawServe {
     pub(super) listen: Option<String>,
     pub(super) secret_file: Option<PathBuf>,
-    pub(super) jobs: Option<usize>,
+    pub(super) jobs: Option<i64>,
     pub(super) timeout: Option<String>,
     pub(super) max_body: Option<String>,
     pub(super) retention: Option<String>,
@@ -56,47 +66,127 @@ pub(super) struct RawServe {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct RawForge {
+    kind: String,
+    url: Option<String>,
+    secret_file: Option<OneOrMore>,
+    token_file: Option<PathBuf>,
+    ca_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "a path or a list of paths")]
+enum OneOrMore {
+    One(PathBuf),
+    More(Vec<PathBuf>),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct RawRepository {
-    pub(super) name: String,
+    name: String,
     #[serde(default)]
-    pub(super) branches: Vec<String>,
-    pub(super) clone_url: Option<String>,
-    pub(super) namespace: Option<String>,
+    branches: Vec<String>,
+    forge: Option<String>,
+    clone_url: Option<String>,
+    namespace: Option<String>,
     #[serde(default)]
-    pub(super) submodules: bool,
+    former_names: Vec<String>,
+    #[serde(default)]
+    secrets: BTreeMap<String, PathBuf>,
+    #[serde(default)]
+    submodules: bool,
 }
 
-/// Reads and parses the file.
-pub(super) fn read(path: &Path) -> Result<RawConfig, Failure> {
-    let text = std::fs::read_to_string(path)
-        .classify(Kind::BadInput, || format!("cannot read the configuration {}", path.display()))?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-    toml::from_str(text).map_err(|error| explain(path, text, &error))
+/// A value that is wrong: its key, as `repository[0].name`, and why.
+#[derive(Debug)]
+pub(super) struct Invalid {
+    key: String,
+    problem: String,
+    hint: Option<&'static str>,
 }
 
-/// Names the file, the line, and the nearest known key.
-fn explain(path: &Path, text: &str, error: &toml::de::Error) -> Failure {
-    let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-    let place = match line {
-        Some(line) => format!("{}, line {line}", path.display()),
-        None => path.display().to_string(),
-    };
-    let failure = Failure::bad_input(format!("{place}: {}", error.message()));
-    match nearest_key(error.message()) {
-        Some((unknown, nearest)) => {
-            failure.hint(format!("`{unknown}` is not known; did you mean `{nearest}`?"))
+impl Invalid {
+    fn new(key: impl Into<String>, problem: impl Into<String>) -> Invalid {
+        Invalid { key: key.into(), problem: problem.into(), hint: None }
+    }
+
+    /// Names the variable, or the file and the line, that the value comes from.
+    pub(super) fn explain(self, path: Option<&Path>, text: &str, environment: &Environment) -> Failure {
+        let Invalid { key, problem, hint } = self;
+        let failure = match (environment.variable_of(&key), path) {
+            (Some(variable), _) => Failure::bad_input(format!("{variable}: {problem}")),
+            (None, Some(path)) => {
+                let line = DeTable::parse(text).ok().and_then(|table| line_of(text, table.get_ref(), &key));
+                Failure::bad_input(format!("{}: {key}: {problem}", place(path, line)))
+            }
+            (None, None) => Failure::bad_input(format!("{key}: {problem}")),
+        };
+        match hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
         }
-        None => failure,
     }
 }
 
-/// From serde's "unknown field `x`, expected one of `a`, `b`": the unknown key and the known one most like it.
-fn nearest_key(message: &str) -> Option<(&str, &str)> {
-    let mut quoted = message.strip_prefix("unknown field")?.split('`').skip(1).step_by(2);
-    let unknown = quoted.next()?;
-    let nearest = quoted
-        .max_by(|a, b| strsim::jaro_winkler(unknown, a).total_cmp(&strsim::jaro_winkler(unknown, b)))?;
-    Some((unknown, nearest))
+fn place(path: &Path, line: Option<usize>) -> String {
+    match line {
+        Some(line) => format!("{}, line {line}", path.display()),
+        None => path.display().to_string(),
+    }
+}
+
+fn line_at(text: &str, offset: usize) -> usize {
+    text.as_bytes()[..offset.min(text.len())].iter().filter(|byte| **byte == b'\n').count() + 1
+}
+
+/// The line of the value, or of the innermost table on the way to it that exists.
+fn line_of(text: &str, table: &DeTable<'_>, key: &str) -> Option<usize> {
+    let mut parts = key.split(['.', '[']);
+    let (name, value) = table.get_key_value(parts.next()?)?;
+    let mut found = if value.get_ref().is_table() { name.span() } else { value.span() };
+    let mut value = value.get_ref();
+    for part in parts {
+        let next = match (part.strip_suffix(']').and_then(|index| index.parse::<usize>().ok()), value) {
+            (Some(index), DeValue::Array(list)) => list.get(index),
+            (_, value) => value.get(part),
+        };
+        let Some(next) = next else { break };
+        found = next.span();
+        value = next.get_ref();
+    }
+    Some(line_at(text, found.start))
+}
+
+/// Reads the file.
+pub(super) fn read(path: &Path) -> Result<String, Failure> {
+    let mut text = std::fs::read_to_string(path)
+        .classify(Kind::BadInput, || format!("cannot read the configuration {}", path.display()))?;
+    if text.starts_with('\u{feff}') {
+        text.drain(..'\u{feff}'.len_utf8());
+    }
+    Ok(text)
+}
+
+/// Parses the text. An error names the file, the line, and the nearest known key.
+pub(super) fn parse(path: &Path, text: &str) -> Result<RawConfig, Failure> {
+    let parsed = toml::Deserializer::parse(text).map_err(|error| (String::new(), error)).and_then(|toml| {
+        serde_path_to_error::deserialize(toml).map_err(|e| (e.path().to_string(), e.into_inner()))
+    });
+    parsed.map_err(|(key, error)| {
+        let line = error.span().map(|span| line_at(text, span.start));
+        let message = error.message();
+        let failure = Failure::bad_input(format!("{}: {message}", place(path, line)));
+        match suggest::nearest_key(message) {
+            Some(("secrets", _)) if key.starts_with("build") => failure.hint(
+                "build secrets belong to a repository: write `secrets = { id = \"file\" }` under its [[repository]]",
+            ),
+            Some((unknown, nearest)) => {
+                failure.hint(format!("`{unknown}` is not known; did you mean `{nearest}`?"))
+            }
+            None => failure,
+        }
+    })
 }
 
 impl RawConfig {
@@ -106,111 +196,276 @@ impl RawConfig {
         self.state_dir.as_mut().map(anchor);
         self.registry.ca_file.as_mut().map(anchor);
         self.serve.secret_file.as_mut().map(anchor);
-        self.build.secrets.values_mut().for_each(anchor);
-        for url in self.repository.iter_mut().filter_map(|r| r.clone_url.as_mut()) {
-            if url.starts_with("./") || url.starts_with("../") {
+        for forge in &mut self.forge {
+            forge.token_file.as_mut().map(anchor);
+            forge.ca_file.as_mut().map(anchor);
+            match &mut forge.secret_file {
+                Some(OneOrMore::One(file)) => anchor(file),
+                Some(OneOrMore::More(files)) => files.iter_mut().for_each(anchor),
+                None => {}
+            }
+        }
+        for repository in &mut self.repository {
+            repository.secrets.values_mut().for_each(anchor);
+            if let Some(url) = &mut repository.clone_url
+                && (url.starts_with("./") || url.starts_with("../"))
+            {
                 *url = base.join(&*url).display().to_string();
             }
         }
     }
 
-    /// Checks every value; the error names the key.
-    pub(super) fn validate(self, environment: &Environment) -> Result<Config, String> {
+    /// Checks every value.
+    pub(super) fn validate(self, environment: &Environment) -> Result<Config, Invalid> {
         let registry: Option<RegistryAddress> =
             self.registry.host.as_deref().map(|host| at("registry.host", host.parse())).transpose()?;
         let plain_http = self.registry.plain_http.unwrap_or(false);
         if plain_http && registry.as_ref().is_some_and(|r| !r.is_loopback()) {
-            return Err(
-                "registry.plain_http is only for a registry on loopback; give the registry a certificate \
-                        (scripts/gen-certs) and name its CA as ca_file"
-                    .to_owned(),
-            );
+            return Err(Invalid::new(
+                "registry.plain_http",
+                "only a registry on loopback may speak plain HTTP; give the registry a certificate \
+                 (scripts/gen-certs) and name its CA as ca_file",
+            ));
         }
-        let jobs = self.build.jobs.unwrap_or(2);
-        if jobs == 0 {
-            return Err("build.jobs must be at least 1".to_owned());
+        let state_dir = self.state_dir.or_else(|| environment.default_state_dir()).ok_or_else(|| {
+            Invalid::new(
+                "state_dir",
+                "neither HOME nor XDG_STATE_HOME is set; set SWANCI_STATE_DIR or --state-dir",
+            )
+        })?;
+        let tags = self.build.tags.as_deref().map(templates).transpose()?;
+        let forges = forges(self.forge)?;
+        let repositories = repositories(self.repository, &forges)?;
+        let mut secret_files: Vec<PathBuf> = self.serve.secret_file.into_iter().collect();
+        for forge in forges.iter().filter(|forge| forge.kind == ForgeName::Github) {
+            secret_files.extend(forge.secret_files.iter().cloned());
         }
-        for id in self.build.secrets.keys() {
-            if id.is_empty()
-                || !id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
-            {
-                return Err(format!(
-                    "build.secrets: `{id}` is not a valid secret id (letters, digits, `_`, `-`, `.`)"
-                ));
-            }
-        }
-        let mut repositories: Vec<RepositoryConfig> = Vec::new();
-        for (i, raw) in self.repository.into_iter().enumerate() {
-            let key = format!("repository[{i}]");
-            let repository = RepositoryConfig {
-                name: at(&format!("{key}.name"), raw.name.parse())?,
-                branches: raw.branches,
-                clone_url: raw.clone_url,
-                namespace: raw.namespace.map(|n| at(&format!("{key}.namespace"), n.parse())).transpose()?,
-                submodules: raw.submodules,
-            };
-            if repositories.iter().any(|r| r.name.same_as(&repository.name)) {
-                return Err(format!("{key}.name: `{}` is listed twice", repository.name));
-            }
-            repositories.push(repository);
-        }
-        let duration = |key, value: Option<String>, default: u64| match value {
-            Some(text) => at(key, humantime::parse_duration(&text)),
-            None => Ok(Duration::from_secs(default)),
-        };
-        let address = |key, value: String| {
-            at(key, value.parse()).map_err(|e| format!("{e} (an address looks like 127.0.0.1:8080)"))
-        };
         Ok(Config {
             source: None,
-            state_dir: match self.state_dir.or_else(|| environment.default_state_dir()) {
-                Some(dir) => dir,
-                None => {
-                    return Err("no state directory: neither HOME nor XDG_STATE_HOME is set; \
-                                    set SWANCI_STATE_DIR or --state-dir"
-                        .to_owned());
-                }
-            },
+            state_dir,
             registry,
             ca_file: self.registry.ca_file,
             plain_http,
             build: BuildConfig {
-                jobs,
+                jobs: number("build.jobs", self.build.jobs, 1..=256, 2)?,
                 timeout: duration("build.timeout", self.build.timeout, 30 * 60)?,
-                tags: self.build.tags,
-                secrets: self.build.secrets,
-                keep_local: self.build.keep_local.unwrap_or(2),
+                tags,
+                keep_local: number("build.keep_local", self.build.keep_local, 0..=1_000_000, 2)?,
                 builder: self.build.builder,
                 docker: self.build.docker.unwrap_or_else(|| "docker".to_owned()),
             },
             serve: ServeConfig {
-                listen: address(
-                    "serve.listen",
-                    self.serve.listen.unwrap_or_else(|| "127.0.0.1:8080".to_owned()),
-                )?,
-                secret_file: self.serve.secret_file,
+                listen: address("serve.listen", self.serve.listen.as_deref().unwrap_or("127.0.0.1:8080"))?,
+                secret_files,
                 secret: environment.secret("SWANCI_SECRET"),
-                jobs: self.serve.jobs.unwrap_or(1),
+                jobs: number("serve.jobs", self.serve.jobs, 0..=64, 1)?,
                 timeout: duration("serve.timeout", self.serve.timeout, 60 * 60)?,
-                max_body: match self.serve.max_body {
-                    Some(text) => at("serve.max_body", text.parse())?,
-                    None => ByteSize::mib(25),
-                },
+                max_body: max_body(self.serve.max_body.as_deref())?,
                 retention: duration("serve.retention", self.serve.retention, 90 * 24 * 60 * 60)?,
-                admin_listen: self
-                    .serve
-                    .admin_listen
-                    .map(|a| address("serve.admin_listen", a))
-                    .transpose()?,
+                admin_listen: match self.serve.admin_listen.as_deref() {
+                    Some(text) => Some(address("serve.admin_listen", text)?),
+                    None => None,
+                },
             },
+            forges,
             repositories,
             git_token: environment.secret("SWANCI_GIT_TOKEN"),
+            job_token: environment.secret("CI_JOB_TOKEN"),
             warnings: Vec::new(),
         })
     }
 }
 
 /// Puts the key in front of what is wrong with its value.
-fn at<T, E: std::fmt::Display>(key: &str, value: Result<T, E>) -> Result<T, String> {
-    value.map_err(|error| format!("{key}: {error}"))
+fn at<T, E: std::fmt::Display>(key: &str, value: Result<T, E>) -> Result<T, Invalid> {
+    value.map_err(|error| Invalid::new(key, error.to_string()))
+}
+
+fn number(
+    key: &str,
+    value: Option<i64>,
+    range: std::ops::RangeInclusive<i64>,
+    default: usize,
+) -> Result<usize, Invalid> {
+    let Some(value) = value else { return Ok(default) };
+    let problem =
+        || Invalid::new(key, format!("{value} is not between {} and {}", range.start(), range.end()));
+    if !range.contains(&value) {
+        return Err(problem());
+    }
+    usize::try_from(value).map_err(|_| problem())
+}
+
+fn duration(key: &str, value: Option<String>, default_seconds: u64) -> Result<Duration, Invalid> {
+    let Some(text) = value else { return Ok(Duration::from_secs(default_seconds)) };
+    let duration = humantime::parse_duration(&text).map_err(|error| {
+        Invalid::new(
+            key,
+            format!("`{}`: {error}; a duration looks like 30m, 90s or 2h", shortened(&text, 40)),
+        )
+    })?;
+    if duration.is_zero() || duration > LONGEST {
+        return Err(Invalid::new(key, format!("`{text}` is not between a moment and ten years")));
+    }
+    Ok(duration)
+}
+
+fn max_body(value: Option<&str>) -> Result<ByteSize, Invalid> {
+    let key = "serve.max_body";
+    let Some(text) = value else { return Ok(ByteSize::mib(25)) };
+    let size: ByteSize = at(key, text.parse())?;
+    if size.as_u64() == 0 || size > LARGEST_BODY {
+        return Err(Invalid::new(key, format!("`{text}` is not between 1B and 128MiB")));
+    }
+    Ok(size)
+}
+
+fn address(key: &str, text: &str) -> Result<std::net::SocketAddr, Invalid> {
+    text.parse().map_err(|error| {
+        Invalid::new(
+            key,
+            format!("`{}`: {error} (an address looks like 127.0.0.1:8080)", shortened(text, 60)),
+        )
+    })
+}
+
+fn templates(tags: &[String]) -> Result<Vec<Template>, Invalid> {
+    tags.iter().enumerate().map(|(i, tag)| at(&format!("build.tags[{i}]"), tag.parse())).collect()
+}
+
+/// The configured forges; without any, GitHub's public instance.
+fn forges(raw: Vec<RawForge>) -> Result<Vec<ForgeConfig>, Invalid> {
+    let mut forges: Vec<ForgeConfig> = Vec::with_capacity(raw.len());
+    for (i, raw) in raw.into_iter().enumerate() {
+        let kind: ForgeName = at(&format!("forge[{i}].kind"), raw.kind.parse())?;
+        let key = format!("forge[{i}].url");
+        let url = match (&raw.url, kind.public_url()) {
+            (Some(url), _) => at(&key, forge_url(url))?,
+            (None, Some(url)) => url.to_owned(),
+            (None, None) => {
+                let problem = format!("is missing, and {} has no public instance", kind.title());
+                return Err(Invalid::new(key, problem));
+            }
+        };
+        if forges.iter().any(|other| other.url == url) {
+            return Err(Invalid::new(key, format!("`{url}` is listed twice")));
+        }
+        forges.push(ForgeConfig {
+            kind,
+            url,
+            secret_files: match raw.secret_file {
+                Some(OneOrMore::One(file)) => vec![file],
+                Some(OneOrMore::More(files)) => files,
+                None => Vec::new(),
+            },
+            token_file: raw.token_file,
+            ca_file: raw.ca_file,
+        });
+    }
+    if forges.is_empty() {
+        forges.push(ForgeConfig::default());
+    }
+    Ok(forges)
+}
+
+/// A forge's URL in the one form in which it is compared: scheme and host in lower case, no default port, no slash at
+/// its end.
+fn forge_url(text: &str) -> Result<String, String> {
+    let shown = shortened(&crate::redact::scrub(text), 80);
+    let url = url::Url::parse(text)
+        .map_err(|error| format!("`{shown}` is not a URL: {error}; it looks like https://git.example.org"))?;
+    let problem = if !matches!(url.scheme(), "https" | "http") {
+        "is neither https nor http"
+    } else if !url.username().is_empty() || url.password().is_some() {
+        "has a login in it; name a token_file"
+    } else if url.query().is_some() || url.fragment().is_some() {
+        "has a query or a fragment"
+    } else if url.path().contains("//") || url.path().contains('%') {
+        "has a path that no forge is served under"
+    } else {
+        return Ok(url.as_str().trim_end_matches('/').to_owned());
+    };
+    Err(format!("`{shown}` {problem}"))
+}
+
+fn full_name(key: &str, text: &str) -> Result<RepoName, Invalid> {
+    let name: RepoName = at(key, text.parse())?;
+    if name.has_owner() {
+        return Ok(name);
+    }
+    let problem = format!("`{name}` has no owner");
+    Err(Invalid { hint: Some("write OWNER/NAME, as in octocat/hello-world"), ..Invalid::new(key, problem) })
+}
+
+fn repositories(raw: Vec<RawRepository>, forges: &[ForgeConfig]) -> Result<Vec<RepositoryConfig>, Invalid> {
+    let mut repositories: Vec<RepositoryConfig> = Vec::with_capacity(raw.len());
+    // Forges ignore case, so the names are compared without it.
+    let mut names = BTreeSet::new();
+    for (i, raw) in raw.into_iter().enumerate() {
+        let at_key = |key: &str| format!("repository[{i}].{key}");
+        let name = full_name(&at_key("name"), &raw.name)?;
+        if !names.insert(name.as_str().to_ascii_lowercase()) {
+            return Err(Invalid::new(at_key("name"), format!("`{name}` is listed twice")));
+        }
+        at(&at_key("branches"), BranchGlobs::new(&raw.branches))?;
+        for id in raw.secrets.keys() {
+            at(&at_key("secrets"), is_secret_id(id))?;
+        }
+        let former_names = raw.former_names.iter().enumerate();
+        repositories.push(RepositoryConfig {
+            branches: raw.branches,
+            forge: forge_of(raw.forge.as_deref(), forges)
+                .map_err(|problem| Invalid::new(at_key("forge"), problem))?,
+            clone_url: raw.clone_url,
+            namespace: raw.namespace.map(|n| at(&at_key("namespace"), n.parse())).transpose()?,
+            former_names: former_names
+                .map(|(j, former)| full_name(&at_key(&format!("former_names[{j}]")), former))
+                .collect::<Result<_, _>>()?,
+            secrets: raw.secrets,
+            submodules: raw.submodules,
+            name,
+        });
+    }
+    for (i, repository) in repositories.iter().enumerate() {
+        for (j, former) in repository.former_names.iter().enumerate() {
+            if !names.insert(former.as_str().to_ascii_lowercase()) {
+                let key = format!("repository[{i}].former_names[{j}]");
+                return Err(Invalid::new(
+                    key,
+                    format!("`{former}` is already the name or a former name of an entry"),
+                ));
+            }
+        }
+    }
+    Ok(repositories)
+}
+
+/// Which forge a repository lives on.
+fn forge_of(named: Option<&str>, forges: &[ForgeConfig]) -> Result<String, String> {
+    let known = || forges.iter().map(|forge| forge.url.as_str()).collect::<Vec<_>>().join(", ");
+    match (named, forges) {
+        (None, [only]) => Ok(only.url.clone()),
+        (None, _) => Err(format!("is missing: several forges are configured, so name one of {}", known())),
+        (Some(named), _) => {
+            let url = forge_url(named)?;
+            let found = forges.iter().any(|forge| forge.url == url);
+            found.then_some(url).ok_or_else(|| {
+                format!(
+                    "`{}` is not the url of a configured forge; known are {}",
+                    shortened(named, 80),
+                    known()
+                )
+            })
+        }
+    }
+}
+
+/// Whether it can name a build secret.
+pub(crate) fn is_secret_id(id: &str) -> Result<(), String> {
+    let valid =
+        !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));
+    if valid {
+        return Ok(());
+    }
+    Err(format!("`{}` is not a valid secret id (letters, digits, `_`, `-`, `.`)", shortened(id, 40)))
 }

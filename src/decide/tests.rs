@@ -131,7 +131,7 @@ fn only_a_closed_and_merged_pull_request_is_a_merge() {
             "\"\\u001b[2J\\n\"",
             "pull request #5 was not closed by this event: its action is \\u{1b}[2J\\n",
         ),
-        ("review", "{}", "the event is no pull_request: only a merged pull request is built"),
+        ("review", "{}", "the event is not a pull_request: only a merged pull request is built"),
     ] {
         let document = judge(&merged_with(path, json)).unwrap_or_else(|e| panic!("{path} {json}: {e}"));
         assert_eq!((document.decision, document.reason.as_str()), (DecisionWord::Skip, reason));
@@ -148,6 +148,31 @@ fn a_skipped_pull_request_is_still_described_and_has_a_commit_only_if_it_landed(
 }
 
 #[test]
+fn a_pull_request_that_is_closed_and_open_is_a_contradiction() {
+    let decide =
+        |text: &str| decide(forge::parse(text.as_bytes(), Headers::default()).unwrap(), &Policy::default());
+    let open = merged_with("pull_request.state", "\"open\"");
+    for merged in ["\"merged\":true", "\"merged\":false", "\"merged\":null", "\"unmerged\":0"] {
+        let decision = decide(&open.replace("\"merged\":true", merged));
+        assert!(decision.contradictory, "{merged}");
+        assert!(decision.reason.contains("contradicts itself"), "{}", decision.reason);
+        let document = decision.into_document(String::new(), true);
+        assert_eq!(document.decision, DecisionWord::Skip);
+        assert_eq!(document.change.unwrap().pull_request.unwrap().number, 5);
+        let rules: Vec<_> = document.rules.unwrap().into_iter().map(|rule| rule.rule).collect();
+        assert_eq!(rules, ["event", "action", "state"]);
+    }
+    // Before its pull request is closed, an open state is what it says.
+    let opened = open.replace("\"closed\"", "\"opened\"");
+    assert!(!decide(&opened).contradictory);
+    for state in ["\"closed\"", "\"\"", "7", "null", ""] {
+        let decision = decide(&merged_with("pull_request.state", state));
+        assert!(!decision.contradictory, "{state}");
+        assert!(matches!(decision.outcome, Outcome::Build(_)), "{state}");
+    }
+}
+
+#[test]
 fn the_event_header_is_followed_even_where_the_body_contradicts_it() {
     let merge = merged_with("x", "");
     for (event, expected) in [
@@ -158,7 +183,9 @@ fn the_event_header_is_followed_even_where_the_body_contradicts_it() {
         (Some("ping"), DecisionWord::Skip),
         (Some("Merge Request Hook"), DecisionWord::Skip),
         (Some("\u{1b}[2J"), DecisionWord::Skip),
-        (Some(""), DecisionWord::Skip),
+        (Some(""), DecisionWord::Build),
+        (Some(" "), DecisionWord::Build),
+        (Some("pull_request_target"), DecisionWord::Build),
     ] {
         let document = judge_as(&merge, event).unwrap();
         assert_eq!(document.decision, expected, "{event:?}");
@@ -217,7 +244,7 @@ fn a_ping_is_told_apart_before_any_verdict() {
     assert_eq!((ping.event, ping.repository), (Event::Ping, None));
     let headers = Headers { event: Some("ping"), encoding: Encoding::Json, forge: None };
     assert_eq!(forge::parse(b"{\"repository\":[1]}", headers).unwrap().event, Event::Ping);
-    assert_eq!(judge("{\"zen\":\"x\",\"hook_id\":1}").unwrap().reason, "a ping is no merge");
+    assert_eq!(judge("{\"zen\":\"x\",\"hook_id\":1}").unwrap().reason, "a ping is not a merge");
 }
 
 #[test]

@@ -18,6 +18,7 @@ struct PullFields {
     title: Option<String>,
     html_url: Option<String>,
     author: Option<String>,
+    state: Option<String>,
     merged: Option<bool>,
     merge_commit_sha: Option<String>,
     base_branch: Option<String>,
@@ -40,6 +41,8 @@ impl PullFields {
             title: string(pull.title, "pull_request.title")?,
             html_url: string(pull.html_url, "pull_request.html_url")?,
             author: string(user.and_then(|user| user.login), "pull_request.user.login")?,
+            // Of another type, it says nothing.
+            state: string(pull.state, "").unwrap_or_default(),
             merged: wire::read(pull.merged, "pull_request.merged", "true or false")?,
             merge_commit_sha: string(pull.merge_commit_sha, "pull_request.merge_commit_sha")?,
             base_branch: string(base.and_then(|base| base.branch), "pull_request.base.ref")?,
@@ -57,13 +60,14 @@ enum Kind {
 
 /// Reads a payload whose top level is `shape`.
 pub(super) fn read(shape: &Shape<'_>, event: Option<&str>) -> Result<Delivery, PayloadError> {
-    let kind = match event.map(str::trim_ascii) {
+    let kind = match event.map(str::trim_ascii).filter(|event| !event.is_empty()) {
         Some("ping") => Kind::Ping,
-        Some("pull_request") => Kind::PullRequest,
+        // A workflow's own name for the same payload: it only says on which code the workflow runs.
+        Some("pull_request" | "pull_request_target") => Kind::PullRequest,
         Some(other) => Kind::Other(Some(other.to_owned())),
         None => deduce(shape),
     };
-    // For a delivery that is not about a pull request nothing here can fail: what is of another type is absent.
+    // A delivery that is not about a pull request cannot fail here: a value of another type counts as absent.
     let name = shape.repository.object().and_then(|repository| readable(repository.full_name));
     let event = match kind {
         Kind::Ping => Event::Ping,
@@ -90,6 +94,11 @@ fn pull_request(shape: &Shape<'_>, name: Option<RepoName>) -> Result<Event, Payl
     let repository = shape.repository.needed_as_object("repository")?.unwrap_or(&nothing);
     let pull = PullFields::read(shape)?;
     let closed = action.as_deref() == Some("closed");
+    if closed && pull.state.as_deref() == Some("open") {
+        return Ok(Event::ClosedButOpen {
+            change: name.map(|name| Box::new(reported(repository, pull, name))),
+        });
+    }
     if closed && pull.merged == Some(true) {
         return Ok(Event::Merged(Box::new(merge(repository, pull)?)));
     }

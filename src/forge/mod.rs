@@ -1,12 +1,11 @@
 //! Bytes and headers → [`Delivery`]: what a forge said, in words that are the same for every forge.
 //!
-//! One file a forge; its wire structs stay private there. A new forge is a file here, a [`ForgeName`], and an arm
-//! in [`parse`]. Nothing here decides whether to build: that is [`crate::decide`].
+//! One file a forge; its wire structs stay private there. A new forge is a file here and an arm in [`parse`]. Nothing here decides whether to build: that is [`crate::decide`].
 
 mod body;
 mod github;
 pub mod signature;
-mod stranger;
+mod unsupported;
 mod wire;
 
 use crate::documents::ReportedChange;
@@ -40,6 +39,12 @@ pub enum Event {
         /// Nothing landed, so its commit is absent.
         change: Option<Box<ReportedChange>>,
     },
+    /// A delivery that contradicts itself: `closed`, and the pull request in it is open. GitHub now and then sends it
+    /// for a pull request that was merged, so a merge may be lost with it.
+    ClosedButOpen {
+        /// The pull request as the delivery describes it.
+        change: Option<Box<ReportedChange>>,
+    },
     /// Something else happened to a pull request, merged or not.
     Touched {
         /// The forge's word for it; `None` when the payload has none.
@@ -57,11 +62,11 @@ pub enum Event {
 /// What came with a payload's bytes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Headers<'a> {
-    /// The event header (`X-GitHub-Event`). Without it the event is deduced from the payload's shape.
+    /// The event header (`X-GitHub-Event`). When it is absent or empty, the event is deduced from the payload's shape.
     pub event: Option<&'a str>,
     /// How the body is written.
     pub encoding: Encoding,
-    /// The forge, when a person named it: then marks of other forges are not looked for.
+    /// The forge, when a person named it; otherwise the payload's shape tells it.
     pub forge: Option<ForgeName>,
 }
 
@@ -91,13 +96,22 @@ pub enum PayloadError {
         /// What is wrong with it, as the rest of a sentence.
         problem: String,
     },
-    /// It comes from a forge that is not known yet.
-    #[error("the payload looks like one of {forge} (it has `{mark}`); swanci reads only GitHub's yet")]
+    /// It comes from a forge that is not supported.
+    #[error("the payload comes from {forge}, which swanci does not support (recognized by `{mark}`)")]
     OtherForge {
         /// The forge's name.
         forge: &'static str,
-        /// The JSON path of what gave it away.
+        /// The JSON path of the key that identifies it.
         mark: &'static str,
+    },
+    /// A person named a forge that is not supported.
+    #[error("payloads of {0} are not supported")]
+    Unsupported(&'static str),
+    /// It is not a payload but a document of swanci's own.
+    #[error("this is a document of swanci's own, not a webhook payload")]
+    OwnDocument {
+        /// The command that takes it.
+        command: &'static str,
     },
 }
 
@@ -110,6 +124,24 @@ impl PayloadError {
             PayloadError::Empty
             | PayloadError::NotUtf8 { .. }
             | PayloadError::Form(_)
+            | PayloadError::Unsupported(_)
+            | PayloadError::OwnDocument { .. }
+            | PayloadError::Syntax(_) => None,
+        }
+    }
+
+    /// What a person can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            PayloadError::OwnDocument { command } => Some(format!("give it to `swanci {command}`")),
+            PayloadError::OtherForge { .. } | PayloadError::Unsupported(_) => Some(
+                "supported are the webhooks of GitHub; `swanci catchup` builds the merges of any git repository"
+                    .to_owned(),
+            ),
+            PayloadError::Empty
+            | PayloadError::NotUtf8 { .. }
+            | PayloadError::Form(_)
+            | PayloadError::Field { .. }
             | PayloadError::Syntax(_) => None,
         }
     }
@@ -132,19 +164,26 @@ impl PayloadError {
 /// Reads what a forge delivered.
 ///
 /// # Errors
-/// [`PayloadError`] when the bytes are no JSON object, bear the mark of a forge that is not known, or announce a
+/// [`PayloadError`] when the bytes are not a JSON object, come from a forge that is not supported, or announce a
 /// merge without saying properly what landed where.
 pub fn parse(body: &[u8], headers: Headers<'_>) -> Result<Delivery, PayloadError> {
     let text = body::json_text(body, headers.encoding)?;
     let shape = wire::top_level(&text)?;
-    let forge = match headers.forge {
-        Some(forge) => forge,
-        None => match stranger::mark(&shape) {
-            Some((forge, mark)) => return Err(PayloadError::OtherForge { forge, mark }),
-            None => ForgeName::Github,
-        },
+    let forge = match (headers.forge, unsupported::recognize(&shape)) {
+        // `--forge` does not turn a document of swanci's own into a payload.
+        (_, Some(own @ PayloadError::OwnDocument { .. })) => return Err(own),
+        (None, Some(error)) => return Err(error),
+        (Some(forge), _) => forge,
+        (None, None) => ForgeName::Github,
     };
     match forge {
         ForgeName::Github => github::read(&shape, headers.event),
+        ForgeName::Gitlab
+        | ForgeName::Gitea
+        | ForgeName::Forgejo
+        | ForgeName::Gogs
+        | ForgeName::Bitbucket
+        | ForgeName::BitbucketServer
+        | ForgeName::Gitbucket => Err(PayloadError::Unsupported(forge.title())),
     }
 }

@@ -2,39 +2,36 @@
 //! sends it in `X-Hub-Signature-256` (docs.github.com, "Validating webhook deliveries").
 
 use hmac::{Hmac, KeyInit, Mac};
-use secrecy::{ExposeSecret, SecretSlice};
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use sha2::Sha256;
 
-/// A webhook's secret: never empty, never shown.
+/// A webhook's secrets, more than one while one is being replaced: none is empty, none is shown.
 #[derive(Debug, Clone)]
-pub struct WebhookSecret(SecretSlice<u8>);
+pub struct WebhookSecret(Vec<SecretSlice<u8>>);
 
-/// An empty secret would let everybody in.
+/// Everybody could sign with an empty secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the webhook secret is empty")]
 pub struct EmptySecret;
 
 impl WebhookSecret {
-    /// The secret as it stands.
+    /// One secret, byte for byte.
     ///
     /// # Errors
     /// [`EmptySecret`].
     pub fn new(secret: Vec<u8>) -> Result<WebhookSecret, EmptySecret> {
-        if secret.is_empty() { Err(EmptySecret) } else { Ok(WebhookSecret(secret.into())) }
+        if secret.is_empty() { Err(EmptySecret) } else { Ok(WebhookSecret(vec![secret.into()])) }
     }
 
-    /// The secret in a file: its content less one line break at its end, which editors and `echo` leave there.
+    /// A delivery may be signed with any of these.
     ///
     /// # Errors
-    /// [`EmptySecret`].
-    pub fn from_file_content(mut content: Vec<u8>) -> Result<WebhookSecret, EmptySecret> {
-        if content.ends_with(b"\n") {
-            content.pop();
-            if content.ends_with(b"\r") {
-                content.pop();
-            }
+    /// [`EmptySecret`] when there is none, or one of them is empty.
+    pub fn any_of(secrets: Vec<SecretString>) -> Result<WebhookSecret, EmptySecret> {
+        if secrets.is_empty() || secrets.iter().any(|secret| secret.expose_secret().is_empty()) {
+            return Err(EmptySecret);
         }
-        WebhookSecret::new(content)
+        Ok(WebhookSecret(secrets.iter().map(|s| s.expose_secret().as_bytes().to_vec().into()).collect()))
     }
 
     /// Whether `signature` (`sha256=<64 hex digits>`, or the digits alone) was made over `body` with this secret.
@@ -42,10 +39,13 @@ impl WebhookSecret {
     #[must_use]
     pub fn verifies(&self, body: &[u8], signature: Option<&str>) -> bool {
         let Some(expected) = signature.and_then(decode) else { return false };
-        // HMAC takes a key of any length (RFC 2104, section 2), so there is no error to lose here.
-        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(self.0.expose_secret()) else { return false };
-        mac.update(body);
-        mac.verify_slice(&expected).is_ok()
+        let made_with = |secret: &SecretSlice<u8>| {
+            // HMAC takes a key of any length (RFC 2104, section 2), so there is no error to lose here.
+            let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret.expose_secret()) else { return false };
+            mac.update(body);
+            mac.verify_slice(&expected).is_ok()
+        };
+        self.0.iter().any(made_with)
     }
 }
 
@@ -111,18 +111,15 @@ mod tests {
     #[test]
     fn an_empty_secret_does_not_exist() {
         assert_eq!(WebhookSecret::new(vec![]).err(), Some(EmptySecret));
-        assert_eq!(WebhookSecret::from_file_content(b"\n".to_vec()).err(), Some(EmptySecret));
-        assert_eq!(WebhookSecret::from_file_content(b"\r\n".to_vec()).err(), Some(EmptySecret));
+        assert_eq!(WebhookSecret::any_of(vec![]).err(), Some(EmptySecret));
+        assert_eq!(WebhookSecret::any_of(vec!["x".into(), "".into()]).err(), Some(EmptySecret));
     }
 
     #[test]
-    fn a_secret_file_may_end_with_one_line_break() {
-        let good = format!("sha256={DIGITS}");
-        for (content, expected) in
-            [("", true), ("\n", true), ("\r\n", true), ("\n\n", false), (" ", false), (" \n", false)]
-        {
-            let secret = WebhookSecret::from_file_content(format!("{SECRET}{content}").into_bytes()).unwrap();
-            assert_eq!(secret.verifies(BODY, Some(&good)), expected, "{content:?}");
+    fn while_a_secret_is_replaced_both_verify_and_no_other() {
+        let both = WebhookSecret::any_of(vec!["new".into(), "old".into()]).unwrap();
+        for (key, expected) in [("new", true), ("old", true), ("newold", false), ("other", false)] {
+            assert_eq!(both.verifies(BODY, Some(&sign(key, BODY))), expected, "{key}");
         }
     }
 

@@ -39,7 +39,42 @@ pub(super) struct Shape<'a> {
     pub zen: Raw<'a>,
     #[serde(borrow)]
     pub hook_id: Raw<'a>,
+    // Keys of swanci's own documents.
+    #[serde(borrow)]
+    pub schema: Raw<'a>,
+    #[serde(borrow)]
+    pub decision: Raw<'a>,
+    #[serde(borrow)]
+    pub outcome: Raw<'a>,
+    #[serde(borrow)]
+    pub images: Raw<'a>,
     // Keys of other forges.
+    #[serde(borrow)]
+    pub hook_name: Raw<'a>,
+    #[serde(borrow, rename = "publisherId")]
+    pub publisher_id: Raw<'a>,
+    #[serde(borrow, rename = "eventType")]
+    pub event_type: Raw<'a>,
+    #[serde(borrow)]
+    pub resource: Raw<'a>,
+    #[serde(borrow, rename = "eventCreatedOn")]
+    pub event_created_on: Raw<'a>,
+    #[serde(borrow, rename = "patchSet")]
+    pub patch_set: Raw<'a>,
+    #[serde(borrow, rename = "refUpdate")]
+    pub ref_update: Raw<'a>,
+    #[serde(borrow, rename = "TopicArn")]
+    pub topic_arn: Raw<'a>,
+    #[serde(borrow, rename = "detail-type")]
+    pub detail_type: Raw<'a>,
+    #[serde(borrow, rename = "Records")]
+    pub records: Raw<'a>,
+    #[serde(borrow)]
+    pub trigger: Raw<'a>,
+    #[serde(borrow)]
+    pub repo: Raw<'a>,
+    #[serde(borrow)]
+    pub pull_req: Raw<'a>,
     #[serde(borrow)]
     pub object_kind: Raw<'a>,
     #[serde(borrow)]
@@ -66,6 +101,8 @@ pub(super) struct Repository<'a> {
     #[serde(borrow)]
     pub default_branch: Raw<'a>,
     #[serde(borrow)]
+    pub path_with_namespace: Raw<'a>,
+    #[serde(borrow)]
     pub owner: Nested<Account<'a>>,
 }
 
@@ -85,6 +122,10 @@ pub(super) struct Account<'a> {
     pub uuid: Raw<'a>,
     #[serde(borrow)]
     pub display_name: Raw<'a>,
+    #[serde(borrow, rename = "displayName")]
+    pub camel_display_name: Raw<'a>,
+    #[serde(borrow)]
+    pub user_name: Raw<'a>,
 }
 
 #[derive(Debug, Default, serde::Deserialize)]
@@ -98,6 +139,8 @@ pub(super) struct PullRequest<'a> {
     pub html_url: Raw<'a>,
     #[serde(borrow)]
     pub user: Nested<Account<'a>>,
+    #[serde(borrow)]
+    pub state: Raw<'a>,
     #[serde(borrow)]
     pub merged: Raw<'a>,
     #[serde(borrow)]

@@ -88,9 +88,8 @@ impl Remote {
 
     /// The clone URL of a payload: only https or ssh to the forge's host, with the path of the repository.
     pub fn of_payload(forge: ForgeName, repository: &RepoName, url: &str) -> Result<Remote, RemoteError> {
-        let host = match forge {
-            ForgeName::Github => "github.com",
-        };
+        let public = forge.public_url().and_then(|url| url.strip_prefix("https://"));
+        let host = public.unwrap_or("a forge whose url is configured");
         let refused = || RemoteError::NotTheForge {
             url: url.chars().flat_map(char::escape_debug).take(200).collect(),
             host,

@@ -42,8 +42,6 @@ pub(super) fn render(answers: &Answers, secret_file: &Path) -> String {
 #builder = "fleet"
 # The docker CLI.
 #docker = "docker"
-# Docker build secrets, by id: files; buildx only.
-#secrets = {{ npm = "/etc/swanci/npm-token" }}
 
 [serve]
 # Where webhooks arrive: a tunnel or a reverse proxy with TLS stands in front.
@@ -60,6 +58,13 @@ secret_file = {secret_file}
 #retention = "90d"
 # Where metrics are served; nowhere unless given.
 #admin_listen = "127.0.0.1:9090"
+
+# Where the repositories live; https://github.com unless given.
+#[[forge]]
+#kind = "gitea"
+#url = "https://git.example.org"
+#token_file = "git.example.org.token"
+#ca_file = "git-ca.crt"
 
 # The repositories whose merges are built: `serve` takes deliveries of no other.
 "#
@@ -95,8 +100,12 @@ fn optional(clone_url: Option<&str>) -> String {
         None => "#clone_url = \"ssh://git@github.com/owner/name.git\"".to_owned(),
     };
     format!(
-        "# Where to clone from instead of the payload's URL.\n{clone_url}\n\
-         # In front of this repository's image names.\n#namespace = \"team-a\"\n#submodules = false\n"
+        "# Where to clone from instead of the forge's own address.\n{clone_url}\n\
+         # In front of this repository's image names.\n#namespace = \"team-a\"\n\
+         # Full names from before a rename: their images are this repository's own.\n\
+         #former_names = [\"owner/old-name\"]\n\
+         # Docker build secrets of this repository's images, by id: files.\n\
+         #secrets = {{ npm = \"/etc/swanci/npm-token\" }}\n#submodules = false\n"
     )
 }
 

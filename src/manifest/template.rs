@@ -1,15 +1,20 @@
 //! Tag templates: `v{version}`, `{branch}-{short}` → tags.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use crate::escape::shortened;
 use crate::model::{BranchName, CommitSha, Tag};
+use crate::suggest;
 
 /// The longest tag (distribution spec).
 const MAX_TAG: usize = 128;
+/// Of the SHA-256 of a branch's name.
+const HASH_BYTES: usize = 4;
 
 /// A word of a template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +76,7 @@ pub enum TemplateError {
     Braces(String),
     /// A word that templates do not know.
     #[error(
-        "the tag template `{template}` has the unknown word `{{{word}}}`; known are \
+        "the tag template `{template}` has the unknown word `{{{word}}}`; did you mean `{nearest}`? Known are \
          {{version}}, {{branch}}, {{commit}}, {{short}} and {{number}}"
     )]
     Unknown {
@@ -79,6 +84,8 @@ pub enum TemplateError {
         template: String,
         /// The word.
         word: String,
+        /// The known word most like it.
+        nearest: Word,
     },
     /// A character that no tag may hold, outside of braces.
     #[error("the tag template `{template}` has `{character}`, which no tag may hold")]
@@ -157,9 +164,13 @@ impl FromStr for Template {
                 Some((word, behind)) if !word.contains('{') => (word, behind),
                 _ => return Err(TemplateError::Braces(shown())),
             };
-            let known = Word::ALL.into_iter().find(|known| known.text() == word);
-            let unknown = || TemplateError::Unknown { template: shown(), word: shortened(word, 40) };
-            parts.push(Part::Word(known.ok_or_else(unknown)?));
+            let known = |word: &str| Word::ALL.into_iter().find(|known| known.text() == word);
+            let unknown = || {
+                let nearest = suggest::nearest(word, Word::ALL.map(Word::text)).and_then(known);
+                let nearest = nearest.unwrap_or(Word::Version);
+                TemplateError::Unknown { template: shown(), word: shortened(word, 40), nearest }
+            };
+            parts.push(Part::Word(known(word).ok_or_else(unknown)?));
             rest = behind;
         }
         Ok(Template { source: source.to_owned(), parts })
@@ -198,7 +209,8 @@ impl Template {
     }
 
     /// The tag that it makes of these values. A branch is fitted into a tag: what a tag may not hold becomes `-`, a
-    /// start that a tag may not have becomes `_`, and it is cut so that the whole fits.
+    /// start that a tag may not have becomes `_`, and it is cut so that the whole fits. When anything but a `/` was
+    /// changed, a hash of the branch's name follows, so that two such branches get two tags.
     ///
     /// # Errors
     /// [`TemplateError`] when a value is missing or no tag comes out.
@@ -206,7 +218,7 @@ impl Template {
         let number = values.number.map(|n| n.to_string());
         // `None` stands where a branch is to be fitted in.
         let mut pieces: Vec<Option<&str>> = Vec::with_capacity(self.parts.len());
-        let mut branch = String::new();
+        let mut branch = "";
         for part in &self.parts {
             let missing = |word| TemplateError::Missing { template: self.source.clone(), word };
             pieces.push(match part {
@@ -218,18 +230,17 @@ impl Template {
                 Part::Word(Word::Short) => Some(values.commit.short()),
                 Part::Word(word @ Word::Number) => Some(number.as_deref().ok_or_else(|| missing(*word))?),
                 Part::Word(word @ Word::Branch) => {
-                    branch = fitted(values.branch.ok_or_else(|| missing(*word))?.as_str());
+                    branch = values.branch.ok_or_else(|| missing(*word))?.as_str();
                     None
                 }
             });
         }
         let fixed: usize = pieces.iter().flatten().map(|piece| piece.len()).sum();
         let branches = pieces.iter().filter(|piece| piece.is_none()).count();
-        let room = MAX_TAG.saturating_sub(fixed).checked_div(branches).unwrap_or(0).min(branch.len());
-        let mut tag: String = pieces.into_iter().map(|piece| piece.unwrap_or(&branch[..room])).collect();
-        if self.parts.first() == Some(&Part::Word(Word::Branch)) && tag.starts_with(['.', '-']) {
-            tag.replace_range(..1, "_");
-        }
+        let room = MAX_TAG.saturating_sub(fixed).checked_div(branches).unwrap_or(0);
+        let first = self.parts.first() == Some(&Part::Word(Word::Branch));
+        let branch = fitted(branch, room, first);
+        let tag: String = pieces.into_iter().map(|piece| piece.unwrap_or(&branch)).collect();
         let tag: Tag = tag
             .parse()
             .map_err(|_| TemplateError::NoTag { template: self.source.clone(), tag: shortened(&tag, 150) })?;
@@ -245,9 +256,10 @@ impl Template {
     /// The [`TemplateError`] of the first that makes no tag.
     pub fn expand_all(list: &[Template], values: &TemplateValues<'_>) -> Result<Vec<Tag>, TemplateError> {
         let mut tags = Vec::with_capacity(list.len());
+        let mut seen = HashSet::with_capacity(list.len());
         for template in list {
             let tag = template.expand(values)?;
-            if !tags.contains(&tag) {
+            if seen.insert(tag.clone()) {
                 tags.push(tag);
             }
         }
@@ -255,10 +267,24 @@ impl Template {
     }
 }
 
-/// One ASCII character for each character of the branch, so that it can be cut anywhere.
-fn fitted(branch: &str) -> String {
+/// A branch's name as a part of a tag, of at most `room` bytes where its hash fits in; `first` when the tag begins
+/// with it.
+fn fitted(branch: &str, room: usize, first: bool) -> String {
     let keep = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
-    branch.chars().map(|c| if keep(c) { c } else { '-' }).collect()
+    // One ASCII character for each character of the branch, so that it can be cut anywhere.
+    let mut text: String = branch.chars().map(|c| if keep(c) { c } else { '-' }).collect();
+    let mut changed = text.len() > room || branch.chars().any(|c| !keep(c) && c != '/');
+    if first && text.starts_with(['.', '-']) {
+        text.replace_range(..1, "_");
+        changed = true;
+    }
+    if changed {
+        let hash = hex::encode(&Sha256::digest(branch)[..HASH_BYTES]);
+        text.truncate(room.saturating_sub(hash.len() + 1));
+        text.push('-');
+        text.push_str(&hash);
+    }
+    text
 }
 
 /// Whether it is a tag of the form that [`CommitSha::immutable_tag`] makes.
@@ -287,6 +313,10 @@ mod tests {
         template.parse::<Template>()?.expand(&values)
     }
 
+    fn hash(branch: &str) -> String {
+        hex::encode(Sha256::digest(branch))[..8].to_owned()
+    }
+
     #[test]
     fn words_become_their_values() {
         let long = "a/".repeat(100) + "b";
@@ -297,12 +327,13 @@ mod tests {
             ("{commit}", "main", SHA),
             ("pr-{number}", "main", "pr-5"),
             ("{branch}", "release/1.x", "release-1.x"),
-            ("{branch}", "feat/ü+x", "feat---x"),
-            ("{branch}", "üx", "_x"),
-            ("x{branch}", "üx", "x-x"),
+            ("{branch}", "feat/ü+x", &format!("feat---x-{}", hash("feat/ü+x"))),
+            ("{branch}", "üx", &format!("_x-{}", hash("üx"))),
+            ("x{branch}", "üx", &format!("x-x-{}", hash("üx"))),
             ("{branch}{branch}", "ab", "abab"),
-            ("{branch}-{short}", &long, &format!("{}-8c1c06a1a89e", "a-".repeat(58)[..115].to_owned())),
-            ("{branch}", &long, &"a-".repeat(64)),
+            ("{branch}-{short}", &long, &format!("{}-{}-8c1c06a1a89e", &"a-".repeat(53), hash(&long))),
+            ("{branch}", &long, &format!("{}a-{}", &"a-".repeat(59), hash(&long))),
+            ("{branch}", &long[..125], &format!("{}a", "a-".repeat(62))),
         ] {
             assert_eq!(
                 expand(template, Some("1.0"), Some(branch), Some(5)).unwrap().as_str(),
@@ -310,6 +341,55 @@ mod tests {
                 "{template}"
             );
         }
+    }
+
+    #[test]
+    fn branches_that_differ_give_tags_that_differ() {
+        let long = "x".repeat(128);
+        let names = [
+            "修复",
+            "发布",
+            "-x".trim_start_matches('-'),
+            "x",
+            "X",
+            "a+b",
+            "a@b",
+            "a-b",
+            "a#b",
+            "a=b",
+            "ü",
+            "ö",
+            "üü",
+            "é",
+            "e\u{301}",
+            "feat/a,b",
+            "feat/a;b",
+            "release-1",
+            "release_1",
+            "release.1",
+            &long,
+            &format!("{long}1"),
+            &format!("{long}2"),
+        ];
+        for template in ["{branch}", "b-{branch}", "{branch}-{short}", "{branch}.{branch}"] {
+            let mut tags = std::collections::BTreeMap::new();
+            for name in names {
+                let tag = expand(template, None, Some(name), None).unwrap();
+                if let Some(other) = tags.insert(tag.clone(), name) {
+                    assert_eq!(other, name, "{template} makes {tag} of both");
+                }
+            }
+        }
+        // Only a `/` is replaced without a trace.
+        assert_eq!(expand("{branch}", None, Some("feature/x"), None).unwrap().as_str(), "feature-x");
+    }
+
+    #[test]
+    fn a_list_of_many_tags_takes_no_quadratic_time() {
+        let list: Vec<Template> = (0..50_000).map(|i| format!("t{i}").parse().unwrap()).collect();
+        let commit = SHA.parse().unwrap();
+        let values = TemplateValues { version: None, branch: None, commit: &commit, number: None };
+        assert_eq!(Template::expand_all(&list, &values).unwrap().len(), list.len());
     }
 
     #[test]
@@ -322,6 +402,8 @@ mod tests {
             ("version}", "unbalanced"),
             ("{{version}}", "unbalanced"),
             ("{}", "unknown word"),
+            ("{versoin}", "did you mean `{version}`?"),
+            ("{BRANCH}", "did you mean `{branch}`?"),
             ("{Version}", "unknown word"),
             ("{sha}", "unknown word"),
             ("{\u{1b}[2J}", "unknown word"),
@@ -336,8 +418,12 @@ mod tests {
             ("{branch}", "asks for {branch}"),
             ("sha-{commit}", "never moves"),
             (&"a".repeat(129), "no valid tag"),
+            (&format!("{}{{branch}}", "a".repeat(125)), "no valid tag"),
         ] {
-            let message = expand(template, None, None, None).unwrap_err().to_string();
+            let message =
+                expand(template, None, if template.len() > 100 { Some("long-branch") } else { None }, None)
+                    .unwrap_err()
+                    .to_string();
             assert!(message.contains(word) && !message.contains(char::is_control), "{template}: {message:?}");
         }
     }

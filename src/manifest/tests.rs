@@ -82,6 +82,9 @@ fn what_is_wrong_in_an_image_is_refused_with_its_path() {
         (r#""tags":["a/b"]"#, "images[0].tags[0]", "no tag may hold"),
         (r#""tags":"x""#, "images[0].tags", "expected a sequence"),
         (r#""service":"x""#, "images[0].service", "unknown field"),
+        (r#""dockerfil":"x""#, "images[0].dockerfil", "did you mean `dockerfile`?"),
+        (r#""Version":"x""#, "images[0].Version", "did you mean `version`?"),
+        (r#""tags":["{vresion}"]"#, "images[0].tags[0]", "did you mean `{version}`?"),
         (r#""\u001b[2J":"x""#, "images[0].\\u{1b}[2J", "unknown field"),
         (r#""type":"Docker""#, "images[0]", "duplicate field"),
     ] {
@@ -100,7 +103,7 @@ fn what_is_wrong_as_a_whole_is_refused() {
         ("", "EOF"),
         ("[]", "expected an object"),
         ("[[]]", "expected an object"),
-        ("null", "no list of images"),
+        ("null", "not a list of images"),
         ("{", "EOF"),
         ("{}", "missing field `images`"),
         ("{\"images\":[]}", "is empty"),
@@ -122,6 +125,26 @@ fn what_is_wrong_as_a_whole_is_refused() {
     assert!(parse(b"{\"images\":[\"\xff\"]}").unwrap_err().to_string().contains("UTF-8"));
     let bomb = format!("{{\"images\":{}", "[".repeat(1_000_000));
     assert!(parse(bomb.as_bytes()).is_err());
+}
+
+#[test]
+fn docker_is_a_type_in_any_case() {
+    for kind in ["Docker", "docker", "DOCKER"] {
+        let text = format!(r#"{{"images":[{{"service_name":"a","type":"{kind}"}}]}}"#);
+        assert_eq!(parse(text.as_bytes()).unwrap()[0].kind, ImageKind::Docker, "{kind}");
+    }
+    for kind in ["Dockr", "docker ", "AMI", ""] {
+        let text = format!(r#"{{"images":[{{"service_name":"a","type":"{kind}"}}]}}"#);
+        assert_ne!(parse(text.as_bytes()).unwrap()[0].kind, ImageKind::Docker, "{kind:?}");
+    }
+}
+
+#[test]
+fn ten_thousand_images_are_read_at_once() {
+    let images: Vec<String> = (0..10_000)
+        .map(|i| format!(r#"{{"service_name":"i{i}","args":{{"A":"x"}},"tags":["a","b"]}}"#))
+        .collect();
+    assert_eq!(parse(format!("{{\"images\":[{}]}}", images.join(",")).as_bytes()).unwrap().len(), 10_000);
 }
 
 #[test]

@@ -61,6 +61,9 @@ pub fn build(
     let started = now();
     let begun = Instant::now();
     let origin = Origin::of(site, change)?;
+    if !options.dry_run {
+        super::secrets::check(&origin.secrets, &change.repository)?;
+    }
     let step = site.progress.step(&format!("checkout {}", change.commit.short()));
     step.line(&format!("fetching {}", origin.remote.as_git_url()));
     let mirror = checkout::fetch(site, &origin, change, &options.patience)?;

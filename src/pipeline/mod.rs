@@ -14,6 +14,7 @@ mod receipt;
 mod run;
 mod schedule;
 mod scratch;
+mod secrets;
 mod survey;
 
 pub mod catchup;
