@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::support::engine::{self, docker_text};
 use crate::support::proxy::{Fault, Proxy, Reply};
-use crate::support::swanci::{Ran, Scene, Started, image, outcome};
+use crate::support::swanci::{Ran, Scene, image, outcome};
 
 /// Changes the image and commits.
 fn next(scene: &Scene, content: &str) -> String {

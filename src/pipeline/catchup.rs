@@ -140,14 +140,6 @@ pub fn catchup(site: &Site, options: &CatchupOptions) -> Result<Outcome<CatchupD
     if is_new && options.since.is_none() {
         looked_at.drain(..looked_at.len().saturating_sub(1));
     }
-    // A run that failed at the moves left the newest commit half done.
-    let newest = looked_at.iter_mut().rfind(|c| matches!(c.state, State::Done(CatchupOutcome::Present, _)));
-    if let Some(commit) = newest
-        && let surveyed = survey_of(site, &origin, &mirror, &commit.change)?
-        && !tags_are_in_place(site, client, &commit.change.commit, &surveyed)?
-    {
-        commit.state = State::Unfinished;
-    }
     for commit in looked_at.iter_mut().filter(|c| matches!(c.state, State::Missing)) {
         // Read from the mirror alone: a commit that cannot be built costs no fetch, in this run and in the next ones.
         match survey(site, &origin, &mirror, &commit.change) {
@@ -159,20 +151,12 @@ pub fn catchup(site: &Site, options: &CatchupOptions) -> Result<Outcome<CatchupD
         }
     }
     step.done(&summary(&looked_at, is_new && options.since.is_none()));
-    carry_out(site, &options.branch, looked_at, options.dry_run)
-}
-
-/// The images of a commit that is in the registry; none where its tags cannot be told without a pull request.
-fn survey_of(
-    site: &Site,
-    origin: &Origin,
-    mirror: &Mirror<'_>,
-    change: &Change,
-) -> Result<Vec<Surveyed>, Failure> {
-    match survey(site, origin, mirror, change) {
-        Err(wrong) if wrong.kind == Kind::BadInput => Ok(Vec::new()),
-        surveyed => surveyed,
+    let mut outcome = carry_out(site, &options.branch, looked_at, options.dry_run);
+    if site.cancel.stopped().is_none() {
+        let unfinished = finish_newest(site, client, &origin, &mirror, &tip, &mut outcome.document, options)?;
+        outcome.failure = outcome.failure.or(unfinished);
     }
+    Ok(outcome)
 }
 
 /// Whether every moving tag names the image that has the commit's own tag.
@@ -237,8 +221,6 @@ struct Commit {
 
 enum State {
     Missing,
-    /// Its images are there, and its moving tags are not where a push would put them.
-    Unfinished,
     Done(CatchupOutcome, Option<String>),
 }
 
@@ -264,9 +246,6 @@ fn summary(commits: &[Commit], only_newest: bool) -> String {
     };
     let missing = commits.iter().filter(|c| matches!(c.state, State::Missing)).count();
     let mut text = format!("{missing} of {} commits to build", commits.len());
-    if commits.iter().any(|c| matches!(c.state, State::Unfinished)) {
-        text.push_str(", 1 to finish");
-    }
     for outcome in [CatchupOutcome::Present, CatchupOutcome::Empty, CatchupOutcome::Invalid] {
         match count(outcome) {
             0 => {}
@@ -285,8 +264,8 @@ fn carry_out(
     branch: &BranchName,
     commits: Vec<Commit>,
     dry_run: bool,
-) -> Result<Outcome<CatchupDocument>, Failure> {
-    let total = commits.iter().filter(|c| !matches!(c.state, State::Done(..))).count();
+) -> Outcome<CatchupDocument> {
+    let total = commits.iter().filter(|c| matches!(c.state, State::Missing)).count();
     let mut document = CatchupDocument { schema: SCHEMA, busy: false, commits: Vec::new() };
     let mut failures: Vec<Failure> = Vec::new();
     let mut begun = 0;
@@ -299,22 +278,18 @@ fn carry_out(
                 }
                 (outcome, None, why)
             }
-            State::Missing | State::Unfinished if dry_run || site.cancel.stopped().is_some() => {
+            State::Missing if dry_run || site.cancel.stopped().is_some() => {
                 if dry_run {
-                    let what = if matches!(state, State::Missing) { "built" } else { "finished" };
-                    site.progress.say(&format!("commit {short}: would be {what}"));
+                    site.progress.say(&format!("commit {short}: would be built"));
                 }
                 (CatchupOutcome::Planned, None, None)
             }
-            State::Missing | State::Unfinished => {
+            State::Missing => {
                 begun += 1;
                 site.progress.say(&format!("commit {short} ({begun} of {total})"));
                 let (receipt, failure) = build_one(site, &change);
                 let outcome = match &failure {
-                    None if matches!(state, State::Missing) => CatchupOutcome::Built,
-                    None if receipt.as_ref().is_some_and(has_moved) => CatchupOutcome::Finished,
-                    // A newer commit holds its tags.
-                    None => CatchupOutcome::Present,
+                    None => CatchupOutcome::Built,
                     // What the survey could not see, as in .gitmodules.
                     Some(failure) if failure.kind == Kind::BadInput => CatchupOutcome::Invalid,
                     Some(_) => CatchupOutcome::Failed,
@@ -339,7 +314,64 @@ fn carry_out(
         });
     }
     let failure = site.cancel.stopped().map(Failure::from).or_else(|| combine(failures, total));
-    Ok(Outcome { document, failure })
+    Outcome { document, failure }
+}
+
+/// A run that failed at the moves is done again: where the newest commit that is in the registry was there before, its
+/// moving tags are looked at too.
+fn finish_newest(
+    site: &Site,
+    client: &Registry,
+    origin: &Origin,
+    mirror: &Mirror<'_>,
+    tip: &Change,
+    document: &mut CatchupDocument,
+    options: &CatchupOptions,
+) -> Result<Option<Failure>, Failure> {
+    let is_there = |commit: &&mut CaughtUp| match commit.outcome {
+        CatchupOutcome::Present | CatchupOutcome::Built | CatchupOutcome::Planned => true,
+        CatchupOutcome::Finished
+        | CatchupOutcome::Failed
+        | CatchupOutcome::Empty
+        | CatchupOutcome::Invalid => false,
+    };
+    let newest = document.commits.iter_mut().rfind(is_there);
+    let Some(newest) = newest.filter(|commit| commit.outcome == CatchupOutcome::Present) else {
+        return Ok(None);
+    };
+    let change = Change { commit: newest.commit.clone(), ..tip.clone() };
+    let surveyed = match survey(site, origin, mirror, &change) {
+        Ok(surveyed) => surveyed,
+        // Its tags cannot be told, as without a pull request.
+        Err(wrong) if wrong.kind == Kind::BadInput => return Ok(None),
+        Err(failure) => return Err(failure),
+    };
+    if tags_are_in_place(site, client, &change.commit, &surveyed)? {
+        return Ok(None);
+    }
+    let short = change.commit.short();
+    if options.dry_run {
+        site.progress.say(&format!("commit {short}: its tags would be moved"));
+        newest.outcome = CatchupOutcome::Planned;
+        return Ok(None);
+    }
+    site.progress.say(&format!("commit {short}: its tags are not in place"));
+    let (receipt, failure) = build_one(site, &change);
+    match &failure {
+        // A newer commit holds its tags.
+        None if !receipt.as_ref().is_some_and(has_moved) => {}
+        None => {
+            newest.outcome = CatchupOutcome::Finished;
+            newest.receipt = receipt;
+        }
+        Some(failure) => {
+            site.progress.warn(&format!("commit {short}: {}", failure.one_line()));
+            newest.outcome = CatchupOutcome::Failed;
+            newest.error = Some(failure.one_line());
+            newest.receipt = receipt;
+        }
+    }
+    Ok(failure)
 }
 
 fn has_moved(receipt: &Receipt) -> bool {

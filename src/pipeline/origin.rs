@@ -57,6 +57,11 @@ impl Origin {
             Some(rule) => rule.forge.as_str(),
             None => site.access.first().map_or(GITHUB, |access| access.forge.as_str()),
         };
+        let itself = match (&typed, rule) {
+            (Some(typed), Some(rule)) => is_known(rule, typed),
+            (None, _) => true,
+            (Some(_), None) => false,
+        };
         let name = rule.map_or(&change.repository, |rule| &rule.name);
         let configured = rule.and_then(|rule| rule.clone_url.as_deref());
         let remote = match (typed, configured) {
@@ -68,11 +73,8 @@ impl Origin {
                 Remote::typed(&format!("{}/{name}.git", forge.trim_end_matches('/'))).map_err(refused)?
             }
         };
-        let source = match (rule, change.forge) {
-            (None, None) => remote.source(),
-            (Some(_), _) | (None, Some(_)) => source_of(forge, name),
-        };
-        let mut secrets = rule.map(|rule| rule.secrets.clone()).unwrap_or_default();
+        let source = if itself { source_of(forge, name) } else { remote.source() };
+        let mut secrets = rule.filter(|_| itself).map(|rule| rule.secrets.clone()).unwrap_or_default();
         secrets.extend(site.secrets.clone());
         let namespace = rule.and_then(|rule| rule.namespace.clone());
         let others = site.repositories.iter().filter(|other| rule.is_none_or(|rule| rule.name != other.name));
@@ -80,6 +82,7 @@ impl Origin {
             remote,
             source,
             former: rule
+                .filter(|_| itself)
                 .into_iter()
                 .flat_map(|rule| &rule.former_names)
                 .map(|f| source_of(forge, f))
@@ -152,15 +155,19 @@ pub(super) fn allowed<'r>(
     })
 }
 
-/// The entry for a repository that a person typed: by its clone URL, by its URL on its forge, or, for a path of this
-/// machine, by the end of the path.
+/// The entry for a repository that a person typed: by its clone URL, else by the full name at the end of its path.
 pub(super) fn rule_of<'r>(rules: &'r [RepositoryRule], remote: &Remote) -> Option<&'r RepositoryRule> {
-    rules.iter().find(|rule| {
-        let configured = rule.clone_url.as_deref().and_then(|url| Remote::typed(url).ok());
-        let on_forge = || remote.source().eq_ignore_ascii_case(&source_of(&rule.forge, &rule.name));
-        let path = remote.transport() == Transport::File && remote.is_named(&rule.name);
-        configured.is_some_and(|c| c.source() == remote.source()) || path || on_forge()
-    })
+    let known = rules.iter().find(|rule| is_known(rule, remote));
+    known.or_else(|| rules.iter().find(|rule| remote.is_named(&rule.name)))
+}
+
+/// Whether a remote that a person typed is the configured repository itself: its clone URL, its URL on its forge, or a
+/// clone on this machine. A server that only uses the same name is not.
+fn is_known(rule: &RepositoryRule, remote: &Remote) -> bool {
+    let configured = rule.clone_url.as_deref().and_then(|url| Remote::typed(url).ok());
+    configured.is_some_and(|configured| configured.source() == remote.source())
+        || remote.source().eq_ignore_ascii_case(&source_of(&rule.forge, &rule.name))
+        || (remote.transport() == Transport::File && remote.is_named(&rule.name))
 }
 
 fn refused(error: RemoteError) -> Failure {
