@@ -229,11 +229,11 @@ impl World {
         fs::create_dir_all(&place).unwrap();
         fs::copy("/bin/busybox", place.join("busybox")).expect("apt-get install busybox-static");
         let run = json!(["/busybox", "sh", "-c", command]);
-        let label = self.registry.address.port();
+        let test = self.dir.path().display();
         self.merge_image(
             "httpd",
-            // The label keeps the cached steps of one test's builds apart from another's.
-            &format!("FROM scratch\nLABEL test={label}\nCOPY busybox /busybox\nRUN {run}\nCOPY page /page\nCMD [\"/page\"]\n"),
+            // It keeps the cached steps of one test's builds apart from another's.
+            &format!("FROM scratch\nENV TEST={test}\nCOPY busybox /busybox\nRUN {run}\nCOPY page /page\nCMD [\"/page\"]\n"),
             "one",
         )
     }
