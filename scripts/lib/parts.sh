@@ -245,9 +245,10 @@ INI
     "${gitea[@]}" migrate >"$dir/migrate.log" 2>&1 || part_failed "gitea migrate" "$dir/migrate.log"
     "${gitea[@]}" admin user create --admin --username "$GITEA_USER" --random-password --email ci@swan.test \
         --must-change-password=false >"$dir/user.log" 2>&1 || part_failed "gitea admin user create" "$dir/user.log"
+    # the warning about root comes before it
     # shellcheck disable=SC2034 # the caller reads it
     GITEA_TOKEN=$("${gitea[@]}" admin user generate-access-token --username "$GITEA_USER" --scopes all --raw \
-        2>"$dir/token.log") || part_failed "gitea admin user generate-access-token" "$dir/token.log"
+        2>"$dir/token.log" | tail -n 1) || part_failed "gitea admin user generate-access-token" "$dir/token.log"
     part_start "$dir/gitea.log" "${gitea[@]}" web
     # shellcheck disable=SC2317 # wait_for calls it
     answers() { "$@" curl -fsS --noproxy '*' -o /dev/null "$GITEA_URL/api/v1/version"; }
