@@ -160,8 +160,7 @@ fn a_job_that_pushes_groups_its_log_masks_its_token_and_obeys_no_tool() {
     let repository = tempfile::tempdir().unwrap();
     git(repository.path(), &["init", "-q", "-b", "develop"]);
     std::fs::create_dir(repository.path().join("httpd")).unwrap();
-    let hostile =
-        "FROM scratch\nCOPY Dockerfile /Dockerfile\nLABEL a=\"##[add-mask]e\" b=\"::add-mask::e\"\n";
+    let hostile = "FROM scratch\nCOPY Dockerfile /##[add-mask]e\nCOPY Dockerfile /::add-mask::e\n";
     std::fs::write(repository.path().join("httpd/Dockerfile"), hostile).unwrap();
     let list = r#"{"images":[{"service_name":"httpd","version":"1.0","type":"Docker"}]}"#;
     std::fs::write(repository.path().join("images.json"), list).unwrap();

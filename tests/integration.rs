@@ -26,9 +26,11 @@ mod engine {
     mod catchup;
     mod ci_use;
     mod doctor;
+    mod gitea;
     mod interrupt;
     mod jobs;
     mod push;
+    mod remote_builder;
     mod run;
     mod security;
     mod serve;

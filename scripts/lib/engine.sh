@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Tools, the docker engine, buildx and compose: takes what is there, installs or starts what is missing.
+# Tools, the docker engine and client, buildx and compose: takes what is there, installs or starts what is missing.
 # Debian or Ubuntu, as root. Sourced after common.sh.
 
 # The package that brings a command.
@@ -110,13 +110,51 @@ mount_cgroups() {
     mount -t cgroup2 cgroup2 /sys/fs/cgroup 2>/dev/null || say "  note: /sys/fs/cgroup could not be mounted"
 }
 
-# Debian trixie's buildx and compose, unpacked below $TOOLS_DIR. Their packages need nothing but libc, so they run
-# on older systems too; the machine's own apt sources and lists stay as they are.
-DEBIAN_MIRROR=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
+# debian_mirror: prints where apt on this machine gets Debian from; DEBIAN_MIRROR=URL names another.
+debian_mirror() {
+    local mirror=${DEBIAN_MIRROR:-} codename list
+    codename=$(. /etc/os-release && [[ $ID == debian ]] && echo "$VERSION_CODENAME") || codename=trixie
+    [[ -n $mirror ]] || mirror=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
+        awk -v release="$codename" '$2 == release && $3 == "main" { print $1; exit }')
+    # a list of mirrors, as Debian's cloud images have it
+    list=${mirror#mirror+file:}
+    [[ $list == "$mirror" ]] || mirror=$(awk '!/^#/ && NF { print $1; exit }' "$list")
+    [[ -n $mirror ]] || die "apt on this machine has no mirror of Debian" "DEBIAN_MIRROR=URL names one"
+    printf '%s\n' "${mirror%/}"
+}
+
+# fetch_from_trixie PACKAGE FILE TO: the file whose path in Debian trixie's package ends so stands at TO afterwards.
+# buildx, compose and the docker client need nothing but libc, so they run on older systems too; the machine's own apt
+# sources and lists stay as they are.
+fetch_from_trixie() {
+    local package=$1 file=$2 to=$3 keyring=/usr/share/keyrings/debian-archive-keyring.gpg work=$TOOLS_DIR/apt mirror found
+    [[ -r $keyring ]] || install_packages debian-archive-keyring
+    mirror=$(debian_mirror)
+    say "  fetching $package from Debian trixie into $TOOLS_DIR"
+    rm -rf "$work/tree" "$work/debs"
+    mkdir -p "$work"/{lists/partial,cache/archives/partial,parts,debs}
+    echo "deb [signed-by=$keyring] $mirror trixie main" >"$work/sources.list"
+    : >"$work/status"
+    local -a apt=(-q -o "Dir::Etc::sourcelist=$work/sources.list" -o "Dir::Etc::sourceparts=$work/parts"
+        -o "Dir::State::lists=$work/lists" -o "Dir::State::status=$work/status" -o "Dir::Cache=$work/cache"
+        -o APT::Sandbox::User=root -o Acquire::Languages=none -o APT::Default-Release=)
+    if ! (apt-get "${apt[@]}" update && cd "$work/debs" && apt-get "${apt[@]}" download "$package") \
+        >"$work/log" 2>&1 </dev/null; then
+        tail -n 10 "$work/log" >&2
+        die "cannot fetch $package from $mirror"
+    fi
+    dpkg-deb -x "$work/debs/${package}"_*.deb "$work/tree"
+    found=$(find "$work/tree" -path "*/$file" -type f -print -quit)
+    [[ -n $found ]] || die "$package of Debian trixie does not hold $file"
+    mkdir -p "$(dirname "$to")"
+    install -m 755 "$found" "$to.new"
+    mv "$to.new" "$to"
+    rm -rf "$work/tree" "$work/debs"
+}
 
 # fetch_plugin PACKAGE NAME: the docker CLI plugin NAME of PACKAGE stands at $TOOLS_DIR/plugins/NAME.
 fetch_plugin() {
-    local package=$1 name=$2 plugins=$TOOLS_DIR/plugins own work
+    local package=$1 name=$2 plugins=$TOOLS_DIR/plugins own
     if [[ -x $plugins/$name ]] && "$plugins/$name" docker-cli-plugin-metadata >/dev/null 2>&1; then return; fi
     mkdir -p "$plugins"
     for own in "$HOME/.docker/cli-plugins" /usr/local/lib/docker/cli-plugins /usr/local/libexec/docker/cli-plugins \
@@ -126,29 +164,7 @@ fetch_plugin() {
             return
         fi
     done
-    local keyring=/usr/share/keyrings/debian-archive-keyring.gpg
-    [[ -r $keyring ]] || install_packages debian-archive-keyring
-    say "  fetching $package from Debian trixie into $TOOLS_DIR"
-    work=$TOOLS_DIR/apt
-    mkdir -p "$work"/{lists/partial,cache/archives/partial,parts,debs}
-    echo "deb [signed-by=$keyring] $DEBIAN_MIRROR trixie main" >"$work/sources.list"
-    : >"$work/status"
-    local -a apt=(-q -o "Dir::Etc::sourcelist=$work/sources.list" -o "Dir::Etc::sourceparts=$work/parts"
-        -o "Dir::State::lists=$work/lists" -o "Dir::State::status=$work/status" -o "Dir::Cache=$work/cache"
-        -o APT::Sandbox::User=root -o Acquire::Languages=none -o APT::Default-Release=)
-    if ! { apt-get "${apt[@]}" update && cd "$work/debs" && apt-get "${apt[@]}" download "$package"; } \
-        >"$work/log" 2>&1 </dev/null; then
-        tail -n 10 "$work/log" >&2
-        die "cannot fetch $package from $DEBIAN_MIRROR"
-    fi
-    cd "$REPO_ROOT" || exit
-    rm -rf "$work/tree"
-    dpkg-deb -x "$work/debs/${package}"_*.deb "$work/tree"
-    local found
-    found=$(find "$work/tree" -path "*/cli-plugins/$name" -type f -print -quit)
-    [[ -n $found ]] || die "$package does not hold the plugin $name"
-    install -m 755 "$found" "$plugins/$name"
-    rm -rf "$work/tree" "$work/debs"
+    fetch_from_trixie "$package" "cli-plugins/$name" "$plugins/$name"
     "$plugins/$name" docker-cli-plugin-metadata >/dev/null || die "$name of Debian trixie does not run here"
 }
 
@@ -162,18 +178,33 @@ plugin_config() {
     echo "$config"
 }
 
-# ensure_buildx / ensure_compose: set BUILDX_CONFIG / COMPOSE_CONFIG to a DOCKER_CONFIG folder with the
+# ensure_buildx / ensure_compose: set BUILDX_DOCKER_CONFIG / COMPOSE_DOCKER_CONFIG to a DOCKER_CONFIG folder with the
 # plugin. DOCKER_CONFIG of the caller stays as it is.
 # shellcheck disable=SC2034 # the caller reads them
 ensure_buildx() {
     fetch_plugin docker-buildx docker-buildx
-    BUILDX_CONFIG=$(plugin_config docker-buildx)
+    BUILDX_DOCKER_CONFIG=$(plugin_config docker-buildx)
 }
 # shellcheck disable=SC2034
 ensure_compose() {
     fetch_plugin docker-buildx docker-buildx
     fetch_plugin docker-compose docker-compose
-    COMPOSE_CONFIG=$(plugin_config docker-compose docker-buildx)
+    COMPOSE_DOCKER_CONFIG=$(plugin_config docker-compose docker-buildx)
+}
+
+# client_major DOCKER: the first number of a docker client's version.
+client_major() { "$1" --version 2>/dev/null | sed -n 's/^Docker version \([0-9]*\).*/\1/p'; }
+
+# ensure_client: sets DOCKER_CLIENT to a client of version 23 or newer, this machine's or Debian trixie's: one that
+# builds with BuildKit unasked.
+ensure_client() {
+    local -a here
+    mapfile -t here < <(type -ap docker)
+    for DOCKER_CLIENT in "${here[@]}" "$TOOLS_DIR/client/docker"; do
+        if [[ -x $DOCKER_CLIENT ]] && (($(client_major "$DOCKER_CLIENT") >= 23)); then return; fi
+    done
+    fetch_from_trixie docker-cli bin/docker "$DOCKER_CLIENT"
+    (($(client_major "$DOCKER_CLIENT") >= 23)) || die "the docker client of Debian trixie does not run here"
 }
 
 # ensure_cargo_deb: `cargo deb` works afterwards; it is built once, below $TOOLS_DIR.

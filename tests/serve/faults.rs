@@ -4,7 +4,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Output};
 use std::time::Duration;
 
-use super::support::{Serve, World, container_with, payload, signal, until, until_within};
+use super::support::{Serve, World, payload, processes_with, signal, step_runs, until, until_within};
 use crate::support::http::delivery;
 
 #[test]
@@ -56,8 +56,8 @@ fn readyz_says_that_docker_does_not_answer_while_healthz_lives() {
     assert_eq!(waiting["exit_code"], 6, "{waiting}");
 }
 
-/// A docker daemon of the test's own, which may come and go. Its network namespace is its own too: a daemon without a
-/// bridge removes the `docker0` that it finds, and that is the machine's.
+/// A docker daemon of the test's own, which may come and go. Its network namespace is its own too: its bridge would take
+/// the place of the machine's.
 struct Engine {
     dir: tempfile::TempDir,
     daemon: Option<Child>,
@@ -85,14 +85,7 @@ impl Engine {
         let daemon = Command::new("unshare")
             .args(["--net", "dockerd"])
             .args(["--data-root", &at("data"), "--exec-root", &at("exec"), "--pidfile", &at("pid")])
-            .args([
-                "--config-file",
-                &at("none.json"),
-                "--host",
-                &self.host(),
-                "--bridge=none",
-                "--iptables=false",
-            ])
+            .args(["--config-file", &at("none.json"), "--host", &self.host(), "--iptables=false"])
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .process_group(0)
@@ -127,6 +120,19 @@ impl Drop for Engine {
     }
 }
 
+/// Steps of an engine that goes away: the current one leaves them running.
+struct Left {
+    mark: String,
+    steps: Vec<u32>,
+}
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        let running = processes_with(&self.mark);
+        self.steps.iter().filter(|pid| running.contains(pid)).for_each(|pid| signal(*pid, "KILL"));
+    }
+}
+
 #[test]
 fn a_docker_daemon_that_goes_away_in_mid_build_costs_an_attempt_and_no_merge() {
     let world = World::new();
@@ -137,10 +143,8 @@ fn a_docker_daemon_that_goes_away_in_mid_build_costs_an_attempt_and_no_merge() {
     command.env("DOCKER_HOST", engine.host()).arg("serve");
     let serve = Serve::start(command, &world);
     let job = serve.deliver(&merge);
-    let containers = |engine: &Engine| {
-        String::from_utf8(engine.docker(&["ps", "--no-trunc", "--format", "{{.Command}}"]).stdout).unwrap()
-    };
-    until("the container runs", || containers(&engine).contains(&mark).then_some(()));
+    until("the step runs", || step_runs(&mark).then_some(()));
+    let left = Left { mark: mark.clone(), steps: processes_with(&mark) };
     engine.down();
     let waiting = until("the attempt has failed", || {
         let now = world.job(job);
@@ -150,29 +154,26 @@ fn a_docker_daemon_that_goes_away_in_mid_build_costs_an_attempt_and_no_merge() {
     assert_eq!(waiting["exit_code"], 6, "{waiting}");
     assert_eq!(serve.get("/healthz").status, 200);
     engine.up();
-    until("it is built again", || containers(&engine).contains(&mark).then_some(()));
+    let built_again = || processes_with(&mark).iter().any(|pid| !left.steps.contains(pid));
+    until("it is built again", || built_again().then_some(()));
     assert_eq!(world.job(job)["state"], "running");
     assert_eq!(serve.stop(), 0);
-    until_within(Duration::from_secs(5), "the container is gone", &mut || {
-        (!containers(&engine).contains(&mark)).then_some(())
-    });
+    until_within(Duration::from_secs(5), "the step is gone", &mut || (!built_again()).then_some(()));
 }
 
 #[test]
-fn a_job_that_hangs_is_ended_at_its_timeout_with_its_container() {
+fn a_job_that_hangs_is_ended_at_its_timeout_with_its_step() {
     let world = World::new();
     world.configure(|s| s.serve = "timeout = \"6s\"".to_owned());
     let mark = format!("72{:07}", fastrand::u32(..10_000_000));
     let merge = world.merge_run(&format!("/busybox sleep {mark}"));
     let serve = world.serve();
     let job = serve.deliver(&merge);
-    until("the container runs", || container_with(&mark).then_some(()));
+    until("the step runs", || step_runs(&mark).then_some(()));
     let failed = world.wait_for(job, "failed");
     assert_eq!((&failed["exit_code"], &failed["attempts"]), (&1.into(), &1.into()), "{failed}");
     assert!(failed["error"].as_str().unwrap().contains("timed out"), "{failed}");
-    until_within(Duration::from_secs(5), "the container is gone", &mut || {
-        (!container_with(&mark)).then_some(())
-    });
+    until_within(Duration::from_secs(5), "the step is gone", &mut || (!step_runs(&mark)).then_some(()));
     // The queue goes on.
     let next = world.merge_page("two");
     let next = serve.deliver(&next);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::support::{LONG, PAGE, World, container_with, payload, processes_with, until, until_within};
+use super::support::{LONG, PAGE, World, payload, processes_with, step_runs, until, until_within};
 use crate::support::http::delivery;
 
 #[test]
@@ -30,17 +30,15 @@ fn sigterm_leaves_the_running_job_queued_and_no_child_behind() {
 }
 
 #[test]
-fn sigterm_in_mid_build_ends_the_container_too() {
+fn sigterm_in_mid_build_ends_the_step_too() {
     let world = World::new();
     let mark = format!("71{:07}", fastrand::u32(..10_000_000));
     let merge = world.merge_run(&format!("/busybox sleep {mark}"));
     let serve = world.serve();
     serve.deliver(&merge);
-    until("the container runs", || container_with(&mark).then_some(()));
+    until("the step runs", || step_runs(&mark).then_some(()));
     assert_eq!(serve.stop(), 0);
-    until_within(Duration::from_secs(5), "the container is gone", &mut || {
-        (!container_with(&mark)).then_some(())
-    });
+    until_within(Duration::from_secs(5), "the step is gone", &mut || (!step_runs(&mark)).then_some(()));
 }
 
 #[test]

@@ -229,24 +229,28 @@ impl World {
         fs::create_dir_all(&place).unwrap();
         fs::copy("/bin/busybox", place.join("busybox")).expect("apt-get install busybox-static");
         let run = json!(["/busybox", "sh", "-c", command]);
-        let label = self.registry.address.port();
+        let test = self.dir.path().display();
         self.merge_image(
             "httpd",
-            // The label keeps the cached steps of one test's builds apart from another's.
-            &format!("FROM scratch\nLABEL test={label}\nCOPY busybox /busybox\nRUN {run}\nCOPY page /page\nCMD [\"/page\"]\n"),
+            // It keeps the cached steps of one test's builds apart from another's.
+            &format!("FROM scratch\nENV TEST={test}\nCOPY busybox /busybox\nRUN {run}\nCOPY page /page\nCMD [\"/page\"]\n"),
             "one",
         )
     }
 
     /// A docker CLI that waits while the file `hold` is there before each build, and then is the real one.
     pub(crate) fn hold_builds(&self) {
-        let script = self.path("docker-that-waits");
         let hold = self.path("hold");
         fs::write(&hold, "").unwrap();
-        let text = format!(
-            "#!/bin/sh\ncase \" $* \" in *' build '*) while [ -e {} ]; do sleep 0.05; done;; esac\nexec docker \"$@\"\n",
-            hold.display()
-        );
+        let wait = format!("while [ -e {} ]; do sleep 0.05; done", hold.display());
+        self.docker_first("docker-that-waits", &wait);
+    }
+
+    /// A docker CLI of this name that runs these commands of a shell before each build, and then is the real one.
+    pub(crate) fn docker_first(&self, name: &str, commands: &str) {
+        let script = self.path(name);
+        let text =
+            format!("#!/bin/sh\ncase \" $* \" in *' build '*) {commands};; esac\nexec docker \"$@\"\n");
         fs::write(&script, text).unwrap();
         Command::new("chmod").arg("755").arg(&script).status().unwrap();
         self.configure(|s| s.build = format!("docker = \"{}\"", script.display()));
@@ -321,7 +325,8 @@ impl World {
     pub(crate) fn digest(&self, image: &str, tag: &str) -> Option<String> {
         let request = format!(
             "HEAD /v2/{image}/manifests/{tag} HTTP/1.1\r\nHost: registry\r\nConnection: close\r\n\
-             Accept: application/vnd.docker.distribution.manifest.v2+json\r\n\r\n"
+             Accept: application/vnd.docker.distribution.manifest.v2+json\r\n\
+             Accept: application/vnd.oci.image.manifest.v1+json\r\n\r\n"
         );
         let answer = head_of(self.registry.address, &request);
         let status = answer.lines().next().unwrap().split(' ').nth(1).unwrap().to_owned();
@@ -483,9 +488,7 @@ pub(crate) fn stderr(out: &Output) -> String {
     String::from_utf8_lossy(&out.stderr).into_owned()
 }
 
-/// Whether docker runs a container whose command holds `mark`.
-pub(crate) fn container_with(mark: &str) -> bool {
-    let out = Command::new("docker").args(["ps", "--no-trunc", "--format", "{{.Command}}"]).output().unwrap();
-    assert!(out.status.success());
-    String::from_utf8_lossy(&out.stdout).contains(mark)
+/// Whether a step of a build runs whose command holds `mark`. BuildKit's steps are not among docker's containers.
+pub(crate) fn step_runs(mark: &str) -> bool {
+    !processes_with(mark).is_empty()
 }
