@@ -175,8 +175,7 @@ impl Step {
             return;
         }
         let tail = std::mem::take(&mut *self.tail.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut text =
-            format!("{}: FAILED ({}): {}", self.name, seconds(self.begun.elapsed()), why.trim_end());
+        let mut text = format!("{}: FAILED ({})", self.name, seconds(self.begun.elapsed()));
         // A log has the lines already.
         if !matches!(self.progress.0.style, Style::Log(_)) && !tail.is_empty() {
             text.push_str(&format!("\n  its last {} lines:", tail.len()));

@@ -207,17 +207,21 @@ fn plan(
     Ok(actions)
 }
 
+/// Causes that an error names; the documents have them all.
+const CAUSES: usize = 10;
+
 /// One failure that speaks for all images, with the hint of the first that has one.
 fn failed_images(document: &BuiltDocument, failures: &[(Kind, Option<String>)]) -> Option<Failure> {
     let kind = failures.iter().map(|(kind, _)| *kind).reduce(Kind::and)?;
     let hint = failures.iter().filter(|(k, _)| *k == kind).find_map(|(_, hint)| hint.clone());
     let failed: Vec<&Image> = document.images.iter().filter(|i| i.status == ImageStatus::Failed).collect();
     let names: Vec<&str> = failed.iter().map(|i| i.name.as_str()).collect();
-    let first = failed.iter().find_map(|i| i.error.clone()).unwrap_or_default();
     let text = format!("{} of {} images failed: {}", failed.len(), document.images.len(), names.join(", "));
-    let failure =
-        Failure::new(kind, anyhow::anyhow!("{}: {first}", names.first().unwrap_or(&"")).context(text));
-    Some(Failure { hint, ..failure })
+    let causes = failed.iter().take(CAUSES).rev();
+    let causes = causes.map(|i| format!("{}: {}", i.name, i.error.as_deref().unwrap_or("failed")));
+    let error =
+        causes.map(|cause| anyhow::anyhow!(cause)).reduce(|inner, outer| inner.context(outer.to_string()));
+    Some(Failure { kind, error: error?.context(text), hint })
 }
 
 /// What became of an image: its entry in the document, and for a failure its kind and hint.

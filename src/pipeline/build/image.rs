@@ -137,7 +137,18 @@ impl Work<'_> {
                 } else {
                     failure
                 };
-                step.failed(&failure.one_line());
+                match failure.kind {
+                    Kind::Interrupted | Kind::Terminated => {
+                        drop(step);
+                        self.site.progress.say(&format!("{}: {failure}", image.spec.name));
+                    }
+                    Kind::Failed
+                    | Kind::Usage
+                    | Kind::NothingToBuild
+                    | Kind::BadInput
+                    | Kind::Refused
+                    | Kind::Environment => step.failed(&failure.one_line()),
+                }
                 Err(failure)
             }
         }
