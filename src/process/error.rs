@@ -21,12 +21,12 @@ pub enum CommandError {
         source: std::io::Error,
     },
     /// It ended with an error.
-    #[error("`{command}` {status}{}", tail_text(.tail))]
+    #[error("`{command}` {}{}", ending(*.code), tail_text(.tail))]
     Exit {
         /// The command line, shortened and redacted.
         command: String,
-        /// How it ended, as a verb phrase.
-        status: String,
+        /// Its exit code; `None` where a signal ended it.
+        code: Option<i32>,
         /// Its last lines, redacted.
         tail: Vec<String>,
     },
@@ -74,6 +74,10 @@ impl CommandError {
         let tail = self.tail().join("\n").to_lowercase();
         texts.iter().any(|text| tail.contains(&text.to_lowercase()))
     }
+}
+
+fn ending(code: Option<i32>) -> String {
+    code.map_or_else(|| "was killed by a signal".to_owned(), |code| format!("ended with code {code}"))
 }
 
 /// The last lines, where there are few enough to stand in a message.
