@@ -5,10 +5,8 @@
 // Clippy knows `#[test]` functions as tests, but not the helpers beside them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
-mod config_cli;
 mod documents;
 mod evaluate_fixtures;
-mod git_sources;
 mod hook;
 mod house;
 mod init;
@@ -25,7 +23,9 @@ mod engine {
     mod build;
     mod catchup;
     mod ci_use;
+    mod config_cli;
     mod doctor;
+    mod git_sources;
     mod gitea;
     mod interrupt;
     mod jobs;

@@ -5,7 +5,8 @@
 # The package that brings a command.
 package_of() {
     case $1 in
-    docker | dockerd) echo docker.io ;;
+    docker) if debian_has_docker_cli; then echo docker-cli; else echo docker.io; fi ;;
+    dockerd) echo docker.io ;;
     iptables) echo iptables ;;
     docker-registry) echo docker-registry ;;
     busybox) echo busybox-static ;;
@@ -19,6 +20,9 @@ package_of() {
     *) echo "$1" ;;
     esac
 }
+
+# From Debian 13 on the client is a package of its own.
+debian_has_docker_cli() { (. /etc/os-release && [[ $ID == debian ]] && ((${VERSION_ID:-99} >= 13))); }
 
 # Installs packages without letting their services start. `apt-get update` runs only when the first try fails.
 install_packages() {
@@ -194,6 +198,13 @@ ensure_compose() {
 
 # client_major DOCKER: the first number of a docker client's version.
 client_major() { "$1" --version 2>/dev/null | sed -n 's/^Docker version \([0-9]*\).*/\1/p'; }
+
+# ensure_builder: docker here builds with BuildKit afterwards. A client before 23 does so by itself, a newer one needs buildx.
+ensure_builder() {
+    if (($(client_major docker) < 23)) || docker buildx version >/dev/null 2>&1; then return; fi
+    ensure_buildx
+    export DOCKER_CONFIG=$BUILDX_DOCKER_CONFIG
+}
 
 # ensure_client: sets DOCKER_CLIENT to a client of version 23 or newer, this machine's or Debian trixie's: one that
 # builds with BuildKit unasked.

@@ -1,13 +1,23 @@
 //! The program itself, run as a person would, with nothing of this machine's environment.
 
 #![allow(clippy::disallowed_methods, reason = "tests may spawn")]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a harness fails loudly")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a harness fails loudly")]
 #![allow(dead_code, unreachable_pub, reason = "a harness offers more than each test of the crate uses")]
 
 use std::path::Path;
 use std::process::Command;
 
 use super::engine;
+
+/// Whether this is root, as what follows has to be; without it that is said, and is a failure in CI.
+pub fn is_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        assert!(std::env::var_os("CI").is_none_or(|ci| ci.is_empty()), "this test has to run as root");
+        eprintln!("NOT RUN: it needs root");
+    }
+    root
+}
 
 /// What it did.
 #[derive(Debug)]
