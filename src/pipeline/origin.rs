@@ -69,9 +69,7 @@ impl Origin {
             (None, Some(url)) => Remote::typed(url).map_err(|error| {
                 Failure::new(Kind::BadInput, error).context(format!("clone_url of `{name}`"))
             })?,
-            (None, None) => {
-                Remote::typed(&format!("{}/{name}.git", forge.trim_end_matches('/'))).map_err(refused)?
-            }
+            (None, None) => Remote::of_forge(forge, name).map_err(refused)?,
         };
         let source = if itself { source_of(forge, name) } else { remote.source() };
         let mut secrets = rule.filter(|_| itself).map(|rule| rule.secrets.clone()).unwrap_or_default();

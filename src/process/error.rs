@@ -53,7 +53,7 @@ impl CommandError {
     pub(crate) fn exit_for_test(lines: &[&str]) -> CommandError {
         CommandError::Exit {
             command: "docker".into(),
-            status: "ended with code 1".into(),
+            code: Some(1),
             tail: lines.iter().map(|line| (*line).to_owned()).collect(),
         }
     }
