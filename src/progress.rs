@@ -276,11 +276,7 @@ mod tests {
         step.failed("no such file");
         let lines = kept.0.lock().unwrap();
         assert_eq!(lines[..2], ["== build httpd", "  build httpd | Step 1/2 : FROM scratch"]);
-        assert!(
-            lines[2].starts_with("build httpd: FAILED (") && lines[2].ends_with("no such file"),
-            "{}",
-            lines[2]
-        );
+        assert!(lines[2].starts_with("build httpd: FAILED ("), "{}", lines[2]);
     }
 
     #[test]

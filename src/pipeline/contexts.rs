@@ -1,7 +1,8 @@
 //! The build contexts of a commit on disk: each is written when the first image needs it, and shared by the others.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -87,8 +88,65 @@ impl<'a> Contexts<'a> {
         let mut written = self.written[first].lock().unwrap_or_else(PoisonError::into_inner);
         if !*written {
             checkout::write_out(self.site, self.origin, self.mirror, self.commit, &source.files, &tree)?;
+            for (what, paths) in stand_ins(&tree) {
+                let (first, more) = (crate::escape::shortened(&paths[0], 80), paths.len() - 1);
+                let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+                let name = &self.images[i].spec.name;
+                self.site.progress.warn(&format!("{name}: {first}{more}: {what}"));
+            }
             *written = true;
         }
         Ok(tree)
+    }
+}
+
+/// How files begin that are not what their names say, and what they are instead.
+const STAND_INS: [(&[u8], &str); 2] = [
+    (b"\0GITCRYPT\0", "encrypted by git-crypt; the image gets it as it is"),
+    (
+        b"version https://git-lfs.github.com/spec/v1\n",
+        "a git LFS pointer that no .gitattributes covers; the image gets the pointer",
+    ),
+];
+
+/// The files of a working copy that are not what their names say, by what they are.
+fn stand_ins(tree: &Path) -> BTreeMap<&'static str, Vec<String>> {
+    let mut found: BTreeMap<&'static str, Vec<String>> = BTreeMap::new();
+    let mut folders = vec![tree.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => folders.push(entry.path()),
+                Ok(kind) if kind.is_file() => {
+                    let mut start = Vec::new();
+                    let read =
+                        File::open(entry.path()).and_then(|file| file.take(64).read_to_end(&mut start));
+                    let what = STAND_INS.iter().find(|(mark, _)| read.is_ok() && start.starts_with(mark));
+                    if let (Some((_, what)), Ok(path)) = (what, entry.path().strip_prefix(tree)) {
+                        found.entry(what).or_default().push(path.display().to_string());
+                    }
+                }
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_are_not_what_their_names_say_are_found() {
+        let tree = tempfile::tempdir().unwrap();
+        fs::create_dir(tree.path().join("a")).unwrap();
+        fs::write(tree.path().join("a/key"), b"\0GITCRYPT\0xyz").unwrap();
+        fs::write(tree.path().join("a/big"), b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+            .unwrap();
+        fs::write(tree.path().join("a/readme"), b"about git-lfs and GITCRYPT").unwrap();
+        std::os::unix::fs::symlink("key", tree.path().join("a/link")).unwrap();
+        let found: Vec<Vec<String>> = stand_ins(tree.path()).into_values().collect();
+        assert_eq!(found, [["a/big"], ["a/key"]]);
     }
 }
