@@ -2,13 +2,14 @@
 //! broken.
 
 use std::fs::{self, File};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use sha2::{Digest as _, Sha256};
 
 use super::remote::Remote;
-use super::{Access, GitError, git, https_config, local_git, run};
+use super::{Access, GitError, git, http_config, local_git, run, version};
 use crate::cancel::Cancel;
 use crate::model::{BranchName, CommitSha};
 use crate::process::{CommandError, Tool};
@@ -18,6 +19,22 @@ const COMPLETE: &str = "swanci-mirror";
 
 /// How the name of a folder begins in which a mirror is being made.
 const HALF_MADE: &str = ".new-";
+
+/// Where commits are kept that were fetched by their id.
+const KEPT: &str = "refs/swanci/";
+
+const ALL_BRANCHES: &str = "+refs/heads/*:refs/heads/*";
+
+/// A fetch of exactly what is named; the remote and a refspec follow.
+const FETCH: [&str; 7] = [
+    "fetch",
+    "--quiet",
+    "--no-tags",
+    "--no-write-fetch-head",
+    "--no-recurse-submodules",
+    "--no-auto-maintenance",
+    "--end-of-options",
+];
 
 /// The mirror of one remote. It holds every commit of the branches that were fetched.
 pub struct Mirror<'a> {
@@ -59,22 +76,62 @@ impl<'a> Mirror<'a> {
 
     /// Gets a commit that no branch need name. Servers hand such commits out, so this proves nothing about it.
     pub fn fetch_commit(&self, commit: &CommitSha) -> Result<(), GitError> {
+        version(self.cancel)?;
         // A mirror that cannot say is fetched, and mended by that.
-        if self.dir.join(COMPLETE).exists() && self.has_commit(commit).unwrap_or(false) {
-            return Ok(());
+        match self.has_commit(commit) {
+            Ok(true) if self.dir.join(COMPLETE).exists() => return Ok(()),
+            Err(error @ GitError::NotACommit { .. }) => return Err(error),
+            Ok(_) | Err(_) => {}
         }
-        match self.fetch("+refs/heads/*:refs/heads/*", "branch") {
+        match self.fetch(ALL_BRANCHES, "branch") {
             Ok(()) if self.has_commit(commit)? => Ok(()),
             Ok(()) | Err(GitError::NoSuchRef { .. }) => {
-                let named = format!("refs/swanci/{commit}");
-                self.fetch(&format!("{commit}:{named}"), &format!("commit {commit}"))
+                let named = format!("{commit}:{KEPT}{commit}");
+                let fetched = self.fetch(&named, &format!("commit {commit}"));
+                fetched.and_then(|()| self.has_commit(commit).map(drop))
             }
             Err(error) => Err(error),
         }
     }
 
+    /// The commit whose id begins so.
+    ///
+    /// # Errors
+    /// [`GitError::Ambiguous`] where there are several, [`GitError::NoSuchRef`] where there is none.
+    pub fn resolve_abbreviation(&self, abbreviated: &str) -> Result<CommitSha, GitError> {
+        let abbreviated = abbreviated.to_ascii_lowercase();
+        let unknown = || GitError::NoSuchRef {
+            url: self.remote.as_git_url().to_owned(),
+            wanted: format!("commit {abbreviated}"),
+        };
+        let is_hex = abbreviated.bytes().all(|b| b.is_ascii_hexdigit());
+        if !is_hex || !(4..=40).contains(&abbreviated.len()) {
+            return Err(unknown());
+        }
+        let list = self.local().args(["rev-parse", &format!("--disambiguate={abbreviated}")]);
+        let ids = run(list, self.cancel)?.text();
+        let ask = self.local().args(["cat-file", "--batch-check"]).stdin(ids + "\n");
+        let types = run(ask, self.cancel)?.text();
+        let mut commits: Vec<String> = Vec::new();
+        let mut other = None;
+        for line in types.lines() {
+            match line.split(' ').collect::<Vec<_>>().as_slice() {
+                [id, "commit", _] => commits.push((*id).to_owned()),
+                [id, kind, size] if !size.is_empty() => other = Some(((*id).to_owned(), (*kind).to_owned())),
+                _ => {}
+            }
+        }
+        match (commits.as_slice(), other) {
+            ([commit], _) => commit.parse().map_err(|_| unknown()),
+            ([], Some((id, kind))) => Err(GitError::NotACommit { id, kind }),
+            ([], None) => Err(unknown()),
+            (_, _) => Err(GitError::Ambiguous { abbreviated, commits }),
+        }
+    }
+
     /// One fetch under the mirror's lock, on a mirror that is mended or made anew where it has to be.
     fn fetch(&self, refspec: &str, wanted: &str) -> Result<(), GitError> {
+        version(self.cancel)?;
         let _lock = self.lock()?;
         if self.dir.join(COMPLETE).exists() {
             self.remove_stale_locks();
@@ -83,45 +140,72 @@ impl<'a> Mirror<'a> {
                 outcome => return outcome,
             }
         }
-        self.create()?;
-        self.fetch_locked(refspec, wanted)
+        self.make_anew(refspec, wanted)
     }
 
     fn fetch_locked(&self, refspec: &str, wanted: &str) -> Result<(), GitError> {
         let url = self.remote.as_git_url();
-        self.networked()
-            .args(["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules"])
-            .args(["--no-auto-maintenance", "--end-of-options", url, refspec])
+        let done = self
+            .networked()?
+            .args(FETCH)
+            .args([url, refspec])
             .run(self.cancel)
-            .map_err(|error| GitError::from_fetch(url, wanted, error))?;
+            .map_err(|error| GitError::of_remote(url, wanted, error))?;
+        if let Some(error) = GitError::shallow(url, &done.tail) {
+            return Err(error);
+        }
         self.touch();
         Ok(())
     }
 
     /// Asks the remote for its default branch.
     pub fn default_branch(&self) -> Result<Option<BranchName>, GitError> {
+        version(self.cancel)?;
         let url = self.remote.as_git_url();
-        let done = git(self.remote.transports(), &self.network_config())
+        let done = self
+            .reaching()?
             .args(["ls-remote", "--symref", "--end-of-options", url, "HEAD"])
             .run(self.cancel)
-            .map_err(|error| GitError::from_fetch(url, "HEAD", error))?;
+            .map_err(|error| GitError::of_remote(url, "HEAD", error))?;
         Ok(done
             .text()
             .lines()
             .find_map(|line| line.strip_prefix("ref: refs/heads/")?.split('\t').next()?.parse().ok()))
     }
 
-    fn network_config(&self) -> Vec<(String, String)> {
+    /// A git that may reach the remote.
+    fn reaching(&self) -> Result<Tool, GitError> {
         let mut config = vec![("remote.origin.url".to_owned(), self.remote.as_git_url().to_owned())];
-        if let Some(base) = self.remote.https_base() {
-            config.extend(https_config(&base, self.access, self.remote.userinfo()));
+        config.extend(http_config(self.remote, self.access));
+        let mut tool = git(self.remote.transports(), &config);
+        if self.access.is_some_and(|access| access.ca_file.is_some()) {
+            // It would stand above the forge's own authority, for every host (git-config(1), `http.sslCAInfo`).
+            tool = tool.without("GIT_SSL_CAINFO");
         }
-        config
+        let safe = self.remote.safe_directories();
+        if safe.is_empty() {
+            return Ok(tool);
+        }
+        // git-upload-pack runs without the configuration of the environment, and reads safe.directory from the user's
+        // file alone (git-config(1)).
+        let quoted = |path: &String| path.replace('\\', "\\\\").replace('"', "\\\"");
+        let lines: String = safe.iter().map(|path| format!("\tdirectory = \"{}\"\n", quoted(path))).collect();
+        let (file, text) = (self.dir.with_extension("gitconfig"), format!("[safe]\n{lines}"));
+        if fs::read_to_string(&file).is_ok_and(|old| old == text) {
+            return Ok(tool.env("GIT_CONFIG_GLOBAL", file));
+        }
+        let folder = self.folder()?;
+        let written = tempfile::NamedTempFile::new_in(folder).and_then(|temporary| {
+            fs::write(temporary.path(), text)?;
+            temporary.persist(&file).map_err(|error| error.error)
+        });
+        written.map_err(|e| self.io_error(e))?;
+        Ok(tool.env("GIT_CONFIG_GLOBAL", file))
     }
 
     /// A git in this mirror that may reach the remote.
-    pub(super) fn networked(&self) -> Tool {
-        git(self.remote.transports(), &self.network_config()).arg(format!("--git-dir={}", self.dir.display()))
+    pub(super) fn networked(&self) -> Result<Tool, GitError> {
+        Ok(self.reaching()?.arg(format!("--git-dir={}", self.dir.display())))
     }
 
     /// A git in this mirror that may not.
@@ -129,24 +213,57 @@ impl<'a> Mirror<'a> {
         local_git(&self.dir)
     }
 
-    /// Throws away what is there and starts empty. The old one is moved aside first, so that a reader meets a whole
-    /// mirror or none.
-    fn create(&self) -> Result<(), GitError> {
-        let parent = self.dir.parent().unwrap_or(Path::new("."));
-        let made =
-            tempfile::Builder::new().prefix(HALF_MADE).tempdir_in(parent).map_err(|e| self.io_error(e))?;
-        let fresh = made.path().join("git");
-        run(git("none", &[]).args(["init", "--quiet", "--bare"]).arg(&fresh), self.cancel)?;
-        fs::write(fresh.join(COMPLETE), self.remote.as_git_url()).map_err(|e| self.io_error(e))?;
+    /// Fetches into an empty mirror, and puts it in the place of what is there. What other jobs may be at work with
+    /// comes along: every ref of the old one, or, where that cannot be read, every branch and every kept commit.
+    fn make_anew(&self, refspec: &str, wanted: &str) -> Result<(), GitError> {
+        let made = tempfile::Builder::new()
+            .prefix(HALF_MADE)
+            .tempdir_in(self.folder()?)
+            .map_err(|e| self.io_error(e))?;
+        let fresh = Mirror { dir: made.path().join("git"), ..*self };
+        run(git("none", &[]).args(["init", "--quiet", "--bare"]).arg(&fresh.dir), self.cancel)?;
+        if self.dir.exists() {
+            let old = git("file", &[]).arg(format!("--git-dir={}", fresh.dir.display())).args(FETCH);
+            let kept = old.arg(&self.dir).arg("+refs/*:refs/*").run(self.cancel);
+            if kept.is_err() {
+                self.cancel.check()?;
+                fresh.fetch_locked(ALL_BRANCHES, wanted)?;
+                for commit in self.kept_commits() {
+                    // The server may not hand it out any more.
+                    let _ = fresh.fetch_locked(&format!("{commit}:{KEPT}{commit}"), wanted);
+                }
+            }
+        }
+        let fetched = fresh.fetch_locked(refspec, wanted);
+        if !matches!(fetched, Ok(()) | Err(GitError::NoSuchRef { .. })) {
+            return fetched;
+        }
+        fs::write(fresh.dir.join(COMPLETE), self.remote.as_git_url()).map_err(|e| self.io_error(e))?;
         if self.dir.exists() {
             fs::rename(&self.dir, made.path().join("old")).map_err(|e| self.io_error(e))?;
         }
-        fs::rename(&fresh, &self.dir).map_err(|e| self.io_error(e))
+        fs::rename(&fresh.dir, &self.dir).map_err(|e| self.io_error(e))?;
+        fetched
+    }
+
+    /// The commits that were fetched by their id, from the names of files alone.
+    fn kept_commits(&self) -> Vec<CommitSha> {
+        let packed = fs::read_to_string(self.dir.join("packed-refs")).unwrap_or_default();
+        let packed = packed.lines().filter_map(|line| line.split_once(KEPT)?.1.parse().ok());
+        let loose = fs::read_dir(self.dir.join(KEPT)).into_iter().flatten().flatten();
+        let loose = loose.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        packed.chain(loose).collect()
+    }
+
+    /// The folder of all mirrors, which is private whatever the umask.
+    fn folder(&self) -> Result<&Path, GitError> {
+        let folder = self.dir.parent().unwrap_or(Path::new("."));
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        made.map(|()| folder).map_err(|e| self.io_error(e))
     }
 
     fn lock(&self) -> Result<File, GitError> {
-        let parent = self.dir.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(parent).map_err(|e| self.io_error(e))?;
+        self.folder()?;
         let path = self.dir.with_extension("lock");
         let file = File::create(path).map_err(|e| self.io_error(e))?;
         crate::lock::exclusive(&file, self.cancel)?.map_err(|e| self.io_error(e))?;
@@ -181,10 +298,19 @@ impl<'a> Mirror<'a> {
     }
 
     /// Whether the mirror holds this commit.
+    ///
+    /// # Errors
+    /// [`GitError::NotACommit`] where the id is that of another object.
     pub fn has_commit(&self, commit: &CommitSha) -> Result<bool, GitError> {
         // An absent object is an answer, not an error: a git that could not be run must not look like one.
-        let tool = self.local().args(["cat-file", "--batch-check"]).stdin(format!("{commit}^{{commit}}\n"));
-        Ok(!run(tool, self.cancel)?.text().ends_with(" missing"))
+        let tool = self.local().args(["cat-file", "--batch-check"]).stdin(format!("{commit}\n"));
+        let text = run(tool, self.cancel)?.text();
+        match text.split(' ').collect::<Vec<_>>().as_slice() {
+            [_, "commit", _] => Ok(true),
+            [_, "missing"] => Ok(false),
+            [id, kind, _] => Err(GitError::NotACommit { id: (*id).to_owned(), kind: (*kind).to_owned() }),
+            _ => Err(GitError::Unexpected(format!("cat-file {commit}: {text}"))),
+        }
     }
 
     /// Whether `ancestor` can be reached from `descendant`: the proof of merge. An unknown commit cannot.
@@ -196,8 +322,8 @@ impl<'a> Mirror<'a> {
         match asked {
             Ok(_) => Ok(true),
             // git-merge-base(1): 1 is "no"; anything else is an error.
-            Err(CommandError::Exit { ref status, .. }) if status == "ended with code 1" => Ok(false),
-            Err(error) => Err(GitError::Command(error)),
+            Err(CommandError::Exit { code: Some(1), .. }) => Ok(false),
+            Err(error) => Err(GitError::of_local(self.remote.as_git_url(), error)),
         }
     }
 
@@ -257,6 +383,7 @@ pub fn remove_unused_mirrors(state_dir: &Path, age: Duration, now: SystemTime) -
         let unused = older_than(age, fs::metadata(dir.join(COMPLETE)).and_then(|m| m.modified()));
         let free = File::create(dir.with_extension("lock")).is_ok_and(|lock| lock.try_lock().is_ok());
         if unused && free && fs::remove_dir_all(&dir).is_ok() {
+            let _ = fs::remove_file(dir.with_extension("gitconfig"));
             removed += 1;
         }
     }

@@ -6,11 +6,13 @@ use secrecy::SecretString;
 
 use crate::model::{ForgeName, RepoName};
 
-/// How a remote is reached. Nothing else is spoken: no `git://`, no `http://`, no remote helpers.
+/// How a remote is reached. Nothing else is spoken: no `git://`, no remote helpers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
     /// `https://`.
     Https,
+    /// `http://`, only to a forge whose configured `url` says so.
+    Http,
     /// `ssh://`, or `user@host:path`.
     Ssh,
     /// A path on this machine, which a person typed or configured.
@@ -29,6 +31,8 @@ pub struct Remote {
     path: String,
     /// A user and password that stood in a typed URL.
     userinfo: Option<(String, SecretString)>,
+    /// Whether a person named it; otherwise a repository's `.gitmodules` did.
+    is_named_by_a_person: bool,
 }
 
 /// Why a URL is not used.
@@ -99,13 +103,30 @@ impl Remote {
         let right = match remote.transport {
             Transport::Https => remote.userinfo.is_none() && !remote.url.contains('@'),
             Transport::Ssh => remote.url.starts_with("ssh://git@") || remote.url.starts_with("git@"),
-            Transport::File => false,
+            Transport::Http | Transport::File => false,
         };
         if right && remote.host == host && remote.path.eq_ignore_ascii_case(repository.as_str()) {
             Ok(remote)
         } else {
             Err(refused())
         }
+    }
+
+    /// A repository of a forge, by the forge's configured `url` and the full name. Plain http where that says so.
+    pub fn of_forge(forge: &str, repository: &RepoName) -> Result<Remote, RemoteError> {
+        let malformed =
+            || RemoteError::Malformed(forge.chars().flat_map(char::escape_debug).take(200).collect());
+        let url = format!("{}/{repository}.git", forge.trim_end_matches('/'));
+        let transport = match forge.split_once("://") {
+            Some(("https", _)) => Transport::Https,
+            Some(("http", _)) => Transport::Http,
+            _ => return Err(malformed()),
+        };
+        let odd = |c: char| c.is_control() || matches!(c, '\\' | '@');
+        if forge.chars().any(odd) || url::Url::parse(forge).is_err() {
+            return Err(malformed());
+        }
+        Remote::url(&url, transport).ok_or_else(malformed)
     }
 
     fn url(text: &str, transport: Transport) -> Option<Remote> {
@@ -116,7 +137,7 @@ impl Remote {
         }
         let mut userinfo = None;
         // A user without a password is a token in https, and only a user in ssh.
-        if parsed.password().is_some() || (transport == Transport::Https && !parsed.username().is_empty()) {
+        if parsed.password().is_some() || (transport != Transport::Ssh && !parsed.username().is_empty()) {
             let password = parsed.password().unwrap_or("").to_owned();
             if transport == Transport::Ssh {
                 return None;
@@ -147,7 +168,14 @@ impl Remote {
         if let Some((_, secret)) = &userinfo {
             crate::redact::register(secret);
         }
-        Some(Remote { url: parsed.to_string(), transport, host: place, path, userinfo })
+        Some(Remote {
+            url: parsed.to_string(),
+            transport,
+            host: place,
+            path,
+            userinfo,
+            is_named_by_a_person: true,
+        })
     }
 
     fn scp(text: &str, user_host: &str, path: &str) -> Option<Remote> {
@@ -162,6 +190,7 @@ impl Remote {
             host: host.to_ascii_lowercase(),
             path: trim_path(path)?,
             userinfo: None,
+            is_named_by_a_person: true,
         })
     }
 
@@ -175,6 +204,7 @@ impl Remote {
             transport: Transport::File,
             host: String::new(),
             userinfo: None,
+            is_named_by_a_person: true,
         })
     }
 
@@ -197,21 +227,48 @@ impl Remote {
     pub(super) fn transports(&self) -> &'static str {
         match self.transport {
             Transport::Https => "https",
+            Transport::Http => "http",
             Transport::Ssh => "ssh",
             Transport::File => "file",
         }
     }
 
-    /// `https://host[:port]/`, the scope of an Authorization header.
-    pub(super) fn https_base(&self) -> Option<String> {
-        (self.transport == Transport::Https).then(|| format!("https://{}/", self.host))
+    /// `https://host[:port]/`, the scope of a typed login.
+    pub(super) fn http_base(&self) -> Option<String> {
+        match self.transport {
+            Transport::Https => Some(format!("https://{}/", self.host)),
+            Transport::Http => Some(format!("http://{}/", self.host)),
+            Transport::Ssh | Transport::File => None,
+        }
+    }
+
+    /// Whether it lies below this URL of a forge: the same scheme, host and port, and a path below the URL's.
+    pub(super) fn is_below(&self, forge: &str) -> bool {
+        let (Some(base), Ok(forge)) = (self.http_base(), url::Url::parse(forge)) else { return false };
+        let Ok(base) = url::Url::parse(&base) else { return false };
+        let prefix = forge.path().trim_matches('/');
+        base.origin() == forge.origin()
+            && (prefix.is_empty() || self.path.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/')))
+    }
+
+    /// What git's `safe.directory` has to name so that it reads a path that another user owns; none for a path that no
+    /// person named.
+    pub(super) fn safe_directories(&self) -> Vec<String> {
+        // `/*` would mean all below it (git-config(1), `safe.directory`).
+        if self.transport != Transport::File || !self.is_named_by_a_person || self.url.ends_with("/*") {
+            return Vec::new();
+        }
+        // The places in which git looks for the repository of a path (gitrepository-layout(5)).
+        ["", "/.git", ".git", ".git/.git"].map(|end| format!("{}{end}", self.url)).to_vec()
     }
 
     /// Where git-lfs finds this remote's files by its own rule (git-lfs, docs/api/server-discovery.md).
     pub(super) fn lfs_url(&self) -> String {
         match self.transport {
-            Transport::Https if self.url.ends_with(".git") => format!("{}/info/lfs", self.url),
-            Transport::Https => format!("{}.git/info/lfs", self.url.trim_end_matches('/')),
+            Transport::Https | Transport::Http if self.url.ends_with(".git") => {
+                format!("{}/info/lfs", self.url)
+            }
+            Transport::Https | Transport::Http => format!("{}.git/info/lfs", self.url.trim_end_matches('/')),
             Transport::Ssh => self.url.clone(),
             Transport::File => format!("file://{}", self.url),
         }
@@ -227,6 +284,7 @@ impl Remote {
     pub fn source(&self) -> String {
         match self.transport {
             Transport::Https | Transport::Ssh => format!("https://{}/{}", self.host, self.path),
+            Transport::Http => format!("http://{}/{}", self.host, self.path),
             Transport::File => format!("file:///{}", self.path),
         }
     }
@@ -235,7 +293,7 @@ impl Remote {
     pub fn repository_name(&self) -> Option<RepoName> {
         let parts: Vec<&str> = self.path.split('/').collect();
         let take = match self.transport {
-            Transport::Https | Transport::Ssh => parts.len().min(2),
+            Transport::Https | Transport::Http | Transport::Ssh => parts.len().min(2),
             Transport::File => 1,
         };
         let name: String = parts[parts.len() - take..].join("/");
@@ -253,12 +311,13 @@ impl Remote {
     }
 
     /// A submodule's URL as this remote's repository states it: absolute, or relative to this one
-    /// (git-submodule(1), `add`). Only on the same host.
+    /// (git-submodule(1), `add`). It stays on the same host; below a path, it is relative and stays in the folder that
+    /// this one lies in.
     pub fn submodule(&self, stated: &str) -> Result<Remote, RemoteError> {
         let outside =
             || RemoteError::Malformed(stated.chars().flat_map(char::escape_debug).take(200).collect());
         let relative = stated.starts_with("./") || stated.starts_with("../");
-        let mut remote = if relative {
+        let url = if relative {
             let mut base: Vec<&str> = self.url.trim_end_matches('/').split('/').collect();
             for part in stated.split('/') {
                 match part {
@@ -271,20 +330,35 @@ impl Remote {
                     part => base.push(part),
                 }
             }
-            Remote::typed(&base.join("/"))?
+            base.join("/")
         } else {
-            Remote::typed(stated)?
+            stated.to_owned()
         };
+        let mut remote = match self.transport {
+            Transport::File if relative => Remote::path(&url).ok_or_else(outside)?,
+            Transport::File => return Err(outside()),
+            Transport::Http if url.starts_with("http://") => {
+                Remote::url(&url, Transport::Http).ok_or_else(outside)?
+            }
+            Transport::Https | Transport::Http | Transport::Ssh => Remote::typed(&url)?,
+        };
+        let stays = match self.transport {
+            Transport::File => {
+                let folder = Path::new(&self.url).parent().filter(|folder| *folder != Path::new("/"));
+                folder.is_some_and(|folder| Path::new(&remote.url).starts_with(folder))
+            }
+            Transport::Https | Transport::Http | Transport::Ssh => {
+                remote.host == self.host && remote.transport != Transport::File
+            }
+        };
+        if !stays {
+            return Err(outside());
+        }
         if remote.transport == Transport::Https && self.transport == Transport::Https {
             remote.userinfo = remote.userinfo.or_else(|| self.userinfo.clone());
         }
-        if remote.host == self.host
-            && (remote.transport == Transport::File) == (self.transport == Transport::File)
-        {
-            Ok(remote)
-        } else {
-            Err(outside())
-        }
+        remote.is_named_by_a_person = false;
+        Ok(remote)
     }
 }
 

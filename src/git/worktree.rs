@@ -87,7 +87,13 @@ impl Mirror<'_> {
             LfsUse::NotUsed => self.local(),
             LfsUse::Used => self.with_lfs()?,
         };
-        run(in_copy(git).args(["checkout-index", "--all", "--force", "--quiet"]), self.cancel())?;
+        let write = in_copy(git).args(["checkout-index", "--all", "--force", "--quiet"]);
+        match entries.lfs {
+            LfsUse::NotUsed => run(write, self.cancel())?,
+            LfsUse::Used => write
+                .run(self.cancel())
+                .map_err(|error| GitError::of_remote(self.remote().as_git_url(), "LFS object", error))?,
+        };
         Ok(entries.gitlinks)
     }
 
@@ -144,7 +150,7 @@ impl Mirror<'_> {
             "lfs.skipdownloaderrors=false",
             &url,
         ];
-        Ok(self.networked().args(config.iter().flat_map(|entry| ["-c", entry])))
+        Ok(self.networked()?.args(config.iter().flat_map(|entry| ["-c", entry])))
     }
 
     fn place_error(&self, place: &Path, source: std::io::Error) -> GitError {

@@ -21,12 +21,12 @@ pub enum CommandError {
         source: std::io::Error,
     },
     /// It ended with an error.
-    #[error("`{command}` {status}{}", tail_text(.tail))]
+    #[error("`{command}` {}{}", ending(*.code), tail_text(.tail))]
     Exit {
         /// The command line, shortened and redacted.
         command: String,
-        /// How it ended, as a verb phrase.
-        status: String,
+        /// Its exit code; `None` where a signal ended it.
+        code: Option<i32>,
         /// Its last lines, redacted.
         tail: Vec<String>,
     },
@@ -53,7 +53,7 @@ impl CommandError {
     pub(crate) fn exit_for_test(lines: &[&str]) -> CommandError {
         CommandError::Exit {
             command: "docker".into(),
-            status: "ended with code 1".into(),
+            code: Some(1),
             tail: lines.iter().map(|line| (*line).to_owned()).collect(),
         }
     }
@@ -74,6 +74,10 @@ impl CommandError {
         let tail = self.tail().join("\n").to_lowercase();
         texts.iter().any(|text| tail.contains(&text.to_lowercase()))
     }
+}
+
+fn ending(code: Option<i32>) -> String {
+    code.map_or_else(|| "was killed by a signal".to_owned(), |code| format!("ended with code {code}"))
 }
 
 /// The last lines, where there are few enough to stand in a message.

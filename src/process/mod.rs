@@ -140,6 +140,13 @@ impl Tool {
         self
     }
 
+    /// Takes a variable away.
+    #[must_use]
+    pub(crate) fn without(mut self, name: &str) -> Tool {
+        self.env.remove(OsStr::new(name));
+        self
+    }
+
     /// Hands on a variable of swanci's own environment where it is set.
     #[must_use]
     pub fn inherit(mut self, names: &[&str]) -> Tool {
@@ -221,7 +228,7 @@ impl Tool {
                 Ok(Finished { stdout: lines.captured, tail: lines.tail.into() })
             }
             Watched::Ended(status) => {
-                Err(CommandError::Exit { command, status: describe(status), tail: lines.tail.into() })
+                Err(CommandError::Exit { command, code: status.code(), tail: lines.tail.into() })
             }
         }
     }
@@ -231,15 +238,6 @@ impl fmt::Debug for Tool {
     /// Without the environment: it may hold a token.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.shown())
-    }
-}
-
-fn describe(status: std::process::ExitStatus) -> String {
-    use std::os::unix::process::ExitStatusExt as _;
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("ended with code {code}"),
-        (None, Some(signal)) => format!("was killed by signal {signal}"),
-        (None, None) => "ended".to_owned(),
     }
 }
 

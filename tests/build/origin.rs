@@ -166,7 +166,7 @@ fn submodules_come_from_the_same_host_only_and_only_when_asked_for() {
     library.commit("library");
     let repository = &scene.repository;
     repository.write("a/Dockerfile", "FROM scratch\nCOPY . /\n");
-    repository.git(&["submodule", "--quiet", "add", &library.url(), "a/library"]);
+    repository.git(&["submodule", "--quiet", "add", &library.beside(), "a/library"]);
     repository.images(&[json!({"service_name": "a", "version": "1"})]);
     let first = repository.commit("with a submodule");
     let file = |commit: &str| {
@@ -179,11 +179,34 @@ fn submodules_come_from_the_same_host_only_and_only_when_asked_for() {
     assert_eq!(file(&first).unwrap(), b"from the submodule");
 
     let text = std::fs::read_to_string(repository.file(".gitmodules")).unwrap();
-    for url in ["https://127.0.0.1:1/x.git", "ext::sh -c x", "ssh://git@127.0.0.1/x"] {
-        repository.write(".gitmodules", text.replace(&library.url(), url));
+    // A path leads to other repositories of the machine: only those beside the configured one may be named.
+    let file_url = format!("file://{}", library.url());
+    for url in [
+        "https://127.0.0.1:1/x.git",
+        "ext::sh -c x",
+        "ssh://git@127.0.0.1/x",
+        &library.url(),
+        &file_url,
+        "/etc",
+        "../../etc",
+        "../../../../../../srv/git/x",
+        "./../../x",
+        "../x/../../x",
+        "..",
+    ] {
+        repository.write(".gitmodules", text.replace(&library.beside(), url));
         let commit = repository.commit("elsewhere");
         scene.build(&commit, &[]).ended(5).saying(&["a/library"]);
     }
+    // A link beside it leads no further.
+    let link = tempfile::Builder::new().prefix(".link").tempdir().unwrap();
+    let (inside, name) = (link.path().join("x"), link.path().file_name().unwrap().to_str().unwrap());
+    std::os::unix::fs::symlink("/", &inside).unwrap();
+    let url = format!("../{name}/x/{}", library.url());
+    repository.write(".gitmodules", text.replace(&library.beside(), &url));
+    scene.build(&repository.commit("back by a link"), &[]).ended(0);
+    repository.write(".gitmodules", text.replace(&library.beside(), &format!("../{name}/x/etc")));
+    scene.build(&repository.commit("out by a link"), &["--force"]).ended(5).saying(&["a/library"]);
 }
 
 #[test]

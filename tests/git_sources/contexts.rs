@@ -99,8 +99,8 @@ fn what_decides_the_content_from_outside_the_context_is_an_input() {
     library.write("part", "1");
     library.commit("library");
     r.write("x/a/Dockerfile", "FROM scratch\nCOPY . /\n").write("x/a/file", "1\n").write("x/b/file", "1\n");
-    r.git(&["submodule", "--quiet", "add", &library.url(), "x/a/library"]);
-    r.git(&["submodule", "--quiet", "add", &library.url(), "elsewhere"]);
+    r.git(&["submodule", "--quiet", "add", &library.beside(), "x/a/library"]);
+    r.git(&["submodule", "--quiet", "add", &library.beside(), "elsewhere"]);
     r.write(".gitattributes", "*.never eol=lf\n");
     r.images(&[json!({"service_name": "a", "version": "1", "context": "x/a"})]);
     let first = r.commit("first");
@@ -123,7 +123,7 @@ fn what_decides_the_content_from_outside_the_context_is_an_input() {
         (
             "unchanged",
             "the URL of a submodule that is not checked out",
-            Box::new(|| r.write(".gitmodules", gitmodules.replace(&library.url(), "../x"))),
+            Box::new(|| r.write(".gitmodules", gitmodules.replace(&library.beside(), "../x"))),
         ),
     ];
     for (expected, what, change) in cases {
@@ -141,7 +141,7 @@ fn what_decides_the_content_from_outside_the_context_is_an_input() {
     let second = r.commit("second");
     scene.run(&second, &[]).ended(0);
     assert_eq!(file(&scene, "a", &second, "/library/part").unwrap(), b"1");
-    let elsewhere = library.url();
+    let elsewhere = library.beside();
     for (expected, from, to) in [
         ("unchanged", format!("path = elsewhere\n\turl = {elsewhere}"), "path = elsewhere\n\turl = ../x"),
         ("planned", format!("path = x/a/library\n\turl = {elsewhere}"), "path = x/a/library\n\turl = ../x"),
@@ -180,7 +180,7 @@ fn a_context_behind_a_link_is_the_one_that_the_link_means() {
     r.write(".gitattributes", "/real/deep/plain/file text eol=crlf\n");
     r.write("real/deep/plain/Dockerfile", "FROM scratch\nCOPY . /\n");
     r.write("real/deep/plain/file", "line\n");
-    r.git(&["submodule", "--quiet", "add", &library.url(), "real/deep/plain/library"]);
+    r.git(&["submodule", "--quiet", "add", &library.beside(), "real/deep/plain/library"]);
     r.symlink("links/folder", "../real/./deep").symlink("links/whole", "folder/../deep/plain/");
     scene.configure("submodules = true");
     let contexts = ["real/deep/plain", "links/folder/plain", "links/whole"];

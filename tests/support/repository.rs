@@ -40,6 +40,11 @@ impl Repository {
         self.path().display().to_string()
     }
 
+    /// The URL by which another repository of the tests names this one as a submodule.
+    pub fn beside(&self) -> String {
+        format!("../{}", self.path().file_name().unwrap().to_str().unwrap())
+    }
+
     /// Runs git here and returns what it prints.
     pub fn git(&self, args: &[&str]) -> String {
         self.git_with(args, &[])

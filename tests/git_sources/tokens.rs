@@ -1,0 +1,192 @@
+#![allow(clippy::disallowed_methods, reason = "tests may spawn")]
+
+use std::io::Write as _;
+
+use swanci::cancel::Cancel;
+use swanci::git::{Access, Fault, GitError, Mirror, Remote};
+use swanci::model::RepoName;
+
+use super::{PlainServer, plain_server};
+use crate::support::registry::Ca;
+use crate::support::repository::Repository;
+
+const TOKEN: &str = "canary-token-51f0";
+
+fn access(forge: String) -> Access {
+    Access { forge, login: "gitlab-ci-token".to_owned(), token: Some(TOKEN.to_owned().into()), ca_file: None }
+}
+
+fn served() -> (Repository, PlainServer) {
+    let repository = Repository::new();
+    repository.write("file", "1");
+    repository.commit("first");
+    repository.git(&["update-server-info"]);
+    let server = plain_server(repository.path().join(".git"), |_| true);
+    (repository, server)
+}
+
+fn fetch(remote: &Remote, access: &[Access]) -> Result<String, GitError> {
+    let (state, cancel) = (tempfile::tempdir().unwrap(), Cancel::new());
+    let mirror = Mirror::of(state.path(), remote, access, &cancel);
+    mirror.fetch_branch(&"main".parse().unwrap()).map(|commit| commit.to_string())
+}
+
+fn name(text: &str) -> RepoName {
+    text.parse().unwrap()
+}
+
+#[test]
+fn a_token_goes_to_its_forges_host_port_and_path_and_nowhere_else() {
+    use base64::Engine as _;
+    let pair = format!("gitlab-ci-token:{TOKEN}");
+    let header = format!("Authorization: Basic {}", base64::engine::general_purpose::STANDARD.encode(pair));
+    let (repository, server) = served();
+    let port = server.port;
+    let base = format!("http://127.0.0.1:{port}");
+    let sent = |forge: &str, remote: &str| {
+        server.seen.lock().unwrap().clear();
+        let remote = Remote::of_forge(remote, &name("acme/shop")).unwrap();
+        assert_eq!(fetch(&remote, &[access(forge.to_owned())]).unwrap(), repository.head());
+        let seen = server.seen.lock().unwrap();
+        assert!(!seen.is_empty());
+        seen.iter().all(|head| head.contains(&header))
+    };
+    assert!(sent(&base, &base));
+    assert!(sent(&format!("{base}/"), &base));
+    assert!(sent(&base, &format!("{base}/prefix")));
+    assert!(sent(&format!("{base}/prefix"), &format!("{base}/prefix/")));
+    for other in [
+        format!("http://127.0.0.1:{}", port ^ 1),
+        "http://127.0.0.1".to_owned(),
+        format!("https://127.0.0.1:{port}"),
+        format!("http://localhost:{port}"),
+        format!("{base}/prefix"),
+        format!("{base}/acm"),
+        format!("{base}/acme/shop"),
+        "not a url".to_owned(),
+    ] {
+        assert!(!sent(&other, &base), "{other}");
+    }
+    assert!(!sent(&format!("{base}/pre"), &format!("{base}/prefix")));
+}
+
+#[test]
+fn a_storage_of_lfs_files_on_another_host_gets_no_token() {
+    let repository = Repository::new();
+    repository.git(&["config", "filter.lfs.clean", "git-lfs clean -- %f"]);
+    repository.write(".gitattributes", "*.bin filter=lfs diff=lfs merge=lfs -text\n");
+    repository.write("Dockerfile", "FROM scratch\n").write("large.bin", "the content itself");
+    let commit = repository.commit("with LFS").parse().unwrap();
+    repository.git(&["update-server-info"]);
+    let pointer = repository.git(&["show", "HEAD:large.bin"]);
+    let oid = pointer.split("sha256:").nth(1).unwrap()[..64].to_owned();
+    let storage = tempfile::tempdir().unwrap();
+    std::fs::write(storage.path().join(&oid), "the content itself").unwrap();
+    let storage = plain_server(storage.keep(), |_| true);
+    let batch = serde_json::json!({"transfer": "basic", "objects": [{"oid": oid, "size": 18, "authenticated": true,
+        "actions": {"download": {"href": format!("http://127.0.0.1:{}/shop.git/{oid}", storage.port)}}}]});
+    repository.write(".git/info/lfs/objects/batch", batch.to_string());
+    let server = plain_server(repository.path().join(".git"), |_| true);
+    let base = format!("http://127.0.0.1:{}", server.port);
+    let remote = Remote::of_forge(&base, &name("acme/shop")).unwrap();
+    let (state, cancel, access) = (tempfile::tempdir().unwrap(), Cancel::new(), [access(base)]);
+    let mirror = Mirror::of(state.path(), &remote, &access, &cancel);
+    mirror.fetch_branch(&"main".parse().unwrap()).unwrap();
+    let files = mirror.context_files(&commit, &[(".", "Dockerfile")], false).unwrap().remove(0).unwrap();
+    let copy = tempfile::tempdir().unwrap();
+    mirror.check_out_context(&files, copy.path()).unwrap();
+    assert_eq!(std::fs::read(copy.path().join("large.bin")).unwrap(), b"the content itself");
+    let asked = |server: &PlainServer, path: &str| -> Vec<String> {
+        server.seen.lock().unwrap().iter().filter(|head| head.contains(path)).cloned().collect()
+    };
+    let (batch, download) = (asked(&server, "objects/batch"), asked(&storage, &oid));
+    assert!(batch.iter().any(|head| head.contains("Authorization: Basic")), "{batch:?}");
+    assert!(
+        !download.is_empty() && !download.iter().any(|head| head.contains("Authorization")),
+        "{download:?}"
+    );
+}
+
+#[test]
+fn a_forges_own_authority_is_trusted_for_it() {
+    let (repository, server) = served();
+    let ca = Ca::new("test");
+    let port = super::tls_server(&ca, &["127.0.0.1"], &server);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), &ca.pem).unwrap();
+    let forge = format!("https://127.0.0.1:{port}");
+    let remote = Remote::of_forge(&forge, &name("acme/shop")).unwrap();
+    let with = |ca_file| Access { ca_file, ..access(forge.clone()) };
+    assert_eq!(fetch(&remote, &[with(Some(file.path().to_owned()))]).unwrap(), repository.head());
+    let error = fetch(&remote, &[with(None)]).unwrap_err();
+    assert!(matches!(error, GitError::Remote { fault: Fault::UnknownAuthority, .. }), "{error:?}");
+}
+
+#[test]
+fn plain_http_is_spoken_only_to_a_forge_whose_url_says_so() {
+    let (repository, server) = served();
+    let base = format!("http://127.0.0.1:{}", server.port);
+    let remote = Remote::of_forge(&base, &name("acme/shop")).unwrap();
+    assert_eq!(fetch(&remote, &[]).unwrap(), repository.head());
+    assert_eq!(remote.source(), format!("{base}/acme/shop"));
+    assert_eq!(remote.submodule("../shop.git").unwrap().as_git_url(), format!("{base}/acme/shop.git"));
+    assert!(remote.submodule("http://127.0.0.1:1/x").is_err());
+    Remote::typed(&format!("{base}/acme/shop.git")).unwrap_err();
+    let secure = Remote::typed("https://127.0.0.1/acme/shop.git").unwrap();
+    secure.submodule("http://127.0.0.1/acme/x").unwrap_err();
+    for bad in
+        ["", "ftp://h", "/srv", "h", "https://u:p@h", "https://u@h", "https://", "https://h\\@x", "ext::x"]
+    {
+        assert!(Remote::of_forge(bad, &name("acme/shop")).is_err(), "{bad}");
+    }
+    let prefixed = Remote::of_forge("https://Git.example.org:443/forge/", &name("acme/shop")).unwrap();
+    assert_eq!(prefixed.as_git_url(), "https://git.example.org/forge/acme/shop.git");
+}
+
+fn import(repository: &Repository, stream: &str) {
+    let mut child = std::process::Command::new("git")
+        .args(["fast-import", "--quiet"])
+        .current_dir(repository.path())
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(stream.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn an_abbreviated_commit_is_one_commit_or_an_error() {
+    let repository = Repository::new();
+    let (state, cancel) = (tempfile::tempdir().unwrap(), Cancel::new());
+    // So many that two of them begin with the same four digits; their ids are the same in every run.
+    let commits: String = (0..2000)
+        .map(|i| {
+            format!("commit refs/heads/main\ncommitter A <a@b.org> {} +0000\ndata 1\nx\n", 1_700_000_000 + i)
+        })
+        .collect();
+    import(&repository, &commits);
+    let mut commits: Vec<String> = repository.git(&["rev-list", "main"]).lines().map(str::to_owned).collect();
+    commits.sort();
+    let pair = commits.windows(2).find(|pair| pair[0][..4] == pair[1][..4]).unwrap();
+    let shared = (pair[0].clone(), pair[1].clone());
+    let remote = Remote::typed(&repository.url()).unwrap();
+    let mirror = Mirror::of(state.path(), &remote, &[], &cancel);
+    mirror.fetch_branch(&"main".parse().unwrap()).unwrap();
+    for commit in [&shared.0, &shared.1] {
+        for length in [12, 20, 40] {
+            assert_eq!(mirror.resolve_abbreviation(&commit[..length]).unwrap().as_str(), commit);
+        }
+        let upper = commit[..12].to_uppercase();
+        assert_eq!(mirror.resolve_abbreviation(&upper).unwrap().as_str(), commit);
+    }
+    match mirror.resolve_abbreviation(&shared.0[..4]) {
+        Err(GitError::Ambiguous { commits, .. }) => assert!(commits.contains(&shared.0) && commits.len() > 1),
+        other => panic!("{other:?}"),
+    }
+    let tree = repository.git(&["rev-parse", "HEAD^{tree}"]);
+    assert!(matches!(mirror.resolve_abbreviation(&tree[..20]), Err(GitError::NotACommit { .. })));
+    for unknown in ["", "abc", "main", "HEAD", "--all", "@{-1}", "^a", "0000000000000", &"a".repeat(41)] {
+        let result = mirror.resolve_abbreviation(unknown);
+        assert!(matches!(result, Err(GitError::NoSuchRef { .. })), "{unknown}: {result:?}");
+    }
+}
