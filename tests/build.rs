@@ -5,6 +5,7 @@
 mod inputs;
 mod malformed;
 mod origin;
+mod secrets;
 
 use serde_json::{Value, json};
 

@@ -98,3 +98,123 @@ fn the_state_directory_is_the_flags_the_environments_or_the_users() {
     scene.run(&commit, &[]).ended(0);
     assert!(xdg.join("swanci/receipts").exists());
 }
+
+const COMMIT: &str = "0123456789012345678901234567890123456789";
+
+#[test]
+fn build_secrets_outside_of_a_repository_are_refused_with_their_new_place() {
+    let swanci = Swanci::new();
+    swanci.config("[build]\nsecrets = { npm = \"/etc/swanci/npm-token\" }\n");
+    let said = ["swanci.toml, line 2", "hint:", "secrets = { id = \"file\" }", "[[repository]]"];
+    swanci.pipe(&["evaluate", "-"], "{}").ended(4).saying(&said);
+}
+
+#[test]
+fn a_repository_without_an_owner_is_4_and_a_wrong_flag_is_2() {
+    let swanci = Swanci::new();
+    swanci.config("[[repository]]\nname = \"shop\"\n");
+    swanci.pipe(&["evaluate", "-"], "{}").ended(4).saying(&["line 2", "`shop`", "hint:", "OWNER/NAME"]);
+    swanci.config("");
+    swanci.run(&["serve", "--repository", "shop"]).ended(2).saying(&["owner"]);
+}
+
+#[test]
+fn a_token_of_several_forges_is_not_used_and_never_shown() {
+    let mut swanci = Swanci::new();
+    swanci.config(
+        "[[forge]]\nkind = \"github\"\n[[forge]]\nkind = \"gitea\"\nurl = \"https://git.example.org\"\n",
+    );
+    swanci.set("SWANCI_GIT_TOKEN", "canary-token-value");
+    let payload =
+        Payload::merged("a/b", "main", COMMIT).set("/pull_request/title", json!("canary-token-value"));
+    let ran =
+        swanci.pipe(&["evaluate", "-"], payload.bytes()).ended(0).saying(&["SWANCI_GIT_TOKEN is not used"]);
+    assert!(!ran.stderr.contains("canary-token-value"), "{}", ran.stderr);
+}
+
+#[test]
+fn an_empty_event_is_as_if_it_was_not_given() {
+    let swanci = Swanci::new();
+    let payload = Payload::merged("a/b", "main", COMMIT).bytes();
+    for event in ["", " ", "pull_request", "pull_request_target"] {
+        swanci.pipe(&["evaluate", "-", "--event", event], payload.clone()).ended(0);
+    }
+    swanci.pipe(&["evaluate", "-", "--event", "push"], payload).ended(3);
+}
+
+#[test]
+fn a_document_of_swancis_own_in_place_of_a_payload_is_4_with_a_hint() {
+    let swanci = Swanci::new();
+    let decision =
+        swanci.pipe(&["evaluate", "-"], Payload::merged("a/b", "main", COMMIT).bytes()).ended(0).stdout;
+    for command in ["evaluate", "run"] {
+        for (document, next) in [
+            (decision.as_str(), "swanci build"),
+            (r#"{"schema":1,"change":{},"registry":null,"images":[]}"#, "swanci push"),
+            (r#"{"schema":1,"outcome":"succeeded","images":[]}"#, "swanci verify"),
+        ] {
+            let ran = swanci.pipe(&[command, "-"], document).ended(4);
+            ran.saying(&["document of swanci's own", "hint:", next]);
+        }
+    }
+}
+
+#[test]
+fn a_payload_of_a_system_that_is_not_supported_is_4_with_its_name() {
+    let swanci = Swanci::new();
+    for (payload, name) in [
+        (r#"{"eventType":"git.pullrequest.merged","publisherId":"tfs","resource":{}}"#, "Azure DevOps"),
+        (r#"{"hook_name":"merge_request_hooks","action":"merge","pull_request":{"merged":true}}"#, "Gitee,"),
+        (r#"{"type":"change-merged","change":{},"patchSet":{},"eventCreatedOn":1}"#, "Gerrit"),
+        (
+            r#"{"source":"aws.codecommit","detail-type":"CodeCommit Pull Request State Change"}"#,
+            "AWS CodeCommit",
+        ),
+        (r#"{"trigger":"pullreq_merged","repo":{},"principal":{}}"#, "Harness"),
+        (r#"{"eventKey":"pr:merged","pullRequest":{}}"#, "Bitbucket Data Center"),
+    ] {
+        swanci.pipe(&["run", "-"], payload).ended(4).saying(&[&format!("the payload comes from {name}")]);
+    }
+    let payload = Payload::merged("a/b", "main", COMMIT).bytes();
+    swanci.pipe(&["evaluate", "-", "--forge", "gitea"], payload.clone()).ended(4).saying(&["Gitea"]);
+    swanci.pipe(&["evaluate", "-", "--forge", "gitae"], payload).ended(2).saying(&["did you mean `gitea`?"]);
+}
+
+#[test]
+fn what_is_printed_holds_no_control_character_and_means_the_same() {
+    let swanci = Swanci::new();
+    let title = "\u{1b}[31mred\u{7f}\u{9b}2J\u{202e}evil\u{2028}x\u{200b}é日本";
+    let payload = Payload::merged("a/b", "main", COMMIT).set("/pull_request/title", json!(title)).bytes();
+    let ran = swanci.pipe(&["evaluate", "-", "--explain"], payload).ended(0);
+    let harmless = |c: char| c == '\n' || !(c.is_control() || "\u{202e}\u{2028}\u{200b}".contains(c));
+    assert!(ran.stdout.chars().all(harmless), "{:?}", ran.stdout);
+    assert_eq!(ran.json()["change"]["pull_request"]["title"], title);
+    for (event, body) in [
+        ("pull_request", json!({"action": title, "pull_request": {}, "repository": {"full_name": "a/b"}})),
+        (title, json!({})),
+    ] {
+        let ran = swanci.pipe(&["run", "-", "--event", event], body.to_string()).ended(0);
+        assert!(ran.stderr.chars().all(harmless) && ran.stdout.chars().all(harmless), "{:?}", ran.stderr);
+    }
+    let bad = Payload::merged("a/b", "main", COMMIT).set("/pull_request/base/ref", json!(title)).bytes();
+    let ran = swanci.pipe(&["run", "-"], bad).ended(4);
+    assert!(ran.stderr.chars().all(harmless), "{:?}", ran.stderr);
+}
+
+#[test]
+fn a_byte_order_mark_or_blanks_around_a_secret_are_not_part_of_it() {
+    use hmac::{KeyInit as _, Mac as _};
+    let swanci = Swanci::new();
+    let body = Payload::merged("a/b", "main", COMMIT).bytes();
+    let mut mac = hmac::Hmac::<sha2::Sha256>::new_from_slice("geheim & ünï".as_bytes()).unwrap();
+    mac.update(&body);
+    let signature = format!("sha256={}", hex::encode(mac.finalize().into_bytes()));
+    for content in ["geheim & ünï", "geheim & ünï\r\n", "\u{feff}geheim & ünï\n", " geheim & ünï \n\n"]
+    {
+        swanci.file("secret", content);
+        let args = ["evaluate", "-", "--secret-file", "secret", "--signature", &signature];
+        swanci.pipe(&args, body.clone()).ended(0);
+    }
+    swanci.file("secret", "\u{feff}\n");
+    swanci.pipe(&["evaluate", "-", "--secret-file", "secret", "--signature", &signature], body).ended(4);
+}

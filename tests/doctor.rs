@@ -71,3 +71,17 @@ fn a_certificate_that_is_not_trusted_and_a_login_that_may_not_write_are_told_apa
     assert_eq!(credentials["health"], "failed", "{report}");
     assert!(credentials["mend"].as_str().unwrap().contains("docker login"), "{report}");
 }
+
+#[test]
+fn a_build_secret_that_cannot_be_read_is_a_warning_with_its_repository() {
+    let scene = Scene::new();
+    scene.repository.image("a", "1");
+    scene.repository.commit("first");
+    scene.swanci.file("npm", "a-token-for-npm\n");
+    scene.configure("secrets = { npm = \"npm\", pypi = \"absent\" }");
+    let report = scene.swanci.run(&["doctor", "--json"]).ended(0).json();
+    let warning = check(&report, "build secret");
+    assert_eq!(warning["health"], "warning");
+    let detail = warning["detail"].as_str().unwrap();
+    assert!(detail.contains("`pypi` of acme/shop") && !detail.contains("npm"), "{report}");
+}

@@ -133,13 +133,16 @@ fn check_all(session: &Session, site: &Site, checks: &mut Vec<Check>) {
     }
     registry(site, session.config.plain_http, engine_answers, &cancel, checks);
     for rule in &site.repositories {
-        let url = rule.clone_url.clone().unwrap_or_else(|| format!("https://github.com/{}.git", rule.name));
+        let url = rule.clone_url.clone().unwrap_or_else(|| format!("{}/{}.git", rule.forge, rule.name));
         checks.push(match reach(site, &url, &cancel()) {
             Ok(branch) => ok("repository", format!("{}: {branch}", rule.name)),
             Err(failure) => failed("repository", failure.context(format!("{} cannot be read", rule.name))),
         });
     }
     checks.push(webhook_secret(session));
+    checks.extend(session.config.unreadable_secrets().into_iter().map(|text| {
+        warning("build secret", text, "correct its path, or give it to the user that runs swanci")
+    }));
 }
 
 fn reach(site: &Site, url: &str, cancel: &Cancel) -> Result<String, Failure> {

@@ -165,8 +165,8 @@ impl Remote {
             (_, Some(port)) => format!("{host}:{port}"),
         };
         let path = trim_path(parsed.path())?;
-        if let Some((_, secret)) = &userinfo {
-            crate::redact::register(secret);
+        if let Some((user, secret)) = &userinfo {
+            crate::redact::register_login(user, secret);
         }
         Some(Remote {
             url: parsed.to_string(),
