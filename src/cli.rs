@@ -97,7 +97,7 @@ pub enum Command {
     Run(Run),
     /// Build every commit of a branch that the registry does not hold yet: for cron, no webhook needed
     #[command(
-        after_help = "Examples:\n  swanci catchup --repo https://github.com/owner/name --branch main\n  swanci catchup --repo https://github.com/owner/name --branch main --since 2026-11-01 --dry-run\n\nOldest first; moving tags never move back. A registry that holds none of the commits gets the newest only, unless --since says from where on. A second catchup of the same repository ends at once, with code 0."
+        after_help = "Examples:\n  swanci catchup\n  swanci catchup --repository acme/shop --dry-run\n  swanci catchup --repo https://github.com/owner/name --branch main\n  swanci catchup --repo https://github.com/owner/name --branch main --since 2026-11-01 --dry-run\n\nOldest first; moving tags never move back. A registry that holds none of the commits gets the newest only, unless --since says from where on. A second catchup of the same repository ends at once, with code 0."
     )]
     Catchup(Catchup),
     /// Ask the registry whether everything on a receipt is still there
@@ -294,18 +294,24 @@ pub struct Run {
 /// Which commits to look at, and how to build those that are missing.
 #[derive(Debug, Args)]
 pub struct Catchup {
-    /// The repository: a URL or a path
-    #[arg(long, value_name = "URL_OR_PATH")]
-    pub repo: String,
-    /// The branch
-    #[arg(long, value_name = "NAME")]
-    pub branch: BranchName,
+    /// Only this configured repository; repeatable [default: all]
+    #[arg(long, value_name = "OWNER/NAME", conflicts_with = "repo")]
+    pub repository: Vec<RepoName>,
+    /// A repository by hand: a URL or a path
+    #[arg(long, value_name = "URL_OR_PATH", requires = "branch")]
+    pub repo: Option<String>,
+    /// The branch of --repo
+    #[arg(long, value_name = "NAME", requires = "repo")]
+    pub branch: Option<BranchName>,
     /// All commits since then: a full commit id (itself not), YYYY-MM-DD (from midnight, UTC), or RFC 3339
     #[arg(long, value_name = "COMMIT_OR_DATE")]
     pub since: Option<Since>,
-    /// At most the newest so many [default: 50; with --since: all]
+    /// Look at no more than N of the newest commits [default: 50; with --since: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max: Option<u32>,
+    /// Build commits again whose build failed before
+    #[arg(long)]
+    pub retry_failed: bool,
     /// Say which commits would be built, and build nothing
     #[arg(long)]
     pub dry_run: bool,

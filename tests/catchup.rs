@@ -360,3 +360,72 @@ fn tags_that_need_a_pull_request_are_a_mistake_of_the_configuration() {
     let document = place.catchup(&["--tag", "by-{branch}"]).ended(0);
     assert_eq!(document["commits"][0]["receipt"]["images"][0]["moved"][0]["tag"], "by-main");
 }
+
+#[test]
+fn without_arguments_every_configured_repository_and_its_branches_are_caught_up() {
+    let (mut place, first) = one_image();
+    place.git(&["branch", "release/1"]);
+    place.git(&["branch", "other"]);
+    let second = place.merge(&[("app/content", Some("second"))]);
+    place.configure(&format!(
+        "[[repository]]\nname = \"team/shop\"\nclone_url = \"{}\"\nbranches = [\"main\", \"release/*\"]\n\
+         [[repository]]\nname = \"team/away\"\nclone_url = \"/nowhere/team/away\"",
+        place.repository().display()
+    ));
+    let ran = place.catchup_configured(&[]);
+    assert!(ran.stderr.contains("team/away could not be caught up"), "{}", ran.stderr);
+    let document = ran.ended(6);
+    let seen: Vec<[&str; 4]> = document["commits"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| ["repository", "branch", "commit", "outcome"].map(|key| c[key].as_str().unwrap()))
+        .collect();
+    let shop = |branch, commit, outcome| ["team/shop", branch, commit, outcome];
+    assert_eq!(
+        seen,
+        [shop("main", second.as_str(), "built"), shop("release/1", first.as_str(), "built")],
+        "the newest of each branch"
+    );
+    let only = place.catchup_configured(&["--repository", "TEAM/shop"]).ended(0);
+    assert!(only["commits"].as_array().unwrap().iter().all(|c| c["outcome"] == "present"), "{only}");
+    assert_eq!(place.catchup_configured(&["--repository", "team/unknown"]).code, 5);
+}
+
+#[test]
+fn a_commit_whose_build_failed_is_tried_again_only_when_asked() {
+    let (mut place, first) = one_image();
+    place.mark("app", &first);
+    let broken = place.merge(&[("app/Dockerfile", Some("FROM scratch\nCOPY nothing-here /\n"))]);
+    let outcome = |code, arguments: &[&str]| {
+        let document = place.catchup(arguments).ended(code);
+        document["commits"].as_array().unwrap().last().unwrap()["outcome"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(outcome(1, &[]), "failed");
+    assert_eq!(outcome(0, &[]), "failed-before");
+    assert_eq!(outcome(0, &["--dry-run"]), "failed-before");
+    assert_eq!(outcome(1, &["--retry-failed"]), "failed");
+    assert_eq!(place.digest("app", &format!("sha-{broken}")), None);
+}
+
+#[test]
+fn a_run_that_failed_at_the_moves_is_finished() {
+    let (mut place, first) = one_image();
+    assert_eq!(outcomes(&place.catchup(&[]).ended(0)), expected(&[(&first, "built")]));
+    let second = place.merge(&[("app/content", Some("second"))]);
+    // The tag could not be moved.
+    let image = place.digest("app", "1.0").unwrap();
+    assert_eq!(outcomes(&place.catchup(&[]).ended(0)), expected(&[(&first, "present"), (&second, "built")]));
+    let moved = place.digest("app", "1.0").unwrap();
+    place.tag("app", &image, "1.0");
+    let planned = place.catchup(&["--dry-run"]).ended(0);
+    assert_eq!(outcomes(&planned), expected(&[(&first, "present"), (&second, "planned")]));
+    let document = place.catchup(&[]).ended(0);
+    assert_eq!(outcomes(&document), expected(&[(&first, "present"), (&second, "finished")]));
+    assert_eq!(place.digest("app", "1.0"), Some(moved));
+    assert_eq!(document["commits"][1]["receipt"]["outcome"], "succeeded");
+    assert_eq!(
+        outcomes(&place.catchup(&[]).ended(0)),
+        expected(&[(&first, "present"), (&second, "present")])
+    );
+}

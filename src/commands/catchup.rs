@@ -4,6 +4,7 @@ use std::io::Write;
 
 use crate::cli::{BuildArgs, Catchup, RegistryArgs};
 use crate::error::Failure;
+use crate::pipeline::ByHand;
 use crate::pipeline::catchup::{CatchupOptions, catchup};
 
 use super::Session;
@@ -25,10 +26,15 @@ pub(super) fn command(session: &Session, args: &Catchup, out: &mut dyn Write) ->
     };
     let site = session.site(&build.registry, Some(&build))?;
     let options = CatchupOptions {
-        repository: args.repo.clone(),
-        branch: args.branch.clone(),
+        by_hand: args.repo.clone().map(|repository| ByHand {
+            repository,
+            commit: None,
+            branch: args.branch.clone(),
+        }),
+        repositories: args.repository.clone(),
         since: args.since.clone(),
         max: args.max.map(|max| usize::try_from(max).unwrap_or(usize::MAX)),
+        retry_failed: args.retry_failed,
         dry_run: args.dry_run,
     };
     let caught_up = catchup(&site, &options)?;

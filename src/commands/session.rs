@@ -9,10 +9,11 @@ use crate::cancel::Cancel;
 use crate::ci::Actions;
 use crate::cli::{BuildArgs, Color, Global, RegistryArgs};
 use crate::config::{Config, Environment, ForgeConfig, RepositoryConfig, read_secret_file};
+use crate::decide::BranchGlobs;
 use crate::docker::Docker;
 use crate::error::{Classify as _, Failure, Kind};
 use crate::git::Access;
-use crate::model::RegistryAddress;
+use crate::model::{ForgeName, RegistryAddress};
 use crate::pipeline::{CONFIGS, RepositoryRule, Site};
 use crate::progress::{Progress, Style};
 use crate::redact;
@@ -97,7 +98,7 @@ pub(super) fn site(
         // git runs in other directories, so every path is made absolute.
         state_dir: std::path::absolute(&config.state_dir)
             .classify(Kind::Environment, || "the state directory has no absolute path")?,
-        repositories: config.repositories.iter().map(|r| rule(config, r)).collect(),
+        repositories: config.repositories.iter().map(|r| rule(config, r)).collect::<Result<_, _>>()?,
         registry: address,
         client,
         docker: Docker::new(&config.build.docker, builder),
@@ -114,19 +115,22 @@ pub(super) fn site(
     })
 }
 
-fn rule(config: &Config, repository: &RepositoryConfig) -> RepositoryRule {
+fn rule(config: &Config, repository: &RepositoryConfig) -> Result<RepositoryRule, Failure> {
     let forge = config.forges.iter().find(|forge| forge.url == repository.forge);
     let prefix = forge.map_or("", |forge| forge.kind.clone_prefix());
     let prefixed = || format!("{}{prefix}/{}.git", repository.forge, repository.name);
-    RepositoryRule {
+    Ok(RepositoryRule {
         name: repository.name.clone(),
         clone_url: repository.clone_url.clone().or_else(|| (!prefix.is_empty()).then(prefixed)),
         namespace: repository.namespace.clone(),
         submodules: repository.submodules,
+        forge_kind: forge.map_or(ForgeName::Github, |forge| forge.kind),
         forge: repository.forge.clone(),
+        branches: BranchGlobs::new(&repository.branches)
+            .classify(Kind::BadInput, || format!("branches of `{}`", repository.name))?,
         former_names: repository.former_names.clone(),
         secrets: repository.secrets.clone(),
-    }
+    })
 }
 
 /// How the repositories of this forge are read.

@@ -173,6 +173,16 @@ impl<'a> Mirror<'a> {
             .find_map(|line| line.strip_prefix("ref: refs/heads/")?.split('\t').next()?.parse().ok()))
     }
 
+    /// The remote's branches. A name that swanci does not take is left out.
+    pub(crate) fn branches(&self) -> Result<Vec<BranchName>, GitError> {
+        version(self.cancel)?;
+        let url = self.remote.as_git_url();
+        let list = self.reaching()?.args(["ls-remote", "--heads", "--end-of-options", url]);
+        let done = list.run(self.cancel).map_err(|error| GitError::of_remote(url, "branch", error))?;
+        let name = |line: &str| line.split_once("\trefs/heads/")?.1.parse().ok();
+        Ok(done.text().lines().filter_map(name).collect())
+    }
+
     /// A git that may reach the remote.
     fn reaching(&self) -> Result<Tool, GitError> {
         let mut config = vec![("remote.origin.url".to_owned(), self.remote.as_git_url().to_owned())];

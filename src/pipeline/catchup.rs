@@ -7,6 +7,7 @@ mod since;
 mod window;
 
 use std::fs::{File, TryLockError};
+use std::path::PathBuf;
 
 use serde::Serialize;
 
@@ -24,7 +25,9 @@ use super::checkout::resolve_by_hand;
 use super::compare::absent_if_unreadable;
 use super::origin::rule_of;
 use super::survey::{Surveyed, survey};
-use super::{BuildOptions, ByHand, Origin, Outcome, PushOptions, REGISTRY_THREADS, Ran, Site, run};
+use super::{
+    BuildOptions, ByHand, Origin, Outcome, PushOptions, REGISTRY_THREADS, Ran, RepositoryRule, Site, run,
+};
 use window::{Held, Listing};
 
 pub use since::{InvalidSince, Since};
@@ -32,14 +35,16 @@ pub use since::{InvalidSince, Since};
 /// Which commits to look at.
 #[derive(Debug, Clone)]
 pub struct CatchupOptions {
-    /// The repository, as a person typed it: a URL or a path.
-    pub repository: String,
-    /// The branch.
-    pub branch: BranchName,
+    /// A repository and branch that a person typed, in place of the configured ones.
+    pub by_hand: Option<ByHand>,
+    /// Of the configured repositories only these; empty means all.
+    pub repositories: Vec<RepoName>,
     /// Where to begin; without it, at the 50th newest commit.
     pub since: Option<Since>,
-    /// At most the newest so many; without it 50, or with `since` all.
+    /// Look at no more than this many of the newest commits; without it 50, or with `since` all.
     pub max: Option<usize>,
+    /// Build commits again whose build failed before.
+    pub retry_failed: bool,
     /// Say which commits would be built, and build none.
     pub dry_run: bool,
 }
@@ -82,7 +87,7 @@ pub struct CaughtUp {
 
 /// What became of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum CatchupOutcome {
     /// Every Docker image that it lists was in the registry already.
     Present,
@@ -92,6 +97,8 @@ pub enum CatchupOutcome {
     Finished,
     /// Its build or push failed.
     Failed,
+    /// Its build failed in an earlier run, and is not tried again.
+    FailedBefore,
     /// It is missing: with `--dry-run`, or because the catchup was interrupted before its turn.
     Planned,
     /// It lists no Docker image.
@@ -100,27 +107,114 @@ pub enum CatchupOutcome {
     Invalid,
 }
 
-/// Builds and pushes what is missing. A commit that fails does not keep the others from their turn.
+/// Builds and pushes what is missing. Neither a commit nor a repository that fails keeps the others from their turn.
 pub fn catchup(site: &Site, options: &CatchupOptions) -> Result<Outcome<CatchupDocument>, Failure> {
-    let (_, client) = site.registry_and_client()?;
-    let _lock = match take_turn(site, &options.repository)? {
-        Turn::Ours(lock) => lock,
-        Turn::Taken => {
-            site.progress.say("another catchup of this repository is at work; nothing is done here");
-            let document = CatchupDocument { schema: SCHEMA, busy: true, commits: Vec::new() };
-            return Ok(Outcome { document, failure: None });
+    site.registry_and_client()?;
+    let mut document = CatchupDocument { schema: SCHEMA, busy: false, commits: Vec::new() };
+    if let Some(by_hand) = &options.by_hand {
+        let failure = by_hand_one(site, by_hand, options, &mut document)?;
+        return Ok(Outcome { document, failure });
+    }
+    let rules = rules(site, &options.repositories)?;
+    let mut failures: Vec<Failure> = Vec::new();
+    for rule in &rules {
+        if site.cancel.stopped().is_some() {
+            break;
         }
+        match configured(site, rule, options, &mut document) {
+            Ok(failure) => failures.extend(failure),
+            Err(failure) => {
+                let failure = failure.context(format!("{} could not be caught up", rule.name));
+                site.progress.warn(&failure.one_line());
+                failures.push(failure);
+            }
+        }
+    }
+    let failure = site.cancel.stopped().map(Failure::from).or_else(|| worst(failures));
+    Ok(Outcome { document, failure })
+}
+
+/// The configured repositories with these names, or all.
+fn rules<'s>(site: &'s Site, names: &[RepoName]) -> Result<Vec<&'s RepositoryRule>, Failure> {
+    if site.repositories.is_empty() {
+        return Err(Failure::usage("no repository is configured")
+            .hint("add a [[repository]] to the configuration, or give --repo URL --branch NAME"));
+    }
+    if names.is_empty() {
+        return Ok(site.repositories.iter().collect());
+    }
+    let find = |name: &RepoName| {
+        let found = site.repositories.iter().find(|rule| rule.name.same_as(name));
+        found.ok_or_else(|| Failure::refused(format!("the repository `{name}` is not on the allow-list")))
     };
-    let step = site.progress.step(&format!("look at {}", options.branch));
-    let by_hand =
-        ByHand { repository: options.repository.clone(), commit: None, branch: Some(options.branch.clone()) };
-    let (site, tip) = resolve_by_hand(site.clone(), &by_hand)?;
-    let site = &site;
-    let origin = Origin::of(site, &tip)?;
+    names.iter().map(find).collect()
+}
+
+/// The failure that speaks for several.
+fn worst(failures: Vec<Failure>) -> Option<Failure> {
+    let kind = failures.iter().map(|failure| failure.kind).reduce(Kind::and)?;
+    failures.into_iter().find(|failure| failure.kind == kind)
+}
+
+fn by_hand_one(
+    site: &Site,
+    by_hand: &ByHand,
+    options: &CatchupOptions,
+    document: &mut CatchupDocument,
+) -> Result<Option<Failure>, Failure> {
+    let Turn::Ours(_lock) = take_turn(site, &by_hand.repository)? else {
+        document.busy = true;
+        return Ok(None);
+    };
+    let (site, tip) = resolve_by_hand(site.clone(), by_hand)?;
+    let origin = Origin::of(&site, &tip)?;
     let mirror = Mirror::of(&site.state_dir, &origin.remote, &site.access, &site.cancel);
-    let commits = window::commits(&mirror, &tip.commit, options)?;
-    let listings = window::listings(&mirror, &commits, &tip.repository)?;
-    let held = Held::ask(site, client, &origin, &commits, &listings)?;
+    branch(&site, &origin, &mirror, &tip, options, document)
+}
+
+fn configured(
+    site: &Site,
+    rule: &RepositoryRule,
+    options: &CatchupOptions,
+    document: &mut CatchupDocument,
+) -> Result<Option<Failure>, Failure> {
+    let origin = Origin::of_rule(site, rule)?;
+    let Turn::Ours(_lock) = take_turn(site, origin.remote.as_git_url())? else {
+        document.busy = true;
+        return Ok(None);
+    };
+    let mirror = Mirror::of(&site.state_dir, &origin.remote, &site.access, &site.cancel);
+    let mut failures = Vec::new();
+    for name in mirror.branches()?.into_iter().filter(|name| rule.branches.choose(name)) {
+        let tip = Change {
+            forge: Some(rule.forge_kind),
+            repository: rule.name.clone(),
+            clone_url: origin.remote.as_git_url().to_owned(),
+            commit: mirror.fetch_branch(&name)?,
+            branch: Some(name),
+            default_branch: None,
+            pull_request: None,
+        };
+        failures.extend(branch(site, &origin, &mirror, &tip, options, document)?);
+    }
+    Ok(worst(failures))
+}
+
+/// One branch, whose newest commit is `tip`.
+fn branch(
+    site: &Site,
+    origin: &Origin,
+    mirror: &Mirror<'_>,
+    tip: &Change,
+    options: &CatchupOptions,
+    document: &mut CatchupDocument,
+) -> Result<Option<Failure>, Failure> {
+    let (_, client) = site.registry_and_client()?;
+    let Some(name) = &tip.branch else { return Ok(None) };
+    let step = site.progress.step(&format!("look at {name} of {}", tip.repository));
+    let commits = window::commits(mirror, &tip.commit, name, options)?;
+    let listings = window::listings(mirror, &commits, &tip.repository)?;
+    let held = Held::ask(site, client, origin, &commits, &listings)?;
 
     let mut looked_at: Vec<Commit> = Vec::with_capacity(commits.len());
     for (commit, listing) in commits.into_iter().zip(&listings) {
@@ -142,21 +236,51 @@ pub fn catchup(site: &Site, options: &CatchupOptions) -> Result<Outcome<CatchupD
     }
     for commit in looked_at.iter_mut().filter(|c| matches!(c.state, State::Missing)) {
         // Read from the mirror alone: a commit that cannot be built costs no fetch, in this run and in the next ones.
-        match survey(site, &origin, &mirror, &commit.change) {
+        match survey(site, origin, mirror, &commit.change) {
             Ok(_) => {}
             Err(wrong) if wrong.kind == Kind::BadInput => {
                 commit.state = State::Done(CatchupOutcome::Invalid, Some(wrong.one_line()));
             }
             Err(failure) => return Err(failure),
         }
+        let remembered = failed_before(site, origin, &commit.change.commit);
+        if !options.retry_failed
+            && matches!(commit.state, State::Missing)
+            && let Ok(error) = std::fs::read_to_string(remembered)
+        {
+            commit.state = State::Done(CatchupOutcome::FailedBefore, Some(error));
+        }
     }
     step.done(&summary(&looked_at, is_new && options.since.is_none()));
-    let mut outcome = carry_out(site, &options.branch, looked_at, options.dry_run);
+    let mut outcome = carry_out(site, origin, name, looked_at, options.dry_run);
     if site.cancel.stopped().is_none() {
-        let unfinished = finish_newest(site, client, &origin, &mirror, &tip, &mut outcome.document, options)?;
+        let unfinished = finish_newest(site, client, origin, mirror, tip, &mut outcome.document, options)?;
         outcome.failure = outcome.failure.or(unfinished);
     }
-    Ok(outcome)
+    document.commits.extend(outcome.document);
+    Ok(outcome.failure)
+}
+
+/// The file that remembers that the build of a commit failed, and why.
+fn failed_before(site: &Site, origin: &Origin, commit: &CommitSha) -> PathBuf {
+    let repository = Digest::of(origin.source.as_bytes());
+    let repository = repository.as_str().trim_start_matches("sha256:").get(..24).unwrap_or_default();
+    site.state_dir.join("failed").join(format!("{repository}-{commit}"))
+}
+
+/// Remembers how the build of a commit ended. Without the file it is tried again.
+fn remember(site: &Site, origin: &Origin, commit: &CommitSha, failure: Option<&Failure>) {
+    let file = failed_before(site, origin, commit);
+    match failure {
+        Some(failure) if matches!(failure.kind, Kind::Failed | Kind::BadInput) => {
+            let _ = std::fs::create_dir_all(site.state_dir.join("failed"));
+            let _ = std::fs::write(file, failure.one_line());
+        }
+        Some(_) => {}
+        None => {
+            let _ = std::fs::remove_file(file);
+        }
+    }
 }
 
 /// Whether every moving tag names the image that has the commit's own tag.
@@ -246,7 +370,12 @@ fn summary(commits: &[Commit], only_newest: bool) -> String {
     };
     let missing = commits.iter().filter(|c| matches!(c.state, State::Missing)).count();
     let mut text = format!("{missing} of {} commits to build", commits.len());
-    for outcome in [CatchupOutcome::Present, CatchupOutcome::Empty, CatchupOutcome::Invalid] {
+    for outcome in [
+        CatchupOutcome::Present,
+        CatchupOutcome::Empty,
+        CatchupOutcome::Invalid,
+        CatchupOutcome::FailedBefore,
+    ] {
         match count(outcome) {
             0 => {}
             n => text.push_str(&format!(", {n} {}", word(outcome))),
@@ -261,12 +390,13 @@ fn summary(commits: &[Commit], only_newest: bool) -> String {
 /// Runs the pipeline for each missing commit, in the order given.
 fn carry_out(
     site: &Site,
+    origin: &Origin,
     branch: &BranchName,
     commits: Vec<Commit>,
     dry_run: bool,
-) -> Outcome<CatchupDocument> {
+) -> Outcome<Vec<CaughtUp>> {
     let total = commits.iter().filter(|c| matches!(c.state, State::Missing)).count();
-    let mut document = CatchupDocument { schema: SCHEMA, busy: false, commits: Vec::new() };
+    let mut document: Vec<CaughtUp> = Vec::new();
     let mut failures: Vec<Failure> = Vec::new();
     let mut begun = 0;
     for Commit { change, state } in commits {
@@ -274,7 +404,7 @@ fn carry_out(
         let (outcome, receipt, error) = match state {
             State::Done(outcome, why) => {
                 if let Some(why) = &why {
-                    site.progress.say(&format!("commit {short}: invalid: {why}"));
+                    site.progress.say(&format!("commit {short}: {}: {why}", word(outcome)));
                 }
                 (outcome, None, why)
             }
@@ -288,6 +418,7 @@ fn carry_out(
                 begun += 1;
                 site.progress.say(&format!("commit {short} ({begun} of {total})"));
                 let (receipt, failure) = build_one(site, &change);
+                remember(site, origin, &change.commit, failure.as_ref());
                 let outcome = match &failure {
                     None => CatchupOutcome::Built,
                     // What the survey could not see, as in .gitmodules.
@@ -304,14 +435,7 @@ fn carry_out(
             }
         };
         let Change { repository, commit, .. } = change;
-        document.commits.push(CaughtUp {
-            repository,
-            branch: branch.clone(),
-            commit,
-            outcome,
-            receipt,
-            error,
-        });
+        document.push(CaughtUp { repository, branch: branch.clone(), commit, outcome, receipt, error });
     }
     let failure = site.cancel.stopped().map(Failure::from).or_else(|| combine(failures, total));
     Outcome { document, failure }
@@ -325,17 +449,18 @@ fn finish_newest(
     origin: &Origin,
     mirror: &Mirror<'_>,
     tip: &Change,
-    document: &mut CatchupDocument,
+    commits: &mut [CaughtUp],
     options: &CatchupOptions,
 ) -> Result<Option<Failure>, Failure> {
     let is_there = |commit: &&mut CaughtUp| match commit.outcome {
         CatchupOutcome::Present | CatchupOutcome::Built | CatchupOutcome::Planned => true,
         CatchupOutcome::Finished
         | CatchupOutcome::Failed
+        | CatchupOutcome::FailedBefore
         | CatchupOutcome::Empty
         | CatchupOutcome::Invalid => false,
     };
-    let newest = document.commits.iter_mut().rfind(is_there);
+    let newest = commits.iter_mut().rfind(is_there);
     let Some(newest) = newest.filter(|commit| commit.outcome == CatchupOutcome::Present) else {
         return Ok(None);
     };
@@ -388,6 +513,7 @@ fn word(outcome: CatchupOutcome) -> &'static str {
         CatchupOutcome::Built => "built",
         CatchupOutcome::Finished => "finished",
         CatchupOutcome::Failed => "failed",
+        CatchupOutcome::FailedBefore => "failed before (--retry-failed tries it again)",
         CatchupOutcome::Planned => "planned",
         CatchupOutcome::Empty => "without images",
         CatchupOutcome::Invalid => "invalid",

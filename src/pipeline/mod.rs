@@ -25,11 +25,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cancel::Cancel;
+use crate::decide::BranchGlobs;
 use crate::docker::Docker;
 use crate::error::Failure;
 use crate::git::{Access, Remote};
 use crate::manifest::Template;
-use crate::model::{ImageName, RegistryAddress, RepoName};
+use crate::model::{ForgeName, ImageName, RegistryAddress, RepoName};
 use crate::progress::Progress;
 use crate::registry::Registry;
 
@@ -50,8 +51,11 @@ pub struct RepositoryRule {
     pub namespace: Option<ImageName>,
     /// Whether submodules are checked out.
     pub submodules: bool,
-    /// The `url` of the forge that it lives on, as `https://github.com`.
+    /// The forge that it lives on, and its `url`, as `https://github.com`.
+    pub forge_kind: ForgeName,
     pub forge: String,
+    /// The branches that are built.
+    pub branches: BranchGlobs,
     /// Earlier full names: images with these sources are its own.
     pub former_names: Vec<RepoName>,
     /// BuildKit secrets, by id.

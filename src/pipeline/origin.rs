@@ -53,6 +53,20 @@ impl Origin {
             (_, None) => Some(Remote::typed(&change.clone_url).map_err(refused)?),
         };
         let rule = allowed(&site.repositories, &change.repository, typed.as_ref())?;
+        Origin::new(site, rule, typed, &change.repository)
+    }
+
+    /// A configured repository.
+    pub(super) fn of_rule(site: &Site, rule: &RepositoryRule) -> Result<Origin, Failure> {
+        Origin::new(site, Some(rule), None, &rule.name)
+    }
+
+    fn new(
+        site: &Site,
+        rule: Option<&RepositoryRule>,
+        typed: Option<Remote>,
+        name: &RepoName,
+    ) -> Result<Origin, Failure> {
         let forge = match rule {
             Some(rule) => rule.forge.as_str(),
             None => site.access.first().map_or(GITHUB, |access| access.forge.as_str()),
@@ -62,7 +76,7 @@ impl Origin {
             (None, _) => true,
             (Some(_), None) => false,
         };
-        let name = rule.map_or(&change.repository, |rule| &rule.name);
+        let name = rule.map_or(name, |rule| &rule.name);
         let configured = rule.and_then(|rule| rule.clone_url.as_deref());
         let remote = match (typed, configured) {
             (Some(typed), _) => typed,

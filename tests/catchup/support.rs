@@ -185,6 +185,11 @@ impl Place {
         Ran::of(self.catchup_command(args).output().unwrap())
     }
 
+    /// A catchup of the configured repositories.
+    pub(super) fn catchup_configured(&self, args: &[&str]) -> Ran {
+        Ran::of(self.swanci(&[&["catchup"], args].concat()).output().unwrap())
+    }
+
     /// Builds and pushes one commit of main, as a webhook would.
     pub(super) fn deliver(&self, commit: &str) {
         let repository = self.repository();
@@ -235,6 +240,14 @@ impl Place {
     pub(super) fn digest(&self, image: &str, tag: &str) -> Option<Digest> {
         let (image, tag): (ImageName, Tag) = (image.parse().unwrap(), tag.parse().unwrap());
         self.registry.client().head_manifest(&image, &tag).unwrap().map(|found| found.digest)
+    }
+
+    /// Gives an image of the registry one more tag.
+    pub(super) fn tag(&self, image: &str, digest: &Digest, tag: &str) {
+        let (image, tag): (ImageName, Tag) = (image.parse().unwrap(), tag.parse().unwrap());
+        let client = self.registry.client();
+        let manifest = client.get_manifest(&image, digest).unwrap().unwrap();
+        client.put_manifest(&image, &tag, &manifest).unwrap();
     }
 
     /// All tags of an image, sorted.

@@ -24,13 +24,14 @@ const NEWEST: usize = 50;
 pub(super) fn commits(
     mirror: &Mirror<'_>,
     tip: &CommitSha,
+    branch: &BranchName,
     options: &CatchupOptions,
 ) -> Result<Vec<CommitSha>, Failure> {
     let mut landed = match &options.since {
         None => mirror.first_parents(tip, None, Some(options.max.unwrap_or(NEWEST)))?,
         Some(Since::Commit(since)) => {
             if !mirror.has_commit(since)? || !mirror.is_ancestor(since, tip)? {
-                return Err(not_on_branch(since, &options.branch));
+                return Err(not_on_branch(since, branch));
             }
             mirror.first_parents(tip, Some(since), options.max)?
         }
