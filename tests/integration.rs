@@ -8,7 +8,6 @@
 mod documents;
 mod evaluate_fixtures;
 mod hook;
-mod house;
 mod init;
 mod listener;
 mod listener_http;
