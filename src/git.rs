@@ -44,7 +44,6 @@ const HARMLESS: &[&str] = &[
     "badName",
     "badTagName",
     "badTimezone",
-    "emptyName",
     "extraHeaderEntry",
     "gitignoreSymlink",
     "mailmapSymlink",
@@ -58,7 +57,6 @@ const HARMLESS: &[&str] = &[
     "missingTaggerEntry",
     "multipleAuthors",
     "nulInCommit",
-    "unknownType",
     "zeroPaddedDate",
     "zeroPaddedFilemode",
 ];

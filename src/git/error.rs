@@ -135,7 +135,7 @@ const SIGNS: &[(Fault, &[&str])] = &[
         Fault::Shallow,
         &["shallow roots are not allowed", "source repository is shallow", "shallow file has changed"],
     ),
-    (Fault::LfsObject, &["object does not exist on the server", "remote missing object", "error: 410"]),
+    (Fault::LfsObject, &["object does not exist on the server", "remote missing object"]),
     (Fault::Owner, &["dubious ownership", "unsafe repository"]),
     (
         Fault::Proxy,
@@ -206,6 +206,7 @@ const SIGNS: &[(Fault, &[&str])] = &[
             "does not appear to be a git repository",
             "repository not found",
             "error: 404",
+            "error: 410",
             "' not found",
             "does not exist",
         ],

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use sha2::{Digest as _, Sha256};
 
-use super::remote::Remote;
+use super::remote::{Remote, Transport};
 use super::{Access, GitError, git, http_config, local_git, run, version};
 use crate::cancel::Cancel;
 use crate::model::{BranchName, CommitSha};
@@ -192,25 +192,28 @@ impl<'a> Mirror<'a> {
             // It would stand above the forge's own authority, for every host (git-config(1), `http.sslCAInfo`).
             tool = tool.without("GIT_SSL_CAINFO");
         }
-        let safe = self.remote.safe_directories();
-        if safe.is_empty() {
+        if self.remote.transport() != Transport::File {
             return Ok(tool);
         }
-        // git-upload-pack runs without the configuration of the environment, and reads safe.directory from the user's
-        // file alone (git-config(1)).
+        // Neither git-upload-pack nor git-lfs hands the configuration of the environment on to the git that reads the
+        // other repository. Of safe.directory only the user's file counts there (git-config(1)).
+        let home = self.dir.with_extension("home");
+        let file = home.join(".gitconfig");
         let quoted = |path: &String| path.replace('\\', "\\\\").replace('"', "\\\"");
-        let lines: String = safe.iter().map(|path| format!("\tdirectory = \"{}\"\n", quoted(path))).collect();
-        let (file, text) = (self.dir.with_extension("gitconfig"), format!("[safe]\n{lines}"));
+        let safe = self.remote.safe_directories();
+        let lines = safe.iter().map(|path| format!("\tdirectory = \"{}\"\n", quoted(path)));
+        let text = format!("[safe]\n{}", lines.collect::<String>());
         if fs::read_to_string(&file).is_ok_and(|old| old == text) {
-            return Ok(tool.env("GIT_CONFIG_GLOBAL", file));
+            return Ok(tool.env("GIT_CONFIG_GLOBAL", file).env("HOME", home).without("XDG_CONFIG_HOME"));
         }
-        let folder = self.folder()?;
-        let written = tempfile::NamedTempFile::new_in(folder).and_then(|temporary| {
+        self.folder()?;
+        let written = fs::create_dir_all(&home).and_then(|()| {
+            let temporary = tempfile::NamedTempFile::new_in(&home)?;
             fs::write(temporary.path(), text)?;
             temporary.persist(&file).map_err(|error| error.error)
         });
         written.map_err(|e| self.io_error(e))?;
-        Ok(tool.env("GIT_CONFIG_GLOBAL", file))
+        Ok(tool.env("GIT_CONFIG_GLOBAL", file).env("HOME", home).without("XDG_CONFIG_HOME"))
     }
 
     /// A git in this mirror that may reach the remote.
@@ -393,7 +396,7 @@ pub fn remove_unused_mirrors(state_dir: &Path, age: Duration, now: SystemTime) -
         let unused = older_than(age, fs::metadata(dir.join(COMPLETE)).and_then(|m| m.modified()));
         let free = File::create(dir.with_extension("lock")).is_ok_and(|lock| lock.try_lock().is_ok());
         if unused && free && fs::remove_dir_all(&dir).is_ok() {
-            let _ = fs::remove_file(dir.with_extension("gitconfig"));
+            let _ = fs::remove_dir_all(dir.with_extension("home"));
             removed += 1;
         }
     }

@@ -123,6 +123,7 @@ fn a_path_that_another_user_owns_is_read_where_it_is_named_and_nowhere_else() {
         assert!(done.success(), "this test runs as root");
     };
     let scene = Scene::new();
+    let _cleanup = crate::support::engine::Cleanup::new(&format!("t{}x", std::process::id()));
     let library = Repository::new();
     library.write("part", "of the submodule");
     library.commit("library");
@@ -142,6 +143,16 @@ fn a_path_that_another_user_owns_is_read_where_it_is_named_and_nowhere_else() {
     chown(&place);
     plan(&scene.swanci, place.to_str().unwrap()).ended(0);
     plan(&scene.swanci, place.to_str().unwrap().trim_end_matches(".git")).ended(0);
+    // git-lfs asks the path as well.
+    let stored = Repository::new();
+    stored.git(&["config", "filter.lfs.clean", "git-lfs clean -- %f"]);
+    stored.git(&["config", "filter.lfs.smudge", "cat"]);
+    stored.write(".gitattributes", "*.bin filter=lfs diff=lfs merge=lfs -text\n");
+    stored.image("a", "1").write("a/large.bin", "the content itself");
+    stored.images(&[json!({"service_name": crate::support::engine::unique("lfs"), "context": "a"})]);
+    stored.commit("with LFS");
+    chown(stored.path());
+    scene.swanci.run(&["build", "--repo", &stored.url(), "--branch", "main"]).ended(0);
     // A submodule's path is the repository's word, not a person's.
     chown(library.path());
     scene.configure("submodules = true");
