@@ -1,6 +1,6 @@
 //! The whole way with Gitea's own registry: its token server, and images below a user's name.
 //!
-//! `scripts/test gitea` starts one and sets SWANCI_TEST_GITEA, SWANCI_TEST_GITEA_USER and SWANCI_TEST_GITEA_TOKEN.
+//! `scripts/test registries` starts one and sets SWANCI_TEST_GITEA, SWANCI_TEST_GITEA_USER and SWANCI_TEST_GITEA_TOKEN.
 
 use serde_json::{Value, json};
 
@@ -47,7 +47,7 @@ fn digest(receipt: &Value, name: &str) -> String {
 }
 
 #[test]
-#[ignore = "needs a Gitea: scripts/test gitea"]
+#[ignore = "needs a Gitea: scripts/test registries"]
 fn a_merge_goes_the_whole_way() {
     let gitea = Gitea::new();
     let (scene, place) = gitea.scene();
@@ -80,7 +80,7 @@ fn a_merge_goes_the_whole_way() {
 }
 
 #[test]
-#[ignore = "needs a Gitea: scripts/test gitea"]
+#[ignore = "needs a Gitea: scripts/test registries"]
 fn catchup_finds_what_is_missing_and_then_nothing() {
     let gitea = Gitea::new();
     let (scene, _) = gitea.scene();
@@ -109,7 +109,7 @@ fn catchup_finds_what_is_missing_and_then_nothing() {
 }
 
 #[test]
-#[ignore = "needs a Gitea: scripts/test gitea"]
+#[ignore = "needs a Gitea: scripts/test registries"]
 fn no_login_and_a_wrong_one_are_6_and_say_so() {
     let gitea = Gitea::new();
     let (scene, _) = gitea.scene();

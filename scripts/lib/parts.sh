@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # Parts that no Debian package brings: the current Docker Engine, buildx, BuildKit, registry 3 and Gitea. Each is built
-# once with Go into $TOOLS_DIR/parts/NAME-VERSION, pinned by version. Sourced after engine.sh.
+# once with Go into $TOOLS_DIR/parts/NAME-VERSION, pinned by version. Sourced after engine.sh and registry.sh.
 PARTS=$TOOLS_DIR/parts
 PART_GO=1.26
 DOCKERD_VERSION=v2.0.0-beta.24
@@ -144,9 +144,9 @@ current_engine_start() {
     local dir=$1 namespace=swanci-engine-$$
     ensure_tools ip iptables nsenter
     mount_cgroups
-    ip netns add "$namespace" || die "this machine cannot make a network namespace" "it needs root and CAP_NET_ADMIN"
-    on_exit ip netns del "$namespace"
-    ip -n "$namespace" link set lo up
+    # the way out is for apt in the images of the tests
+    netns_make "$namespace" && netns_way_out "$namespace" ||
+        die "this machine cannot make a network namespace" "it needs root and CAP_NET_ADMIN"
     # not `ip netns exec`: it mounts a /sys of its own, and the cgroups are not in it
     CURRENT_ENGINE=(nsenter "--net=/var/run/netns/$namespace" --)
     CURRENT_ENGINE_HOST=unix://$dir/docker.sock

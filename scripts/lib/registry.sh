@@ -61,6 +61,24 @@ netns_make() {
     ip -n "$name" addr add "$NETNS_ADDRESS/30" dev "$in" && ip -n "$name" link set "$in" up && ip -n "$name" link set lo up
 }
 
+# netns_way_out NAME: what runs in that namespace reaches what this machine reaches, until the script ends.
+netns_way_out() {
+    local direction
+    ip -n "$1" route add default via "$NETNS_HOST" || return 1
+    if [[ $(</proc/sys/net/ipv4/ip_forward) == 0 ]]; then
+        on_exit forward_packets 0
+        forward_packets 1
+    fi
+    on_exit iptables -w -t nat -D POSTROUTING -s "$NETNS_ADDRESS" -j MASQUERADE
+    iptables -w -t nat -A POSTROUTING -s "$NETNS_ADDRESS" -j MASQUERADE || return 1
+    for direction in -s -d; do
+        on_exit iptables -w -D FORWARD "$direction" "$NETNS_ADDRESS" -j ACCEPT
+        iptables -w -I FORWARD "$direction" "$NETNS_ADDRESS" -j ACCEPT || return 1
+    done
+}
+
+forward_packets() { echo "$1" >/proc/sys/net/ipv4/ip_forward; }
+
 # hosts_add ADDRESS NAME: an entry in /etc/hosts that goes away with the script. Fails when NAME is there already.
 # The file is rewritten in place: in a container it is a mount.
 HOSTS_FILE=${HOSTS_FILE:-/etc/hosts}
