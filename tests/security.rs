@@ -93,9 +93,10 @@ fn a_token_shows_nowhere() {
     }
     // An https remote: nothing answers there, and the token is on its way in the environment.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("https://127.0.0.1:{}/acme/shop.git", listener.local_addr().unwrap().port());
+    let forge = format!("https://127.0.0.1:{}", listener.local_addr().unwrap().port());
+    let url = format!("{forge}/acme/shop.git");
     drop(listener);
-    scene.swanci.config("");
+    scene.swanci.config(&format!("[[forge]]\nkind = \"github\"\nurl = \"{forge}\"\n"));
     let ran = scene.swanci.run(&["-v", "build", "--repo", &url, "--branch", "main"]).ended(6);
     assert!(!ran.stderr.contains(TOKEN), "{}", ran.stderr);
     use base64::Engine as _;
@@ -159,6 +160,7 @@ fn a_redirect_never_takes_the_token_to_another_host() {
     let file = swanci.file("ca.pem", &ca.pem);
     swanci.set("GIT_SSL_CAINFO", &file.display().to_string());
     swanci.set("SWANCI_GIT_TOKEN", TOKEN);
+    swanci.config(&format!("[[forge]]\nkind = \"github\"\nurl = \"{first}\"\n"));
     swanci.run(&["build", "--repo", &format!("{first}/acme/shop.git"), "--branch", "main"]).ended(6);
     let first_seen = first_seen.lock().unwrap();
     assert!(

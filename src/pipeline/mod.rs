@@ -27,7 +27,7 @@ use std::time::Duration;
 use crate::cancel::Cancel;
 use crate::docker::Docker;
 use crate::error::Failure;
-use crate::git::{Access, Remote};
+use crate::git::{Access, Remote, RemoteError};
 use crate::manifest::Template;
 use crate::model::{ImageName, RegistryAddress, RepoName};
 use crate::progress::Progress;
@@ -52,10 +52,19 @@ pub struct RepositoryRule {
     pub submodules: bool,
     /// The `url` of the forge that it lives on, as `https://github.com`.
     pub forge: String,
+    /// What stands between `forge` and `name` in its clone URL, as `/git` of GitBucket.
+    pub clone_prefix: &'static str,
     /// Earlier full names: images with these sources are its own.
     pub former_names: Vec<RepoName>,
     /// BuildKit secrets, by id.
     pub secrets: BTreeMap<String, PathBuf>,
+}
+
+impl RepositoryRule {
+    /// Where the forge itself serves it.
+    pub(crate) fn on_its_forge(&self) -> Result<Remote, RemoteError> {
+        Remote::of_forge(&format!("{}{}", self.forge, self.clone_prefix), &self.name)
+    }
 }
 
 /// Where and with what a change is carried out.
