@@ -152,6 +152,34 @@ fn secrets_are_redacted_in_the_log_of_a_job_and_never_in_the_queue() {
 }
 
 #[test]
+fn no_control_character_of_a_tool_reaches_a_log_or_a_terminal() {
+    let world = World::new();
+    let merge = world.merge_page("one");
+    // The engine is down, and the client says so with colours, a C1 control, U+202E and U+2028.
+    let script = world.path("docker-in-colours");
+    let said = r"\033[31mCannot connect to the Docker daemon\302\2332J\342\200\256\342\200\250!\n";
+    std::fs::write(&script, format!("#!/bin/sh\nprintf '{said}' >&2\nexit 1\n")).unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    world.configure(|s| s.build = format!("docker = \"{}\"", script.display()));
+    let serve = world.serve();
+    let id = serve.deliver(&merge);
+    let path = world.state().join(format!("logs/{id}.log"));
+    let log = until("the first attempt has failed", || {
+        std::fs::read_to_string(&path).ok().filter(|log| log.contains("attempt 1 failed"))
+    });
+    let listed = stdout(&world.run(&["jobs"]));
+    let shown = stdout(&world.run(&["jobs", "show", &id.to_string()]));
+    let document = stdout(&world.run(&["jobs", "--json"]));
+    for text in [&log, &listed, &shown, &document, &serve.said()] {
+        assert!(
+            !text.contains(|c: char| c != '\n' && (c.is_control() || "\u{202e}\u{2028}".contains(c))),
+            "{text:?}"
+        );
+    }
+    assert!(log.contains("Cannot connect"), "{log}");
+}
+
+#[test]
 fn the_log_of_a_talkative_job_stops_at_its_cap_and_the_job_goes_on() {
     let world = World::new();
     // BuildKit itself cuts what a step prints, so it is docker's client that talks.

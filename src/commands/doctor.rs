@@ -12,7 +12,7 @@ use crate::docker::Builder;
 use crate::error::{Failure, Kind};
 use crate::git;
 use crate::model::{ImageName, ImageRepository};
-use crate::pipeline::Site;
+use crate::pipeline::{RepositoryRule, Site};
 
 use super::Session;
 use super::documents_io::{print, write};
@@ -133,8 +133,7 @@ fn check_all(session: &Session, site: &Site, checks: &mut Vec<Check>) {
     }
     registry(site, session.config.plain_http, engine_answers, &cancel, checks);
     for rule in &site.repositories {
-        let url = rule.clone_url.clone().unwrap_or_else(|| format!("{}/{}.git", rule.forge, rule.name));
-        checks.push(match reach(site, &url, &cancel()) {
+        checks.push(match reach(site, rule, &cancel()) {
             Ok(branch) => ok("repository", format!("{}: {branch}", rule.name)),
             Err(failure) => failed("repository", failure.context(format!("{} cannot be read", rule.name))),
         });
@@ -145,8 +144,12 @@ fn check_all(session: &Session, site: &Site, checks: &mut Vec<Check>) {
     }));
 }
 
-fn reach(site: &Site, url: &str, cancel: &Cancel) -> Result<String, Failure> {
-    let remote = git::Remote::typed(url).map_err(|error| Failure::new(Kind::BadInput, error))?;
+fn reach(site: &Site, rule: &RepositoryRule, cancel: &Cancel) -> Result<String, Failure> {
+    let remote = match &rule.clone_url {
+        Some(url) => git::Remote::typed(url),
+        None => rule.on_its_forge(),
+    };
+    let remote = remote.map_err(|error| Failure::new(Kind::BadInput, error))?;
     let mirror = git::Mirror::of(&site.state_dir, &remote, &site.access, cancel);
     Ok(match mirror.default_branch()? {
         Some(branch) => format!("{} can be read; its default branch is {branch}", remote.as_git_url()),

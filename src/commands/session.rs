@@ -117,11 +117,9 @@ pub(super) fn site(
 
 fn rule(config: &Config, repository: &RepositoryConfig) -> Result<RepositoryRule, Failure> {
     let forge = config.forges.iter().find(|forge| forge.url == repository.forge);
-    let prefix = forge.map_or("", |forge| forge.kind.clone_prefix());
-    let prefixed = || format!("{}{prefix}/{}.git", repository.forge, repository.name);
     Ok(RepositoryRule {
         name: repository.name.clone(),
-        clone_url: repository.clone_url.clone().or_else(|| (!prefix.is_empty()).then(prefixed)),
+        clone_url: repository.clone_url.clone(),
         namespace: repository.namespace.clone(),
         submodules: repository.submodules,
         forge_kind: forge.map_or(ForgeName::Github, |forge| forge.kind),
@@ -200,4 +198,61 @@ pub(super) fn connect(
     let registry = Registry::connect(settings, credentials, cancel.clone())?;
     let progress = progress.clone();
     Ok(registry.with_retry_notice(Arc::new(move |text: &str| progress.warn(text))))
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::ExposeSecret as _;
+
+    use super::*;
+
+    #[test]
+    fn each_forge_gets_its_own_token_and_serves_its_repositories_under_its_own_paths() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("swanci.toml");
+        std::fs::write(folder.path().join("one"), "\u{feff}deploy:token-of-one\n").unwrap();
+        std::fs::write(folder.path().join("two"), "token-of-two\n").unwrap();
+        let text = "[[forge]]\nkind='gitbucket'\nurl='http://one:8080/scm/'\ntoken_file='one'\nca_file='ca.crt'\n\
+                    [[forge]]\nkind='bitbucket-server'\nurl='https://two'\ntoken_file='two'\n\
+                    [[forge]]\nkind='gitlab'\n\
+                    [[repository]]\nname='a/b'\nforge='http://one:8080/scm'\n\
+                    [[repository]]\nname='PRJ/c'\nforge='https://two'\n\
+                    [[repository]]\nname='group/sub/d'\nforge='https://gitlab.com'\n";
+        std::fs::write(&file, text).unwrap();
+        let environment = [("HOME", "/home/u"), ("SWANCI_GIT_TOKEN", "token-of-gitlab")];
+        let environment: Environment =
+            environment.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let config = Config::load(Some(&file), None, &environment).unwrap();
+        let found: Vec<_> = config.forges.iter().map(|forge| access(&config, forge).unwrap()).collect();
+        let logins: Vec<_> = found
+            .iter()
+            .map(|a| (a.forge.as_str(), a.login.as_str(), a.token.as_ref().unwrap().expose_secret()))
+            .collect();
+        assert_eq!(
+            logins,
+            [
+                ("http://one:8080/scm", "deploy", "token-of-one"),
+                ("https://two", "x-token-auth", "token-of-two"),
+                ("https://gitlab.com", "oauth2", "token-of-gitlab"),
+            ]
+        );
+        assert_eq!(found[0].ca_file.as_deref(), Some(&*folder.path().join("ca.crt")));
+        let urls: Vec<_> = config
+            .repositories
+            .iter()
+            .map(|r| rule(&config, r).on_its_forge().unwrap().as_git_url().to_owned())
+            .collect();
+        assert_eq!(
+            urls,
+            [
+                "http://one:8080/scm/git/a/b.git",
+                "https://two/scm/PRJ/c.git",
+                "https://gitlab.com/group/sub/d.git"
+            ]
+        );
+        std::fs::remove_file(folder.path().join("two")).unwrap();
+        let failure = access(&config, &config.forges[1]).unwrap_err();
+        assert_eq!(failure.kind, Kind::BadInput);
+        assert!(failure.render().contains("token_file of the forge https://two"), "{}", failure.render());
+    }
 }

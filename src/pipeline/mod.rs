@@ -28,7 +28,7 @@ use crate::cancel::Cancel;
 use crate::decide::BranchGlobs;
 use crate::docker::Docker;
 use crate::error::Failure;
-use crate::git::{Access, Remote};
+use crate::git::{Access, Remote, RemoteError};
 use crate::manifest::Template;
 use crate::model::{ForgeName, ImageName, RegistryAddress, RepoName};
 use crate::progress::Progress;
@@ -60,6 +60,13 @@ pub struct RepositoryRule {
     pub former_names: Vec<RepoName>,
     /// BuildKit secrets, by id.
     pub secrets: BTreeMap<String, PathBuf>,
+}
+
+impl RepositoryRule {
+    /// Where the forge itself serves it.
+    pub(crate) fn on_its_forge(&self) -> Result<Remote, RemoteError> {
+        Remote::of_forge(&format!("{}{}", self.forge, self.forge_kind.clone_prefix()), &self.name)
+    }
 }
 
 /// Where and with what a change is carried out.

@@ -83,7 +83,11 @@ impl Origin {
             (None, Some(url)) => Remote::typed(url).map_err(|error| {
                 Failure::new(Kind::BadInput, error).context(format!("clone_url of `{name}`"))
             })?,
-            (None, None) => Remote::of_forge(forge, name).map_err(refused)?,
+            (None, None) => match rule {
+                Some(rule) => rule.on_its_forge(),
+                None => Remote::of_forge(forge, name),
+            }
+            .map_err(refused)?,
         };
         let source = if itself { source_of(forge, name) } else { remote.source() };
         let mut secrets = rule.filter(|_| itself).map(|rule| rule.secrets.clone()).unwrap_or_default();
@@ -178,7 +182,7 @@ pub(super) fn rule_of<'r>(rules: &'r [RepositoryRule], remote: &Remote) -> Optio
 fn is_known(rule: &RepositoryRule, remote: &Remote) -> bool {
     let configured = rule.clone_url.as_deref().and_then(|url| Remote::typed(url).ok());
     configured.is_some_and(|configured| configured.source() == remote.source())
-        || remote.source().eq_ignore_ascii_case(&source_of(&rule.forge, &rule.name))
+        || rule.on_its_forge().is_ok_and(|own| own.source().eq_ignore_ascii_case(&remote.source()))
         || (remote.transport() == Transport::File && remote.is_named(&rule.name))
 }
 
