@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::error::exit_code_of_step;
 use super::{Docker, DockerError, DockerErrorKind};
 use crate::cancel::Cancel;
 use crate::model::Digest;
@@ -107,9 +106,13 @@ impl Docker {
             on_line(line);
         });
         let Err(error) = built else { return Ok(()) };
-        let failed = DockerError::of_build(&error, steps.failed());
+        let mut exit_code = None;
+        let failed = DockerError::of_build(&error, |code| {
+            exit_code = Some(code);
+            steps.failed(code)
+        });
         // An engine that is stopped kills the steps of its builds first, with the code of SIGKILL or SIGTERM.
-        let killed = matches!(steps.exit_code, Some(137 | 143)) && failed.kind == DockerErrorKind::Failed;
+        let killed = matches!(exit_code, Some(137 | 143));
         if killed && let Err(gone) = self.engine_version(cancel) {
             return Err(gone);
         }
@@ -187,7 +190,6 @@ struct Steps {
     /// Name and last line of output by step number.
     steps: BTreeMap<u32, (String, String)>,
     failed: Option<u32>,
-    exit_code: Option<i32>,
 }
 
 /// More steps than a Dockerfile has; what is beyond is not remembered.
@@ -195,13 +197,17 @@ const MOST_STEPS: usize = 10_000;
 
 impl Steps {
     fn line(&mut self, line: &str) {
+        // The heading of a failed step's output; its `#7 ERROR: …` stands behind output that ends without a line's end.
+        if let Some(name) = line.strip_prefix(" > ").and_then(|line| line.strip_suffix(':')) {
+            let named = |(number, (step, _)): (&u32, &(String, String))| (step == name).then_some(*number);
+            self.failed = self.failed.or_else(|| self.steps.iter().find_map(named));
+        }
         let Some((number, rest)) = line.strip_prefix('#').and_then(|line| line.split_once(' ')) else {
             return;
         };
         let Ok(number) = number.parse::<u32>() else { return };
-        if let Some(error) = rest.strip_prefix("ERROR: ") {
+        if rest.starts_with("ERROR: ") {
             self.failed = Some(number);
-            self.exit_code = exit_code_of_step(error);
         } else if let Some((time, output)) = rest.split_once(' ')
             && time.parse::<f64>().is_ok()
         {
@@ -216,13 +222,13 @@ impl Steps {
     }
 
     /// `step 3/4 RUN make exited with 1: <last line>`, for a step that ran a program.
-    fn failed(&self) -> Option<String> {
+    fn failed(&self, exit_code: i32) -> Option<String> {
         let (name, last) = self.steps.get(&self.failed?)?;
         let name = match name.strip_prefix('[').and_then(|name| name.split_once(']')) {
             Some((place, command)) => format!("step {} {}", place.trim(), command.trim()),
             None => name.clone(),
         };
-        let text = format!("{} exited with {}", crate::escape::shortened(&name, 120), self.exit_code?);
+        let text = format!("{} exited with {}", crate::escape::shortened(&name, 120), exit_code);
         Some(if last.is_empty() { text } else { format!("{text}: {last}") })
     }
 }
@@ -244,8 +250,14 @@ mod tests {
         ] {
             steps.line(line);
         }
-        assert_eq!(steps.failed().unwrap(), "step build 2/3 RUN make all exited with 2: cannot find x.h");
-        assert_eq!(Steps::default().failed(), None);
+        assert_eq!(steps.failed(2).unwrap(), "step build 2/3 RUN make all exited with 2: cannot find x.h");
+        assert_eq!(Steps::default().failed(1), None);
+        // Output that ends without a line's end swallows the line of the error.
+        let mut steps = Steps::default();
+        for line in ["#6 [2/2] RUN x", "#6 0.1 why#6 ERROR: executor failed", "------", " > [2/2] RUN x:"] {
+            steps.line(line);
+        }
+        assert!(steps.failed(1).unwrap().starts_with("step 2/2 RUN x exited with 1: why"));
     }
 
     #[test]

@@ -55,13 +55,14 @@ impl DockerError {
         })
     }
 
-    /// For a build whose failing step, if a step failed, is `step`. The output of a step never decides: BuildKit puts a
-    /// prefix in front of it, and quotes what it takes from the Dockerfile.
-    pub(super) fn of_build(error: &CommandError, step: Option<String>) -> DockerError {
+    /// For a build; `step` names the failing step, by its exit code. Nothing that a step runs or prints decides: it stands
+    /// before the last frame, or behind BuildKit's own words.
+    pub(super) fn of_build(error: &CommandError, step: impl FnOnce(i32) -> Option<String>) -> DockerError {
         Self::without_answer(error).unwrap_or_else(|| {
-            let said = final_error(error.tail());
-            if exit_code_of_step(said).is_some() {
-                return Self::new(DockerErrorKind::Failed, step.as_deref().unwrap_or(said));
+            let last_words = after_frame(error.tail());
+            let said = first_error(last_words).unwrap_or_else(|| final_error(error.tail()));
+            if let Some(code) = exit_code_of_step(&last_words.join("\n")) {
+                return Self::new(DockerErrorKind::Failed, step(code).as_deref().unwrap_or(said));
             }
             let plain = without_quotes(said);
             let kind = if plain.contains("dockerfile parse error") {
@@ -169,24 +170,42 @@ impl From<DockerError> for Failure {
     }
 }
 
+const STARTS: [&str; 5] = ["ERROR: ", "error: ", "Error: ", "Error response from daemon: ", "docker: "];
+
 /// Docker's own last word: the last line that starts as an error of its, else the last line.
 fn final_error(tail: &[String]) -> &str {
-    let starts = ["ERROR: ", "error: ", "Error: ", "Error response from daemon: ", "docker: "];
-    let said = |line: &'_ &String| starts.iter().any(|start| line.starts_with(start));
+    let said = |line: &'_ &String| STARTS.iter().any(|start| line.starts_with(start));
     let line = tail.iter().rev().find(said).or_else(|| tail.iter().rev().find(|l| !l.trim().is_empty()));
-    let mut line = line.map_or("docker ended without a message", |line| line.trim());
-    for start in starts {
+    line.map_or("docker ended without a message", |line| without_start(line))
+}
+
+fn without_start(line: &str) -> &str {
+    let mut line = line.trim();
+    for start in STARTS {
         line = line.strip_prefix(start).unwrap_or(line);
     }
     line.strip_prefix("failed to solve: ").unwrap_or(line)
 }
 
+/// What docker says after the lines of dashes around the output of a failed step.
+fn after_frame(tail: &[String]) -> &[String] {
+    let is_frame = |line: &String| line.starts_with("------") && line.trim_end_matches('-').is_empty();
+    tail.rsplit(is_frame).next().unwrap_or(tail)
+}
+
+/// The first line of an error that may take several.
+fn first_error(lines: &[String]) -> Option<&str> {
+    let said = |line: &&String| STARTS.iter().any(|start| line.starts_with(start));
+    let line = lines.iter().find(said).or_else(|| lines.iter().find(|line| !line.trim().is_empty()));
+    line.map(|line| without_start(line))
+}
+
 /// The exit code of a step, from BuildKit's words for it: those of today, and those of Docker 20.10.
-pub(super) fn exit_code_of_step(line: &str) -> Option<i32> {
-    let (command, code) = line.rsplit_once("exit code: ")?;
+fn exit_code_of_step(text: &str) -> Option<i32> {
+    let (command, code) = text.rsplit_once("exit code: ")?;
     let step =
         command.contains("executor failed running [") || command.contains("did not complete successfully: ");
-    step.then(|| code.trim().parse().ok()).flatten()
+    step.then(|| code.split_whitespace().next()?.parse().ok()).flatten()
 }
 
 /// The text without what stands between double quotes.
@@ -288,9 +307,33 @@ mod tests {
                 "ERROR: failed to solve: failed to compute cache key: \"/connection refused\": not found",
                 "ERROR: failed to solve: dockerfile parse error on line 2: unknown instruction: CONNECTION refused",
             ] {
-                let error = DockerError::of_build(&failed(&[&step, "------", &shown, "------", last]), None);
+                let error =
+                    DockerError::of_build(&failed(&[&step, "------", &shown, "------", last]), |_| None);
                 assert_eq!(error.kind, DockerErrorKind::Failed, "{words}: {last}");
             }
+        }
+    }
+
+    #[test]
+    fn a_command_of_several_lines_does_not_decide_the_kind() {
+        let spoof = "ERROR: failed to solve: dial tcp 10.0.0.1: connect: connection refused";
+        for last in [
+            &["executor failed running [/bin/sh -c echo", spoof, "exit 3]: exit code: 3"][..],
+            &[
+                "ERROR: failed to solve: executor failed running [/bin/sh -c echo",
+                spoof,
+                "exit 3]: exit code: 3",
+            ],
+            // Printed after a carriage return.
+            &["executor failed running [/bin/sh -c exit 3]: exit code: 3"],
+        ] {
+            let lines = [&[spoof, "------", " > [2/2] RUN x:", spoof, "------"][..], last].concat();
+            let error = DockerError::of_build(&failed(&lines), |code| Some(format!("exited with {code}")));
+            assert_eq!(
+                (error.kind, error.what.as_str()),
+                (DockerErrorKind::Failed, "exited with 3"),
+                "{last:?}"
+            );
         }
     }
 
@@ -325,7 +368,7 @@ mod tests {
             ),
             ("ERROR: failed to solve: target stage \"x\" could not be found", K::Failed),
         ] {
-            assert_eq!(DockerError::of_build(&failed(&[line]), None).kind, kind, "{line}");
+            assert_eq!(DockerError::of_build(&failed(&[line]), |_| None).kind, kind, "{line}");
         }
     }
 

@@ -69,11 +69,20 @@ impl DockerfileStages {
             match instruction.to_ascii_uppercase().as_str() {
                 "ARG" if stages.names.is_empty() => declare(words, args, &mut globals, escape),
                 "FROM" => stages.from(at, words, &globals, escape),
+                _ => {}
+            }
+        }
+        // These also mean stages that come later.
+        for (at, line) in lines.iter().enumerate() {
+            let words = words(&line.text, escape);
+            let Some(((_, instruction), words)) = words.split_first() else { continue };
+            match instruction.to_ascii_uppercase().as_str() {
                 "COPY" | "ADD" => stages.copy(at, words, escape),
                 "RUN" => stages.run(at, words),
                 _ => {}
             }
         }
+        stages.places.sort_by_key(|place| (place.line, place.span.start));
         if stages.names.is_empty() {
             return Err(DockerfileError::NoStage);
         }
@@ -165,7 +174,9 @@ impl DockerfileStages {
             let mut at = at + word.len() - mount.len();
             for field in mount.split(',') {
                 let key = field.trim_start_matches(['"', '\'']);
-                if let Some(from) = key.strip_prefix("from=") {
+                if let Some((key, from)) = key.split_once('=')
+                    && key.eq_ignore_ascii_case("from")
+                {
                     let start = at + field.len() - from.len();
                     let from = from.trim_start_matches(['"', '\'']);
                     let start = start + (field.len() - (start - at)) - from.len();
@@ -255,9 +266,9 @@ fn escape_directive(lines: &[&str]) -> char {
     '\\'
 }
 
-/// The line without its continuation, if it has one: the escape character at its end, white space aside.
+/// The line without its continuation, if it has one: the escape character at its end, blanks and tabs aside.
 fn continued(line: &str, escape: char) -> Option<&str> {
-    let part = line.trim_end().strip_suffix(escape)?;
+    let part = line.trim_end_matches([' ', '\t']).strip_suffix(escape)?;
     // Escaped itself, it continues nothing.
     (!part.ends_with(escape)).then_some(part)
 }
@@ -368,6 +379,12 @@ mod tests {
                 &[],
                 &["a", "d"],
             ),
+            ("FROM a\nRUN --mount=type=bind,From='d',target=/d make", &[], &["a", "d"]),
+            // A copy may be from a stage that comes later.
+            ("FROM a AS x\nCOPY --from=y /f /f\nCOPY --from=1 /f /f\nFROM b AS Y", &[], &["a", "b"]),
+            // A form feed ends no continuation.
+            ("FROM a\nRUN x \\\x0c\nFROM b", &[], &["a", "b"]),
+            ("ARG V=1\nFROM a:${V:?unset}-${V?}", &[], &["a:1-1"]),
             ("FROM a\nFROM a", &[], &["a"]),
             ("FROM \\\n# a comment\n\n  a \\\n  AS b\nFROM B", &[], &["a"]),
             (

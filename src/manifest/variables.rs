@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 /// How deep `${A:-${B:-…}}` is followed.
 const MAX_NESTING: usize = 16;
 
-/// A word with quotes removed and `$NAME`, `${NAME}`, `${NAME:-x}`, `${NAME-x}`, `${NAME:+x}`, `${NAME+x}` replaced;
+/// A word with quotes removed and `$NAME`, `${NAME}`, `${NAME:-x}`, `${NAME-x}`, `${NAME:+x}`, `${NAME+x}`, `${NAME:?x}`, `${NAME?x}` replaced;
 /// `None` when it asks for a value that is not known, or for more than that.
 pub(super) fn expand(word: &str, values: &BTreeMap<String, String>, escape: char) -> Option<String> {
     expand_nested(word, values, escape, 0)
@@ -88,6 +88,10 @@ fn braced(inner: &str, values: &BTreeMap<String, String>, escape: char, depth: u
         filled.map_or(Some(String::new()), |_| other(text))
     } else if let Some(text) = modifier.strip_prefix('+') {
         known.map_or(Some(String::new()), |_| other(text))
+    } else if modifier.starts_with(":?") {
+        filled.cloned()
+    } else if modifier.starts_with('?') {
+        known.cloned()
     } else {
         None
     }
