@@ -161,7 +161,9 @@ fn a_redirect_never_takes_the_token_to_another_host() {
     swanci.set("GIT_SSL_CAINFO", &file.display().to_string());
     swanci.set("SWANCI_GIT_TOKEN", TOKEN);
     swanci.config(&format!("[[forge]]\nkind = \"github\"\nurl = \"{first}\"\n"));
-    swanci.run(&["build", "--repo", &format!("{first}/acme/shop.git"), "--branch", "main"]).ended(6);
+    let url = format!("{first}/acme/shop.git");
+    let ran = swanci.run(&["build", "--repo", &url, "--branch", "main"]).ended(6);
+    ran.saying(&["redirects to another URL", "error: 302", "clone_url"]);
     let first_seen = first_seen.lock().unwrap();
     assert!(
         first_seen.iter().any(|head| head.to_lowercase().contains("authorization: basic")),
