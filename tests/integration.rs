@@ -27,6 +27,7 @@ mod engine {
     mod ci_use;
     mod doctor;
     mod gitea;
+    mod identity;
     mod interrupt;
     mod jobs;
     mod push;
