@@ -114,7 +114,9 @@ impl Docker {
     /// Pulls an image.
     pub(crate) fn pull(&self, reference: &str, cancel: &Cancel) -> Result<(), DockerError> {
         let tool = self.tool().args(["pull", "--quiet", "--", reference]);
-        tool.run(cancel).map(drop).map_err(|error| DockerError::of_build(&error, |_| None))
+        tool.run(cancel)
+            .map(drop)
+            .map_err(|error| DockerError::of_build(&error, &error::LastWords::default(), |_| None))
     }
 
     /// The images of one repository in the engine that have a `sha-` tag, newest first: by the time of their last tag,

@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::git::{AttributesFile, ContextFiles};
 use crate::manifest::ImageSpec;
-use crate::model::{CommitSha, Digest, ImageName, ImageRepository, Tag};
+use crate::model::{CommitSha, Digest, ImageRepository, Tag};
 
 /// The version of the way inputs are hashed. A change to [`Inputs`] is a change of this number.
 const INPUTS_VERSION: u32 = 2;
@@ -102,7 +102,7 @@ pub(crate) struct Holdings {
     pub(crate) parent: Option<Held>,
     /// Under the moving tags that the commit asks for, in their order.
     pub(crate) moving: Vec<Held>,
-    /// Some of the other images, where none of those exists.
+    /// Some of the other images, where none of those names its source.
     pub(crate) others: Vec<Held>,
     /// Whether the image under the first moving tag is also under the `sha-` tag of its revision.
     pub(crate) confirmed: bool,
@@ -159,16 +159,18 @@ impl Action {
 }
 
 /// Finds the images of a commit that the references in its Dockerfiles mean.
-pub(crate) struct LocalNames<'a>(HashMap<String, (usize, &'a [Tag])>);
+pub(crate) struct LocalNames<'a>(HashMap<String, (usize, Vec<&'a Tag>)>);
 
 impl<'a> LocalNames<'a> {
-    /// `images` are the name, the repository and the moving tags of each image.
+    /// `images` are the spec, the repository and the moving tags of each image. Its version is always one of its tags: a
+    /// reference means the same with every `--tag`, and without a branch.
     pub(crate) fn new(
-        images: impl Iterator<Item = (&'a ImageName, &'a ImageRepository, &'a [Tag])>,
+        images: impl Iterator<Item = (&'a ImageSpec, &'a ImageRepository, &'a [Tag])>,
     ) -> LocalNames<'a> {
         let mut names = HashMap::new();
-        for (i, (name, repository, tags)) in images.enumerate() {
-            names.insert(name.to_string(), (i, tags));
+        for (i, (spec, repository, tags)) in images.enumerate() {
+            let tags: Vec<&Tag> = tags.iter().chain(&spec.version).collect();
+            names.insert(spec.name.to_string(), (i, tags.clone()));
             names.entry(repository.to_string()).or_insert((i, tags));
         }
         LocalNames(names)
@@ -308,12 +310,13 @@ mod tests {
         let repository: ImageRepository = "r.example.org/team/base".parse().unwrap();
         let other: ImageRepository = "r.example.org/team/httpd".parse().unwrap();
         let tags = ["1.0".parse::<Tag>().unwrap()];
-        let (base, httpd): (ImageName, ImageName) = ("base".parse().unwrap(), "httpd".parse().unwrap());
+        let (base, httpd) = (spec(r#"{"service_name":"base","version":"3"}"#), spec(PLAIN));
         let images = [(&base, &repository, &tags[..]), (&httpd, &other, &tags[..])];
         let names = LocalNames::new(images.into_iter());
         for (reference, own, meant) in [
             ("base", 1, Some(0)),
             ("base:1.0", 1, Some(0)),
+            ("base:3", 1, Some(0)),
             ("base:latest", 1, Some(0)),
             ("r.example.org/team/base:1.0", 1, Some(0)),
             ("base:2.0", 1, None),

@@ -26,6 +26,7 @@ mod engine {
     mod doctor;
     mod git_sources;
     mod gitea;
+    mod identity;
     mod interrupt;
     mod jobs;
     mod push;

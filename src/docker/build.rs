@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::error::LastWords;
 use super::{Docker, DockerError, DockerErrorKind};
 use crate::cancel::Cancel;
 use crate::model::Digest;
@@ -107,7 +108,7 @@ impl Docker {
         });
         let Err(error) = built else { return Ok(()) };
         let mut exit_code = None;
-        let failed = DockerError::of_build(&error, |code| {
+        let failed = DockerError::of_build(&error, &steps.last_words, |code| {
             exit_code = Some(code);
             steps.failed(code)
         });
@@ -190,6 +191,7 @@ struct Steps {
     /// Name and last line of output by step number.
     steps: BTreeMap<u32, (String, String)>,
     failed: Option<u32>,
+    last_words: LastWords,
 }
 
 /// More steps than a Dockerfile has; what is beyond is not remembered.
@@ -197,6 +199,7 @@ const MOST_STEPS: usize = 10_000;
 
 impl Steps {
     fn line(&mut self, line: &str) {
+        self.last_words.line(line);
         // The heading of a failed step's output; its `#7 ERROR: …` stands behind output that ends without a line's end.
         if let Some(name) = line.strip_prefix(" > ").and_then(|line| line.strip_suffix(':')) {
             let named = |(number, (step, _)): (&u32, &(String, String))| (step == name).then_some(*number);
@@ -229,7 +232,7 @@ impl Steps {
             None => name.clone(),
         };
         let text = format!("{} exited with {}", crate::escape::shortened(&name, 120), exit_code);
-        Some(if last.is_empty() { text } else { format!("{text}: {last}") })
+        Some(if last.is_empty() { text } else { format!("{text}: {}", crate::escape::shortened(last, 400)) })
     }
 }
 

@@ -55,15 +55,20 @@ impl DockerError {
         })
     }
 
-    /// For a build; `step` names the failing step, by its exit code. Nothing that a step runs or prints decides: it stands
-    /// before the last frame, or behind BuildKit's own words.
-    pub(super) fn of_build(error: &CommandError, step: impl FnOnce(i32) -> Option<String>) -> DockerError {
+    /// For a build that ended with these words; `step` names the failing step, by its exit code. Nothing that a step runs
+    /// or prints decides: it stands before the last frame, or behind BuildKit's own words.
+    pub(super) fn of_build(
+        error: &CommandError,
+        words: &LastWords,
+        step: impl FnOnce(i32) -> Option<String>,
+    ) -> DockerError {
         Self::without_answer(error).unwrap_or_else(|| {
-            let last_words = after_frame(error.tail());
-            let said = first_error(last_words).unwrap_or_else(|| final_error(error.tail()));
-            if let Some(code) = exit_code_of_step(&last_words.join("\n")) {
+            let said =
+                if words.first.is_empty() { final_error(error.tail()) } else { without_start(&words.first) };
+            if let Some(code) = exit_code_of_step(&format!("{said}\n{}", words.last)) {
                 return Self::new(DockerErrorKind::Failed, step(code).as_deref().unwrap_or(said));
             }
+            let said = if is_of_step(said) { behind_command(&words.last).unwrap_or(said) } else { said };
             let plain = without_quotes(said);
             let kind = if plain.contains("dockerfile parse error") {
                 DockerErrorKind::Failed
@@ -187,25 +192,50 @@ fn without_start(line: &str) -> &str {
     line.strip_prefix("failed to solve: ").unwrap_or(line)
 }
 
-/// What docker says after the lines of dashes around the output of a failed step.
-fn after_frame(tail: &[String]) -> &[String] {
-    let is_frame = |line: &String| line.starts_with("------") && line.trim_end_matches('-').is_empty();
-    tail.rsplit(is_frame).next().unwrap_or(tail)
+/// What docker says after the lines of dashes around the output of a failed step: one error, of one line or, with a
+/// command of several lines in it, of several.
+#[derive(Debug, Default)]
+pub(super) struct LastWords {
+    framed: bool,
+    first: String,
+    last: String,
 }
 
-/// The first line of an error that may take several.
-fn first_error(lines: &[String]) -> Option<&str> {
-    let said = |line: &&String| STARTS.iter().any(|start| line.starts_with(start));
-    let line = lines.iter().find(said).or_else(|| lines.iter().find(|line| !line.trim().is_empty()));
-    line.map(|line| without_start(line))
+impl LastWords {
+    pub(super) fn line(&mut self, line: &str) {
+        if line.starts_with("------") && line.trim_end_matches('-').is_empty() {
+            *self = LastWords { framed: true, ..LastWords::default() };
+        } else if self.framed && !line.trim().is_empty() {
+            let is_error = STARTS.iter().any(|start| line.starts_with(start));
+            // Warnings may stand before the error.
+            if self.first.is_empty() || (is_error && !is_of_step(&self.first)) {
+                line.clone_into(&mut self.first);
+            }
+            line.clone_into(&mut self.last);
+        }
+    }
 }
 
-/// The exit code of a step, from BuildKit's words for it: those of today, and those of Docker 20.10.
+/// BuildKit's words for a step that ended with an error: those of Docker 20.10, and those of today.
+const STEP_FAILED: [(&str, &str); 2] =
+    [("executor failed running [", "]: "), ("process \"", "\" did not complete successfully: ")];
+
+fn is_of_step(line: &str) -> bool {
+    STEP_FAILED.iter().any(|(before, _)| line.contains(before))
+}
+
+/// What a step's error says behind the command.
+fn behind_command(text: &str) -> Option<&str> {
+    STEP_FAILED.iter().find_map(|(_, behind)| Some(text.rsplit_once(behind)?.1))
+}
+
+/// The exit code of a step.
 fn exit_code_of_step(text: &str) -> Option<i32> {
-    let (command, code) = text.rsplit_once("exit code: ")?;
-    let step =
-        command.contains("executor failed running [") || command.contains("did not complete successfully: ");
-    step.then(|| code.split_whitespace().next()?.parse().ok()).flatten()
+    if !is_of_step(text) {
+        return None;
+    }
+    let code = behind_command(text)?.strip_prefix("exit code: ")?;
+    code.split_whitespace().next()?.parse().ok()
 }
 
 /// The text without what stands between double quotes.
@@ -295,6 +325,12 @@ mod tests {
         CommandError::exit_for_test(lines)
     }
 
+    fn of_build(lines: &[&str]) -> DockerError {
+        let mut words = LastWords::default();
+        lines.iter().for_each(|line| words.line(line));
+        DockerError::of_build(&failed(lines), &words, |code| Some(format!("exited with {code}")))
+    }
+
     #[test]
     fn the_output_of_a_step_does_not_decide_the_kind() {
         for words in ["connection refused", "no space left on device", "x509: certificate", "exit code: 137"]
@@ -307,8 +343,7 @@ mod tests {
                 "ERROR: failed to solve: failed to compute cache key: \"/connection refused\": not found",
                 "ERROR: failed to solve: dockerfile parse error on line 2: unknown instruction: CONNECTION refused",
             ] {
-                let error =
-                    DockerError::of_build(&failed(&[&step, "------", &shown, "------", last]), |_| None);
+                let error = of_build(&[&step, "------", &shown, "------", last]);
                 assert_eq!(error.kind, DockerErrorKind::Failed, "{words}: {last}");
             }
         }
@@ -326,9 +361,15 @@ mod tests {
             ],
             // Printed after a carriage return.
             &["executor failed running [/bin/sh -c exit 3]: exit code: 3"],
+            &[
+                " 1 warning found:",
+                " - a",
+                "ERROR: failed to build: failed to solve: process \"/bin/sh -c x\" did not complete successfully: exit code: 3",
+                "View build details: x",
+            ],
         ] {
             let lines = [&[spoof, "------", " > [2/2] RUN x:", spoof, "------"][..], last].concat();
-            let error = DockerError::of_build(&failed(&lines), |code| Some(format!("exited with {code}")));
+            let error = of_build(&lines);
             assert_eq!(
                 (error.kind, error.what.as_str()),
                 (DockerErrorKind::Failed, "exited with 3"),
@@ -368,7 +409,7 @@ mod tests {
             ),
             ("ERROR: failed to solve: target stage \"x\" could not be found", K::Failed),
         ] {
-            assert_eq!(DockerError::of_build(&failed(&[line]), |_| None).kind, kind, "{line}");
+            assert_eq!(of_build(&[line]).kind, kind, "{line}");
         }
     }
 
@@ -405,6 +446,7 @@ mod tests {
     #[test]
     fn the_exit_code_is_the_last_one_that_buildkit_names() {
         for (line, code) in [
+            ("executor failed running [/bin/sh -c [ -e exit code: 9 ]: exit code: 8]: exit code: 1", Some(1)),
             (
                 "process \"/bin/sh -c echo 'did not complete successfully: exit code: 137'; exit 1\" did not complete successfully: exit code: 1",
                 Some(1),

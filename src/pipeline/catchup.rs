@@ -17,17 +17,15 @@ use crate::git::{Mirror, Remote};
 use crate::lock;
 use crate::manifest::template::Word;
 use crate::manifest::{ImageKind, ImageSpec};
-use crate::model::{BranchName, Change, CommitSha, Digest, ImageRepository, RepoName, Tag};
-use crate::parallel;
-use crate::registry::{Registry, RegistryError};
+use crate::model::{BranchName, Change, CommitSha, Digest, RepoName};
+use crate::plan::Holdings;
+use crate::registry::Registry;
 
 use super::checkout::resolve_by_hand;
-use super::compare::absent_if_unreadable;
+use super::compare::{Asked, ask};
 use super::origin::rule_of;
 use super::survey::{Surveyed, survey};
-use super::{
-    BuildOptions, ByHand, Origin, Outcome, PushOptions, REGISTRY_THREADS, Ran, RepositoryRule, Site, run,
-};
+use super::{BuildOptions, ByHand, Origin, Outcome, PushOptions, Ran, RepositoryRule, Site, run};
 use window::{Held, Listing};
 
 pub use since::{InvalidSince, Since};
@@ -283,32 +281,33 @@ fn remember(site: &Site, origin: &Origin, commit: &CommitSha, failure: Option<&F
     }
 }
 
-/// Whether every moving tag names the image that has the commit's own tag.
+/// Whether every moving tag names the image that has the commit's own tag. A path of another repository is refused.
 fn tags_are_in_place(
     site: &Site,
     client: &Registry,
+    origin: &Origin,
     commit: &CommitSha,
     images: &[Surveyed],
 ) -> Result<bool, Failure> {
-    let client = client.with_cancel(site.cancel.clone());
     let own = commit.immutable_tag();
-    let places: Vec<(&ImageRepository, &Tag, Tag)> = images
+    let docker: Vec<&Surveyed> = images.iter().filter(|i| i.spec.kind == ImageKind::Docker).collect();
+    let asked: Vec<Asked<'_>> = docker
         .iter()
-        .flat_map(|image| image.tags.iter().map(|tag| (&image.repository, tag, own.clone())))
+        .map(|i| Asked { repository: &i.repository, own: &own, parent: None, moving: &i.tags })
         .collect();
-    let answers = parallel::map(REGISTRY_THREADS, &places, |(repository, tag, own)| {
-        let digest = |tag: &Tag| -> Result<Option<Digest>, RegistryError> {
-            let found = absent_if_unreadable(client.head_manifest(repository.path(), tag))?;
-            Ok(found.map(|found| found.digest))
-        };
-        Ok::<bool, RegistryError>(digest(tag)? == digest(own)?)
-    });
-    for answer in answers {
-        if !answer? {
-            return Ok(false);
+    let holdings = ask(&client.with_cancel(site.cancel.clone()), &asked)?;
+    for (image, holdings) in docker.iter().zip(&holdings) {
+        if let Some(source) = holdings.owned_by_another(|source| origin.is_source(source)) {
+            return Err(origin.refusal(&image.repository, source));
         }
     }
-    Ok(true)
+    let own = |holdings: &Holdings| holdings.own.as_ref().map(|held| held.digest.clone());
+    Ok(docker.iter().zip(&holdings).all(|(image, holdings)| match own(holdings) {
+        Some(own) => {
+            holdings.moving.len() == image.tags.len() && holdings.moving.iter().all(|held| held.digest == own)
+        }
+        None => holdings.moving.is_empty(),
+    }))
 }
 
 /// Whether this catchup may begin.
@@ -471,10 +470,17 @@ fn finish_newest(
         Err(wrong) if wrong.kind == Kind::BadInput => return Ok(None),
         Err(failure) => return Err(failure),
     };
-    if tags_are_in_place(site, client, &change.commit, &surveyed)? {
-        return Ok(None);
-    }
     let short = change.commit.short();
+    match tags_are_in_place(site, client, origin, &change.commit, &surveyed) {
+        Ok(true) => return Ok(None),
+        Ok(false) => {}
+        Err(failure) => {
+            site.progress.warn(&format!("commit {short}: {}", failure.one_line()));
+            newest.outcome = CatchupOutcome::Failed;
+            newest.error = Some(failure.one_line());
+            return Ok(Some(failure));
+        }
+    }
     if options.dry_run {
         site.progress.say(&format!("commit {short}: its tags would be moved"));
         newest.outcome = CatchupOutcome::Planned;

@@ -13,7 +13,7 @@ pub(super) const SOURCE_LABEL: &str = "org.opencontainers.image.source";
 pub(super) const REVISION_LABEL: &str = "org.opencontainers.image.revision";
 pub(super) const INPUTS_LABEL: &str = "io.swanci.inputs";
 
-/// Images of a path that are looked at where neither the commit nor its parent nor a moving tag is there.
+/// Images of a path that are looked at where those of the commit, its parent and its moving tags name no owner.
 const OTHERS: usize = 8;
 
 /// What is asked about one image.
@@ -77,13 +77,16 @@ fn confirm(client: &Registry, asked: &[Asked<'_>], holdings: &mut [Holdings]) ->
     Ok(())
 }
 
-/// Some other images of the paths about which nothing is known yet.
+/// Some other images of the paths whose owner is not known yet.
 fn look_at_others(
     client: &Registry,
     asked: &[Asked<'_>],
     holdings: &mut [Holdings],
 ) -> Result<(), RegistryError> {
-    let unknown: Vec<usize> = (0..asked.len()).filter(|i| holdings[*i] == Holdings::default()).collect();
+    let names_no_owner = |held: &Holdings| {
+        held.own.iter().chain(&held.parent).chain(&held.moving).all(|held| held.source.is_none())
+    };
+    let unknown: Vec<usize> = (0..asked.len()).filter(|i| names_no_owner(&holdings[*i])).collect();
     let lists = parallel::map(REGISTRY_THREADS, &unknown, |i| client.list_tags(asked[*i].repository.path()));
     let mut tags: Vec<(usize, Tag)> = Vec::new();
     for (i, list) in unknown.into_iter().zip(lists) {

@@ -167,8 +167,7 @@ type Bases = (Vec<(String, usize)>, Vec<String>);
 
 /// Finds the local bases, and hashes each image's inputs after those of its bases.
 fn hash_inputs(images: &mut [Surveyed]) -> Result<(), Failure> {
-    let names =
-        LocalNames::new(images.iter().map(|image| (&image.spec.name, &image.repository, &image.tags[..])));
+    let names = LocalNames::new(images.iter().map(|image| (&image.spec, &image.repository, &image.tags[..])));
     let mut bases: Vec<Bases> = Vec::with_capacity(images.len());
     for (i, image) in images.iter().enumerate() {
         let text = image.source.as_ref().map(|s| String::from_utf8_lossy(&s.files.dockerfile.content));

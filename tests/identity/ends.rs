@@ -1,0 +1,80 @@
+//! Images whose base fails, and build secrets.
+
+use serde_json::json;
+
+use super::{Two, busybox};
+use crate::support::engine::unique;
+use crate::support::swanci::{Scene, image};
+
+#[test]
+fn what_stands_on_a_base_that_failed_fails_as_the_base_did_and_is_not_tried() {
+    for (said, code) in [
+        ("ERROR: Cannot connect to the Docker daemon at unix:///x. Is the docker daemon running?", 6),
+        ("ERROR: failed to solve: write /x: no space left on device", 6),
+        ("ERROR: failed to solve: target stage \"x\" could not be found", 1),
+    ] {
+        let mut scene = Scene::new();
+        let (base, middle, top) = (unique("base"), unique("middle"), unique("top"));
+        scene.repository.image(&base, "base").image("alone", "1");
+        scene.repository.write(&format!("{middle}/Dockerfile"), format!("FROM {base}:1\n"));
+        scene
+            .repository
+            .write(&format!("{top}/Dockerfile"), format!("FROM scratch\nCOPY --from={middle} /file /\n"));
+        let names = [&top, &middle, &base, "alone"].map(str::to_owned);
+        scene.repository.images(&names.map(|n| json!({"service_name": n, "version": "1"})));
+        let commit = scene.repository.commit("chain");
+        let tried = scene.swanci.work().join("tried");
+        scene.swanci.docker_that(&format!(
+            "if [ $building ]; then echo \"$*\" >>{}; case \"$*\" in *{base}:sha-*) echo '{said}' >&2; exit 1 ;; esac; fi",
+            tried.display()
+        ));
+        let document = scene.run(&commit, &[]).ended(code).json();
+        for name in [&middle, &top] {
+            let entry = image(&document, name);
+            assert_eq!(entry["status"], "failed");
+            assert!(entry["error"].as_str().unwrap().contains("not tried"), "{entry}");
+        }
+        assert_eq!(image(&document, "alone")["status"], "built");
+        let tried = std::fs::read_to_string(&tried).unwrap();
+        assert!(
+            !tried.contains(&format!("/{middle}:sha-")) && !tried.contains(&format!("/{top}:sha-")),
+            "{tried}"
+        );
+    }
+}
+
+#[test]
+fn a_build_secret_is_its_repositorys_alone_and_is_never_shown() {
+    let two = Two::new();
+    let values = ["canary-first-line-5f1c", "canary-second-line-77aa"];
+    let file = two.scene.swanci.file("npm", values.join("\n"));
+    two.configure(&format!("secrets = {{ npm = \"{}\" }}", file.display()), "");
+    let show = |end: &str| {
+        let script =
+            format!("/bin/busybox cat /run/secrets/npm; /bin/busybox cat /run/secrets/npm >&2; {end}");
+        let run = json!(["/bin/busybox", "sh", "-c", script]);
+        format!("FROM scratch\nCOPY busybox /bin/busybox\nRUN --mount=type=secret,id=npm {run}\n")
+    };
+    for (name, repository) in [("a", &two.scene.repository), ("b", &two.other)] {
+        busybox(repository, name);
+        repository.images(&[json!({"service_name": name, "version": "1"})]);
+    }
+    let clean = |ran: &crate::support::swanci::Ran| {
+        for value in values {
+            assert!(!ran.stderr.contains(value) && !ran.stdout.contains(value), "{}", ran.stderr);
+        }
+    };
+    for (end, code) in [("exit 0", 0), ("exit 3", 1)] {
+        two.scene.repository.write("a/Dockerfile", show(end));
+        let commit = two.scene.repository.commit(end);
+        let ran = two.scene.run(&commit, &["-v"]).ended(code);
+        clean(&ran);
+        assert!(ran.stderr.contains("***"), "{}", ran.stderr);
+    }
+    // The other repository has no such secret, whatever it asks for.
+    two.other.write("b/Dockerfile", show("[ ! -s /run/secrets/npm ]"));
+    let commit = two.other.commit("theirs");
+    let ran = two.run_other(&commit, &["-v"]);
+    clean(&ran);
+    assert!(!ran.stderr.contains("***"), "{}", ran.stderr);
+}
