@@ -229,7 +229,7 @@ mod tests {
         let urls: Vec<_> = config
             .repositories
             .iter()
-            .map(|r| rule(&config, r).on_its_forge().unwrap().as_git_url().to_owned())
+            .map(|r| rule(&config, r).unwrap().on_its_forge().unwrap().as_git_url().to_owned())
             .collect();
         assert_eq!(
             urls,
