@@ -15,25 +15,6 @@ use crate::process::{Stream, Tool};
 pub(crate) use build::{BuildRequest, Builder, Layout, layout_digest};
 pub(crate) use error::{DockerError, DockerErrorKind};
 
-/// Variables of the user's that docker may see beside the inherited ones: which engine, which credentials.
-const DOCKER_VARIABLES: &[&str] = &[
-    "DOCKER_HOST",
-    "DOCKER_CONFIG",
-    "DOCKER_CONTEXT",
-    "DOCKER_TLS_VERIFY",
-    "DOCKER_CERT_PATH",
-    "DOCKER_API_VERSION",
-    "BUILDX_CONFIG",
-    "SSH_AGENT_PID",
-    "AWS_PROFILE",
-    "AWS_REGION",
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "GOOGLE_APPLICATION_CREDENTIALS",
-    "CLOUDSDK_CONFIG",
-];
-
 /// The folder of docker's config file: `$DOCKER_CONFIG`, else `~/.docker`.
 pub fn config_dir() -> Option<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
@@ -63,7 +44,7 @@ impl Docker {
 
     fn tool(&self) -> Tool {
         // `docker/cli` as the program's name is looked up on the PATH; a path is taken as it is.
-        Tool::new(&self.program).inherit(DOCKER_VARIABLES)
+        Tool::of_docker(&self.program)
     }
 
     /// The engine's version, and so whether it answers.

@@ -13,6 +13,7 @@ pub mod escape;
 pub mod forge;
 pub mod git;
 pub mod hooks;
+mod http;
 pub mod init;
 mod json;
 pub mod listener;

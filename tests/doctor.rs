@@ -1,4 +1,4 @@
-//! `swanci doctor`: every piece by itself, and how to mend it.
+//! `swanci doctor`: every piece by itself, and how to repair it.
 
 use serde_json::Value;
 
@@ -84,4 +84,70 @@ fn a_build_secret_that_cannot_be_read_is_a_warning_with_its_repository() {
     assert_eq!(warning["health"], "warning");
     let detail = warning["detail"].as_str().unwrap();
     assert!(detail.contains("`pypi` of acme/shop") && !detail.contains("npm"), "{report}");
+}
+
+#[test]
+fn a_certificate_that_ends_soon_is_a_warning_with_its_day() {
+    let ca = Ca::new("one");
+    let day = |days: i64| {
+        let day = (jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24 * days))
+            .to_zoned(jiff::tz::TimeZone::UTC);
+        (i32::from(day.year()), day.month().unsigned_abs(), day.day().unsigned_abs())
+    };
+    for (days, warned) in [(10, true), (60, false)] {
+        let swanci = Swanci::new();
+        let registry = RegistryServer::builder().tls_between(&ca, day(-1), day(days)).start();
+        swanci.file("ca.crt", &ca.pem);
+        swanci.config(&format!("[registry]\nhost = \"{}\"\nca_file = \"ca.crt\"\n", registry.host()));
+        let report = swanci.run(&["doctor", "--json"]).json();
+        assert_eq!(check(&report, "registry")["health"], "ok", "{report}");
+        let certificate =
+            report["checks"].as_array().unwrap().iter().find(|c| c["name"] == "registry certificate");
+        assert_eq!(certificate.is_some(), warned, "{report}");
+        if let Some(certificate) = certificate {
+            let (year, month, of_month) = day(days);
+            assert_eq!(certificate["health"], "warning");
+            let detail = certificate["detail"].as_str().unwrap();
+            assert!(detail.contains(&format!("{year}-{month:02}-{of_month:02}")), "{detail}");
+        }
+    }
+}
+
+#[test]
+fn docker_is_not_said_to_have_checked_a_name_that_cannot_be_resolved() {
+    let mut swanci = Swanci::new();
+    swanci.config("[registry]\nhost = \"registry.no-such-name.invalid:5000\"\n");
+    let report = swanci.run(&["doctor", "--json"]).ended(6).json();
+    for name in ["registry", "registry from docker"] {
+        let check = check(&report, name);
+        assert_eq!(check["health"], "failed", "{report}");
+        assert!(check["detail"].as_str().unwrap().contains("cannot be resolved"), "{report}");
+    }
+    assert_eq!(check(&report, "proxy")["detail"], "none in the environment");
+    swanci.set("HTTPS_PROXY", "http://me:canary@127.0.0.1:1");
+    let report = swanci.run(&["doctor", "--json"]).ended(6).json();
+    let proxy = check(&report, "proxy")["detail"].as_str().unwrap();
+    assert_eq!(proxy, "registry.no-such-name.invalid:5000 through http://127.0.0.1:1");
+    assert!(!report.to_string().contains("canary"), "{report}");
+}
+
+#[test]
+fn each_line_is_printed_as_soon_as_it_is_known() {
+    use std::io::{BufRead as _, BufReader};
+    let mut swanci = Swanci::new();
+    // The docker client is asked after git, and answers when the test has read git's line.
+    let go = swanci.work().join("go");
+    let script = format!(
+        "#!/bin/sh\nn=0\nwhile [ ! -e {} ] && [ $n -lt 150 ]; do sleep 0.1; n=$((n+1)); done\nexit 1\n",
+        go.display()
+    );
+    swanci.program("slow-docker", &script);
+    swanci.set("SWANCI_BUILD_DOCKER", "slow-docker");
+    let mut child = swanci.command(&["doctor"]).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains(" git ")), "git's line");
+    std::fs::write(&go, "").unwrap();
+    assert!(lines.any(|line| line.contains("docker client")));
+    drop(lines);
+    child.wait().unwrap();
 }

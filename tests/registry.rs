@@ -3,11 +3,14 @@
 #![allow(clippy::disallowed_methods, reason = "tests may spawn")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a test fails loudly")]
 
+mod absent;
 mod answers;
 mod credentials;
 mod faults;
 mod login;
+mod proxies;
 mod tls;
+mod verify;
 
 use swanci::model::{Digest, ImageName, Tag};
 

@@ -1,16 +1,18 @@
-//! `swanci doctor`: every piece of the environment by itself, and how to mend it.
+//! `swanci doctor`: every piece of the environment by itself, and how to repair it.
 
 use std::io::Write;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use serde::Serialize;
+use url::Url;
 
 use crate::cancel::Cancel;
 use crate::cli::Doctor;
 use crate::docker::Builder;
 use crate::error::{Failure, Kind};
 use crate::git;
+use crate::http::proxy::{self, Proxies};
 use crate::model::{ImageName, ImageRepository};
 use crate::pipeline::{RepositoryRule, Site};
 
@@ -19,6 +21,8 @@ use super::documents_io::{print, write};
 
 /// No single check may take longer.
 const LIMIT: Duration = Duration::from_secs(20);
+/// A certificate that ends within this time is a warning.
+const SOON: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Less free space than this is a warning: a build of any size would fill it.
 const SCARCE: u64 = 2 << 30;
 
@@ -47,12 +51,19 @@ struct Report<'a> {
     checks: &'a [Check],
 }
 
-/// Prints every check; one that failed ends with 6.
+/// Prints every check as soon as it is known; one that failed ends with 6.
 pub(super) fn command(session: &Session, args: &Doctor, out: &mut dyn Write) -> Result<(), Failure> {
     let mut checks = Vec::new();
+    let mut closed = None;
+    let mut report = |check: Check| {
+        if !args.json && closed.is_none() {
+            closed = print(out, &shown(&check)).err();
+        }
+        checks.push(check);
+    };
     match session.site(&args.registry, None) {
-        Ok(site) => check_all(session, &site, &mut checks),
-        Err(failure) => checks.push(failed("configuration", failure)),
+        Ok(site) => check_all(session, &site, &mut report),
+        Err(failure) => report(failed("configuration", failure)),
     }
     if let Some(stop) = session.cancel.stopped() {
         return Err(stop.into());
@@ -60,9 +71,8 @@ pub(super) fn command(session: &Session, args: &Doctor, out: &mut dyn Write) -> 
     let healthy = checks.iter().all(|c| c.health != Health::Failed);
     if args.json {
         write(out, &Report { schema: 1, healthy, checks: &checks })?;
-    } else {
-        print(out, &checks.iter().map(shown).collect::<String>())?;
     }
+    closed.map_or(Ok(()), Err)?;
     if healthy {
         return Ok(());
     }
@@ -95,61 +105,66 @@ fn failed(name: &'static str, failure: Failure) -> Check {
     Check { name, health: Health::Failed, detail: failure.one_line(), mend: failure.hint }
 }
 
-fn check_all(session: &Session, site: &Site, checks: &mut Vec<Check>) {
+fn check_all(session: &Session, site: &Site, report: &mut dyn FnMut(Check)) {
     let cancel = || session.cancel.child(Some(LIMIT));
-    checks.push(match &session.config.source {
+    report(match &session.config.source {
         Some(path) => ok("configuration", path.display().to_string()),
         None => ok("configuration", "no file; defaults, environment and flags"),
     });
-    checks.push(match git::version(&cancel()) {
+    report(match git::version(&cancel()) {
         Ok(version) => ok("git", version),
         Err(error) => failed("git", error.into()),
     });
-    checks.push(if git::lfs_is_installed(&cancel()) {
+    report(if git::lfs_is_installed(&cancel()) {
         ok("git-lfs", "installed")
     } else {
         ok("git-lfs", "not installed; only repositories that use git LFS need it")
     });
-    checks.push(match site.docker.client_version(&cancel()) {
+    report(match site.docker.client_version(&cancel()) {
         Ok(version) => ok("docker client", version),
         Err(error) => failed("docker client", error.into()),
     });
     let engine = site.docker.engine_version(&cancel());
     let engine_answers = engine.is_ok();
-    checks.push(match engine {
+    report(match engine {
         Ok(version) => ok("docker engine", version),
         Err(error) => failed("docker engine", error.into()),
     });
-    checks.push(match site.docker.find_builder(&cancel()) {
+    report(match site.docker.find_builder(&cancel()) {
         Ok(Builder::Buildx) => ok("builder", "buildx (BuildKit of the engine)"),
         Ok(Builder::Remote) => ok("builder", "buildx (a builder outside of the engine)"),
         Ok(Builder::Integrated) => ok("builder", "BuildKit of the docker client (DOCKER_BUILDKIT=1)"),
         Err(error) => failed("builder", error.into()),
     });
-    checks.push(disk(site));
-    checks.push(state(site));
+    report(disk(site));
+    report(state(site));
     if engine_answers {
-        checks.push(engine_disk(site, &cancel()));
+        report(engine_disk(site, &cancel()));
     }
-    registry(site, session.config.plain_http, engine_answers, &cancel, checks);
+    report(proxies(site));
+    registry(site, session.config.plain_http, engine_answers, &cancel, report);
     for rule in &site.repositories {
-        checks.push(match reach(site, rule, &cancel()) {
+        report(match reach(site, rule, &cancel()) {
             Ok(branch) => ok("repository", format!("{}: {branch}", rule.name)),
             Err(failure) => failed("repository", failure.context(format!("{} cannot be read", rule.name))),
         });
     }
-    checks.push(webhook_secret(session));
-    checks.extend(session.config.unreadable_secrets().into_iter().map(|text| {
-        warning("build secret", text, "correct its path, or give it to the user that runs swanci")
-    }));
+    report(webhook_secret(session));
+    for text in session.config.unreadable_secrets() {
+        report(warning("build secret", text, "correct its path, or give it to the user that runs swanci"));
+    }
 }
 
-fn reach(site: &Site, rule: &RepositoryRule, cancel: &Cancel) -> Result<String, Failure> {
+fn remote(rule: &RepositoryRule) -> Result<git::Remote, Failure> {
     let remote = match &rule.clone_url {
         Some(url) => git::Remote::typed(url),
         None => rule.on_its_forge(),
     };
-    let remote = remote.map_err(|error| Failure::new(Kind::BadInput, error))?;
+    remote.map_err(|error| Failure::new(Kind::BadInput, error))
+}
+
+fn reach(site: &Site, rule: &RepositoryRule, cancel: &Cancel) -> Result<String, Failure> {
+    let remote = remote(rule)?;
     let mirror = git::Mirror::of(&site.state_dir, &remote, &site.access, cancel);
     Ok(match mirror.default_branch()? {
         Some(branch) => format!("{} can be read; its default branch is {branch}", remote.as_git_url()),
@@ -157,15 +172,41 @@ fn reach(site: &Site, rule: &RepositoryRule, cancel: &Cancel) -> Result<String, 
     })
 }
 
+/// Which of the servers that are configured are asked through a proxy of the environment.
+fn proxies(site: &Site) -> Check {
+    let proxies = Proxies::of_environment();
+    if proxies.all().next().is_none() {
+        return ok("proxy", "none in the environment");
+    }
+    let registry = site.client.as_ref().zip(site.registry.as_ref());
+    let registry = registry.map(|(client, address)| (address.host().to_owned(), client.proxy()));
+    let remotes = site.repositories.iter().filter_map(|rule| {
+        let url = Url::parse(remote(rule).ok()?.as_git_url())
+            .ok()
+            .filter(|url| matches!(url.scheme(), "https" | "http"))?;
+        Some((url.host_str()?.to_owned(), proxies.of(&url).map(proxy::shown)))
+    });
+    let mut routes: Vec<String> = registry
+        .into_iter()
+        .chain(remotes)
+        .map(|(host, proxy)| match proxy {
+            Some(proxy) => format!("{host} through {proxy}"),
+            None => format!("{host} directly"),
+        })
+        .collect();
+    routes.dedup();
+    ok("proxy", if routes.is_empty() { "no server is configured".to_owned() } else { routes.join(", ") })
+}
+
 fn registry(
     site: &Site,
     plain_http: bool,
     engine_answers: bool,
     cancel: &dyn Fn() -> Cancel,
-    checks: &mut Vec<Check>,
+    report: &mut dyn FnMut(Check),
 ) {
     let (Some(address), Some(client)) = (&site.registry, &site.client) else {
-        checks.push(warning(
+        report(warning(
             "registry",
             "none is configured; builds make local names only",
             "set registry.host, SWANCI_REGISTRY or --registry",
@@ -173,31 +214,52 @@ fn registry(
         return;
     };
     let client = client.with_cancel(cancel());
-    match client.ping() {
+    let resolves = client.name_resolves();
+    let answers = match client.ping() {
         Ok(()) => {
             let trust = if plain_http { "over plain http" } else { "and its certificate is trusted" };
-            checks.push(ok("registry", format!("{address} answers swanci, {trust}")));
+            report(ok("registry", format!("{address} answers swanci, {trust}")));
+            true
         }
-        Err(error) => checks.push(failed("registry", error.into())),
+        Err(error) => {
+            report(failed("registry", error.into()));
+            false
+        }
+    };
+    if answers && let Some(day) = client.certificate_ends_within(SOON) {
+        report(warning(
+            "registry certificate",
+            format!("the certificate of {} expires on {day}", address.host()),
+            "renew it before then: swanci and docker refuse the registry afterwards",
+        ));
     }
     // Never pushed: the name only has to be one that swanci would be allowed to write.
     let Ok(name) = "swanci-doctor".parse::<ImageName>() else { return };
     let Ok(repository) = ImageRepository::new(Some(address), &name) else { return };
-    checks.push(match client.check_push(repository.path()) {
+    report(match client.check_push(repository.path()) {
         Ok(()) => ok("registry credentials", "may write"),
         Err(error) => failed("registry credentials", error.into()),
     });
-    if engine_answers {
-        let reference = format!("{repository}:none");
-        checks.push(match site.docker.probe_registry(&reference, &cancel()) {
-            Ok(()) if address.is_loopback() => ok(
-                "registry from docker",
-                "the docker engine reaches it; on loopback it trusts every registry, whatever its certificate",
-            ),
-            Ok(()) => ok("registry from docker", "the docker engine reaches it and trusts its certificate"),
-            Err(error) => failed("registry from docker", error.into()),
-        });
+    if !engine_answers {
+        return;
     }
+    if !resolves {
+        let failure = Failure::environment(format!(
+            "the name {} cannot be resolved, so docker was not asked",
+            address.host()
+        ));
+        report(failed("registry from docker", failure.hint("check the name, the DNS and /etc/hosts")));
+        return;
+    }
+    let reference = format!("{repository}:none");
+    report(match site.docker.probe_registry(&reference, &cancel()) {
+        Ok(()) if address.is_loopback() => ok(
+            "registry from docker",
+            "the docker engine reaches it; on loopback it trusts every registry, whatever its certificate",
+        ),
+        Ok(()) => ok("registry from docker", "the docker engine reaches it and trusts its certificate"),
+        Err(error) => failed("registry from docker", error.into()),
+    });
 }
 
 fn disk(site: &Site) -> Check {
@@ -225,7 +287,7 @@ fn state(site: &Site) -> Check {
             failure.hint("give it to the user that runs swanci, or choose another --state-dir"),
         );
     }
-    let used: Vec<String> = ["mirrors", "receipts", "configs", "logs"]
+    let used: Vec<String> = ["mirrors", "receipts", "logs"]
         .iter()
         .map(|part| format!("{part} {}", ByteSize::b(size_of(&site.state_dir.join(part)))))
         .collect();

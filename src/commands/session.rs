@@ -14,10 +14,10 @@ use crate::docker::Docker;
 use crate::error::{Classify as _, Failure, Kind};
 use crate::git::Access;
 use crate::model::{ForgeName, RegistryAddress};
-use crate::pipeline::{CONFIGS, RepositoryRule, Site};
+use crate::pipeline::{RepositoryRule, Site};
 use crate::progress::{Progress, Style};
 use crate::redact;
-use crate::registry::{Credentials, Registry, Settings};
+use crate::registry::{Login, Registry, Settings};
 
 /// A command's configuration, display and cancellation.
 pub struct Session {
@@ -166,7 +166,7 @@ fn typed_secrets(typed: &[(String, PathBuf)]) -> Result<BTreeMap<String, PathBuf
     Ok(secrets)
 }
 
-/// A client of the registry, with docker's own credentials and the pinned certificate authority.
+/// A client of the registry, with docker's own credentials and the configured certificate authority.
 pub(super) fn connect(
     config: &Config,
     address: &RegistryAddress,
@@ -175,7 +175,6 @@ pub(super) fn connect(
 ) -> Result<Registry, Failure> {
     let mut settings = Settings::new(address.clone());
     settings.plain_http = config.plain_http;
-    settings.configs = Some(config.state_dir.join(CONFIGS));
     if let Some(path) = &config.ca_file {
         let pem = std::fs::read(path)
             .classify(Kind::BadInput, || format!("cannot read registry.ca_file {}", path.display()))
@@ -184,18 +183,8 @@ pub(super) fn connect(
             })?;
         settings.ca_pem = Some(pem);
     }
-    let credentials = match crate::docker::config_dir() {
-        Some(dir) => Credentials::from_docker(&dir, address, cancel).map_err(|error| {
-            let hint = error.hint();
-            let failure = Failure::new(Kind::Environment, error);
-            match hint {
-                Some(hint) => failure.hint(hint),
-                None => failure,
-            }
-        })?,
-        None => Credentials::Anonymous,
-    };
-    let registry = Registry::connect(settings, credentials, cancel.clone())?;
+    let login = Login::Docker(crate::docker::config_dir());
+    let registry = Registry::connect(settings, login, cancel.clone())?;
     let progress = progress.clone();
     Ok(registry.with_retry_notice(Arc::new(move |text: &str| progress.warn(text))))
 }

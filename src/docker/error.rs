@@ -155,10 +155,7 @@ impl DockerError {
                 "the engine does not trust the registry's certificate: scripts/trust-ca installs the CA for docker",
             ),
             DockerErrorKind::Unauthorized => Some("run `docker login REGISTRY` as the user that runs swanci"),
-            DockerErrorKind::ManifestRefused => Some(
-                "the registry may accept OCI manifests only: use an engine with the containerd image store, \
-                 or allow Docker's manifest format in the registry",
-            ),
+            DockerErrorKind::ManifestRefused => Some(crate::registry::OCI_ONLY_HINT),
             DockerErrorKind::NoSuchImage | DockerErrorKind::Failed | DockerErrorKind::Stopped(_) => None,
         }
     }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use backon::BackoffBuilder as _;
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -11,9 +10,11 @@ use url::Url;
 
 use super::deliveries::Delivery;
 use super::error::HookError;
-use super::http::{Answer, Server};
+use super::http::Server;
 use super::{EVENT, shown};
 use crate::cancel::Cancel;
+use crate::http::retry::RetryPolicy;
+use crate::http::{Answer, next_link};
 use crate::model::RepoName;
 
 /// The version of the API that the requests are written for.
@@ -252,11 +253,9 @@ impl GitHub {
 
     /// A GET, repeated for passing causes.
     fn get(&self, url: &Url, at: &str) -> Result<Answer, HookError> {
-        let mut delays = backon::ExponentialBuilder::new()
-            .with_min_delay(Duration::from_millis(300))
-            .with_max_times(2)
-            .with_jitter()
-            .build();
+        let policy =
+            RetryPolicy { attempts: 3, first_delay: Duration::from_millis(300), ..RetryPolicy::default() };
+        let mut delays = policy.delays();
         loop {
             match (self.send("GET", url, None, at), delays.next()) {
                 (Err(error), Some(delay)) if error.is_transient() => self.cancel.sleep(delay)?,
@@ -274,13 +273,12 @@ impl GitHub {
         token.set_sensitive(true);
         let request = http::Request::builder()
             .method(method)
-            .uri(url.as_str())
             .header(header::ACCEPT, "application/vnd.github+json")
             .header("X-GitHub-Api-Version", API_VERSION)
             .header(header::AUTHORIZATION, token);
         // A POST without a body still says how long it is.
         let body = if method == "POST" { Some(body.unwrap_or_default()) } else { body };
-        let answer = self.server.exchange(request, body, at)?;
+        let answer = self.server.exchange(request, url, body, at)?;
         if matches!(answer.status, 200..=299) { Ok(answer) } else { Err(self.refused(&answer, at)) }
     }
 
@@ -322,14 +320,6 @@ fn again(answer: &Answer) -> Option<String> {
     Some(format!("try again after {}", jiff::Timestamp::from_second(reset).ok()?))
 }
 
-/// The target of `rel="next"`.
-fn next_link(value: &str) -> Option<&str> {
-    value.split(',').find_map(|link| {
-        let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
-        parameters.split(';').any(|p| matches!(p.trim(), "rel=\"next\"" | "rel=next")).then_some(target)
-    })
-}
-
 /// The error body of GitHub's description (`basic-error`, `validation-error`).
 #[derive(Deserialize)]
 struct ErrorBody {
@@ -363,14 +353,6 @@ fn said(answer: &Answer) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_next_page_is_found_among_the_links() {
-        let value = "<https://h/x?page=1>; rel=\"prev\", <https://h/x?cursor=v1_a%2Cb>; rel=\"next\"";
-        assert_eq!(next_link(value), Some("https://h/x?cursor=v1_a%2Cb"));
-        assert_eq!(next_link("<https://h/x?page=1>; rel=\"first\""), None);
-        assert_eq!(next_link(""), None);
-    }
 
     #[test]
     fn a_hook_for_other_events_or_another_path_is_not_ours() {

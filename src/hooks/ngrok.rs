@@ -31,9 +31,8 @@ pub fn public_url(api: &str, port: u16) -> Result<String, HookError> {
     let server = Server::new(api, true)?;
     let at = "asking ngrok for its tunnels";
     let url = server.base.join("api/tunnels").map_err(|e| HookError::Settings(e.to_string()))?;
-    let request =
-        http::Request::builder().method("GET").uri(url.as_str()).header("Accept", "application/json");
-    let answer = server.exchange(request, None, at)?;
+    let request = http::Request::builder().method("GET").header("Accept", "application/json");
+    let answer = server.exchange(request, &url, None, at)?;
     let protocol =
         |detail: String| HookError::Protocol { host: server.host.clone(), at: at.to_owned(), detail };
     if answer.status != 200 {

@@ -5,9 +5,8 @@ use std::time::{Duration, SystemTime};
 use crate::documents::Receipt;
 use crate::git::{Mirror, remove_unused_mirrors};
 use crate::model::{ImageRepository, Tag};
-use crate::registry::prune_configs;
 
-use super::{CONFIGS, Origin, Site, receipt};
+use super::{Origin, Site, receipt};
 
 /// Mirrors that nothing has fetched for so long are removed.
 const UNUSED: Duration = Duration::from_secs(90 * 24 * 60 * 60);
@@ -24,7 +23,6 @@ pub(super) fn after_push(site: &Site, receipt: &Receipt) {
     }
     remove_unused_mirrors(&site.state_dir, UNUSED, SystemTime::now());
     receipt::prune(&site.state_dir);
-    prune_configs(&site.state_dir.join(CONFIGS));
 }
 
 /// Of each repository the newest local images stay. An older one is removed if the registry has it: what was built and

@@ -123,9 +123,6 @@ pub struct Outcome<T> {
     pub failure: Option<Failure>,
 }
 
-/// The folder of the state directory in which the configs of images in the registry are kept.
-pub const CONFIGS: &str = "configs";
-
 /// Threads that talk to the registry at once; each keeps a connection.
 const REGISTRY_THREADS: usize = 8;
 

@@ -1,11 +1,14 @@
 //! Asks the registry whether everything on a receipt is still there, unchanged.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::Serialize;
 
 use crate::documents::{MoveOutcome, Receipt, SCHEMA};
 use crate::error::Failure;
-use crate::model::{Digest, Tag};
+use crate::model::{Digest, ImageName, ImageRepository, Tag};
 use crate::parallel;
+use crate::registry::{Content, Registry, RegistryError};
 
 use super::{Outcome, REGISTRY_THREADS, Site};
 
@@ -26,7 +29,7 @@ pub struct Verification {
 pub enum VerifyOutcome {
     /// Everything is there, unchanged.
     Intact,
-    /// An immutable tag changed or is gone.
+    /// An immutable tag changed, or something is gone.
     Drifted,
 }
 
@@ -39,7 +42,7 @@ pub struct VerifiedImage {
     pub tag: Tag,
     /// The receipt's digest.
     pub expected: Digest,
-    /// The registry's.
+    /// The registry's; `None` when the tag or any content of the image is gone.
     pub found: Option<Digest>,
 }
 
@@ -53,7 +56,8 @@ impl VerifiedImage {
     }
 }
 
-/// Compares the registry with a receipt. A moving tag that has moved on is no drift; one that is gone is.
+/// Compares the registry with a receipt: tags, manifests, and all content of the images on it. A moving tag that has
+/// moved on is not drift; one that is gone is.
 pub fn verify(site: &Site, receipt: &Receipt) -> Result<Outcome<Verification>, Failure> {
     let (address, client) = site.registry_and_client()?;
     if receipt.schema != SCHEMA {
@@ -89,10 +93,19 @@ pub fn verify(site: &Site, receipt: &Receipt) -> Result<Outcome<Verification>, F
     let answers = parallel::map(REGISTRY_THREADS, &asked, |(_, repository, tag, _)| {
         client.head_manifest(repository.path(), tag)
     });
-    let mut images = Vec::with_capacity(asked.len());
-    for ((name, _, tag, expected), answer) in asked.into_iter().zip(answers) {
-        images.push(VerifiedImage { name, tag, expected, found: answer?.map(|d| d.digest) });
+    let mut found = Vec::with_capacity(asked.len());
+    for answer in answers {
+        found.push(answer?.map(|descriptor| descriptor.digest));
     }
+    let gone = gone(client, &asked, &found)?;
+    let images: Vec<VerifiedImage> = asked
+        .into_iter()
+        .zip(found)
+        .map(|(asked, found)| {
+            let found = found.filter(|found| !gone.contains(&(asked.1.path().clone(), found.clone())));
+            VerifiedImage { name: asked.0, tag: asked.2, expected: asked.3, found }
+        })
+        .collect();
     let drifted: Vec<&VerifiedImage> = images.iter().filter(|i| i.has_drifted()).collect();
     let failure = (!drifted.is_empty()).then(|| {
         let names: Vec<String> = drifted.iter().map(|i| format!("{}:{}", i.name, i.tag)).collect();
@@ -100,4 +113,65 @@ pub fn verify(site: &Site, receipt: &Receipt) -> Result<Outcome<Verification>, F
     });
     let outcome = if failure.is_none() { VerifyOutcome::Intact } else { VerifyOutcome::Drifted };
     Ok(Outcome { document: Verification { schema: SCHEMA, outcome, images }, failure })
+}
+
+/// Image, repository, tag and the receipt's digest.
+type Asked = (String, ImageRepository, Tag, Digest);
+/// Content of a repository.
+type Place = (ImageName, Content);
+
+/// The manifests of the receipt that stand under their tags, and lack any of their content. Each content is asked for once,
+/// level by level: an index, its manifests (attestations too), their configs and layers.
+fn gone(
+    client: &Registry,
+    asked: &[Asked],
+    found: &[Option<Digest>],
+) -> Result<BTreeSet<(ImageName, Digest)>, RegistryError> {
+    let roots: BTreeSet<Place> = asked
+        .iter()
+        .zip(found)
+        .filter(|((.., expected), found)| found.as_ref() == Some(expected))
+        .map(|((_, repository, _, digest), _)| (repository.path().clone(), Content::Manifest(digest.clone())))
+        .collect();
+    let mut parents: BTreeMap<Place, BTreeSet<Place>> = BTreeMap::new();
+    let mut level: Vec<Place> = roots.iter().cloned().collect();
+    let mut seen: BTreeSet<Place> = roots.clone();
+    let mut missing: Vec<Place> = Vec::new();
+    while !level.is_empty() {
+        let answers = parallel::map(REGISTRY_THREADS, &level, |(repository, content)| match content {
+            Content::Manifest(digest) => {
+                Ok(client.get_manifest(repository, digest)?.map(|manifest| manifest.references()))
+            }
+            Content::Blob(digest) => Ok(client.has_blob(repository, digest)?.then(Vec::new)),
+        });
+        let mut next = Vec::new();
+        for (place, answer) in level.into_iter().zip(answers) {
+            match answer {
+                Ok(Some(references)) => {
+                    for content in references {
+                        let below = (place.0.clone(), content);
+                        parents.entry(below.clone()).or_default().insert(place.clone());
+                        if seen.insert(below.clone()) {
+                            next.push(below);
+                        }
+                    }
+                }
+                // Content that is not what its digest says is gone too.
+                Ok(None) | Err(RegistryError::DigestMismatch { .. }) => missing.push(place),
+                Err(error) => return Err(error),
+            }
+        }
+        level = next;
+    }
+    let (mut gone, mut marked) = (BTreeSet::new(), BTreeSet::new());
+    while let Some(place) = missing.pop() {
+        if !marked.insert(place.clone()) {
+            continue;
+        }
+        missing.extend(parents.get(&place).into_iter().flatten().cloned());
+        if let (true, (repository, Content::Manifest(digest))) = (roots.contains(&place), place) {
+            gone.insert((repository, digest));
+        }
+    }
+    Ok(gone)
 }

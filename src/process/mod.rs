@@ -4,6 +4,7 @@
 //! lines are streamed and redacted, its output is captured up to a cap, and when it has to go its whole tree goes.
 
 mod children;
+mod environment;
 mod error;
 mod lines;
 
@@ -117,6 +118,12 @@ impl Tool {
             cap: Some(CAPTURE_CAP),
             umask: None,
         }
+    }
+
+    /// docker, one of its plugins or of its credential helpers: with swanci's own environment, less what is secret or
+    /// would change a build (`environment.rs` lists it).
+    pub(crate) fn of_docker(program: impl AsRef<OsStr>) -> Tool {
+        Tool { env: environment::for_docker(std::env::vars_os()), ..Tool::new(program) }
     }
 
     /// Adds an argument.

@@ -1,14 +1,18 @@
-//! Answers a registry's challenge: Basic, or a Bearer token from a server that is allowed to know our credentials.
+//! Answers a registry's challenge: Basic, or a Bearer token from the token server that it names.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use secrecy::{ExposeSecret, SecretString};
-use url::{Host, Url};
+use url::Url;
 
+use crate::cancel::Stop;
+use crate::http::is_loopback;
+
+use super::Registry;
 use super::challenge::Challenge;
-use super::client::{Answer, Request, Shared};
-use super::credentials::Credentials;
+use super::client::{Answer, Request};
+use super::credentials::{Credentials, Login, Lookup};
 use super::error::RegistryError;
 use super::manifest::shown;
 use super::token::{self, Scope, Tokens};
@@ -16,26 +20,23 @@ use super::token::{self, Scope, Tokens};
 /// What one registry is known to want, and the tokens for it.
 #[derive(Debug)]
 pub(super) struct Authenticator {
-    pub(super) credentials: Credentials,
+    login: Login,
+    found: Mutex<Option<Arc<Lookup>>>,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    known: Option<Known>,
+    /// Whether the registry has ever asked for a login.
+    challenged: bool,
+    /// The challenge whose answer it accepted last.
+    wanted: Option<Challenge>,
     tokens: Tokens,
 }
 
-/// What the registry asked for last time.
-#[derive(Debug, Clone)]
-enum Known {
-    Basic,
-    Bearer { realm: Url, service: Option<String> },
-}
-
 impl Authenticator {
-    pub(super) fn new(credentials: Credentials) -> Authenticator {
-        Authenticator { credentials, state: Mutex::default() }
+    pub(super) fn new(login: Login) -> Authenticator {
+        Authenticator { login, found: Mutex::default(), state: Mutex::default() }
     }
 
     /// The state is whole after every statement, so a panic elsewhere does not spoil it.
@@ -43,75 +44,75 @@ impl Authenticator {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn basic(&self) -> Option<SecretString> {
-        match &self.credentials {
+    /// Whether the registry has ever asked for a login.
+    pub(super) fn is_challenged(&self) -> bool {
+        self.state().challenged
+    }
+
+    pub(super) fn set_challenged(&self) {
+        self.state().challenged = true;
+    }
+
+    /// A challenge whose answer was accepted is met from now on before it is made.
+    pub(super) fn remember(&self, challenge: Challenge) {
+        self.state().wanted = Some(challenge);
+    }
+}
+
+impl Registry {
+    /// The credentials, looked up when they are first wanted; who comes meanwhile waits, so that a helper runs once.
+    fn login(&self) -> Result<Arc<Lookup>, Stop> {
+        let auth = &self.shared.auth;
+        let mut found = auth.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = &*found {
+            return Ok(Arc::clone(found));
+        }
+        let lookup = Arc::new(auth.login.look_up(&self.shared.address, &self.cancel)?);
+        Ok(Arc::clone(found.insert(lookup)))
+    }
+
+    fn basic(&self) -> Result<Option<SecretString>, Stop> {
+        Ok(match &self.login()?.credentials {
             Credentials::Password { username, password } => {
                 Some(http_auth::basic::encode_credentials(username, password.expose_secret()).into())
             }
             Credentials::Anonymous | Credentials::IdentityToken(_) => None,
-        }
+        })
     }
-}
 
-impl Shared {
+    /// Whether nothing can be sent to this registry.
+    pub(super) fn is_anonymous(&self) -> Result<bool, Stop> {
+        Ok(self.login()?.credentials.is_anonymous())
+    }
+
     /// The Authorization value to send with a first attempt, as far as is known what the registry wants.
-    pub(super) fn authorization(
-        &self,
-        request: &Request,
-        limit: Duration,
-    ) -> Result<Option<SecretString>, RegistryError> {
-        let known = self.auth.state().known.clone();
-        match known {
+    pub(super) fn authorization(&self, request: &Request) -> Result<Option<SecretString>, RegistryError> {
+        let wanted = self.shared.auth.state().wanted.clone();
+        match wanted {
             None => Ok(None),
-            Some(Known::Basic) => Ok(self.auth.basic()),
-            Some(Known::Bearer { realm, service }) => {
-                let cached = self.auth.state().tokens.get(&request.scope, Instant::now());
+            Some(Challenge::Basic) => Ok(self.basic()?),
+            Some(Challenge::Bearer { realm, service, .. }) => {
+                let cached = self.shared.auth.state().tokens.get(&request.scope, Instant::now());
                 if let Some(token) = cached {
                     return Ok(Some(bearer(&token)));
                 }
-                let scopes = request.scope.parts().to_vec();
-                self.fetch_token(request, &realm, service.as_deref(), &scopes, limit).map(Some)
+                self.fetch_token(request, &realm, service.as_deref(), None).map(Some)
             }
         }
     }
 
-    /// The Authorization value that answers a 401; `None` when there is nothing (else) to send.
-    pub(super) fn answer_challenge(
+    /// The Authorization value that answers a challenge; `None` when there is nothing to send.
+    pub(super) fn answer(
         &self,
         request: &Request,
-        challenge: Challenge,
-        sent: bool,
-        limit: Duration,
+        challenge: &Challenge,
     ) -> Result<Option<SecretString>, RegistryError> {
         match challenge {
-            Challenge::Basic => {
-                self.auth.state().known = Some(Known::Basic);
-                Ok(if sent { None } else { self.auth.basic() })
-            }
+            Challenge::Basic => Ok(self.basic()?),
             Challenge::Bearer { realm, service, scope } => {
-                let realm = judge_realm(&realm, &self.realm_policy()).map_err(|why| {
-                    RegistryError::RealmRefused { host: self.host.clone(), realm: shown(&realm), why }
-                })?;
-                // Our own scope, so that the token serves the next request too; the registry's where we have none.
-                let scopes = match (request.scope.parts(), scope) {
-                    ([], Some(scope)) => vec![scope],
-                    (own, _) => own.to_vec(),
-                };
-                let mut state = self.auth.state();
-                state.tokens.forget(&request.scope);
-                state.known = Some(Known::Bearer { realm: realm.clone(), service: service.clone() });
-                drop(state);
-                self.fetch_token(request, &realm, service.as_deref(), &scopes, limit).map(Some)
+                self.shared.auth.state().tokens.forget(&request.scope);
+                self.fetch_token(request, realm, service.as_deref(), scope.as_deref()).map(Some)
             }
-        }
-    }
-
-    fn realm_policy(&self) -> RealmPolicy<'_> {
-        RealmPolicy {
-            registry: self.base.host(),
-            plain_http: self.base.scheme() == "http",
-            docker_hub: self.docker_hub,
-            allowed: &self.token_hosts,
         }
     }
 
@@ -120,16 +121,24 @@ impl Shared {
     fn fetch_token(
         &self,
         request: &Request,
-        realm: &Url,
+        realm: &str,
         service: Option<&str>,
-        scopes: &[String],
-        limit: Duration,
+        wanted: Option<&str>,
     ) -> Result<SecretString, RegistryError> {
-        let at = format!("{} (token from {})", request.at, realm.host_str().unwrap_or("?"));
-        let mut url = realm.clone();
+        let mut url = judge_realm(realm).map_err(|why| RegistryError::RealmRefused {
+            host: self.shared.host.clone(),
+            realm: shown(realm),
+            why,
+        })?;
+        // Our own scope, so that the token serves the next request too, and what the registry wants besides.
+        let mut scopes = request.scope.parts().to_vec();
+        let besides = wanted.unwrap_or_default().split_ascii_whitespace().map(str::to_owned);
+        scopes.extend(besides.filter(|scope| !request.scope.parts().contains(scope)).collect::<Vec<_>>());
+        let at = format!("{} (token from {})", request.at, crate::http::server_of(&url));
         let mut call = Request::get(String::new(), at, Scope::none());
         let mut basic = None;
-        if let Credentials::IdentityToken(token) = &self.auth.credentials {
+        let login = self.login()?;
+        if let Credentials::IdentityToken(token) = &login.credentials {
             let mut form = form_urlencoded::Serializer::new(String::new());
             form.append_pair("grant_type", "refresh_token").append_pair("client_id", "swanci");
             form.append_pair("refresh_token", token.expose_secret()).append_pair("scope", &scopes.join(" "));
@@ -144,30 +153,38 @@ impl Shared {
             if let Some(service) = service {
                 query.append_pair("service", service);
             }
-            for scope in scopes {
+            for scope in &scopes {
                 query.append_pair("scope", scope);
             }
+            if let Credentials::Password { username, .. } = &login.credentials {
+                query.append_pair("account", username);
+            }
             drop(query);
-            basic = self.auth.basic();
+            basic = self.basic()?;
         }
-        let answer = self.once(&call, &url, basic.as_ref(), limit)?;
+        let answer = self.once(&call, &url, basic.as_ref())?;
+        let answer = self.follow(&call, url, answer, basic.as_ref())?;
         let (token, life) = match answer.status {
             200 => token::parse(&answer.body).map_err(|why| answer.protocol(why))?,
-            401 | 403 => return Err(self.unauthorized(&answer)),
+            401 => return Err(self.unauthorized(&answer)?),
             _ => return Err(answer.failure()),
         };
-        self.auth.state().tokens.put(request.scope.clone(), token.clone(), life, Instant::now());
+        self.shared.auth.state().tokens.put(request.scope.clone(), token.clone(), life, Instant::now());
         Ok(bearer(&token))
     }
 
     /// The error of an answer that asks for (other) credentials.
-    pub(super) fn unauthorized(&self, answer: &Answer) -> RegistryError {
-        RegistryError::Unauthorized {
-            host: self.host.clone(),
-            at: answer.at.clone(),
-            anonymous: self.auth.credentials.is_anonymous(),
-            detail: answer.said(),
-        }
+    pub(super) fn unauthorized(&self, answer: &Answer) -> Result<RegistryError, Stop> {
+        let login = self.login()?;
+        Ok(match &login.error {
+            Some(error) if login.credentials.is_anonymous() => RegistryError::Credentials(error.clone()),
+            Some(_) | None => RegistryError::Unauthorized {
+                host: self.shared.host.clone(),
+                at: answer.at.clone(),
+                anonymous: login.credentials.is_anonymous(),
+                detail: answer.said(),
+            },
+        })
     }
 }
 
@@ -175,48 +192,20 @@ fn bearer(token: &SecretString) -> SecretString {
     format!("Bearer {}", token.expose_secret()).into()
 }
 
-/// Where the tokens of one registry may come from.
-#[derive(Debug, Clone)]
-struct RealmPolicy<'a> {
-    registry: Option<Host<&'a str>>,
-    plain_http: bool,
-    docker_hub: bool,
-    allowed: &'a [String],
-}
-
-/// The token server's URL, if credentials may go there: https, and the registry's own host (on any port), one that was
-/// allowed by name, or Docker Hub's for Docker Hub. http only where the registry itself is plain http on loopback. A
-/// sibling or a subdomain is another host: on shared domains it is another tenant.
-fn judge_realm(realm: &str, policy: &RealmPolicy<'_>) -> Result<Url, String> {
-    let url = Url::parse(realm).map_err(|e| format!("it is no URL: {e}"))?;
+/// The token server's URL: on any host by https, as docker takes it, and by plain http on this machine only. The
+/// credentials that go there are those that were stored for the registry, and no other registry's.
+fn judge_realm(realm: &str) -> Result<Url, String> {
+    let url = Url::parse(realm).map_err(|e| format!("it is not a URL: {e}"))?;
     let host = url.host().ok_or("it names no host")?;
-    let loopback = is_loopback(&host);
     match url.scheme() {
         "https" => {}
-        "http" if policy.plain_http && loopback => {}
-        "http" => return Err("it is not https".to_owned()),
+        "http" if is_loopback(&host) => {}
         _ => return Err("it is not https".to_owned()),
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err("it carries credentials of its own".to_owned());
     }
-    let name = host.to_string();
-    let own = policy.registry.as_ref().is_some_and(|own| own.to_string() == name);
-    let listed = policy.allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(&name));
-    if own || listed || (policy.docker_hub && name == "auth.docker.io") {
-        Ok(url)
-    } else {
-        Err(format!("{name} is neither the registry's own host nor an allowed one"))
-    }
-}
-
-/// Whether a URL's host is this machine.
-pub(super) fn is_loopback(host: &Host<&str>) -> bool {
-    match host {
-        Host::Domain(name) => *name == "localhost",
-        Host::Ipv4(ip) => ip.is_loopback(),
-        Host::Ipv6(ip) => ip.is_loopback(),
-    }
+    Ok(url)
 }
 
 #[cfg(test)]
@@ -224,42 +213,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn credentials_go_only_to_the_registrys_own_host_over_https() {
-        let allowed = ["sso.example.net".to_owned()];
-        let policy = |registry, plain_http, docker_hub| RealmPolicy {
-            registry: Some(registry),
-            plain_http,
-            docker_hub,
-            allowed: &allowed,
-        };
-        let own = policy(Host::Domain("r.example.org"), false, false);
-        for good in
-            ["https://r.example.org/token", "https://R.example.org:8443/t?x=y", "https://sso.example.net/"]
-        {
-            assert!(judge_realm(good, &own).is_ok(), "{good}");
+    fn credentials_go_over_https_or_stay_on_this_machine() {
+        for good in [
+            "https://r.example.org/token",
+            "https://gitlab.example.org:8443/jwt/auth?x=y",
+            "https://auth.docker.io/token",
+            "http://127.0.0.1:5001/token",
+            "http://localhost:3000/v2/token",
+            "http://[::1]:1/",
+        ] {
+            assert!(judge_realm(good).is_ok(), "{good}");
         }
         for bad in [
             "http://r.example.org/token",
-            "https://evil.example.org/",
-            "https://a.r.example.org/",
-            "https://r.example.org.evil.net/",
-            "https://example.org/",
-            "https://r.example.org@evil.net/",
+            "http://127.0.0.1.example.org/",
+            "http://10.0.0.1/token",
             "https://user:pw@r.example.org/",
-            "https://auth.docker.io/token",
             "file:///etc/passwd",
             "/token",
-            "http://127.0.0.1/",
             "",
         ] {
-            assert!(judge_realm(bad, &own).is_err(), "{bad}");
+            assert!(judge_realm(bad).is_err(), "{bad}");
         }
-        let hub = policy(Host::Domain("registry-1.docker.io"), false, true);
-        assert!(judge_realm("https://auth.docker.io/token", &hub).is_ok());
-        assert!(judge_realm("https://evil.docker.io/token", &hub).is_err());
-        let loopback = policy(Host::Ipv4([127, 0, 0, 1].into()), true, false);
-        assert!(judge_realm("http://127.0.0.1:5001/token", &loopback).is_ok());
-        assert!(judge_realm("http://127.0.0.2:5001/token", &loopback).is_err());
-        assert!(judge_realm("http://sso.example.net/token", &loopback).is_err());
     }
 }

@@ -1,11 +1,11 @@
-//! Blobs: reading a config, and asking whether an upload would be allowed. Layers are docker's to move: its push mounts
+//! Blobs: reading a config, asking whether a layer is there, and whether an upload would be allowed. Layers are docker's to move: its push mounts
 //! those that another repository of the registry holds.
 
 use ureq::http::header;
 
 use crate::model::{Digest, ImageName};
 
-use super::client::{Answer, Request};
+use super::client::{Answer, Redirects, Request};
 use super::error::RegistryError;
 use super::manifest::digest_of;
 use super::token::Scope;
@@ -42,6 +42,22 @@ impl Registry {
         Ok(answer.body)
     }
 
+    /// Whether a blob is there.
+    pub(crate) fn has_blob(&self, repository: &ImageName, digest: &Digest) -> Result<bool, RegistryError> {
+        let request = self.blob_request(repository, digest, "asking for", "blob");
+        let mut answer = self.send(&request.clone().method("HEAD"))?;
+        if matches!(answer.status, 403 | 405) {
+            // Storage may have signed the address for a GET only, of which the first byte says enough.
+            let request = Request { range: Some("bytes=0-0"), ..request };
+            answer = self.send(&request)?;
+        }
+        match answer.status {
+            200 | 206 => Ok(true),
+            404 => Ok(false),
+            _ => Err(answer.failure()),
+        }
+    }
+
     fn blob_request(&self, repository: &ImageName, digest: &Digest, doing: &str, what: &str) -> Request {
         let path = repository_path(&self.shared, repository);
         let mut request = Request::get(
@@ -49,7 +65,7 @@ impl Registry {
             format!("{doing} the {what} {repository}@{digest}"),
             Scope::pull(&path),
         );
-        request.follow = true;
+        request.redirects = Redirects::Anywhere;
         request
     }
 

@@ -18,9 +18,9 @@ pub(super) enum Challenge {
     },
 }
 
-/// The challenge to answer: Bearer before Basic, as docker does; `None` when none is known or well-formed.
-pub(super) fn choose<'a>(headers: impl Iterator<Item = &'a str>) -> Option<Challenge> {
-    let mut basic = None;
+/// The challenges that swanci can answer, Bearer before Basic, as docker answers them.
+pub(super) fn known<'a>(headers: impl Iterator<Item = &'a str>) -> Vec<Challenge> {
+    let (mut known, mut basic) = (Vec::new(), false);
     for header in headers {
         for challenge in ChallengeParser::new(header).map_while(Result::ok) {
             let param = |name: &str| {
@@ -29,18 +29,15 @@ pub(super) fn choose<'a>(headers: impl Iterator<Item = &'a str>) -> Option<Chall
             };
             if challenge.scheme.eq_ignore_ascii_case("bearer") {
                 if let Some(realm) = param("realm") {
-                    return Some(Challenge::Bearer {
-                        realm,
-                        service: param("service"),
-                        scope: param("scope"),
-                    });
+                    known.push(Challenge::Bearer { realm, service: param("service"), scope: param("scope") });
                 }
             } else if challenge.scheme.eq_ignore_ascii_case("basic") {
-                basic = Some(Challenge::Basic);
+                basic = true;
             }
         }
     }
-    basic
+    known.extend(basic.then_some(Challenge::Basic));
+    known
 }
 
 #[cfg(test)]
@@ -48,27 +45,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bearer_challenge_is_preferred_and_read_whole() {
+    fn a_bearer_challenge_comes_first_and_is_read_whole() {
         let header = r#"Basic realm="r", Bearer realm="https://auth.example.org/token",service="reg",scope="repository:a/b:pull,push""#;
         assert_eq!(
-            choose([header].into_iter()),
-            Some(Challenge::Bearer {
-                realm: "https://auth.example.org/token".into(),
-                service: Some("reg".into()),
-                scope: Some("repository:a/b:pull,push".into()),
-            })
+            known([header].into_iter()),
+            [
+                Challenge::Bearer {
+                    realm: "https://auth.example.org/token".into(),
+                    service: Some("reg".into()),
+                    scope: Some("repository:a/b:pull,push".into()),
+                },
+                Challenge::Basic,
+            ]
         );
     }
 
     #[test]
     fn basic_is_taken_from_any_of_several_headers_and_nonsense_is_passed_over() {
-        assert_eq!(
-            choose(["Negotiate", "basic realm=\"Registry Realm\""].into_iter()),
-            Some(Challenge::Basic)
-        );
-        assert_eq!(
-            choose(["", ",,,", "Bearer", "Bearer service=\"x\"", "Digest realm=\"x"].into_iter()),
-            None
-        );
+        assert_eq!(known(["Negotiate", "basic realm=\"Registry Realm\""].into_iter()), [Challenge::Basic]);
+        assert_eq!(known(["", ",,,", "Bearer", "Bearer service=\"x\"", "Digest realm=\"x"].into_iter()), []);
     }
 }

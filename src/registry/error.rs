@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use crate::cancel::Stop;
 use crate::error::{Failure, Kind};
+use crate::http::retry;
+use crate::http::tls::TlsCause;
 use crate::model::Digest;
 
 use super::CredentialsError;
@@ -29,6 +31,8 @@ pub enum RegistryError {
         host: String,
         /// What was being done.
         at: String,
+        /// Whether there was a connection that broke.
+        connected: bool,
         /// What happened.
         detail: String,
     },
@@ -39,7 +43,9 @@ pub enum RegistryError {
         host: String,
         /// What was being done.
         at: String,
-        /// What is wrong with the certificate.
+        /// What is wrong.
+        cause: TlsCause,
+        /// The same in a sentence.
         detail: String,
     },
     /// The registry wants credentials and has none, or did not take them.
@@ -97,6 +103,8 @@ pub enum RegistryError {
         status: u16,
         /// What the registry said.
         detail: String,
+        /// How long it asked to be left alone.
+        retry_after: Option<Duration>,
     },
     /// The registry's storage is full.
     #[error("registry {host}: {at}: the registry has no space left: {detail}")]
@@ -111,6 +119,16 @@ pub enum RegistryError {
     /// Something that has to be there is not.
     #[error("registry {host}: {at}: not found: {detail}")]
     NotFound {
+        /// The registry.
+        host: String,
+        /// What was being done.
+        at: String,
+        /// What the registry said.
+        detail: String,
+    },
+    /// The registry does not take a manifest in docker's format.
+    #[error("registry {host}: {at}: the manifest is refused: {detail}")]
+    OciOnly {
         /// The registry.
         host: String,
         /// What was being done.
@@ -183,6 +201,7 @@ impl RegistryError {
             | RegistryError::NoSpace { .. } => Kind::Environment,
             RegistryError::Denied { .. }
             | RegistryError::NotFound { .. }
+            | RegistryError::OciOnly { .. }
             | RegistryError::Rejected { .. }
             | RegistryError::Protocol { .. }
             | RegistryError::DigestMismatch { .. }
@@ -197,20 +216,16 @@ impl RegistryError {
             RegistryError::Unreachable { host, .. } => {
                 Some(format!("is the registry running? `swanci doctor` shows whether {host} can be reached"))
             }
-            RegistryError::Tls { .. } => Some(
-                "set `ca_file` under [registry] to the certificate of the authority that signed the registry's; \
-                 swanci never goes on without a valid certificate"
-                    .to_owned(),
-            ),
+            RegistryError::Tls { host, cause, .. } => Some(tls_hint(*cause, host)),
             RegistryError::Unauthorized { host, .. } => {
                 Some(format!("run `docker login {host}` as the user that runs swanci"))
             }
             RegistryError::Denied { host, .. } => Some(format!(
-                "give the user of `docker login {host}` the right to push here, or log in as another one"
+                "give the user of `docker login {host}` the right to read and push here, or log in as another one"
             )),
             RegistryError::RealmRefused { .. } => Some(
-                "credentials go only to the registry's own host, over https; if the token server is to be \
-                 trusted, allow its host"
+                "credentials are sent to a token server over https only, or to one on this machine; give the \
+                 registry's token server (its auth realm) an https address"
                     .to_owned(),
             ),
             RegistryError::NoSpace { .. } => {
@@ -220,6 +235,7 @@ impl RegistryError {
                 Some(wait) => format!("the registry asks to wait {} s", wait.as_secs()),
                 None => "wait, or lower --jobs".to_owned(),
             }),
+            RegistryError::OciOnly { .. } => Some(OCI_ONLY_HINT.to_owned()),
             RegistryError::Credentials(error) => error.hint(),
             RegistryError::Settings { .. }
             | RegistryError::Server { .. }
@@ -232,27 +248,51 @@ impl RegistryError {
         }
     }
 
-    /// Whether the registry answered, and what it holds there cannot be used.
+    /// Whether what the registry holds is not an image that can be read, though the registry answers: reading it again
+    /// does not help.
     pub(crate) fn is_about_content(&self) -> bool {
-        matches!(
-            self,
+        match self {
             RegistryError::NotFound { .. }
-                | RegistryError::Protocol { .. }
-                | RegistryError::DigestMismatch { .. }
-                | RegistryError::TooLarge { .. }
-        )
+            | RegistryError::OciOnly { .. }
+            | RegistryError::Rejected { .. }
+            | RegistryError::Protocol { .. }
+            | RegistryError::DigestMismatch { .. }
+            | RegistryError::TooLarge { .. } => true,
+            RegistryError::Settings { .. }
+            | RegistryError::Credentials(_)
+            | RegistryError::Unreachable { .. }
+            | RegistryError::Tls { .. }
+            | RegistryError::Unauthorized { .. }
+            | RegistryError::Denied { .. }
+            | RegistryError::RealmRefused { .. }
+            | RegistryError::TooManyRequests { .. }
+            | RegistryError::Server { .. }
+            | RegistryError::NoSpace { .. }
+            | RegistryError::Stopped(_) => false,
+        }
+    }
+
+    /// Whether the registry answered that whoever asks may not know.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self, RegistryError::Denied { .. } | RegistryError::Unauthorized { .. })
     }
 
     /// How long the registry, or its token server, asked to be left alone.
     pub(super) fn retry_after(&self) -> Option<Duration> {
-        if let RegistryError::TooManyRequests { retry_after, .. } = self { *retry_after } else { None }
+        if let RegistryError::TooManyRequests { retry_after, .. }
+        | RegistryError::Server { retry_after, .. } = self
+        {
+            *retry_after
+        } else {
+            None
+        }
     }
 
     /// Whether the same request may succeed in a moment.
     pub(super) fn is_transient(&self) -> bool {
         match self {
             RegistryError::Unreachable { .. } | RegistryError::TooManyRequests { .. } => true,
-            RegistryError::Server { status, .. } => super::retry::is_transient(*status),
+            RegistryError::Server { status, .. } => retry::is_transient(*status),
             RegistryError::Settings { .. }
             | RegistryError::Credentials(_)
             | RegistryError::Tls { .. }
@@ -261,12 +301,67 @@ impl RegistryError {
             | RegistryError::RealmRefused { .. }
             | RegistryError::NoSpace { .. }
             | RegistryError::NotFound { .. }
+            | RegistryError::OciOnly { .. }
             | RegistryError::Rejected { .. }
             | RegistryError::Protocol { .. }
             | RegistryError::DigestMismatch { .. }
             | RegistryError::TooLarge { .. }
             | RegistryError::Stopped(_) => false,
         }
+    }
+
+    /// A number for each kind of passing trouble: the status, or 0 and 1 where there is none.
+    pub(super) fn trouble(&self) -> u16 {
+        match self {
+            RegistryError::Server { status, .. } => *status,
+            RegistryError::TooManyRequests { .. } => 429,
+            RegistryError::Unreachable { connected: true, .. } => 1,
+            RegistryError::Unreachable { connected: false, .. }
+            | RegistryError::Settings { .. }
+            | RegistryError::Credentials(_)
+            | RegistryError::Tls { .. }
+            | RegistryError::Unauthorized { .. }
+            | RegistryError::Denied { .. }
+            | RegistryError::RealmRefused { .. }
+            | RegistryError::NoSpace { .. }
+            | RegistryError::NotFound { .. }
+            | RegistryError::OciOnly { .. }
+            | RegistryError::Rejected { .. }
+            | RegistryError::Protocol { .. }
+            | RegistryError::DigestMismatch { .. }
+            | RegistryError::TooLarge { .. }
+            | RegistryError::Stopped(_) => 0,
+        }
+    }
+}
+
+/// The ways out where a registry takes OCI manifests only, and the engine makes docker's.
+pub(crate) const OCI_ONLY_HINT: &str = "the registry may take OCI manifests only, as zot does by default; either let the \
+    engine push those (its containerd image store: \"features\": {\"containerd-snapshotter\": true} in \
+    /etc/docker/daemon.json), or let the registry take docker's (zot: \"compat\": [\"docker2s2\"] under \"http\")";
+
+fn tls_hint(cause: TlsCause, host: &str) -> String {
+    match cause {
+        TlsCause::Expired => format!("renew the certificate of {host}; if it is valid, check this machine's clock (`date`)"),
+        TlsCause::NotYetValid => "check this machine's clock (`date`), and the dates of the certificate".to_owned(),
+        TlsCause::WrongName => format!(
+            "name the registry as its certificate does, or give it one for {host} (a subjectAltName; a CN does not count)"
+        ),
+        TlsCause::UnknownAuthority => {
+            "set `ca_file` under [registry] to the certificate of the authority that signed the registry's; \
+             swanci never goes on without a valid certificate"
+                .to_owned()
+        }
+        TlsCause::AuthorityAsServer => {
+            "`scripts/gen-certs` and `swanci init --certs` make an authority and a certificate that it signed".to_owned()
+        }
+        TlsCause::PlainHttp => {
+            "check the port; a registry on this machine may be asked with `plain_http = true` under [registry], any \
+             other needs a certificate"
+                .to_owned()
+        }
+        TlsCause::TlsExpected => "remove `plain_http` under [registry]".to_owned(),
+        TlsCause::Other => format!("`openssl s_client -connect {host}` shows what the server offers"),
     }
 }
 

@@ -78,6 +78,15 @@ pub struct ImageConfig {
     pub digest: Digest,
     /// The image's labels.
     pub labels: BTreeMap<String, String>,
+    /// `OS/ARCHITECTURE[/VARIANT]`, where the config names them.
+    pub platform: Option<String>,
+}
+
+/// Something that a manifest refers to in its own repository.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Content {
+    Manifest(Digest),
+    Blob(Digest),
 }
 
 /// SHA-256 of bytes as a digest.
@@ -102,7 +111,21 @@ impl Manifest {
     /// a containerd store, the manifest's own.
     pub fn is_of_image(&self, id: &Digest) -> bool {
         self.digest == *id
-            || matches!(self.contents(), Ok(Contents::Image { config }) if config.digest == *id)
+            || matches!(self.contents(), Ok(Contents::Image { config, .. }) if config.digest == *id)
+    }
+
+    /// Everything that has to be there besides it; nothing for a manifest that cannot be read.
+    pub(crate) fn references(&self) -> Vec<Content> {
+        match self.contents() {
+            Ok(Contents::Index(entries)) => {
+                entries.into_iter().map(|e| Content::Manifest(e.digest)).collect()
+            }
+            Ok(Contents::Image { config, layers }) => std::iter::once(config)
+                .chain(layers.into_iter().filter(|layer| !layer.is_elsewhere()))
+                .map(|entry| Content::Blob(entry.digest))
+                .collect(),
+            Err(_) => Vec::new(),
+        }
     }
 
     /// What it refers to, or why that cannot be read.
@@ -114,7 +137,7 @@ impl Manifest {
             ));
         }
         let wire: Wire =
-            serde_json::from_slice(&self.bytes).map_err(|e| format!("it is no manifest: {e}"))?;
+            serde_json::from_slice(&self.bytes).map_err(|e| format!("it is not a manifest: {e}"))?;
         // One document must not be two things to two readers (CVE-2021-41190).
         if wire.media_type.as_deref().is_some_and(|own| own != self.media_type) {
             return Err("it calls itself by another media type than the registry does".to_owned());
@@ -126,7 +149,7 @@ impl Manifest {
             return Ok(Contents::Index(wire.manifests.unwrap_or_default()));
         }
         match (wire.config, wire.manifests) {
-            (Some(config), None) => Ok(Contents::Image { config }),
+            (Some(config), None) => Ok(Contents::Image { config, layers: wire.layers.unwrap_or_default() }),
             (None, _) => Err("it has no config".to_owned()),
             (Some(_), Some(_)) => Err("it is an index and an image at once".to_owned()),
         }
@@ -136,8 +159,8 @@ impl Manifest {
 /// What a manifest refers to.
 #[derive(Debug)]
 pub(super) enum Contents {
-    /// One image, by its config.
-    Image { config: Entry },
+    /// One image.
+    Image { config: Entry, layers: Vec<Entry> },
     /// Several manifests.
     Index(Vec<Entry>),
 }
@@ -150,6 +173,8 @@ pub(super) struct Entry {
     /// The content's length.
     #[serde(default)]
     pub(super) size: u64,
+    #[serde(default, rename = "mediaType")]
+    media_type: String,
     #[serde(default)]
     platform: Option<Platform>,
     #[serde(default)]
@@ -169,7 +194,7 @@ struct Platform {
 struct Wire {
     media_type: Option<String>,
     config: Option<Entry>,
-    layers: Option<serde::de::IgnoredAny>,
+    layers: Option<Vec<Entry>>,
     manifests: Option<Vec<Entry>>,
 }
 
@@ -179,13 +204,21 @@ impl Entry {
         !self.annotations.contains_key("vnd.docker.reference.type")
             && self.platform.as_ref().is_none_or(|p| p.os != "unknown" || p.architecture != "unknown")
     }
+
+    /// Whether it is a layer that a registry need not hold (docker's foreign, OCI's non-distributable layers).
+    fn is_elsewhere(&self) -> bool {
+        self.media_type.contains(".foreign.") || self.media_type.contains(".nondistributable.")
+    }
 }
 
-/// The labels in a config blob (OCI image spec, config: `config.Labels`); none for a config of another kind.
-pub(super) fn labels(config: &[u8]) -> Result<BTreeMap<String, String>, String> {
+/// Labels and platform in a config blob (OCI image spec, config); none in a config of another kind.
+pub(super) fn image_config(digest: Digest, bytes: &[u8]) -> Result<ImageConfig, String> {
     #[derive(Deserialize)]
     struct Config {
         config: Option<Inner>,
+        os: Option<String>,
+        architecture: Option<String>,
+        variant: Option<String>,
     }
     #[derive(Deserialize)]
     struct Inner {
@@ -193,8 +226,13 @@ pub(super) fn labels(config: &[u8]) -> Result<BTreeMap<String, String>, String> 
         labels: Option<BTreeMap<String, String>>,
     }
     let config: Config =
-        serde_json::from_slice(config).map_err(|e| format!("the image's config cannot be read: {e}"))?;
-    Ok(config.config.and_then(|inner| inner.labels).unwrap_or_default())
+        serde_json::from_slice(bytes).map_err(|e| format!("the image's config cannot be read: {e}"))?;
+    let platform = config.os.zip(config.architecture).map(|(os, architecture)| {
+        let variant = config.variant.filter(|v| !v.is_empty()).map(|v| format!("/{v}")).unwrap_or_default();
+        format!("{os}/{architecture}{variant}")
+    });
+    let labels = config.config.and_then(|inner| inner.labels).unwrap_or_default();
+    Ok(ImageConfig { digest, labels, platform })
 }
 
 /// What a server said, made safe for a terminal and short.
@@ -241,11 +279,35 @@ mod tests {
     }
 
     #[test]
-    fn labels_are_read_and_their_absence_is_no_error() {
-        assert_eq!(labels(br#"{"config":{"Labels":{"a":"b"}}}"#).unwrap()["a"], "b");
+    fn labels_and_platform_are_read_and_may_be_absent() {
+        let read = |text: &str| image_config(D.parse().unwrap(), text.as_bytes());
+        let whole = r#"{"config":{"Labels":{"a":"b"}},"os":"linux","architecture":"arm64","variant":"v8"}"#;
+        let config = read(whole).unwrap();
+        assert_eq!((config.labels["a"].as_str(), config.platform.as_deref()), ("b", Some("linux/arm64/v8")));
         for empty in ["{}", r#"{"config":{}}"#, r#"{"config":{"Labels":null}}"#, r#"{"config":null}"#] {
-            assert!(labels(empty.as_bytes()).unwrap().is_empty());
+            let config = read(empty).unwrap();
+            assert!(config.labels.is_empty() && config.platform.is_none(), "{empty}");
         }
-        assert!(labels(b"[").is_err());
+        for broken in ["[", "", "<html>", r#"{"config":{"Labels":[]}}"#] {
+            assert!(read(broken).is_err(), "{broken}");
+        }
     }
+
+    #[test]
+    fn a_manifest_refers_to_its_config_and_to_the_layers_that_the_registry_holds() {
+        let digest = |c: &str| format!("sha256:{}", c.repeat(64));
+        let (a, b, c) = (digest("a"), digest("b"), digest("c"));
+        let text = format!(
+            r#"{{"config":{{"digest":"{a}"}},"layers":[{{"digest":"{b}","mediaType":"{LAYER}"}},{{"digest":"{c}","mediaType":"{FOREIGN}"}}]}}"#
+        );
+        let manifest = Manifest::new(text.into_bytes(), MEDIA_TYPES[0]);
+        assert_eq!(manifest.references(), [&a, &b].map(|d| Content::Blob(d.parse().unwrap())));
+        let index = format!(r#"{{"manifests":[{{"digest":"{c}"}}]}}"#);
+        let index = Manifest::new(index.into_bytes(), MEDIA_TYPES[3]);
+        assert_eq!(index.references(), [Content::Manifest(c.parse().unwrap())]);
+        assert!(Manifest::new(b"[".to_vec(), MEDIA_TYPES[0]).references().is_empty());
+    }
+
+    const LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+    const FOREIGN: &str = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
 }

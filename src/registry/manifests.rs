@@ -4,13 +4,16 @@ use ureq::http::header;
 
 use crate::model::{Digest, ImageName};
 
-use super::client::{Answer, Request};
+use super::client::{Answer, Redirects, Request};
 use super::error::RegistryError;
 use super::manifest::{
-    Contents, Descriptor, ImageConfig, MAX_BYTES, MEDIA_TYPES, Manifest, Reference, digest_of, labels, shown,
+    Contents, Descriptor, ImageConfig, MAX_BYTES, MEDIA_TYPES, Manifest, Reference, digest_of, image_config,
 };
 use super::token::Scope;
 use super::{Registry, repository_path};
+
+/// docker's first format, as registry 2.8 still hands it out.
+const SIGNED_SCHEMA_1: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
 
 /// An index in an index in an index is nobody's image.
 const MAX_DEPTH: usize = 3;
@@ -25,6 +28,9 @@ impl Registry {
         let at = format!("{doing} the manifest {repository}{separator}{reference}");
         let mut request = Request::get(format!("/v2/{path}/manifests/{reference}"), at, Scope::pull(&path));
         request.accept = Some(MEDIA_TYPES.join(", "));
+        if let Reference::Digest(_) = reference {
+            request.redirects = Redirects::Anywhere;
+        }
         request
     }
 
@@ -35,13 +41,17 @@ impl Registry {
         reference: impl Into<Reference<'a>>,
     ) -> Result<Option<Descriptor>, RegistryError> {
         let reference = reference.into();
-        let answer = self.send(&self.manifest_request(repository, reference, "asking for").method("HEAD"))?;
-        match answer.status {
-            200 => {}
-            404 => return Ok(None),
-            _ => return Err(answer.failure()),
-        }
-        let Some(digest) = content_digest(&answer)? else {
+        let request = self.manifest_request(repository, reference, "asking for").method("HEAD");
+        let answer = match self.send(&request) {
+            // Not every registry knows HEAD.
+            Ok(answer) if matches!(answer.status, 405 | 501) => None,
+            Err(RegistryError::Server { status: 501, .. }) => None,
+            answer => match self.present_manifest(repository, reference, answer)? {
+                None => return Ok(None),
+                Some(answer) => content_digest(&answer).map(|digest| (answer, digest)),
+            },
+        };
+        let Some((answer, digest)) = answer else {
             // The header is optional in the spec: the bytes say it too.
             let manifest = self.get_manifest(repository, reference)?;
             return Ok(manifest.map(|m| Descriptor {
@@ -57,35 +67,69 @@ impl Registry {
         Ok(Some(Descriptor { digest, media_type: media_type(&answer), size }))
     }
 
-    /// A manifest's bytes; `None` when the tag or digest names nothing. Its digest is computed from the bytes, and
-    /// must be what the registry says and what was asked for.
+    /// A manifest's bytes, whatever its type; `None` when the tag or digest names nothing. Its digest is computed from
+    /// the bytes, and must be what the registry says and what was asked for.
     pub fn get_manifest<'a>(
         &self,
         repository: &ImageName,
         reference: impl Into<Reference<'a>>,
     ) -> Result<Option<Manifest>, RegistryError> {
         let reference = reference.into();
-        let answer = self.send(&self.manifest_request(repository, reference, "reading"))?;
-        match answer.status {
-            200 => {}
-            404 => return Ok(None),
-            _ => return Err(answer.failure()),
-        }
-        let found = digest_of(&answer.body);
-        if let Some(said) = content_digest(&answer)? {
-            self.same(&answer, &said, &found)?;
-        }
-        if let Reference::Digest(expected) = reference {
-            self.same(&answer, expected, &found)?;
-        }
+        let answer = self.send(&self.manifest_request(repository, reference, "reading"));
+        let Some(answer) = self.present_manifest(repository, reference, answer)? else { return Ok(None) };
         let media_type = media_type(&answer);
-        if !MEDIA_TYPES.contains(&media_type.as_str()) {
-            let what = shown(&media_type);
-            return Err(answer.protocol(format!("its type `{what}` is not a manifest's that swanci reads")));
+        if answer.is_web_page() {
+            return Err(answer.protocol("answers with a web page, not with a manifest"));
         }
-        let manifest = Manifest { bytes: answer.body, media_type, digest: found };
-        self.shared.remembered.keep_manifest(repository, &manifest);
+        let (computed, said) = (digest_of(&answer.body), content_digest(&answer));
+        let digest = match said {
+            // The digest of docker's schema 1 leaves out the signatures that the bytes hold.
+            Some(said) if media_type == SIGNED_SCHEMA_1 => said,
+            Some(said) => {
+                self.same(&answer, &said, &computed)?;
+                computed
+            }
+            None => computed,
+        };
+        if let Reference::Digest(expected) = reference {
+            self.same(&answer, expected, &digest)?;
+        }
+        let manifest = Manifest { bytes: answer.body, media_type, digest };
+        self.shared.memory.keep_manifest(repository, &manifest);
         Ok(Some(manifest))
+    }
+
+    /// An answer about a manifest; `None` when there is none. Registries that do not tell who may know what exists
+    /// refuse to answer instead of 404 (Quay, GitLab, Harbor, Artifactory, Nexus); others refuse to hand out an image
+    /// that exists, because a scanner found something in it. The list of tags tells the two apart, so that a tag that is
+    /// there never counts as absent.
+    fn present_manifest(
+        &self,
+        repository: &ImageName,
+        reference: Reference<'_>,
+        answer: Result<Answer, RegistryError>,
+    ) -> Result<Option<Answer>, RegistryError> {
+        let refusal = match &answer {
+            Ok(answer) if matches!(answer.status, 400 | 401 | 403) => Some((answer.status, answer.said())),
+            Err(error) if error.is_refusal() => Some((403, error.to_string())),
+            Ok(_) | Err(_) => None,
+        };
+        let present = self.present(answer)?;
+        let (None, Some((status, said))) = (&present, refusal) else { return Ok(present) };
+        let tags = self.list_tags(repository)?;
+        let there = match reference {
+            Reference::Tag(tag) => tags.contains(tag),
+            Reference::Digest(_) => !tags.is_empty(),
+        };
+        if !there {
+            return Ok(None);
+        }
+        Err(RegistryError::Rejected {
+            host: self.shared.host.clone(),
+            at: format!("reading the manifest {repository}, {reference}"),
+            status,
+            detail: format!("it is there, and may not be read: {said}"),
+        })
     }
 
     /// The bytes of a manifest that was read before, under whatever name; asked for if it was not. They are for
@@ -95,7 +139,7 @@ impl Registry {
         repository: &ImageName,
         digest: &Digest,
     ) -> Result<Option<Manifest>, RegistryError> {
-        match self.shared.remembered.manifest(repository, digest) {
+        match self.shared.memory.manifest(repository, digest) {
             Some(manifest) => Ok(Some(manifest)),
             None => self.get_manifest(repository, digest),
         }
@@ -116,10 +160,18 @@ impl Registry {
         request.content_type = Some(manifest.media_type.clone());
         request.body = manifest.bytes.clone();
         let answer = self.send(&request)?;
-        if answer.status != 201 {
+        if !matches!(answer.status, 200..=202) {
+            let refused = matches!(answer.status, 400 | 415)
+                && (answer.has_code("MANIFEST_INVALID")
+                    || answer.has_code("UNSUPPORTED")
+                    || answer.status == 415);
+            if refused && manifest.media_type.starts_with("application/vnd.docker.") {
+                let (host, at, detail) = (answer.host.clone(), answer.at.clone(), answer.said());
+                return Err(RegistryError::OciOnly { host, at, detail });
+            }
             return Err(answer.failure());
         }
-        let found = match content_digest(&answer)? {
+        let found = match content_digest(&answer) {
             Some(said) => said,
             None => match self.head_manifest(repository, reference)? {
                 Some(descriptor) => descriptor.digest,
@@ -130,7 +182,7 @@ impl Registry {
         Ok(found)
     }
 
-    /// The labels of an image, and its config's digest; of an index, those of its first image (attestations are none).
+    /// Labels, platform and config digest of an image; of an index, those of its first image (attestations are none).
     pub fn image_labels(
         &self,
         repository: &ImageName,
@@ -147,7 +199,7 @@ impl Registry {
     ) -> Result<ImageConfig, RegistryError> {
         let wrong = |detail: String| self.wrong_manifest(repository, manifest, detail);
         match manifest.contents().map_err(wrong)? {
-            Contents::Image { config } => {
+            Contents::Image { config, .. } => {
                 if config.size > MAX_BYTES {
                     return Err(RegistryError::TooLarge {
                         host: self.shared.host.clone(),
@@ -155,15 +207,15 @@ impl Registry {
                         limit: MAX_BYTES,
                     });
                 }
-                let bytes = match self.shared.remembered.config(&config.digest) {
+                let bytes = match self.shared.memory.config(repository, &config.digest) {
                     Some(bytes) => bytes,
                     None => {
                         let bytes = self.read_blob(repository, &config.digest, "config")?;
-                        self.shared.remembered.keep_config(&config.digest, &bytes);
+                        self.shared.memory.keep_config(repository, &config.digest, &bytes);
                         bytes
                     }
                 };
-                Ok(ImageConfig { labels: labels(&bytes).map_err(wrong)?, digest: config.digest })
+                image_config(config.digest, &bytes).map_err(wrong)
             }
             Contents::Index(entries) => {
                 let first = entries.iter().find(|entry| entry.is_image());
@@ -229,8 +281,7 @@ fn media_type(answer: &Answer) -> String {
     value.split(';').next().unwrap_or_default().trim().to_owned()
 }
 
-/// The digest that the registry says; a malformed one is an error.
-fn content_digest(answer: &Answer) -> Result<Option<Digest>, RegistryError> {
-    let value = answer.header("docker-content-digest");
-    value.map(|v| v.parse().map_err(|e| answer.protocol(format!("Docker-Content-Digest: {e}")))).transpose()
+/// The digest that the registry says, if it is one that swanci knows.
+fn content_digest(answer: &Answer) -> Option<Digest> {
+    answer.header("docker-content-digest")?.trim().parse().ok()
 }

@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 /// How long a token lives that does not say (docker registry token specification, `expires_in`).
 const DEFAULT_LIFE: Duration = Duration::from_secs(60);
+/// No token is kept for longer, seconds.
+const LONGEST_LIFE: f64 = 24.0 * 3600.0;
 /// A token is renewed this long before its end, or a tenth of its life if that is shorter.
 const MARGIN: Duration = Duration::from_secs(5);
 
@@ -73,7 +75,8 @@ impl Tokens {
 struct Answer {
     token: Option<SecretString>,
     access_token: Option<SecretString>,
-    expires_in: Option<u32>,
+    #[serde(default)]
+    expires_in: serde_json::Value,
 }
 
 /// The token and its life in a token server's answer.
@@ -81,15 +84,17 @@ pub(super) fn parse(body: &[u8]) -> Result<(SecretString, Duration), &'static st
     // serde's own message could quote the token.
     let answer: Answer =
         serde_json::from_slice(body).map_err(|_| "the token server's answer is not its JSON")?;
-    let token = answer.token.or(answer.access_token).ok_or("the token server's answer holds no token")?;
-    let life = answer.expires_in.map_or(DEFAULT_LIFE, |s| Duration::from_secs(s.into()));
-    Ok((token, life))
+    let filled = |token: &SecretString| !token.expose_secret().is_empty();
+    let token = answer.token.filter(filled).or(answer.access_token.filter(filled));
+    let token = token.ok_or("the token server's answer holds no token")?;
+    let text = answer.expires_in.as_str().and_then(|seconds| seconds.trim().parse().ok());
+    let seconds: Option<f64> = answer.expires_in.as_f64().or(text);
+    let life = seconds.map(|s| s.min(LONGEST_LIFE)).and_then(|s| Duration::try_from_secs_f64(s).ok());
+    Ok((token, life.unwrap_or(DEFAULT_LIFE)))
 }
 
 #[cfg(test)]
 mod tests {
-    use secrecy::ExposeSecret;
-
     use super::*;
 
     fn secret(text: &str) -> SecretString {
@@ -123,7 +128,17 @@ mod tests {
         assert_eq!(parse(br#"{"token":"x"}"#).unwrap().1, Duration::from_secs(60));
         let (token, life) = parse(br#"{"access_token":"y","expires_in":300}"#).unwrap();
         assert_eq!((token.expose_secret(), life), ("y", Duration::from_secs(300)));
+        for (text, seconds) in [
+            (r#"{"token":"","access_token":"z","expires_in":"90"}"#, 90),
+            (r#"{"token":"z","expires_in":90.0}"#, 90),
+            (r#"{"token":"z","expires_in":-1}"#, 60),
+            (r#"{"token":"z","expires_in":null}"#, 60),
+            (r#"{"token":"z","expires_in":1e300}"#, 86_400),
+        ] {
+            assert_eq!(parse(text.as_bytes()).unwrap().1, Duration::from_secs(seconds), "{text}");
+        }
         assert!(parse(b"{}").is_err());
+        assert!(parse(br#"{"token":""}"#).is_err());
         assert!(parse(b"<html>").is_err());
     }
 }

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::support::engine::{self, Cleanup};
-use crate::support::proxy::Proxy;
+use crate::support::proxy::{Proxy, Reply};
 use crate::support::registry::{Ca, RegistryServer};
 use crate::support::repository::Repository;
 use crate::support::swanci::{Scene, Swanci, image, outcome};
@@ -125,4 +125,58 @@ fn plain_http_is_not_spoken_unasked_and_never_beyond_loopback() {
     assert!(proxy.seen().iter().all(|seen| !seen.path.starts_with("/v2/a/")), "http was spoken");
     scene.swanci.config("[registry]\nhost = \"registry.example.org:443\"\nplain_http = true\n");
     scene.run(&commit, &[]).ended(4).saying(&["registry.plain_http"]);
+}
+
+#[test]
+fn a_helper_and_docker_get_the_users_environment_without_swancis_secrets() {
+    let registry = RegistryServer::builder().login("me", "canary-password-4").start();
+    let host = registry.host();
+    let (mut scene, commit) = scene(registry, &host);
+    let seen = scene.swanci.work().join("seen");
+    scene.swanci.program(
+        "docker-credential-cloud",
+        &format!(
+            "#!/bin/sh\ncat >/dev/null\nenv >> {}\n[ \"$AWS_CONTAINER_CREDENTIALS_RELATIVE_URI\" = /role ] || exit 1\n\
+             echo '{{\"Username\":\"me\",\"Secret\":\"canary-password-4\"}}'\n",
+            seen.display()
+        ),
+    );
+    scene.swanci.docker_config(&json!({"credHelpers": {&host: "cloud"}}).to_string());
+    for (name, value) in [
+        ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/role"),
+        ("PASSWORD_STORE_DIR", "/somewhere"),
+        ("SWANCI_SECRET", "canary-secret"),
+        ("SWANCI_GIT_TOKEN", "canary-token"),
+        ("DOCKER_DEFAULT_PLATFORM", "linux/s390x"),
+        ("BUILDX_GIT_LABELS", "full"),
+        ("SOURCE_DATE_EPOCH", "1"),
+    ] {
+        scene.swanci.set(name, value);
+    }
+    let receipt = scene.run(&commit, &[]).ended(0).json();
+    assert_eq!(outcome(&receipt, "a", "1"), "moved");
+    // Both swanci's and docker's own runs of the helper are recorded.
+    let seen = std::fs::read_to_string(seen).unwrap();
+    assert!(seen.matches("PASSWORD_STORE_DIR=/somewhere").count() >= 2, "{seen}");
+    for left_out in ["canary", "SWANCI_", "DOCKER_DEFAULT_PLATFORM", "BUILDX_GIT_LABELS", "SOURCE_DATE_EPOCH"]
+    {
+        assert!(!seen.contains(left_out), "{left_out}: {seen}");
+    }
+}
+
+#[test]
+fn the_first_push_to_a_registry_that_hides_what_is_not_there_works() {
+    let registry = RegistryServer::builder().login("me", "canary-password-5").start();
+    let proxy = Proxy::start(registry.address);
+    let (scene, commit) = scene(registry, &proxy.host());
+    scene.swanci.docker_config(&docker_login(&proxy.host(), "me", "canary-password-5"));
+    let denied = r#"{"errors":[{"code":"DENIED","message":"requested access to the resource is denied"}]}"#;
+    for path in ["/v2/a/manifests/", "/v2/a/tags/"] {
+        proxy.instead_of_404("*", path, Reply::new(403).body(denied));
+    }
+    let receipt = scene.run(&commit, &[]).ended(0).json();
+    assert_eq!(outcome(&receipt, "a", "1"), "moved");
+    // A login that is wrong is not taken for an empty registry.
+    scene.swanci.docker_config(&docker_login(&proxy.host(), "me", "wrong"));
+    scene.run(&commit, &[]).ended(6).saying(&["docker login"]);
 }

@@ -140,3 +140,99 @@ fn a_list_of_tags_is_read_to_its_last_page_and_a_circle_is_seen() {
     assert!(matches!(error, RegistryError::Protocol { .. }), "{error:?}");
     assert!(error.to_string().contains("circle"), "{error}");
 }
+
+/// A page of tags, with a link to the next where there is one.
+fn page(tags: &str, link: &str) -> Fault {
+    let reply = Reply::new(200).body(format!(r#"{{"name":"a","tags":[{tags}]}}"#));
+    Fault::Reply(if link.is_empty() { reply } else { reply.header("Link", link) })
+}
+
+#[test]
+fn a_registry_that_refuses_so_many_tags_at_once_is_asked_without_a_number() {
+    let server = RegistryServer::plain();
+    for status in [400, 405, 416, 422] {
+        let proxy = Proxy::start(server.address);
+        let body = r#"{"errors":[{"code":"PAGINATION_NUMBER_INVALID","message":"invalid number of results requested"}]}"#;
+        proxy.always("GET", "tags/list?n=1000", Fault::Reply(Reply::new(status).body(body)));
+        proxy.on("GET", "tags/list", 2, page(r#""1.0""#, "<list?last=1.0&n=50>; rel=next"));
+        proxy.always("GET", "list?last=1.0&n=50", page(r#""2.0""#, ""));
+        assert_eq!(client(&proxy).list_tags(&image("a")).unwrap(), ["1.0", "2.0"].map(tag), "{status}");
+    }
+}
+
+#[test]
+fn links_are_followed_in_every_form_and_longer_circles_are_seen() {
+    let server = RegistryServer::plain();
+    let proxy = Proxy::start(server.address);
+    proxy.always("GET", "last=3", page(r#""4.0""#, "</v2/a/tags/list?n=1>; rel=\"first\""));
+    proxy.always(
+        "GET",
+        "last=2",
+        page(r#""3.0""#, "</x>; rel=\"prev\", </v2/a/tags/list?last=3>; title=\"a, b\"; rel=\"next\""),
+    );
+    proxy.always(
+        "GET",
+        "last=1",
+        page("", "<https://r.example.org/v2/a/tags/list?last=2>;Rel=\"next last\""),
+    );
+    proxy.always("GET", "n=1000", page(r#""1.0""#, "</v2/a/tags/list?last=1&n=1000>; rel=\"next\""));
+    // The first rule that fits counts, and `last=1` fits before `n=1000`.
+    assert_eq!(client(&proxy).list_tags(&image("a")).unwrap(), ["1.0", "3.0", "4.0"].map(tag));
+
+    let proxy = Proxy::start(server.address);
+    proxy.always("GET", "last=2", page("", "</v2/a/tags/list?last=1>; rel=\"next\""));
+    proxy.always("GET", "tags/list", page("", "</v2/a/tags/list?last=2>; rel=\"next\""));
+    let error = client(&proxy).list_tags(&image("a")).unwrap_err();
+    assert!(error.to_string().contains("circle"), "{error}");
+}
+
+#[test]
+fn all_pages_together_are_bounded() {
+    let server = RegistryServer::plain();
+    let proxy = Proxy::start(server.address);
+    let tags = vec![format!("\"{}\"", "t".repeat(120)); 100_000].join(",");
+    for n in 1..4 {
+        proxy.always(
+            "GET",
+            &format!("last={n}"),
+            page(&tags, &format!("</v2/a/tags/list?last={}>; rel=next", n + 1)),
+        );
+    }
+    proxy.always("GET", "tags/list", page(&tags, "</v2/a/tags/list?last=1>; rel=next"));
+    let error = client(&proxy).list_tags(&image("a")).unwrap_err();
+    assert!(matches!(error, RegistryError::TooLarge { .. }), "{error:?}");
+    assert!(proxy.seen().len() <= 3);
+}
+
+#[test]
+fn a_registry_that_does_not_know_head_is_asked_by_get() {
+    let server = RegistryServer::plain();
+    let digest = server.push_sample_image("a", "1.0", &[]);
+    for status in [405, 501] {
+        let proxy = Proxy::start(server.address);
+        proxy.always("HEAD", "/manifests/", Fault::Reply(Reply::new(status)));
+        let head = client(&proxy).head_manifest(&image("a"), &tag("1.0")).unwrap().unwrap();
+        assert_eq!(head.digest, digest, "{status}");
+    }
+}
+
+#[test]
+fn labels_platform_and_config_come_together() {
+    let server = RegistryServer::plain();
+    server.push_sample_index("a", "index", &[("x", "y")]);
+    let registry = server.client();
+    let manifest = registry.get_manifest(&image("a"), &tag("index")).unwrap().unwrap();
+    let config = registry.image_labels(&image("a"), &manifest).unwrap();
+    assert_eq!((config.labels["x"].as_str(), config.platform.as_deref()), ("y", Some("linux/amd64")));
+}
+
+#[test]
+fn a_long_error_page_is_read_to_its_title_only() {
+    let server = RegistryServer::plain();
+    let proxy = Proxy::start(server.address);
+    let body = format!("<html><head><title>Forbidden by the gateway</title></head>{}", "x".repeat(8 << 20));
+    proxy.always("PUT", "/manifests/", Fault::Reply(Reply::new(403).body(body)));
+    let manifest = Manifest::new(b"{}".to_vec(), DOCKER_MANIFEST);
+    let error = client(&proxy).put_manifest(&image("a"), &tag("1"), &manifest).unwrap_err();
+    assert!(error.to_string().ends_with("Forbidden by the gateway"), "{error}");
+}

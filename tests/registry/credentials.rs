@@ -8,10 +8,20 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use swanci::cancel::{Cancel, Stop};
-use swanci::registry::{Credentials, CredentialsError};
+use swanci::error::Kind;
+use swanci::registry::{Credentials, CredentialsError, Login, Registry, RegistryError};
 
+use super::{image, tag};
+use crate::support::registry::RegistryServer;
+
+/// What is found, or the error where nothing is.
 fn find(directory: &Path, host: &str) -> Result<Credentials, CredentialsError> {
-    Credentials::from_docker(directory, &host.parse().unwrap(), &Cancel::new())
+    let login = Login::Docker(Some(directory.to_owned()));
+    let lookup = login.look_up(&host.parse().unwrap(), &Cancel::new()).unwrap();
+    match lookup.error {
+        Some(error) if lookup.credentials.is_anonymous() => Err(error),
+        _ => Ok(lookup.credentials),
+    }
 }
 
 fn config(text: &str) -> tempfile::TempDir {
@@ -52,18 +62,101 @@ fn what_docker_login_left_is_found_under_every_form_of_the_name() {
     }
 }
 
+/// `swan:secret` and `old:stale` as docker writes them.
+const SWAN: &str = "c3dhbjpzZWNyZXQ=";
+const OLD: &str = "b2xkOnN0YWxl";
+
 #[test]
-fn no_file_and_no_entry_mean_nobody_and_a_broken_file_is_an_error() {
+fn every_shape_that_docker_takes_is_taken() {
+    let host = "r.example.org";
+    for (text, found) in [
+        ("", "anonymous"),
+        ("  \n", "anonymous"),
+        ("null", "anonymous"),
+        ("{}", "anonymous"),
+        (r#"{"auths":null}"#, "anonymous"),
+        (r#"{"auths":null,"credHelpers":null,"credsStore":null}"#, "anonymous"),
+        (r#"{"auths":{"r.example.org":null}}"#, "anonymous"),
+        (r#"{"auths":{"r.example.org":{}}}"#, "anonymous"),
+        (r#"{"auths":{"r.example.org":{"auth":""}}}"#, "anonymous"),
+        (r#"{"auths":{"r.example.org":{"auth":"","identitytoken":""}}}"#, "anonymous"),
+        (r#"{"auths":{"r.example.org":{"auth":"!!!"}}}"#, "anonymous"),
+        // user without a password
+        (r#"{"auths":{"r.example.org":{"auth":"c3dhbjo="}}}"#, "anonymous"),
+        (r#"{"auths":{"other.example.org":{"auth":"!!!"},"r.example.org":{"auth":"SWAN"}}}"#, "swan:secret"),
+        (r#"{"auths":{"r.example.org":{"auth":"SWAN"}},"credsStore":""}"#, "swan:secret"),
+        (r#"{"auths":{"r.example.org":{"auth":"SWAN"}},"credsStore":null,"credHelpers":{}}"#, "swan:secret"),
+        (r#"{"auths":{"r.example.org":{"auth":"SWAN","identitytoken":""}}}"#, "swan:secret"),
+        (r#"{"auths":{"r.example.org":{"auth":"SWAN","email":null}}}"#, "swan:secret"),
+        (r#"{"auths":{"r.example.org":{"auth":"c3dhbjpz\nZWNyZXQ=\n"}}}"#, "swan:secret"),
+        (r#"{"auths":{"r.example.org":{"auth":" c3dhbjpzZWNyZXQ "}}}"#, "swan:secret"),
+        (r#"{"auths":{"r.example.org":{"auth":"c3dhbjpzZWNyZXQAAA=="}}}"#, "swan:secret"),
+        (r#"{"auths":{"r.example.org":{"username":"swan","password":"secret"}}}"#, "swan:secret"),
+        (r#"{"auths":{"r.example.org":{"auth":"SWAN","username":"x","password":"y"}}}"#, "swan:secret"),
+        (r#"{"auths":{"r.example.org":{"auth":"SWAN","identitytoken":"refresh"}}}"#, "<token>:refresh"),
+        (r#"{"auths":{"https://r.example.org/v1/":{"auth":"SWAN"}}}"#, "swan:secret"),
+        (r#"{"auths":{"https://r.example.org/v2/":{"auth":"SWAN"}}}"#, "swan:secret"),
+        (r#"{"auths":{"http://r.example.org":{"auth":"SWAN"}}}"#, "swan:secret"),
+        (r#"{"auths":{"r.example.org/team":{"auth":"SWAN"}}}"#, "swan:secret"),
+        (r#"{"auths":{"r.example.org/v1/":{"auth":"SWAN"}}}"#, "swan:secret"),
+        (
+            r#"{"auths":{"http://r.example.org":{"auth":"OLD"},"r.example.org":{"auth":"SWAN"}}}"#,
+            "swan:secret",
+        ),
+        (r#"{"auths":{"https://r.example.org:5000/v1/":{"auth":"SWAN"}}}"#, "anonymous"),
+        (r#"{"AUTHS":{"r.example.org":{"Auth":"SWAN"}}}"#, "swan:secret"),
+        (r#"{"auths":{"r.example.org":{"auth":"SWAN"}}} trailing"#, "swan:secret"),
+        (
+            r#"{"HttpHeaders":{"X-Meta":"x"},"psFormat":1,"plugins":[],"auths":{"r.example.org":{"auth":"SWAN"}}}"#,
+            "swan:secret",
+        ),
+        (
+            r#"{"credHelpers":{"r.example.org":""},"credsStore":"absent","auths":{"r.example.org":{"auth":"SWAN"}}}"#,
+            "swan:secret",
+        ),
+        // A helper that fails does not hide what the file holds.
+        (
+            r#"{"credsStore":"absent-on-this-machine","auths":{"r.example.org":{"auth":"SWAN"}}}"#,
+            "swan:secret",
+        ),
+        ("\u{feff}{\"auths\":{\"r.example.org\":{\"auth\":\"SWAN\"}}}", "swan:secret"),
+    ] {
+        let directory = config(&text.replace("SWAN", SWAN).replace("OLD", OLD));
+        let credentials = find(directory.path(), host).unwrap_or_else(|error| panic!("{text}: {error}"));
+        assert_eq!(shown(&credentials), found, "{text}");
+    }
+    for key in ["https://index.docker.io/v1/", "index.docker.io", "docker.io"] {
+        let directory = config(&format!(r#"{{"auths":{{"{key}":{{"auth":"{SWAN}"}}}}}}"#));
+        assert_eq!(shown(&find(directory.path(), "docker.io").unwrap()), "swan:secret", "{key}");
+    }
+}
+
+#[test]
+fn no_file_means_nobody_and_a_broken_one_is_named() {
     let empty = tempfile::tempdir().unwrap();
     assert!(find(empty.path(), "r.example.org").unwrap().is_anonymous());
-    assert!(find(config("{}").path(), "r.example.org").unwrap().is_anonymous());
-    assert!(
-        find(config(r#"{"auths":{"r.example.org":{}}}"#).path(), "r.example.org").unwrap().is_anonymous()
-    );
-    let broken = config("{\"auths\":");
-    let error = find(broken.path(), "r.example.org").unwrap_err();
-    assert!(matches!(error, CredentialsError::Config { .. }), "{error:?}");
-    assert!(error.to_string().contains("config.json"), "{error}");
+    for broken in ["{\"auths\":", "[]", "<html>", r#"{"auths":[]}"#, r#"{"credsStore":{}}"#] {
+        let error = find(config(broken).path(), "r.example.org").unwrap_err();
+        assert!(matches!(error, CredentialsError::Config { .. }), "{error:?}");
+        assert!(error.to_string().contains("config.json"), "{error}");
+    }
+}
+
+#[test]
+fn a_store_that_fails_does_not_matter_to_a_registry_that_wants_no_login() {
+    let server = RegistryServer::plain();
+    let digest = server.push_sample_image("a", "1.0", &[]);
+    let directory = config(r#"{"credsStore":"absent-on-this-machine"}"#);
+    let login = || Login::Docker(Some(directory.path().to_owned()));
+    let registry = Registry::connect(server.settings(), login(), Cancel::new()).unwrap();
+    assert_eq!(registry.head_manifest(&image("a"), &tag("1.0")).unwrap().unwrap().digest, digest);
+    // Where one is wanted, the store is the cause.
+    let server = RegistryServer::builder().login("swan", "secret").start();
+    let registry = Registry::connect(server.settings(), login(), Cancel::new()).unwrap();
+    let error = registry.head_manifest(&image("a"), &tag("1.0")).unwrap_err();
+    assert!(matches!(error, RegistryError::Credentials(CredentialsError::Helper { .. })), "{error:?}");
+    assert_eq!(error.kind(), Kind::Environment);
+    assert!(error.to_string().contains("docker-credential-absent-on-this-machine"), "{error}");
 }
 
 #[test]
@@ -89,12 +182,15 @@ fn a_credential_helper_is_asked_and_its_silence_and_failure_are_told_apart() {
         ("good", r#"printf '{"ServerURL":"%s","Username":"swan","Secret":"for-%s"}' "$host" "$host""#),
         ("token", r#"printf '{"Username":"<token>","Secret":"refresh"}'"#),
         ("empty", "echo 'credentials not found in native keychain'; exit 1"),
-        ("broken", "echo 'pin entry failed' >&2; echo '{\"Secret\":\"hidden\"}'; exit 1"),
-        // Waits for somebody at a terminal, until the test lets it go.
         (
-            "hung",
-            r#"touch "$0.waits"; n=0; while [ -e "$0.waits" ] && [ $n -lt 300 ]; do sleep 0.1; n=$((n+1)); done"#,
+            "canary",
+            r#"env | grep -q -e SWANCI_ -e canary && exit 3; [ "$AWS_ROLE_ARN" = role ] || exit 4; printf '{"Username":"swan","Secret":"seen"}'"#,
         ),
+        ("html", "echo '<html>hidden'"),
+        ("nothing", "printf '{}'"),
+        ("broken", "echo 'pin entry failed' >&2; echo '{\"Secret\":\"hidden\"}'; exit 1"),
+        // Waits for somebody at a terminal, with a child of its own.
+        ("hung", r#"sleep 300 & echo "$$ $!" > "$0.tmp"; mv "$0.tmp" "$0.waits"; wait"#),
     ] {
         let file = helpers.path().join(format!("docker-credential-{name}"));
         fs::write(&file, format!("#!/bin/sh\nread -r host\n{script}\n")).unwrap();
@@ -105,6 +201,9 @@ fn a_credential_helper_is_asked_and_its_silence_and_failure_are_told_apart() {
         .args(["--exact", TEST, "--nocapture"])
         .env("PATH", path)
         .env("SWANCI_TEST_HELPERS", helpers.path())
+        .env("SWANCI_SECRET", "canary-secret")
+        .env("SWANCI_GIT_TOKEN", "canary-token")
+        .env("AWS_ROLE_ARN", "role")
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&child.stdout);
@@ -126,6 +225,15 @@ fn with_helpers(helpers: &Path) {
     assert_eq!(shown(&ask(own).unwrap()), "swan:for-r.example.org:5000");
     let error = store("broken").unwrap_err().to_string();
     assert!(error.contains("pin entry failed") && !error.contains("hidden"), "{error}");
+    let stale = format!(r#"{{"auths":{{"r.example.org:5000":{{"auth":"{OLD}"}}}},"credsStore":"good"}}"#);
+    assert_eq!(shown(&ask(&stale).unwrap()), "swan:for-r.example.org:5000");
+    let url = r#"{"credHelpers":{"https://r.example.org:5000/v1/":"good"}}"#;
+    assert_eq!(shown(&ask(url).unwrap()), "swan:for-r.example.org:5000");
+    assert_eq!(shown(&store("nothing").unwrap()), "anonymous");
+    let error = store("html").unwrap_err().to_string();
+    assert!(error.contains("docker-credential-html") && !error.contains("hidden"), "{error}");
+    assert_eq!(shown(&store("canary").unwrap()), "swan:seen");
+    assert!(matches!(store("../sh").unwrap_err(), CredentialsError::Helper { .. }));
     assert!(matches!(store("missing").unwrap_err(), CredentialsError::Helper { .. }));
 
     // One that waits for somebody who is not there does not hold a stop.
@@ -142,8 +250,20 @@ fn with_helpers(helpers: &Path) {
         panic!("the helper was not started");
     });
     let directory = config(r#"{"credsStore":"hung"}"#);
-    let stopped = Credentials::from_docker(directory.path(), &"r.example.org".parse().unwrap(), &cancel);
+    let stopped =
+        Login::Docker(Some(directory.path().to_owned())).look_up(&"r.example.org".parse().unwrap(), &cancel);
     stopper.join().unwrap();
-    fs::remove_file(waits).unwrap();
-    assert_eq!(stopped.unwrap_err(), CredentialsError::Stopped(Stop::Interrupted));
+    assert_eq!(stopped.unwrap_err(), Stop::Interrupted);
+    // Its whole process group is ended.
+    let group = fs::read_to_string(&waits).unwrap();
+    assert!(!group.trim().is_empty());
+    for process in group.split_whitespace() {
+        assert!(!is_running(process), "{process} still runs");
+    }
+}
+
+/// Whether a process of this id runs; one that has ended and is not reaped does not.
+fn is_running(process: &str) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().next()).is_some_and(|state| state != "Z")
 }

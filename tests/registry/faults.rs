@@ -77,7 +77,7 @@ fn a_registry_that_asks_for_patience_gets_it() {
     let started = Instant::now();
     s.registry.head_manifest(&image("a"), &tag("1.0")).unwrap().unwrap();
     assert!(started.elapsed() >= Duration::from_secs(1));
-    assert!(s.notices()[0].contains("again in 1.0 s"), "{:?}", s.notices());
+    assert!(s.notices()[0].contains("retrying (2/5) in 1 s"), "{:?}", s.notices());
 
     // More patience than there is: given up at once.
     s.proxy.always("HEAD", "/v2/a/", Fault::Reply(Reply::new(429).header("Retry-After", "3600")));
@@ -90,7 +90,7 @@ fn a_registry_that_asks_for_patience_gets_it() {
 #[test]
 fn what_would_not_change_is_not_repeated() {
     for (status, kind) in
-        [(400, Kind::Failed), (403, Kind::Failed), (507, Kind::Environment), (501, Kind::Environment)]
+        [(400, Kind::Failed), (403, Kind::Failed), (507, Kind::Environment), (505, Kind::Environment)]
     {
         let s = scene(|_| {});
         s.proxy.always("HEAD", "/v2/a/", Fault::Reply(Reply::new(status)));
@@ -198,7 +198,7 @@ fn a_registry_that_is_down_and_comes_back_is_waited_for() {
     let registry = Registry::connect(settings, Credentials::Anonymous, Cancel::new())
         .unwrap()
         .with_retry_notice(Arc::new(move |text| {
-            assert!(text.contains("refused"), "{text}");
+            assert!(text.contains("cannot connect to"), "{text}");
             first.call_once(|| {
                 told.wait();
                 waits.wait();
@@ -327,4 +327,40 @@ fn twenty_unchanged_images_are_promoted_over_tls_with_a_login() {
         let repository = image(&format!("app/image-{n}"));
         assert_eq!(registry.list_tags(&repository).unwrap(), ["1.0", "sha-1"].map(tag));
     }
+}
+
+#[test]
+fn a_registry_that_is_down_is_told_in_one_line_however_many_ask() {
+    let mut server = RegistryServer::plain();
+    server.stop();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&told);
+    let registry = Registry::connect(server.settings(), Credentials::Anonymous, Cancel::new())
+        .unwrap()
+        .with_retry_notice(Arc::new(move |text| heard.lock().unwrap().push(text.to_owned())));
+    std::thread::scope(|scope| {
+        for n in 0..8 {
+            let registry = registry.with_cancel(Cancel::new());
+            scope.spawn(move || {
+                let asked = registry.head_manifest(&image(&format!("app/{n}")), &tag("1.0"));
+                assert!(
+                    matches!(asked, Err(RegistryError::Unreachable { connected: false, .. })),
+                    "{asked:?}"
+                );
+            });
+        }
+    });
+    let line = format!("cannot connect to {}; retrying (2/5)", server.host());
+    assert_eq!(*told.lock().unwrap(), [line]);
+}
+
+#[test]
+fn a_date_after_which_to_come_back_is_kept() {
+    let s = scene(|_| {});
+    let date = (jiff::Timestamp::now() + Duration::from_secs(2)).to_zoned(jiff::tz::TimeZone::UTC);
+    let date = date.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+    s.proxy.on("HEAD", "/v2/a/", 1, Fault::Reply(Reply::new(503).header("Retry-After", date)));
+    s.registry.head_manifest(&image("a"), &tag("1.0")).unwrap().unwrap();
+    let notices = s.notices();
+    assert!(notices.len() == 1 && notices[0].contains("retrying (2/5) in "), "{notices:?}");
 }

@@ -159,34 +159,74 @@ fn without_a_login_a_public_repository_is_read_and_a_write_wants_one() {
 }
 
 #[test]
-fn a_hostile_realm_is_refused_and_never_hears_of_us() {
+fn a_token_server_on_another_host_is_followed_with_the_login_of_this_registry() {
+    let server = RegistryServer::plain();
+    server.push_sample_image("a", "1.0", &[]);
+    let front = TokenRegistry::start(server.address, Some(("swan", "secret")));
+    // The same machine by another name is another host.
+    let tokens = Proxy::start(front.proxy.address);
+    front.realm(&format!("http://localhost:{}/token", tokens.address.port()));
+    let registry = client(&front.host(), password("swan", "secret"));
+    registry.head_manifest(&image("a"), &tag("1.0")).unwrap().unwrap();
+    let asked = tokens.seen();
+    assert_eq!(asked.len(), 1);
+    assert!(asked[0].header("authorization").is_some_and(|v| v.starts_with("Basic ")), "{asked:?}");
+    assert!(asked[0].path.contains("account=swan") && asked[0].path.contains("scope=repository%3Aa%3Apull"));
+}
+
+#[test]
+fn a_realm_that_is_not_safe_is_refused_and_gets_nothing() {
     let server = RegistryServer::plain();
     let front = TokenRegistry::start(server.address, Some(("swan", "secret")));
-    let evil = Proxy::with_hook(server.address, Box::new(|_| Some(Reply::new(200).body(r#"{"token":"t"}"#))));
-    let port = evil.address.port();
     for realm in [
-        format!("http://localhost:{port}/token"), // this machine by another name: not the registry's host
-        format!("http://127.0.0.2:{port}/token"),
-        format!("http://127.0.0.1@localhost:{port}/"),
-        "https://auth.docker.io/token".to_owned(),
-        "https://tokens.example.org/token".to_owned(),
-        "gopher://127.0.0.1/".to_owned(),
+        "http://tokens.example.org/token",
+        "http://10.0.0.1/token",
+        "http://127.0.0.1@tokens.example.org/",
+        "https://user:pw@tokens.example.org/token",
+        "gopher://127.0.0.1/",
+        "/token",
     ] {
-        front.realm(&realm);
+        front.realm(realm);
         let error = client(&front.host(), password("swan", "secret")).ping().unwrap_err();
         assert!(matches!(error, RegistryError::RealmRefused { .. }), "{realm}: {error:?}");
         assert_eq!(error.kind(), Kind::Refused);
-        assert!(error.to_string().contains(&realm), "{error}");
+        assert!(error.to_string().contains(realm) && error.hint().unwrap().contains("https"), "{error}");
     }
-    assert_eq!(evil.connections(), 0);
+}
 
-    // The same host by name becomes good when it is allowed by name.
-    front.realm(&format!("http://localhost:{port}/token"));
-    let mut allowed = settings(&front.host(), None);
-    allowed.token_hosts = vec!["localhost".to_owned()];
-    let registry = Registry::connect(allowed, password("swan", "secret"), Cancel::new()).unwrap();
-    assert!(registry.ping().is_err()); // its token is not known here; but it was asked
-    assert_eq!(evil.count("GET", "/token"), 1);
+#[test]
+fn a_basic_challenge_is_answered_where_the_bearer_beside_it_cannot_be() {
+    let server = RegistryServer::builder().login("swan", "secret").start();
+    server.push_sample_image("a", "1.0", &[]);
+    let beside = |bearer: &str| {
+        let challenge = format!(r#"Bearer realm="{bearer}", Basic realm="x""#);
+        Fault::Reply(Reply::new(401).header("WWW-Authenticate", challenge))
+    };
+    for bearer in ["http://tokens.example.org/token", "http://127.0.0.1:1/"] {
+        let proxy = Proxy::start(server.address);
+        proxy.on("HEAD", "/v2/a/", 1, beside(bearer));
+        let registry = client(&proxy.host(), password("swan", "secret"));
+        let found = registry.head_manifest(&image("a"), &tag("1.0"));
+        // A token server that is down may come back; one that must not be asked is passed over.
+        match bearer {
+            "http://127.0.0.1:1/" => assert!(found.is_ok_and(|found| found.is_some())),
+            _ => assert!(found.unwrap().is_some()),
+        }
+    }
+}
+
+#[test]
+fn both_names_of_a_token_are_read_and_an_oauth_error_is_told() {
+    let server = RegistryServer::plain();
+    server.push_sample_image("a", "1.0", &[]);
+    let front = TokenRegistry::start(server.address, Some(("swan", "secret")));
+    let tokens = Proxy::start(front.proxy.address);
+    front.realm(&format!("http://{}/token", tokens.host()));
+    let body = r#"{"error":"invalid_grant","error_description":"the login has ended"}"#;
+    tokens.always("GET", "/token", Fault::Reply(Reply::new(400).body(body)));
+    let registry = client(&front.host(), password("swan", "secret"));
+    let error = registry.ping().unwrap_err();
+    assert!(error.to_string().contains("the login has ended"), "{error}");
 }
 
 #[test]
@@ -202,6 +242,7 @@ fn a_blob_is_followed_to_its_storage_without_credentials() {
     let path = format!("/v2/a/blobs/{config}");
     let moved = Reply::new(307).header("Location", format!("http://{}{path}", storage.host()));
     front.proxy.always("*", &path, Fault::Reply(moved));
+    let registry = client(&front.host(), password("swan", "secret"));
     assert_eq!(registry.image_labels(&image("a"), &manifest).unwrap().labels["x"], "y");
     let seen = storage.seen();
     assert_eq!(seen.iter().map(|s| s.method.as_str()).collect::<Vec<_>>(), ["GET"]);
@@ -212,16 +253,90 @@ fn a_blob_is_followed_to_its_storage_without_credentials() {
     );
 }
 
+/// A registry whose blobs (and manifests by digest) are elsewhere.
+fn redirected(server: &RegistryServer, path: &str, to: &str) -> (Proxy, Registry) {
+    let proxy = Proxy::start(server.address);
+    proxy.always("*", path, Fault::Reply(Reply::new(307).header("Location", to)));
+    let registry = client(&proxy.host(), Credentials::Anonymous);
+    (proxy, registry)
+}
+
 #[test]
-fn a_manifest_is_not_followed_anywhere() {
+fn several_redirects_and_relative_ones_are_followed_and_a_circle_is_not() {
+    let server = RegistryServer::plain();
+    server.push_sample_image("a", "1.0", &[("x", "y")]);
+    let manifest = server.client().get_manifest(&image("a"), &tag("1.0")).unwrap().unwrap();
+    let config = server.client().image_labels(&image("a"), &manifest).unwrap().digest;
+    let path = format!("/v2/a/blobs/{config}");
+
+    let second = Proxy::start(server.address);
+    let signed = format!("http://{}{path}?signature=1", second.host());
+    second.on("GET", &path, 1, Fault::Reply(Reply::new(302).header("Location", "/elsewhere")));
+    second.on(
+        "GET",
+        "/elsewhere",
+        1,
+        Fault::Reply(Reply::new(303).header("Location", format!("{path}?second"))),
+    );
+    let (_first, registry) = redirected(&server, &path, &signed);
+    assert_eq!(registry.image_labels(&image("a"), &manifest).unwrap().labels["x"], "y");
+    assert_eq!(second.seen().len(), 3);
+
+    let (_proxy, registry) = redirected(&server, &path, &path);
+    let error = registry.image_labels(&image("a"), &manifest).unwrap_err();
+    assert!(error.to_string().contains("circle"), "{error}");
+}
+
+#[test]
+fn what_storage_sends_is_checked_and_what_it_refuses_is_its_own() {
+    let server = RegistryServer::plain();
+    server.push_sample_image("a", "1.0", &[("x", "y")]);
+    let manifest = server.client().get_manifest(&image("a"), &tag("1.0")).unwrap().unwrap();
+    let config = server.client().image_labels(&image("a"), &manifest).unwrap().digest;
+    let path = format!("/v2/a/blobs/{config}");
+    let storage = Proxy::start(server.address);
+    let (_proxy, registry) = redirected(&server, &path, &format!("http://{}{path}", storage.host()));
+    storage.on(
+        "GET",
+        &path,
+        1,
+        Fault::Reply(Reply::new(200).body(r#"{"config":{"Labels":{"x":"forged"}}}"#)),
+    );
+    let error = registry.image_labels(&image("a"), &manifest).unwrap_err();
+    assert!(matches!(error, RegistryError::DigestMismatch { .. }), "{error:?}");
+    storage.on(
+        "GET",
+        &path,
+        1,
+        Fault::Reply(Reply::new(403).body("<Error><Code>AccessDenied</Code></Error>")),
+    );
+    let error = registry.image_labels(&image("a"), &manifest).unwrap_err();
+    assert!(error.to_string().contains(&storage.host()), "{error}");
+}
+
+#[test]
+fn a_tag_is_not_followed_to_plain_http_on_another_machine() {
     let server = RegistryServer::plain();
     server.push_sample_image("a", "1.0", &[]);
-    let (proxy, other) = (Proxy::start(server.address), Proxy::start(server.address));
-    let moved = Reply::new(307).header("Location", format!("http://{}/v2/a/manifests/1.0", other.host()));
-    proxy.always("*", "/manifests/", Fault::Reply(moved));
-    let registry = client(&proxy.host(), Credentials::Anonymous);
+    let (_proxy, registry) = redirected(&server, "/manifests/", "http://storage.example.org/x");
     let error = registry.get_manifest(&image("a"), &tag("1.0")).unwrap_err();
     assert!(matches!(error, RegistryError::Protocol { .. }), "{error:?}");
-    assert!(error.to_string().contains("redirect"), "{error}");
-    assert_eq!(other.connections(), 0);
+    assert!(error.to_string().contains("storage.example.org"), "{error}");
+    let (_proxy, registry) = redirected(&server, "/manifests/", "file:///etc/passwd");
+    assert!(registry.get_manifest(&image("a"), &tag("1.0")).is_err());
+}
+
+#[test]
+fn a_manifest_is_followed_without_credentials() {
+    let server = RegistryServer::plain();
+    let digest = server.push_sample_image("a", "1.0", &[]);
+    let front = TokenRegistry::start(server.address, Some(("swan", "secret")));
+    let other = Proxy::start(server.address);
+    let path = "/v2/a/manifests/1.0";
+    let moved = Reply::new(307).header("Location", format!("http://{}{path}", other.host()));
+    front.proxy.always("*", path, Fault::Reply(moved));
+    let registry = client(&front.host(), password("swan", "secret"));
+    assert_eq!(registry.get_manifest(&image("a"), &tag("1.0")).unwrap().unwrap().digest, digest);
+    assert!(other.seen().iter().all(|seen| seen.header("authorization").is_none()), "{:?}", other.seen());
+    assert_eq!(other.seen().len(), 1);
 }

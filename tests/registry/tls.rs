@@ -6,7 +6,9 @@ use swanci::model::RegistryAddress;
 use swanci::registry::{Credentials, Registry, RegistryError, Settings};
 
 use super::{image, tag};
-use crate::support::registry::{Ca, RegistryServer};
+use crate::support::proxy::{Fault, Proxy};
+use crate::support::registry::{Ca, RegistryServer, settings};
+use crate::support::tls_front;
 
 fn connect(settings: Settings) -> Result<Registry, RegistryError> {
     Registry::connect(settings, Credentials::Anonymous, Cancel::new())
@@ -55,7 +57,78 @@ fn a_certificate_for_another_name_is_refused() {
     let ca = Ca::new("ours");
     let server = RegistryServer::builder().tls_for(&ca, &["registry.example.org"]).start();
     let text = refused(server.settings());
-    assert!(text.contains("another name"), "{text}");
+    assert!(text.contains("another name") && text.contains("registry.example.org"), "{text}");
+    assert!(!text.contains("ca_file"), "{text}");
+}
+
+#[test]
+fn a_certificate_that_is_over_or_has_not_begun_is_told_with_its_day() {
+    let ca = Ca::new("ours");
+    for (from, to, words) in [
+        ((2020, 1, 1), (2021, 2, 3), "expired on 2021-02-03"),
+        ((2090, 1, 1), (2091, 1, 1), "it begins on 2090-01-01"),
+    ] {
+        let server = RegistryServer::builder().tls_between(&ca, from, to).start();
+        let text = refused(server.settings());
+        assert!(text.contains(words) && text.contains("clock") && !text.contains("ca_file"), "{text}");
+    }
+}
+
+#[test]
+fn plain_http_to_a_port_with_tls_is_told() {
+    let server = RegistryServer::builder().tls(&Ca::new("ours")).start();
+    let mut settings = server.settings();
+    settings.plain_http = true;
+    let text = refused(settings);
+    assert!(text.contains("speaks TLS") && text.contains("plain_http"), "{text}");
+    assert!(!text.contains("ca_file"), "{text}");
+}
+
+#[test]
+fn storage_behind_the_systems_authorities_is_trusted_beside_the_registrys_own() {
+    // The system's are named by SSL_CERT_FILE, which a test must not change for the others of its process.
+    const TEST: &str =
+        "registry::tls::storage_behind_the_systems_authorities_is_trusted_beside_the_registrys_own";
+    if let Some(hosts) = std::env::var_os("SWANCI_TEST_STORAGE") {
+        let hosts = hosts.into_string().unwrap();
+        let (registry_host, ca) = hosts.split_once(' ').unwrap();
+        let settings = settings(registry_host, Some(&std::fs::read_to_string(ca).unwrap()));
+        let registry = connect(settings).unwrap();
+        let manifest = registry.get_manifest(&image("a"), &tag("1.0")).unwrap().unwrap();
+        registry.image_labels(&image("a"), &manifest).unwrap();
+        return;
+    }
+    let (ours, systems) = (Ca::new("ours"), Ca::new("the system's"));
+    let storage = RegistryServer::builder().tls(&systems).start();
+    storage.push_sample_image("a", "1.0", &[]);
+    let inner = RegistryServer::plain();
+    inner.push_sample_image("a", "1.0", &[]);
+    let proxy = Proxy::start(inner.address);
+    proxy.always("*", "/v2/a/blobs/", Fault::Redirect(format!("https://{}", storage.host())));
+    let dir = tempfile::tempdir().unwrap();
+    let (certificate, key) = ours.server(&["127.0.0.1"]);
+    let at = |name: &str, text: &str| {
+        std::fs::write(dir.path().join(name), text).unwrap();
+        dir.path().join(name)
+    };
+    let port = tls_front::start(
+        &at("crt", &certificate),
+        &at("key", &key),
+        proxy.address.port(),
+        tempfile::tempdir().unwrap(),
+    );
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", TEST, "--nocapture"])
+        .env("SWANCI_TEST_STORAGE", format!("127.0.0.1:{port} {}", at("ours.crt", &ours.pem).display()))
+        .env("SSL_CERT_FILE", at("system.crt", &systems.pem))
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&child.stdout);
+    assert!(
+        child.status.success() && text.contains("1 passed"),
+        "{text}{}",
+        String::from_utf8_lossy(&child.stderr)
+    );
 }
 
 #[test]
@@ -73,7 +146,7 @@ fn a_port_without_tls_is_refused_and_not_asked_in_plain_text() {
     settings.plain_http = false;
     settings.ca_pem = Some(Ca::new("ours").pem.into_bytes());
     let text = refused(settings);
-    assert!(text.contains("does not speak TLS"), "{text}");
+    assert!(text.contains("speaks plain HTTP") && !text.contains("ca_file"), "{text}");
 }
 
 #[test]

@@ -52,6 +52,10 @@ pub enum Fault {
     StallAfter(usize),
     /// It waits here until the test lets it go on.
     Hold(Gate),
+    /// It is redirected to the same path on another server.
+    Redirect(String),
+    /// The registry answers; a 404 is replaced by this.
+    InsteadOf404(Reply),
 }
 
 /// A place where a request waits for the test, and the test for the request.
@@ -186,6 +190,11 @@ impl Proxy {
         self.rule(method, path, 1, usize::MAX, fault);
     }
 
+    /// Hides that something is not there, as registries do that do not tell everybody.
+    pub fn instead_of_404(&self, method: &str, path: &str, reply: Reply) {
+        self.always(method, path, Fault::InsteadOf404(reply));
+    }
+
     fn rule(&self, method: &str, path: &str, from: usize, to: usize, fault: Fault) {
         let (method, path) = (method.to_owned(), path.to_owned());
         self.shared.rules.lock().unwrap().push(Rule { method, path, from, to, seen: 0, fault });
@@ -267,14 +276,23 @@ impl Shared {
                 send_reply(&mut client, &seen, &reply)?;
                 continue;
             }
-            let mut limit = None;
+            let (mut limit, mut hiding) = (None, None);
             match self.fault(&seen) {
                 None => {}
                 Some(Fault::Reply(reply)) => {
                     send_reply(&mut client, &seen, &reply)?;
                     continue;
                 }
+                Some(Fault::Redirect(server)) => {
+                    let to = format!("{server}{}", seen.path);
+                    send_reply(&mut client, &seen, &Reply::new(307).header("Location", to))?;
+                    if wants_close(&seen) {
+                        break;
+                    }
+                    continue;
+                }
                 Some(Fault::Hold(gate)) => gate.pass(),
+                Some(Fault::InsteadOf404(reply)) => hiding = Some(reply),
                 Some(Fault::CutAfter(n)) => limit = Some((n, true)),
                 Some(Fault::StallAfter(n)) => limit = Some((n, false)),
             }
@@ -298,8 +316,17 @@ impl Shared {
             if seen.method != "HEAD" && status != "204" && status != "304" {
                 answer.extend(read_body(up, &answer_headers)?);
             }
+            if let (Some(reply), "404") = (hiding, status.as_str()) {
+                send_reply(&mut client, &seen, &reply)?;
+                continue;
+            }
             match limit {
-                None => client.write_all(&answer)?,
+                None => {
+                    client.write_all(&answer)?;
+                    if wants_close(&seen) {
+                        break;
+                    }
+                }
                 Some((n, cut)) => {
                     client.write_all(&answer[..n.min(answer.len())])?;
                     if cut {
@@ -313,6 +340,10 @@ impl Shared {
         }
         client.shutdown(Shutdown::Both)
     }
+}
+
+fn wants_close(seen: &Seen) -> bool {
+    seen.header("connection").is_some_and(|v| v.eq_ignore_ascii_case("close"))
 }
 
 /// A message head with its last empty line, and its lines; `None` at the end of the connection.

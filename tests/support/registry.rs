@@ -38,7 +38,10 @@ impl Ca {
     /// Certificate and key (PEM) for a server of these names.
     pub fn server(&self, names: &[&str]) -> (String, String) {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-        let mut params = CertificateParams::new(names).unwrap();
+        self.sign(CertificateParams::new(names).unwrap())
+    }
+
+    fn sign(&self, mut params: CertificateParams) -> (String, String) {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let key = KeyPair::generate().unwrap();
         (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
@@ -62,6 +65,16 @@ impl Builder {
     /// TLS with a certificate of `ca` for these names.
     pub fn tls_for(mut self, ca: &Ca, names: &[&str]) -> Builder {
         let (certificate, key) = ca.server(names);
+        self.tls = Some((ca.pem.clone(), certificate, key));
+        self
+    }
+
+    /// TLS with a certificate of `ca` that is valid between these days.
+    pub fn tls_between(mut self, ca: &Ca, from: (i32, u8, u8), to: (i32, u8, u8)) -> Builder {
+        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(from.0, from.1, from.2);
+        params.not_after = rcgen::date_time_ymd(to.0, to.1, to.2);
+        let (certificate, key) = ca.sign(params);
         self.tls = Some((ca.pem.clone(), certificate, key));
         self
     }

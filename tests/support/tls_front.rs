@@ -38,7 +38,8 @@ pub fn start(certificate: &Path, key: &Path, inner: u16, _files: TempDir) -> u16
                 while !head.ends_with(b"\r\n\r\n") && tls.read(&mut byte)? == 1 {
                     head.push(byte[0]);
                 }
-                plain.write_all(&head)?;
+                let end = head.len().saturating_sub(2);
+                plain.write_all(&[&head[..end], b"Connection: close\r\n\r\n"].concat())?;
                 let mut answer = Vec::new();
                 plain.read_to_end(&mut answer)?;
                 tls.write_all(&answer)?;

@@ -1,0 +1,278 @@
+//! The HTTP client behind all of swanci's own requests: registry, token servers, forges.
+//!
+//! Every time and every size is bounded. Redirects, credentials and repetitions are left to the caller.
+
+pub(crate) mod proxy;
+pub(crate) mod retry;
+pub(crate) mod tls;
+
+use std::io::Read as _;
+use std::time::Duration;
+
+use ureq::http::{self, HeaderMap, header};
+use url::{Host, Url};
+
+use proxy::Proxies;
+use tls::{TlsFault, Trust};
+
+/// The start of the body of an error is enough.
+const MAX_ERROR_BODY: u64 = 64 << 10;
+
+/// How long each part of an exchange may take; ureq itself has no limits.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// Resolving a name, TCP and TLS together.
+    pub connect: Duration,
+    /// Between two bytes of an answer, or of a request.
+    pub silence: Duration,
+    /// One whole exchange, with its body.
+    pub exchange: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Timeouts {
+        Timeouts {
+            connect: Duration::from_secs(10),
+            silence: Duration::from_secs(15),
+            exchange: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// No connection was made.
+    NoConnection(String),
+    /// The connection broke, or nothing came for too long.
+    Broken(String),
+    Tls(TlsFault),
+    /// The answer is larger than this, bytes.
+    TooLarge(u64),
+    /// What came is not HTTP, or the request cannot be sent as it is.
+    Protocol(String),
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Fault::NoConnection(detail) => write!(f, "cannot connect: {detail}"),
+            Fault::Broken(detail) | Fault::Protocol(detail) => f.write_str(detail),
+            Fault::Tls(fault) => f.write_str(&fault.detail),
+            Fault::TooLarge(limit) => write!(f, "the answer is larger than {limit} bytes"),
+        }
+    }
+}
+
+/// An answer, read to its end so that the connection can be used again. Every status is an answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    /// Of an error, only its start.
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answer {
+    pub(crate) fn header(&self, name: impl header::AsHeaderName) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+}
+
+/// Connections to any number of servers, directly or through the proxies of the environment.
+#[derive(Debug)]
+pub(crate) struct Client {
+    direct: ureq::Agent,
+    /// For each proxy that the environment names.
+    proxied: Vec<(String, ureq::Agent)>,
+    proxies: Proxies,
+    trust: Trust,
+}
+
+impl Client {
+    /// `connections` idle ones are kept for each server.
+    ///
+    /// # Errors
+    /// When the environment names a proxy that cannot be used.
+    pub(crate) fn new(trust: &Trust, timeouts: Timeouts, connections: usize) -> Result<Client, String> {
+        let proxies = Proxies::of_environment();
+        let agent = |proxy: Option<ureq::Proxy>| {
+            ureq::Agent::config_builder()
+                .http_status_as_error(false)
+                .tls_config(trust.config())
+                .proxy(proxy)
+                .no_delay(true)
+                .max_redirects(0)
+                .user_agent(concat!("swanci/", env!("CARGO_PKG_VERSION")))
+                .timeout_resolve(Some(timeouts.connect))
+                .timeout_connect(Some(timeouts.connect))
+                .timeout_per_read(Some(timeouts.silence))
+                .timeout_per_write(Some(timeouts.silence))
+                .timeout_global(Some(timeouts.exchange))
+                .max_idle_connections(connections.max(1))
+                .max_idle_connections_per_host(connections.max(1))
+                .build()
+                .new_agent()
+        };
+        let mut proxied = Vec::new();
+        for (variable, address) in proxies.all() {
+            let proxy = ureq::Proxy::new(address)
+                .map_err(|_| format!("the variable {variable} does not hold the URL of a proxy"))?;
+            proxied.push((address.to_owned(), agent(Some(proxy))));
+        }
+        Ok(Client { direct: agent(None), proxied, proxies, trust: trust.clone() })
+    }
+
+    /// The proxy through which this URL is asked, without its login.
+    pub(crate) fn proxy_of(&self, url: &Url) -> Option<String> {
+        self.proxies.of(url).map(proxy::shown)
+    }
+
+    /// The day on which the certificate of this URL's server ends, if that is within this time. `None` also where it
+    /// cannot be looked at: without TLS, behind a proxy, or without a connection.
+    pub(crate) fn certificate_ends_within(&self, url: &Url, time: Duration) -> Option<String> {
+        if url.scheme() != "https" || self.proxies.of(url).is_some() {
+            return None;
+        }
+        let addresses = url.socket_addrs(|| None).ok()?;
+        self.trust.certificate_ends_within(url.host_str()?, &addresses, time)
+    }
+
+    /// One exchange with one server.
+    pub(crate) fn exchange(
+        &self,
+        request: http::request::Builder,
+        url: &Url,
+        body: Option<&[u8]>,
+        limit: u64,
+    ) -> Result<Answer, Fault> {
+        let proxy = self.proxies.of(url);
+        let agent = proxy.and_then(|proxy| {
+            self.proxied.iter().find(|(address, _)| address == proxy).map(|(_, agent)| agent)
+        });
+        let agent = agent.unwrap_or(&self.direct);
+        let failed = |error: &ureq::Error| fault(error, url, proxy);
+        let request = request.uri(url.as_str());
+        let response = match body {
+            Some(body) => request.body(body).map(|request| agent.run(request)),
+            None => request.body(()).map(|request| agent.run(request)),
+        };
+        let response = response.map_err(|e| Fault::Protocol(e.to_string()))?.map_err(|e| failed(&e))?;
+        let (parts, mut body) = response.into_parts();
+        let status = parts.status.as_u16();
+        let body = if status < 400 {
+            body.with_config().limit(limit).read_to_vec().map_err(|e| failed(&e))?
+        } else {
+            let mut start = Vec::new();
+            let read = body.as_reader().take(MAX_ERROR_BODY).read_to_end(&mut start);
+            read.map_err(|e| failed(&ureq::Error::Io(e)))?;
+            start
+        };
+        Ok(Answer { status, headers: parts.headers, body })
+    }
+}
+
+/// `host[:port]` of a URL, for messages.
+pub(crate) fn server_of(url: &Url) -> String {
+    let host = url.host_str().unwrap_or("?");
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+fn fault(error: &ureq::Error, url: &Url, proxy: Option<&str>) -> Fault {
+    use std::io::ErrorKind as K;
+    use ureq::{Error as E, Timeout as T};
+    if let Some(fault) = tls::fault(error, &server_of(url)) {
+        return Fault::Tls(fault);
+    }
+    let through = proxy.map(|proxy| format!(" (through the proxy {})", proxy::shown(proxy)));
+    let through = through.unwrap_or_default();
+    let unresolved = || {
+        let name = if proxy.is_some() { "of the proxy" } else { url.host_str().unwrap_or("?") };
+        format!("the name {name} cannot be resolved")
+    };
+    let no_connection = |detail: String| Fault::NoConnection(format!("{detail}{through}"));
+    #[expect(clippy::wildcard_enum_match_arm, reason = "ureq's errors may grow; the rest is not the network")]
+    match error {
+        E::BodyExceedsLimit(limit) => Fault::TooLarge(*limit),
+        E::HostNotFound => no_connection(unresolved()),
+        // std gives it no kind of its own.
+        E::Io(e) if e.to_string().starts_with("failed to lookup address") => no_connection(unresolved()),
+        E::Timeout(which @ (T::Resolve | T::Connect)) => no_connection(format!("timed out ({which})")),
+        E::Timeout(which) => Fault::Broken(format!("timed out ({which})")),
+        E::ConnectionFailed | E::ConnectProxyFailed(_) => no_connection(error.to_string()),
+        E::Io(e) => match e.kind() {
+            K::ConnectionRefused
+            | K::HostUnreachable
+            | K::NetworkUnreachable
+            | K::AddrNotAvailable
+            | K::NetworkDown => no_connection(plain(e)),
+            _ => match e.get_ref().and_then(|inner| inner.downcast_ref::<E>()) {
+                Some(inner) => fault(inner, url, proxy),
+                None => Fault::Broken(plain(e)),
+            },
+        },
+        // What does not even begin like HTTP: a TLS server answers plain HTTP with an alert of its own.
+        E::Protocol(_) if url.scheme() == "http" => Fault::Broken(format!("the answer is not HTTP: {error}")),
+        E::BodyStalled | E::Protocol(_) => Fault::Broken(error.to_string()),
+        other => Fault::Protocol(other.to_string()),
+    }
+}
+
+/// `Connection refused (os error 111)` without its number.
+fn plain(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or(&text);
+    text.to_lowercase()
+}
+
+/// Whether a URL's host is this machine.
+pub(crate) fn is_loopback(host: &Host<&str>) -> bool {
+    match host {
+        Host::Domain(name) => *name == "localhost",
+        Host::Ipv4(ip) => ip.is_loopback(),
+        Host::Ipv6(ip) => ip.is_loopback(),
+    }
+}
+
+/// The target of `rel="next"` among the links of a `Link` header (RFC 8288).
+pub(crate) fn next_link(value: &str) -> Option<&str> {
+    let mut rest = value;
+    while let Some((_, link)) = rest.split_once('<') {
+        let (target, after) = link.split_once('>')?;
+        let parameters = after.split_once('<').map_or(after, |(own, _)| own);
+        for parameter in parameters.split([';', ',']) {
+            let Some((name, relations)) = parameter.split_once('=') else { continue };
+            let mut relations = relations.trim().trim_matches('"').split_ascii_whitespace();
+            if name.trim().eq_ignore_ascii_case("rel") && relations.any(|r| r.eq_ignore_ascii_case("next")) {
+                return Some(target.trim());
+            }
+        }
+        rest = after;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_page_is_found_among_the_links() {
+        for (value, next) in [
+            (
+                "<https://h/x?page=1>; rel=\"prev\", <https://h/x?cursor=v1_a%2Cb>; rel=\"next\"",
+                Some("https://h/x?cursor=v1_a%2Cb"),
+            ),
+            ("<https://h/x?page=1>; rel=\"first\"", None),
+            ("</v2/a/tags/list?last=x&n=2>;rel=next", Some("/v2/a/tags/list?last=x&n=2")),
+            ("<list?last=a,b;c>; title=\"more\"; REL=\"last Next\"", Some("list?last=a,b;c")),
+            ("</a>; rel=\"prev\",</b>; type=\"x\"; rel='next'", None),
+            ("</a>; relative=\"next\"", None),
+            ("<https://h", None),
+            ("nonsense", None),
+            ("", None),
+        ] {
+            assert_eq!(next_link(value), next, "{value}");
+        }
+    }
+}

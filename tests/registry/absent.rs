@@ -1,0 +1,186 @@
+//! What is there, what is not, and what may not be known.
+
+use swanci::cancel::Cancel;
+use swanci::error::Kind;
+use swanci::registry::{Credentials, Registry, RegistryError};
+
+use super::{image, tag};
+use crate::support::proxy::{Fault, Proxy, Reply};
+use crate::support::registry::{
+    DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, RegistryServer, digest_of, settings,
+};
+use crate::support::token_server::TokenRegistry;
+
+fn password(user: &str, password: &str) -> Credentials {
+    Credentials::Password { username: user.to_owned(), password: password.to_owned().into() }
+}
+
+fn client(host: &str, credentials: Credentials) -> Registry {
+    Registry::connect(settings(host, None), credentials, Cancel::new()).unwrap()
+}
+
+/// Every read of a repository that is not there says so.
+fn nothing_is_there(registry: &Registry) {
+    let new = image("new/app");
+    assert_eq!(registry.head_manifest(&new, &tag("1.0")).unwrap(), None);
+    assert_eq!(registry.get_manifest(&new, &tag("1.0")).unwrap(), None);
+    assert_eq!(registry.get_manifest(&new, &super::nothing()).unwrap(), None);
+    assert!(registry.list_tags(&new).unwrap().is_empty());
+}
+
+#[test]
+fn a_read_that_is_refused_to_a_good_login_finds_nothing() {
+    let server = RegistryServer::builder().login("swan", "secret").start();
+    for (status, body) in [
+        // Quay, Nexus
+        (
+            401,
+            r#"{"errors":[{"code":"UNAUTHORIZED","message":"access to the requested resource is not authorized"}]}"#,
+        ),
+        // GitLab, Harbor, Google
+        (403, r#"{"errors":[{"code":"DENIED","message":"requested access to the resource is denied"}]}"#),
+        // Artifactory
+        (403, r#"{"errors":[{"status":403,"message":"Forbidden"}]}"#),
+        (400, r#"{"errors":[{"code":"NAME_INVALID","message":"invalid repository name"}]}"#),
+        (404, r#"{"errors":[{"code":"NAME_UNKNOWN","message":"repository not found"}]}"#),
+        (403, "<html><title>Forbidden</title></html>"),
+    ] {
+        let proxy = Proxy::start(server.address);
+        proxy.always("*", "/v2/new/", Fault::Reply(Reply::new(status).body(body)));
+        nothing_is_there(&client(&proxy.host(), password("swan", "secret")));
+        // Whether the login works is asked once.
+        assert!(proxy.count("GET", "/v2/") - proxy.count("GET", "/v2/new/") <= 2, "{:?}", proxy.seen());
+
+        // A login that is wrong altogether is an error, and so is a missing one.
+        if status == 404 {
+            continue;
+        }
+        let error = client(&proxy.host(), password("swan", "wrong")).list_tags(&image("other"));
+        assert!(matches!(error, Err(RegistryError::Unauthorized { anonymous: false, .. })), "{error:?}");
+        let error = client(&proxy.host(), Credentials::Anonymous).head_manifest(&image("other"), &tag("1"));
+        assert!(matches!(error, Err(RegistryError::Unauthorized { anonymous: true, .. })), "{error:?}");
+    }
+}
+
+#[test]
+fn a_token_server_that_refuses_an_unknown_repository_finds_nothing() {
+    let server = RegistryServer::plain();
+    let front = TokenRegistry::start(server.address, Some(("swan", "secret")));
+    let tokens = Proxy::start(front.proxy.address);
+    front.realm(&format!("http://{}/token", tokens.host()));
+    let denied = r#"{"errors":[{"code":"DENIED","message":"access forbidden"}]}"#;
+    tokens.always("GET", "repository%3Anew", Fault::Reply(Reply::new(403).body(denied)));
+    nothing_is_there(&client(&front.host(), password("swan", "secret")));
+    let error = client(&front.host(), password("swan", "wrong")).head_manifest(&image("new/app"), &tag("1"));
+    assert!(
+        matches!(error, Err(RegistryError::Denied { .. } | RegistryError::Unauthorized { .. })),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn a_tag_that_is_listed_never_counts_as_absent() {
+    let server = RegistryServer::builder().login("swan", "secret").start();
+    let digest = server.push_sample_image("a", "sha-1", &[]);
+    let proxy = Proxy::start(server.address);
+    // As a scanner's quarantine answers.
+    proxy.always("*", "/v2/a/manifests/", Fault::Reply(Reply::new(403).body("blocked by policy")));
+    let registry = client(&proxy.host(), password("swan", "secret"));
+    let refused = [
+        registry.head_manifest(&image("a"), &tag("sha-1")).map(drop),
+        registry.get_manifest(&image("a"), &tag("sha-1")).map(drop),
+        registry.get_manifest(&image("a"), &digest).map(drop),
+    ];
+    for answer in refused {
+        let error = answer.unwrap_err();
+        assert_eq!(error.kind(), Kind::Failed);
+        assert!(error.to_string().contains("it is there, and may not be read"), "{error}");
+    }
+    assert_eq!(registry.head_manifest(&image("a"), &tag("sha-2")).unwrap(), None);
+}
+
+#[test]
+fn a_registry_without_a_login_may_refuse_an_unknown_name_too() {
+    let server = RegistryServer::plain();
+    let proxy = Proxy::start(server.address);
+    let body = r#"{"errors":[{"code":"NAME_INVALID","message":"no such project"}]}"#;
+    proxy.always("*", "/v2/new/", Fault::Reply(Reply::new(400).body(body)));
+    nothing_is_there(&client(&proxy.host(), Credentials::Anonymous));
+}
+
+#[test]
+fn what_is_no_image_is_told_apart_from_a_registry_that_fails() {
+    let server = RegistryServer::plain();
+    let (uploader, registry, repository) = (server.uploader(), server.client(), image("a"));
+    let unreadable = |name: &str| {
+        let manifest = registry.get_manifest(&repository, &tag(name)).unwrap().unwrap();
+        let error = registry.image_labels(&repository, &manifest).unwrap_err();
+        assert_eq!(error.kind(), Kind::Failed, "{name}: {error}");
+        manifest
+    };
+    // A config that is not JSON.
+    let config = uploader.blob("a", b"not json");
+    let text = |config: &str| {
+        format!(
+            r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}","config":{{"mediaType":"application/vnd.oci.empty.v1+json","digest":"{config}","size":8}},"layers":[]}}"#
+        )
+    };
+    uploader.manifest("a", "artifact", OCI_MANIFEST, text(config.as_str()).as_bytes());
+    assert_eq!(unreadable("artifact").media_type, OCI_MANIFEST);
+
+    // An index whose child is gone.
+    let child = text(config.as_str());
+    let child = uploader.manifest("a", digest_of(child.as_bytes()).as_str(), OCI_MANIFEST, child.as_bytes());
+    let index = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[{{"mediaType":"{OCI_MANIFEST}","digest":"{child}","size":1}}]}}"#
+    );
+    uploader.manifest("a", "index", OCI_INDEX, index.as_bytes());
+    let proxy = Proxy::start(server.address);
+    proxy.always("GET", child.as_str(), Fault::Reply(Reply::new(404)));
+    let behind = client(&proxy.host(), Credentials::Anonymous);
+    let manifest = behind.get_manifest(&repository, &tag("index")).unwrap().unwrap();
+    assert!(matches!(behind.image_labels(&repository, &manifest), Err(RegistryError::NotFound { .. })));
+    // The same with a registry that fails is not the image's fault.
+    proxy.heal();
+    proxy.always("GET", child.as_str(), Fault::Reply(Reply::new(503)));
+    let error = behind.image_labels(&repository, &manifest).unwrap_err();
+    assert_eq!(error.kind(), Kind::Environment, "{error}");
+}
+
+#[test]
+fn a_manifest_of_an_old_format_is_read_as_bytes() {
+    let server = RegistryServer::plain();
+    let proxy = Proxy::start(server.address);
+    const SCHEMA_1: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
+    // Its digest leaves out the signatures, so it is not that of the bytes.
+    let said = super::nothing();
+    let reply = Reply::new(200)
+        .header("Content-Type", SCHEMA_1)
+        .header("Docker-Content-Digest", said.as_str())
+        .body(r#"{"schemaVersion":1,"signatures":[]}"#);
+    proxy.always("*", "/v2/a/manifests/", Fault::Reply(reply));
+    let registry = client(&proxy.host(), Credentials::Anonymous);
+    let manifest = registry.get_manifest(&image("a"), &tag("1")).unwrap().unwrap();
+    assert_eq!((&manifest.digest, manifest.media_type.as_str()), (&said, SCHEMA_1));
+    let error = registry.image_labels(&image("a"), &manifest).unwrap_err();
+    assert!(error.to_string().contains("prettyjws") && error.kind() == Kind::Failed, "{error}");
+}
+
+#[test]
+fn a_registry_that_takes_oci_manifests_only_is_told_with_the_ways_out() {
+    let server = RegistryServer::plain();
+    server.push_sample_image("a", "1.0", &[]);
+    let proxy = Proxy::start(server.address);
+    let registry = client(&proxy.host(), Credentials::Anonymous);
+    let manifest = registry.get_manifest(&image("a"), &tag("1.0")).unwrap().unwrap();
+    assert_eq!(manifest.media_type, DOCKER_MANIFEST);
+    let body = r#"{"errors":[{"code":"MANIFEST_INVALID","message":"manifest invalid"}]}"#;
+    for status in [400, 415] {
+        proxy.heal();
+        proxy.always("PUT", "/manifests/", Fault::Reply(Reply::new(status).body(body)));
+        let error = registry.put_manifest(&image("a"), &tag("2.0"), &manifest).unwrap_err();
+        assert!(matches!(error, RegistryError::OciOnly { .. }), "{error:?}");
+        let hint = error.hint().unwrap();
+        assert!(hint.contains("containerd") && hint.contains("docker2s2"), "{hint}");
+    }
+}
