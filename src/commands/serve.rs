@@ -20,8 +20,7 @@ use crate::listener::{self, Intake, Limits, Listener, Metrics, QueueSnapshot, Ru
 use crate::process;
 use crate::progress::Progress;
 use crate::queue::{
-    ClaimedJob, JobContext, JobEvent, JobId, JobState, Pool, PoolOptions, Queue, Retention, ServeLock,
-    SystemClock,
+    ClaimedJob, JobContext, JobEvent, JobId, JobState, Pool, PoolOptions, Retention, ServeLock, Store,
 };
 
 use super::Session;
@@ -54,7 +53,7 @@ pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Ser
     lock.listens_on(&address.map(|address| address.to_string()).unwrap_or_default());
 
     end_stale_children(&state_dir, &announcer)?;
-    let queue = Queue::open(lock, Arc::new(SystemClock))?;
+    let queue = Store::open(lock, Arc::new(jiff::Timestamp::now))?;
     let metrics = Metrics::new();
     watch_queue(&metrics, &queue);
     let works = Arc::new(Works::new(config.clone(), metrics.clone(), args.registry.clone()));
@@ -254,7 +253,7 @@ fn announce_addresses(listener: &Listener, admin: bool, announcer: &Announcer) {
     }
 }
 
-fn watch_queue(metrics: &Metrics, queue: &Queue) {
+fn watch_queue(metrics: &Metrics, queue: &Store) {
     let queue = queue.clone();
     metrics.watch_queue(move || {
         let stats = queue.stats().unwrap_or_default();
@@ -275,7 +274,7 @@ fn watch_queue(metrics: &Metrics, queue: &Queue) {
 
 /// The queue and docker are asked at most once a second, however often `/readyz` is, and by one at a time: a docker that
 /// hangs must not hold up the threads that deliveries need.
-fn ready_check(works: Arc<Works>, queue: Queue, progress: Progress) -> Box<listener::ReadyCheck> {
+fn ready_check(works: Arc<Works>, queue: Store, progress: Progress) -> Box<listener::ReadyCheck> {
     let last: Mutex<Option<(Instant, Result<(), String>)>> = Mutex::new(None);
     let asking = Mutex::new(());
     Box::new(move || {
@@ -307,7 +306,7 @@ fn ready_check(works: Arc<Works>, queue: Queue, progress: Progress) -> Box<liste
 }
 
 fn start_pool(
-    queue: &Queue,
+    queue: &Store,
     config: &Config,
     works: &Arc<Works>,
     metrics: &Metrics,
@@ -329,11 +328,11 @@ fn start_pool(
         options,
         cancel,
         Arc::new(move |job: &ClaimedJob, context: &JobContext| works.run(job, context)),
-        Arc::new(move |event: &JobEvent| {
+        Arc::new(move |job: Option<&ClaimedJob>, event: &JobEvent| {
             if matches!(event, JobEvent::Retrying { .. }) {
                 metrics.retry();
             }
-            announcer.job(event);
+            announcer.job(job, event);
         }),
     )
     .classify(Kind::Environment, || "the workers cannot be started")

@@ -9,7 +9,7 @@ use crate::decide::{self, Outcome, Policy};
 use crate::forge::signature::WebhookSecret;
 use crate::forge::{self, Encoding, Event, Headers};
 use crate::model::RepoName;
-use crate::queue::{Accepted, JobId, JobState, NewJob, Queue, QueueError};
+use crate::queue::{Accepted, JobId, JobState, NewJob, QueueError, Store};
 
 use super::answer::Answer;
 use super::routes::{App, ContentKind, Delivered, DeliveryLine, RawDelivery};
@@ -32,7 +32,7 @@ pub type OnDelivery = dyn Fn(&DeliveryLine<'_>) + Send + Sync;
 /// Takes deliveries and queues merges.
 pub struct Intake {
     rules: RwLock<Arc<Rules>>,
-    queue: Queue,
+    queue: Store,
     ready: Box<ReadyCheck>,
     on_queued: Box<OnQueued>,
     on_delivery: Box<OnDelivery>,
@@ -45,7 +45,7 @@ impl Intake {
     /// An intake under these rules. With `only_one` it closes after the first job.
     pub fn new(
         rules: Rules,
-        queue: Queue,
+        queue: Store,
         only_one: bool,
         ready: Box<ReadyCheck>,
         on_queued: Box<OnQueued>,
@@ -80,7 +80,9 @@ fn unavailable(error: &QueueError) -> Answer {
         | QueueError::Missing(_)
         | QueueError::Locked { .. }
         | QueueError::NotFound(_)
-        | QueueError::IllegalTransition { .. } => "the queue does not work",
+        | QueueError::NotRetried { .. }
+        | QueueError::NotCancelled { .. }
+        | QueueError::NotOwner(_) => "the queue does not work",
     };
     crate::progress::write_stderr(&format!("warning: a delivery was refused with 503: {error}"));
     Answer::Unavailable { reason: reason.to_owned() }
@@ -140,7 +142,9 @@ impl Intake {
             forge,
             repository: change.repository,
             branch,
-            commit: change.commit,
+            commit: Some(change.commit),
+            pull_request: subject.1.and_then(|number| i64::try_from(number).ok()),
+            head: change.pull_request.and_then(|pull_request| pull_request.head),
             event: delivery.event.unwrap_or("pull_request").chars().take(100).collect(),
             delivery_id: delivery.delivery_id.map(|id| id.chars().take(200).collect()),
             document,
