@@ -1,8 +1,8 @@
 //! The state directory and what is in it belong to their owner alone, whatever the umask.
 
-use std::fs::{self, DirBuilder, Permissions};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 /// What only a state directory holds. One of an earlier version may be readable for others.
@@ -22,6 +22,12 @@ pub(crate) fn create(dir: &Path) -> io::Result<()> {
 /// Makes a directory of the state directory, with those above it that are missing.
 pub(crate) fn create_below(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+/// Writes a file of the state directory.
+pub(crate) fn write(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 mod answers;
 mod crowds;
 mod faults;
+mod idle;
 mod kill;
 mod once;
 mod signals;

@@ -60,7 +60,7 @@ impl Remembered {
     pub(super) fn keep_config(&self, digest: &Digest, bytes: &[u8]) {
         let Some(path) = self.config_path(digest).filter(|_| bytes.len() <= LARGEST) else { return };
         let write = |dir: &Path| -> std::io::Result<()> {
-            fs::create_dir_all(dir)?;
+            crate::state_dir::create_below(dir)?;
             let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(dir)?;
             file.write_all(bytes)?;
             file.persist(&path)?;
