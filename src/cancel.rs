@@ -1,7 +1,8 @@
 //! One answer to "should this work go on?": signals, a cancelled job and deadlines, asked by whatever waits.
 
-use std::sync::Arc;
+use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::{Failure, Kind};
@@ -59,9 +60,6 @@ impl From<Stop> for Failure {
     }
 }
 
-/// How often a waiter looks whether it should stop.
-const TICK: Duration = Duration::from_millis(20);
-
 /// A token that work asks whether to go on. Clones share it; a child also stops when its parent does.
 #[derive(Debug, Clone, Default)]
 pub struct Cancel(Arc<Inner>);
@@ -71,6 +69,28 @@ struct Inner {
     stop: AtomicU8,
     deadline: Option<Instant>,
     parent: Option<Cancel>,
+    bell: Arc<Bell>,
+}
+
+/// Rings when a token is stopped; shared by a token and all below it.
+#[derive(Default)]
+struct Bell {
+    wakers: Mutex<Vec<Waker>>,
+    rung: Condvar,
+}
+
+type Waker = Box<dyn Fn() + Send>;
+
+impl Bell {
+    fn lock(&self) -> MutexGuard<'_, Vec<Waker>> {
+        self.wakers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Bell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Bell")
+    }
 }
 
 impl Cancel {
@@ -83,12 +103,21 @@ impl Cancel {
     #[must_use]
     pub fn child(&self, limit: Option<Duration>) -> Cancel {
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
-        Cancel(Arc::new(Inner { stop: AtomicU8::new(0), deadline, parent: Some(self.clone()) }))
+        let (stop, bell) = (AtomicU8::new(0), Arc::clone(&self.0.bell));
+        Cancel(Arc::new(Inner { stop, deadline, parent: Some(self.clone()), bell }))
     }
 
     /// Stops the work under this token. The first reason stays.
     pub fn stop(&self, reason: Stop) {
         let _ = self.0.stop.compare_exchange(0, reason.code(), Ordering::SeqCst, Ordering::SeqCst);
+        // Under the lock, so that a waiter that has just looked is already waiting.
+        self.0.bell.lock().iter().for_each(|wake| wake());
+        self.0.bell.rung.notify_all();
+    }
+
+    /// Has `wake` called when this token, or one above or below it, is stopped; not at a deadline. It must not block.
+    pub(crate) fn on_stop(&self, wake: impl Fn() + Send + 'static) {
+        self.0.bell.lock().push(Box::new(wake));
     }
 
     /// Why to stop, if there is a reason.
@@ -103,16 +132,26 @@ impl Cancel {
         self.stopped().map_or(Ok(()), Err)
     }
 
+    fn deadline(&self) -> Option<Instant> {
+        let above = self.0.parent.as_ref().and_then(Cancel::deadline);
+        [self.0.deadline, above].into_iter().flatten().min()
+    }
+
     /// Sleeps for `duration` unless the work should stop first.
     pub fn sleep(&self, duration: Duration) -> Result<(), Stop> {
-        let until = Instant::now() + duration;
+        let began = Instant::now();
+        let deadline = self.deadline();
+        let mut wakers = self.0.bell.lock();
         loop {
             self.check()?;
-            let left = until.saturating_duration_since(Instant::now());
+            let left = duration.saturating_sub(began.elapsed());
             if left.is_zero() {
                 return Ok(());
             }
-            std::thread::sleep(left.min(TICK));
+            let until = deadline
+                .map_or(left, |deadline| left.min(deadline.saturating_duration_since(Instant::now())));
+            let waited = self.0.bell.rung.wait_timeout(wakers, until);
+            wakers = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
@@ -136,5 +175,19 @@ mod tests {
     fn a_deadline_stops_a_sleep() {
         let token = Cancel::new().child(Some(Duration::from_millis(30)));
         assert_eq!(token.sleep(Duration::from_secs(600)), Err(Stop::TimedOut));
+    }
+
+    #[test]
+    fn a_stop_ends_a_sleep_and_wakes_whoever_asked() {
+        let parent = Cancel::new();
+        let (woken, wakes) = std::sync::mpsc::channel();
+        parent.on_stop(move || woken.send(()).unwrap());
+        let sleeper = std::thread::spawn({
+            let child = parent.child(None);
+            move || child.child(Some(Duration::from_secs(600))).sleep(Duration::MAX)
+        });
+        parent.stop(Stop::Interrupted);
+        assert_eq!(sleeper.join().unwrap(), Err(Stop::Interrupted));
+        assert!(wakes.try_recv().is_ok());
     }
 }

@@ -29,4 +29,5 @@ pub mod queue;
 pub mod redact;
 pub mod registry;
 pub mod signals;
+mod state_dir;
 mod suggest;

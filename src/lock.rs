@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -73,7 +74,7 @@ pub fn all(
 /// Opens a lock file, with its folder.
 pub fn open(path: &Path) -> io::Result<File> {
     if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent)?;
+        crate::state_dir::create_below(parent)?;
     }
-    File::options().create(true).truncate(false).write(true).open(path)
+    File::options().create(true).truncate(false).write(true).mode(0o600).open(path)
 }

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use swanci::cancel::{Cancel, Stop};
 use swanci::queue::{
     Accepted, CancelOutcome, ClaimedJob, Clock, Handler, JobContext, JobEvent, JobFilter, JobId, JobResult,
-    JobState, NewJob, Pool, PoolOptions, Queue, QueueError, Retention, RetryPolicy, ServeLock, SystemClock,
+    JobState, NewJob, Pool, PoolOptions, QueueError, Retention, RetryPolicy, ServeLock, Store,
 };
 use tempfile::TempDir;
 
@@ -31,27 +31,26 @@ impl ManualClock {
         Arc::new(ManualClock(AtomicI64::new(1_800_000_000)))
     }
 
+    fn clock(self: &Arc<ManualClock>) -> Clock {
+        let clock = Arc::clone(self);
+        Arc::new(move || Timestamp::from_second(clock.0.load(Ordering::SeqCst)).unwrap())
+    }
+
     fn advance(&self, seconds: i64) {
         self.0.fetch_add(seconds, Ordering::SeqCst);
     }
 }
 
-impl Clock for ManualClock {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_second(self.0.load(Ordering::SeqCst)).unwrap()
-    }
-}
-
-fn system() -> Arc<dyn Clock> {
-    Arc::new(SystemClock)
+fn system() -> Clock {
+    Arc::new(Timestamp::now)
 }
 
 fn lock(dir: &Path) -> Result<ServeLock, QueueError> {
     ServeLock::acquire(dir, Some("127.0.0.1:8080"), Timestamp::now())
 }
 
-fn open(dir: &Path) -> Queue {
-    Queue::open(lock(dir).unwrap(), system()).unwrap()
+fn open(dir: &Path) -> Store {
+    Store::open(lock(dir).unwrap(), system()).unwrap()
 }
 
 fn job(repository: &str, commit: u64) -> NewJob {
@@ -59,14 +58,16 @@ fn job(repository: &str, commit: u64) -> NewJob {
         forge: swanci::model::ForgeName::Github,
         repository: repository.parse().unwrap(),
         branch: "main".parse().unwrap(),
-        commit: format!("{:040x}", commit + 1).parse().unwrap(),
+        commit: Some(format!("{:040x}", commit + 1).parse().unwrap()),
+        pull_request: Some(7),
+        head: None,
         event: "pull_request".to_owned(),
         delivery_id: Some("the-same-for-all".to_owned()),
         document: format!("{{\"commit\":{commit}}}"),
     }
 }
 
-fn accept(queue: &Queue, repository: &str, commit: u64) -> JobId {
+fn accept(queue: &Store, repository: &str, commit: u64) -> JobId {
     match queue.accept(job(repository, commit)).unwrap() {
         Accepted::New(id) => id,
         other @ (Accepted::Duplicate { .. } | Accepted::Requeued(_)) => panic!("not new: {other:?}"),
@@ -82,17 +83,19 @@ fn options(jobs: usize) -> PoolOptions {
 }
 
 fn start(
-    queue: &Queue,
+    queue: &Store,
     options: PoolOptions,
     handler: impl Fn(&ClaimedJob, &JobContext) -> JobResult + Send + Sync + 'static,
-) -> (Pool, Receiver<JobEvent>) {
+) -> (Pool, Receiver<(Option<JobId>, JobEvent)>) {
     let (events, seen) = channel();
     let handler: Arc<Handler> = Arc::new(handler);
-    let observer = Arc::new(move |event: &JobEvent| drop(events.send(event.clone())));
+    let observer = Arc::new(move |job: Option<&ClaimedJob>, event: &JobEvent| {
+        let _ = events.send((job.map(|job| job.id), event.clone()));
+    });
     (Pool::start(queue, options, &Cancel::new(), handler, observer).unwrap(), seen)
 }
 
-fn ended(queue: &Queue, id: JobId) -> swanci::queue::JobRecord {
+fn ended(queue: &Store, id: JobId) -> swanci::queue::JobRecord {
     let bound = Cancel::new().child(Some(BOUND));
     queue.wait_ended(id, &bound).unwrap().expect("the job should have ended by now")
 }
@@ -157,7 +160,7 @@ fn a_failed_merge_that_comes_again_is_queued_again_and_a_succeeded_one_is_not() 
     assert_eq!((record.state, record.exit_code, record.error), (JobState::Succeeded, Some(0), None));
     let duplicate = Accepted::Duplicate { id, state: JobState::Succeeded };
     assert_eq!(queue.accept(job("A/B", 1)).unwrap(), duplicate);
-    assert!(matches!(queue.retry(id), Err(QueueError::IllegalTransition { .. })));
+    assert!(matches!(queue.retry(id), Err(QueueError::NotRetried { .. })));
     let documents = queue.documents(id).unwrap();
     assert_eq!(documents.document, "{\"commit\":1}");
     assert_eq!(documents.outcome.as_deref(), Some("{\"outcome\":\"succeeded\"}"));
@@ -202,7 +205,7 @@ fn jobs_of_one_repository_take_turns_and_those_of_others_run_beside_them() {
 fn a_poison_job_is_given_up_after_five_attempts_and_holds_up_nobody() {
     let dir = TempDir::new().unwrap();
     let clock = ManualClock::new();
-    let queue = Queue::open(lock(dir.path()).unwrap(), clock.clone()).unwrap();
+    let queue = Store::open(lock(dir.path()).unwrap(), clock.clock()).unwrap();
     let poison = accept(&queue, "a/b", 1);
     let (pool, events) = start(&queue, options(1), move |job, _| match job.id == poison {
         true => JobResult::Retry { code: 6, error: format!("attempt {} met no registry", job.attempt) },
@@ -211,8 +214,8 @@ fn a_poison_job_is_given_up_after_five_attempts_and_holds_up_nobody() {
     let mut waits = Vec::new();
     let last = loop {
         match events.recv_timeout(BOUND).expect("the job should have gone on") {
-            JobEvent::Retrying { id, wait, .. } => {
-                assert_eq!(id, poison);
+            (id, JobEvent::Retrying { wait, .. }) => {
+                assert_eq!(id, Some(poison));
                 waits.push(wait);
                 // While it waits, a later job of the same repository runs.
                 let later = accept(&queue, "a/b", 1000 + waits.len() as u64);
@@ -221,9 +224,9 @@ fn a_poison_job_is_given_up_after_five_attempts_and_holds_up_nobody() {
                 assert!(queue.get(poison).unwrap().next_attempt.is_some());
                 clock.advance(wait.as_secs() as i64 + 1);
             }
-            JobEvent::Ended { id, state, error, .. } if id == poison => break (state, error),
-            JobEvent::Started { .. } | JobEvent::Ended { .. } => {}
-            other @ (JobEvent::Interrupted { .. } | JobEvent::Trouble { .. }) => panic!("{other:?}"),
+            (Some(id), JobEvent::Ended { state, error, .. }) if id == poison => break (state, error),
+            (_, JobEvent::Started { .. } | JobEvent::Ended { .. }) => {}
+            (_, other @ (JobEvent::Interrupted | JobEvent::Trouble { .. })) => panic!("{other:?}"),
         }
     };
     assert_eq!(last, (JobState::Failed, Some("attempt 5 met no registry".to_owned())));
@@ -259,7 +262,7 @@ fn the_end_of_serve_is_no_attempt() {
         // As a pipeline whose children were stopped under it.
         JobResult::Failed { code: 1, error: "docker was killed".to_owned() }
     });
-    assert_eq!(events.recv_timeout(BOUND), Ok(JobEvent::Started { id, attempt: 1 }));
+    assert_eq!(events.recv_timeout(BOUND), Ok((Some(id), JobEvent::Started { attempt: 1 })));
     let record = queue.get(id).unwrap();
     assert_eq!(record.state, JobState::Running);
     assert!(record.owner.is_some() && record.lease_expires > record.started);
@@ -296,14 +299,14 @@ fn another_connection_cancels_and_retries_while_serve_runs() {
         },
         false => succeeded(),
     });
-    assert_eq!(events.recv_timeout(BOUND), Ok(JobEvent::Started { id: running, attempt: 1 }));
-    let beside = Queue::open_existing(dir.path(), system()).unwrap();
+    assert_eq!(events.recv_timeout(BOUND), Ok((Some(running), JobEvent::Started { attempt: 1 })));
+    let beside = Store::open_existing(dir.path(), system()).unwrap();
     assert_eq!(beside.cancel(waiting).unwrap(), CancelOutcome::Cancelled);
     assert_eq!(beside.cancel(running).unwrap(), CancelOutcome::Requested);
     let record = ended(&beside, running);
     assert_eq!((record.state, record.cancel_requested, record.attempts), (JobState::Cancelled, false, 0));
     assert_eq!(beside.get(waiting).unwrap().state, JobState::Cancelled);
-    assert!(matches!(beside.cancel(waiting), Err(QueueError::IllegalTransition { .. })));
+    assert!(matches!(beside.cancel(waiting), Err(QueueError::NotCancelled { .. })));
     beside.retry(waiting).unwrap();
     assert_eq!(ended(&beside, waiting).state, JobState::Succeeded);
     assert!(matches!(beside.cancel(JobId(77)), Err(QueueError::NotFound(JobId(77)))));
@@ -327,7 +330,7 @@ fn a_log_is_followed_from_another_connection_until_the_job_has_ended() {
         context.log.line("last");
         succeeded()
     });
-    let beside = Queue::open_existing(dir.path(), system()).unwrap();
+    let beside = Store::open_existing(dir.path(), system()).unwrap();
     let mut text = Vec::new();
     let bound = Cancel::new().child(Some(BOUND));
     let record = beside
@@ -364,7 +367,7 @@ fn no_workers_means_that_jobs_wait() {
 fn what_is_old_goes_with_its_log_and_what_waits_stays() {
     let dir = TempDir::new().unwrap();
     let clock = ManualClock::new();
-    let queue = Queue::open(lock(dir.path()).unwrap(), clock.clone()).unwrap();
+    let queue = Store::open(lock(dir.path()).unwrap(), clock.clock()).unwrap();
     let ids: Vec<JobId> = (0..450).map(|commit| accept(&queue, "a/b", commit)).collect();
     let (pool, _events) = start(&queue, options(1), |_, context| {
         context.log.line("hello");

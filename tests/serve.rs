@@ -5,6 +5,7 @@
 mod answers;
 mod crowds;
 mod faults;
+mod idle;
 mod kill;
 mod once;
 mod signals;
@@ -212,7 +213,10 @@ fn metrics_are_off_until_they_are_given_an_address_of_their_own() {
     world.wait_for(job, "succeeded");
     serve.ask(merge.delivery());
     serve.ask(delivery("another secret", "ping", b"{}"));
-    assert_eq!(serve.get("/metrics").status, 404, "not beside the webhook");
+    for path in ["/metrics", "/readyz"] {
+        assert_eq!(serve.get(path).status, 404, "not beside the webhook");
+    }
+    assert_eq!(ask(free, crate::support::http::get("/readyz")).status, 200);
     let shown = ask(free, crate::support::http::get("/metrics"));
     assert_eq!(shown.status, 200);
     for line in [

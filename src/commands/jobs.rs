@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::cli::{Jobs, JobsCommand, JobsList};
 use crate::error::{Classify as _, Failure, Kind};
 use crate::escape::{escaped, shortened};
-use crate::queue::{CancelOutcome, JobFilter, JobId, JobRecord, Queue, SystemClock};
+use crate::queue::{CancelOutcome, JobFilter, JobId, JobRecord, Store};
 
 use super::Session;
 use super::documents_io::{print, write};
@@ -17,7 +17,7 @@ use super::documents_io::{print, write};
 pub(super) fn command(session: &Session, args: &Jobs, out: &mut dyn Write) -> Result<(), Failure> {
     let dir = std::path::absolute(&session.config.state_dir)
         .classify(Kind::Environment, || "the state directory has no absolute path")?;
-    let queue = Queue::open_existing(&dir, Arc::new(SystemClock))?;
+    let queue = Store::open_existing(&dir, Arc::new(jiff::Timestamp::now))?;
     let all = JobsList::default();
     match args.command.as_ref() {
         None => list(&queue, &all, args.json, out),
@@ -43,7 +43,7 @@ fn said(out: &mut dyn Write, as_json: bool, id: i64, word: &str, text: &str) -> 
     }
 }
 
-fn list(queue: &Queue, args: &JobsList, as_json: bool, out: &mut dyn Write) -> Result<(), Failure> {
+fn list(queue: &Store, args: &JobsList, as_json: bool, out: &mut dyn Write) -> Result<(), Failure> {
     let filter =
         JobFilter { state: args.state, repository: args.repository.as_ref().map(ToString::to_string) };
     let jobs = queue.list(&filter, args.limit)?;
@@ -63,7 +63,7 @@ fn list(queue: &Queue, args: &JobsList, as_json: bool, out: &mut dyn Write) -> R
             job.id.0,
             job.state.to_string(),
             whole_seconds(job.queued),
-            job.commit.get(..12).unwrap_or(&job.commit),
+            job.commit.as_deref().map_or("-", |commit| commit.get(..12).unwrap_or(commit)),
             job.branch,
             job.repository
         ));
@@ -78,7 +78,7 @@ fn whole_seconds(time: jiff::Timestamp) -> String {
     jiff::Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
 }
 
-fn show(queue: &Queue, id: JobId, as_json: bool, out: &mut dyn Write) -> Result<(), Failure> {
+fn show(queue: &Store, id: JobId, as_json: bool, out: &mut dyn Write) -> Result<(), Failure> {
     let job = queue.get(id)?;
     let documents = queue.documents(id)?;
     let parsed = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap_or(json!(text));
@@ -105,7 +105,7 @@ fn shown(job: &JobRecord, log: &str) -> String {
         ("state", job.state.to_string()),
         ("repository", job.repository.clone()),
         ("branch", job.branch.clone()),
-        ("commit", job.commit.clone()),
+        ("commit", job.commit.clone().unwrap_or_else(|| "-".to_owned())),
         ("delivery", job.delivery_id.clone().unwrap_or_else(|| "-".to_owned())),
         ("queued", time(Some(job.queued))),
         ("started", time(job.started)),
@@ -121,7 +121,7 @@ fn shown(job: &JobRecord, log: &str) -> String {
 
 fn log(
     session: &Session,
-    queue: &Queue,
+    queue: &Store,
     id: JobId,
     follow: bool,
     out: &mut dyn Write,

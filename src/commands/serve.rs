@@ -3,8 +3,12 @@
 mod works;
 
 use std::net::TcpListener;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
+
+use signal_hook::consts::SIGHUP;
 
 use crate::cancel::{Cancel, Stop};
 use crate::cli::Serve;
@@ -16,8 +20,7 @@ use crate::listener::{self, Intake, Limits, Listener, Metrics, QueueSnapshot, Ru
 use crate::process;
 use crate::progress::Progress;
 use crate::queue::{
-    ClaimedJob, JobContext, JobEvent, JobId, JobState, Pool, PoolOptions, Queue, Retention, ServeLock,
-    SystemClock,
+    ClaimedJob, JobContext, JobEvent, JobId, JobState, Pool, PoolOptions, Retention, ServeLock, Store,
 };
 
 use super::Session;
@@ -27,10 +30,8 @@ use works::Works;
 
 /// How long running jobs have to end after a signal.
 const SHUTDOWN: Duration = Duration::from_secs(8);
-/// How long docker's answer to "are you there" is believed.
-const READY_FOR: Duration = Duration::from_secs(5);
-/// How often the main thread looks at signals.
-const TICK: Duration = Duration::from_millis(50);
+/// How long an answer of `/readyz` is given again.
+const READY_FOR: Duration = Duration::from_secs(1);
 
 /// Listens until a signal comes, or, with `--once`, until one merge is done.
 pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Serve) -> Result<(), Failure> {
@@ -41,87 +42,82 @@ pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Ser
     }
     let rules = rules(&config)?;
     // From the start: until it is handled, SIGHUP ends the process.
-    let hangup = hangup_flag()?;
+    let hangup = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(SIGHUP, Arc::clone(&hangup))
+        .classify(Kind::Environment, || "cannot handle SIGHUP")?;
     let state_dir = std::path::absolute(&config.state_dir)
         .classify(Kind::Environment, || "the state directory has no absolute path")?;
     let mut lock = ServeLock::acquire(&state_dir, None, jiff::Timestamp::now())?;
-    let socket = socket(&config)?;
-    let address = socket.local_addr().classify(Kind::Environment, || "the socket has no address")?;
-    lock.listens_on(&address.to_string());
+    let (public, admin) = sockets(&config)?;
+    let address = public.iter().find_map(|socket| socket.local_addr().ok());
+    lock.listens_on(&address.map(|address| address.to_string()).unwrap_or_default());
 
-    // What a `serve` that was killed left running would build beside us.
-    let children = state_dir.join("children");
-    let ended = process::end_stale_children(&children);
-    if ended > 0 {
-        announcer.say("stale", &format!("ended {ended} processes that an earlier serve left behind"));
-    }
-    process::record_children_in(&children)
-        .classify(Kind::Environment, || format!("cannot use {}", children.display()))?;
-    let queue = Queue::open(lock, Arc::new(SystemClock))?;
+    end_stale_children(&state_dir, &announcer)?;
+    let queue = Store::open(lock, Arc::new(jiff::Timestamp::now))?;
     let metrics = Metrics::new();
     watch_queue(&metrics, &queue);
-    let admin = admin(&config, &metrics)?;
-
     let works = Arc::new(Works::new(config.clone(), metrics.clone(), args.registry.clone()));
     // A configuration that cannot work is found now, not with the first merge.
     let site = works.site(&session.progress, &session.cancel)?;
     if site.registry.is_none() && config.serve.jobs > 0 {
-        announcer.warn(
-            "there is no registry, so every merge will fail: name one with --registry or registry.host",
-        );
+        announcer
+            .warn("no registry is configured, so every merge will fail: set registry.host or --registry");
     }
     let pool = start_pool(&queue, &config, &works, &metrics, &announcer, &session.cancel)?;
-
     if args.once {
         announcer.say("draining", "running what is queued first");
         if let Err(stop) = queue.wait_drained(&session.cancel)? {
             return end(pool, &announcer, stop);
         }
     }
-    let first: Arc<OnceLock<JobId>> = Arc::default();
-    let stopper: Arc<OnceLock<listener::Stopper>> = Arc::default();
-    let on_queued = {
-        let (first, stopper, once) = (Arc::clone(&first), Arc::clone(&stopper), args.once);
-        Box::new(move |id: JobId| {
-            if once && first.set(id).is_ok() {
-                stopper.get().inspect(|s| s.stop());
-            }
-        })
-    };
-    let ready = ready_check(Arc::clone(&works), session.progress.clone());
-    let intake = Arc::new(Intake::new(rules, queue.clone(), args.once, ready, on_queued));
-    let limits = Limits { max_body: config.serve.max_body.as_u64(), ..Limits::default() };
-    let listener = Listener::new(socket, limits, Arc::clone(&intake) as Arc<dyn listener::App>, metrics)?;
-    // Nobody can have delivered yet: the listener runs only from here on.
-    let _ = stopper.set(listener.stopper());
-    announcer.say("listening", &format!("listening on http://{address}"));
-    if let Some(admin) = &admin {
-        announcer.say("metrics", &format!("metrics on http://{}/metrics", admin.address));
-    }
-    let stop = listener.stopper();
-    let running = std::thread::Builder::new()
-        .name("listener".to_owned())
-        .spawn(move || listener.run())
-        .classify(Kind::Environment, || "cannot start the listener's thread")?;
 
+    let once = Arc::new(Once::default());
+    let intake = Arc::new(Intake::new(
+        rules,
+        queue.clone(),
+        args.once,
+        ready_check(Arc::clone(&works), queue.clone(), session.progress.clone()),
+        Box::new({
+            let (once, is_once) = (Arc::clone(&once), args.once);
+            move |id| {
+                if is_once {
+                    once.queued(id);
+                }
+            }
+        }),
+        Box::new({
+            let announcer = announcer.clone();
+            move |line| announcer.delivery(line)
+        }),
+    ));
+    let limits = Limits { max_body: config.serve.max_body.as_u64(), ..Limits::default() };
+    let app = Arc::clone(&intake) as Arc<dyn listener::App>;
+    let listener = Listener::new(public, admin, limits, app, metrics)?;
+    // Nobody can have delivered yet: the listener runs only from here on.
+    let _ = once.stopper.set(listener.stopper());
+    announce_addresses(&listener, config.serve.admin_listen.is_some(), &announcer);
+    let wake = || "cannot wake the listener";
+    let waker = listener.waker().classify(Kind::Environment, wake)?;
+    signal_hook::low_level::pipe::register(SIGHUP, waker).classify(Kind::Environment, wake)?;
+    let stopper = listener.stopper();
+    session.cancel.on_stop({
+        let stopper = stopper.clone();
+        move || stopper.wake()
+    });
     let limit = args.once.then_some(args.once_timeout).flatten();
-    let patience = session.cancel.child(limit);
-    while !running.is_finished() {
-        if hangup.swap(false, std::sync::atomic::Ordering::SeqCst) {
+    let until = limit.and_then(|limit| Instant::now().checked_add(limit));
+    let listened = listener.run(until, &mut || {
+        if hangup.swap(false, Ordering::SeqCst) {
             reload(global, args, session, &works, &intake, &announcer);
         }
-        if patience.sleep(TICK).is_err() {
-            break;
+        if session.cancel.stopped().is_some() {
+            stopper.stop();
         }
-    }
-    stop.stop();
-    let listened =
-        running.join().unwrap_or_else(|_| Err(Failure::environment("the listener's thread panicked")));
-    drop(admin);
+    });
     if let Some(stop) = session.cancel.stopped() {
         return end(pool, &announcer, stop);
     }
-    match (args.once, first.get()) {
+    match (args.once, once.job.get()) {
         (true, Some(id)) => match queue.wait_ended(*id, &session.cancel)? {
             Ok(record) => {
                 pool.shutdown(Stop::Terminated, SHUTDOWN);
@@ -140,11 +136,37 @@ pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Ser
     }
 }
 
+/// `--once`: the first job, and the listener that stops with it.
+#[derive(Default)]
+struct Once {
+    job: OnceLock<JobId>,
+    stopper: OnceLock<listener::Stopper>,
+}
+
+impl Once {
+    fn queued(&self, id: JobId) {
+        if self.job.set(id).is_ok() {
+            self.stopper.get().inspect(|stopper| stopper.stop());
+        }
+    }
+}
+
+/// What a `serve` that was killed left running would build beside this one.
+fn end_stale_children(state_dir: &Path, announcer: &Announcer) -> Result<(), Failure> {
+    let children = state_dir.join("children");
+    let ended = process::end_stale_children(&children);
+    if ended > 0 {
+        announcer.say("stale", &format!("ended {ended} processes that an earlier serve left behind"));
+    }
+    process::record_children_in(&children)
+        .classify(Kind::Environment, || format!("cannot use {}", children.display()))
+}
+
 /// A first signal: running jobs are stopped and stay queued, and that is a good end.
 fn end(pool: Pool, announcer: &Announcer, stop: Stop) -> Result<(), Failure> {
     announcer.say("stopping", &format!("{stop}: running jobs are stopped and stay queued"));
     if !pool.shutdown(stop, SHUTDOWN) {
-        announcer.warn("a job did not end in time; it is run again at the next start");
+        announcer.warn("a job did not end in time; it runs again at the next start");
     }
     Ok(())
 }
@@ -210,42 +232,28 @@ fn rules(config: &Config) -> Result<Rules, Failure> {
     Ok(Rules { secret, repositories })
 }
 
-/// The socket that systemd hands in, or one of our own.
-fn socket(config: &Config) -> Result<TcpListener, Failure> {
-    match listener::inherited()?.into_iter().next() {
-        Some(socket) => Ok(socket),
-        None => listener::bind(&config.serve.listen.to_string()),
+/// All sockets that systemd hands in, or one of our own; and the one of `admin_listen`.
+fn sockets(config: &Config) -> Result<(Vec<TcpListener>, Option<TcpListener>), Failure> {
+    let mut public = listener::inherited()?;
+    if public.is_empty() {
+        public.push(listener::bind(&config.serve.listen.to_string())?);
+    }
+    let admin = config.serve.admin_listen.map(|address| listener::bind(&address.to_string())).transpose()?;
+    Ok((public, admin))
+}
+
+fn announce_addresses(listener: &Listener, admin: bool, announcer: &Announcer) {
+    let mut addresses = listener.local_addrs();
+    let admin = if admin { addresses.pop() } else { None };
+    for address in addresses {
+        announcer.say("listening", &format!("listening on http://{address}"));
+    }
+    if let Some(admin) = admin {
+        announcer.say("metrics", &format!("metrics on http://{admin}/metrics"));
     }
 }
 
-/// Ends the metrics listener when `serve` ends.
-struct Admin {
-    stopper: listener::Stopper,
-    address: std::net::SocketAddr,
-}
-
-impl Drop for Admin {
-    fn drop(&mut self) {
-        self.stopper.stop();
-    }
-}
-
-fn admin(config: &Config, metrics: &Metrics) -> Result<Option<Admin>, Failure> {
-    let Some(address) = config.serve.admin_listen else { return Ok(None) };
-    let listener = Listener::admin(listener::bind(&address.to_string())?, Limits::admin(), metrics.clone())?;
-    let (stopper, address) = (listener.stopper(), listener.local_addr());
-    std::thread::Builder::new()
-        .name("metrics".to_owned())
-        .spawn(move || {
-            if let Err(failure) = listener.run() {
-                crate::progress::write_stderr(&format!("warning: metrics are no longer served: {failure}"));
-            }
-        })
-        .classify(Kind::Environment, || "cannot start the metrics' thread")?;
-    Ok(Some(Admin { stopper, address }))
-}
-
-fn watch_queue(metrics: &Metrics, queue: &Queue) {
+fn watch_queue(metrics: &Metrics, queue: &Store) {
     let queue = queue.clone();
     metrics.watch_queue(move || {
         let stats = queue.stats().unwrap_or_default();
@@ -264,9 +272,9 @@ fn watch_queue(metrics: &Metrics, queue: &Queue) {
     });
 }
 
-/// Docker is asked at most every few seconds, however often `/readyz` is, and by one at a time: a docker that hangs
-/// must not hold up the workers that merges need.
-fn ready_check(works: Arc<Works>, progress: Progress) -> Box<listener::ReadyCheck> {
+/// The queue and docker are asked at most once a second, however often `/readyz` is, and by one at a time: a docker that
+/// hangs must not hold up the threads that deliveries need.
+fn ready_check(works: Arc<Works>, queue: Store, progress: Progress) -> Box<listener::ReadyCheck> {
     let last: Mutex<Option<(Instant, Result<(), String>)>> = Mutex::new(None);
     let asking = Mutex::new(());
     Box::new(move || {
@@ -285,8 +293,10 @@ fn ready_check(works: Arc<Works>, progress: Progress) -> Box<listener::ReadyChec
             }
         };
         let cancel = Cancel::new().child(Some(Duration::from_secs(3)));
-        let answer = works
-            .site(&progress, &cancel)
+        let answer = queue
+            .check_writable()
+            .map_err(Failure::from)
+            .and_then(|()| works.site(&progress, &cancel))
             .and_then(|site| site.docker.engine_version(&cancel).map_err(Failure::from))
             .map(drop)
             .map_err(|failure| failure.one_line());
@@ -296,7 +306,7 @@ fn ready_check(works: Arc<Works>, progress: Progress) -> Box<listener::ReadyChec
 }
 
 fn start_pool(
-    queue: &Queue,
+    queue: &Store,
     config: &Config,
     works: &Arc<Works>,
     metrics: &Metrics,
@@ -318,11 +328,11 @@ fn start_pool(
         options,
         cancel,
         Arc::new(move |job: &ClaimedJob, context: &JobContext| works.run(job, context)),
-        Arc::new(move |event: &JobEvent| {
+        Arc::new(move |job: Option<&ClaimedJob>, event: &JobEvent| {
             if matches!(event, JobEvent::Retrying { .. }) {
                 metrics.retry();
             }
-            announcer.job(event);
+            announcer.job(job, event);
         }),
     )
     .classify(Kind::Environment, || "the workers cannot be started")
@@ -367,11 +377,4 @@ fn reload(
             announcer.warn(&format!("the old configuration stays, because the new one is wrong: {failure}"))
         }
     }
-}
-
-fn hangup_flag() -> Result<Arc<std::sync::atomic::AtomicBool>, Failure> {
-    let flag = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&flag))
-        .classify(Kind::Environment, || "SIGHUP cannot be handled")?;
-    Ok(flag)
 }

@@ -85,7 +85,7 @@ pub(super) fn site(
     let address = registry.registry.clone().or_else(|| config.registry.clone());
     let client = address.as_ref().map(|address| connect(config, address, progress, cancel)).transpose()?;
     let builder = build.and_then(|b| b.builder.as_deref()).or(config.build.builder.as_deref());
-    std::fs::create_dir_all(&config.state_dir)
+    crate::state_dir::create(&config.state_dir)
         .classify(Kind::Environment, || {
             format!("cannot make the state directory {}", config.state_dir.display())
         })

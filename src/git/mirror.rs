@@ -278,7 +278,7 @@ impl<'a> Mirror<'a> {
     fn lock(&self) -> Result<File, GitError> {
         self.folder()?;
         let path = self.dir.with_extension("lock");
-        let file = File::create(path).map_err(|e| self.io_error(e))?;
+        let file = crate::lock::open(&path).map_err(|e| self.io_error(e))?;
         crate::lock::exclusive(&file, self.cancel)?.map_err(|e| self.io_error(e))?;
         Ok(file)
     }

@@ -31,7 +31,7 @@ pub fn recall(state_dir: &Path, host: &str, repository: &RepoName) -> Option<u64
 pub fn remember(state_dir: &Path, host: &str, repository: &RepoName, id: u64) -> std::io::Result<()> {
     let path = path(state_dir, host, repository);
     let dir = path.parent().unwrap_or(state_dir);
-    fs::create_dir_all(dir)?;
+    crate::state_dir::create_below(dir)?;
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
     file.write_all(&serde_json::to_vec(&Installed { id })?)?;
     file.persist(&path)?;

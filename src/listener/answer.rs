@@ -1,6 +1,7 @@
 //! Every answer that the listener gives: status, headers and JSON body, in one place.
 
 use serde_json::json;
+use tiny_http::{HTTPVersion, Header, Response, StatusCode};
 
 /// What a delivery is answered with. The table is CONTRACT's, under `serve`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +67,37 @@ impl Answer {
         }
     }
 
+    /// Why, for the log.
+    pub fn why(&self) -> &str {
+        match self {
+            Answer::Queued { reason, .. }
+            | Answer::Duplicate { reason, .. }
+            | Answer::Skip { reason }
+            | Answer::NotAllowed { reason }
+            | Answer::Malformed { message: reason }
+            | Answer::Unavailable { reason } => reason,
+            Answer::Pong => "the webhook works",
+            Answer::Unauthorized => UNAUTHORIZED,
+            Answer::TooLarge => TOO_LARGE,
+            Answer::UnsupportedMediaType => UNSUPPORTED_MEDIA_TYPE,
+        }
+    }
+
+    /// The job of a merge.
+    pub fn job(&self) -> Option<i64> {
+        match self {
+            Answer::Queued { job, .. } | Answer::Duplicate { job, .. } => Some(*job),
+            Answer::Skip { .. }
+            | Answer::NotAllowed { .. }
+            | Answer::Malformed { .. }
+            | Answer::Unavailable { .. }
+            | Answer::Pong
+            | Answer::Unauthorized
+            | Answer::TooLarge
+            | Answer::UnsupportedMediaType => None,
+        }
+    }
+
     /// The answer as it goes over the wire.
     pub fn reply(&self) -> Reply {
         match self {
@@ -77,18 +109,20 @@ impl Answer {
             }
             Answer::Skip { reason } => Reply::json(200, &json!({"decision": "skip", "reason": reason})),
             Answer::Pong => Reply::json(200, &json!({"decision": "pong"})),
-            Answer::Unauthorized => Reply::error(401, "the signature is missing or wrong"),
+            Answer::Unauthorized => Reply::error(401, UNAUTHORIZED),
             Answer::NotAllowed { reason } => Reply::error(403, reason),
             Answer::Malformed { message } => Reply::error(400, message),
-            Answer::TooLarge => Reply::error(413, "the body is too large"),
-            Answer::UnsupportedMediaType => Reply::error(
-                415,
-                "the content type is neither application/json nor application/x-www-form-urlencoded",
-            ),
+            Answer::TooLarge => Reply::error(413, TOO_LARGE),
+            Answer::UnsupportedMediaType => Reply::error(415, UNSUPPORTED_MEDIA_TYPE),
             Answer::Unavailable { reason } => Reply::error(503, reason).retry_after(RETRY_AFTER),
         }
     }
 }
+
+const UNAUTHORIZED: &str = "the signature is missing or wrong";
+const TOO_LARGE: &str = "the body is too large";
+const UNSUPPORTED_MEDIA_TYPE: &str =
+    "the content type is neither application/json nor application/x-www-form-urlencoded";
 
 /// Seconds after which a client that got 503 may try again.
 const RETRY_AFTER: u32 = 30;
@@ -116,8 +150,6 @@ pub enum Refusal {
     Version,
     /// Dropped without an answer: the oldest unfinished reader, when room was needed.
     Evicted,
-    /// Dropped without an answer: it did not read what it was sent.
-    SlowReader,
 }
 
 impl Refusal {
@@ -134,26 +166,25 @@ impl Refusal {
             Refusal::Overloaded => "overloaded",
             Refusal::Version => "version",
             Refusal::Evicted => "evicted",
-            Refusal::SlowReader => "slow_reader",
         }
     }
 
     /// What the client is told, where it is told anything.
     pub fn reply(self) -> Reply {
         match self {
-            Refusal::BadRequest => Reply::error(400, "this is not a well-formed HTTP request"),
-            Refusal::NotFound => Reply::error(404, "there is nothing here"),
+            Refusal::BadRequest => Reply::error(400, "malformed HTTP request"),
+            Refusal::NotFound => Reply::error(404, "not found; deliveries go to POST /webhook"),
             Refusal::MethodNotAllowed(allow) => {
-                Reply { allow: Some(allow), ..Reply::error(405, "this method is not for this path") }
+                Reply { allow: Some(allow), ..Reply::error(405, "method not allowed") }
             }
             Refusal::Timeout => Reply::error(408, "the request took too long"),
             Refusal::BodyTooLarge => Answer::TooLarge.reply(),
-            Refusal::Expectation => Reply::error(417, "only 100-continue can be expected"),
+            Refusal::Expectation => Reply::error(417, "only 100-continue is supported"),
             Refusal::HeadTooLarge => Reply::error(431, "the headers are too large"),
-            Refusal::Overloaded | Refusal::Evicted | Refusal::SlowReader => {
-                Reply::error(503, "too much to do at once").retry_after(RETRY_AFTER)
+            Refusal::Overloaded | Refusal::Evicted => {
+                Reply::error(503, "the server is busy").retry_after(RETRY_AFTER)
             }
-            Refusal::Version => Reply::error(505, "only HTTP/1.0 and HTTP/1.1 are spoken here"),
+            Refusal::Version => Reply::error(505, "only HTTP/1.0 and HTTP/1.1 are supported"),
         }
     }
 }
@@ -178,16 +209,39 @@ impl Reply {
     pub fn json(status: u16, body: &serde_json::Value) -> Reply {
         let mut body = body.to_string().into_bytes();
         body.push(b'\n');
-        Reply { status, content_type: "application/json", allow: None, retry_after: None, body }
+        Reply { body, ..Reply::empty(status) }
     }
 
-    /// A sign of life.
-    pub(crate) fn alive() -> Reply {
-        Reply::json(200, &json!({"status": "alive"}))
+    /// A reply without a body.
+    pub(super) fn empty(status: u16) -> Reply {
+        Reply { status, content_type: "application/json", allow: None, retry_after: None, body: Vec::new() }
+    }
+
+    /// As tiny_http sends it.
+    pub(super) fn response(&self) -> Response<&[u8]> {
+        let retry_after = self.retry_after.map(|seconds| seconds.to_string());
+        let headers = [
+            Some(("Content-Type", self.content_type)),
+            self.allow.map(|allow| ("Allow", allow)),
+            retry_after.as_deref().map(|seconds| ("Retry-After", seconds)),
+        ];
+        // Header names and values are swanci's own and ASCII, so none is lost here.
+        let headers = headers.into_iter().flatten();
+        let headers = headers.filter_map(|(name, value)| Header::from_bytes(name, value).ok()).collect();
+        Response::new(StatusCode(self.status), headers, self.body.as_slice(), Some(self.body.len()), None)
+            .with_chunked_threshold(usize::MAX)
+    }
+
+    /// The same bytes as tiny_http would send, for what is answered without it.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        // Writing to memory does not fail.
+        let _ = self.response().raw_print(&mut bytes, HTTPVersion(1, 1), &[], false, None);
+        bytes
     }
 
     /// The answer to a request on which the program itself failed.
-    pub(crate) fn panicked() -> Reply {
+    pub(super) fn panicked() -> Reply {
         Reply::error(500, "this request could not be answered")
     }
 

@@ -1,412 +1,271 @@
-//! The gate: one thread that takes whole requests from strangers within limits and has them judged. What its bytes
-//! decide is answered at once; what has to wait for a disk goes to the inner server, whose answer is relayed.
-//! Edge-triggered epoll(7); nothing in it blocks, so a slow client costs a buffer and no thread. A listener has several
-//! gates on one socket, which share nothing else.
+//! The gate: a blocking thread for each connection reads one whole request within limits, has tiny_http answer it, copies
+//! the answer back and closes. Threads, connections and bytes are bounded for all clients together.
 
-mod relaying;
-
-use std::collections::VecDeque;
-use std::net::TcpListener;
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::event::{Timespec, epoll};
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send};
-
-use super::answer::Refusal;
-use super::client::{Client, Fed, Phase, Rules};
-use super::clients::{Clients, NOT_CLIENTS};
+use super::answer::{Refusal, Reply};
+use super::head::{Framing, parse};
+use super::inner::{Inner, for_client};
 use super::limits::Limits;
 use super::metrics::Metrics;
-use super::service::{Service, Work};
-use super::wake::Wake;
-use crate::error::Failure;
-use relaying::Watch;
+use super::request::Incoming;
+use super::routes::{READ, Routes, Side};
 
-const LISTENER: u64 = u64::MAX;
-const WAKE: u64 = u64::MAX - 1;
-
-/// Bytes that one read takes at most; one buffer of this size serves all connections.
-const SCRATCH: usize = 64 * 1024;
-/// Reads and requests of one connection before the others have their turn.
-const TURN: usize = 4;
-/// Connections that a gate accepts before those that it has are served: few, so that other gates get their share.
-const ACCEPTS: usize = 2;
-/// How long accepting rests after it failed, or when there was no room.
-const ACCEPT_REST: Duration = Duration::from_millis(20);
-/// How often deadlines are looked at.
-const TICK: Duration = Duration::from_millis(100);
-/// How long an unfinished request may still take once the gate was stopped.
+/// Stack of a connection's thread: one read buffer, one head, and room.
+const STACK: usize = 128 * 1024;
+/// How long accepting waits for room, and after an error.
+pub(super) const REST: Duration = Duration::from_millis(20);
+/// How long an unfinished request may still take once the listener was stopped.
 const LAST_CALL: Duration = Duration::from_millis(500);
 
-/// A gate in front of a service.
-pub(crate) struct Gate {
-    limits: Limits,
-    service: Arc<dyn Service>,
-    metrics: Metrics,
-    wake: Wake,
-    epoll: OwnedFd,
-    listener: Option<TcpListener>,
-    accept_at: Option<Instant>,
-    clients: Clients,
-    /// Connections with something left to do that no event will announce.
-    again: Vec<u64>,
-    /// Requests that wait for a link, each with its client and what is left to do for it.
-    queue: VecDeque<(u64, Work)>,
-    budget: usize,
-    scratch: Vec<u8>,
-    now: Instant,
-    ticked: Instant,
-    watch: Watch,
+pub(super) struct Gate {
+    pub(super) limits: Limits,
+    pub(super) routes: Arc<Routes>,
+    pub(super) metrics: Metrics,
+    pub(super) inner: Inner,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// By age.
+    open: BTreeMap<u64, Open>,
+    last: u64,
+    /// Bytes of all bodies that are held.
+    held: usize,
+}
+
+struct Open {
+    stream: Arc<TcpStream>,
+    held: usize,
+    /// Its request is not whole, or its answer is on the way: closing it loses no work.
+    unfinished: bool,
+    /// Why its socket was shut down.
+    ended_by: Option<Refusal>,
 }
 
 impl Gate {
-    /// Starts the inner server; accepting begins with [`Gate::run`].
-    pub(crate) fn new(
-        listener: TcpListener,
-        limits: Limits,
-        service: Arc<dyn Service>,
-        metrics: Metrics,
-        wake: Wake,
-    ) -> std::io::Result<Gate> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        listener.set_nonblocking(true)?;
-        epoll::add(&epoll, &listener, epoll::EventData::new_u64(LISTENER), epoll::EventFlags::IN)?;
-        epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
-        let now = Instant::now();
-        let mut gate = Gate {
-            budget: limits.body_budget,
-            limits,
-            service,
-            metrics,
-            wake,
-            epoll,
-            listener: Some(listener),
-            accept_at: None,
-            clients: Clients::default(),
-            again: Vec::new(),
-            queue: VecDeque::new(),
-            scratch: vec![0; SCRATCH],
-            now,
-            ticked: now,
-            watch: Watch::new(now),
+    pub(super) fn new(limits: Limits, routes: Arc<Routes>, metrics: Metrics, inner: Inner) -> Gate {
+        Gate { limits, routes, metrics, inner, state: Mutex::default(), changed: Condvar::new() }
+    }
+
+    /// Serves a connection on a thread of its own. Without a thread it is closed.
+    pub(super) fn admit(self: &Arc<Gate>, stream: TcpStream, side: Side) {
+        let stream = Arc::new(stream);
+        let mut state = self.state();
+        state.last += 1;
+        let id = state.last;
+        let open = Open { stream: Arc::clone(&stream), held: 0, unfinished: true, ended_by: None };
+        state.open.insert(id, open);
+        drop(state);
+        self.metrics.connected();
+        let connection = Connection { gate: Arc::clone(self), id, stream, side };
+        let thread = std::thread::Builder::new().name("connection".to_owned()).stack_size(STACK);
+        if thread.spawn(move || connection.serve()).is_err() {
+            std::thread::sleep(REST);
+        }
+    }
+
+    /// Whether one more connection may be accepted. At the cap the oldest unfinished one is closed for it.
+    pub(super) fn has_room(&self) -> bool {
+        let full = |state: &mut State| state.open.len() >= self.limits.max_connections;
+        let mut state = self.state();
+        if full(&mut state) {
+            self.close_oldest(&mut state);
+            let waited = self.changed.wait_timeout_while(state, REST, full);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        !full(&mut state)
+    }
+
+    /// Gives descriptors back after an error of accept.
+    pub(super) fn make_room(&self) {
+        self.close_oldest(&mut self.state());
+        std::thread::sleep(REST);
+    }
+
+    fn close_oldest(&self, state: &mut State) {
+        if let Some(oldest) = state.open.values_mut().find(|open| open.unfinished && open.ended_by.is_none())
+        {
+            oldest.end(Refusal::Evicted, Shutdown::Both);
+        }
+    }
+
+    /// Answers what has arrived: unfinished requests may take a little longer, whole ones `drain_time`.
+    pub(super) fn drain(&self) {
+        let began = Instant::now();
+        let wait_while = |more: fn(&mut State) -> bool, limit: Duration| {
+            let left = limit.saturating_sub(began.elapsed());
+            drop(self.changed.wait_timeout_while(self.state(), left, more));
         };
-        gate.start_inner()?;
-        Ok(gate)
-    }
-
-    /// Serves until it is stopped; then until the requests that had arrived are answered, or `drain_time` is over.
-    /// An error means that the inner server failed three times in a row: a supervisor should start anew.
-    pub(crate) fn run(mut self) -> Result<(), Failure> {
-        let mut events = Vec::with_capacity(256);
-        let mut drain_until = None;
-        loop {
-            events.clear();
-            let timeout = Timespec::try_from(self.wait_time()).ok();
-            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(error) => {
-                    return Err(Failure::environment(error).context("the listener cannot wait for events"));
-                }
-            }
-            self.now = Instant::now();
-            for event in &events {
-                self.on_event(event.data.u64(), event.flags);
-            }
-            for token in std::mem::take(&mut self.again) {
-                self.drive(token);
-            }
-            self.dispatch();
-            if self.now.duration_since(self.ticked) >= TICK || self.accept_at.is_some() {
-                self.tick()?;
-            }
-            if self.wake.stopped() {
-                let until = *drain_until.get_or_insert_with(|| {
-                    self.close_door();
-                    self.now + self.limits.drain_time
-                });
-                if self.clients.len() == 0 || self.now >= until {
-                    return Ok(());
-                }
-            }
+        wait_while(
+            |state| state.open.values().any(|open| open.unfinished),
+            LAST_CALL.min(self.limits.drain_time),
+        );
+        for open in self.state().open.values_mut().filter(|open| open.unfinished) {
+            open.end(Refusal::Timeout, Shutdown::Read);
+        }
+        wait_while(|state| !state.open.is_empty(), self.limits.drain_time);
+        for open in self.state().open.values_mut() {
+            open.end(Refusal::Evicted, Shutdown::Both);
         }
     }
 
-    fn wait_time(&self) -> Duration {
-        if !self.again.is_empty() {
-            Duration::ZERO
-        } else if self.accept_at.is_some() {
-            ACCEPT_REST
-        } else if self.clients.len() > 0 || self.watch.is_down() {
-            TICK
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    fn end(&mut self, why: Refusal, how: Shutdown) {
+        self.ended_by.get_or_insert(why);
+        let _ = self.stream.shutdown(how);
+    }
+}
+
+struct Connection {
+    gate: Arc<Gate>,
+    id: u64,
+    stream: Arc<TcpStream>,
+    side: Side,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let mut state = self.gate.state();
+        if let Some(open) = state.open.remove(&self.id) {
+            state.held -= open.held;
+        }
+        drop(state);
+        self.gate.changed.notify_all();
+        self.gate.metrics.disconnected();
+    }
+}
+
+impl Connection {
+    fn serve(&self) {
+        let limits = &self.gate.limits;
+        let mut incoming = Incoming::new(&self.stream, Instant::now() + limits.head_time);
+        let _ = self.stream.set_write_timeout(Some(limits.write_time));
+        let complete = match self.exchange(&mut incoming) {
+            Ok(complete) => complete,
+            Err(refusal) => {
+                let ended_by = self.gate.state().open.get(&self.id).and_then(|open| open.ended_by);
+                let refusal = ended_by.unwrap_or(refusal);
+                // Who connects and says nothing is not told anything.
+                let silent =
+                    matches!(refusal, Refusal::Timeout | Refusal::BadRequest) && incoming.is_silent();
+                if !silent {
+                    self.gate.metrics.refused(refusal);
+                }
+                if silent || refusal == Refusal::Evicted {
+                    return;
+                }
+                self.send_reply(&refusal.reply(), false);
+                false
+            }
+        };
+        self.set_unfinished(true);
+        let _ = self.stream.shutdown(Shutdown::Write);
+        let unread = rustix::io::ioctl_fionread(&*self.stream).unwrap_or(0);
+        if !complete || unread > 0 {
+            self.linger();
+        }
+    }
+
+    /// Whether the request was read to its end.
+    fn exchange(&self, incoming: &mut Incoming<'_>) -> Result<bool, Refusal> {
+        let Gate { limits, routes, inner, .. } = &*self.gate;
+        let bytes = incoming.head(limits)?;
+        let parsed = parse(&bytes, limits.max_headers)?.ok_or(Refusal::BadRequest)?;
+        let head = parsed.keep(&READ)?;
+        let head_only = head.method == "HEAD";
+        let too_large = matches!(parsed.framing, Framing::Length(length) if length > limits.max_body);
+        if let Err(reply) = routes.check(self.side, &head, too_large) {
+            self.send_reply(&reply, head_only);
+            return Ok(false);
+        }
+        incoming.set_deadline(Instant::now() + limits.body_time);
+        if parsed.expects_continue && incoming.is_empty() {
+            self.send(b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+        let body = incoming.body(&parsed, limits.max_body, &mut |bytes| self.hold(bytes))?;
+        self.set_unfinished(false);
+        let mut late = false;
+        let mut on_late = || {
+            late = true;
+            self.send_reply(&Refusal::Overloaded.reply(), head_only);
+            let _ = self.stream.shutdown(Shutdown::Both);
+        };
+        let answer = inner.ask(self.side, &head, body.as_slice(), limits.answer_time, &mut on_late)?;
+        if late {
+            self.gate.metrics.refused(Refusal::Overloaded);
         } else {
-            self.limits.probe_every
+            self.set_unfinished(true);
+            self.send(&for_client(&answer, head_only));
         }
+        Ok(incoming.is_empty())
     }
 
-    fn on_event(&mut self, token: u64, flags: epoll::EventFlags) {
-        match token {
-            LISTENER => self.accept(ACCEPTS),
-            WAKE => {
-                self.wake.heard();
-                if self.watch.is_broken() {
-                    self.rebuild();
-                }
+    /// Counts bytes of this connection's body. Beyond the budget the largest unfinished body goes: this one, or
+    /// another, whose end is waited for.
+    fn hold(&self, bytes: usize) -> Result<(), Refusal> {
+        let gate = &*self.gate;
+        let until = Instant::now() + gate.limits.body_time;
+        let mut state = gate.state();
+        while state.held + bytes > gate.limits.body_budget {
+            let own = state.open.get(&self.id).filter(|open| open.ended_by.is_none());
+            let own = own.ok_or(Refusal::Overloaded)?.held + bytes;
+            let others = state.open.values_mut().filter(|open| open.unfinished && open.held > own);
+            let largest = others.max_by_key(|open| open.held).ok_or(Refusal::Overloaded)?;
+            largest.end(Refusal::Overloaded, Shutdown::Read);
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Refusal::Overloaded);
             }
-            token if token >= NOT_CLIENTS => self.on_link(token & !NOT_CLIENTS),
-            token => {
-                let gone = flags.intersects(epoll::EventFlags::ERR | epoll::EventFlags::HUP);
-                if let Some(client) = self.clients.get(token) {
-                    client.readable |= flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::RDHUP);
-                    client.half_closed |= flags.contains(epoll::EventFlags::RDHUP);
-                    if gone { self.close(token) } else { self.drive(token) }
-                }
-            }
+            state = gate.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.held += bytes;
+        if let Some(open) = state.open.get_mut(&self.id) {
+            open.held += bytes;
+        }
+        Ok(())
+    }
+
+    fn set_unfinished(&self, unfinished: bool) {
+        if let Some(open) = self.gate.state().open.get_mut(&self.id) {
+            open.unfinished = unfinished;
         }
     }
 
-    fn accept(&mut self, most: usize) {
-        for _ in 0..most {
-            let full = self.clients.len() >= self.limits.max_connections;
-            if full && self.clients.oldest_unfinished().is_none() {
-                return self.rest();
-            }
-            let Some(listener) = &self.listener else { return };
-            let stream = match accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
-                Ok(stream) => stream,
-                Err(Errno::AGAIN) => return,
-                Err(Errno::INTR | Errno::CONNABORTED) => continue,
-                Err(_) => {
-                    // EMFILE, ENFILE, ENOBUFS, ENOMEM, and whatever the network below reports: none of them lasts.
-                    self.let_one_go();
-                    return self.rest();
-                }
-            };
-            if full {
-                self.let_one_go();
-            }
-            let (token, generation) = self.clients.next();
-            let flags = epoll::EventFlags::IN
-                | epoll::EventFlags::OUT
-                | epoll::EventFlags::RDHUP
-                | epoll::EventFlags::ET;
-            if epoll::add(&self.epoll, &stream, epoll::EventData::new_u64(token), flags).is_err() {
-                self.let_one_go();
-                return self.rest();
-            }
-            self.clients.insert(Client::new(stream, generation, &self.limits, self.now));
-            self.metrics.connected();
-        }
+    fn send_reply(&self, reply: &Reply, head_only: bool) {
+        self.send(&for_client(&reply.to_bytes(), head_only));
     }
 
-    fn let_one_go(&mut self) -> bool {
-        let oldest = self.clients.oldest_unfinished();
-        if let Some(token) = oldest {
-            self.metrics.refused(Refusal::Evicted);
-            self.close(token);
-        }
-        oldest.is_some()
+    /// A client that does not take its answer within the time is closed like any other.
+    fn send(&self, bytes: &[u8]) {
+        let _ = (&*self.stream).write_all(bytes);
     }
 
-    fn rest(&mut self) {
-        if let Some(listener) = &self.listener {
-            let data = epoll::EventData::new_u64(LISTENER);
-            let _ = epoll::modify(&self.epoll, listener, data, epoll::EventFlags::empty());
-            self.accept_at = Some(self.now + ACCEPT_REST);
-        }
-    }
-
-    fn close(&mut self, token: u64) {
-        if let Some(client) = self.clients.remove(token) {
-            // Closing the descriptor takes it out of epoll: nobody else holds it.
-            self.budget += client.charged;
-            self.metrics.disconnected();
-        }
-    }
-
-    /// Takes a connection as far as it goes without waiting.
-    fn drive(&mut self, token: u64) {
-        let mut steps = 0;
+    /// Reads and discards the rest of a request: closing a socket with unread bytes resets the connection, and the client
+    /// might never see its answer.
+    fn linger(&self) {
+        let until = Instant::now() + self.gate.limits.linger_time;
+        let mut piece = [0; 16 * 1024];
         loop {
-            let Some(client) = self.clients.get(token) else { return };
-            if !client.out.is_empty() && !self.send(token) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.stream.set_read_timeout(Some(left)).is_err() {
                 return;
             }
-            let Some(client) = self.clients.get(token) else { return };
-            match client.phase {
-                Phase::Waiting => return,
-                Phase::Answering => {
-                    let rules = Rules { limits: &self.limits, service: &*self.service, now: self.now };
-                    let spent = client.half_closed && !client.readable && client.pending.is_empty();
-                    if !client.answered(&rules) || (spent && matches!(client.phase, Phase::Head)) {
-                        return self.close(token);
-                    }
-                }
-                Phase::Head | Phase::Body(_) | Phase::Lingering => {
-                    let untried = matches!(client.phase, Phase::Head) && client.has_untried();
-                    if !untried && !client.readable {
-                        return;
-                    }
-                    steps += 1;
-                    if steps > TURN {
-                        return self.again.push(token);
-                    }
-                    if untried {
-                        self.feed(token, None);
-                    } else if !self.read(token) {
-                        return;
-                    }
-                }
+            match (&*self.stream).read(&mut piece) {
+                Ok(read) if read > 0 => {}
+                _ => return,
             }
         }
-    }
-
-    /// Sends what is in the buffer; `false` when the rest has to wait, or the client is gone.
-    fn send(&mut self, token: u64) -> bool {
-        let Some(client) = self.clients.get(token) else { return false };
-        while let Some(rest) = client.out.get(client.sent..).filter(|rest| !rest.is_empty()) {
-            match send(&client.stream, rest, SendFlags::NOSIGNAL) {
-                Ok(sent) => client.sent += sent,
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return false,
-                Err(_) => {
-                    self.close(token);
-                    return false;
-                }
-            }
-        }
-        client.out.clear();
-        client.sent = 0;
-        true
-    }
-
-    /// Reads once; `false` when there is nothing to do with what came.
-    fn read(&mut self, token: u64) -> bool {
-        let Some(client) = self.clients.get(token) else { return false };
-        let most = client.appetite().min(SCRATCH);
-        let Some(room) = self.scratch.get_mut(..most) else { return false };
-        let read = match recv(&client.stream, room, RecvFlags::empty()) {
-            Ok((_, 0)) => {
-                self.close(token);
-                return false;
-            }
-            Ok((_, read)) => read,
-            Err(Errno::INTR) => return true,
-            Err(Errno::AGAIN) => {
-                client.readable = false;
-                return false;
-            }
-            Err(_) => {
-                self.close(token);
-                return false;
-            }
-        };
-        // A short read empties the socket, and the next byte is announced; but the end is announced only once.
-        client.readable = read == most || client.half_closed;
-        if matches!(client.phase, Phase::Lingering) {
-            client.discarded += read as u64;
-            if client.discarded > self.limits.max_body + 1024 * 1024 {
-                self.close(token);
-                return false;
-            }
-            return true;
-        }
-        while self.budget < read {
-            match self.clients.largest_unfinished() {
-                Some(largest) if largest != token => self.refuse(largest, Refusal::Overloaded),
-                Some(_) | None => {
-                    self.refuse(token, Refusal::Overloaded);
-                    return true;
-                }
-            }
-        }
-        self.feed(token, Some(read));
-        true
-    }
-
-    /// Feeds what was just read, or what is pending.
-    fn feed(&mut self, token: u64, read: Option<usize>) {
-        let Some(client) = self.clients.get(token) else { return };
-        let rules = Rules { limits: &self.limits, service: &*self.service, now: self.now };
-        let fed = match read {
-            Some(read) => client.feed(self.scratch.get(..read).unwrap_or_default(), &rules),
-            None => client.feed_pending(&rules),
-        };
-        // What is held grows by what was read at most, and there was room for that.
-        let held = client.holds();
-        self.budget = (self.budget + client.charged).saturating_sub(held);
-        client.charged = held;
-        match fed {
-            Fed::More | Fed::Answered(None) => {}
-            Fed::Waits(work) => self.queue.push_back((token, work)),
-            Fed::Answered(Some(refusal)) => self.metrics.refused(refusal),
-        }
-    }
-
-    /// Answers a client for the gate, and closes after it.
-    fn refuse(&mut self, token: u64, refusal: Refusal) {
-        let Some(client) = self.clients.get(token) else { return };
-        let rules = Rules { limits: &self.limits, service: &*self.service, now: self.now };
-        client.refuse(refusal, &rules);
-        self.budget += std::mem::take(&mut client.charged);
-        self.metrics.refused(refusal);
-        self.again.push(token);
-    }
-
-    /// Deadlines, the rest of accepting, and the health of the inner server.
-    fn tick(&mut self) -> Result<(), Failure> {
-        self.ticked = self.now;
-        if self.accept_at.is_some_and(|at| self.now >= at) {
-            self.accept_at = None;
-            if let Some(listener) = &self.listener {
-                let data = epoll::EventData::new_u64(LISTENER);
-                let _ = epoll::modify(&self.epoll, listener, data, epoll::EventFlags::IN);
-            }
-        }
-        let late: Vec<u64> =
-            self.clients.iter().filter(|(_, c)| self.now >= c.deadline).map(|(token, _)| token).collect();
-        for token in late {
-            self.late(token);
-        }
-        self.watch_inner()
-    }
-
-    fn late(&mut self, token: u64) {
-        let Some(client) = self.clients.get(token) else { return };
-        match client.phase {
-            Phase::Head if client.pending.is_empty() => self.close(token),
-            Phase::Head | Phase::Body(_) => self.refuse(token, Refusal::Timeout),
-            Phase::Waiting => self.refuse(token, Refusal::Overloaded),
-            Phase::Answering => {
-                self.metrics.refused(Refusal::SlowReader);
-                self.close(token);
-            }
-            Phase::Lingering => self.close(token),
-        }
-    }
-
-    /// Stops accepting. Requests that have begun get a last moment to become whole.
-    fn close_door(&mut self) {
-        // Connections that the kernel has already shaken hands on are taken in; closing would reset them.
-        self.accept(self.limits.max_connections);
-        if let Some(listener) = self.listener.take() {
-            let _ = epoll::delete(&self.epoll, &listener);
-        }
-        self.accept_at = None;
-        let tokens: Vec<u64> = self.clients.iter().map(|(token, _)| token).collect();
-        for token in tokens {
-            self.drive(token);
-            let Some(client) = self.clients.get(token) else { continue };
-            client.close_after_answer();
-            let last_call = self.now + LAST_CALL;
-            if client.is_idle() {
-                self.close(token);
-            } else if client.is_unfinished() {
-                client.deadline = client.deadline.min(last_call);
-            }
-        }
-        self.dispatch();
     }
 }

@@ -1,210 +1,265 @@
-//! The tiny_http server behind the gate, and its workers.
+//! tiny_http behind the gate: a server on a private Unix socket, the loop that answers, and the connections to it.
 //!
-//! tiny_http gets nothing but the request lines of requests that a gate judged and that have to wait for something, on
-//! connections that the gate opened and keeps; its private Unix socket is gone from the file system before the first
-//! request comes. What that avoids: it panics when it cannot spawn or duplicate a descriptor, ends its accept loop on
-//! the first error, and its `Drop` may block on connecting to itself. Losing any of its connections means building a
-//! new one.
+//! tiny_http has no timeouts and no caps. It panics when it cannot spawn a thread or duplicate a descriptor, and its accept
+//! loop ends with the first error. So the gate opens all connections when it starts and keeps them; after that tiny_http
+//! neither accepts nor spawns. It reads nothing but requests that the gate has written.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use rustix::net::Shutdown;
-use tiny_http::{Header, Request, Response, Server, StatusCode};
+use tiny_http::{Request, Server};
 
-use super::answer::Reply;
-use super::service::Work;
-use super::wake::Wake;
+use super::answer::{Refusal, Reply};
+use super::body::BodyBytes;
+use super::head::Head;
+use super::routes::{Routes, Side};
 
-/// What a probe asks: there is no work for it, so a worker says that it is alive.
-pub(crate) const PROBE: &str = "GET /healthz HTTP/1.1\r\nContent-Length: 0\r\n\r\n";
+/// Connections to tiny_http: as many as it always has threads for (`MIN_THREADS` of its pool).
+pub(super) const LINKS: usize = 4;
+/// Threads that answer. One of them may wait for docker (`/readyz`).
+const LOOPS: usize = 2;
+/// How long the first answer of a connection may take.
+const START_TIME: Duration = Duration::from_secs(5);
+/// The header that names the side. Only the gate writes it: of a client's headers none but those of the routes pass.
+const SIDE: &str = "Swanci-Side";
 
-/// How long a connection may take to answer while the server starts.
-const START_TIME: Duration = Duration::from_secs(2);
-
-/// A running inner server; dropping it ends its threads, without waiting for them.
-pub(crate) struct Inner {
+pub(super) struct Inner {
     server: Arc<Server>,
     listener: UnixListener,
-    slots: Slots,
-    state: Arc<State>,
+    retired: Arc<AtomicBool>,
+    links: Mutex<Links>,
+    free: Condvar,
 }
 
-/// What is left to do for each connection's request. It goes to the workers in memory, so that nothing is read twice.
-type Slots = Arc<Vec<Mutex<Option<Work>>>>;
-
-/// The header that names the slot. The gate writes all that goes inside, so no client can send it.
-const SLOT: &str = "X-Swanci-Slot";
-
-/// What a server and its workers know of each other.
-#[derive(Default)]
-struct State {
-    /// Nobody asks it any more; its workers end.
-    retired: AtomicBool,
-    /// tiny_http said that it cannot go on.
-    broken: AtomicBool,
-}
-
-/// Counts a worker while it lives.
-struct Alive(Arc<AtomicUsize>);
-
-impl Alive {
-    fn new(count: &Arc<AtomicUsize>) -> Alive {
-        count.fetch_add(1, Ordering::SeqCst);
-        Alive(count.clone())
-    }
-}
-
-impl Drop for Alive {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
+struct Links {
+    idle: Vec<UnixStream>,
+    /// Idle ones and those in use.
+    alive: usize,
 }
 
 impl Inner {
-    /// Starts a server with so many workers and as many connections to it, each of which has answered once.
-    pub(crate) fn start(
-        workers: usize,
-        wake: &Wake,
-        alive: &Arc<AtomicUsize>,
-    ) -> io::Result<(Inner, Vec<UnixStream>)> {
-        // 0700, so the socket is nobody else's even before its own mode is set.
+    /// Starts the server and opens `links` connections to it, each of which has answered once.
+    pub(super) fn start(routes: &Arc<Routes>, links: usize) -> io::Result<Inner> {
+        // 0700, so nobody else reaches the socket even before its own mode is set. Removed at the end of this function.
         let directory = tempfile::Builder::new().prefix("swanci-").tempdir()?;
         let path = directory.path().join("gate");
         let socket = UnixListener::bind(&path)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
         let listener = socket.try_clone()?;
         let server = catch_unwind(|| Server::from_listener(socket, None))
-            .map_err(|_| io::Error::other("tiny_http could not spawn its accept thread"))?
+            .map_err(|_| io::Error::other("tiny_http could not start its thread"))?
             .map_err(io::Error::other)?;
-        let slots = Arc::new((0..workers).map(|_| Mutex::default()).collect());
-        let inner = Inner { server: Arc::new(server), listener, slots, state: Arc::default() };
-        for _ in 0..workers {
-            let worker = Worker {
-                server: inner.server.clone(),
-                slots: inner.slots.clone(),
-                state: inner.state.clone(),
-                wake: wake.clone(),
-                alive: Alive::new(alive),
-            };
-            std::thread::Builder::new().name("swanci-answer".into()).spawn(move || worker.run())?;
+        let links_of = Links { idle: Vec::new(), alive: links };
+        let inner = Inner {
+            server: Arc::new(server),
+            listener,
+            retired: Arc::default(),
+            links: Mutex::new(links_of),
+            free: Condvar::new(),
+        };
+        for _ in 0..LOOPS {
+            let (server, retired) = (Arc::clone(&inner.server), Arc::clone(&inner.retired));
+            let routes = Arc::clone(routes);
+            let thread = std::thread::Builder::new().name("answer".to_owned());
+            thread.spawn(move || answer_all(&server, &retired, &routes))?;
         }
-        let mut links = Vec::with_capacity(workers);
-        for _ in 0..workers {
-            let mut link = UnixStream::connect(&path)?;
-            probe(&mut link)?;
-            link.set_nonblocking(true)?;
-            links.push(link);
+        for _ in 0..links {
+            let link = UnixStream::connect(&path)?;
+            let mut late = false;
+            exchange(&link, b"GET /healthz HTTP/1.1\r\n\r\n", &[], START_TIME, &mut || {
+                late = true;
+                let _ = link.shutdown(std::net::Shutdown::Both);
+            })?;
+            if late {
+                return Err(io::Error::other("tiny_http does not answer"));
+            }
+            inner.give_back(Some(link));
         }
-        Ok((inner, links))
+        Ok(inner)
     }
 
-    /// Puts work where the worker that gets the request of connection `at` finds it; the head of that request.
-    pub(crate) fn hand_over(&self, at: usize, work: Work, request_line: &str) -> String {
-        if let Some(slot) = self.slots.get(at) {
-            *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(work);
+    /// The whole answer to a request, as tiny_http wrote it.
+    ///
+    /// `on_late` is called when it takes longer than `limit`. The answer is waited for all the same, because the next
+    /// request on that connection would get it.
+    pub(super) fn ask(
+        &self,
+        side: Side,
+        head: &Head,
+        body: &[u8],
+        limit: Duration,
+        on_late: &mut dyn FnMut(),
+    ) -> Result<Vec<u8>, Refusal> {
+        let began = Instant::now();
+        let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let busy = |links: &mut Links| links.idle.is_empty();
+        let waited = self.free.wait_timeout_while(links, limit, busy);
+        let mut links = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let link = links.idle.pop().ok_or(Refusal::Overloaded)?;
+        drop(links);
+        // An answer to HEAD has no body, and cutting it off is the gate's own business.
+        let method = if head.method == "HEAD" { "GET" } else { &head.method };
+        let mut text = format!("{method} {} HTTP/1.1\r\n{SIDE}: {}\r\n", head.path, side.as_str());
+        for (name, value) in &head.headers {
+            text.push_str(&format!("{name}: {value}\r\n"));
         }
-        format!("{request_line}{SLOT}: {at}\r\nContent-Length: 0\r\n\r\n")
+        text.push_str(&format!("Content-Length: {}\r\n\r\n", body.len()));
+        let left = limit.saturating_sub(began.elapsed()).max(Duration::from_millis(1));
+        let answer = exchange(&link, text.as_bytes(), body, left, on_late);
+        self.give_back(answer.is_ok().then_some(link));
+        answer.map_err(|_| Refusal::Overloaded)
     }
 
-    /// Whether tiny_http said that it cannot go on.
-    pub(crate) fn is_broken(&self) -> bool {
-        self.state.broken.load(Ordering::SeqCst)
+    /// Whether no connection is left, so that nothing can be answered any more.
+    pub(super) fn is_dead(&self) -> bool {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner).alive == 0
+    }
+
+    fn give_back(&self, link: Option<UnixStream>) {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        match link {
+            Some(link) => links.idle.push(link),
+            None => links.alive -= 1,
+        }
+        drop(links);
+        self.free.notify_one();
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.state.retired.store(true, Ordering::SeqCst);
-        // Ends the accept thread; the first worker that wakes passes the word on to the next.
-        let _ = rustix::net::shutdown(&self.listener, Shutdown::Both);
+        self.retired.store(true, Ordering::SeqCst);
+        // Ends the accept thread. The first loop that wakes passes it on to the next.
+        let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
         self.server.unblock();
     }
 }
 
-/// Asks for a sign of life, so that the accept thread and the connection's own thread are known to be there.
-fn probe(link: &mut UnixStream) -> io::Result<()> {
-    link.set_read_timeout(Some(START_TIME))?;
-    link.write_all(PROBE.as_bytes())?;
-    let mut answer = [0u8; 1024];
-    let mut filled = 0;
-    loop {
-        let room = answer.get_mut(filled..).filter(|room| !room.is_empty());
-        let read = link.read(room.ok_or_else(|| io::Error::other("the probe's answer is too long"))?)?;
-        filled += read;
-        let so_far = answer.get(..filled).unwrap_or_default();
-        if read == 0 {
-            return Err(io::Error::other("the inner server closed a new connection"));
-        }
-        if super::relay::InnerAnswer::parse(so_far)?.is_some() {
+/// Sends one request and reads its answer.
+fn exchange(
+    link: &UnixStream,
+    head: &[u8],
+    body: &[u8],
+    limit: Duration,
+    on_late: &mut dyn FnMut(),
+) -> io::Result<Vec<u8>> {
+    link.set_read_timeout(Some(limit))?;
+    link.set_write_timeout(Some(limit))?;
+    let mut on_late = Some(on_late);
+    let mut wait_on = |error: io::Error| {
+        if error.kind() == ErrorKind::Interrupted {
             return Ok(());
         }
-    }
-}
-
-struct Worker {
-    server: Arc<Server>,
-    slots: Slots,
-    state: Arc<State>,
-    wake: Wake,
-    alive: Alive,
-}
-
-impl Worker {
-    fn run(self) {
-        loop {
-            match self.server.recv() {
-                Ok(request) => self.answer(request),
-                Err(_) => {
-                    if !self.state.retired.load(Ordering::SeqCst) {
-                        self.state.broken.store(true, Ordering::SeqCst);
-                        self.wake.ring();
-                    }
-                    // Each call wakes one waiting worker, which does the same.
-                    self.server.unblock();
-                    drop(self.alive);
-                    return;
-                }
+        if !is_timeout(&error) {
+            return Err(error);
+        }
+        if let Some(on_late) = on_late.take() {
+            on_late();
+        }
+        link.set_read_timeout(None)?;
+        link.set_write_timeout(None)
+    };
+    for mut part in [head, body] {
+        while !part.is_empty() {
+            match (&*link).write(part) {
+                Ok(written) => part = part.get(written..).unwrap_or_default(),
+                Err(error) => wait_on(error)?,
             }
         }
     }
-
-    fn take_work(&self, slot: &Header) -> Option<Work> {
-        let slot = self.slots.get(slot.value.as_str().parse::<usize>().ok()?)?;
-        slot.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    fn answer(&self, request: Request) {
-        let slot = request.headers().iter().find(|header| header.field.as_str() == SLOT);
-        let reply = match slot.map(|slot| self.take_work(slot)) {
-            Some(Some(work)) => catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Reply::panicked()),
-            // Not to be mistaken for an answer: a request whose work is gone was not done.
-            Some(None) => Reply::panicked(),
-            None => Reply::alive(),
-        };
-        // An error means that the gate is gone, and with it whoever asked.
-        let _ = request.respond(response(&reply));
+    let (mut answer, mut piece) = (Vec::new(), [0; 8 * 1024]);
+    loop {
+        match (&*link).read(&mut piece) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(read) => answer.extend_from_slice(piece.get(..read).unwrap_or_default()),
+            Err(error) => wait_on(error)?,
+        }
+        if answer_length(&answer)?.is_some_and(|length| answer.len() >= length) {
+            return Ok(answer);
+        }
     }
 }
 
-fn response(reply: &Reply) -> Response<&[u8]> {
-    let retry_after = reply.retry_after.map(|seconds| seconds.to_string());
-    let headers = [
-        Some(("Content-Type", reply.content_type)),
-        reply.allow.map(|allow| ("Allow", allow)),
-        retry_after.as_deref().map(|seconds| ("Retry-After", seconds)),
-    ];
-    // Header names and values are swanci's own, so they are ASCII and none is lost here.
-    let headers = headers
-        .into_iter()
-        .flatten()
-        .filter_map(|(name, value)| Header::from_bytes(name, value).ok())
-        .collect();
-    Response::new(StatusCode(reply.status), headers, reply.body.as_slice(), Some(reply.body.len()), None)
-        .with_chunked_threshold(usize::MAX)
+/// The two errors of a socket's timeout (socket(7)).
+pub(super) fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
+
+/// Bytes of a whole answer; `None` while its head is not complete.
+fn answer_length(data: &[u8]) -> io::Result<Option<usize>> {
+    let mut room = [httparse::EMPTY_HEADER; 16];
+    let mut answer = httparse::Response::new(&mut room);
+    let httparse::Status::Complete(head) = answer.parse(data).map_err(io::Error::other)? else {
+        return Ok(None);
+    };
+    let length = answer.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
+    let length = length.and_then(|header| std::str::from_utf8(header.value).ok()?.parse::<usize>().ok());
+    Ok(Some(head + length.ok_or_else(|| io::Error::other("an answer without a length"))?))
+}
+
+/// The answer as the client gets it: without tiny_http's name, on a connection that is closed after it.
+pub(super) fn for_client(answer: &[u8], head_only: bool) -> Vec<u8> {
+    const SERVER: &[u8] = b"Server:";
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").map_or(answer.len(), |at| at + 2);
+    let (head, rest) = answer.split_at(end);
+    let mut out = Vec::with_capacity(answer.len() + 20);
+    for line in head.split_inclusive(|byte| *byte == b'\n').filter(|line| !line.starts_with(SERVER)) {
+        out.extend_from_slice(line);
+    }
+    out.extend_from_slice(b"Connection: close\r\n");
+    out.extend_from_slice(if head_only { b"\r\n" } else { rest });
+    out
+}
+
+fn answer_all(server: &Server, retired: &AtomicBool, routes: &Routes) {
+    while !retired.load(Ordering::SeqCst) {
+        // An error is the end of tiny_http's accept loop. The connections that are open outlive it.
+        let Ok(mut request) = server.recv() else { continue };
+        let reply = catch_unwind(AssertUnwindSafe(|| answer(&mut request, routes)));
+        // An error here is a connection that is gone, and its request with it.
+        let _ = request.respond(reply.unwrap_or_else(|_| Reply::panicked()).response());
+    }
+    server.unblock();
+}
+
+fn answer(request: &mut Request, routes: &Routes) -> Reply {
+    let headers = request.headers().iter();
+    let headers = headers.map(|header| (header.field.to_string(), header.value.to_string())).collect();
+    let head = Head { method: request.method().to_string(), path: request.url().to_owned(), headers };
+    let side = if head.get(SIDE) == Some(Side::Admin.as_str()) { Side::Admin } else { Side::Public };
+    let length = request.body_length().unwrap_or(0);
+    let (mut body, mut piece) = (BodyBytes::default(), [0; 16 * 1024]);
+    loop {
+        match request.as_reader().read(&mut piece) {
+            Ok(0) => return routes.answer(side, &head, body.as_slice()),
+            Ok(read) if body.extend(piece.get(..read).unwrap_or_default(), length) => {}
+            Ok(_) => return Refusal::Overloaded.reply(),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => return Refusal::BadRequest.reply(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_whole_at_its_last_byte_and_not_before() {
+        let data = b"HTTP/1.1 200 OK\r\nServer: x\r\nDate: y\r\nContent-Length: 2\r\n\r\nok";
+        let head = data.len() - 2;
+        for end in 0..data.len() {
+            assert_eq!(answer_length(&data[..end]).unwrap(), (end >= head).then_some(data.len()), "{end}");
+        }
+        assert!(answer_length(b"nonsense\r\n\r\n").is_err());
+        let shown = for_client(data, false);
+        let expected = b"HTTP/1.1 200 OK\r\nDate: y\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
+        assert_eq!(shown, expected);
+        assert_eq!(for_client(data, true), expected[..expected.len() - 2]);
+    }
 }

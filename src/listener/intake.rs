@@ -9,10 +9,10 @@ use crate::decide::{self, Outcome, Policy};
 use crate::forge::signature::WebhookSecret;
 use crate::forge::{self, Encoding, Event, Headers};
 use crate::model::RepoName;
-use crate::queue::{Accepted, JobId, JobState, NewJob, Queue, QueueError};
+use crate::queue::{Accepted, JobId, JobState, NewJob, QueueError, Store};
 
 use super::answer::Answer;
-use super::routes::{App, ContentKind, Merge, RawDelivery};
+use super::routes::{App, ContentKind, Delivered, DeliveryLine, RawDelivery};
 
 /// What decides over deliveries, and may be read again while `serve` runs.
 pub struct Rules {
@@ -26,13 +26,16 @@ pub struct Rules {
 pub type ReadyCheck = dyn Fn() -> Result<(), String> + Send + Sync;
 /// Told of a job that was queued by a delivery.
 pub type OnQueued = dyn Fn(JobId) + Send + Sync;
+/// Told of each delivery.
+pub type OnDelivery = dyn Fn(&DeliveryLine<'_>) + Send + Sync;
 
 /// Takes deliveries and queues merges.
 pub struct Intake {
     rules: RwLock<Arc<Rules>>,
-    queue: Queue,
+    queue: Store,
     ready: Box<ReadyCheck>,
     on_queued: Box<OnQueued>,
+    on_delivery: Box<OnDelivery>,
     /// `--once`: one job is enough.
     only_one: bool,
     closed: AtomicBool,
@@ -42,16 +45,18 @@ impl Intake {
     /// An intake under these rules. With `only_one` it closes after the first job.
     pub fn new(
         rules: Rules,
-        queue: Queue,
+        queue: Store,
         only_one: bool,
         ready: Box<ReadyCheck>,
         on_queued: Box<OnQueued>,
+        on_delivery: Box<OnDelivery>,
     ) -> Intake {
         Intake {
             rules: RwLock::new(Arc::new(rules)),
             queue,
             ready,
             on_queued,
+            on_delivery,
             only_one,
             closed: AtomicBool::new(false),
         }
@@ -75,14 +80,22 @@ fn unavailable(error: &QueueError) -> Answer {
         | QueueError::Missing(_)
         | QueueError::Locked { .. }
         | QueueError::NotFound(_)
-        | QueueError::IllegalTransition { .. } => "the queue does not work",
+        | QueueError::NotRetried { .. }
+        | QueueError::NotCancelled { .. }
+        | QueueError::NotOwner(_) => "the queue does not work",
     };
     crate::progress::write_stderr(&format!("warning: a delivery was refused with 503: {error}"));
     Answer::Unavailable { reason: reason.to_owned() }
 }
 
-impl App for Intake {
-    fn judge(&self, delivery: RawDelivery<'_>) -> Result<Merge, Answer> {
+impl Intake {
+    /// The merge that an authenticated delivery announces; `Err` is the answer to any other. `subject` is filled in as
+    /// far as the payload can be read.
+    fn judge(
+        &self,
+        delivery: &RawDelivery<'_>,
+        subject: &mut (Option<String>, Option<u64>),
+    ) -> Result<(NewJob, String), Answer> {
         let rules = Arc::clone(&*self.rules.read().unwrap_or_else(PoisonError::into_inner));
         if !rules.secret.verifies(delivery.body, Some(delivery.signature)) {
             return Err(Answer::Unauthorized);
@@ -94,6 +107,7 @@ impl App for Intake {
         let malformed = |message: String| Answer::Malformed { message };
         let headers = Headers { event: delivery.event, encoding, forge: None };
         let read = forge::parse(delivery.body, headers).map_err(|error| malformed(error.to_string()))?;
+        subject.0 = read.repository.as_ref().map(ToString::to_string);
         if matches!(read.event, Event::Ping) {
             return Err(Answer::Pong);
         }
@@ -110,9 +124,14 @@ impl App for Intake {
         };
         let decision = decide::decide(read, policy);
         let change = match &decision.outcome {
-            Outcome::Skip(_) => return Err(Answer::Skip { reason: decision.reason }),
             Outcome::Build(change) => (**change).clone(),
+            Outcome::Skip(change) => {
+                let pull_request = change.as_ref().and_then(|change| change.pull_request.as_ref());
+                subject.1 = pull_request.map(|pull_request| pull_request.number);
+                return Err(Answer::Skip { reason: decision.reason });
+            }
         };
+        subject.1 = change.pull_request.as_ref().map(|pull_request| pull_request.number);
         let reason = decision.reason.clone();
         let document = decision.into_document(decide::payload_sha256(delivery.body), false);
         let document = serde_json::to_string(&document).map_err(|error| malformed(error.to_string()))?;
@@ -123,18 +142,19 @@ impl App for Intake {
             forge,
             repository: change.repository,
             branch,
-            commit: change.commit,
+            commit: Some(change.commit),
+            pull_request: subject.1.and_then(|number| i64::try_from(number).ok()),
+            head: change.pull_request.and_then(|pull_request| pull_request.head),
             event: delivery.event.unwrap_or("pull_request").chars().take(100).collect(),
             delivery_id: delivery.delivery_id.map(|id| id.chars().take(200).collect()),
             document,
         };
-        Ok(Merge { job, reason })
+        Ok((job, reason))
     }
 
-    fn accept(&self, merge: Merge) -> Answer {
-        let Merge { job, reason } = merge;
+    fn accept(&self, job: NewJob, reason: String) -> Answer {
         if self.only_one && self.closed.swap(true, Ordering::SeqCst) {
-            return Answer::Unavailable { reason: "this listener takes one merge, and has it".to_owned() };
+            return Answer::Unavailable { reason: "this listener takes one merge and has it".to_owned() };
         }
         let accepted = self.queue.accept(job);
         let queued = matches!(accepted, Ok(Accepted::New(_) | Accepted::Requeued(_)));
@@ -148,10 +168,8 @@ impl App for Intake {
             }
             Ok(Accepted::Requeued(id)) => {
                 (self.on_queued)(id);
-                Answer::Queued {
-                    job: id.0,
-                    reason: format!("{reason}; its job had not succeeded and is queued again"),
-                }
+                let reason = format!("{reason}; its job had not succeeded and is queued again");
+                Answer::Queued { job: id.0, reason }
             }
             Ok(Accepted::Duplicate { id, state }) => {
                 let stands = match state {
@@ -166,9 +184,23 @@ impl App for Intake {
             Err(error) => unavailable(&error),
         }
     }
+}
+
+impl App for Intake {
+    fn deliver(&self, delivery: RawDelivery<'_>) -> Delivered {
+        let mut subject = (None, None);
+        let answer = match self.judge(&delivery, &mut subject) {
+            Ok((job, reason)) => self.accept(job, reason),
+            Err(answer) => answer,
+        };
+        Delivered { answer, repository: subject.0, pull_request: subject.1 }
+    }
 
     fn ready(&self) -> Result<(), String> {
-        self.queue.check_writable().map_err(|error| error.to_string())?;
         (self.ready)()
+    }
+
+    fn log(&self, line: &DeliveryLine<'_>) {
+        (self.on_delivery)(line);
     }
 }

@@ -58,7 +58,6 @@ struct Inner {
     ack: Histogram,
     steps: [Histogram; 3],
     retries: Counter,
-    rebuilds: Counter,
     connections: Gauge,
     depth: Gauge,
     oldest: Gauge<f64, std::sync::atomic::AtomicU64>,
@@ -110,8 +109,6 @@ impl Metrics {
         ];
         let retries = Counter::default();
         registry.register("job_retries", "Jobs that were queued again after a failure", retries.clone());
-        let rebuilds = Counter::default();
-        registry.register("inner_rebuilds", "Times that the inner server was built again", rebuilds.clone());
         let connections = Gauge::default();
         registry.register("connections", "Connections that are open", connections.clone());
         let depth = Gauge::default();
@@ -140,7 +137,6 @@ impl Metrics {
             ack,
             steps,
             retries,
-            rebuilds,
             connections,
             depth,
             oldest,
@@ -183,11 +179,6 @@ impl Metrics {
     /// A job was queued again after a failure of its environment.
     pub fn retry(&self) {
         self.0.retries.inc();
-    }
-
-    /// The inner server was built again.
-    pub(crate) fn rebuilt(&self) {
-        self.0.rebuilds.inc();
     }
 
     /// A connection was opened.

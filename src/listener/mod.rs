@@ -1,81 +1,70 @@
-//! The listener: what stands between strangers and the queue.
+//! The listener: what stands between the network and the queue.
 //!
 //! ```text
-//! TCP or systemd socket → gates (limits, framing) → routes → App::judge ─┬─▶ the answer
-//!                                                                        └─▶ tiny_http → a worker: App::accept, ready
+//! TCP or systemd sockets → gate (limits, framing) → tiny_http on a private Unix socket → routes → App
 //! ```
-//!
-//! tiny_http has no timeouts and no caps, and single requests can stop or abort it (PROMISES.md, "tiny_http as it
-//! is"). So a gate takes one whole request within limits and has it judged where its bytes are: whatever they alone
-//! decide (a wrong signature, a payload that is no merge) is answered at once, and no unauthenticated delivery goes further.
-//! What has to wait (a merge for the disk, `/readyz` for docker) goes to tiny_http's workers, on a private Unix socket,
-//! with a request line that the gate wrote; what is left to do goes to the worker in memory. The listener never decides
-//! what a payload means: that is the [`App`]'s.
 
-mod admin;
 mod answer;
 mod body;
-mod chunked;
-mod client;
-mod clients;
 mod gate;
-mod http_head;
+mod head;
 mod inner;
 mod intake;
 mod limits;
 mod metrics;
-mod relay;
+mod request;
 mod routes;
-mod service;
-mod wake;
 
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
-use std::panic::resume_unwind;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 pub use answer::{Answer, Refusal, Reply};
-pub use intake::{Intake, OnQueued, ReadyCheck, Rules};
+pub use intake::{Intake, OnDelivery, OnQueued, ReadyCheck, Rules};
 pub use limits::{Limits, raise_nofile};
 pub use metrics::{Metrics, QueueSnapshot, Step};
-pub use routes::{App, ContentKind, Merge, RawDelivery};
+pub use routes::{App, ContentKind, Delivered, DeliveryLine, RawDelivery};
 
-use gate::Gate;
-use service::Service;
-use wake::Wake;
+use gate::{Gate, REST};
+use inner::Inner;
+use routes::{Routes, Side};
 
 use crate::error::{Classify as _, Failure, Kind};
 
-/// The most headers that a request may have, whatever [`Limits`] say.
-pub const MAX_HEADERS: usize = 100;
-
-/// Connections that the kernel may hold for the gate while it is busy.
+/// Connections that the kernel may hold while the listener is at its cap.
 const BACKLOG: i32 = 1024;
 
-/// A bound listener; [`Listener::run`] serves.
+/// Bound sockets with a gate and tiny_http behind them; [`Listener::run`] serves.
 pub struct Listener {
-    gates: Vec<Gate>,
-    address: SocketAddr,
+    sockets: Vec<(TcpListener, Side)>,
+    gate: Arc<Gate>,
     stopper: Stopper,
+    woken: UnixStream,
 }
 
-/// Stops a [`Listener`] from any thread, also from within [`App::accept`].
+/// Stops a [`Listener`] from any thread, also from within [`App::deliver`].
 #[derive(Debug, Clone)]
-pub struct Stopper(Arc<[Wake]>);
+pub struct Stopper {
+    stopped: Arc<AtomicBool>,
+    wake: Arc<UnixStream>,
+}
 
 impl Stopper {
     /// Stops accepting; [`Listener::run`] returns when what had arrived is answered, or after `drain_time`.
     pub fn stop(&self) {
-        self.0.iter().for_each(Wake::stop);
+        self.stopped.store(true, Ordering::SeqCst);
+        self.wake();
     }
-}
 
-/// Stops all gates when one ends, also by a panic: a listener serves whole or not at all.
-struct EndOfAll(Stopper);
-
-impl Drop for EndOfAll {
-    fn drop(&mut self) {
-        self.0.stop();
+    /// Has [`Listener::run`] call its `woken`.
+    pub fn wake(&self) {
+        // A full pipe wakes it as well.
+        let _ = (&*self.wake).write(&[0]);
     }
 }
 
@@ -85,7 +74,7 @@ pub fn inherited() -> Result<Vec<TcpListener>, Failure> {
     let mut sockets = Vec::new();
     for at in 0..passed.len() {
         let socket = passed.take_tcp_listener(at).classify(Kind::Environment, || {
-            "the inherited socket is no TCP listener: give the unit ListenStream= with an address and a port"
+            "an inherited socket is not a TCP listener: give the unit ListenStream= with an address and a port"
         })?;
         sockets.extend(socket);
     }
@@ -95,86 +84,107 @@ pub fn inherited() -> Result<Vec<TcpListener>, Failure> {
 /// Binds a TCP address, as `127.0.0.1:8080` or `localhost:0`.
 pub fn bind(address: &str) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).classify(Kind::Environment, || format!("cannot listen on {address}")).map_err(
-        |failure| failure.hint("is another program listening there, or the address not this machine's?"),
+        |failure| {
+            failure.hint("another program may listen there, or the address may not belong to this machine")
+        },
     )
 }
 
 impl Listener {
-    /// A listener for deliveries on `socket` (of [`bind`] or [`inherited`]). Raises the limit of descriptors. Nothing
-    /// is answered before [`Listener::run`], but the kernel already takes connections.
+    /// A listener for deliveries on `public` and, on `admin`, for readiness and metrics. Raises the limit of descriptors.
+    /// Nothing is answered before [`Listener::run`], but the kernel already takes connections.
     pub fn new(
-        socket: TcpListener,
+        public: Vec<TcpListener>,
+        admin: Option<TcpListener>,
         limits: Limits,
         app: Arc<dyn App>,
         metrics: Metrics,
     ) -> Result<Listener, Failure> {
-        let service: Arc<dyn Service> = Arc::new(routes::Routes::new(app, metrics.clone()));
-        Listener::over(socket, limits, service, metrics)
-    }
-
-    /// A listener for `GET /metrics`. Its own connections and refusals are not counted.
-    pub fn admin(socket: TcpListener, limits: Limits, metrics: Metrics) -> Result<Listener, Failure> {
-        let service: Arc<dyn Service> = Arc::new(admin::Admin(metrics));
-        Listener::over(socket, limits, service, Metrics::new())
-    }
-
-    fn over(
-        socket: TcpListener,
-        limits: Limits,
-        service: Arc<dyn Service>,
-        metrics: Metrics,
-    ) -> Result<Listener, Failure> {
-        let context = || "cannot start the listener";
-        let limits = limits.within(raise_nofile());
-        let address = socket.local_addr().classify(Kind::Environment, context)?;
-        // Accepted connections inherit it. Answers are small and written at once; waiting for more would only delay.
-        rustix::net::sockopt::set_tcp_nodelay(&socket, true).classify(Kind::Environment, context)?;
-        rustix::net::listen(&socket, BACKLOG).classify(Kind::Environment, context)?;
-        let wakes = (0..limits.gates).map(|_| Wake::new()).collect::<io::Result<Vec<_>>>();
-        let wakes = wakes.classify(Kind::Environment, context)?;
-        let gate = |wake: &Wake| {
-            let (own, limits) = (socket.try_clone()?, limits.of_one_gate());
-            Gate::new(own, limits, service.clone(), metrics.clone(), wake.clone())
+        let start = || -> io::Result<Listener> {
+            let limits = limits.within(raise_nofile());
+            let public = public.into_iter().map(|socket| (socket, Side::Public));
+            let sockets: Vec<_> = public.chain(admin.map(|socket| (socket, Side::Admin))).collect();
+            for (socket, _) in &sockets {
+                socket.set_nonblocking(true)?;
+                // Accepted connections inherit it. Answers are small and written at once.
+                rustix::net::sockopt::set_tcp_nodelay(socket, true)?;
+                rustix::net::listen(socket, BACKLOG)?;
+            }
+            let routes = Arc::new(Routes::new(app, metrics.clone()));
+            let inner = Inner::start(&routes, limits.links)?;
+            let gate = Arc::new(Gate::new(limits, routes, metrics, inner));
+            let (woken, wake) = UnixStream::pair()?;
+            woken.set_nonblocking(true)?;
+            wake.set_nonblocking(true)?;
+            let stopper = Stopper { stopped: Arc::default(), wake: Arc::new(wake) };
+            Ok(Listener { sockets, gate, stopper, woken })
         };
-        let gates = wakes.iter().map(gate).collect::<io::Result<Vec<_>>>();
-        let gates = gates.classify(Kind::Environment, context)?;
-        Ok(Listener { gates, address, stopper: Stopper(wakes.into()) })
+        start().classify(Kind::Environment, || "cannot start the listener")
     }
 
-    /// The address that clients connect to.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.address
+    /// The addresses that clients connect to, those of the admin side last.
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        self.sockets.iter().filter_map(|(socket, _)| socket.local_addr().ok()).collect()
     }
 
-    /// A handle that stops it.
     pub fn stopper(&self) -> Stopper {
         self.stopper.clone()
     }
 
-    /// Serves until stopped. An error means that an inner server failed three times in a row, and that a supervisor
-    /// should start the process anew.
-    pub fn run(self) -> Result<(), Failure> {
-        let Listener { gates, stopper, .. } = self;
-        std::thread::scope(|scope| {
-            let mut running = Vec::with_capacity(gates.len());
-            for gate in gates {
-                let end_of_all = EndOfAll(stopper.clone());
-                let run = move || {
-                    let _end_of_all = end_of_all;
-                    gate.run()
-                };
-                let thread = std::thread::Builder::new().name("swanci-gate".to_owned());
-                match thread.spawn_scoped(scope, run) {
-                    Ok(thread) => running.push(thread),
-                    // What it was given is dropped, and with it ends what already runs.
-                    Err(error) => {
-                        return Err(
-                            Failure::environment(error).context("cannot start the threads of the listener")
-                        );
-                    }
-                }
+    /// As [`Stopper::wake`], for a signal handler: whatever is written here wakes.
+    pub fn waker(&self) -> io::Result<UnixStream> {
+        self.stopper.wake.try_clone()
+    }
+
+    /// Serves until it is stopped or `until` is over. `woken` is called at the start and whenever something happens. An error means that nothing can be answered any more, and that a
+    /// supervisor should start the process again.
+    pub fn run(self, until: Option<Instant>, woken: &mut dyn FnMut()) -> Result<(), Failure> {
+        let over = || until.is_some_and(|until| Instant::now() >= until);
+        loop {
+            let mut piece = [0; 64];
+            while matches!((&self.woken).read(&mut piece), Ok(read) if read > 0) {}
+            woken();
+            if self.stopper.stopped.load(Ordering::SeqCst) || over() {
+                break;
             }
-            running.into_iter().try_for_each(|gate| gate.join().unwrap_or_else(|panic| resume_unwind(panic)))
-        })
+            for (socket, side) in &self.sockets {
+                self.accept(socket, *side);
+            }
+            if self.gate.inner.is_dead() {
+                return Err(Failure::environment("tiny_http no longer answers"));
+            }
+            self.wait(until);
+        }
+        drop(self.sockets);
+        self.gate.drain();
+        Ok(())
+    }
+
+    /// Waits for a connection or a call of the waker.
+    fn wait(&self, until: Option<Instant>) {
+        let mut wanted = vec![PollFd::new(&self.woken, PollFlags::IN)];
+        wanted.extend(self.sockets.iter().map(|(socket, _)| PollFd::new(socket, PollFlags::IN)));
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let left = left.and_then(|left| Timespec::try_from(left).ok());
+        if poll(&mut wanted, left.as_ref()).is_err_and(|error| error != rustix::io::Errno::INTR) {
+            // ENOMEM does not last.
+            std::thread::sleep(REST);
+        }
+    }
+
+    fn accept(&self, socket: &TcpListener, side: Side) {
+        // A few at a time, so that the other sockets get their turn.
+        for _ in 0..8 {
+            if !self.gate.has_room() {
+                return;
+            }
+            match socket.accept() {
+                Ok((stream, _)) => self.gate.admit(stream, side),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                // EMFILE, ENFILE, ENOBUFS, ENOMEM, or an error of the network below: none of them lasts.
+                Err(_) => return self.gate.make_room(),
+            }
+        }
     }
 }

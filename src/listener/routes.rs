@@ -1,7 +1,6 @@
 //! Which path and method leads where, and what is asked of a delivery before its meaning is.
 //!
-//! The order is CONTRACT's: path and method, size, content type, signature; JSON, `ping`, repository and verdict are
-//! the [`App`]'s.
+//! The order is: path and method, size, content type, signature; JSON, `ping`, repository and verdict belong to the [`App`].
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,36 +8,24 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::answer::{Answer, Refusal, Reply};
+use super::head::Head;
 use super::metrics::Metrics;
-use super::service::{Head, Headers, Judged, Service};
-use crate::queue::NewJob;
 
 /// What stands behind the routes: signature, meaning and queue. The listener knows none of them.
 pub trait App: Send + Sync {
-    /// The merge to build that a delivery announces; `Err` is the answer to any other. Only the delivery's own bytes
-    /// are asked: a gate's thread calls it, so it waits for nothing.
-    fn judge(&self, delivery: RawDelivery<'_>) -> Result<Merge, Answer>;
+    /// Judges a delivery, and puts a merge on disk before it answers.
+    fn deliver(&self, delivery: RawDelivery<'_>) -> Delivered;
 
-    /// Puts a merge on disk. Called on a worker's thread; it may block for an fsync.
-    fn accept(&self, merge: Merge) -> Answer;
-
-    /// Whether a delivery could be accepted now; `Err` says why not.
+    /// Whether a delivery could be accepted and run now; `Err` says why not.
     fn ready(&self) -> Result<(), String>;
-}
 
-/// A merge that an authenticated delivery announced.
-#[derive(Debug)]
-pub struct Merge {
-    /// What is to be queued.
-    pub job: NewJob,
-    /// Why it is built.
-    pub reason: String,
+    /// Told of each delivery and its answer.
+    fn log(&self, line: &DeliveryLine<'_>);
 }
 
 /// How the body of a delivery is encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ContentKind {
-    /// `application/json`: the body is the payload.
     Json,
     /// `application/x-www-form-urlencoded`: the payload is the field `payload`.
     Form,
@@ -49,7 +36,6 @@ pub enum ContentKind {
 pub struct RawDelivery<'a> {
     /// The raw bytes that the signature is over.
     pub body: &'a [u8],
-    /// How they are encoded.
     pub content: ContentKind,
     /// `X-GitHub-Event`.
     pub event: Option<&'a str>,
@@ -59,27 +45,71 @@ pub struct RawDelivery<'a> {
     pub signature: &'a str,
 }
 
-/// The headers of a delivery that the routes read; no other is kept.
-pub(crate) const READ: [&str; 4] =
+/// The answer to a delivery, and what the delivery is about as far as that is known and authenticated.
+#[derive(Debug)]
+pub struct Delivered {
+    pub answer: Answer,
+    pub repository: Option<String>,
+    pub pull_request: Option<u64>,
+}
+
+impl From<Answer> for Delivered {
+    fn from(answer: Answer) -> Delivered {
+        Delivered { answer, repository: None, pull_request: None }
+    }
+}
+
+/// What the log says of one delivery. All text in it comes from outside.
+#[derive(Debug)]
+pub struct DeliveryLine<'a> {
+    pub id: Option<&'a str>,
+    pub event: Option<&'a str>,
+    pub delivered: &'a Delivered,
+}
+
+/// The headers of a request that the routes read; tiny_http gets no others.
+pub(super) const READ: [&str; 4] =
     ["content-type", "x-github-event", "x-github-delivery", "x-hub-signature-256"];
+
+/// As the OpenMetrics specification names it.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Which of the two listeners a request came in by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    Public,
+    Admin,
+}
+
+impl Side {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Side::Public => "public",
+            Side::Admin => "admin",
+        }
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Route {
     Webhook,
     Health,
     Ready,
+    Metrics,
 }
 
 impl Route {
-    fn find(method: &str, path: &str) -> Result<Route, Refusal> {
-        let (route, allow) = match path {
+    fn find(side: Side, head: &Head) -> Result<Route, Refusal> {
+        let path = head.path.strip_suffix('/').unwrap_or(&head.path);
+        let (route, allow) = match (side, path) {
             // The second is the path of the original's CI server.
-            "/webhook" | "/ciserver/repository/merged" => (Route::Webhook, "POST"),
-            "/healthz" => (Route::Health, "GET, HEAD"),
-            "/readyz" => (Route::Ready, "GET, HEAD"),
-            _ => return Err(Refusal::NotFound),
+            (Side::Public, "/webhook" | "/ciserver/repository/merged") => (Route::Webhook, "POST"),
+            (Side::Public, "/healthz") => (Route::Health, "GET, HEAD"),
+            (Side::Admin, "/readyz") => (Route::Ready, "GET, HEAD"),
+            (Side::Admin, "/metrics") => (Route::Metrics, "GET, HEAD"),
+            (Side::Public | Side::Admin, _) => return Err(Refusal::NotFound),
         };
-        if allow.split(", ").any(|allowed| allowed == method) {
+        if allow.split(", ").any(|allowed| allowed == head.method) {
             Ok(route)
         } else {
             Err(Refusal::MethodNotAllowed(allow))
@@ -87,60 +117,86 @@ impl Route {
     }
 }
 
-/// The routes of `serve`.
-pub(crate) struct Routes {
+pub(super) struct Routes {
     app: Arc<dyn App>,
     metrics: Metrics,
 }
 
 impl Routes {
-    pub(crate) fn new(app: Arc<dyn App>, metrics: Metrics) -> Routes {
+    pub(super) fn new(app: Arc<dyn App>, metrics: Metrics) -> Routes {
         Routes { app, metrics }
     }
 
-    fn judge_delivery(&self, head: &Head<'_>, body: &[u8]) -> Judged {
-        let began = Instant::now();
-        let judged = delivery_head(head).and_then(|(content, signature)| {
-            self.app.judge(RawDelivery {
-                body,
-                content,
-                event: head.headers.get("x-github-event"),
-                delivery_id: head.headers.get("x-github-delivery"),
-                signature,
-            })
-        });
-        match judged {
-            Err(answer) => Judged::Answered(acknowledge(&self.metrics, began, &answer)),
-            Ok(merge) => {
-                let (app, metrics) = (self.app.clone(), self.metrics.clone());
-                Judged::Waits(Box::new(move || acknowledge(&metrics, began, &app.accept(merge))))
+    /// `Err` where the head alone decides the answer, so that no body has to be read.
+    pub(super) fn check(&self, side: Side, head: &Head, too_large: bool) -> Result<(), Reply> {
+        match Route::find(side, head) {
+            Err(refusal) => {
+                self.metrics.refused(refusal);
+                Err(refusal.reply())
             }
+            Ok(Route::Webhook) if too_large => Err(self.tell(head, &Answer::TooLarge.into())),
+            Ok(Route::Webhook) => {
+                delivery_head(head).map(drop).map_err(|answer| self.tell(head, &answer.into()))
+            }
+            Ok(Route::Health | Route::Ready | Route::Metrics) if too_large => {
+                Err(Refusal::BodyTooLarge.reply())
+            }
+            Ok(Route::Health | Route::Ready | Route::Metrics) => Ok(()),
         }
     }
-}
 
-fn acknowledge(metrics: &Metrics, began: Instant, answer: &Answer) -> Reply {
-    metrics.ack(began.elapsed());
-    count(metrics, answer)
-}
-
-fn count(metrics: &Metrics, answer: &Answer) -> Reply {
-    metrics.delivery(answer);
-    answer.reply()
-}
-
-/// What a delivery's head says, or the answer that it earns by itself.
-fn delivery_head<'a>(head: &Head<'a>) -> Result<(ContentKind, &'a str), Answer> {
-    if head.too_large {
-        return Err(Answer::TooLarge);
+    /// The answer to a whole request that passed the check.
+    pub(super) fn answer(&self, side: Side, head: &Head, body: &[u8]) -> Reply {
+        match Route::find(side, head) {
+            Err(refusal) => refusal.reply(),
+            Ok(Route::Webhook) => self.deliver(head, body),
+            Ok(Route::Health) => Reply::json(200, &json!({"status": "alive"})),
+            Ok(Route::Ready) => match self.app.ready() {
+                Ok(()) => Reply::json(200, &json!({"status": "ready"})),
+                Err(reason) => Reply::error(503, &reason),
+            },
+            Ok(Route::Metrics) => match self.metrics.render() {
+                Ok(text) => {
+                    Reply { content_type: OPEN_METRICS, body: text.into_bytes(), ..Reply::empty(200) }
+                }
+                Err(_) => Reply::error(500, "the metrics cannot be written"),
+            },
+        }
     }
-    let content = content_kind(head.headers).ok_or(Answer::UnsupportedMediaType)?;
-    let signature = head.headers.get("x-hub-signature-256").filter(|value| !value.is_empty());
+
+    fn deliver(&self, head: &Head, body: &[u8]) -> Reply {
+        let began = Instant::now();
+        let delivered = match delivery_head(head) {
+            Err(answer) => answer.into(),
+            Ok((content, signature)) => self.app.deliver(RawDelivery {
+                body,
+                content,
+                event: head.get("x-github-event"),
+                delivery_id: head.get("x-github-delivery"),
+                signature,
+            }),
+        };
+        self.metrics.ack(began.elapsed());
+        self.tell(head, &delivered)
+    }
+
+    fn tell(&self, head: &Head, delivered: &Delivered) -> Reply {
+        self.metrics.delivery(&delivered.answer);
+        let (id, event) = (head.get("x-github-delivery"), head.get("x-github-event"));
+        self.app.log(&DeliveryLine { id, event, delivered });
+        delivered.answer.reply()
+    }
+}
+
+/// What a delivery's head says, or the answer that the head alone decides.
+fn delivery_head(head: &Head) -> Result<(ContentKind, &str), Answer> {
+    let content = content_kind(head).ok_or(Answer::UnsupportedMediaType)?;
+    let signature = head.get("x-hub-signature-256").filter(|value| !value.is_empty());
     Ok((content, signature.ok_or(Answer::Unauthorized)?))
 }
 
-fn content_kind(headers: &dyn Headers) -> Option<ContentKind> {
-    let essence = headers.get("content-type")?.split(';').next()?.trim();
+fn content_kind(head: &Head) -> Option<ContentKind> {
+    let essence = head.get("content-type")?.split(';').next()?.trim();
     if essence.eq_ignore_ascii_case("application/json") {
         Some(ContentKind::Json)
     } else if essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
@@ -150,75 +206,51 @@ fn content_kind(headers: &dyn Headers) -> Option<ContentKind> {
     }
 }
 
-impl Service for Routes {
-    fn check(&self, head: &Head<'_>) -> Result<(), Reply> {
-        match Route::find(head.method, head.path) {
-            Err(refusal) => {
-                self.metrics.refused(refusal);
-                Err(refusal.reply())
-            }
-            Ok(Route::Webhook) => {
-                delivery_head(head).map(drop).map_err(|answer| count(&self.metrics, &answer))
-            }
-            Ok(Route::Health | Route::Ready) if head.too_large => Err(Refusal::BodyTooLarge.reply()),
-            Ok(Route::Health | Route::Ready) => Ok(()),
-        }
-    }
-
-    fn judge(&self, head: &Head<'_>, body: &[u8]) -> Judged {
-        match Route::find(head.method, head.path) {
-            Err(refusal) => Judged::Answered(refusal.reply()),
-            Ok(Route::Webhook) => self.judge_delivery(head, body),
-            Ok(Route::Health) => Judged::Waits(Box::new(Reply::alive)),
-            Ok(Route::Ready) => {
-                let app = self.app.clone();
-                Judged::Waits(Box::new(move || match app.ready() {
-                    Ok(()) => Reply::json(200, &json!({"status": "ready"})),
-                    Err(reason) => Reply::error(503, &reason),
-                }))
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    struct Pairs(Vec<(&'static str, &'static str)>);
+    fn head(method: &str, path: &str, headers: &[(&str, &str)]) -> Head {
+        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Head { method: method.to_owned(), path: path.to_owned(), headers }
+    }
 
-    impl Headers for Pairs {
-        fn get(&self, name: &str) -> Option<&str> {
-            self.0.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
+    #[test]
+    fn each_side_has_its_paths_and_a_wrong_method_is_told_the_right_ones() {
+        let find = |side, method, path| Route::find(side, &head(method, path, &[]));
+        for path in ["/webhook", "/webhook/", "/ciserver/repository/merged", "/ciserver/repository/merged/"] {
+            assert_eq!(find(Side::Public, "POST", path), Ok(Route::Webhook));
+            assert_eq!(find(Side::Public, "GET", path), Err(Refusal::MethodNotAllowed("POST")));
+            assert_eq!(find(Side::Admin, "POST", path), Err(Refusal::NotFound));
+        }
+        assert_eq!(find(Side::Public, "post", "/webhook"), Err(Refusal::MethodNotAllowed("POST")));
+        assert_eq!(find(Side::Public, "HEAD", "/healthz"), Ok(Route::Health));
+        assert_eq!(find(Side::Admin, "GET", "/readyz"), Ok(Route::Ready));
+        assert_eq!(find(Side::Admin, "HEAD", "/metrics"), Ok(Route::Metrics));
+        assert_eq!(find(Side::Admin, "DELETE", "/readyz"), Err(Refusal::MethodNotAllowed("GET, HEAD")));
+        for (side, path) in [
+            (Side::Public, "/readyz"),
+            (Side::Public, "/metrics"),
+            (Side::Admin, "/healthz"),
+            (Side::Public, "/webhook//"),
+            (Side::Public, ""),
+            (Side::Public, "/"),
+        ] {
+            assert_eq!(find(side, "GET", path), Err(Refusal::NotFound), "{path}");
         }
     }
 
-    fn head_answer(headers: Vec<(&'static str, &'static str)>, too_large: bool) -> Option<&'static str> {
-        let headers = Pairs(headers);
-        let head = Head { method: "POST", path: "/webhook", headers: &headers, too_large };
-        delivery_head(&head).err().map(|answer| answer.label())
-    }
-
     #[test]
-    fn a_method_that_is_not_for_a_path_names_those_that_are() {
-        assert_eq!(Route::find("POST", "/webhook"), Ok(Route::Webhook));
-        assert_eq!(Route::find("POST", "/ciserver/repository/merged"), Ok(Route::Webhook));
-        assert_eq!(Route::find("HEAD", "/healthz"), Ok(Route::Health));
-        assert_eq!(Route::find("GET", "/webhook"), Err(Refusal::MethodNotAllowed("POST")));
-        assert_eq!(Route::find("post", "/webhook"), Err(Refusal::MethodNotAllowed("POST")));
-        assert_eq!(Route::find("DELETE", "/readyz"), Err(Refusal::MethodNotAllowed("GET, HEAD")));
-        assert_eq!(Route::find("GET", "/webhook/"), Err(Refusal::NotFound));
-    }
-
-    #[test]
-    fn size_is_asked_before_content_type_and_content_type_before_the_signature() {
-        assert_eq!(head_answer(vec![], true), Some("too_large"));
-        assert_eq!(head_answer(vec![("Content-Type", "text/plain")], false), Some("unsupported_media_type"));
-        assert_eq!(head_answer(vec![], false), Some("unsupported_media_type"));
+    fn content_type_is_asked_before_the_signature() {
+        let answer = |headers: &[(&str, &str)]| {
+            delivery_head(&head("POST", "/webhook", headers)).err().map(|answer| answer.label())
+        };
+        assert_eq!(answer(&[("Content-Type", "text/plain")]), Some("unsupported_media_type"));
+        assert_eq!(answer(&[]), Some("unsupported_media_type"));
         let json = ("Content-Type", "Application/JSON; charset=utf-8");
-        assert_eq!(head_answer(vec![json], false), Some("unauthorized"));
-        assert_eq!(head_answer(vec![json, ("X-Hub-Signature-256", "")], false), Some("unauthorized"));
-        assert_eq!(head_answer(vec![json, ("X-Hub-Signature", "sha1=00")], false), Some("unauthorized"));
-        assert_eq!(head_answer(vec![json, ("X-Hub-Signature-256", "sha256=00")], false), None);
+        assert_eq!(answer(&[json]), Some("unauthorized"));
+        assert_eq!(answer(&[json, ("X-Hub-Signature-256", "")]), Some("unauthorized"));
+        assert_eq!(answer(&[json, ("X-Hub-Signature", "sha1=00")]), Some("unauthorized"));
+        assert_eq!(answer(&[json, ("X-Hub-Signature-256", "sha256=00")]), None);
     }
 }

@@ -17,7 +17,7 @@ pub(super) fn keep(state_dir: &Path, receipt: &Receipt) -> Result<PathBuf, Failu
     let repository = receipt.change.repository.as_str().replace('/', "_");
     let name = format!("{time}-{repository}-{}", receipt.change.commit.short());
     let write = || -> std::io::Result<PathBuf> {
-        fs::create_dir_all(&dir)?;
+        crate::state_dir::create_below(&dir)?;
         let mut text = serde_json::to_vec_pretty(receipt)?;
         text.push(b'\n');
         let mut file = tempfile::Builder::new().prefix(".receipt-").tempfile_in(&dir)?;

@@ -14,7 +14,7 @@ static LIVE: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
 /// From now on every child is recorded in this directory. Said once, by `serve`, which holds the state directory.
 pub fn record_children_in(directory: &Path) -> std::io::Result<()> {
-    fs::create_dir_all(directory)?;
+    crate::state_dir::create_below(directory)?;
     let _ = DIRECTORY.set(directory.to_owned());
     Ok(())
 }
@@ -46,7 +46,7 @@ impl Record {
 
     fn write(group: Pid) -> Option<PathBuf> {
         let path = DIRECTORY.get()?.join(group.as_raw_nonzero().to_string());
-        fs::write(&path, start_time(group)?).ok()?;
+        crate::state_dir::write(&path, &start_time(group)?).ok()?;
         Some(path)
     }
 

@@ -10,70 +10,35 @@ use crate::error::{Failure, Kind};
 /// Why the queue did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
-    /// Nothing was written: the disk is full, the database is locked or the writer is gone. Trying again may help.
+    /// Nothing was written. Trying again may help.
     #[error("the queue cannot be written: {0}")]
     Unavailable(String),
     /// The database failed its check. It was left as it is.
     #[error("{} is damaged: {detail}", .path.display())]
-    Corrupt {
-        /// The database.
-        path: PathBuf,
-        /// What the check found.
-        detail: String,
-    },
-    /// A later swanci wrote this database.
+    Corrupt { path: PathBuf, detail: String },
     #[error("{} is of a newer swanci (schema {found}; this one knows {known})", .path.display())]
-    NewerSchema {
-        /// The database.
-        path: PathBuf,
-        /// Its schema number.
-        found: i64,
-        /// The newest schema number that this program knows.
-        known: i64,
-    },
-    /// An earlier swanci wrote this database, and no `serve` of this version has brought it up to date yet.
+    NewerSchema { path: PathBuf, found: i64, known: i64 },
+    /// No `serve` of this version has brought it up to date yet.
     #[error("{} is of an older swanci (schema {found}; this one needs {known})", .path.display())]
-    OlderSchema {
-        /// The database.
-        path: PathBuf,
-        /// Its schema number.
-        found: i64,
-        /// The schema number that this program needs.
-        known: i64,
-    },
-    /// There is no queue in this state directory.
+    OlderSchema { path: PathBuf, found: i64, known: i64 },
     #[error("there is no queue in {}", .0.display())]
     Missing(PathBuf),
-    /// Another `serve` holds the state directory.
     #[error("{} is held by another serve: {}", .dir.display(), described(.holder.as_ref()))]
     Locked {
-        /// The state directory.
         dir: PathBuf,
-        /// Who holds it; `None` when it has not said so yet.
+        /// `None` when it has not said so yet.
         holder: Option<Holder>,
     },
-    /// No job has this number.
     #[error("there is no job {0}")]
     NotFound(JobId),
-    /// The job's state does not allow it.
-    #[error("job {id} is {from} and cannot become {to}")]
-    IllegalTransition {
-        /// The job.
-        id: JobId,
-        /// The state that it is in.
-        from: JobState,
-        /// The state that was asked for.
-        to: JobState,
-    },
-    /// A file of the state directory could not be used.
+    #[error("job {id} is {state}; only failed or cancelled jobs can be retried")]
+    NotRetried { id: JobId, state: JobState },
+    #[error("job {id} is {state}; only queued or running jobs can be cancelled")]
+    NotCancelled { id: JobId, state: JobState },
+    #[error("job {0} was taken over by another process")]
+    NotOwner(JobId),
     #[error("{}: {source}", .path.display())]
-    Io {
-        /// The file or directory.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// SQLite said something else.
+    Io { path: PathBuf, source: io::Error },
     #[error("the queue's database: {0}")]
     Sql(#[from] rusqlite::Error),
 }
@@ -96,9 +61,10 @@ impl QueueError {
                 Some("is there space left in the state directory? trying again may help".to_owned())
             }
             QueueError::Corrupt { path, .. } => Some(format!(
-                "the file was kept as it is; move {0} (with {0}-wal and {0}-shm) away and start again, \
-                 `swanci catchup` then builds what the lost queue held",
-                path.display()
+                "the files were kept as they are: restore them from a backup, or move {0}, {0}-wal, {0}-shm and {1} away \
+                 to begin an empty queue; `swanci catchup` then builds what the lost one held",
+                path.display(),
+                path.with_extension("mark").display()
             )),
             QueueError::NewerSchema { .. } => {
                 Some("run the newer swanci, or give this one a state directory of its own".to_owned())
@@ -113,13 +79,20 @@ impl QueueError {
                 Some("stop it first, or give this one a --state-dir of its own".to_owned())
             }
             QueueError::NotFound(_) => Some("`swanci jobs list` shows the jobs".to_owned()),
-            QueueError::IllegalTransition { .. } | QueueError::Io { .. } | QueueError::Sql(_) => None,
+            QueueError::NotRetried { .. }
+            | QueueError::NotCancelled { .. }
+            | QueueError::NotOwner(_)
+            | QueueError::Io { .. }
+            | QueueError::Sql(_) => None,
         }
     }
 
     fn kind(&self) -> Kind {
         match self {
-            QueueError::NotFound(_) | QueueError::IllegalTransition { .. } => Kind::Failed,
+            QueueError::NotFound(_)
+            | QueueError::NotRetried { .. }
+            | QueueError::NotCancelled { .. }
+            | QueueError::NotOwner(_) => Kind::Failed,
             QueueError::Unavailable(_)
             | QueueError::Corrupt { .. }
             | QueueError::NewerSchema { .. }

@@ -1,9 +1,9 @@
 //! One `serve` for each state directory: an advisory lock that the kernel drops with the process, kill -9 included.
 
 use std::fmt;
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
 
 use super::error::QueueError;
+use crate::state_dir;
 
 const LOCK_FILE: &str = "serve.lock";
 
@@ -66,7 +67,7 @@ pub struct ServeLock {
 impl ServeLock {
     /// Makes the state directory (0700) where it is missing, and takes it. [`QueueError::Locked`] names the holder.
     pub fn acquire(dir: &Path, listen: Option<&str>, now: Timestamp) -> Result<ServeLock, QueueError> {
-        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(QueueError::io(dir))?;
+        state_dir::create(dir).map_err(QueueError::io(dir))?;
         let path = dir.join(LOCK_FILE);
         let mut file = OpenOptions::new()
             .read(true)

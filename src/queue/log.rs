@@ -1,9 +1,9 @@
 //! One log file for each job: written line by line with a cap, followed by others while it grows.
 
 use std::borrow::Cow;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -56,7 +56,7 @@ impl JobLog {
 
 fn open(path: &Path, cap: u64) -> io::Result<(File, u64)> {
     if let Some(dir) = path.parent() {
-        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        crate::state_dir::create_below(dir)?;
     }
     let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
     let mut written = file.metadata()?.len();

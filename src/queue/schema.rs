@@ -1,7 +1,14 @@
 //! The database file: opening, checking and bringing it up to date.
+//!
+//! SQLite starts an empty database where its file is missing or empty, and reads a log of changes (`-wal`) that was cut
+//! only up to the cut; both without an error. So a mark beside the database says which queue is there and how many changes
+//! it has seen. It is written after each commit, without an fsync: it is exact after the death of the process, and after a
+//! power cut it may be behind, which hides a loss but never reports one that did not happen.
 
-use std::fs::File;
-use std::path::Path;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
@@ -9,8 +16,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use super::error::QueueError;
 
-/// The database's name in the state directory.
-pub(crate) const DATABASE: &str = "queue.db";
+pub(super) const DATABASE: &str = "queue.db";
+const MARK: &str = "queue.mark";
 
 /// Another process (`jobs cancel`) holds the write lock for one small transaction only.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -18,10 +25,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The log of changes is folded into the database at 1000 pages (4 MiB, SQLite's default) and then cut to this size.
 const WAL_LIMIT: i64 = 4 << 20;
 
-/// How the schema came to be. Append only: a published entry never changes, because `user_version` counts them.
-///
-/// The indexes are partial, so that what has ended costs a claim nothing.
-const MIGRATIONS: &[&str] = &["
+/// Append only: a published entry never changes, because `user_version` counts them.
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE jobs (
         id               INTEGER PRIMARY KEY AUTOINCREMENT,
         lane             TEXT    NOT NULL,
@@ -55,50 +61,86 @@ const MIGRATIONS: &[&str] = &["
     CREATE INDEX        jobs_state   ON jobs (state, queued_at);
     CREATE TABLE health (id INTEGER PRIMARY KEY CHECK (id = 1), checked_at INTEGER NOT NULL) STRICT;
     INSERT INTO health VALUES (1, 0);
-"];
+",
+    // commit_sha is empty where the forge does not say what landed.
+    "
+    ALTER TABLE jobs ADD COLUMN pull_request INTEGER;
+    ALTER TABLE jobs ADD COLUMN merge_key TEXT NOT NULL DEFAULT '';
+    UPDATE jobs SET merge_key = commit_sha;
+    DROP INDEX jobs_merge;
+    DROP INDEX jobs_ready;
+    DROP INDEX jobs_waiting;
+    DROP INDEX jobs_state;
+    DROP TABLE health;
+    CREATE UNIQUE INDEX jobs_merge  ON jobs (lane, branch, merge_key);
+    CREATE INDEX        jobs_queued ON jobs (id) WHERE state = 'queued';
+    CREATE INDEX        jobs_state  ON jobs (state);
+    CREATE TABLE meta (id INTEGER PRIMARY KEY CHECK (id = 1), queue TEXT NOT NULL, changes INTEGER NOT NULL) STRICT;
+    INSERT INTO meta VALUES (1, lower(hex(randomblob(8))), 0);
+",
+];
 
-/// Opens the database for the one `serve`: made where it is missing, checked, and brought up to date.
-pub(crate) fn open_for_serve(dir: &Path) -> Result<Connection, QueueError> {
+/// An open database and its mark.
+pub(super) struct Database {
+    pub(super) conn: Connection,
+    pub(super) mark: Mark,
+}
+
+/// Opens the database for the one `serve`: made where there never was one, checked, and brought up to date.
+pub(super) fn open_for_serve(dir: &Path) -> Result<Database, QueueError> {
     let path = dir.join(DATABASE);
-    let mut conn = connect(&path, OpenFlags::SQLITE_OPEN_CREATE)?;
-    // Until it has passed its check nothing may be written to it, not even by closing it.
-    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    check(&conn, &path)?;
-    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
+    let mark = Mark::read(dir)?;
+    check_files(&path, mark.as_ref())?;
+    // SQLite would make it readable for all; its other files get the mode of this one.
+    let private = std::fs::Permissions::from_mode(0o600);
+    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
+    file.and_then(|file| file.set_permissions(private)).map_err(QueueError::io(&path))?;
+    let mut conn = connect(&path)?;
+    check(&conn, &path, mark.as_ref())?;
     configure(&conn)?;
     migrate(&mut conn, &path, MIGRATIONS)?;
+    let (queue, changes) = conn.query_row(META, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let mark = Mark::make(dir, queue, changes)?;
     // The names of new files are durable only with their directory.
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(QueueError::io(dir))?;
-    Ok(conn)
+    Ok(Database { conn, mark })
 }
 
 /// Opens a database that is there, beside a `serve` that may be running on it.
-pub(crate) fn open_beside(dir: &Path) -> Result<Connection, QueueError> {
+pub(super) fn open_beside(dir: &Path) -> Result<Database, QueueError> {
     let path = dir.join(DATABASE);
+    // Before the database, which a `serve` may change meanwhile.
+    let mark = Mark::read(dir)?;
+    check_files(&path, mark.as_ref())?;
     if !path.exists() {
         return Err(QueueError::Missing(dir.to_owned()));
     }
-    let conn = connect(&path, OpenFlags::empty())?;
-    let known = known(MIGRATIONS);
-    match version(&conn, &path)? {
-        found if found > known => Err(QueueError::NewerSchema { path, found, known }),
-        found if found < known => Err(QueueError::OlderSchema { path, found, known }),
-        _ => {
-            configure(&conn)?;
-            Ok(conn)
-        }
+    let conn = connect(&path)?;
+    let (found, known) = (version(&conn, &path)?, known(MIGRATIONS));
+    if found > known {
+        return Err(QueueError::NewerSchema { path, found, known });
     }
+    check_mark(&conn, &path, mark.as_ref())?;
+    if found < known {
+        return Err(QueueError::OlderSchema { path, found, known });
+    }
+    configure(&conn)?;
+    let (queue, changes) = conn.query_row(META, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(Database { conn, mark: Mark::make(dir, queue, changes)? })
 }
 
-fn connect(path: &Path, more: OpenFlags) -> Result<Connection, QueueError> {
-    // NO_MUTEX: every connection is used by one thread at a time, which Rust's types see to.
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | more;
+fn connect(path: &Path) -> Result<Connection, QueueError> {
+    // NO_MUTEX: a connection is used by one thread at a time, which Rust's types see to.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags)?;
     conn.busy_timeout(BUSY_TIMEOUT)?;
+    // Until it has passed its check nothing may be written to it, not even by closing it.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     Ok(conn)
 }
 
 fn configure(conn: &Connection) -> Result<(), QueueError> {
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
     conn.pragma_update(None, "journal_mode", "WAL")?;
     // FULL: each commit is on disk before it is answered; NORMAL lost acknowledged jobs in power cuts.
     conn.pragma_update(None, "synchronous", "FULL")?;
@@ -117,21 +159,56 @@ fn version(conn: &Connection, path: &Path) -> Result<i64, QueueError> {
 
 fn damage(path: &Path, error: rusqlite::Error) -> QueueError {
     match error.sqlite_error_code() {
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-            QueueError::Corrupt { path: path.to_owned(), detail: error.to_string() }
-        }
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => corrupt(path, error.to_string()),
         _ => QueueError::Sql(error),
     }
 }
 
-fn check(conn: &Connection, path: &Path) -> Result<(), QueueError> {
+fn corrupt(path: &Path, detail: impl Into<String>) -> QueueError {
+    QueueError::Corrupt { path: path.to_owned(), detail: detail.into() }
+}
+
+/// Whether what is there before SQLite opens it can be a queue.
+fn check_files(path: &Path, mark: Option<&(String, i64)>) -> Result<(), QueueError> {
+    let length = |path: &Path| path.metadata().map_or(0, |file| file.len());
+    let log = PathBuf::from(format!("{}-wal", path.display()));
+    // SQLite writes the first page of the database before the first of its log.
+    if length(path) == 0 && (mark.is_some() || length(&log) > 0) {
+        let what = if path.exists() { "empty" } else { "missing" };
+        return Err(corrupt(path, format!("it is {what}, but there was a queue here")));
+    }
+    Ok(())
+}
+
+fn check(conn: &Connection, path: &Path, mark: Option<&(String, i64)>) -> Result<(), QueueError> {
     let (found, known) = (version(conn, path)?, known(MIGRATIONS));
     if found > known {
         return Err(QueueError::NewerSchema { path: path.to_owned(), found, known });
     }
     let detail: String =
         conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(|error| damage(path, error))?;
-    if detail == "ok" { Ok(()) } else { Err(QueueError::Corrupt { path: path.to_owned(), detail }) }
+    if detail != "ok" {
+        return Err(corrupt(path, detail));
+    }
+    check_mark(conn, path, mark)
+}
+
+const META: &str = "SELECT queue, changes FROM meta";
+
+fn check_mark(conn: &Connection, path: &Path, mark: Option<&(String, i64)>) -> Result<(), QueueError> {
+    let Some((marked_queue, marked)) = mark else { return Ok(()) };
+    // Marks came with the second version of the schema.
+    if version(conn, path)? < 2 {
+        return Err(corrupt(path, "its content is gone"));
+    }
+    let (queue, changes): (String, i64) = conn.query_row(META, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    if !marked_queue.is_empty() && *marked_queue != queue {
+        return Err(corrupt(path, "it is not the queue that was here before"));
+    }
+    match marked - changes {
+        lost if lost > 0 => Err(corrupt(path, format!("its last {lost} changes are missing"))),
+        _ => Ok(()),
+    }
 }
 
 fn migrate(conn: &mut Connection, path: &Path, migrations: &[&str]) -> Result<(), QueueError> {
@@ -145,6 +222,45 @@ fn migrate(conn: &mut Connection, path: &Path, migrations: &[&str]) -> Result<()
         tx.commit()?;
     }
     Ok(())
+}
+
+/// The file that outlives a lost database.
+pub(super) struct Mark {
+    file: File,
+    queue: String,
+}
+
+impl Mark {
+    /// The queue and its number of changes; `None` where there never was a queue.
+    fn read(dir: &Path) -> Result<Option<(String, i64)>, QueueError> {
+        let path = dir.join(MARK);
+        let text = match std::fs::read(&path) {
+            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(QueueError::io(&path)(error)),
+        };
+        // What cannot be read says nothing; that there was a queue still counts.
+        let (queue, changes) = text.split_once(' ').unwrap_or_default();
+        Ok(Some((queue.to_owned(), changes.trim().parse().unwrap_or(0))))
+    }
+
+    fn make(dir: &Path, queue: String, changes: i64) -> Result<Mark, QueueError> {
+        let path = dir.join(MARK);
+        let open = || -> io::Result<Mark> {
+            let mut options = OpenOptions::new();
+            let file = options.create(true).truncate(false).write(true).mode(0o600).open(&path)?;
+            let mark = Mark { file, queue };
+            mark.write(changes)?;
+            mark.file.sync_all()?;
+            Ok(mark)
+        };
+        open().map_err(QueueError::io(&path))
+    }
+
+    /// Always of the same length, so that it never needs space.
+    pub(super) fn write(&self, changes: i64) -> io::Result<()> {
+        self.file.write_all_at(format!("{} {changes:020}\n", self.queue).as_bytes(), 0)
+    }
 }
 
 #[cfg(test)]
@@ -173,5 +289,24 @@ mod tests {
         assert!(migrate(&mut conn, path, &["CREATE TABLE a (x)", "no sql"]).is_err());
         assert_eq!(version(&conn, path).unwrap(), 0);
         assert!(conn.prepare("SELECT * FROM a").is_err());
+    }
+
+    #[test]
+    fn a_queue_of_the_first_version_keeps_its_jobs() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut conn = Connection::open(dir.path().join(DATABASE)).unwrap();
+        configure(&conn).unwrap();
+        migrate(&mut conn, dir.path(), &MIGRATIONS[..1]).unwrap();
+        conn.execute(
+            "INSERT INTO jobs (lane, forge, repository, branch, commit_sha, event, document, state, created_at, queued_at)
+             VALUES ('github:a/b', 'github', 'a/b', 'main', 'c0ffee', 'e', '{}', 'queued', 1, 1)",
+            [],
+        )
+        .unwrap();
+        drop(conn);
+        let database = open_for_serve(dir.path()).unwrap();
+        let key: String =
+            database.conn.query_row("SELECT merge_key FROM jobs", [], |row| row.get(0)).unwrap();
+        assert_eq!(key, "c0ffee");
     }
 }

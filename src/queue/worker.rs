@@ -11,11 +11,8 @@ use std::time::{Duration, Instant};
 use super::error::QueueError;
 use super::job::{ClaimedJob, JobId, JobState};
 use super::log::{JobLog, LOG_CAP, Redact};
-use super::retention::Retention;
 use super::retry::RetryPolicy;
-use super::signal::Signal;
-use super::store::Ending;
-use super::{LEASE, Queue};
+use super::store::{Ending, LEASE, Retention, Store};
 use crate::cancel::{Cancel, Stop};
 use crate::error::Kind;
 
@@ -25,85 +22,47 @@ const TIDY: Duration = Duration::from_secs(3600);
 /// Runs a job: many at once, each on a thread of its own.
 pub type Handler = dyn Fn(&ClaimedJob, &JobContext) -> JobResult + Send + Sync;
 
-/// Told what happens, for progress and metrics. Called on the workers' threads.
-pub type Observer = dyn Fn(&JobEvent) + Send + Sync;
+/// Told what happens to a job, or to the queue as a whole. Called on the workers' threads.
+pub type Observer = dyn Fn(Option<&ClaimedJob>, &JobEvent) + Send + Sync;
 
 /// What a handler has besides its job.
 pub struct JobContext {
     /// Stops when the job is cancelled, its time is up, or `serve` ends.
     pub cancel: Cancel,
-    /// The job's log.
     pub log: JobLog,
 }
 
 /// How a handler ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JobResult {
-    /// Done; the document is kept with the job.
-    Succeeded {
-        /// What came out.
-        outcome: String,
-    },
-    /// It failed, and would fail again.
-    Failed {
-        /// The exit code that the same work by hand would have had.
-        code: u8,
-        /// Why.
-        error: String,
-    },
+    /// The document is kept with the job.
+    Succeeded { outcome: String },
+    /// It would fail again. `code` is the exit code that the same work by hand would have had.
+    Failed { code: u8, error: String },
     /// The environment failed it; it is tried again while attempts are left.
-    Retry {
-        /// The exit code that the same work by hand would have had.
-        code: u8,
-        /// Why.
-        error: String,
-    },
+    Retry { code: u8, error: String },
     /// It saw its `cancel` stop and left off.
     Interrupted,
 }
 
-/// Something that happened to a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JobEvent {
-    /// An attempt began.
     Started {
-        /// The job.
-        id: JobId,
-        /// The number of the attempt, from 1.
+        /// From 1.
         attempt: u32,
     },
     /// An attempt failed and there will be another.
-    Retrying {
-        /// The job.
-        id: JobId,
-        /// The attempt that failed.
-        attempt: u32,
-        /// The wait before the next.
-        wait: Duration,
-        /// Why it failed.
-        error: String,
-    },
+    Retrying { attempt: u32, wait: Duration, error: String },
     /// `serve` ends; the job is queued again.
-    Interrupted {
-        /// The job.
-        id: JobId,
-    },
-    /// The job has ended.
+    Interrupted,
     Ended {
-        /// The job.
-        id: JobId,
-        /// How.
         state: JobState,
-        /// Why, if it failed.
         error: Option<String>,
-        /// How long the last attempt took.
+        /// Of the last attempt.
         took: Duration,
     },
     /// The queue could not be read or written; it is tried again.
-    Trouble {
-        /// What it said.
-        error: String,
-    },
+    Trouble { error: String },
 }
 
 /// How the workers work.
@@ -117,7 +76,7 @@ pub struct PoolOptions {
     pub retry: RetryPolicy,
     /// Which ended jobs are kept.
     pub retention: Retention,
-    /// How often changes of other processes are looked for. Those of this one are seen at once.
+    /// How often changes of other processes are looked for, and waits that are over. Changes of this process are seen at once.
     pub poll: Duration,
     /// The most that one job's log may hold, in bytes.
     pub log_cap: u64,
@@ -140,37 +99,36 @@ impl Default for PoolOptions {
     }
 }
 
-/// Workers on a queue. They go on until the pool is shut down or dropped, or the token that it was given stops.
+/// Workers on a store. They go on until the pool is shut down or dropped, or the token that it was given stops.
 pub struct Pool {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
 }
 
 struct Shared {
-    queue: Queue,
+    store: Store,
     options: PoolOptions,
     handler: Arc<Handler>,
     observer: Arc<Observer>,
     cancel: Cancel,
     running: Mutex<HashMap<JobId, Cancel>>,
-    /// Rings once, when the pool is stopped.
-    ended: Signal,
 }
 
 impl Pool {
     /// Starts the workers, and a keeper that passes on wishes to cancel, renews leases and forgets old jobs.
     pub fn start(
-        queue: &Queue,
+        store: &Store,
         options: PoolOptions,
         cancel: &Cancel,
         handler: Arc<Handler>,
         observer: Arc<Observer>,
     ) -> io::Result<Pool> {
-        let jobs = options.jobs;
-        let (running, ended) = (Mutex::default(), Signal::default());
+        let (jobs, store, running) = (options.jobs, store.clone(), Mutex::default());
         let cancel = cancel.child(None);
-        let shared =
-            Arc::new(Shared { queue: queue.clone(), options, handler, observer, cancel, running, ended });
+        let shared = Arc::new(Shared { store, options, handler, observer, cancel, running });
+        // The workers wait for changes of the store, and a stop is one.
+        let weak = Arc::downgrade(&shared);
+        shared.cancel.on_stop(move || drop(weak.upgrade().inspect(|shared| shared.store.ring())));
         let mut pool = Pool { shared, threads: Vec::new() };
         // A thread that cannot be started drops the pool, which stops the others.
         pool.spawn("queue-keeper".to_owned(), Shared::keep)?;
@@ -203,8 +161,6 @@ impl Pool {
 
     fn stop(&self, reason: Stop) {
         self.shared.cancel.stop(reason);
-        self.shared.ended.ring();
-        self.shared.queue.0.changed.ring();
     }
 }
 
@@ -218,10 +174,12 @@ impl Drop for Pool {
 impl Shared {
     fn work(&self) {
         while self.cancel.check().is_ok() {
-            let seen = self.queue.0.changed.seen();
-            match self.queue.claim(self.options.retry.longest()) {
+            let seen = self.store.changes();
+            match self.store.claim(self.options.retry.longest()) {
                 Ok(Some(job)) => self.run(&job),
-                Ok(None) => self.queue.0.changed.wait(seen, self.options.poll),
+                // The keeper wakes it when a wait is over or another process has changed something.
+                Ok(None) if self.cancel.check().is_ok() => self.store.wait_change(seen, Duration::MAX),
+                Ok(None) => {}
                 Err(error) => self.trouble(&error),
             }
         }
@@ -231,52 +189,39 @@ impl Shared {
         let began = Instant::now();
         let cancel = self.cancel.child(self.options.timeout);
         self.running().insert(job.id, cancel.clone());
-        self.tell(JobEvent::Started { id: job.id, attempt: job.attempt });
-        let log =
-            JobLog::open(self.queue.dir(), job.id, self.options.log_cap, Arc::clone(&self.options.redact));
+        self.tell(job, JobEvent::Started { attempt: job.attempt });
+        let log = self.store.open_log(job.id, self.options.log_cap, Arc::clone(&self.options.redact));
         let context = JobContext { cancel, log };
         let result =
             catch_unwind(AssertUnwindSafe(|| (self.handler)(job, &context))).unwrap_or_else(|panic| {
                 JobResult::Failed { code: Kind::Failed.code(), error: panic_text(&*panic) }
             });
         let stopped = context.cancel.stopped();
-        let (ending, wait) = self.classify(job, result, stopped);
+        let ending = self.classify(job, result, stopped);
         if let Ending::Failed { error, .. } | Ending::Retry { error, .. } = &ending {
             context.log.line(&format!("attempt {} failed: {error}", job.attempt));
         }
         drop(context);
-        self.write_down(job, ending, wait, began);
+        self.write_down(job, ending, began);
         self.running().remove(&job.id);
     }
 
     /// What a handler's result means, given why its token stopped. What succeeded has succeeded, whoever wanted it
     /// stopped; anything else that ended under a stop ended by it.
-    fn classify(&self, job: &ClaimedJob, result: JobResult, stopped: Option<Stop>) -> (Ending, Duration) {
-        let failed = |code, error| (Ending::Failed { code, error }, Duration::ZERO);
-        let by_stop = match stopped {
-            Some(Stop::Cancelled) => Some(Ending::Cancelled),
-            Some(Stop::Interrupted | Stop::Terminated) => Some(Ending::Interrupted),
-            Some(Stop::TimedOut) | None => None,
-        };
+    fn classify(&self, job: &ClaimedJob, result: JobResult, stopped: Option<Stop>) -> Ending {
         // A timeout is 1, and the same attempt would take as long again.
         let timed_out = stopped == Some(Stop::TimedOut);
-        match (result, by_stop) {
-            (JobResult::Succeeded { outcome }, Some(_) | None) => {
-                (Ending::Succeeded { outcome }, Duration::ZERO)
-            }
-            (JobResult::Failed { .. } | JobResult::Retry { .. } | JobResult::Interrupted, Some(ending)) => {
-                (ending, Duration::ZERO)
-            }
-            (JobResult::Failed { code, error }, None) => failed(code, error),
-            (JobResult::Retry { error, .. }, None) if timed_out => {
-                failed(Kind::Failed.code(), format!("timed out: {error}"))
-            }
-            (JobResult::Retry { code, error }, None) => self.again(job, code, error),
-            (JobResult::Interrupted, None) if timed_out => {
-                failed(Kind::Failed.code(), "timed out".to_owned())
-            }
-            // Nobody stopped it, so it counts: a job must not go round for ever.
-            (JobResult::Interrupted, None) => self.again(
+        let failed = |error| Ending::Failed { code: Kind::Failed.code(), error };
+        match (result, stopped) {
+            (JobResult::Succeeded { outcome }, _) => Ending::Succeeded { outcome },
+            (_, Some(Stop::Cancelled)) => Ending::Cancelled,
+            (_, Some(Stop::Interrupted | Stop::Terminated)) => Ending::Interrupted,
+            (JobResult::Failed { code, error }, _) => Ending::Failed { code, error },
+            (JobResult::Retry { error, .. }, _) if timed_out => failed(format!("timed out: {error}")),
+            (JobResult::Interrupted, _) if timed_out => failed("timed out".to_owned()),
+            (JobResult::Retry { code, error }, _) => self.again(job, code, error),
+            // Nobody stopped it, so it counts: a job must not be repeated without end.
+            (JobResult::Interrupted, _) => self.again(
                 job,
                 Kind::Environment.code(),
                 "it left off without having been stopped".to_owned(),
@@ -284,78 +229,81 @@ impl Shared {
         }
     }
 
-    fn again(&self, job: &ClaimedJob, code: u8, error: String) -> (Ending, Duration) {
+    fn again(&self, job: &ClaimedJob, code: u8, error: String) -> Ending {
         match self.options.retry.delay(job.attempt, fastrand::f64()) {
-            None => (Ending::Failed { code, error }, Duration::ZERO),
-            Some(wait) => {
-                let now = self.queue.0.clock.now();
-                // At once, if the calendar ends before.
-                (Ending::Retry { code, error, not_before: now.checked_add(wait).unwrap_or(now) }, wait)
-            }
+            None => Ending::Failed { code, error },
+            Some(wait) => Ending::Retry { code, error, wait },
         }
     }
 
     /// Tries until it is written: a job that has ended must not stay `running`. Only the end of `serve` gives it up,
     /// and then the next one runs the job again.
-    fn write_down(&self, job: &ClaimedJob, ending: Ending, wait: Duration, began: Instant) {
-        let id = job.id;
+    fn write_down(&self, job: &ClaimedJob, ending: Ending, began: Instant) {
         let state = loop {
-            match self.queue.end(id, ending.clone()) {
+            match self.store.end(job.id, &ending) {
                 Ok(state) => break state,
-                Err(error @ (QueueError::NotFound(_) | QueueError::IllegalTransition { .. })) => {
-                    return self.tell(JobEvent::Trouble { error: error.to_string() });
-                }
                 Err(error) => {
-                    if self.cancel.check().is_err() {
-                        return self.tell(JobEvent::Trouble { error: error.to_string() });
-                    }
                     self.trouble(&error);
+                    if matches!(error, QueueError::NotOwner(_)) || self.cancel.check().is_err() {
+                        return;
+                    }
                 }
             }
         };
-        self.tell(match (state, ending) {
-            (JobState::Queued, Ending::Retry { error, .. }) => {
-                JobEvent::Retrying { id, attempt: job.attempt, wait, error }
+        let took = began.elapsed();
+        let event = match (state, ending) {
+            (JobState::Queued, Ending::Retry { error, wait, .. }) => {
+                JobEvent::Retrying { attempt: job.attempt, wait, error }
             }
-            (JobState::Queued, _) => JobEvent::Interrupted { id },
+            (JobState::Queued, _) => JobEvent::Interrupted,
             (state, Ending::Failed { error, .. } | Ending::Retry { error, .. }) => {
-                JobEvent::Ended { id, state, error: Some(error), took: began.elapsed() }
+                JobEvent::Ended { state, error: Some(error), took }
             }
             (state, Ending::Succeeded { .. } | Ending::Cancelled | Ending::Interrupted) => {
-                JobEvent::Ended { id, state, error: None, took: began.elapsed() }
+                JobEvent::Ended { state, error: None, took }
             }
-        });
+        };
+        self.tell(job, event);
     }
 
     fn keep(&self) {
         let (mut renewed, mut tidied) = (Instant::now(), None::<Instant>);
-        while self.cancel.check().is_ok() {
-            if tidied.is_none_or(|at| at.elapsed() >= TIDY) {
-                tidied = Some(Instant::now());
-                if let Err(error) = self.queue.enforce(self.options.retention) {
-                    self.trouble(&error);
+        loop {
+            let mut tick = || {
+                if tidied.is_none_or(|at| at.elapsed() >= TIDY) {
+                    tidied = Some(Instant::now());
+                    self.store.enforce(self.options.retention)?;
                 }
-            }
-            if !self.running().is_empty() {
-                if let Err(error) = self.pass_on_cancels() {
-                    self.trouble(&error);
+                self.store.look(self.options.retry.longest())?;
+                for id in if self.running().is_empty() { Vec::new() } else { self.store.to_cancel()? } {
+                    self.running().get(&id).inspect(|cancel| cancel.stop(Stop::Cancelled));
                 }
                 if renewed.elapsed() >= LEASE / 4 {
                     renewed = Instant::now();
-                    // Only shown: a lease that could not be renewed takes no job away.
-                    let _ = self.queue.renew_leases();
+                    self.renew_leases()?;
+                    self.store.release_expired()?;
                 }
+                Ok(())
+            };
+            if let Err(error) = tick() {
+                self.trouble(&error);
             }
-            // Not the queue's bell: every delivery rings that.
-            self.ended.wait(0, self.options.poll);
+            if self.cancel.sleep(self.options.poll).is_err() {
+                return;
+            }
         }
     }
 
-    fn pass_on_cancels(&self) -> Result<(), QueueError> {
-        for id in self.queue.to_cancel()? {
-            if let Some(cancel) = self.running().get(&id) {
-                cancel.stop(Stop::Cancelled);
-            }
+    /// A job that is no longer this process's is stopped: another one runs it.
+    fn renew_leases(&self) -> Result<(), QueueError> {
+        let running: Vec<JobId> = self.running().keys().copied().collect();
+        if running.is_empty() {
+            return Ok(());
+        }
+        let own = self.store.renew()?;
+        for id in running.iter().filter(|id| !own.contains(id)) {
+            // One that has just ended is not in the map any more.
+            self.running().get(id).inspect(|cancel| cancel.stop(Stop::Terminated));
         }
         Ok(())
     }
@@ -366,12 +314,12 @@ impl Shared {
 
     /// Says what is wrong and waits before the next try.
     fn trouble(&self, error: &QueueError) {
-        self.tell(JobEvent::Trouble { error: error.to_string() });
+        (self.observer)(None, &JobEvent::Trouble { error: error.to_string() });
         let _ = self.cancel.sleep(self.options.poll);
     }
 
-    fn tell(&self, event: JobEvent) {
-        (self.observer)(&event);
+    fn tell(&self, job: &ClaimedJob, event: JobEvent) {
+        (self.observer)(Some(job), &event);
     }
 }
 

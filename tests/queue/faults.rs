@@ -9,7 +9,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
-use swanci::queue::{Accepted, JobFilter, JobId, JobState, Queue, QueueError};
+use swanci::queue::{Accepted, JobFilter, JobId, JobState, QueueError, Store};
 use tempfile::TempDir;
 
 use super::{accept, ended, job, lock, open, options, start, succeeded, system, until};
@@ -45,13 +45,125 @@ fn a_damaged_database_is_refused_and_kept_to_the_byte() {
     pages[4096 * 2..length - 4096].fill(0xa5);
     for damaged in [header, pages] {
         fs::write(&path, &damaged).unwrap();
-        let error = Queue::open(lock(dir.path()).unwrap(), system()).unwrap_err();
+        let error = Store::open(lock(dir.path()).unwrap(), system()).unwrap_err();
         assert!(matches!(error, QueueError::Corrupt { .. }), "{error}");
         assert!(error.hint().unwrap().contains("catchup"));
         assert!(fs::read(&path).unwrap() == damaged, "the file was changed");
     }
     fs::write(&path, &sound).unwrap();
     assert_eq!(open(dir.path()).stats().unwrap().queued, 200);
+}
+
+/// A queue with ten jobs in its log of changes, none of them folded into the database, as after a kill -9.
+fn unfolded(dir: &Path) {
+    let queue = open(dir);
+    for commit in 0..10 {
+        accept(&queue, "a/b", commit);
+    }
+    let copy = TempDir::new().unwrap();
+    for file in fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
+    }
+    drop(queue);
+    for file in fs::read_dir(copy.path()).unwrap().map(Result::unwrap) {
+        fs::copy(file.path(), dir.join(file.file_name())).unwrap();
+    }
+    assert!(fs::metadata(dir.join("queue.db-wal")).unwrap().len() > 0);
+}
+
+#[test]
+fn a_database_or_log_that_was_emptied_cut_damaged_removed_or_exchanged_is_refused() {
+    type Loss = fn(&Path);
+    let losses: [(&str, Loss); 9] = [
+        ("log removed", |dir| fs::remove_file(dir.join("queue.db-wal")).unwrap()),
+        ("log emptied", |dir| fs::write(dir.join("queue.db-wal"), "").unwrap()),
+        ("log cut", |dir| {
+            let log = fs::OpenOptions::new().write(true).open(dir.join("queue.db-wal")).unwrap();
+            log.set_len(log.metadata().unwrap().len() / 2).unwrap();
+        }),
+        ("log damaged", |dir| {
+            let mut log = fs::read(dir.join("queue.db-wal")).unwrap();
+            let middle = log.len() / 2;
+            log[middle..middle + 100].fill(0xa5);
+            fs::write(dir.join("queue.db-wal"), log).unwrap();
+        }),
+        ("database removed", |dir| fs::remove_file(dir.join("queue.db")).unwrap()),
+        ("database emptied", |dir| fs::write(dir.join("queue.db"), "").unwrap()),
+        ("both removed", |dir| {
+            for name in ["queue.db", "queue.db-wal", "queue.db-shm"] {
+                fs::remove_file(dir.join(name)).unwrap();
+            }
+        }),
+        ("an empty database", |dir| {
+            for name in ["queue.db", "queue.db-wal", "queue.db-shm"] {
+                fs::remove_file(dir.join(name)).unwrap();
+            }
+            let conn = rusqlite::Connection::open(dir.join("queue.db")).unwrap();
+            conn.execute_batch("CREATE TABLE other (x)").unwrap();
+        }),
+        ("another queue", |dir| {
+            let other = TempDir::new().unwrap();
+            drop(open(other.path()));
+            for name in ["queue.db-wal", "queue.db-shm"] {
+                fs::remove_file(dir.join(name)).unwrap();
+            }
+            fs::copy(other.path().join("queue.db"), dir.join("queue.db")).unwrap();
+        }),
+    ];
+    for (what, lose) in losses {
+        let dir = TempDir::new().unwrap();
+        unfolded(dir.path());
+        lose(dir.path());
+        // SQLite may add an empty log.
+        let files = || {
+            let all = ["queue.db", "queue.db-wal", "queue.mark"].map(|name| fs::read(dir.path().join(name)));
+            all.map(Result::unwrap_or_default)
+        };
+        let before = files();
+        for round in 0..2 {
+            let error = Store::open(lock(dir.path()).unwrap(), system()).unwrap_err();
+            assert!(matches!(error, QueueError::Corrupt { .. }), "{what}, start {round}: {error}");
+            assert!(error.hint().unwrap().contains("queue.mark"), "{what}");
+            let beside = Store::open_existing(dir.path(), system()).unwrap_err();
+            assert!(matches!(beside, QueueError::Corrupt { .. }), "{what}: {beside}");
+        }
+        assert!(files() == before, "{what}: the files were changed");
+        // As the hint says.
+        for name in ["queue.db", "queue.db-wal", "queue.db-shm", "queue.mark"] {
+            let _ = fs::remove_file(dir.path().join(name));
+        }
+        assert_eq!(open(dir.path()).stats().unwrap().queued, 0);
+    }
+    let dir = TempDir::new().unwrap();
+    unfolded(dir.path());
+    assert_eq!(open(dir.path()).stats().unwrap().queued, 10, "nothing was lost, so nothing is refused");
+}
+
+#[test]
+fn the_files_of_a_queue_are_their_owners_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let above = TempDir::new().unwrap();
+    let dir = above.path().join("state");
+    let queue = open(&dir);
+    let id = accept(&queue, "a/b", 1);
+    let (_pool, _events) = start(&queue, options(1), |_, context| {
+        context.log.line("hello");
+        succeeded()
+    });
+    ended(&queue, id);
+    let mut seen = Vec::new();
+    let mut look = |path: &Path| {
+        let mode = fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode & 0o077, 0, "{}: {mode:o}", path.display());
+        seen.push(path.file_name().unwrap().to_str().unwrap().to_owned());
+    };
+    look(&dir);
+    for place in [&dir, &dir.join("logs")] {
+        fs::read_dir(place).unwrap().for_each(|file| look(&file.unwrap().path()));
+    }
+    for name in ["queue.db", "queue.db-wal", "queue.db-shm", "queue.mark", "serve.lock", "ballast", "1.log"] {
+        assert!(seen.iter().any(|seen| seen == name), "{name}: {seen:?}");
+    }
 }
 
 #[test]
@@ -61,12 +173,12 @@ fn a_database_of_a_newer_swanci_is_refused() {
     let conn = rusqlite::Connection::open(dir.path().join("queue.db")).unwrap();
     conn.pragma_update(None, "user_version", 999).unwrap();
     drop(conn);
-    let error = Queue::open(lock(dir.path()).unwrap(), system()).unwrap_err();
+    let error = Store::open(lock(dir.path()).unwrap(), system()).unwrap_err();
     assert!(matches!(error, QueueError::NewerSchema { found: 999, .. }), "{error}");
-    let error = Queue::open_existing(dir.path(), system()).unwrap_err();
+    let error = Store::open_existing(dir.path(), system()).unwrap_err();
     assert!(matches!(error, QueueError::NewerSchema { found: 999, .. }), "{error}");
     let empty = TempDir::new().unwrap();
-    assert!(matches!(Queue::open_existing(empty.path(), system()), Err(QueueError::Missing(_))));
+    assert!(matches!(Store::open_existing(empty.path(), system()), Err(QueueError::Missing(_))));
 }
 
 const CHILD: &str = "SWANCI_TEST_QUEUE_CHILD";
@@ -140,7 +252,7 @@ fn what_was_acknowledged_survives_kill_9() {
         rest.split_inclusive('\n').for_each(|line| {
             take(line);
         });
-        let left_running = Queue::open_existing(dir.path(), system()).unwrap().stats().unwrap().running;
+        let left_running = Store::open_existing(dir.path(), system()).unwrap().stats().unwrap().running;
         let queue = open(dir.path());
         assert_eq!(queue.stats().unwrap().running, 0, "the new serve has taken up what was left");
         resumed += left_running;
@@ -149,7 +261,7 @@ fn what_was_acknowledged_survives_kill_9() {
     assert!(acknowledged.len() >= 25);
     for (id, commit) in &acknowledged {
         let record = queue.get(*id).unwrap_or_else(|e| panic!("acknowledged and lost: {e}"));
-        assert_eq!(&record.commit, commit);
+        assert_eq!(record.commit.as_ref(), Some(commit));
         assert!(matches!(record.state, JobState::Queued | JobState::Succeeded));
         assert!(record.attempts <= 1 && (record.state == JobState::Succeeded) == (record.attempts == 1));
     }
@@ -192,7 +304,7 @@ fn a_full_disk_refuses_new_jobs_finishes_running_ones_and_is_whole_again_unaided
     }
     let disk = SmallDisk::new("1m");
     let dir = disk.0.path();
-    let queue = Queue::open_with_ballast(lock(dir).unwrap(), system(), 192 << 10).unwrap();
+    let queue = Store::open_with_ballast(lock(dir).unwrap(), system(), 192 << 10).unwrap();
     let mut ids: Vec<JobId> = (0..20).map(|n| accept(&queue, &format!("o/r{n}"), n)).collect();
     let gate = Arc::new(Barrier::new(9));
     let meet = Arc::clone(&gate);

