@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::manifest::Template;
-use crate::model::{BranchName, CommitSha, ForgeName, ImageName, RegistryAddress, RepoName};
+use crate::model::{BranchName, ForgeName, ImageName, RegistryAddress, RepoName};
 use crate::pipeline::catchup::Since;
 use crate::queue::JobState;
 
@@ -180,9 +180,9 @@ pub struct Build {
     /// Build this repository by hand: a URL or a path
     #[arg(long, value_name = "URL_OR_PATH")]
     pub repo: Option<String>,
-    /// The commit to build; alone it proves nothing and gets only its sha- tag
-    #[arg(long, value_name = "SHA", requires = "repo")]
-    pub commit: Option<CommitSha>,
+    /// The commit to build, full or abbreviated; alone it gets only its sha- tag
+    #[arg(long, value_name = "SHA", requires = "repo", value_parser = commit_id)]
+    pub commit: Option<String>,
     /// The branch to build, or that the commit must be on
     #[arg(long, value_name = "NAME", requires = "repo")]
     pub branch: Option<BranchName>,
@@ -236,6 +236,15 @@ fn build_secret(text: &str) -> Result<(String, PathBuf), String> {
         return Err("its file is missing: write ID=FILE".to_owned());
     }
     Ok((id.to_owned(), PathBuf::from(file)))
+}
+
+/// A commit id, full or abbreviated.
+fn commit_id(text: &str) -> Result<String, String> {
+    let hex = text.bytes().all(|b| b.is_ascii_hexdigit());
+    if hex && (4..=40).contains(&text.len()) {
+        return Ok(text.to_ascii_lowercase());
+    }
+    Err("a commit id has 4 to 40 hexadecimal digits".to_owned())
 }
 
 /// The registry.

@@ -94,7 +94,7 @@ impl<'a> Mirror<'a> {
         }
     }
 
-    /// The commit whose id begins so.
+    /// The commit of the remote's branches whose id begins so.
     ///
     /// # Errors
     /// [`GitError::Ambiguous`] where there are several, [`GitError::NoSuchRef`] where there is none.
@@ -108,6 +108,7 @@ impl<'a> Mirror<'a> {
         if !is_hex || !(4..=40).contains(&abbreviated.len()) {
             return Err(unknown());
         }
+        self.fetch(ALL_BRANCHES, "branch")?;
         let list = self.local().args(["rev-parse", &format!("--disambiguate={abbreviated}")]);
         let ids = run(list, self.cancel)?.text();
         let ask = self.local().args(["cat-file", "--batch-check"]).stdin(ids + "\n");

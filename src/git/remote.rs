@@ -4,7 +4,7 @@ use std::path::Path;
 
 use secrecy::SecretString;
 
-use crate::model::{ForgeName, RepoName};
+use crate::model::RepoName;
 
 /// How a remote is reached. Nothing else is spoken: no `git://`, no remote helpers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,16 +44,6 @@ pub enum RemoteError {
     /// Its transport is not spoken.
     #[error("swanci does not clone over `{0}`; it speaks https and ssh")]
     Transport(String),
-    /// It is not where the payload's repository lives.
-    #[error("the payload's clone URL `{url}` is not https or ssh to {host} with the path of `{repository}`")]
-    NotTheForge {
-        /// The URL.
-        url: String,
-        /// The forge's host.
-        host: &'static str,
-        /// The repository.
-        repository: String,
-    },
 }
 
 impl Remote {
@@ -87,28 +77,6 @@ impl Remote {
                 }
                 _ => Remote::path(text).ok_or_else(malformed),
             },
-        }
-    }
-
-    /// The clone URL of a payload: only https or ssh to the forge's host, with the path of the repository.
-    pub fn of_payload(forge: ForgeName, repository: &RepoName, url: &str) -> Result<Remote, RemoteError> {
-        let public = forge.public_url().and_then(|url| url.strip_prefix("https://"));
-        let host = public.unwrap_or("a forge whose url is configured");
-        let refused = || RemoteError::NotTheForge {
-            url: url.chars().flat_map(char::escape_debug).take(200).collect(),
-            host,
-            repository: repository.to_string(),
-        };
-        let remote = Remote::typed(url).map_err(|_| refused())?;
-        let right = match remote.transport {
-            Transport::Https => remote.userinfo.is_none() && !remote.url.contains('@'),
-            Transport::Ssh => remote.url.starts_with("ssh://git@") || remote.url.starts_with("git@"),
-            Transport::Http | Transport::File => false,
-        };
-        if right && remote.host == host && remote.path.eq_ignore_ascii_case(repository.as_str()) {
-            Ok(remote)
-        } else {
-            Err(refused())
         }
     }
 
@@ -404,37 +372,6 @@ mod tests {
             "https://h\\@evil/a",
         ] {
             assert!(Remote::typed(text).is_err(), "{text:?} was taken");
-        }
-    }
-
-    #[test]
-    fn a_payload_is_cloned_from_its_forge_and_its_own_path_only() {
-        let name: RepoName = "Own/Repo".parse().unwrap();
-        for url in [
-            "https://github.com/own/repo.git",
-            "https://github.com/Own/Repo",
-            "git@github.com:Own/Repo.git",
-            "ssh://git@github.com/Own/Repo.git",
-        ] {
-            assert!(Remote::of_payload(ForgeName::Github, &name, url).is_ok(), "{url}");
-        }
-        for url in [
-            "https://127.0.0.1/Own/Repo.git",
-            "https://github.com.evil.org/Own/Repo",
-            "https://github.com/other/Repo",
-            "/Own/Repo",
-            "https://github.com:8443/Own/Repo",
-            "https://u:p@github.com/Own/Repo",
-            "https://evil@github.com/Own/Repo",
-            "https://evil.org#github.com/Own/Repo",
-            "file:///Own/Repo",
-            "ext::sh",
-            "https://github.com/Own/Repo/../x",
-            "ssh://root@github.com/Own/Repo",
-            "http://github.com/Own/Repo",
-            "https://github.com@evil.org/Own/Repo",
-        ] {
-            assert!(Remote::of_payload(ForgeName::Github, &name, url).is_err(), "{url} was taken");
         }
     }
 

@@ -4,11 +4,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::error::Failure;
-use crate::git::{ContextFiles, Found, Gitlink, Mirror, Remote};
+use crate::git::{ContextFiles, Found, Gitlink, Mirror};
 use crate::model::{BranchName, Change, CommitSha, RepoName};
 
 use super::Site;
-use super::origin::{ByHand, Origin, allowed, rule_of};
+use super::origin::{ByHand, Origin, allowed, rule_of, typed};
 
 /// Fetches the commit into the mirror, and proves that it is on the branch that it names. `patience` is how long to wait
 /// before each further fetch of a commit that is not there yet: a webhook can be faster than the forge's own replication.
@@ -58,7 +58,7 @@ pub(super) fn prove(
 
 /// The change that a person named by hand, and the site that knows the login of a typed URL.
 pub fn resolve_by_hand(site: Site, by_hand: &ByHand) -> Result<(Site, Change), Failure> {
-    let remote = Remote::typed(&by_hand.repository).map_err(|error| {
+    let remote = typed(&site, &by_hand.repository).map_err(|error| {
         Failure::new(crate::error::Kind::Refused, error)
             .context(format!("cannot use --repo {}", crate::redact::scrub(&by_hand.repository)))
     })?;
@@ -71,7 +71,11 @@ pub fn resolve_by_hand(site: Site, by_hand: &ByHand) -> Result<(Site, Change), F
     // The allow-list is asked before anything is fetched.
     allowed(&site.repositories, &name, Some(&remote))?;
     let commit = match (&by_hand.commit, &by_hand.branch) {
-        (Some(commit), _) => commit.clone(),
+        (Some(commit), _) => match commit.parse() {
+            Ok(commit) => commit,
+            Err(_) => Mirror::of(&site.state_dir, &remote, &site.access, &site.cancel)
+                .resolve_abbreviation(commit)?,
+        },
         (None, Some(branch)) => {
             Mirror::of(&site.state_dir, &remote, &site.access, &site.cancel).fetch_branch(branch)?
         }

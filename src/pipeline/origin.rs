@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use crate::error::{Failure, Kind};
 use crate::git::{Remote, RemoteError, Transport};
-use crate::model::{BranchName, Change, CommitSha, ImageName, ImageRepository, RepoName};
+use crate::model::{BranchName, Change, ImageName, ImageRepository, RepoName};
 
 use super::{RepositoryRule, Site};
 
@@ -38,8 +38,8 @@ pub struct Origin {
 pub struct ByHand {
     /// A URL or a path.
     pub repository: String,
-    /// A commit id.
-    pub commit: Option<CommitSha>,
+    /// A commit id, full or abbreviated.
+    pub commit: Option<String>,
     /// A branch.
     pub branch: Option<BranchName>,
 }
@@ -50,7 +50,7 @@ impl Origin {
         let typed = match (&site.typed, change.forge) {
             (_, Some(_)) => None,
             (Some(typed), None) if typed.as_git_url() == change.clone_url => Some(typed.clone()),
-            (_, None) => Some(Remote::typed(&change.clone_url).map_err(refused)?),
+            (_, None) => Some(typed(site, &change.clone_url).map_err(refused)?),
         };
         let rule = allowed(&site.repositories, &change.repository, typed.as_ref())?;
         Origin::new(site, rule, typed, &change.repository)
@@ -144,6 +144,19 @@ impl Origin {
             .hint("rename the image")),
             None => Ok(()),
         }
+    }
+}
+
+/// What a person typed. Plain http only below the `url` of a forge that is configured so.
+pub(super) fn typed(site: &Site, text: &str) -> Result<Remote, RemoteError> {
+    let below = |forge: &str| {
+        let path = text.strip_prefix(forge.trim_end_matches('/'))?.strip_prefix('/')?;
+        path.strip_suffix(".git").unwrap_or(path).parse::<RepoName>().ok()
+    };
+    let plain = site.access.iter().map(|access| access.forge.as_str()).filter(|f| f.starts_with("http://"));
+    match plain.filter_map(|forge| Some((forge, below(forge)?))).next() {
+        Some((forge, name)) => Remote::of_forge(forge, &name),
+        None => Remote::typed(text),
     }
 }
 
