@@ -193,22 +193,46 @@ fn without_start(line: &str) -> &str {
 /// command of several lines in it, of several.
 #[derive(Debug, Default)]
 pub(super) struct LastWords {
-    framed: bool,
+    at: At,
     first: String,
     last: String,
 }
 
+#[derive(Debug, Default, Clone, Copy)]
+enum At {
+    #[default]
+    Start,
+    /// Behind a line of dashes: what begins with ` > ` is the heading of a step's output.
+    Dashes,
+    Output,
+    Words,
+}
+
 impl LastWords {
     pub(super) fn line(&mut self, line: &str) {
-        if line.starts_with("------") && line.trim_end_matches('-').is_empty() {
-            *self = LastWords { framed: true, ..LastWords::default() };
-        } else if self.framed && !line.trim().is_empty() {
-            let is_error = STARTS.iter().any(|start| line.starts_with(start));
-            // Warnings may stand before the error.
-            if self.first.is_empty() || (is_error && !is_of_step(&self.first)) {
-                line.clone_into(&mut self.first);
+        let is_frame = line.starts_with("------") && line.trim_end_matches('-').is_empty();
+        match self.at {
+            At::Output if is_frame => *self = LastWords { at: At::Words, ..LastWords::default() },
+            // A command of several lines may have such a line too.
+            At::Start | At::Dashes | At::Words if is_frame => {
+                if !is_of_step(&self.first) {
+                    *self = LastWords::default();
+                }
+                self.at = At::Dashes;
             }
-            line.clone_into(&mut self.last);
+            At::Dashes if line.starts_with(" > ") => {
+                *self = LastWords { at: At::Output, ..LastWords::default() };
+            }
+            At::Dashes | At::Words if !line.trim().is_empty() => {
+                self.at = At::Words;
+                let is_error = STARTS.iter().any(|start| line.starts_with(start));
+                // Warnings may stand before the error.
+                if self.first.is_empty() || (is_error && !is_of_step(&self.first)) {
+                    line.clone_into(&mut self.first);
+                }
+                line.clone_into(&mut self.last);
+            }
+            At::Start | At::Dashes | At::Output | At::Words => {}
         }
     }
 }
@@ -356,6 +380,7 @@ mod tests {
                 spoof,
                 "exit 3]: exit code: 3",
             ],
+            &["executor failed running [/bin/sh -c echo", "------", spoof, "exit 3]: exit code: 3"],
             // Printed after a carriage return.
             &["executor failed running [/bin/sh -c exit 3]: exit code: 3"],
             &[
