@@ -100,11 +100,12 @@ impl Docker {
             .map_err(|error| DockerError::of_build(&error, &error::LastWords::default(), |_| None))
     }
 
-    /// The images of one repository in the engine that have a `sha-` tag, newest first: by the time of their last tag,
+    /// The images of one repository in the engine that have a `sha-` tag, if there are more than so many, newest first: by the time of their last tag,
     /// or of their creation where the engine does not keep that (20.10, for what BuildKit tags).
     pub(crate) fn images_by_age(
         &self,
         repository: &str,
+        more_than: usize,
         cancel: &Cancel,
     ) -> Result<Vec<String>, DockerError> {
         let run = |tool: Tool| tool.run(cancel).map_err(|error| DockerError::of(&error));
@@ -112,7 +113,7 @@ impl Docker {
         let listed = run(list.arg(reference_filter(repository)))?.text();
         let prefix = format!("{repository}:sha-");
         let names: Vec<&str> = listed.lines().filter(|name| name.starts_with(&prefix)).collect();
-        if names.is_empty() {
+        if names.len() <= more_than {
             return Ok(Vec::new());
         }
         let format = "{{json .Metadata.LastTagTime}} {{json .Created}}";

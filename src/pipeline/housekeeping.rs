@@ -2,9 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::documents::Receipt;
+use crate::documents::{Image, ImageStatus, Receipt};
 use crate::git::{Mirror, remove_unused_mirrors};
-use crate::model::{ImageRepository, Tag};
+use crate::model::Tag;
 
 use super::{Origin, Site, receipt};
 
@@ -27,11 +27,14 @@ pub(super) fn after_push(site: &Site, receipt: &Receipt) {
 
 /// Of each repository the newest local images stay. An older one is removed if the registry has it: what was built and
 /// not pushed yet stays.
-pub(super) fn remove_old_images(site: &Site, repositories: &[ImageRepository]) {
+pub(super) fn remove_old_images(site: &Site, images: &[Image]) {
     let cancel = site.cancel.child(Some(TIDY_UP_TIME));
     let Some(client) = site.client.as_ref().map(|client| client.with_cancel(cancel.clone())) else { return };
-    for repository in repositories {
-        let Ok(images) = site.docker.images_by_age(&repository.to_string(), &cancel) else { continue };
+    let built = images.iter().filter(|image| image.status == ImageStatus::Built);
+    for repository in built.filter_map(|image| image.repository.as_ref()) {
+        let Ok(images) = site.docker.images_by_age(&repository.to_string(), site.keep_local, &cancel) else {
+            continue;
+        };
         let in_registry = |name: &&String| {
             let tag = name.rsplit_once(':').and_then(|(_, tag)| tag.parse::<Tag>().ok());
             tag.is_some_and(|tag| matches!(client.head_manifest(repository.path(), &tag), Ok(Some(_))))

@@ -46,7 +46,14 @@ pub fn push(site: &Site, built: BuiltDocument, options: &PushOptions) -> Result<
             Ok(None)
         }
     });
-    finish(site, &origin, built, pushed, options, begun)
+    std::thread::scope(|scope| {
+        if pushed.iter().all(Result::is_ok) {
+            // The engine has time while the moving tags move.
+            let images = built.images.clone();
+            scope.spawn(move || housekeeping::remove_old_images(site, &images));
+        }
+        finish(site, &origin, built, pushed, options, begun)
+    })
 }
 
 /// Refuses the push, before anything is written, when one of the paths belongs to another repository.
@@ -146,13 +153,7 @@ pub(super) fn finish(
         }
     }
     if failures.is_empty() {
-        let moved = std::thread::scope(|scope| {
-            // Their `sha-` tags are up, and the engine has time while the moving tags move.
-            let built = built.images.iter().filter(|image| image.status == ImageStatus::Built);
-            let built: Vec<_> = built.filter_map(|image| image.repository.clone()).collect();
-            scope.spawn(move || housekeeping::remove_old_images(site, &built));
-            promote::promote(site, origin, &change, &mut images, options)
-        });
+        let moved = promote::promote(site, origin, &change, &mut images, options);
         failures.extend(moved.err());
     }
     write_receipt(site, built, images, failures, begun)

@@ -11,7 +11,7 @@ use crate::model::{Change, CommitSha};
 
 use super::build::{BuildOptions, build};
 use super::push::{PushOptions, UPLOADS, finish, needs_push, push_image};
-use super::{Origin, Outcome, Site};
+use super::{Origin, Outcome, Site, housekeeping};
 
 /// The document of a run.
 #[derive(Debug)]
@@ -42,47 +42,55 @@ pub fn run(
     };
     let (ready, to_push) = mpsc::channel::<Image>();
     let to_push = Mutex::new(to_push);
-    let (built, built_at) = std::thread::scope(|scope| {
-        for _ in 0..UPLOADS {
-            scope.spawn(|| {
-                loop {
-                    let next = to_push.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                    let Ok(image) = next else { return };
-                    push(&image);
+    std::thread::scope(|beside| {
+        let built = std::thread::scope(|scope| {
+            for _ in 0..UPLOADS {
+                scope.spawn(|| {
+                    loop {
+                        let next = to_push.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                        let Ok(image) = next else { return };
+                        push(&image);
+                    }
+                });
+            }
+            // Owned by the build, so that the uploads end with it, also when it panics.
+            let ready = Mutex::new(ready);
+            let on_ready = move |image: &Image| {
+                if image.status == ImageStatus::Built {
+                    // The receivers live until the sender is gone.
+                    let _ = ready.lock().unwrap_or_else(PoisonError::into_inner).send(image.clone());
+                } else {
+                    push(image);
                 }
-            });
+            };
+            let built = build(site, change, payload_sha256, &build_options, &on_ready);
+            if let Ok(Outcome { document, failure: None }) = &built {
+                // The engine has time while the last image is uploaded and the tags move.
+                let images = document.images.clone();
+                beside.spawn(move || housekeeping::remove_old_images(site, &images));
+            }
+            (built, Instant::now())
+        });
+        let (built, built_at) = (built.0?, built.1);
+        if built.failure.is_some() || build_options.dry_run {
+            return Ok(Outcome { document: Ran::Built(built.document), failure: built.failure });
         }
-        // Owned by the build, so that the uploads end with it, also when it panics.
-        let ready = Mutex::new(ready);
-        let on_ready = move |image: &Image| {
-            if image.status == ImageStatus::Built {
-                // The receivers live until the sender is gone.
-                let _ = ready.lock().unwrap_or_else(PoisonError::into_inner).send(image.clone());
-            } else {
-                push(image);
-            }
-        };
-        (build(site, change, payload_sha256, &build_options, &on_ready), Instant::now())
-    });
-    let built = built?;
-    if built.failure.is_some() || build_options.dry_run {
-        return Ok(Outcome { document: Ran::Built(built.document), failure: built.failure });
-    }
-    let mut pushed = pushed.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let in_order = built
-        .document
-        .images
-        .iter()
-        .map(|image| match pushed.iter().position(|(name, _)| *name == image.name) {
-            Some(at) => pushed.swap_remove(at).1.map(Some),
-            None if needs_push(image) => {
-                Err(Failure::failed(format!("the image {} was not pushed", image.name)))
-            }
-            None => Ok(None),
-        })
-        .collect();
-    let receipt = finish(site, &origin, built.document, in_order, push_options, built_at)?;
-    Ok(Outcome { document: Ran::Pushed(receipt.document), failure: receipt.failure })
+        let mut pushed = std::mem::take(&mut *pushed.lock().unwrap_or_else(PoisonError::into_inner));
+        let in_order = built
+            .document
+            .images
+            .iter()
+            .map(|image| match pushed.iter().position(|(name, _)| *name == image.name) {
+                Some(at) => pushed.swap_remove(at).1.map(Some),
+                None if needs_push(image) => {
+                    Err(Failure::failed(format!("the image {} was not pushed", image.name)))
+                }
+                None => Ok(None),
+            })
+            .collect();
+        let receipt = finish(site, &origin, built.document, in_order, push_options, built_at)?;
+        Ok(Outcome { document: Ran::Pushed(receipt.document), failure: receipt.failure })
+    })
 }
 
 /// One run of a commit at a time: two builds would give one name of the engine to two images. Whoever waited finds the
