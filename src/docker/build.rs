@@ -191,6 +191,8 @@ struct Steps {
     /// Name and last line of output by step number.
     steps: BTreeMap<u32, (String, String)>,
     failed: Option<u32>,
+    /// The same by the heading of its output, which decides.
+    headed: Option<u32>,
     last_words: LastWords,
 }
 
@@ -199,12 +201,11 @@ const MOST_STEPS: usize = 10_000;
 
 impl Steps {
     fn line(&mut self, line: &str) {
-        self.last_words.line(line);
-        // The heading of a failed step's output; its `#7 ERROR: …` stands behind output that ends without a line's end.
-        if let Some(name) = line.strip_prefix(" > ").and_then(|line| line.strip_suffix(':')) {
+        if let Some(name) = self.last_words.heading(line) {
             let named = |(number, (step, _)): (&u32, &(String, String))| (step == name).then_some(*number);
-            self.failed = self.failed.or_else(|| self.steps.iter().find_map(named));
+            self.headed = self.steps.iter().find_map(named);
         }
+        self.last_words.line(line);
         let Some((number, rest)) = line.strip_prefix('#').and_then(|line| line.split_once(' ')) else {
             return;
         };
@@ -226,7 +227,7 @@ impl Steps {
 
     /// `step 3/4 RUN make exited with 1: <last line>`, for a step that ran a program.
     fn failed(&self, exit_code: i32) -> Option<String> {
-        let (name, last) = self.steps.get(&self.failed?)?;
+        let (name, last) = self.steps.get(&self.headed.or(self.failed)?)?;
         let name = match name.strip_prefix('[').and_then(|name| name.split_once(']')) {
             Some((place, command)) => format!("step {} {}", place.trim(), command.trim()),
             None => name.clone(),

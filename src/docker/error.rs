@@ -209,6 +209,11 @@ enum At {
 }
 
 impl LastWords {
+    /// The name of the step whose output this line begins.
+    pub(super) fn heading<'a>(&self, line: &'a str) -> Option<&'a str> {
+        if matches!(self.at, At::Dashes) { line.strip_prefix(" > ")?.strip_suffix(':') } else { None }
+    }
+
     pub(super) fn line(&mut self, line: &str) {
         let is_frame = line.starts_with("------") && line.trim_end_matches('-').is_empty();
         match self.at {
