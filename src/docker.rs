@@ -92,14 +92,6 @@ impl Docker {
         pushed_digest(&done.text(), tag).ok_or_else(|| DockerError::unexpected("a push without a digest"))
     }
 
-    /// Pulls an image.
-    pub(crate) fn pull(&self, reference: &str, cancel: &Cancel) -> Result<(), DockerError> {
-        let tool = self.tool().args(["pull", "--quiet", "--", reference]);
-        tool.run(cancel)
-            .map(drop)
-            .map_err(|error| DockerError::of_build(&error, &error::LastWords::default(), |_| None))
-    }
-
     /// The images of one repository in the engine that have a `sha-` tag, if there are more than so many, newest first: by the time of their last tag,
     /// or of their creation where the engine does not keep that (20.10, for what BuildKit tags).
     pub(crate) fn images_by_age(

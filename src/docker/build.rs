@@ -57,14 +57,10 @@ impl Docker {
         cancel: &Cancel,
         on_line: &mut dyn FnMut(&str),
     ) -> Result<(), DockerError> {
-        let mut tool = match builder {
-            Builder::Integrated => self.tool().env("DOCKER_BUILDKIT", "1").arg("build"),
-            Builder::Buildx | Builder::Remote => {
-                // Without attestations a single-platform image stays a plain manifest.
-                let tool = self.tool().env("BUILDX_NO_DEFAULT_ATTESTATIONS", "1").args(["buildx", "build"]);
-                tool.args(["--builder", self.builder_name(), "--output", "type=docker"])
-            }
-        };
+        let mut tool = self.build_command(builder);
+        if builder != Builder::Integrated {
+            tool = tool.args(["--output", "type=docker"]);
+        }
         if let Some(folder) = &request.layout {
             let dest = csv(&format!("dest={}", folder.display()));
             tool = tool.arg("--output").arg(format!("type=oci,tar=false,{dest}"));
@@ -73,7 +69,7 @@ impl Docker {
             let place = format!("oci-layout://{}@{}", layout.folder.display(), layout.digest);
             tool = tool.arg("--build-context").arg(format!("{reference}={place}"));
         }
-        tool = tool.args(["--progress=plain", "--tag", &request.name]).arg("--file").arg(&request.dockerfile);
+        tool = tool.args(["--tag", &request.name]).arg("--file").arg(&request.dockerfile);
         for (name, value) in &request.args {
             tool = tool.arg("--build-arg").arg(format!("{name}={value}"));
         }
@@ -91,6 +87,44 @@ impl Docker {
         }
         tool = tool.args(request.pull.then_some("--pull")).args(request.no_cache.then_some("--no-cache"));
         self.run_build(tool.arg("--").arg(&request.context), cancel, on_line)
+    }
+
+    fn build_command(&self, builder: Builder) -> Tool {
+        let tool = match builder {
+            Builder::Integrated => self.tool().env("DOCKER_BUILDKIT", "1").arg("build"),
+            Builder::Buildx | Builder::Remote => {
+                // Without attestations a single-platform image stays a plain manifest.
+                let tool = self.tool().env("BUILDX_NO_DEFAULT_ATTESTATIONS", "1").args(["buildx", "build"]);
+                tool.args(["--builder", self.builder_name()])
+            }
+        };
+        tool.arg("--progress=plain")
+    }
+
+    /// The newest image behind a reference, by its digest. The builder gets it; no name in the engine changes, as it
+    /// would by `docker pull`.
+    pub(crate) fn newest(
+        &self,
+        builder: Builder,
+        reference: &str,
+        platform: Option<&str>,
+        cancel: &Cancel,
+    ) -> Result<String, DockerError> {
+        let mut tool = self.build_command(builder).args(["--pull", "--output", "type=tar,dest=/dev/null"]);
+        if let Some(platform) = platform {
+            tool = tool.arg("--platform").arg(platform);
+        }
+        // BuildKit names the digest of a stage's image: `#4 [base 1/1] FROM docker.io/library/a:1@sha256:…`.
+        let dockerfile = format!("FROM {reference} AS base\nFROM scratch\nCOPY --from=base /etc/passwd* /\n");
+        let mut digest: Option<Digest> = None;
+        self.run_build(tool.arg("-").stdin(dockerfile), cancel, &mut |line| {
+            if let Some((_, image)) = line.split_once("] FROM ") {
+                digest =
+                    image.split_whitespace().next().and_then(|image| image.split_once('@')?.1.parse().ok());
+            }
+        })?;
+        let digest = digest.ok_or_else(|| DockerError::unexpected("a base image without a digest"))?;
+        Ok(format!("{reference}@{digest}"))
     }
 
     /// Runs a build; its output may be of any length.

@@ -19,6 +19,8 @@ pub(crate) struct DockerfileStages {
     known: HashSet<String>,
     bases: Vec<String>,
     places: Vec<Place>,
+    /// The indexes in `lines` of the instructions that mount a secret.
+    secrets: Vec<usize>,
     lines: Vec<Line>,
 }
 
@@ -60,6 +62,7 @@ impl DockerfileStages {
             known: HashSet::new(),
             bases: Vec::new(),
             places: Vec::new(),
+            secrets: Vec::new(),
             lines: Vec::new(),
         };
         let mut globals: BTreeMap<String, String> = BTreeMap::new();
@@ -109,9 +112,10 @@ impl DockerfileStages {
         &self.bases
     }
 
-    /// The Dockerfile (`text`, as it was parsed) with other names for some of its images. Every other line stays as it
-    /// is, and every line keeps its number.
-    pub(crate) fn with_bases(&self, text: &str, names: &BTreeMap<String, String>) -> String {
+    /// The Dockerfile (`text`, as it was parsed) with other names for some of its images, and with one more secret, that
+    /// no build has, in each instruction that mounts one: BuildKit's cache knows a step by the ids of its secrets, and not
+    /// by their values. Every other line stays as it is, and every line keeps its number.
+    pub(crate) fn rewritten(&self, text: &str, names: &BTreeMap<String, String>, secret: &str) -> String {
         let mut lines: Vec<String> = text.split('\n').map(str::to_owned).collect();
         // From the last place on, so that those before it in the same instruction keep their spans.
         let mut changed: BTreeMap<usize, String> = BTreeMap::new();
@@ -120,6 +124,11 @@ impl DockerfileStages {
             let instruction =
                 changed.entry(place.line).or_insert_with(|| self.lines[place.line].text.clone());
             instruction.replace_range(place.span.clone(), name);
+        }
+        for line in &self.secrets {
+            let instruction = changed.entry(*line).or_insert_with(|| self.lines[*line].text.clone());
+            let end = instruction.find(char::is_whitespace).unwrap_or(instruction.len());
+            instruction.insert_str(end, &format!(" --mount=type=secret,id={secret}"));
         }
         for (line, instruction) in changed {
             let Some(taken) = lines.get_mut(self.lines[line].lines.clone()) else { continue };
@@ -174,6 +183,10 @@ impl DockerfileStages {
             let mut at = at + word.len() - mount.len();
             for field in mount.split(',') {
                 let key = field.trim_start_matches(['"', '\'']);
+                let is_secret = key.trim_end_matches(['"', '\'']).eq_ignore_ascii_case("type=secret");
+                if is_secret && self.secrets.last() != Some(&line) {
+                    self.secrets.push(line);
+                }
                 if let Some((key, from)) = key.split_once('=')
                     && key.eq_ignore_ascii_case("from")
                 {
@@ -460,8 +473,29 @@ mod tests {
         ] {
             let names = BTreeMap::from([("base".to_owned(), "NEW".to_owned())]);
             let read = stages(text, &[]).unwrap_or_else(|e| panic!("{text}: {e}"));
-            assert_eq!(read.with_bases(text, &names), expected, "{text}");
-            assert_eq!(read.with_bases(text, &BTreeMap::new()), text);
+            assert_eq!(read.rewritten(text, &names, "S"), expected, "{text}");
+            assert_eq!(read.rewritten(text, &BTreeMap::new(), "S"), text);
+        }
+    }
+
+    #[test]
+    fn a_step_with_a_secret_gets_one_more() {
+        for (text, expected) in [
+            (
+                "FROM a\nRUN --mount=type=secret,id=x \\\n  cat /run/secrets/x\nRUN y\n",
+                "FROM a\nRUN --mount=type=secret,id=S --mount=type=secret,id=x   cat /run/secrets/x\n\nRUN y\n",
+            ),
+            (
+                "FROM base\nrun --mount=from=base,target=/b --mount=\"TYPE=secret\",id=x z",
+                "FROM NEW\nrun --mount=type=secret,id=S --mount=from=NEW,target=/b --mount=\"TYPE=secret\",id=x z",
+            ),
+            (
+                "FROM a\nRUN --mount=type=cache,target=/c echo type=secret",
+                "FROM a\nRUN --mount=type=cache,target=/c echo type=secret",
+            ),
+        ] {
+            let names = BTreeMap::from([("base".to_owned(), "NEW".to_owned())]);
+            assert_eq!(stages(text, &[]).unwrap().rewritten(text, &names, "S"), expected, "{text}");
         }
     }
 
@@ -482,7 +516,7 @@ mod tests {
         fn no_text_panics(text in "(FROM|ARG|RUN|COPY|#|\\n|\\\\|\\$|\\{|\\}|<<|E|'|\"|=|:-| |`|--from=|.){0,60}") {
             if let Ok(read) = stages(&text, &[]) {
                 let names = read.bases().iter().map(|base| (base.clone(), "new".to_owned())).collect();
-                let _ = read.with_bases(&text, &names);
+                let _ = read.rewritten(&text, &names, "S");
             }
         }
     }

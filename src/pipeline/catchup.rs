@@ -286,6 +286,7 @@ fn tags_are_in_place(
     site: &Site,
     client: &Registry,
     origin: &Origin,
+    mirror: &Mirror<'_>,
     commit: &CommitSha,
     images: &[Surveyed],
 ) -> Result<bool, Failure> {
@@ -302,12 +303,28 @@ fn tags_are_in_place(
         }
     }
     let own = |holdings: &Holdings| holdings.own.as_ref().map(|held| held.digest.clone());
-    Ok(docker.iter().zip(&holdings).all(|(image, holdings)| match own(holdings) {
-        Some(own) => {
-            holdings.moving.len() == image.tags.len() && holdings.moving.iter().all(|held| held.digest == own)
+    for (image, holdings) in docker.iter().zip(&holdings) {
+        let Some(own) = own(holdings) else {
+            if holdings.moving.is_empty() {
+                continue;
+            }
+            return Ok(false);
+        };
+        if holdings.moving.len() < image.tags.len() {
+            return Ok(false);
         }
-        None => holdings.moving.is_empty(),
-    }))
+        for held in holdings.moving.iter().filter(|held| held.digest != own) {
+            // A newer commit holds the tag, or another branch that shares it.
+            let elsewhere = match &held.revision {
+                Some(revision) => mirror.has_commit(revision)? && !mirror.is_ancestor(revision, commit)?,
+                None => false,
+            };
+            if !elsewhere {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
 }
 
 /// Whether this catchup may begin.
@@ -471,7 +488,7 @@ fn finish_newest(
         Err(failure) => return Err(failure),
     };
     let short = change.commit.short();
-    match tags_are_in_place(site, client, origin, &change.commit, &surveyed) {
+    match tags_are_in_place(site, client, origin, mirror, &change.commit, &surveyed) {
         Ok(true) => return Ok(None),
         Ok(false) => {}
         Err(failure) => {

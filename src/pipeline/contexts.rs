@@ -53,15 +53,19 @@ impl<'a> Contexts<'a> {
         names: &BTreeMap<String, String>,
     ) -> Result<(PathBuf, PathBuf), Failure> {
         let spec = &self.images[i].spec;
-        let content = if names.is_empty() {
-            source.files.dockerfile.content.clone()
-        } else {
-            let text = str::from_utf8(&source.files.dockerfile.content).ok();
-            let stages = text.and_then(|text| Some((text, DockerfileStages::parse(text, &spec.args).ok()?)));
-            let (text, stages) = stages.ok_or_else(|| {
-                Failure::bad_input(format!("image `{}`: its Dockerfile is not UTF-8", spec.name))
-            })?;
-            stages.with_bases(text, names).into_bytes()
+        let content = &source.files.dockerfile.content;
+        let stages = str::from_utf8(content).ok().and_then(|text| {
+            let stages = DockerfileStages::parse(text, &spec.args).ok()?;
+            Some(stages.rewritten(text, names, &self.origin.cache_scope()).into_bytes())
+        });
+        // Where no stages can be told, docker explains why.
+        let content = match stages {
+            Some(rewritten) => rewritten,
+            None if names.is_empty() => content.clone(),
+            None => {
+                let text = format!("image `{}`: its Dockerfile is not UTF-8", spec.name);
+                return Err(Failure::bad_input(text));
+            }
         };
         let folder = self.scratch.join(format!("dockerfile-{i}"));
         let dockerfile = folder.join("Dockerfile");

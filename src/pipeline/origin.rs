@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use crate::error::{Failure, Kind};
 use crate::git::{Remote, RemoteError, Transport};
-use crate::model::{BranchName, Change, ImageName, ImageRepository, RepoName};
+use crate::model::{BranchName, Change, Digest, ImageName, ImageRepository, RepoName};
 
 use super::{RepositoryRule, Site};
 
@@ -111,6 +111,13 @@ impl Origin {
             submodules: rule.is_some_and(|rule| rule.submodules),
             secrets,
         })
+    }
+
+    /// Separates what BuildKit caches for this repository where its cache does not look at the content: secrets, and cache
+    /// mounts.
+    pub(super) fn cache_scope(&self) -> String {
+        let hash = Digest::of(self.source.as_bytes());
+        format!("swanci-{}", hash.as_str().trim_start_matches("sha256:").get(..16).unwrap_or_default())
     }
 
     /// Whether an image with this `source` label is of this repository.

@@ -83,24 +83,28 @@ impl Work<'_> {
         };
         let begun = Instant::now();
         let name = self.engine_name(i);
-        let names: BTreeMap<String, String> =
+        let mut names: BTreeMap<String, String> =
             source.bases.iter().map(|(reference, base)| (reference.clone(), self.base_name(*base))).collect();
-        // Fetching submodules and large files is not part of the build's time.
-        let (context, dockerfile) = self.contexts.of(i, source, &names)?;
         let cancel = self.site.cancel.child(Some(self.site.timeout));
         let in_engine = !names.is_empty() && self.builder != Builder::Remote;
         if self.options.pull && in_engine {
             // docker's --pull would also ask a registry for the local base, which is only in the engine.
-            for reference in &source.foreign_bases {
-                self.site.docker.pull(reference, &cancel)?;
+            for reference in source.foreign_bases.iter().filter(|reference| !reference.contains('@')) {
+                let platform = image.spec.platform.as_deref();
+                let newest = self.site.docker.newest(self.builder, reference, platform, &cancel)?;
+                names.insert(reference.clone(), newest);
             }
         }
+        // Fetching submodules and large files is not part of the build's time.
+        let (context, dockerfile) = self.contexts.of(i, source, &names)?;
+        let mut args = image.spec.args.clone();
+        args.entry("BUILDKIT_CACHE_MOUNT_NS".to_owned()).or_insert_with(|| self.origin.cache_scope());
         let labels = self.labels(i, source);
         let request = BuildRequest {
             context,
             dockerfile,
             name: name.clone(),
-            args: image.spec.args.clone(),
+            args,
             labels: labels.clone(),
             target: image.spec.target.clone(),
             platform: image.spec.platform.clone(),
