@@ -208,7 +208,7 @@ impl<'a> Mirror<'a> {
             return Ok(tool.env("GIT_CONFIG_GLOBAL", file).env("HOME", home).without("XDG_CONFIG_HOME"));
         }
         self.folder()?;
-        let written = fs::create_dir_all(&home).and_then(|()| {
+        let written = crate::state_dir::create_below(&home).and_then(|()| {
             let temporary = tempfile::NamedTempFile::new_in(&home)?;
             fs::write(temporary.path(), text)?;
             temporary.persist(&file).map_err(|error| error.error)

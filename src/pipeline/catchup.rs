@@ -20,6 +20,7 @@ use crate::manifest::{ImageKind, ImageSpec};
 use crate::model::{BranchName, Change, CommitSha, Digest, RepoName};
 use crate::plan::Holdings;
 use crate::registry::Registry;
+use crate::state_dir;
 
 use super::checkout::resolve_by_hand;
 use super::compare::{Asked, ask};
@@ -271,8 +272,8 @@ fn remember(site: &Site, origin: &Origin, commit: &CommitSha, failure: Option<&F
     let file = failed_before(site, origin, commit);
     match failure {
         Some(failure) if matches!(failure.kind, Kind::Failed | Kind::BadInput) => {
-            let _ = std::fs::create_dir_all(site.state_dir.join("failed"));
-            let _ = std::fs::write(file, failure.one_line());
+            let made = state_dir::create_below(&site.state_dir.join("failed"));
+            let _ = made.and_then(|()| state_dir::write(&file, &failure.one_line()));
         }
         Some(_) => {}
         None => {
