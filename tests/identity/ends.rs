@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{Two, busybox};
-use crate::support::engine::unique;
+use crate::support::engine::{file_of, unique};
 use crate::support::swanci::{Scene, image};
 
 #[test]
@@ -77,4 +77,31 @@ fn a_build_secret_is_its_repositorys_alone_and_is_never_shown() {
     let ran = two.run_other(&commit, &["-v", "--no-cache"]);
     clean(&ran);
     assert!(!ran.stderr.contains("***"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_layer_that_was_made_with_a_secret_is_its_repositorys_alone() {
+    let two = Two::new();
+    let value = unique("secret-in-a-layer");
+    let file = two.scene.swanci.file("npm", &value);
+    two.configure(&format!("secrets = {{ npm = \"{}\" }}", file.display()), "");
+    let script = "/bin/busybox cp /run/secrets/npm /out || /bin/busybox touch /out";
+    let run = json!(["/bin/busybox", "sh", "-c", script]);
+    let dockerfile = format!(
+        "FROM scratch\nCOPY busybox /bin/busybox\nENV RUN={value}\nRUN --mount=type=secret,id=npm {run}\n"
+    );
+    for (name, repository) in [("a", &two.scene.repository), ("b", &two.other)] {
+        busybox(repository, name);
+        repository.write(&format!("{name}/Dockerfile"), &dockerfile);
+        repository.images(&[json!({"service_name": name, "version": "1"})]);
+    }
+    let own = two.scene.repository.commit("with the secret");
+    two.scene.run(&own, &[]).ended(0);
+    let other = two.other.commit("without it");
+    two.run_other(&other, &[]).ended(0);
+    let out = |name: &str, commit: &str| {
+        file_of(&two.scene.image_name(name, &format!("sha-{commit}")), "/out").unwrap()
+    };
+    assert_eq!(out("a", &own), value.as_bytes());
+    assert_eq!(out("b", &other), b"", "the layer of another repository");
 }

@@ -4,7 +4,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use super::{Two, busybox, content, import, names_in_engine};
-use crate::support::engine::{Cleanup, docker_text, unique};
+use crate::support::engine::{Cleanup, docker_text, inspect, unique};
 use crate::support::swanci::{Scene, Swanci, eventually, image};
 
 /// Every way in which a Dockerfile may name the image `NAME:1`, with its build argument.
@@ -233,6 +233,7 @@ fn pull_asks_for_the_bases_of_others_and_not_for_local_ones() {
         json!({"service_name": "top", "version": "1"}),
     ]);
     let commit = scene.repository.commit("first");
+    let engines = inspect(&foreign)["Id"].clone();
     for (args, expected) in [(&[][..], "old"), (&["--pull", "--force"][..], "new")] {
         scene.build(&commit, args).ended(0);
         let top = scene.image_name("top", &format!("sha-{commit}"));
@@ -242,6 +243,7 @@ fn pull_asks_for_the_bases_of_others_and_not_for_local_ones() {
             "{args:?}"
         );
         assert_eq!(names_in_engine(&[&format!("{name}:")]), Vec::<String>::new());
+        assert_eq!(inspect(&foreign)["Id"], engines, "the engine's own tag stays");
     }
 }
 
