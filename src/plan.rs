@@ -98,6 +98,8 @@ pub(crate) struct Held {
 pub(crate) struct Holdings {
     /// Under the commit's own `sha-` tag.
     pub(crate) own: Option<Held>,
+    /// Whether anything is under that tag, also what cannot be read.
+    pub(crate) own_is_taken: bool,
     /// Under the `sha-` tag of the first parent.
     pub(crate) parent: Option<Held>,
     /// Under the moving tags that the commit asks for, in their order.
@@ -135,6 +137,7 @@ pub(crate) enum Action {
     Reuse {
         digest: Digest,
         under: Tag,
+        own_is_taken: bool,
     },
     Skip {
         reason: String,
@@ -151,7 +154,11 @@ impl Action {
                 held.inputs.as_ref() == Some(inputs) && held.source.as_deref().is_some_and(&is_ours)
             });
         match same {
-            Some(held) => Action::Reuse { digest: held.digest.clone(), under: held.tag.clone() },
+            Some(held) => Action::Reuse {
+                digest: held.digest.clone(),
+                under: held.tag.clone(),
+                own_is_taken: holdings.own_is_taken,
+            },
             None if *holdings == Holdings::default() => Action::Build { why: "not in the registry" },
             None => Action::Build { why: "its inputs changed" },
         }
@@ -363,6 +370,7 @@ mod tests {
                 parent: parent.cloned(),
                 moving: moving.iter().map(|held| (*held).clone()).collect(),
                 others: others.iter().map(|held| (*held).clone()).collect(),
+                own_is_taken: own.is_some(),
                 confirmed: true,
             };
         for (holdings, owner) in [
@@ -388,6 +396,7 @@ mod tests {
         let under = |tag: &str, source| Action::Reuse {
             digest: held(tag, source, b"i").digest,
             under: tag.parse().unwrap(),
+            own_is_taken: false,
         };
         let changed = Action::Build { why: "its inputs changed" };
         let empty = Holdings::default();

@@ -52,7 +52,7 @@ pub(super) fn command(session: &Session, args: &Build, out: &mut dyn Write) -> R
         (None, None) => return Err(Failure::usage("give a document, or --repo with --commit or --branch")),
     };
     let options = BuildOptions { dry_run: args.dry_run, ..build_options(&args.options) };
-    let built = pipeline::build(&site, &change, payload_sha256.as_deref(), &options, &|_| {})?;
+    let built = pipeline::build(&site, &change, payload_sha256.as_deref(), &options, &|_, _| {})?;
     write_outcome(out, &built.document, built.failure)
 }
 

@@ -47,8 +47,9 @@ pub struct BuildOptions {
 /// A build that came to its end.
 pub type Built = Outcome<BuiltDocument>;
 
-/// Called for every image that is ready to be pushed, from the thread that found or built it.
-pub(super) type OnReady<'a> = &'a (dyn Fn(&Image) + Sync);
+/// Called for every image that is ready to be pushed, from the thread that found or built it, and with whether its
+/// immutable tag may be taken: `false` only where the registry has just said that nothing is there.
+pub(super) type OnReady<'a> = &'a (dyn Fn(&Image, bool) + Sync);
 
 /// Builds a change.
 pub fn build(
@@ -260,7 +261,11 @@ impl Work<'_> {
             self.surveyed.iter().map(|s| s.bases().map(|(_, base)| *base).collect()).collect();
         thread::scope(|scope| {
             scope.spawn(|| {
-                parallel::map(REGISTRY_THREADS, &unchanged, |i| (self.on_ready)(&self.planned(*i)));
+                parallel::map(REGISTRY_THREADS, &unchanged, |i| {
+                    let is_taken =
+                        !matches!(self.actions[*i], Some(Action::Reuse { own_is_taken: false, .. }));
+                    (self.on_ready)(&self.planned(*i), is_taken);
+                });
             });
             schedule::in_order(self.site.jobs, &to_build, &after, |i| self.build(i));
         });
@@ -270,7 +275,7 @@ impl Work<'_> {
         let built = self.failed_base(i).and_then(|()| self.site.cancel.check().map_err(Failure::from));
         let done = match built.and_then(|()| self.build_one(i)) {
             Ok(image) => {
-                (self.on_ready)(&image);
+                (self.on_ready)(&image, true);
                 Done { image, failed: None }
             }
             Err(failure) => {
@@ -301,7 +306,7 @@ impl Work<'_> {
             Some(Action::Build { why }) => {
                 Image { reason: Some((*why).to_owned()), ..self.described(i, ImageStatus::Planned) }
             }
-            Some(Action::Reuse { digest, under }) => Image {
+            Some(Action::Reuse { digest, under, .. }) => Image {
                 digest: Some(digest.clone()),
                 reason: self.options.dry_run.then(|| format!("the registry holds it as {under}")),
                 ..self.described(i, ImageStatus::Unchanged)

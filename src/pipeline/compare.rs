@@ -33,8 +33,9 @@ pub(super) fn ask(client: &Registry, asked: &[Asked<'_>]) -> Result<Vec<Holdings
         .collect();
     let found = read(client, &tags.iter().map(|(i, tag)| (asked[*i].repository, *tag)).collect::<Vec<_>>())?;
     let mut holdings: Vec<Holdings> = asked.iter().map(|_| Holdings::default()).collect();
-    for ((i, tag), held) in tags.iter().zip(found) {
+    for ((i, tag), (is_taken, held)) in tags.iter().zip(found) {
         let (holdings, asked) = (&mut holdings[*i], &asked[*i]);
+        holdings.own_is_taken |= is_taken && *tag == asked.own;
         let Some(held) = held else { continue };
         if *tag == asked.own {
             holdings.own = Some(held);
@@ -95,18 +96,23 @@ fn look_at_others(
         tags.extend(immutable.into_iter().rev().chain(other).take(OTHERS).map(|tag| (i, tag)));
     }
     let places: Vec<_> = tags.iter().map(|(i, tag)| (asked[*i].repository, tag)).collect();
-    for ((i, _), held) in tags.iter().zip(read(client, &places)?) {
+    for ((i, _), (_, held)) in tags.iter().zip(read(client, &places)?) {
         holdings[*i].others.extend(held);
     }
     Ok(())
 }
 
-/// What is under these tags. What two tags share is read once.
-fn read(client: &Registry, tags: &[(&ImageRepository, &Tag)]) -> Result<Vec<Option<Held>>, RegistryError> {
-    let manifests = parallel::map(REGISTRY_THREADS, tags, |(repository, tag)| {
-        absent_if_unreadable(client.get_manifest(repository.path(), *tag))
+/// Whether something is under each of these tags, and the image, if it can be read. What two tags share is read once.
+fn read(
+    client: &Registry,
+    tags: &[(&ImageRepository, &Tag)],
+) -> Result<Vec<(bool, Option<Held>)>, RegistryError> {
+    let answers = parallel::map(REGISTRY_THREADS, tags, |(repository, tag)| {
+        client.get_manifest(repository.path(), *tag)
     });
-    let manifests: Vec<Option<Manifest>> = manifests.into_iter().collect::<Result<_, _>>()?;
+    let is_taken: Vec<bool> = answers.iter().map(|answer| !matches!(answer, Ok(None))).collect();
+    let manifests: Vec<Option<Manifest>> =
+        answers.into_iter().map(absent_if_unreadable).collect::<Result<_, _>>()?;
     let mut distinct: BTreeMap<(&ImageName, &Digest), &Manifest> = BTreeMap::new();
     for ((repository, _), manifest) in tags.iter().zip(&manifests) {
         distinct.extend(manifest.as_ref().map(|m| ((repository.path(), &m.digest), m)));
@@ -130,7 +136,7 @@ fn read(client: &Registry, tags: &[(&ImageRepository, &Tag)]) -> Result<Vec<Opti
             inputs: labels.get(INPUTS_LABEL).and_then(|inputs| inputs.parse().ok()),
         })
     };
-    Ok(tags.iter().zip(&manifests).map(held).collect())
+    Ok(is_taken.into_iter().zip(tags.iter().zip(&manifests).map(held)).collect())
 }
 
 /// An image that cannot be read counts as absent; a registry that does not answer does not.

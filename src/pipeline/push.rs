@@ -41,7 +41,7 @@ pub fn push(site: &Site, built: BuiltDocument, options: &PushOptions) -> Result<
     }
     let pushed = parallel::map(UPLOADS, &built.images, |image| {
         if needs_push(image) {
-            push_image(site, &origin, &built.change.commit, image, options).map(Some)
+            push_image(site, &origin, &built.change.commit, image, true, options).map(Some)
         } else {
             Ok(None)
         }
@@ -201,12 +201,13 @@ fn combine(failures: Vec<Failure>) -> Option<Failure> {
     Some(first)
 }
 
-/// Phase 1 for one image: it is in the registry under its immutable tag, and the registry says under which digest.
+/// Phase 1 for one image, whose immutable tag may be taken already: afterwards it is in the registry under its immutable tag, and the registry says under which digest.
 pub(super) fn push_image(
     site: &Site,
     origin: &Origin,
     commit: &CommitSha,
     image: &Image,
+    may_be_taken: bool,
     options: &PushOptions,
 ) -> Result<Image, Failure> {
     let (_, client) = site.registry_and_client()?;
@@ -220,7 +221,9 @@ pub(super) fn push_image(
         (Some(id), _) if image.status == ImageStatus::Built => {
             phase.push_built(id, &mut |line| step.line(line)).map(|pushed| (pushed, "pushed"))
         }
-        (_, Some(digest)) => phase.tag_unchanged(digest).map(|pushed| (pushed, "unchanged, tagged")),
+        (_, Some(digest)) => {
+            phase.tag_unchanged(digest, may_be_taken).map(|pushed| (pushed, "unchanged, tagged"))
+        }
         (_, None) => {
             Err(Failure::bad_input(format!("the image {} has neither image_id nor digest", image.name)))
         }
@@ -369,8 +372,8 @@ impl Phase1<'_> {
     }
 
     /// An unchanged image: its manifest under one more tag; no layer moves.
-    fn tag_unchanged(&self, digest: &Digest) -> Result<InRegistry, Failure> {
-        if let Some(held) = self.held(|manifest| manifest.digest == *digest)? {
+    fn tag_unchanged(&self, digest: &Digest, may_be_taken: bool) -> Result<InRegistry, Failure> {
+        if may_be_taken && let Some(held) = self.held(|manifest| manifest.digest == *digest)? {
             return Ok(held);
         }
         let path = self.repository.path();

@@ -36,8 +36,8 @@ pub fn run(
     let origin = Origin::of(site, change)?;
     let build_options = BuildOptions { only_own_paths: !push_options.take_over, ..build_options.clone() };
     let pushed: Mutex<Vec<(String, Result<Image, Failure>)>> = Mutex::new(Vec::new());
-    let push = |image: &Image| {
-        let result = push_image(site, &origin, &change.commit, image, push_options);
+    let push = |image: &Image, may_be_taken: bool| {
+        let result = push_image(site, &origin, &change.commit, image, may_be_taken, push_options);
         pushed.lock().unwrap_or_else(PoisonError::into_inner).push((image.name.clone(), result));
     };
     let (ready, to_push) = mpsc::channel::<Image>();
@@ -49,18 +49,18 @@ pub fn run(
                     loop {
                         let next = to_push.lock().unwrap_or_else(PoisonError::into_inner).recv();
                         let Ok(image) = next else { return };
-                        push(&image);
+                        push(&image, true);
                     }
                 });
             }
             // Owned by the build, so that the uploads end with it, also when it panics.
             let ready = Mutex::new(ready);
-            let on_ready = move |image: &Image| {
+            let on_ready = move |image: &Image, may_be_taken: bool| {
                 if image.status == ImageStatus::Built {
                     // The receivers live until the sender is gone.
                     let _ = ready.lock().unwrap_or_else(PoisonError::into_inner).send(image.clone());
                 } else {
-                    push(image);
+                    push(image, may_be_taken);
                 }
             };
             let built = build(site, change, payload_sha256, &build_options, &on_ready);
