@@ -22,7 +22,7 @@ use super::routes::{Routes, Side};
 /// Connections to tiny_http: as many as it always has threads for (`MIN_THREADS` of its pool).
 pub(super) const LINKS: usize = 4;
 /// Threads that answer. One of them may wait for docker (`/readyz`).
-const LOOPS: usize = 2;
+const LOOPS: usize = 3;
 /// How long the first answer of a connection may take.
 const START_TIME: Duration = Duration::from_secs(5);
 /// The header that names the side. Only the gate writes it: of a client's headers none but those of the routes pass.
