@@ -9,9 +9,11 @@ use std::time::Duration;
 use serde_json::json;
 use swanci::error::Failure;
 use swanci::listener::{
-    Answer, App, ContentKind, Delivered, DeliveryLine, Limits, Listener, Metrics, QueueSnapshot, RawDelivery,
-    Stopper, bind,
+    Answer, App, ContentKind, Delivered, DeliveryLine, Limits, Listener, Metrics, RawDelivery, Stopper,
+    Verdict, bind,
 };
+
+use swanci::queue::QueueStats;
 
 use crate::support::http::{Client, PATIENCE, ask, chunked, delivery, get, sign, signed_head};
 
@@ -39,27 +41,27 @@ impl FakeApp {
 impl App for FakeApp {
     fn deliver(&self, delivery: RawDelivery<'_>) -> Delivered {
         if delivery.signature != sign(SECRET, delivery.body) {
-            return Answer::Unauthorized.into();
+            return Answer::unauthorized().into();
         }
         self.seen.fetch_add(1, Ordering::SeqCst);
         let reason = format!("{} bytes", delivery.body.len());
         match delivery.event.unwrap_or("none") {
-            "queued" => Answer::Queued { job: 17, reason },
-            "duplicate" => Answer::Duplicate { job: 17, reason },
-            "unavailable" => Answer::Unavailable { reason: "the queue cannot be written".into() },
-            "skip" => Answer::Skip { reason },
-            "ping" => Answer::Pong,
-            "not-allowed" => Answer::NotAllowed { reason: "evil/repo is not on the allow-list".into() },
-            "malformed" => Answer::Malformed { message: "pull_request.merged: expected a boolean".into() },
-            "long" => Answer::Skip { reason: String::from_utf8(delivery.body.to_vec()).unwrap() },
-            "form" => Answer::Skip { reason: format!("{:?}", delivery.content) },
-            "id" => Answer::Skip { reason: delivery.delivery_id.unwrap_or("none").to_owned() },
+            "queued" => Answer::of_job(Verdict::Queued, 17, reason),
+            "duplicate" => Answer::of_job(Verdict::Duplicate, 17, reason),
+            "unavailable" => Answer::new(Verdict::Unavailable, "the queue cannot be written"),
+            "skip" => Answer::new(Verdict::Skip, reason),
+            "ping" => Answer::new(Verdict::Pong, "the webhook works"),
+            "not-allowed" => Answer::new(Verdict::NotAllowed, "evil/repo is not on the allow-list"),
+            "malformed" => Answer::new(Verdict::Malformed, "pull_request.merged: expected a boolean"),
+            "long" => Answer::new(Verdict::Skip, String::from_utf8(delivery.body.to_vec()).unwrap()),
+            "form" => Answer::new(Verdict::Skip, format!("{:?}", delivery.content)),
+            "id" => Answer::new(Verdict::Skip, delivery.delivery_id.unwrap_or("none")),
             "panic" => panic!("the app fails, as a test asked it to"),
             "block" => {
                 self.blocked.fetch_add(1, Ordering::SeqCst);
                 let open = self.open.lock().unwrap();
                 drop(self.bell.wait_timeout_while(open, PATIENCE, |open| !*open).unwrap());
-                Answer::Skip { reason }
+                Answer::new(Verdict::Skip, reason)
             }
             other => panic!("no such event: {other}"),
         }
@@ -416,7 +418,7 @@ fn a_stop_does_not_wait_for_ever() {
 fn readiness_and_metrics_are_on_the_admin_side_alone() {
     let served = Served::new();
     assert_eq!(served.ask(delivery(SECRET, "ping", b"{}")).status, 200);
-    served.metrics.watch_queue(|| QueueSnapshot { queued: 5, ..QueueSnapshot::default() });
+    served.metrics.watch_queue(|| QueueStats { queued: 5, ..QueueStats::default() });
     let shown = ask(served.admin, get("/metrics"));
     assert_eq!(shown.status, 200);
     assert!(shown.header("content-type").unwrap().starts_with("application/openmetrics-text"));

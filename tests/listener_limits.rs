@@ -226,7 +226,9 @@ fn ten_thousand_malformed_requests_leave_nothing_behind() {
 #[test]
 fn with_few_threads_connections_are_closed_and_the_listener_is_whole_afterwards() {
     let binary = std::env::temp_dir().join(format!("swanci-test-{:08x}", fastrand::u32(..)));
-    std::fs::copy(std::env::current_exe().unwrap(), &binary).unwrap();
+    // By another process: a file that this one has open for writing could not be run while any of its children starts.
+    let copied = Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&binary).status().unwrap();
+    assert!(copied.success());
     let mut command = Command::new("setpriv");
     command
         .args(["--reuid=54321", "--clear-groups", "prlimit", "--nproc=24"])

@@ -49,13 +49,13 @@ impl Announcer {
     /// One delivery and its answer.
     pub(super) fn delivery(&self, line: &DeliveryLine<'_>) {
         let delivered = line.delivered;
-        let (answer, status) = (&delivered.answer, delivered.answer.reply().status);
+        let (answer, status) = (&delivered.answer, delivered.answer.status());
         let Some(unsaid) = self.unsaid_refusals(status >= 400) else { return };
         if self.json {
             return write_json(&json!({
                 "event": "delivery", "delivery": line.id, "name": line.event,
-                "repository": delivered.repository, "pull_request": delivered.pull_request, "job": answer.job(),
-                "status": status, "answer": answer.label(), "why": answer.why(), "refused_before": unsaid,
+                "repository": delivered.repository, "pull_request": delivered.pull_request, "job": answer.job,
+                "status": status, "answer": answer.label(), "why": answer.why, "refused_before": unsaid,
             }));
         }
         let mut text = format!("delivery {}: {}", line.id.unwrap_or("-"), line.event.unwrap_or("no event"));
@@ -66,10 +66,10 @@ impl Announcer {
             text.push_str(&format!(" #{number}"));
         }
         text.push_str(&format!(": {status} {}", answer.label()));
-        if let Some(job) = answer.job() {
+        if let Some(job) = answer.job {
             text.push_str(&format!(" (job {job})"));
         }
-        text.push_str(&format!(": {}", answer.why()));
+        text.push_str(&format!(": {}", answer.why));
         if unsaid > 0 {
             text.push_str(&format!("; {unsaid} more were refused before"));
         }

@@ -16,7 +16,7 @@ use crate::config::{Config, read_secret_file};
 use crate::decide::{BranchGlobs, Policy};
 use crate::error::{Classify as _, Failure, Kind};
 use crate::forge::signature::WebhookSecret;
-use crate::listener::{self, Intake, Limits, Listener, Metrics, QueueSnapshot, Rules};
+use crate::listener::{self, Intake, Limits, Listener, Metrics, Rules};
 use crate::process;
 use crate::progress::Progress;
 use crate::queue::{
@@ -55,7 +55,10 @@ pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Ser
     end_stale_children(&state_dir, &announcer)?;
     let queue = Store::open(lock, Arc::new(jiff::Timestamp::now))?;
     let metrics = Metrics::new();
-    watch_queue(&metrics, &queue);
+    metrics.watch_queue({
+        let queue = queue.clone();
+        move || queue.stats().unwrap_or_default()
+    });
     let works = Arc::new(Works::new(config.clone(), metrics.clone(), args.registry.clone()));
     // A configuration that cannot work is found now, not with the first merge.
     let site = works.site(&session.progress, &session.cancel)?;
@@ -251,25 +254,6 @@ fn announce_addresses(listener: &Listener, admin: bool, announcer: &Announcer) {
     if let Some(admin) = admin {
         announcer.say("metrics", &format!("metrics on http://{admin}/metrics"));
     }
-}
-
-fn watch_queue(metrics: &Metrics, queue: &Store) {
-    let queue = queue.clone();
-    metrics.watch_queue(move || {
-        let stats = queue.stats().unwrap_or_default();
-        let oldest = stats.oldest_queued.map(|since| {
-            let waited = jiff::Timestamp::now().duration_since(since);
-            Duration::try_from(waited).unwrap_or_default()
-        });
-        QueueSnapshot {
-            queued: stats.queued,
-            running: stats.running,
-            succeeded: stats.succeeded,
-            failed: stats.failed,
-            cancelled: stats.cancelled,
-            oldest,
-        }
-    });
 }
 
 /// The queue and docker are asked at most once a second, however often `/readyz` is, and by one at a time: a docker that

@@ -3,126 +3,92 @@
 use serde_json::json;
 use tiny_http::{HTTPVersion, Header, Response, StatusCode};
 
-/// What a delivery is answered with. The table is CONTRACT's, under `serve`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
-    /// A merge to build; its job is on disk.
-    Queued {
-        /// The job's number.
-        job: i64,
-        /// Why it is built.
-        reason: String,
-    },
-    /// The same merge again.
-    Duplicate {
-        /// The job that it already has.
-        job: i64,
-        /// Why nothing new was queued.
-        reason: String,
-    },
+/// What a delivery comes to. The statuses are CONTRACT's, under `serve`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Its job is on disk.
+    Queued,
+    Duplicate,
     /// Not a merge, or filtered out.
-    Skip {
-        /// Why.
-        reason: String,
-    },
-    /// The forge's `ping`.
+    Skip,
     Pong,
     /// No signature or a wrong one: the same bytes for both, so that nobody learns which.
     Unauthorized,
-    /// The repository is not on the allow-list.
-    NotAllowed {
-        /// Which repository.
-        reason: String,
-    },
-    /// Malformed JSON or payload.
-    Malformed {
-        /// What is wrong, with the JSON path.
-        message: String,
-    },
-    /// The body is over the cap.
+    NotAllowed,
+    Malformed,
     TooLarge,
-    /// Neither JSON nor GitHub's form encoding.
     UnsupportedMediaType,
-    /// The queue cannot be written: nothing was accepted.
-    Unavailable {
-        /// What is wrong, as far as a stranger may know.
-        reason: String,
-    },
+    /// Nothing was accepted.
+    Unavailable,
+}
+
+impl Verdict {
+    /// Its name in the log and the metrics, its status, and, unless that is an error, the `decision` of its body.
+    const fn row(self) -> (&'static str, u16, Option<&'static str>) {
+        match self {
+            Verdict::Queued => ("queued", 202, Some("build")),
+            Verdict::Duplicate => ("duplicate", 200, Some("duplicate")),
+            Verdict::Skip => ("skip", 200, Some("skip")),
+            Verdict::Pong => ("pong", 200, Some("pong")),
+            Verdict::Unauthorized => ("unauthorized", 401, None),
+            Verdict::NotAllowed => ("not_allowed", 403, None),
+            Verdict::Malformed => ("malformed", 400, None),
+            Verdict::TooLarge => ("too_large", 413, None),
+            Verdict::UnsupportedMediaType => ("unsupported_media_type", 415, None),
+            Verdict::Unavailable => ("unavailable", 503, None),
+        }
+    }
+}
+
+/// What a delivery is answered with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    pub verdict: Verdict,
+    pub job: Option<i64>,
+    /// For whoever delivered it, so it holds nothing of this machine.
+    pub why: String,
 }
 
 impl Answer {
-    /// The label of this answer in the metrics.
+    pub fn new(verdict: Verdict, why: impl Into<String>) -> Answer {
+        Answer { verdict, job: None, why: why.into() }
+    }
+
+    pub fn of_job(verdict: Verdict, job: i64, why: impl Into<String>) -> Answer {
+        Answer { job: Some(job), ..Answer::new(verdict, why) }
+    }
+
+    pub fn unauthorized() -> Answer {
+        Answer::new(Verdict::Unauthorized, "the signature is missing or wrong")
+    }
+
+    pub(super) fn too_large() -> Answer {
+        Answer::new(Verdict::TooLarge, "the body is too large")
+    }
+
     pub fn label(&self) -> &'static str {
-        match self {
-            Answer::Queued { .. } => "queued",
-            Answer::Duplicate { .. } => "duplicate",
-            Answer::Skip { .. } => "skip",
-            Answer::Pong => "pong",
-            Answer::Unauthorized => "unauthorized",
-            Answer::NotAllowed { .. } => "not_allowed",
-            Answer::Malformed { .. } => "malformed",
-            Answer::TooLarge => "too_large",
-            Answer::UnsupportedMediaType => "unsupported_media_type",
-            Answer::Unavailable { .. } => "unavailable",
-        }
+        self.verdict.row().0
     }
 
-    /// Why, for the log.
-    pub fn why(&self) -> &str {
-        match self {
-            Answer::Queued { reason, .. }
-            | Answer::Duplicate { reason, .. }
-            | Answer::Skip { reason }
-            | Answer::NotAllowed { reason }
-            | Answer::Malformed { message: reason }
-            | Answer::Unavailable { reason } => reason,
-            Answer::Pong => "the webhook works",
-            Answer::Unauthorized => UNAUTHORIZED,
-            Answer::TooLarge => TOO_LARGE,
-            Answer::UnsupportedMediaType => UNSUPPORTED_MEDIA_TYPE,
-        }
-    }
-
-    /// The job of a merge.
-    pub fn job(&self) -> Option<i64> {
-        match self {
-            Answer::Queued { job, .. } | Answer::Duplicate { job, .. } => Some(*job),
-            Answer::Skip { .. }
-            | Answer::NotAllowed { .. }
-            | Answer::Malformed { .. }
-            | Answer::Unavailable { .. }
-            | Answer::Pong
-            | Answer::Unauthorized
-            | Answer::TooLarge
-            | Answer::UnsupportedMediaType => None,
-        }
+    pub fn status(&self) -> u16 {
+        self.verdict.row().1
     }
 
     /// The answer as it goes over the wire.
     pub fn reply(&self) -> Reply {
-        match self {
-            Answer::Queued { job, reason } => {
-                Reply::json(202, &json!({"decision": "build", "job": job, "reason": reason}))
-            }
-            Answer::Duplicate { job, reason } => {
-                Reply::json(200, &json!({"decision": "duplicate", "job": job, "reason": reason}))
-            }
-            Answer::Skip { reason } => Reply::json(200, &json!({"decision": "skip", "reason": reason})),
-            Answer::Pong => Reply::json(200, &json!({"decision": "pong"})),
-            Answer::Unauthorized => Reply::error(401, UNAUTHORIZED),
-            Answer::NotAllowed { reason } => Reply::error(403, reason),
-            Answer::Malformed { message } => Reply::error(400, message),
-            Answer::TooLarge => Reply::error(413, TOO_LARGE),
-            Answer::UnsupportedMediaType => Reply::error(415, UNSUPPORTED_MEDIA_TYPE),
-            Answer::Unavailable { reason } => Reply::error(503, reason).retry_after(RETRY_AFTER),
+        let (_, status, decision) = self.verdict.row();
+        let Some(decision) = decision else {
+            let reply = Reply::error(status, &self.why);
+            return if status == 503 { reply.retry_after(RETRY_AFTER) } else { reply };
+        };
+        let mut body = serde_json::Map::from_iter([("decision".to_owned(), json!(decision))]);
+        body.extend(self.job.map(|job| ("job".to_owned(), json!(job))));
+        if self.verdict != Verdict::Pong {
+            body.insert("reason".to_owned(), json!(self.why));
         }
+        Reply::json(status, &body.into())
     }
 }
-
-const UNAUTHORIZED: &str = "the signature is missing or wrong";
-const TOO_LARGE: &str = "the body is too large";
-const UNSUPPORTED_MEDIA_TYPE: &str =
-    "the content type is neither application/json nor application/x-www-form-urlencoded";
 
 /// Seconds after which a client that got 503 may try again.
 const RETRY_AFTER: u32 = 30;
@@ -132,13 +98,9 @@ const RETRY_AFTER: u32 = 30;
 pub enum Refusal {
     /// Not HTTP, or framed in a way that two readers could read differently.
     BadRequest,
-    /// Nothing by that name.
     NotFound,
-    /// The path is known, the method is not for it.
     MethodNotAllowed(&'static str),
-    /// The head or the body took too long.
     Timeout,
-    /// The body is over the cap.
     BodyTooLarge,
     /// An `Expect` other than `100-continue`.
     Expectation,
@@ -146,14 +108,12 @@ pub enum Refusal {
     HeadTooLarge,
     /// The byte budget is spent, or no answer came in time.
     Overloaded,
-    /// Neither HTTP/1.0 nor HTTP/1.1.
     Version,
     /// Dropped without an answer: the oldest unfinished reader, when room was needed.
     Evicted,
 }
 
 impl Refusal {
-    /// The label of this refusal in the metrics.
     pub fn label(self) -> &'static str {
         match self {
             Refusal::BadRequest => "bad_request",
@@ -178,7 +138,7 @@ impl Refusal {
                 Reply { allow: Some(allow), ..Reply::error(405, "method not allowed") }
             }
             Refusal::Timeout => Reply::error(408, "the request took too long"),
-            Refusal::BodyTooLarge => Answer::TooLarge.reply(),
+            Refusal::BodyTooLarge => Answer::too_large().reply(),
             Refusal::Expectation => Reply::error(417, "only 100-continue is supported"),
             Refusal::HeadTooLarge => Reply::error(431, "the headers are too large"),
             Refusal::Overloaded | Refusal::Evicted => {
@@ -192,20 +152,16 @@ impl Refusal {
 /// An answer as it goes over the wire.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
-    /// The status code.
     pub status: u16,
-    /// The value of `Content-Type`.
     pub content_type: &'static str,
     /// The value of `Allow`, with 405.
     pub allow: Option<&'static str>,
     /// The value of `Retry-After` in seconds, with 503.
     pub retry_after: Option<u32>,
-    /// The body.
     pub body: Vec<u8>,
 }
 
 impl Reply {
-    /// A JSON document.
     pub fn json(status: u16, body: &serde_json::Value) -> Reply {
         let mut body = body.to_string().into_bytes();
         body.push(b'\n');
@@ -263,32 +219,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_answer_has_the_status_that_the_contract_pins() {
-        let text = || "x".to_owned();
+    fn every_answer_has_the_status_and_body_that_the_contract_pins() {
+        let of_job = |verdict| Answer::of_job(verdict, 17, "x");
         let table = [
-            (
-                Answer::Queued { job: 17, reason: text() },
-                202,
-                r#"{"decision":"build","job":17,"reason":"x"}"#,
-            ),
-            (
-                Answer::Duplicate { job: 17, reason: text() },
-                200,
-                r#"{"decision":"duplicate","job":17,"reason":"x"}"#,
-            ),
-            (Answer::Skip { reason: text() }, 200, r#"{"decision":"skip","reason":"x"}"#),
-            (Answer::Pong, 200, r#"{"decision":"pong"}"#),
-            (Answer::Unauthorized, 401, r#"{"error":"the signature is missing or wrong"}"#),
-            (Answer::NotAllowed { reason: text() }, 403, r#"{"error":"x"}"#),
-            (Answer::Malformed { message: text() }, 400, r#"{"error":"x"}"#),
-            (Answer::TooLarge, 413, r#"{"error":"the body is too large"}"#),
-            (Answer::Unavailable { reason: text() }, 503, r#"{"error":"x"}"#),
+            (of_job(Verdict::Queued), 202, r#"{"decision":"build","job":17,"reason":"x"}"#),
+            (of_job(Verdict::Duplicate), 200, r#"{"decision":"duplicate","job":17,"reason":"x"}"#),
+            (Answer::new(Verdict::Skip, "x"), 200, r#"{"decision":"skip","reason":"x"}"#),
+            (Answer::new(Verdict::Pong, "x"), 200, r#"{"decision":"pong"}"#),
+            (Answer::unauthorized(), 401, r#"{"error":"the signature is missing or wrong"}"#),
+            (Answer::new(Verdict::NotAllowed, "x"), 403, r#"{"error":"x"}"#),
+            (Answer::new(Verdict::Malformed, "x"), 400, r#"{"error":"x"}"#),
+            (Answer::too_large(), 413, r#"{"error":"the body is too large"}"#),
+            (Answer::new(Verdict::UnsupportedMediaType, "x"), 415, r#"{"error":"x"}"#),
+            (Answer::new(Verdict::Unavailable, "x"), 503, r#"{"error":"x"}"#),
         ];
         for (answer, status, body) in table {
             let reply = answer.reply();
             assert_eq!((reply.status, String::from_utf8_lossy(&reply.body).trim()), (status, body));
             assert_eq!(reply.retry_after.is_some(), status == 503, "{answer:?}");
         }
-        assert_eq!(Answer::UnsupportedMediaType.reply().status, 415);
     }
 }

@@ -12,7 +12,7 @@ use super::head::{Framing, parse};
 use super::inner::{Inner, for_client};
 use super::limits::Limits;
 use super::metrics::Metrics;
-use super::request::Incoming;
+use super::request::{Incoming, PIECE};
 use super::routes::{READ, Routes, Side};
 
 /// Stack of a connection's thread: one read buffer, one head, and room.
@@ -256,7 +256,7 @@ impl Connection {
     /// might never see its answer.
     fn linger(&self) {
         let until = Instant::now() + self.gate.limits.linger_time;
-        let mut piece = [0; 16 * 1024];
+        let mut piece = [0; PIECE];
         loop {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() || self.stream.set_read_timeout(Some(left)).is_err() {

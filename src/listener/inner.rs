@@ -19,10 +19,11 @@ use super::body::BodyBytes;
 use super::head::Head;
 use super::routes::{Routes, Side};
 
-/// Connections to tiny_http: as many as it always has threads for (`MIN_THREADS` of its pool).
-pub(super) const LINKS: usize = 4;
-/// Threads that answer. One of them may wait for docker (`/readyz`).
-const LOOPS: usize = 2;
+/// Threads that answer, and connections to tiny_http, which keeps four threads for them: one of those is always waiting, so
+/// that it starts no other. One of the three that answer may wait for docker (`/readyz`).
+pub(super) const LINKS: usize = 3;
+/// How long tiny_http's threads have to start, and to notice the end of a connection.
+const SETTLE: Duration = Duration::from_millis(20);
 /// How long the first answer of a connection may take.
 const START_TIME: Duration = Duration::from_secs(5);
 /// The header that names the side. Only the gate writes it: of a client's headers none but those of the routes pass.
@@ -62,22 +63,19 @@ impl Inner {
             links: Mutex::new(links_of),
             free: Condvar::new(),
         };
-        for _ in 0..LOOPS {
+        for _ in 0..LINKS {
             let (server, retired) = (Arc::clone(&inner.server), Arc::clone(&inner.retired));
             let routes = Arc::clone(routes);
             let thread = std::thread::Builder::new().name("answer".to_owned());
             thread.spawn(move || answer_all(&server, &retired, &routes))?;
         }
+        // A thread that tiny_http adds, because its own have not started yet, stays for as long as its connection.
+        std::thread::sleep(SETTLE);
+        probe(&UnixStream::connect(&path)?)?;
+        std::thread::sleep(SETTLE);
         for _ in 0..links {
             let link = UnixStream::connect(&path)?;
-            let mut late = false;
-            exchange(&link, b"GET /healthz HTTP/1.1\r\n\r\n", &[], START_TIME, &mut || {
-                late = true;
-                let _ = link.shutdown(std::net::Shutdown::Both);
-            })?;
-            if late {
-                return Err(io::Error::other("tiny_http does not answer"));
-            }
+            probe(&link)?;
             inner.give_back(Some(link));
         }
         Ok(inner)
@@ -138,6 +136,15 @@ impl Drop for Inner {
         let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
         self.server.unblock();
     }
+}
+
+fn probe(link: &UnixStream) -> io::Result<()> {
+    let mut late = false;
+    exchange(link, b"GET /healthz HTTP/1.1\r\n\r\n", &[], START_TIME, &mut || {
+        late = true;
+        let _ = link.shutdown(std::net::Shutdown::Both);
+    })?;
+    if late { Err(io::Error::other("tiny_http does not answer")) } else { Ok(()) }
 }
 
 /// Sends one request and reads its answer.

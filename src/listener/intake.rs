@@ -11,7 +11,7 @@ use crate::forge::{self, Encoding, Event, Headers};
 use crate::model::RepoName;
 use crate::queue::{Accepted, JobId, JobState, NewJob, QueueError, Store};
 
-use super::answer::Answer;
+use super::answer::{Answer, Verdict};
 use super::routes::{App, ContentKind, Delivered, DeliveryLine, RawDelivery};
 
 /// What decides over deliveries, and may be read again while `serve` runs.
@@ -85,7 +85,7 @@ fn unavailable(error: &QueueError) -> Answer {
         | QueueError::NotOwner(_) => "the queue does not work",
     };
     crate::progress::write_stderr(&format!("warning: a delivery was refused with 503: {error}"));
-    Answer::Unavailable { reason: reason.to_owned() }
+    Answer::new(Verdict::Unavailable, reason)
 }
 
 impl Intake {
@@ -98,18 +98,18 @@ impl Intake {
     ) -> Result<(NewJob, String), Answer> {
         let rules = Arc::clone(&*self.rules.read().unwrap_or_else(PoisonError::into_inner));
         if !rules.secret.verifies(delivery.body, Some(delivery.signature)) {
-            return Err(Answer::Unauthorized);
+            return Err(Answer::unauthorized());
         }
         let encoding = match delivery.content {
             ContentKind::Json => Encoding::Json,
             ContentKind::Form => Encoding::Form,
         };
-        let malformed = |message: String| Answer::Malformed { message };
+        let malformed = |why: String| Answer::new(Verdict::Malformed, why);
         let headers = Headers { event: delivery.event, encoding, forge: None };
         let read = forge::parse(delivery.body, headers).map_err(|error| malformed(error.to_string()))?;
         subject.0 = read.repository.as_ref().map(ToString::to_string);
         if matches!(read.event, Event::Ping) {
-            return Err(Answer::Pong);
+            return Err(Answer::new(Verdict::Pong, "the webhook works"));
         }
         let no_policy = Policy::default();
         let policy = match &read.repository {
@@ -117,8 +117,8 @@ impl Intake {
             Some(name) => match rules.repositories.iter().find(|(allowed, _)| allowed.same_as(name)) {
                 Some((_, policy)) => policy,
                 None => {
-                    let reason = format!("the repository `{name}` is not on the allow-list");
-                    return Err(Answer::NotAllowed { reason });
+                    let why = format!("the repository `{name}` is not on the allow-list");
+                    return Err(Answer::new(Verdict::NotAllowed, why));
                 }
             },
         };
@@ -128,7 +128,7 @@ impl Intake {
             Outcome::Skip(change) => {
                 let pull_request = change.as_ref().and_then(|change| change.pull_request.as_ref());
                 subject.1 = pull_request.map(|pull_request| pull_request.number);
-                return Err(Answer::Skip { reason: decision.reason });
+                return Err(Answer::new(Verdict::Skip, decision.reason));
             }
         };
         subject.1 = change.pull_request.as_ref().map(|pull_request| pull_request.number);
@@ -154,7 +154,7 @@ impl Intake {
 
     fn accept(&self, job: NewJob, reason: String) -> Answer {
         if self.only_one && self.closed.swap(true, Ordering::SeqCst) {
-            return Answer::Unavailable { reason: "this listener takes one merge and has it".to_owned() };
+            return Answer::new(Verdict::Unavailable, "this listener takes one merge and has it");
         }
         let accepted = self.queue.accept(job);
         let queued = matches!(accepted, Ok(Accepted::New(_) | Accepted::Requeued(_)));
@@ -164,12 +164,12 @@ impl Intake {
         match accepted {
             Ok(Accepted::New(id)) => {
                 (self.on_queued)(id);
-                Answer::Queued { job: id.0, reason }
+                Answer::of_job(Verdict::Queued, id.0, reason)
             }
             Ok(Accepted::Requeued(id)) => {
                 (self.on_queued)(id);
                 let reason = format!("{reason}; its job had not succeeded and is queued again");
-                Answer::Queued { job: id.0, reason }
+                Answer::of_job(Verdict::Queued, id.0, reason)
             }
             Ok(Accepted::Duplicate { id, state }) => {
                 let stands = match state {
@@ -179,7 +179,8 @@ impl Intake {
                     JobState::Failed => "has failed",
                     JobState::Cancelled => "was cancelled",
                 };
-                Answer::Duplicate { job: id.0, reason: format!("this merge has job {id}, which {stands}") }
+                let why = format!("this merge has job {id}, which {stands}");
+                Answer::of_job(Verdict::Duplicate, id.0, why)
             }
             Err(error) => unavailable(&error),
         }

@@ -96,6 +96,6 @@ mod tests {
     #[test]
     fn many_descriptors_do_not_lift_the_cap() {
         let limits = Limits::default().within(u64::MAX);
-        assert_eq!((limits.links, limits.max_connections), (4, 256));
+        assert_eq!((limits.links, limits.max_connections), (3, 256));
     }
 }

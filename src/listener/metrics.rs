@@ -12,39 +12,19 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::answer::{Answer, Refusal};
+use crate::queue::QueueStats;
 
 /// One label with a value from a closed set, so that no stranger can make the registry grow.
 type Label = [(&'static str, &'static str); 1];
 
-/// A step of a merge whose seconds are measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// Fetching and checking out.
     Checkout,
-    /// Building all images.
     Build,
-    /// Pushing and promoting.
     Push,
 }
 
-/// What the queue holds at the moment of a scrape.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct QueueSnapshot {
-    /// Jobs that wait.
-    pub queued: u64,
-    /// Jobs that run.
-    pub running: u64,
-    /// Jobs that ended well and are still kept.
-    pub succeeded: u64,
-    /// Jobs that failed and are still kept.
-    pub failed: u64,
-    /// Jobs that were cancelled and are still kept.
-    pub cancelled: u64,
-    /// How long the oldest waiting job has waited; `None` with nothing waiting.
-    pub oldest: Option<Duration>,
-}
-
-type Snapshot = Box<dyn Fn() -> QueueSnapshot + Send + Sync>;
+type Snapshot = Box<dyn Fn() -> QueueStats + Send + Sync>;
 
 /// The counters of one `serve`. Clones share them.
 #[derive(Clone)]
@@ -84,7 +64,6 @@ const ACK_BUCKETS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05,
 const STEP_BUCKETS: [f64; 13] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 30.0, 60.0, 300.0, 900.0, 3600.0];
 
 impl Metrics {
-    /// Counters at zero.
     pub fn new() -> Metrics {
         let mut registry = Registry::with_prefix("swanci");
         let deliveries = Family::<Label, Counter>::default();
@@ -146,16 +125,14 @@ impl Metrics {
     }
 
     /// Asks `snapshot` for the state of the queue at every scrape.
-    pub fn watch_queue(&self, snapshot: impl Fn() -> QueueSnapshot + Send + Sync + 'static) {
+    pub fn watch_queue(&self, snapshot: impl Fn() -> QueueStats + Send + Sync + 'static) {
         *self.0.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(snapshot));
     }
 
-    /// Counts a delivery by its verdict.
     pub fn delivery(&self, answer: &Answer) {
         self.0.deliveries.get_or_create(&[("verdict", answer.label())]).inc();
     }
 
-    /// Counts what the gate refused.
     pub fn refused(&self, refusal: Refusal) {
         self.0.refused.get_or_create(&[("reason", refusal.label())]).inc();
     }
@@ -181,24 +158,23 @@ impl Metrics {
         self.0.retries.inc();
     }
 
-    /// A connection was opened.
     pub(crate) fn connected(&self) {
         self.0.connections.inc();
     }
 
-    /// A connection was closed.
     pub(crate) fn disconnected(&self) {
         self.0.connections.dec();
     }
 
-    /// Everything as OpenMetrics text.
     pub fn render(&self) -> Result<String, fmt::Error> {
         let snapshot =
             self.0.snapshot.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|ask| ask());
         if let Some(queue) = snapshot {
             let count = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
             self.0.depth.set(count(queue.queued));
-            self.0.oldest.set(queue.oldest.unwrap_or_default().as_secs_f64());
+            let waited =
+                queue.oldest_queued.map(|since| jiff::Timestamp::now().duration_since(since).as_secs_f64());
+            self.0.oldest.set(waited.unwrap_or_default().max(0.0));
             for (state, value) in [
                 ("queued", queue.queued),
                 ("running", queue.running),
@@ -230,33 +206,34 @@ mod tests {
     #[test]
     fn a_scrape_shows_what_was_counted_and_asks_the_queue() {
         let metrics = Metrics::new();
-        metrics.delivery(&Answer::Pong);
-        metrics.delivery(&Answer::Pong);
+        metrics.delivery(&Answer::unauthorized());
+        metrics.delivery(&Answer::unauthorized());
         metrics.refused(Refusal::Timeout);
         metrics.step(Step::Build, Duration::from_millis(300));
         metrics.ack(Duration::from_millis(2));
         metrics.retry();
-        let oldest = Some(Duration::from_secs(90));
-        metrics.watch_queue(move || QueueSnapshot {
+        let oldest_queued = Some(jiff::Timestamp::now() - Duration::from_secs(90));
+        metrics.watch_queue(move || QueueStats {
             queued: 3,
             failed: 1,
-            oldest,
-            ..QueueSnapshot::default()
+            oldest_queued,
+            ..QueueStats::default()
         });
         let text = metrics.render().unwrap();
         for line in [
-            "swanci_deliveries_total{verdict=\"pong\"} 2",
+            "swanci_deliveries_total{verdict=\"unauthorized\"} 2",
             "swanci_gate_rejections_total{reason=\"timeout\"} 1",
             "swanci_build_seconds_bucket{le=\"0.5\"} 1",
             "swanci_build_seconds_bucket{le=\"0.25\"} 0",
             "swanci_ack_seconds_count 1",
             "swanci_job_retries_total 1",
             "swanci_queue_depth 3",
-            "swanci_queue_oldest_seconds 90.0",
             "swanci_jobs{state=\"failed\"} 1",
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line} is missing in\n{text}");
         }
+        let oldest = text.lines().find_map(|line| line.strip_prefix("swanci_queue_oldest_seconds ")).unwrap();
+        assert!(oldest.parse::<f64>().unwrap() >= 90.0, "{oldest}");
         assert!(text.ends_with("# EOF\n"));
         let resident = text.lines().find(|line| line.starts_with("swanci_process_resident_memory_bytes "));
         assert!(resident.unwrap().split(' ').nth(1).unwrap().parse::<u64>().unwrap() > 1_000_000);

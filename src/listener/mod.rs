@@ -24,10 +24,10 @@ use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-pub use answer::{Answer, Refusal, Reply};
+pub use answer::{Answer, Refusal, Reply, Verdict};
 pub use intake::{Intake, OnDelivery, OnQueued, ReadyCheck, Rules};
 pub use limits::{Limits, raise_nofile};
-pub use metrics::{Metrics, QueueSnapshot, Step};
+pub use metrics::{Metrics, Step};
 pub use routes::{App, ContentKind, Delivered, DeliveryLine, RawDelivery};
 
 use gate::{Gate, REST};

@@ -10,8 +10,8 @@ use super::head::{Framing, ParsedHead, parse};
 use super::inner::is_timeout;
 use super::limits::Limits;
 
-/// Bytes of one read.
-const PIECE: usize = 16 * 1024;
+/// Bytes of one read. It is on the stack of each connection's thread, and there are hundreds.
+pub(super) const PIECE: usize = 8 * 1024;
 /// Bytes of a line with a chunk size and its extensions, and of one trailer.
 const MAX_LINE: usize = 256;
 /// Bytes of all trailers, which are discarded.

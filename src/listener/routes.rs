@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::answer::{Answer, Refusal, Reply};
+use super::answer::{Answer, Refusal, Reply, Verdict};
 use super::head::Head;
 use super::metrics::Metrics;
 
@@ -134,7 +134,7 @@ impl Routes {
                 self.metrics.refused(refusal);
                 Err(refusal.reply())
             }
-            Ok(Route::Webhook) if too_large => Err(self.tell(head, &Answer::TooLarge.into())),
+            Ok(Route::Webhook) if too_large => Err(self.tell(head, &Answer::too_large().into())),
             Ok(Route::Webhook) => {
                 delivery_head(head).map(drop).map_err(|answer| self.tell(head, &answer.into()))
             }
@@ -190,9 +190,12 @@ impl Routes {
 
 /// What a delivery's head says, or the answer that the head alone decides.
 fn delivery_head(head: &Head) -> Result<(ContentKind, &str), Answer> {
-    let content = content_kind(head).ok_or(Answer::UnsupportedMediaType)?;
+    let content = content_kind(head).ok_or_else(|| {
+        let why = "the content type is neither application/json nor application/x-www-form-urlencoded";
+        Answer::new(Verdict::UnsupportedMediaType, why)
+    })?;
     let signature = head.get("x-hub-signature-256").filter(|value| !value.is_empty());
-    Ok((content, signature.ok_or(Answer::Unauthorized)?))
+    Ok((content, signature.ok_or_else(Answer::unauthorized)?))
 }
 
 fn content_kind(head: &Head) -> Option<ContentKind> {

@@ -82,18 +82,13 @@ fn every_delivery_and_every_job_is_a_line_that_names_what_it_is_about() {
     serve.wait_said("401 unauthorized: the signature is missing or wrong; ");
 }
 
-/// Everything in the state directory, but what git keeps in its mirrors.
+/// Everything in the state directory; `mirrors` is private, and what is in it is git's.
 fn look(path: &Path, seen: &mut usize) {
     let mode = std::fs::symlink_metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode & 0o077, 0, "{} is {mode:o}", path.display());
     *seen += 1;
-    if path.is_dir() && path.extension().is_none_or(|extension| extension != "git") {
-        for entry in std::fs::read_dir(path).unwrap() {
-            let path = entry.unwrap().path();
-            if path.extension().is_none_or(|extension| extension != "git") {
-                look(&path, seen);
-            }
-        }
+    if path.is_dir() && !path.ends_with("mirrors") {
+        std::fs::read_dir(path).unwrap().for_each(|entry| look(&entry.unwrap().path(), seen));
     }
 }
 
