@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::escape;
-use crate::listener::DeliveryLine;
+use crate::listener::{DeliveryLine, Verdict};
 use crate::progress::{Progress, seconds, write_stdout};
 use crate::queue::{ClaimedJob, JobEvent};
 
@@ -51,6 +51,9 @@ impl Announcer {
         let delivered = line.delivered;
         let (answer, status) = (&delivered.answer, delivered.answer.status());
         let Some(unsaid) = self.unsaid_refusals(status >= 400) else { return };
+        if answer.verdict == Verdict::Contradictory {
+            self.warn(&escape::escaped(&answer.why));
+        }
         if self.json {
             return write_json(&json!({
                 "event": "delivery", "delivery": line.id, "name": line.event,

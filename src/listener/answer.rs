@@ -11,6 +11,8 @@ pub enum Verdict {
     Duplicate,
     /// Not a merge, or filtered out.
     Skip,
+    /// A skip because the delivery contradicts itself: a merge may be lost with it.
+    Contradictory,
     Pong,
     /// No signature or a wrong one: the same bytes for both, so that nobody learns which.
     Unauthorized,
@@ -29,6 +31,7 @@ impl Verdict {
             Verdict::Queued => ("queued", 202, Some("build")),
             Verdict::Duplicate => ("duplicate", 200, Some("duplicate")),
             Verdict::Skip => ("skip", 200, Some("skip")),
+            Verdict::Contradictory => ("contradictory", 200, Some("skip")),
             Verdict::Pong => ("pong", 200, Some("pong")),
             Verdict::Unauthorized => ("unauthorized", 401, None),
             Verdict::NotAllowed => ("not_allowed", 403, None),

@@ -128,7 +128,8 @@ impl Intake {
             Outcome::Skip(change) => {
                 let pull_request = change.as_ref().and_then(|change| change.pull_request.as_ref());
                 subject.1 = pull_request.map(|pull_request| pull_request.number);
-                return Err(Answer::new(Verdict::Skip, decision.reason));
+                let verdict = if decision.contradictory { Verdict::Contradictory } else { Verdict::Skip };
+                return Err(Answer::new(verdict, decision.reason));
             }
         };
         subject.1 = change.pull_request.as_ref().map(|pull_request| pull_request.number);

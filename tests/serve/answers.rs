@@ -58,6 +58,13 @@ fn every_request_gets_the_answer_of_the_contract() {
     assert_eq!((skip.status, &skip.json()["decision"]), (200, &json!("skip")));
     assert!(skip.json()["reason"].is_string());
 
+    let mut contradictory: Value = serde_json::from_slice(&merge).unwrap();
+    contradictory["pull_request"]["state"] = json!("open");
+    let skip = serve.ask(delivery(SECRET, "pull_request", contradictory.to_string().as_bytes()));
+    assert_eq!((skip.status, &skip.json()["decision"]), (200, &json!("skip")));
+    assert!(skip.json()["reason"].as_str().unwrap().contains("contradicts itself"));
+    serve.wait_said("warning: pull request #1");
+
     let ping = serve.ask(delivery(SECRET, "ping", br#"{"zen":"Design for failure.","hook_id":1}"#));
     assert_eq!((ping.status, ping.json()), (200, json!({"decision": "pong"})));
 
