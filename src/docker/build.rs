@@ -115,7 +115,8 @@ impl Docker {
             tool = tool.arg("--platform").arg(platform);
         }
         // BuildKit names the digest of a stage's image: `#4 [base 1/1] FROM docker.io/library/a:1@sha256:…`.
-        let dockerfile = format!("FROM {reference} AS base\nFROM scratch\nCOPY --from=base /etc/passwd* /\n");
+        let dockerfile =
+            format!("FROM {reference} AS base\nFROM scratch\nCOPY --from=base /.no-such-file* /\n");
         let mut digest: Option<Digest> = None;
         self.run_build(tool.arg("-").stdin(dockerfile), cancel, &mut |line| {
             if let Some((_, image)) = line.split_once("] FROM ") {

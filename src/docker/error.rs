@@ -252,7 +252,10 @@ fn is_of_step(line: &str) -> bool {
 
 /// What a step's error says behind the command.
 fn behind_command(text: &str) -> Option<&str> {
-    STEP_FAILED.iter().find_map(|(_, behind)| Some(text.rsplit_once(behind)?.1))
+    // The command may quote the other words.
+    let places = STEP_FAILED.iter().filter_map(|(before, behind)| Some((text.find(before)?, behind)));
+    let (_, behind) = places.min()?;
+    Some(text.rsplit_once(behind)?.1)
 }
 
 /// The exit code of a step.
@@ -303,7 +306,8 @@ fn registry_kind(said: &str) -> Option<DockerErrorKind> {
     if has(&["x509:", "certificate signed by unknown authority"]) {
         Some(DockerErrorKind::Certificate)
     } else if has(&["no basic auth credentials", "unauthorized", "authentication required"])
-        || lower.starts_with("denied: ")
+        || lower.starts_with("denied")
+        || lower.contains(": denied")
         || matches!(status, Some(401 | 403))
     {
         Some(DockerErrorKind::Unauthorized)
@@ -474,6 +478,14 @@ mod tests {
     fn the_exit_code_is_the_last_one_that_buildkit_names() {
         for (line, code) in [
             ("executor failed running [/bin/sh -c [ -e exit code: 9 ]: exit code: 8]: exit code: 1", Some(1)),
+            (
+                "process \"/bin/sh -c echo 'executor failed running [x]: exit code: 137'; exit 3\" did not complete successfully: exit code: 3",
+                Some(3),
+            ),
+            (
+                "executor failed running [/bin/sh -c echo 'process \"x\" did not complete successfully: exit code: 9'; exit 3]: exit code: 3",
+                Some(3),
+            ),
             (
                 "process \"/bin/sh -c echo 'did not complete successfully: exit code: 137'; exit 1\" did not complete successfully: exit code: 1",
                 Some(1),
