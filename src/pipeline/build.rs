@@ -47,8 +47,8 @@ pub struct BuildOptions {
 /// A build that came to its end.
 pub type Built = Outcome<BuiltDocument>;
 
-/// Called for every image that is ready to be pushed, from the thread that found or built it, and with whether its
-/// immutable tag may be taken: `false` only where the registry has just said that nothing is there.
+/// Called for every image that is ready to be pushed, from the thread that found or built it. `true`: a moment ago the
+/// engine had it under its name, or the registry nothing under the immutable tag of an unchanged one.
 pub(super) type OnReady<'a> = &'a (dyn Fn(&Image, bool) + Sync);
 
 /// Builds a change.
@@ -262,9 +262,8 @@ impl Work<'_> {
         thread::scope(|scope| {
             scope.spawn(|| {
                 parallel::map(REGISTRY_THREADS, &unchanged, |i| {
-                    let is_taken =
-                        !matches!(self.actions[*i], Some(Action::Reuse { own_is_taken: false, .. }));
-                    (self.on_ready)(&self.planned(*i), is_taken);
+                    let is_free = matches!(self.actions[*i], Some(Action::Reuse { own_is_taken: false, .. }));
+                    (self.on_ready)(&self.planned(*i), is_free);
                 });
             });
             schedule::in_order(self.site.jobs, &to_build, &after, |i| self.build(i));

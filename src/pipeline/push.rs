@@ -41,7 +41,7 @@ pub fn push(site: &Site, built: BuiltDocument, options: &PushOptions) -> Result<
     }
     let pushed = parallel::map(UPLOADS, &built.images, |image| {
         if needs_push(image) {
-            push_image(site, &origin, &built.change.commit, image, true, options).map(Some)
+            push_image(site, &origin, &built.change.commit, image, false, options).map(Some)
         } else {
             Ok(None)
         }
@@ -201,13 +201,13 @@ fn combine(failures: Vec<Failure>) -> Option<Failure> {
     Some(first)
 }
 
-/// Phase 1 for one image, whose immutable tag may be taken already: afterwards it is in the registry under its immutable tag, and the registry says under which digest.
+/// Phase 1 for one image, see [`OnReady`](super::build::OnReady) for `just_seen`: afterwards it is in the registry under its immutable tag, and the registry says under which digest.
 pub(super) fn push_image(
     site: &Site,
     origin: &Origin,
     commit: &CommitSha,
     image: &Image,
-    may_be_taken: bool,
+    just_seen: bool,
     options: &PushOptions,
 ) -> Result<Image, Failure> {
     let (_, client) = site.registry_and_client()?;
@@ -219,10 +219,10 @@ pub(super) fn push_image(
     let phase = Phase1 { site, origin, client, commit, image, repository, options };
     let outcome = match (&image.image_id, &image.digest) {
         (Some(id), _) if image.status == ImageStatus::Built => {
-            phase.push_built(id, &mut |line| step.line(line)).map(|pushed| (pushed, "pushed"))
+            phase.push_built(id, just_seen, &mut |line| step.line(line)).map(|pushed| (pushed, "pushed"))
         }
         (_, Some(digest)) => {
-            phase.tag_unchanged(digest, may_be_taken).map(|pushed| (pushed, "unchanged, tagged"))
+            phase.tag_unchanged(digest, just_seen).map(|pushed| (pushed, "unchanged, tagged"))
         }
         (_, None) => {
             Err(Failure::bad_input(format!("the image {} has neither image_id nor digest", image.name)))
@@ -306,7 +306,12 @@ impl Phase1<'_> {
         Ok(Some((manifest.digest, Some(note))))
     }
 
-    fn push_built(&self, id: &Digest, on_line: &mut dyn FnMut(&str)) -> Result<InRegistry, Failure> {
+    fn push_built(
+        &self,
+        id: &Digest,
+        just_seen: bool,
+        on_line: &mut dyn FnMut(&str),
+    ) -> Result<InRegistry, Failure> {
         if let Some(held) = self.held(|manifest| manifest.is_of_image(id))? {
             return Ok(held);
         }
@@ -316,20 +321,21 @@ impl Phase1<'_> {
             Failure::failed(format!("the engine no longer has {name}"))
                 .hint("build it again; it was removed between build and push")
         };
-        match self.site.docker.inspect(&name, &cancel)? {
-            Some(there) if there.id == *id => {}
-            Some(there) => {
-                return Err(Failure::failed(format!(
-                    "the engine's {name} is {}, not the {id} that was built",
-                    there.id
-                ))
-                .hint("build it again: another build on this engine took the name"));
+        let another = |there: &str| {
+            Failure::failed(format!("the engine's {name} is {there}, not the {id} that was built"))
+                .hint("build it again: another build on this engine took the name")
+        };
+        if !just_seen {
+            match self.site.docker.inspect(&name, &cancel)? {
+                Some(there) if there.id == *id => {}
+                Some(there) => return Err(another(there.id.as_str())),
+                None => return Err(gone()),
             }
-            None => return Err(gone()),
         }
         let Some(printed) = self.push_with_retries(&cancel, on_line)? else { return Err(gone()) };
-        match self.client.head_manifest(self.repository.path(), &self.tag())? {
-            Some(found) if found.digest == printed => Ok((printed, None)),
+        match self.client.get_manifest(self.repository.path(), &self.tag())? {
+            Some(found) if found.digest == printed && found.is_of_image(id) => Ok((printed, None)),
+            Some(found) if found.digest == printed => Err(another("another image")),
             Some(found) => Err(Failure::failed(format!(
                 "docker says that it pushed {printed}, and the registry holds {} under {}",
                 found.digest,
@@ -372,8 +378,8 @@ impl Phase1<'_> {
     }
 
     /// An unchanged image: its manifest under one more tag; no layer moves.
-    fn tag_unchanged(&self, digest: &Digest, may_be_taken: bool) -> Result<InRegistry, Failure> {
-        if may_be_taken && let Some(held) = self.held(|manifest| manifest.digest == *digest)? {
+    fn tag_unchanged(&self, digest: &Digest, just_seen: bool) -> Result<InRegistry, Failure> {
+        if !just_seen && let Some(held) = self.held(|manifest| manifest.digest == *digest)? {
             return Ok(held);
         }
         let path = self.repository.path();

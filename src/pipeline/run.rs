@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::sync::{Mutex, PoisonError, mpsc};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::documents::{BuiltDocument, Image, ImageStatus, Receipt};
 use crate::error::{Classify as _, Failure, Kind};
@@ -12,6 +12,9 @@ use crate::model::{Change, CommitSha};
 use super::build::{BuildOptions, build};
 use super::push::{PushOptions, UPLOADS, finish, needs_push, push_image};
 use super::{Origin, Outcome, Site, housekeeping};
+
+/// An image that waited longer for its upload is looked at again: another build may have taken its name.
+const JUST_NOW: Duration = Duration::from_secs(1);
 
 /// The document of a run.
 #[derive(Debug)]
@@ -36,11 +39,11 @@ pub fn run(
     let origin = Origin::of(site, change)?;
     let build_options = BuildOptions { only_own_paths: !push_options.take_over, ..build_options.clone() };
     let pushed: Mutex<Vec<(String, Result<Image, Failure>)>> = Mutex::new(Vec::new());
-    let push = |image: &Image, may_be_taken: bool| {
-        let result = push_image(site, &origin, &change.commit, image, may_be_taken, push_options);
+    let push = |image: &Image, just_seen: bool| {
+        let result = push_image(site, &origin, &change.commit, image, just_seen, push_options);
         pushed.lock().unwrap_or_else(PoisonError::into_inner).push((image.name.clone(), result));
     };
-    let (ready, to_push) = mpsc::channel::<Image>();
+    let (ready, to_push) = mpsc::channel::<(Image, Instant)>();
     let to_push = Mutex::new(to_push);
     std::thread::scope(|beside| {
         let built = std::thread::scope(|scope| {
@@ -48,19 +51,22 @@ pub fn run(
                 scope.spawn(|| {
                     loop {
                         let next = to_push.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                        let Ok(image) = next else { return };
-                        push(&image, true);
+                        let Ok((image, built_at)) = next else { return };
+                        push(&image, built_at.elapsed() < JUST_NOW);
                     }
                 });
             }
             // Owned by the build, so that the uploads end with it, also when it panics.
             let ready = Mutex::new(ready);
-            let on_ready = move |image: &Image, may_be_taken: bool| {
+            let on_ready = move |image: &Image, just_seen: bool| {
                 if image.status == ImageStatus::Built {
                     // The receivers live until the sender is gone.
-                    let _ = ready.lock().unwrap_or_else(PoisonError::into_inner).send(image.clone());
+                    let _ = ready
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .send((image.clone(), Instant::now()));
                 } else {
-                    push(image, may_be_taken);
+                    push(image, just_seen);
                 }
             };
             let built = build(site, change, payload_sha256, &build_options, &on_ready);
