@@ -118,6 +118,7 @@ mount_cgroups() {
 debian_mirror() {
     local mirror=${DEBIAN_MIRROR:-} codename list
     codename=$(. /etc/os-release && [[ $ID == debian ]] && echo "$VERSION_CODENAME") || codename=trixie
+    # shellcheck disable=SC2016 # apt-get expands the format
     [[ -n $mirror ]] || mirror=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
         awk -v release="$codename" '$2 == release && $3 == "main" { print $1; exit }')
     # a list of mirrors, as Debian's cloud images have it

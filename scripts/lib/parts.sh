@@ -27,6 +27,7 @@ have_go() {
     local version
     version=$(go env GOVERSION 2>/dev/null) || return 1
     version=${version#go}
+    # shellcheck disable=SC2034 # the caller reads it
     GO_LACK="Go $PART_GO or newer is needed, and this is $version"
     [[ $(printf '%s\n' "$PART_GO" "$version" | sort -V | head -n 1) == "$PART_GO" ]]
 }
@@ -145,8 +146,9 @@ current_engine_start() {
     ensure_tools ip iptables nsenter
     mount_cgroups
     # the way out is for apt in the images of the tests
-    netns_make "$namespace" && netns_way_out "$namespace" ||
+    if ! netns_make "$namespace" || ! netns_way_out "$namespace"; then
         die "this machine cannot make a network namespace" "it needs root and CAP_NET_ADMIN"
+    fi
     # not `ip netns exec`: it mounts a /sys of its own, and the cgroups are not in it
     CURRENT_ENGINE=(nsenter "--net=/var/run/netns/$namespace" --)
     CURRENT_ENGINE_HOST=unix://$dir/docker.sock
