@@ -434,7 +434,7 @@ pub struct JobsList {
     /// Only jobs of this repository
     #[arg(long, value_name = "OWNER/NAME")]
     pub repository: Option<RepoName>,
-    /// At most so many
+    /// List no more than N jobs
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub limit: u32,
 }

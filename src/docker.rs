@@ -92,8 +92,8 @@ impl Docker {
         pushed_digest(&done.text(), tag).ok_or_else(|| DockerError::unexpected("a push without a digest"))
     }
 
-    /// The images of one repository in the engine that have a `sha-` tag, if there are more than so many, newest first: by the time of their last tag,
-    /// or of their creation where the engine does not keep that (20.10, for what BuildKit tags).
+    /// The images of one repository in the engine that have a `sha-` tag, if there are more than `more_than`, newest
+    /// first by the time of their last tag, or of their creation where the engine keeps no such time.
     pub(crate) fn images_by_age(
         &self,
         repository: &str,

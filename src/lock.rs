@@ -35,7 +35,7 @@ pub fn shared(file: &File, cancel: &Cancel) -> Result<io::Result<()>, Stop> {
     }
 }
 
-/// The lock file of `key` under `state_dir/locks`. Lock files stay for ever (a lock on a file that was removed locks
+/// The lock file of `key` under `state_dir/locks`. Lock files are never removed (a lock on a file that was removed locks
 /// nobody out), so there are only 256 of a kind: now and then two keys share one, and one of them waits.
 ///
 /// Who takes several of a kind sorts the paths and takes each once.
@@ -52,7 +52,7 @@ pub fn path_of_one(state_dir: &Path, kind: &str, key: &str) -> PathBuf {
     state_dir.join("locks").join(format!("{kind}-{}", &hex::encode(Sha256::digest(key))[..32]))
 }
 
-/// Takes the exclusive locks of all these keys, in one order for everybody.
+/// Takes the exclusive locks of all these keys, always in the same order.
 pub fn all(
     state_dir: &Path,
     kind: &str,

@@ -143,7 +143,7 @@ impl CommitSha {
         &self.0[..12]
     }
 
-    /// The tag that an image built from this commit keeps for ever.
+    /// The immutable tag of an image built from this commit.
     pub fn immutable_tag(&self) -> Tag {
         Tag(format!("sha-{}", self.0))
     }

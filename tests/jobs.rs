@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::serve::support::{World, processes_with, stderr, step_runs, until, until_within};
+use super::serve::support::{
+    Merge, REPOSITORY, World, processes_with, stderr, step_runs, until, until_within,
+};
 
 fn stdout(out: &std::process::Output) -> String {
     assert!(out.status.success(), "{}", stderr(out));
@@ -123,6 +125,32 @@ fn cancel_ends_the_whole_tree_of_a_running_job_and_retry_queues_it_again() {
     stdout(&world.run(&["jobs", "cancel", &id.to_string()]));
     world.wait_for(second, "succeeded");
     assert_eq!(world.job(id)["state"], "cancelled");
+}
+
+#[test]
+fn with_two_jobs_the_merges_of_two_repositories_run_at_once() {
+    let world = World::new();
+    let mark = format!("74{:07}", fastrand::u32(..10_000_000));
+    let merge = world.merge_run(&format!("/busybox sleep {mark}"));
+    let git = world.path("forge.git").display().to_string();
+    world.configure(|settings| {
+        settings.repositories = Some(format!(
+            "[[repository]]\nname = \"{REPOSITORY}\"\nclone_url = \"{git}\"\n\
+             [[repository]]\nname = \"acme/second\"\nclone_url = \"{git}\"\nnamespace = \"second\"\n"
+        ));
+    });
+    let second = String::from_utf8(merge.payload.clone()).unwrap().replace(REPOSITORY, "acme/second");
+    let second = Merge { commit: merge.commit.clone(), payload: second.into_bytes() };
+    let serve = world.serve_with(&["--jobs", "2"]);
+    let ids = [&merge, &second].map(|merge| serve.deliver(merge));
+    let running = |id: &i64| world.job(*id)["state"] == "running";
+    until("both run", || ids.iter().all(running).then_some(()));
+    until("their step runs", || step_runs(&mark).then_some(()));
+    for id in ids {
+        stdout(&world.run(&["jobs", "cancel", &id.to_string()]));
+        until("it is cancelled", || (world.job(id)["state"] == "cancelled").then_some(()));
+    }
+    until("no step is left", || (!step_runs(&mark)).then_some(()));
 }
 
 #[test]

@@ -51,7 +51,7 @@ pub(super) fn summary(progress: &Progress, receipt: &Receipt) {
     let mut lines = Vec::new();
     for image in receipt.images.iter().filter(|i| i.digest.is_some()) {
         let Some(repository) = &image.repository else { continue };
-        // The first tag that stands on this image; else the one that never moves.
+        // The first tag that names this image; else the immutable one.
         let moved = image.moved.iter().flatten().find(|m| m.outcome.stands());
         let tag = moved.map(|m| &m.tag).or(image.immutable_tag.as_ref());
         if let Some(tag) = tag {

@@ -1,4 +1,4 @@
-//! Build arguments that look like secrets: they would show in `docker history` for ever.
+//! Build arguments that look like secrets: they would stay visible in `docker history`.
 
 /// Words that end the name of a secret. Whole words between `_`, so that `TOKENIZER` or `KEYBOARD` pass.
 const NAMES: [&str; 13] = [

@@ -103,7 +103,7 @@ pub enum TemplateError {
         /// The word.
         word: Word,
     },
-    /// What comes out is no tag.
+    /// The result is not a tag.
     #[error(
         "the tag template `{template}` makes `{tag}`, which is no valid tag (at most 128 characters; not starting with `.` or `-`)"
     )]
@@ -113,7 +113,7 @@ pub enum TemplateError {
         /// What comes out.
         tag: String,
     },
-    /// What comes out is the name that a commit's image keeps for ever.
+    /// The result is an immutable tag, reserved for commits.
     #[error("the tag template `{template}` makes `{tag}`; `sha-<commit>` is set by itself and never moves")]
     Reserved {
         /// The template.

@@ -194,7 +194,7 @@ fn judge(
             continue;
         }
         let revision = labels.get(REVISION_LABEL).cloned();
-        // The tags of one commit mostly stand on one revision: git is asked once for each.
+        // The tags of one commit mostly have one revision: git is asked once for each.
         let relation = match relations.entry(revision) {
             Entry::Occupied(known) => known.get().clone(),
             Entry::Vacant(new) => {

@@ -261,7 +261,7 @@ struct Child {
 enum Watched {
     Ended(std::process::ExitStatus),
     Stopped(Stop),
-    /// It wrote more than so many bytes.
+    /// It wrote more than this number of bytes.
     TooMuch(usize),
     Io(std::io::Error),
 }

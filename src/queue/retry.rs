@@ -9,7 +9,7 @@ pub struct RetryPolicy {
     pub attempts: u32,
     /// The wait after the first attempt, before jitter.
     pub first: Duration,
-    /// Each further wait is so many times as long as the one before.
+    /// The factor by which each wait is longer than the one before.
     pub factor: u32,
     /// A wait is longer or shorter by up to this part of itself, so that jobs that failed together come back apart.
     pub jitter: f64,

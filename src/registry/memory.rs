@@ -7,7 +7,7 @@ use crate::model::{Digest, ImageName};
 
 use super::manifest::Manifest;
 
-/// Beyond so many entries all are forgotten.
+/// Beyond this number of entries all are forgotten.
 const ENTRIES: usize = 2_000;
 /// What is larger is not kept, bytes. Most have a few thousand.
 const LARGEST: usize = 64 << 10;
