@@ -1,7 +1,7 @@
 //! Which certificates swanci trusts, and what is wrong with one that it does not.
 
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -17,10 +17,13 @@ impl Trust {
     /// # Errors
     /// A sentence that says what is wrong with the PEM text.
     pub(crate) fn new(ca_pem: Option<&[u8]>) -> Result<Trust, String> {
+        // A system has a hundred files of them. What cannot be read is not trusted; a connection that needs it says so.
+        static SYSTEM: LazyLock<Vec<Certificate<'static>>> = LazyLock::new(|| {
+            let system = rustls_native_certs::load_native_certs().certs;
+            system.iter().map(|der| Certificate::from_der(der).to_owned()).collect()
+        });
         let mut roots = ca_pem.map(certificates).transpose()?.unwrap_or_default();
-        // What of the system's cannot be read is not trusted; a connection that needs it says so.
-        let system = rustls_native_certs::load_native_certs().certs;
-        roots.extend(system.iter().map(|der| Certificate::from_der(der).to_owned()));
+        roots.extend(SYSTEM.iter().cloned());
         Ok(Trust(roots.into()))
     }
 
