@@ -333,9 +333,12 @@ impl Phase1<'_> {
             }
         }
         let Some(printed) = self.push_with_retries(&cancel, on_line)? else { return Err(gone()) };
-        match self.client.get_manifest(self.repository.path(), &self.tag())? {
-            Some(found) if found.digest == printed && found.is_of_image(id) => Ok((printed, None)),
-            Some(found) if found.digest == printed => Err(another("another image")),
+        let path = self.repository.path();
+        match self.client.head_manifest(path, &self.tag())? {
+            Some(found) if found.digest == printed => match self.client.get_manifest(path, &printed)? {
+                Some(manifest) if !manifest.is_of_image(id) => Err(another("another image")),
+                Some(_) | None => Ok((printed, None)),
+            },
             Some(found) => Err(Failure::failed(format!(
                 "docker says that it pushed {printed}, and the registry holds {} under {}",
                 found.digest,
