@@ -10,8 +10,6 @@ use swanci::{commands, progress, signals};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    // The modes of files that git writes end up in images: they must not depend on who runs swanci.
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let cancel = Cancel::new();
     if let Err(error) = signals::stop_on_signals(&cancel) {
         progress::write_stderr(&format!("warning: signals cannot be handled: {error}"));
