@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::documents::{MoveOutcome, Receipt, SCHEMA};
 use crate::error::{Classify as _, Failure, Kind};
-use crate::git::{Mirror, Remote};
+use crate::git::Mirror;
 use crate::lock;
 use crate::manifest::template::Word;
 use crate::manifest::{ImageKind, ImageSpec};
@@ -24,7 +24,7 @@ use crate::state_dir;
 
 use super::checkout::resolve_by_hand;
 use super::compare::{Asked, ask};
-use super::origin::rule_of;
+use super::origin::{rule_of, typed};
 use super::survey::{Surveyed, survey};
 use super::{BuildOptions, ByHand, Origin, Outcome, PushOptions, Ran, RepositoryRule, Site, run};
 use window::{Held, Listing};
@@ -161,7 +161,15 @@ fn by_hand_one(
     options: &CatchupOptions,
     document: &mut CatchupDocument,
 ) -> Result<Option<Failure>, Failure> {
-    let Turn::Ours(_lock) = take_turn(site, &by_hand.repository)? else {
+    // What is wrong with the name is told where it is resolved.
+    let key = match typed(site, &by_hand.repository) {
+        Ok(remote) => match rule_of(&site.repositories, &remote) {
+            Some(rule) => rule.name.to_string(),
+            None => remote.source(),
+        },
+        Err(_) => by_hand.repository.clone(),
+    };
+    let Turn::Ours(_lock) = take_turn(site, &key)? else {
         document.busy = true;
         return Ok(None);
     };
@@ -178,7 +186,7 @@ fn configured(
     document: &mut CatchupDocument,
 ) -> Result<Option<Failure>, Failure> {
     let origin = Origin::of_rule(site, rule)?;
-    let Turn::Ours(_lock) = take_turn(site, origin.remote.as_git_url())? else {
+    let Turn::Ours(_lock) = take_turn(site, rule.name.as_str())? else {
         document.busy = true;
         return Ok(None);
     };
@@ -330,25 +338,19 @@ fn tags_are_in_place(
 
 /// Whether this catchup may begin.
 enum Turn {
-    /// It may; the next one may when the file is closed. There is none when the repository has no name to lock.
-    Ours(Option<File>),
+    /// It may; the next one may when the file is closed.
+    Ours(File),
     /// Another one is at work.
     Taken,
 }
 
 /// One catchup of a repository at a time, whatever its branch. Nobody waits: cron comes again.
-fn take_turn(site: &Site, repository: &str) -> Result<Turn, Failure> {
-    // What is wrong with the name is told where it is resolved.
-    let Ok(remote) = Remote::typed(repository) else { return Ok(Turn::Ours(None)) };
-    let key = match rule_of(&site.repositories, &remote) {
-        Some(rule) => rule.name.to_string(),
-        None => remote.source(),
-    };
-    let path = lock::path_of_one(&site.state_dir, "catchup", &key);
+fn take_turn(site: &Site, key: &str) -> Result<Turn, Failure> {
+    let path = lock::path_of_one(&site.state_dir, "catchup", key);
     let doing = || format!("cannot lock {}", path.display());
     let file = lock::open(&path).classify(Kind::Environment, doing)?;
     match file.try_lock() {
-        Ok(()) => Ok(Turn::Ours(Some(file))),
+        Ok(()) => Ok(Turn::Ours(file)),
         Err(TryLockError::WouldBlock) => Ok(Turn::Taken),
         Err(TryLockError::Error(error)) => Err(error).classify(Kind::Environment, doing),
     }
