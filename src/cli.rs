@@ -15,13 +15,13 @@ use crate::pipeline::catchup::Since;
 use crate::queue::JobState;
 
 pub(crate) use hook::full_name;
-pub use hook::{Hook, HookAction, HookCheck, HookInstall, HookRedeliver, HookTarget, HookUrl, NgrokArgs};
-pub use init::Init;
+pub(crate) use hook::{Hook, HookAction, HookCheck, HookInstall, HookRedeliver, HookTarget, HookUrl};
+pub(crate) use init::Init;
 
 /// Turns a merged pull request into Docker images in a private registry.
 #[derive(Debug, Parser)]
 #[command(name = "swanci", version, arg_required_else_help = true, after_help = EXAMPLES, propagate_version = false)]
-pub struct Cli {
+pub(crate) struct Cli {
     /// Options that every command takes.
     #[command(flatten)]
     pub global: Global,
@@ -43,7 +43,7 @@ Exit codes: 0 done, 1 the work failed, 2 wrong usage, 3 nothing to build (evalua
 
 /// Options that every command takes.
 #[derive(Debug, Args)]
-pub struct Global {
+pub(crate) struct Global {
     /// The configuration file [default: $SWANCI_CONFIG, else ./swanci.toml, else /etc/swanci/swanci.toml]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
     pub config: Option<PathBuf>,
@@ -63,7 +63,7 @@ pub struct Global {
 
 /// When to use colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Color {
+pub(crate) enum Color {
     /// On a terminal.
     Auto,
     /// Always.
@@ -74,7 +74,7 @@ pub enum Color {
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Decide whether a webhook payload is a merge to build, and say why
     #[command(
         after_help = "Examples:\n  swanci evaluate payload.json --explain\n  swanci evaluate - --event pull_request < body\n\nWorks offline. Exit code 3: nothing to build."
@@ -138,7 +138,7 @@ pub enum Command {
 
 /// Which payload, and what to decide by.
 #[derive(Debug, Args)]
-pub struct Evaluate {
+pub(crate) struct Evaluate {
     /// Which payload.
     #[command(flatten)]
     pub payload: PayloadArgs,
@@ -146,7 +146,7 @@ pub struct Evaluate {
 
 /// A payload and how to read it; `run` takes the same.
 #[derive(Debug, Args)]
-pub struct PayloadArgs {
+pub(crate) struct PayloadArgs {
     /// The webhook's body, a file or `-` for standard input
     #[arg(value_name = "PAYLOAD")]
     pub payload: PathBuf,
@@ -173,7 +173,7 @@ pub struct PayloadArgs {
 /// What to build, and how.
 #[derive(Debug, Args)]
 #[command(group(clap::ArgGroup::new("what").args(["change", "repo"]).required(true)))]
-pub struct Build {
+pub(crate) struct Build {
     /// The document of `evaluate`, a file or `-` for standard input
     #[arg(value_name = "CHANGE")]
     pub change: Option<PathBuf>,
@@ -196,7 +196,7 @@ pub struct Build {
 
 /// How to build; `run` takes the same.
 #[derive(Debug, Args)]
-pub struct BuildArgs {
+pub(crate) struct BuildArgs {
     /// The registry.
     #[command(flatten)]
     pub registry: RegistryArgs,
@@ -249,7 +249,7 @@ fn commit_id(text: &str) -> Result<String, String> {
 
 /// The registry.
 #[derive(Debug, Clone, Args)]
-pub struct RegistryArgs {
+pub(crate) struct RegistryArgs {
     /// Where images go [default: registry.host of the configuration]
     #[arg(long, value_name = "HOST[:PORT][/NAMESPACE]")]
     pub registry: Option<RegistryAddress>,
@@ -257,7 +257,7 @@ pub struct RegistryArgs {
 
 /// How to push; `run` takes the same.
 #[derive(Debug, Args)]
-pub struct PushArgs {
+pub(crate) struct PushArgs {
     /// Fail when an immutable tag is in the registry already with another digest
     #[arg(long)]
     pub strict: bool,
@@ -271,7 +271,7 @@ pub struct PushArgs {
 
 /// What to push.
 #[derive(Debug, Args)]
-pub struct Push {
+pub(crate) struct Push {
     /// The document of `build`, a file or `-` for standard input
     #[arg(value_name = "BUILT")]
     pub built: PathBuf,
@@ -288,7 +288,7 @@ pub struct Push {
 
 /// The three steps in one.
 #[derive(Debug, Args)]
-pub struct Run {
+pub(crate) struct Run {
     /// Which payload.
     #[command(flatten)]
     pub payload: PayloadArgs,
@@ -302,7 +302,7 @@ pub struct Run {
 
 /// Which commits to look at, and how to build those that are missing.
 #[derive(Debug, Args)]
-pub struct Catchup {
+pub(crate) struct Catchup {
     /// Only this configured repository; repeatable [default: all]
     #[arg(long, value_name = "OWNER/NAME", conflicts_with = "repo")]
     pub repository: Vec<RepoName>,
@@ -343,7 +343,7 @@ pub struct Catchup {
 
 /// What to verify.
 #[derive(Debug, Args)]
-pub struct Verify {
+pub(crate) struct Verify {
     /// The receipt, a file or `-` for standard input
     #[arg(value_name = "RECEIPT")]
     pub receipt: PathBuf,
@@ -354,7 +354,7 @@ pub struct Verify {
 
 /// How to listen.
 #[derive(Debug, Args)]
-pub struct Serve {
+pub(crate) struct Serve {
     /// Where webhooks arrive [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<SocketAddr>,
@@ -386,7 +386,7 @@ pub struct Serve {
 
 /// What to do with the queue.
 #[derive(Debug, Args)]
-pub struct Jobs {
+pub(crate) struct Jobs {
     /// The subcommand; lists without one.
     #[command(subcommand)]
     pub command: Option<JobsCommand>,
@@ -397,7 +397,7 @@ pub struct Jobs {
 
 /// The subcommands of `jobs`.
 #[derive(Debug, Subcommand)]
-pub enum JobsCommand {
+pub(crate) enum JobsCommand {
     /// List jobs, the newest first
     List(JobsList),
     /// Show everything about a job
@@ -427,7 +427,7 @@ pub enum JobsCommand {
 
 /// Which jobs to list.
 #[derive(Debug, Args)]
-pub struct JobsList {
+pub(crate) struct JobsList {
     /// Only jobs in this state
     #[arg(long, value_name = "STATE")]
     pub state: Option<JobState>,
@@ -447,7 +447,7 @@ impl Default for JobsList {
 
 /// What to check.
 #[derive(Debug, Args)]
-pub struct Doctor {
+pub(crate) struct Doctor {
     /// The registry.
     #[command(flatten)]
     pub registry: RegistryArgs,
@@ -458,14 +458,14 @@ pub struct Doctor {
 
 /// For which shell.
 #[derive(Debug, Args)]
-pub struct Completions {
+pub(crate) struct Completions {
     /// The shell
     pub shell: clap_complete::Shell,
 }
 
 /// Where to.
 #[derive(Debug, Args)]
-pub struct Man {
+pub(crate) struct Man {
     /// The folder
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,

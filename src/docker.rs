@@ -16,7 +16,7 @@ pub(crate) use build::{BuildRequest, Builder, Layout, layout_digest};
 pub(crate) use error::{DockerError, DockerErrorKind};
 
 /// The folder of docker's config file: `$DOCKER_CONFIG`, else `~/.docker`.
-pub fn config_dir() -> Option<PathBuf> {
+pub(crate) fn config_dir() -> Option<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     set("DOCKER_CONFIG").or_else(|| Some(set("HOME")?.join(".docker")))
 }
@@ -30,7 +30,7 @@ pub(crate) struct Inspected {
 
 /// The docker CLI that is configured.
 #[derive(Debug, Clone)]
-pub struct Docker {
+pub(crate) struct Docker {
     program: String,
     /// A buildx builder other than the default.
     builder: Option<String>,
@@ -38,7 +38,7 @@ pub struct Docker {
 
 impl Docker {
     /// The CLI `program`, with a buildx builder where one is named.
-    pub fn new(program: &str, builder: Option<&str>) -> Docker {
+    pub(crate) fn new(program: &str, builder: Option<&str>) -> Docker {
         Docker { program: program.to_owned(), builder: builder.map(str::to_owned) }
     }
 
@@ -154,7 +154,7 @@ impl Docker {
 /// One line of `docker system df`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct DiskUsage {
+pub(crate) struct DiskUsage {
     /// Images, Containers, Local Volumes, Build Cache.
     #[serde(rename = "Type")]
     pub kind: String,

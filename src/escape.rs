@@ -16,7 +16,7 @@ fn is_dangerous(c: char) -> bool {
 }
 
 /// The text without escape sequences, and with every other dangerous character but line breaks and tabs replaced.
-pub fn clean(text: &str) -> Cow<'_, str> {
+pub(crate) fn clean(text: &str) -> Cow<'_, str> {
     if !text.contains(|c| is_dangerous(c) && !matches!(c, '\n' | '\t')) {
         return Cow::Borrowed(text);
     }
@@ -27,7 +27,7 @@ pub fn clean(text: &str) -> Cow<'_, str> {
 
 /// `text` on one line, with every dangerous character written as an escape. Quotes and backslashes stay as they are:
 /// the result is never read back.
-pub fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         if is_dangerous(c) { out.extend(c.escape_debug()) } else { out.push(c) }
@@ -36,7 +36,7 @@ pub fn escaped(text: &str) -> String {
 }
 
 /// As [`escaped`], cut after `limit` characters: for a value of any length inside a sentence.
-pub fn shortened(text: &str, limit: usize) -> String {
+pub(crate) fn shortened(text: &str, limit: usize) -> String {
     match text.char_indices().nth(limit) {
         Some((end, _)) => escaped(&text[..end]) + "…",
         None => escaped(text),
@@ -45,7 +45,7 @@ pub fn shortened(text: &str, limit: usize) -> String {
 
 /// A JSON text with what is dangerous in its strings as `\u` escapes: the same document for a program, harmless on a
 /// terminal. (A JSON text has no control character outside of its strings but white space, which stays.)
-pub fn json(text: String) -> String {
+pub(crate) fn json(text: String) -> String {
     let is_space = |c| matches!(c, '\n' | '\r' | '\t');
     if !text.contains(|c| is_dangerous(c) && !is_space(c)) {
         return text;

@@ -1,33 +1,61 @@
 //! swanci turns a merged pull request into Docker images in a private registry.
 
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
 pub mod cancel;
-pub mod ci;
-pub mod cli;
-pub mod commands;
+mod ci;
+mod cli;
+mod commands;
 pub mod config;
 pub mod decide;
-pub mod docker;
+mod docker;
 pub mod documents;
 pub mod error;
-pub mod escape;
+mod escape;
 pub mod forge;
 pub mod git;
-pub mod hooks;
+mod hooks;
 mod http;
-pub mod init;
+mod init;
 mod json;
 pub mod listener;
-pub mod lock;
-pub mod manifest;
+mod lock;
+mod manifest;
 pub mod model;
-pub mod parallel;
-pub mod pipeline;
-pub mod plan;
+mod parallel;
+mod pipeline;
+mod plan;
 pub mod process;
-pub mod progress;
+mod progress;
 pub mod queue;
-pub mod redact;
+mod redact;
 pub mod registry;
-pub mod signals;
+mod signals;
 mod state_dir;
 mod suggest;
+
+/// Parses the command line, runs the command, and prints its failure.
+pub fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    let cancel = cancel::Cancel::new();
+    if let Err(error) = signals::stop_on_signals(&cancel) {
+        progress::write_stderr(&format!("warning: signals cannot be handled: {error}"));
+    }
+    match commands::dispatch(cli, &cancel, &mut std::io::stdout()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let kind = cancel.stopped().map_or(failure.kind, |stop| stop.kind().and(failure.kind));
+            if kind != error::Kind::NothingToBuild {
+                progress::write_stderr(&failure.render());
+            }
+            ExitCode::from(kind)
+        }
+    }
+}
+
+/// The command line, for tests that compare it with the documents.
+pub fn command_line() -> clap::Command {
+    <cli::Cli as clap::CommandFactory>::command()
+}

@@ -14,20 +14,9 @@ use crate::error::{Classify as _, Failure, Kind};
 const RETRY: Duration = Duration::from_millis(15);
 
 /// Waits for the exclusive lock on an open file. It is released when the file is closed.
-pub fn exclusive(file: &File, cancel: &Cancel) -> Result<io::Result<()>, Stop> {
+pub(crate) fn exclusive(file: &File, cancel: &Cancel) -> Result<io::Result<()>, Stop> {
     loop {
         match file.try_lock() {
-            Ok(()) => return Ok(Ok(())),
-            Err(TryLockError::WouldBlock) => cancel.sleep(RETRY)?,
-            Err(TryLockError::Error(error)) => return Ok(Err(error)),
-        }
-    }
-}
-
-/// Waits for the shared lock on an open file.
-pub fn shared(file: &File, cancel: &Cancel) -> Result<io::Result<()>, Stop> {
-    loop {
-        match file.try_lock_shared() {
             Ok(()) => return Ok(Ok(())),
             Err(TryLockError::WouldBlock) => cancel.sleep(RETRY)?,
             Err(TryLockError::Error(error)) => return Ok(Err(error)),
@@ -39,7 +28,7 @@ pub fn shared(file: &File, cancel: &Cancel) -> Result<io::Result<()>, Stop> {
 /// nobody out), so there are only 256 of a kind: now and then two keys share one, and one of them waits.
 ///
 /// Who takes several of a kind sorts the paths and takes each once.
-pub fn path_of(state_dir: &Path, kind: &str, key: &str) -> PathBuf {
+pub(crate) fn path_of(state_dir: &Path, kind: &str, key: &str) -> PathBuf {
     use sha2::{Digest as _, Sha256};
     let bucket = Sha256::digest(key)[0];
     state_dir.join("locks").join(format!("{kind}-{bucket:02x}"))
@@ -47,13 +36,13 @@ pub fn path_of(state_dir: &Path, kind: &str, key: &str) -> PathBuf {
 
 /// A lock file that `key` shares with nobody: for a lock whose holder makes others leave instead of wait. Only for keys
 /// of which there are few.
-pub fn path_of_one(state_dir: &Path, kind: &str, key: &str) -> PathBuf {
+pub(crate) fn path_of_one(state_dir: &Path, kind: &str, key: &str) -> PathBuf {
     use sha2::{Digest as _, Sha256};
     state_dir.join("locks").join(format!("{kind}-{}", &hex::encode(Sha256::digest(key))[..32]))
 }
 
 /// Takes the exclusive locks of all these keys, always in the same order.
-pub fn all(
+pub(crate) fn all(
     state_dir: &Path,
     kind: &str,
     keys: impl Iterator<Item = String>,
@@ -72,7 +61,7 @@ pub fn all(
 }
 
 /// Opens a lock file, with its folder.
-pub fn open(path: &Path) -> io::Result<File> {
+pub(crate) fn open(path: &Path) -> io::Result<File> {
     if let Some(parent) = path.parent() {
         crate::state_dir::create_below(parent)?;
     }

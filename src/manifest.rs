@@ -3,10 +3,10 @@
 //! The format is CONTRACT's, "build", item 2. Reading is strict, because everything here ends in a command line, a
 //! path or a reference: what is unclear is refused with its JSON path, before anything is built.
 
-pub mod dockerfile;
+pub(crate) mod dockerfile;
 mod path;
 mod secrets;
-pub mod template;
+pub(crate) mod template;
 mod variables;
 mod wire;
 
@@ -16,15 +16,15 @@ use crate::escape::{escaped, shortened};
 use crate::model::{ImageName, RepoName, Tag};
 use crate::suggest;
 
-pub use path::RelPath;
-pub use template::Template;
+pub(crate) use path::RelPath;
+pub(crate) use template::Template;
 
 /// The name of the file, at the root of a commit.
-pub const FILE_NAME: &str = "images.json";
+pub(crate) const FILE_NAME: &str = "images.json";
 
 /// One image that a commit asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageSpec {
+pub(crate) struct ImageSpec {
     /// `service_name`: its name below the registry and its namespace.
     pub name: ImageName,
     /// Its version; valid as a tag.
@@ -48,7 +48,7 @@ pub struct ImageSpec {
 
 /// What is to be done with an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ImageKind {
+pub(crate) enum ImageKind {
     /// Built with docker.
     Docker,
     /// Reported, and nothing else.
@@ -61,7 +61,7 @@ pub enum ImageKind {
 /// images.json is malformed: exit code 4.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{FILE_NAME}: {}{problem}", .path.as_ref().map(|p| format!("`{p}` ")).unwrap_or_default())]
-pub struct ManifestError {
+pub(crate) struct ManifestError {
     /// Where, as a JSON path like `images[1].version`; `None` for the file as a whole.
     pub path: Option<String>,
     /// What is wrong, as the rest of a sentence.
@@ -82,7 +82,7 @@ impl ManifestError {
 ///
 /// # Errors
 /// [`ManifestError`] with the JSON path of the first thing that is wrong.
-pub fn parse(bytes: &[u8]) -> Result<Vec<ImageSpec>, ManifestError> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<Vec<ImageSpec>, ManifestError> {
     let images = wire::read(bytes)?;
     if images.is_empty() {
         return Err(ManifestError::at("images", "is empty: there is no image to build"));
@@ -192,7 +192,7 @@ impl ImageSpec {
     ///
     /// # Errors
     /// [`ManifestError`] when the repository's name can be no image name.
-    pub fn root_dockerfile(repository: &RepoName) -> Result<ImageSpec, ManifestError> {
+    pub(crate) fn root_dockerfile(repository: &RepoName) -> Result<ImageSpec, ManifestError> {
         let name = repository.last().to_ascii_lowercase().parse().map_err(|e| {
             ManifestError::whole(format!(
                 "is not there, and the repository's own name can be no image name ({e}): add an images.json"

@@ -50,7 +50,7 @@ struct Attributes<'a> {
 }
 
 /// The hash of everything that an image is made from. `bases` are the local images that it is built on.
-pub fn inputs<'a>(
+pub(crate) fn inputs<'a>(
     spec: &'a ImageSpec,
     files: &'a ContextFiles,
     bases: BTreeMap<&'a str, &'a Digest>,

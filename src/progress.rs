@@ -16,14 +16,14 @@ use crate::process::TAIL_LINES;
 const GROUP_LINES: usize = 5_000;
 
 /// Where lines go that are kept: a job's log.
-pub trait LineSink: Send + Sync {
+pub(crate) trait LineSink: Send + Sync {
     /// Takes one line, without its end.
     fn line(&self, line: &str);
 }
 
 /// How progress is shown.
 #[derive(Clone)]
-pub enum Style {
+pub(crate) enum Style {
     /// Live bars on standard error.
     Bars,
     /// One plain line a step on standard error; with `verbose` also what the tools say.
@@ -41,7 +41,7 @@ pub enum Style {
 
 /// A handle on the one display; clones share it.
 #[derive(Clone)]
-pub struct Progress(Arc<Shared>);
+pub(crate) struct Progress(Arc<Shared>);
 
 struct Shared {
     style: Style,
@@ -50,7 +50,7 @@ struct Shared {
 
 impl Progress {
     /// A display of this style.
-    pub fn new(style: Style) -> Progress {
+    pub(crate) fn new(style: Style) -> Progress {
         let target = match style {
             Style::Bars => ProgressDrawTarget::stderr_with_hz(12),
             Style::Plain { .. } | Style::Groups | Style::Quiet | Style::Log(_) => {
@@ -61,7 +61,7 @@ impl Progress {
     }
 
     /// Begins a step, as `build httpd`.
-    pub fn step(&self, name: &str) -> Step {
+    pub(crate) fn step(&self, name: &str) -> Step {
         let name = escaped(name);
         let bar = match &self.0.style {
             Style::Bars => {
@@ -89,7 +89,7 @@ impl Progress {
     }
 
     /// Whether only warnings and errors are wanted.
-    pub fn is_quiet(&self) -> bool {
+    pub(crate) fn is_quiet(&self) -> bool {
         match self.0.style {
             Style::Quiet => true,
             Style::Bars | Style::Plain { .. } | Style::Groups | Style::Log(_) => false,
@@ -97,7 +97,7 @@ impl Progress {
     }
 
     /// Something that a person should know.
-    pub fn warn(&self, text: &str) {
+    pub(crate) fn warn(&self, text: &str) {
         match &self.0.style {
             Style::Quiet => write_stderr(&format!("warning: {text}")),
             Style::Bars | Style::Plain { .. } | Style::Groups | Style::Log(_) => {
@@ -107,7 +107,7 @@ impl Progress {
     }
 
     /// A plain sentence, as the closing summary; not in quiet.
-    pub fn say(&self, text: &str) {
+    pub(crate) fn say(&self, text: &str) {
         self.print(text);
     }
 
@@ -123,7 +123,7 @@ impl Progress {
 }
 
 /// A step that is under way.
-pub struct Step {
+pub(crate) struct Step {
     progress: Progress,
     name: String,
     bar: Option<ProgressBar>,
@@ -133,7 +133,7 @@ pub struct Step {
 
 impl Step {
     /// What the tool under the step has just said.
-    pub fn line(&self, line: &str) {
+    pub(crate) fn line(&self, line: &str) {
         let line = shown(line);
         if line.is_empty() {
             return;
@@ -156,7 +156,7 @@ impl Step {
     }
 
     /// It ended well; `detail` says what came of it.
-    pub fn done(self, detail: &str) {
+    pub(crate) fn done(self, detail: &str) {
         self.close();
         let text = format!("{}: {} ({})", self.name, detail.trim_end(), seconds(self.begun.elapsed()));
         if matches!(self.progress.0.style, Style::Groups) {
@@ -167,7 +167,7 @@ impl Step {
     }
 
     /// It failed: the last lines that were said are shown, so that nobody has to run it again to see them.
-    pub fn failed(self, why: &str) {
+    pub(crate) fn failed(self, why: &str) {
         self.close();
         if matches!(self.progress.0.style, Style::Groups) {
             let text = format!("{}: FAILED ({})", self.name, seconds(self.begun.elapsed()));
@@ -222,7 +222,7 @@ impl Drop for Step {
 }
 
 /// `1.84s`, `2m03s`.
-pub fn seconds(duration: Duration) -> String {
+pub(crate) fn seconds(duration: Duration) -> String {
     let total = duration.as_secs();
     if total < 60 {
         format!("{:.2}s", duration.as_secs_f64())
@@ -232,14 +232,14 @@ pub fn seconds(duration: Duration) -> String {
 }
 
 /// One line of `serve`'s own, on standard output. A closed standard output is no reason to stop serving.
-pub fn write_stdout(line: &str) {
+pub(crate) fn write_stdout(line: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{}", shown(line));
     let _ = out.flush();
 }
 
 /// One line for a person, on standard error. A closed standard error is no reason to stop.
-pub fn write_stderr(line: &str) {
+pub(crate) fn write_stderr(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{}", ci::harmless(&shown(line)));
 }
 
@@ -251,7 +251,7 @@ pub(crate) fn shown(text: &str) -> String {
 
 /// Lines for a CI runner, as they are: commands, a secret that it is to mask. In one piece, so that no other line comes
 /// between.
-pub fn write_commands(lines: &[String]) {
+pub(crate) fn write_commands(lines: &[String]) {
     let _ = writeln!(std::io::stderr().lock(), "{}", lines.join("\n"));
 }
 

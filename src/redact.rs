@@ -30,12 +30,12 @@ const SHORTEST_LINE: usize = 8;
 const LARGEST_FILE: u64 = 500 << 10;
 
 /// Remembers a secret, so that [`scrub`] removes it.
-pub fn register(secret: &SecretString) {
+pub(crate) fn register(secret: &SecretString) {
     add(&[secret.expose_secret()]);
 }
 
 /// Remembers a token, and the form in which git sends it with its login.
-pub fn register_login(login: &str, token: &SecretString) {
+pub(crate) fn register_login(login: &str, token: &SecretString) {
     let token = token.expose_secret();
     let encoded = base64::engine::general_purpose::STANDARD.encode(format!("{login}:{token}"));
     add(&[token, &encoded]);
@@ -45,7 +45,7 @@ pub fn register_login(login: &str, token: &SecretString) {
 ///
 /// # Errors
 /// When the file cannot be read.
-pub fn register_file(path: &Path) -> std::io::Result<()> {
+pub(crate) fn register_file(path: &Path) -> std::io::Result<()> {
     let mut bytes = Vec::new();
     std::fs::File::open(path)?.take(LARGEST_FILE).read_to_end(&mut bytes)?;
     // Output that is not UTF-8 is read in the same lossy way.
@@ -56,7 +56,7 @@ pub fn register_file(path: &Path) -> std::io::Result<()> {
 }
 
 /// A secret as it stands in a file: editors leave a byte order mark, blanks and line breaks around it.
-pub fn trimmed(text: &str) -> &str {
+pub(crate) fn trimmed(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}')
 }
 
@@ -81,7 +81,7 @@ fn add(texts: &[&str]) {
 
 /// Tells every secret, those that are known and those to come, to somebody who hides them too, as the runner of a CI
 /// job does. Only the first caller is heard.
-pub fn announce(to: fn(&str)) {
+pub(crate) fn announce(to: fn(&str)) {
     let secrets = SECRETS.write().unwrap_or_else(PoisonError::into_inner);
     if ANNOUNCE.set(to).is_ok() {
         secrets.texts.iter().for_each(|secret| to(secret));
@@ -89,7 +89,7 @@ pub fn announce(to: fn(&str)) {
 }
 
 /// The same text with every known secret, and the password of every URL, replaced by `***`.
-pub fn scrub(text: &str) -> Cow<'_, str> {
+pub(crate) fn scrub(text: &str) -> Cow<'_, str> {
     let secrets = SECRETS.read().unwrap_or_else(PoisonError::into_inner);
     let clean = match &secrets.search {
         Some(search) => without(search, text),

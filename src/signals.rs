@@ -7,7 +7,7 @@ use crate::cancel::{Cancel, Stop};
 
 /// Stops `cancel` on the first signal. Children notice when their threads do; on a second signal they are killed, and
 /// the process exits with the signal's code.
-pub fn stop_on_signals(cancel: &Cancel) -> std::io::Result<()> {
+pub(crate) fn stop_on_signals(cancel: &Cancel) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let cancel = cancel.clone();
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {

@@ -3,8 +3,6 @@
 use std::fs;
 use std::path::Path;
 
-use clap::CommandFactory as _;
-
 fn read(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
@@ -57,7 +55,7 @@ fn every_variable_of_the_configuration_stands_in_the_readme() {
 #[test]
 fn every_command_and_exit_code_stands_in_the_readme() {
     let readme = read("README.md");
-    for command in swanci::cli::Cli::command().get_subcommands() {
+    for command in swanci::command_line().get_subcommands() {
         let name = command.get_name();
         assert!(readme.contains(&format!("swanci {name}")), "README.md does not show `swanci {name}`");
     }

@@ -23,7 +23,7 @@ static RUNNER_READS: AtomicBool = AtomicBool::new(false);
 
 /// What the runner says about the job (docs.github.com, "Default environment variables").
 #[derive(Debug, Clone)]
-pub struct Actions {
+pub(crate) struct Actions {
     output: Option<PathBuf>,
     summary: Option<PathBuf>,
     event_path: Option<PathBuf>,
@@ -32,7 +32,7 @@ pub struct Actions {
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy)]
-pub enum Ended<'a> {
+pub(crate) enum Ended<'a> {
     /// Before there was a document.
     Early,
     /// With nothing to do.
@@ -45,7 +45,7 @@ pub enum Ended<'a> {
 
 /// What a run has to report.
 #[derive(Debug)]
-pub struct Report<'a> {
+pub(crate) struct Report<'a> {
     /// How it ended.
     pub ended: Ended<'a>,
     /// Why, in a sentence.
@@ -58,7 +58,7 @@ pub struct Report<'a> {
 
 impl Actions {
     /// The job around this process; `None` outside of GitHub Actions.
-    pub fn detect(environment: &Environment) -> Option<Actions> {
+    pub(crate) fn detect(environment: &Environment) -> Option<Actions> {
         if environment.get("GITHUB_ACTIONS") != Some("true") {
             return None;
         }
@@ -72,7 +72,7 @@ impl Actions {
     }
 
     /// From now on what is printed is made harmless, and secrets are masked as they become known.
-    pub fn take_over(&self) {
+    pub(crate) fn take_over(&self) {
         RUNNER_READS.store(true, Ordering::SeqCst);
         crate::redact::announce(|secret| {
             // Each line by itself: that is how the runner compares.
@@ -83,7 +83,7 @@ impl Actions {
     }
 
     /// The event of this payload, where it is the job's own.
-    pub fn event_of(&self, payload: &Path) -> Option<String> {
+    pub(crate) fn event_of(&self, payload: &Path) -> Option<String> {
         if self.event_path.as_deref() != Some(payload) {
             return None;
         }
@@ -94,7 +94,7 @@ impl Actions {
     ///
     /// # Errors
     /// When a file cannot be written: later steps would go on without the outputs.
-    pub fn report(&self, report: &Report<'_>) -> Result<(), Failure> {
+    pub(crate) fn report(&self, report: &Report<'_>) -> Result<(), Failure> {
         if let Some(path) = &self.output {
             append(path, &outputs(report)?, "the step's outputs")?;
         }
@@ -217,7 +217,7 @@ fn append(path: &Path, text: &str, what: &'static str) -> Result<(), Failure> {
 }
 
 /// A command for the runner, on one line.
-pub fn command(name: &str, title: Option<&str>, value: &str) -> String {
+pub(crate) fn command(name: &str, title: Option<&str>, value: &str) -> String {
     let data = |text: &str| text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
     let title = title
         .map(|title| format!(" title={}", data(title).replace(':', "%3A").replace(',', "%2C")))
@@ -226,12 +226,12 @@ pub fn command(name: &str, title: Option<&str>, value: &str) -> String {
 }
 
 /// A tool's or a stranger's lines, which a runner takes for nothing but text; the same text where no runner reads.
-pub fn harmless(text: &str) -> Cow<'_, str> {
+pub(crate) fn harmless(text: &str) -> Cow<'_, str> {
     if RUNNER_READS.load(Ordering::SeqCst) { defused(text) } else { Cow::Borrowed(text) }
 }
 
 /// A JSON text with the same meaning, in which a runner finds no command.
-pub fn harmless_json(json: String) -> String {
+pub(crate) fn harmless_json(json: String) -> String {
     // `##[` can only stand inside a string. A line of JSON never begins with `::`.
     if RUNNER_READS.load(Ordering::SeqCst) { json.replace("##[", "\\u0023\\u0023[") } else { json }
 }

@@ -15,7 +15,7 @@ pub(crate) fn full_name(text: &str) -> Result<RepoName, String> {
 
 /// The forge's side of the webhook.
 #[derive(Debug, Args)]
-pub struct Hook {
+pub(crate) struct Hook {
     /// What to do.
     #[command(subcommand)]
     pub action: HookAction,
@@ -23,7 +23,7 @@ pub struct Hook {
 
 /// What can be done with the webhook.
 #[derive(Debug, Subcommand)]
-pub enum HookAction {
+pub(crate) enum HookAction {
     /// Print the webhook URL, from ngrok's public address
     #[command(after_help = "Example:\n  swanci hook url")]
     Url(HookUrl),
@@ -46,7 +46,7 @@ pub enum HookAction {
 
 /// Where ngrok is asked.
 #[derive(Debug, Args)]
-pub struct NgrokArgs {
+pub(crate) struct NgrokArgs {
     /// The ngrok agent's local API
     #[arg(long, value_name = "URL", default_value = crate::hooks::NGROK_API)]
     pub ngrok_api: String,
@@ -54,7 +54,7 @@ pub struct NgrokArgs {
 
 /// Which webhook.
 #[derive(Debug, Args)]
-pub struct HookTarget {
+pub(crate) struct HookTarget {
     /// The repository [default: the configuration's, where it has one only]
     #[arg(long, value_name = "OWNER/NAME", value_parser = full_name)]
     pub repo: Option<RepoName>,
@@ -71,7 +71,7 @@ pub struct HookTarget {
 
 /// How to find the public address.
 #[derive(Debug, Args)]
-pub struct HookUrl {
+pub(crate) struct HookUrl {
     /// ngrok.
     #[command(flatten)]
     pub ngrok: NgrokArgs,
@@ -82,7 +82,7 @@ pub struct HookUrl {
 
 /// What to install.
 #[derive(Debug, Args)]
-pub struct HookInstall {
+pub(crate) struct HookInstall {
     /// Which webhook.
     #[command(flatten)]
     pub target: HookTarget,
@@ -99,7 +99,7 @@ pub struct HookInstall {
 
 /// What to check.
 #[derive(Debug, Args)]
-pub struct HookCheck {
+pub(crate) struct HookCheck {
     /// Which webhook.
     #[command(flatten)]
     pub target: HookTarget,
@@ -116,7 +116,7 @@ pub struct HookCheck {
 
 /// What to send again.
 #[derive(Debug, Args)]
-pub struct HookRedeliver {
+pub(crate) struct HookRedeliver {
     /// Which webhook.
     #[command(flatten)]
     pub target: HookTarget,

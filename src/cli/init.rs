@@ -8,7 +8,7 @@ use crate::model::{RegistryAddress, RepoName};
 
 /// What to write down; what is not given is asked at a terminal.
 #[derive(Debug, Args)]
-pub struct Init {
+pub(crate) struct Init {
     /// Where images go
     #[arg(long, value_name = "HOST[:PORT][/NAMESPACE]")]
     pub registry: Option<RegistryAddress>,

@@ -22,10 +22,10 @@ use crate::cancel::Cancel;
 use crate::cli::{Cli, Command};
 use crate::error::Failure;
 
-pub use session::Session;
+pub(crate) use session::Session;
 
 /// Runs the command. Its result goes to `out`; the error that it returns decides the exit code.
-pub fn dispatch(cli: Cli, cancel: &Cancel, out: &mut dyn Write) -> Result<(), Failure> {
+pub(crate) fn dispatch(cli: Cli, cancel: &Cancel, out: &mut dyn Write) -> Result<(), Failure> {
     let session = |global| Session::open(global, cancel);
     match cli.command {
         Command::Evaluate(args) => evaluate::command(&session(&cli.global)?, &args, out),

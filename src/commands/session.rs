@@ -20,7 +20,7 @@ use crate::redact;
 use crate::registry::{Login, Registry, Settings};
 
 /// A command's configuration, display and cancellation.
-pub struct Session {
+pub(crate) struct Session {
     /// The configuration below the flags.
     pub config: Config,
     /// Where progress goes.
@@ -33,7 +33,7 @@ pub struct Session {
 
 impl Session {
     /// Reads the configuration and sets up the display.
-    pub fn open(global: &Global, cancel: &Cancel) -> Result<Session, Failure> {
+    pub(crate) fn open(global: &Global, cancel: &Cancel) -> Result<Session, Failure> {
         let environment = Environment::of_process();
         let actions = Actions::detect(&environment);
         // Before anything is read: no secret is known before the runner masks it.
@@ -69,7 +69,7 @@ impl Session {
     }
 
     /// The site of a command that builds or pushes, with the flags on top of the configuration.
-    pub fn site(&self, registry: &RegistryArgs, build: Option<&BuildArgs>) -> Result<Site, Failure> {
+    pub(crate) fn site(&self, registry: &RegistryArgs, build: Option<&BuildArgs>) -> Result<Site, Failure> {
         site(&self.config, registry, build, &self.progress, &self.cancel)
     }
 }

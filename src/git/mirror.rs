@@ -52,11 +52,6 @@ impl<'a> Mirror<'a> {
         Mirror { remote, dir, access: Access::to(remote, access), cancel }
     }
 
-    /// The git directory.
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
     /// The remote.
     pub fn remote(&self) -> &Remote {
         self.remote

@@ -186,11 +186,6 @@ impl Remote {
         self.transport
     }
 
-    /// The host, with a port that is not the default; empty for a path.
-    pub fn host(&self) -> &str {
-        &self.host
-    }
-
     /// `GIT_ALLOW_PROTOCOL` for this remote.
     pub(super) fn transports(&self) -> &'static str {
         match self.transport {
@@ -395,7 +390,7 @@ mod tests {
     fn a_submodule_stays_on_the_host() {
         let base = Remote::typed("https://github.com/a/b.git").unwrap();
         assert_eq!(base.submodule("../c.git").unwrap().as_git_url(), "https://github.com/a/c.git");
-        assert_eq!(base.submodule("git@github.com:x/y").unwrap().host(), "github.com");
+        assert_eq!(base.submodule("git@github.com:x/y").unwrap().host, "github.com");
         for bad in ["https://evil.org/x", "../../../../x", "/etc", "file:///etc", "ext::sh"] {
             assert!(base.submodule(bad).is_err(), "{bad} was taken");
         }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// One attempt to deliver an event (schema `hook-delivery-item` of GitHub's API description).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Delivery {
+pub(crate) struct Delivery {
     /// The attempt's own number.
     pub id: u64,
     /// The event's: all attempts of one event share it.
@@ -30,7 +30,7 @@ pub struct Delivery {
 
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeliveryState {
+pub(crate) enum DeliveryState {
     /// The listener took it.
     Succeeded,
     /// GitHub has not heard an answer yet.
@@ -41,7 +41,7 @@ pub enum DeliveryState {
 
 impl Delivery {
     /// How it ended.
-    pub fn state(&self) -> DeliveryState {
+    pub(crate) fn state(&self) -> DeliveryState {
         match self.status_code {
             200..=299 => DeliveryState::Succeeded,
             0 if self.status.eq_ignore_ascii_case("pending") => DeliveryState::Pending,
@@ -50,19 +50,19 @@ impl Delivery {
     }
 
     /// Whether it is the test that GitHub sends for a new webhook; nothing is lost with it.
-    pub fn is_ping(&self) -> bool {
+    pub(crate) fn is_ping(&self) -> bool {
         self.event == "ping"
     }
 
     /// When it was made; `None` when GitHub's time cannot be read.
-    pub fn time(&self) -> Option<Timestamp> {
+    pub(crate) fn time(&self) -> Option<Timestamp> {
         self.delivered_at.parse().ok()
     }
 }
 
 /// The newest failed attempt of each event of which no attempt succeeded or is under way, oldest first. `newest_first`
 /// is how GitHub lists deliveries. Pings are left out.
-pub fn unresolved(newest_first: &[Delivery]) -> Vec<&Delivery> {
+pub(crate) fn unresolved(newest_first: &[Delivery]) -> Vec<&Delivery> {
     // By state and not by order: an event that has arrived once has arrived, whatever a later attempt met.
     let settled: HashSet<&str> =
         newest_first.iter().filter(|d| d.state() != DeliveryState::Failed).map(|d| d.guid.as_str()).collect();

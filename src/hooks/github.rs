@@ -26,7 +26,7 @@ const MAX_PAGES: usize = 100;
 
 /// A webhook of a repository.
 #[derive(Debug, Clone, Deserialize)]
-pub struct Hook {
+pub(crate) struct Hook {
     /// GitHub's number for it.
     pub id: u64,
     /// Whether it delivers.
@@ -39,7 +39,7 @@ pub struct Hook {
 
 /// Where and how a webhook delivers, as GitHub shows it.
 #[derive(Debug, Clone, Default, Deserialize)]
-pub struct HookConfig {
+pub(crate) struct HookConfig {
     /// Where to.
     pub url: Option<String>,
     /// `json` or `form`.
@@ -52,12 +52,12 @@ pub struct HookConfig {
 
 impl HookConfig {
     /// Whether deliveries are signed.
-    pub fn has_secret(&self) -> bool {
+    pub(crate) fn has_secret(&self) -> bool {
         self.secret.as_ref().is_some_and(|secret| !secret.is_empty())
     }
 
     /// Whether GitHub checks the listener's certificate.
-    pub fn verifies_tls(&self) -> bool {
+    pub(crate) fn verifies_tls(&self) -> bool {
         match &self.insecure_ssl {
             None => true,
             Some(value) => value.as_str() == Some("0") || value.as_i64() == Some(0),
@@ -67,7 +67,7 @@ impl HookConfig {
 
 impl Hook {
     /// Whether it looks like one that swanci made: this path, pull requests and nothing else.
-    pub fn looks_like_ours(&self, path: &str) -> bool {
+    pub(crate) fn looks_like_ours(&self, path: &str) -> bool {
         let url = self.config.url.as_deref().and_then(|url| Url::parse(url).ok());
         url.is_some_and(|url| url.path() == path) && self.events == [EVENT]
     }
@@ -75,7 +75,7 @@ impl Hook {
 
 /// What a webhook is to be.
 #[derive(Debug)]
-pub struct Wanted<'a> {
+pub(crate) struct Wanted<'a> {
     /// Where it delivers.
     pub url: &'a Url,
     /// What deliveries are signed with.
@@ -117,7 +117,7 @@ impl Wanted<'_> {
 }
 
 /// GitHub, asked about one repository with one token.
-pub struct GitHub {
+pub(crate) struct GitHub {
     server: Server,
     repository: RepoName,
     token: SecretString,
@@ -129,7 +129,7 @@ impl GitHub {
     ///
     /// # Errors
     /// [`HookError::Settings`] when the address would send the token in plain text, or is none.
-    pub fn new(
+    pub(crate) fn new(
         api: &str,
         repository: RepoName,
         token: SecretString,
@@ -139,12 +139,12 @@ impl GitHub {
     }
 
     /// The API's host, with its port where it has one.
-    pub fn host(&self) -> &str {
+    pub(crate) fn host(&self) -> &str {
         &self.server.host
     }
 
     /// Every webhook of the repository.
-    pub fn hooks(&self) -> Result<Vec<Hook>, HookError> {
+    pub(crate) fn hooks(&self) -> Result<Vec<Hook>, HookError> {
         let mut hooks = Vec::new();
         let at = format!("listing the webhooks of {}", self.repository);
         self.pages::<Hook>(&format!("hooks?per_page={PER_PAGE}"), &at, &mut |page| {
@@ -155,7 +155,7 @@ impl GitHub {
     }
 
     /// Makes a webhook.
-    pub fn create(&self, wanted: &Wanted<'_>) -> Result<Hook, HookError> {
+    pub(crate) fn create(&self, wanted: &Wanted<'_>) -> Result<Hook, HookError> {
         let at = format!("making a webhook of {}", self.repository);
         let body = wanted.body(Some("web")).map_err(|e| self.protocol(&at, e.to_string()))?;
         let answer = self.send("POST", &self.url("hooks")?, Some(&body), &at)?;
@@ -163,7 +163,7 @@ impl GitHub {
     }
 
     /// Makes a webhook that is there what it should be; the same once more changes nothing.
-    pub fn update(&self, id: u64, wanted: &Wanted<'_>) -> Result<Hook, HookError> {
+    pub(crate) fn update(&self, id: u64, wanted: &Wanted<'_>) -> Result<Hook, HookError> {
         let at = format!("updating webhook {id} of {}", self.repository);
         let body = wanted.body(None).map_err(|e| self.protocol(&at, e.to_string()))?;
         let answer = self.send("PATCH", &self.url(&format!("hooks/{id}"))?, Some(&body), &at)?;
@@ -171,13 +171,13 @@ impl GitHub {
     }
 
     /// Asks for a ping.
-    pub fn ping(&self, id: u64) -> Result<(), HookError> {
+    pub(crate) fn ping(&self, id: u64) -> Result<(), HookError> {
         let at = format!("asking for a ping of webhook {id} of {}", self.repository);
         self.send("POST", &self.url(&format!("hooks/{id}/pings"))?, None, &at).map(|_| ())
     }
 
     /// The newest deliveries, newest first, at most `count` (up to 100).
-    pub fn newest_deliveries(&self, id: u64, count: usize) -> Result<Vec<Delivery>, HookError> {
+    pub(crate) fn newest_deliveries(&self, id: u64, count: usize) -> Result<Vec<Delivery>, HookError> {
         let mut found = Vec::new();
         let count = count.clamp(1, PER_PAGE);
         let at = format!("listing the deliveries of webhook {id} of {}", self.repository);
@@ -190,7 +190,7 @@ impl GitHub {
     }
 
     /// Deliveries, newest first, page after page until `more` says no.
-    pub fn deliveries(
+    pub(crate) fn deliveries(
         &self,
         id: u64,
         more: &mut dyn FnMut(&Delivery) -> bool,
@@ -210,7 +210,7 @@ impl GitHub {
     }
 
     /// Asks GitHub to deliver again. Sent once: a repetition would deliver twice.
-    pub fn redeliver(&self, id: u64, delivery: u64) -> Result<(), HookError> {
+    pub(crate) fn redeliver(&self, id: u64, delivery: u64) -> Result<(), HookError> {
         let at = format!("asking for delivery {delivery} again");
         let url = self.url(&format!("hooks/{id}/deliveries/{delivery}/attempts"))?;
         self.send("POST", &url, None, &at).map(|_| ())

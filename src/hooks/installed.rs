@@ -22,13 +22,13 @@ fn path(state_dir: &Path, host: &str, repository: &RepoName) -> PathBuf {
 }
 
 /// The number of the webhook that was made for this repository at this host.
-pub fn recall(state_dir: &Path, host: &str, repository: &RepoName) -> Option<u64> {
+pub(crate) fn recall(state_dir: &Path, host: &str, repository: &RepoName) -> Option<u64> {
     let bytes = fs::read(path(state_dir, host, repository)).ok()?;
     serde_json::from_slice::<Installed>(&bytes).ok().map(|installed| installed.id)
 }
 
 /// Remembers it.
-pub fn remember(state_dir: &Path, host: &str, repository: &RepoName, id: u64) -> std::io::Result<()> {
+pub(crate) fn remember(state_dir: &Path, host: &str, repository: &RepoName, id: u64) -> std::io::Result<()> {
     let path = path(state_dir, host, repository);
     let dir = path.parent().unwrap_or(state_dir);
     crate::state_dir::create_below(dir)?;

@@ -8,33 +8,33 @@ mod deliveries;
 mod error;
 mod github;
 mod http;
-pub mod installed;
+pub(crate) mod installed;
 mod ngrok;
 
-pub use deliveries::{Delivery, DeliveryState, unresolved};
-pub use error::HookError;
-pub use github::{GitHub, Hook, HookConfig, Wanted};
-pub use ngrok::public_url;
+pub(crate) use deliveries::{Delivery, DeliveryState, unresolved};
+pub(crate) use error::HookError;
+pub(crate) use github::{GitHub, Hook, Wanted};
+pub(crate) use ngrok::public_url;
 
 use url::Url;
 
 /// GitHub's API, where none other is named.
-pub const GITHUB_API: &str = "https://api.github.com";
+pub(crate) const GITHUB_API: &str = "https://api.github.com";
 /// Where the ngrok agent answers, where no other address is named.
-pub const NGROK_API: &str = "http://127.0.0.1:4040";
+pub(crate) const NGROK_API: &str = "http://127.0.0.1:4040";
 /// The path that `serve` takes deliveries on.
-pub const WEBHOOK_PATH: &str = "/webhook";
+pub(crate) const WEBHOOK_PATH: &str = "/webhook";
 /// The same, as the program before swanci had it.
-pub const ORIGINAL_PATH: &str = "/ciserver/repository/merged";
+pub(crate) const ORIGINAL_PATH: &str = "/ciserver/repository/merged";
 /// The event that announces a merge.
-pub const EVENT: &str = "pull_request";
+pub(crate) const EVENT: &str = "pull_request";
 
 /// The webhook's URL under a public address: the address itself when it has a path already, else with
 /// [`WEBHOOK_PATH`].
 ///
 /// # Errors
 /// A sentence when GitHub could not deliver to it.
-pub fn webhook_url(address: &str) -> Result<Url, String> {
+pub(crate) fn webhook_url(address: &str) -> Result<Url, String> {
     let mut url = Url::parse(address).map_err(|e| format!("`{}` is no URL: {e}", shown(address)))?;
     if !matches!(url.scheme(), "https" | "http") || url.host_str().is_none() {
         return Err(format!("`{}` is not an https URL", shown(address)));

@@ -27,7 +27,7 @@ struct TunnelConfig {
 }
 
 /// The public https address of the tunnel. With several, the one that ends at `port`, the listener's.
-pub fn public_url(api: &str, port: u16) -> Result<String, HookError> {
+pub(crate) fn public_url(api: &str, port: u16) -> Result<String, HookError> {
     let server = Server::new(api, true)?;
     let at = "asking ngrok for its tunnels";
     let url = server.base.join("api/tunnels").map_err(|e| HookError::Settings(e.to_string()))?;

@@ -14,7 +14,7 @@ use crate::model::{RegistryAddress, RepoName};
 
 /// What is to be written down.
 #[derive(Debug, Clone, Default)]
-pub struct Answers {
+pub(crate) struct Answers {
     /// The folder.
     pub dir: PathBuf,
     /// Where images go.
@@ -33,7 +33,7 @@ pub struct Answers {
 
 /// What was written.
 #[derive(Debug)]
-pub struct Written {
+pub(crate) struct Written {
     /// The configuration.
     pub config: PathBuf,
     /// The webhook's secret.
@@ -61,7 +61,7 @@ struct NewFile {
 ///
 /// # Errors
 /// When an answer is wrong, a file is there already, or it cannot be written. Nothing is left behind.
-pub fn write(answers: &Answers) -> Result<Written, Failure> {
+pub(crate) fn write(answers: &Answers) -> Result<Written, Failure> {
     check(answers)?;
     let config = answers.dir.join("swanci.toml");
     let secret = answers.secret_file.clone().unwrap_or_else(|| answers.dir.join("secret"));

@@ -288,7 +288,7 @@ fn fitted(branch: &str, room: usize, first: bool) -> String {
 }
 
 /// Whether it is a tag of the form that [`CommitSha::immutable_tag`] makes.
-pub fn is_immutable(tag: &Tag) -> bool {
+pub(crate) fn is_immutable(tag: &Tag) -> bool {
     tag.as_str().strip_prefix("sha-").is_some_and(|id| id.parse::<CommitSha>().is_ok())
 }
 

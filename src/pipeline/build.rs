@@ -27,7 +27,7 @@ use super::{Origin, Outcome, REGISTRY_THREADS, Site, checkout, now, seconds};
 
 /// What a build is asked to do differently.
 #[derive(Debug, Clone, Default)]
-pub struct BuildOptions {
+pub(crate) struct BuildOptions {
     /// Only these images; empty means all.
     pub images: Vec<ImageName>,
     /// Build even what is unchanged.
@@ -45,14 +45,14 @@ pub struct BuildOptions {
 }
 
 /// A build that came to its end.
-pub type Built = Outcome<BuiltDocument>;
+pub(crate) type Built = Outcome<BuiltDocument>;
 
 /// Called for every image that is ready to be pushed, from the thread that found or built it. `true`: a moment ago the
 /// engine had it under its name, or the registry nothing under the immutable tag of an unchanged one.
 pub(super) type OnReady<'a> = &'a (dyn Fn(&Image, bool) + Sync);
 
 /// Builds a change.
-pub fn build(
+pub(crate) fn build(
     site: &Site,
     change: &Change,
     payload_sha256: Option<&str>,

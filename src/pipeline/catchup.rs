@@ -29,11 +29,11 @@ use super::survey::{Surveyed, survey};
 use super::{BuildOptions, ByHand, Origin, Outcome, PushOptions, Ran, RepositoryRule, Site, run};
 use window::{Held, Listing};
 
-pub use since::{InvalidSince, Since};
+pub(crate) use since::Since;
 
 /// Which commits to look at.
 #[derive(Debug, Clone)]
-pub struct CatchupOptions {
+pub(crate) struct CatchupOptions {
     /// A repository and branch that a person typed, in place of the configured ones.
     pub by_hand: Option<ByHand>,
     /// Of the configured repositories only these; empty means all.
@@ -50,7 +50,7 @@ pub struct CatchupOptions {
 
 /// The document of `catchup`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct CatchupDocument {
+pub(crate) struct CatchupDocument {
     /// Always [`SCHEMA`].
     pub schema: u32,
     /// Another catchup of the same repository is at work, so this one left it all to that. Only there when true.
@@ -67,7 +67,7 @@ fn is_false(value: &bool) -> bool {
 
 /// One commit, and what became of it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct CaughtUp {
+pub(crate) struct CaughtUp {
     /// The repository's full name.
     pub repository: RepoName,
     /// The branch.
@@ -87,7 +87,7 @@ pub struct CaughtUp {
 /// What became of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum CatchupOutcome {
+pub(crate) enum CatchupOutcome {
     /// Every Docker image that it lists was in the registry already.
     Present,
     /// It was missing, and now it is there.
@@ -107,7 +107,7 @@ pub enum CatchupOutcome {
 }
 
 /// Builds and pushes what is missing. Neither a commit nor a repository that fails keeps the others from their turn.
-pub fn catchup(site: &Site, options: &CatchupOptions) -> Result<Outcome<CatchupDocument>, Failure> {
+pub(crate) fn catchup(site: &Site, options: &CatchupOptions) -> Result<Outcome<CatchupDocument>, Failure> {
     site.registry_and_client()?;
     let mut document = CatchupDocument { schema: SCHEMA, busy: false, commits: Vec::new() };
     if let Some(by_hand) = &options.by_hand {

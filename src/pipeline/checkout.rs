@@ -57,7 +57,7 @@ pub(super) fn prove(
 }
 
 /// The change that a person named by hand, and the site that knows the login of a typed URL.
-pub fn resolve_by_hand(site: Site, by_hand: &ByHand) -> Result<(Site, Change), Failure> {
+pub(crate) fn resolve_by_hand(site: Site, by_hand: &ByHand) -> Result<(Site, Change), Failure> {
     let remote = typed(&site, &by_hand.repository).map_err(|error| {
         Failure::new(crate::error::Kind::Refused, error)
             .context(format!("cannot use --repo {}", crate::redact::scrub(&by_hand.repository)))

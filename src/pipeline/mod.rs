@@ -17,8 +17,8 @@ mod scratch;
 mod secrets;
 mod survey;
 
-pub mod catchup;
-pub mod verify;
+pub(crate) mod catchup;
+pub(crate) mod verify;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -34,15 +34,15 @@ use crate::model::{ForgeName, ImageName, RegistryAddress, RepoName};
 use crate::progress::Progress;
 use crate::registry::Registry;
 
-pub use build::{BuildOptions, Built, build};
-pub use checkout::resolve_by_hand;
-pub use origin::{ByHand, Origin};
-pub use push::{PushOptions, push};
-pub use run::{Ran, run};
+pub(crate) use build::{BuildOptions, build};
+pub(crate) use checkout::resolve_by_hand;
+pub(crate) use origin::{ByHand, Origin};
+pub(crate) use push::{PushOptions, push};
+pub(crate) use run::{Ran, run};
 
 /// A repository that may be built, and how.
 #[derive(Debug, Clone)]
-pub struct RepositoryRule {
+pub(crate) struct RepositoryRule {
     /// Full name on the forge.
     pub name: RepoName,
     /// Where to clone from instead of the payload's URL.
@@ -71,7 +71,7 @@ impl RepositoryRule {
 
 /// Where and with what a change is carried out.
 #[derive(Clone)]
-pub struct Site {
+pub(crate) struct Site {
     /// Mirrors, receipts, locks.
     pub state_dir: PathBuf,
     /// The allow-list; empty restricts nothing.
@@ -116,7 +116,7 @@ impl Site {
 
 /// A document together with how it went: a failed push has a receipt too.
 #[derive(Debug)]
-pub struct Outcome<T> {
+pub(crate) struct Outcome<T> {
     /// The document.
     pub document: T,
     /// Why the command fails all the same.

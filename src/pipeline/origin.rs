@@ -16,7 +16,7 @@ pub(super) const GITHUB: &str = "https://github.com";
 
 /// Where a change is cloned from, and what its images are called.
 #[derive(Debug, Clone)]
-pub struct Origin {
+pub(crate) struct Origin {
     /// The remote that git is given.
     pub remote: Remote,
     /// The `source` label of its images.
@@ -35,7 +35,7 @@ pub struct Origin {
 
 /// What a person named instead of a payload.
 #[derive(Debug, Clone)]
-pub struct ByHand {
+pub(crate) struct ByHand {
     /// A URL or a path.
     pub repository: String,
     /// A commit id, full or abbreviated.
@@ -46,7 +46,7 @@ pub struct ByHand {
 
 impl Origin {
     /// A change of a forge is found by its full name; what a person typed is taken as it is.
-    pub fn of(site: &Site, change: &Change) -> Result<Origin, Failure> {
+    pub(crate) fn of(site: &Site, change: &Change) -> Result<Origin, Failure> {
         let typed = match (&site.typed, change.forge) {
             (_, Some(_)) => None,
             (Some(typed), None) if typed.as_git_url() == change.clone_url => Some(typed.clone()),

@@ -19,7 +19,7 @@ use super::{Origin, Outcome, Site, housekeeping, now, promote, receipt, seconds}
 
 /// What a push is asked to do differently.
 #[derive(Debug, Clone, Default)]
-pub struct PushOptions {
+pub(crate) struct PushOptions {
     /// A `sha-` tag that holds another image of the commit is a failure.
     pub strict: bool,
     /// Moving tags may move back.
@@ -32,7 +32,11 @@ pub struct PushOptions {
 pub(super) const UPLOADS: usize = 3;
 
 /// Pushes a built document and writes its receipt.
-pub fn push(site: &Site, built: BuiltDocument, options: &PushOptions) -> Result<Outcome<Receipt>, Failure> {
+pub(crate) fn push(
+    site: &Site,
+    built: BuiltDocument,
+    options: &PushOptions,
+) -> Result<Outcome<Receipt>, Failure> {
     let begun = Instant::now();
     check(site, &built)?;
     let origin = Origin::of(site, &built.change)?;

@@ -18,7 +18,7 @@ const JUST_NOW: Duration = Duration::from_secs(1);
 
 /// The document of a run.
 #[derive(Debug)]
-pub enum Ran {
+pub(crate) enum Ran {
     /// Images failed to build, or were only planned; nothing was promoted.
     Built(BuiltDocument),
     /// It was pushed, or the push failed.
@@ -27,7 +27,7 @@ pub enum Ran {
 
 /// Builds a change and pushes it. An image is uploaded under its immutable tag as soon as it is built; the moving tags
 /// wait for all of them.
-pub fn run(
+pub(crate) fn run(
     site: &Site,
     change: &Change,
     payload_sha256: Option<&str>,

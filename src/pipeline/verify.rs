@@ -14,7 +14,7 @@ use super::{Outcome, REGISTRY_THREADS, Site};
 
 /// The document of `verify`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Verification {
+pub(crate) struct Verification {
     /// Always [`SCHEMA`].
     pub schema: u32,
     /// What was found.
@@ -26,7 +26,7 @@ pub struct Verification {
 /// Whether the registry still holds what the receipt says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum VerifyOutcome {
+pub(crate) enum VerifyOutcome {
     /// Everything is there, unchanged.
     Intact,
     /// An immutable tag changed, or something is gone.
@@ -35,7 +35,7 @@ pub enum VerifyOutcome {
 
 /// One image and what was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct VerifiedImage {
+pub(crate) struct VerifiedImage {
     /// The image.
     pub name: String,
     /// Its immutable tag, or a moving one that the receipt put there.
@@ -58,7 +58,7 @@ impl VerifiedImage {
 
 /// Compares the registry with a receipt: tags, manifests, and all content of the images on it. A moving tag that has
 /// moved on is not drift; one that is gone is.
-pub fn verify(site: &Site, receipt: &Receipt) -> Result<Outcome<Verification>, Failure> {
+pub(crate) fn verify(site: &Site, receipt: &Receipt) -> Result<Outcome<Verification>, Failure> {
     let (address, client) = site.registry_and_client()?;
     if receipt.schema != SCHEMA {
         return Err(Failure::bad_input(format!(

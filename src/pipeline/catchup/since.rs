@@ -11,7 +11,7 @@ use crate::model::CommitSha;
 
 /// The start of what is looked at: a commit, itself not included, or a moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Since {
+pub(crate) enum Since {
     /// What came after this commit.
     Commit(CommitSha),
     /// What landed at this moment or later, by the committers' clocks.
@@ -24,7 +24,7 @@ pub enum Since {
     "`{}` is neither a full commit id nor a date like 2026-11-22 or 2026-11-22T06:00:00Z",
     shortened(.0, 80)
 )]
-pub struct InvalidSince(String);
+pub(crate) struct InvalidSince(String);
 
 impl FromStr for Since {
     type Err = InvalidSince;
