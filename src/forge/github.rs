@@ -113,8 +113,9 @@ fn merge(repository: &Repository<'_>, pull: PullFields) -> Result<Change, Payloa
     check_url(&clone_url, "repository.clone_url")?;
     Ok(Change {
         forge: Some(ForgeName::Github),
+        forge_url: None,
         repository: checked(string(repository.full_name, "repository.full_name")?, "repository.full_name")?,
-        clone_url,
+        clone_url: Some(clone_url),
         commit: checked(pull.merge_commit_sha.clone(), "pull_request.merge_commit_sha")?,
         branch: Some(checked(pull.base_branch.clone(), "pull_request.base.ref")?),
         default_branch: readable(repository.default_branch),
@@ -129,6 +130,7 @@ fn reported(repository: &Repository<'_>, pull: PullFields, name: RepoName) -> Re
     let landed = pull.merge_commit_sha.as_deref().filter(|_| pull.merged == Some(true));
     ReportedChange {
         forge: Some(ForgeName::Github),
+        forge_url: None,
         repository: name,
         clone_url: clone_url.filter(|url| check_url(url, "").is_ok()),
         commit: landed.and_then(|sha| sha.parse().ok()),
@@ -150,6 +152,9 @@ fn describe(pull: PullFields) -> Option<PullRequest> {
         author: pull.author,
         url: pull.html_url,
         head: pull.head_sha.and_then(|sha| sha.parse::<CommitSha>().ok()),
+        created_at: None,
+        merged_at: None,
+        landed_prefix: None,
     })
 }
 
