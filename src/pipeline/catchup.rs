@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::documents::{MoveOutcome, Receipt, SCHEMA};
 use crate::error::{Classify as _, Failure, Kind};
+use crate::events::Step;
 use crate::git::Mirror;
 use crate::lock;
 use crate::manifest::template::Word;
@@ -124,7 +125,7 @@ pub(crate) fn catchup(site: &Site, options: &CatchupOptions) -> Result<Outcome<C
             Ok(failure) => failures.extend(failure),
             Err(failure) => {
                 let failure = failure.context(format!("{} could not be caught up", rule.name));
-                site.progress.warn(&failure.one_line());
+                site.events.warn(&failure.one_line());
                 failures.push(failure);
             }
         }
@@ -218,7 +219,8 @@ fn branch(
 ) -> Result<Option<Failure>, Failure> {
     let (_, client) = site.registry_and_client()?;
     let Some(name) = &tip.branch else { return Ok(None) };
-    let step = site.progress.step(&format!("look at {name} of {}", tip.repository));
+    let step =
+        site.events.begin(Step::LookAt { branch: name.to_string(), repository: tip.repository.to_string() });
     let commits = window::commits(mirror, &tip.commit, name, options)?;
     let listings = window::listings(mirror, &commits, &tip.repository)?;
     let held = Held::ask(site, client, origin, &commits, &listings)?;
@@ -423,19 +425,19 @@ fn carry_out(
         let (outcome, receipt, error) = match state {
             State::Done(outcome, why) => {
                 if let Some(why) = &why {
-                    site.progress.say(&format!("commit {short}: {}: {why}", word(outcome)));
+                    site.events.note(&format!("commit {short}: {}: {why}", word(outcome)));
                 }
                 (outcome, None, why)
             }
             State::Missing if dry_run || site.cancel.stopped().is_some() => {
                 if dry_run {
-                    site.progress.say(&format!("commit {short}: would be built"));
+                    site.events.note(&format!("commit {short}: would be built"));
                 }
                 (CatchupOutcome::Planned, None, None)
             }
             State::Missing => {
                 begun += 1;
-                site.progress.say(&format!("commit {short} ({begun} of {total})"));
+                site.events.note(&format!("commit {short} ({begun} of {total})"));
                 let (receipt, failure) = build_one(site, &change);
                 remember(site, origin, &change.commit, failure.as_ref());
                 let outcome = match &failure {
@@ -446,8 +448,8 @@ fn carry_out(
                 };
                 let error = failure.as_ref().map(Failure::one_line);
                 match &error {
-                    None => site.progress.say(&format!("commit {short}: {}", word(outcome))),
-                    Some(error) => site.progress.warn(&format!("commit {short}: {error}")),
+                    None => site.events.note(&format!("commit {short}: {}", word(outcome))),
+                    Some(error) => site.events.warn(&format!("commit {short}: {error}")),
                 }
                 failures.extend(failure.filter(|_| outcome == CatchupOutcome::Failed));
                 (outcome, receipt, error)
@@ -495,18 +497,18 @@ fn finish_newest(
         Ok(true) => return Ok(None),
         Ok(false) => {}
         Err(failure) => {
-            site.progress.warn(&format!("commit {short}: {}", failure.one_line()));
+            site.events.warn(&format!("commit {short}: {}", failure.one_line()));
             newest.outcome = CatchupOutcome::Failed;
             newest.error = Some(failure.one_line());
             return Ok(Some(failure));
         }
     }
     if options.dry_run {
-        site.progress.say(&format!("commit {short}: its tags would be moved"));
+        site.events.note(&format!("commit {short}: its tags would be moved"));
         newest.outcome = CatchupOutcome::Planned;
         return Ok(None);
     }
-    site.progress.say(&format!("commit {short}: its tags are not in place"));
+    site.events.note(&format!("commit {short}: its tags are not in place"));
     let (receipt, failure) = build_one(site, &change);
     match &failure {
         // A newer commit holds its tags.
@@ -516,7 +518,7 @@ fn finish_newest(
             newest.receipt = receipt;
         }
         Some(failure) => {
-            site.progress.warn(&format!("commit {short}: {}", failure.one_line()));
+            site.events.warn(&format!("commit {short}: {}", failure.one_line()));
             newest.outcome = CatchupOutcome::Failed;
             newest.error = Some(failure.one_line());
             newest.receipt = receipt;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::cancel::Cancel;
 use crate::documents::{Image, ImageStatus, Move, MoveOutcome};
 use crate::error::{Failure, Kind};
+use crate::events::Step;
 use crate::git::Mirror;
 use crate::lock;
 use crate::manifest::ImageKind;
@@ -107,7 +108,7 @@ fn move_tags(
     options: &PushOptions,
     client: &Registry,
 ) -> Result<(), Failure> {
-    let step = site.progress.step("move the tags");
+    let step = site.events.begin(Step::MoveTags);
     let mirror = Mirror::of(&site.state_dir, &origin.remote, &site.access, &site.cancel);
     // What is true now decides, so the branch is fetched again, under the locks.
     let fetch = || checkout::prove(site, &mirror, branch, &change.commit, &[]);
@@ -213,7 +214,7 @@ fn judge(
             Relation::SameOrOlder => {}
             Relation::Newer => superseded = true,
             Relation::Unknown(why) => {
-                site.progress.warn(&format!("{name}: {why}; it moves all the same"));
+                site.events.warn(&format!("{name}: {why}; it moves all the same"));
                 tag.note = Some(why);
             }
         }
@@ -364,7 +365,7 @@ fn put_back(site: &Site, client: &Registry, wanted: &mut [Wanted]) {
             Err(error) => {
                 tag.outcome = Some(MoveOutcome::Moved);
                 let note = format!("it could not be put back to {}: {error}", before.digest);
-                site.progress.warn(&format!("{}: {note}", tag.repository.tagged(&tag.tag)));
+                site.events.warn(&format!("{}: {note}", tag.repository.tagged(&tag.tag)));
                 tag.note = Some(note);
             }
         }
