@@ -77,10 +77,8 @@ fn merge(forge: ForgeName, top: &Object<'_>, pull: &Object<'_>) -> Result<Report
     }
     let number: Option<u64> = pull.read("number", "the number of a pull request")?;
     let number = number.or_else(|| top.peek_number("number")).ok_or_else(|| pull.missing("number"))?;
-    let is_said = match forge {
-        ForgeName::Gitea | ForgeName::Forgejo => pull.has("merge_commit_sha"),
-        forge => names_commit(forge),
-    };
+    let is_gitea = matches!(forge, ForgeName::Gitea | ForgeName::Forgejo);
+    let is_said = names_commit(forge) && (pull.has("merge_commit_sha") || !is_gitea);
     let commit = is_said.then(|| pull.needed("merge_commit_sha")).transpose()?;
     if forge == ForgeName::Github && clone_url.is_none() {
         return Err(repository.missing("clone_url"));

@@ -114,10 +114,10 @@ mod tests {
     #[test]
     fn the_forge_is_told_by_headers_alone() {
         use ForgeName::{Bitbucket, BitbucketServer, Forgejo, Gitbucket, Gitea, Github, Gitlab, Gogs};
-        let cases: [(&[(&str, &str)], &[ForgeName]); 14] = [
+        for (headers, expected) in [
             (
-                &[("x-github-event", "ping"), ("x-github-hook-id", "1"), ("user-agent", "GitHub-Hookshot/1")],
-                &[Github],
+                &[("x-github-event", "ping"), ("x-github-hook-id", "1"), ("user-agent", "GitHub-Hookshot/1")][..],
+                &[Github][..],
             ),
             (&[("x-github-event", "push")], &[Github, Gitbucket]),
             (
@@ -143,8 +143,7 @@ mod tests {
             (&[("x-event-key", "diagnostics:ping")], &[BitbucketServer]),
             (&[("x-event-key", "pullrequest:fulfilled"), ("x-bitbucket-type", "server")], &[BitbucketServer]),
             (&[], &[Github, Gitbucket]),
-        ];
-        for (headers, expected) in cases {
+        ] {
             let get = |name: &str| headers.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
             let mut found: Vec<_> = ForgeName::ALL.into_iter().filter(|forge| forge.can_send(&get)).collect();
             found.sort_by_key(|forge| expected.iter().position(|e| e == forge));
