@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use crate::documents::{DecisionDocument, DecisionWord, ReportedChange, RuleOutcome, SCHEMA, Verdict};
 use crate::escape::{escaped, shortened};
 use crate::forge::{self, Delivery, Event, Headers, PayloadError};
-use crate::model::{BranchName, Change};
+use crate::model::BranchName;
 
 /// What the person who runs swanci wants built.
 #[derive(Debug, Clone, Default)]
@@ -89,7 +89,7 @@ pub struct Decision {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// This change landed and is wanted.
-    Build(Box<Change>),
+    Build(Box<ReportedChange>),
     /// Nothing to build; a pull request is still described.
     Skip(Option<Box<ReportedChange>>),
 }
@@ -98,7 +98,7 @@ impl Decision {
     /// The document of `evaluate`: with its rules when `explain`.
     pub fn into_document(self, payload_sha256: String, explain: bool) -> DecisionDocument {
         let (decision, change) = match self.outcome {
-            Outcome::Build(change) => (DecisionWord::Build, Some(ReportedChange::from(*change))),
+            Outcome::Build(change) => (DecisionWord::Build, Some(*change)),
             Outcome::Skip(change) => (DecisionWord::Skip, change.map(|change| *change)),
         };
         DecisionDocument {
@@ -183,13 +183,12 @@ pub fn decide(delivery: Delivery, policy: &Policy) -> Decision {
     }
 }
 
-fn branch(mut rules: Rules, change: Change, policy: &Policy) -> Decision {
-    let reported = ReportedChange::from(change.clone());
-    let subject = subject(Some(&reported));
+fn branch(mut rules: Rules, change: ReportedChange, policy: &Policy) -> Decision {
+    let subject = subject(Some(&change));
     let Some(branch) = &change.branch else {
         // No forge announces a merge without its branch; a filter could not be asked about it.
         let reason = format!("{subject} was merged, but the payload does not say into which branch");
-        return rules.skip("branch", "no branch", &reason, Some(Box::new(reported)));
+        return rules.skip("branch", "no branch", &reason, Some(Box::new(change)));
     };
     let name = escaped(branch.as_str());
     if !policy.branches.choose(branch) {
@@ -199,7 +198,7 @@ fn branch(mut rules: Rules, change: Change, policy: &Policy) -> Decision {
             "branch",
             &format!("{name} matches none of {globs}"),
             &reason,
-            Some(Box::new(reported)),
+            Some(Box::new(change)),
         );
     }
     let detail = if policy.branches.choose_all() {

@@ -182,11 +182,11 @@ fn every_recorded_payload_gets_its_verdict() {
                 let word = if row.verdict == "build" { DecisionWord::Build } else { DecisionWord::Skip };
                 assert_eq!(document.decision, word, "{at}");
                 if word == DecisionWord::Build {
-                    let change = document.change.and_then(|c| c.landed()).expect("a build has its change");
+                    let change = document.change.expect("a build has its change");
                     let pull = change.pull_request.expect("a merge has its pull request");
                     assert_eq!(change.repository.as_str(), row.repository, "{at}");
                     assert_eq!(change.branch.expect("a branch").as_str(), row.branch, "{at}");
-                    assert_eq!(change.commit.as_str(), row.commit, "{at}");
+                    assert_eq!(change.commit.expect("a commit").as_str(), row.commit, "{at}");
                     assert_eq!(pull.head.expect("a head").as_str(), row.head, "{at}");
                     assert_eq!(pull.number.to_string(), row.number, "{at}");
                     builds += 1;

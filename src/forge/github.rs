@@ -6,7 +6,7 @@ use super::wire::{self, Repository, Shape, is_string, string};
 use super::{Delivery, Event, PayloadError};
 use crate::documents::ReportedChange;
 use crate::escape::shortened;
-use crate::model::{Change, CommitSha, ForgeName, PullRequest, RepoName};
+use crate::model::{CommitSha, ForgeName, PullRequest, RepoName};
 
 /// Longer than any URL that a forge gives out.
 const MAX_URL: usize = 2048;
@@ -108,15 +108,15 @@ fn pull_request(shape: &Shape<'_>, name: Option<RepoName>) -> Result<Event, Payl
 }
 
 /// A merge says what landed where, or it is refused with the path of what is missing.
-fn merge(repository: &Repository<'_>, pull: PullFields) -> Result<Change, PayloadError> {
+fn merge(repository: &Repository<'_>, pull: PullFields) -> Result<ReportedChange, PayloadError> {
     let clone_url = needed(string(repository.clone_url, "repository.clone_url")?, "repository.clone_url")?;
     check_url(&clone_url, "repository.clone_url")?;
-    Ok(Change {
+    Ok(ReportedChange {
         forge: Some(ForgeName::Github),
         forge_url: None,
         repository: checked(string(repository.full_name, "repository.full_name")?, "repository.full_name")?,
         clone_url: Some(clone_url),
-        commit: checked(pull.merge_commit_sha.clone(), "pull_request.merge_commit_sha")?,
+        commit: Some(checked(pull.merge_commit_sha.clone(), "pull_request.merge_commit_sha")?),
         branch: Some(checked(pull.base_branch.clone(), "pull_request.base.ref")?),
         default_branch: readable(repository.default_branch),
         pull_request: Some(describe(pull).ok_or_else(|| missing("pull_request.number"))?),

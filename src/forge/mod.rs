@@ -10,7 +10,7 @@ mod wire;
 
 use crate::documents::ReportedChange;
 use crate::escape::escaped;
-use crate::model::{Change, ForgeName, RepoName};
+use crate::model::{ForgeName, RepoName};
 
 pub use body::Encoding;
 
@@ -31,7 +31,7 @@ pub enum Event {
     /// The forge tries the hook out.
     Ping,
     /// A pull request was closed by merging it: the one delivery that announces a merge.
-    Merged(Box<Change>),
+    Merged(Box<ReportedChange>),
     /// A pull request was closed, and not by merging it.
     Closed {
         /// What the payload says; `None` when it says nothing.

@@ -143,7 +143,7 @@ impl Intake {
             forge,
             repository: change.repository,
             branch,
-            commit: Some(change.commit),
+            commit: change.commit,
             pull_request: subject.1.and_then(|number| i64::try_from(number).ok()),
             head: change.pull_request.and_then(|pull_request| pull_request.head),
             event: delivery.event.unwrap_or("pull_request").chars().take(100).collect(),
