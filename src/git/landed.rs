@@ -140,7 +140,9 @@ impl Mirror<'_> {
         let own = ["--topo-order", "--no-merges", head.as_str(), &format!("^{tip}")];
         let own = self.commits(&own)?;
         let Some(last) = own.first() else { return Ok(None) };
-        let opened = merge.created_at.unwrap_or(last.time);
+        // The head is no younger than what was made of it, unless somebody's clock is fast.
+        let at_latest = merge.merged_at.map_or(last.time, |at| last.time.min(at.saturating_sub(SAME_MOMENT)));
+        let opened = merge.created_at.unwrap_or(at_latest);
         let candidates: Vec<(&Commit, &CommitSha)> =
             line.iter().filter(|c| c.time >= opened).filter_map(|c| Some((c, c.parent()?))).collect();
         let Some((_, before)) = candidates.last() else { return Ok(None) };
@@ -164,28 +166,36 @@ impl Mirror<'_> {
             same_files.push(*commit);
             let Some(diff) = self.diff(&commit.id, parent)? else { continue };
             let is_same = |other: &Diff| other.change == diff.change;
-            // The last commit alone may have been cherry-picked: a rebase leaves another of the change's commits below it.
-            let below = line.iter().find(|below| below.id == **parent);
-            let follows = |below: &Commit| own.iter().skip(1).any(|own| own.written == below.written);
-            let is_rebased = own.len() == 1 || merge.is_at_merge(commit) || below.is_some_and(follows);
-            if wholes.iter().any(is_same) || (is_rebased && last.as_ref().is_some_and(is_same)) {
-                same_change.push(*commit);
-            }
+            let is_last = last.as_ref().is_some_and(is_same);
+            // A rebase leaves the commit before it below it: the last one alone may have been cherry-picked.
+            let below = line.iter().find(|below| below.id == **parent).map(|below| below.written);
+            let at = own.iter().skip(1).position(|own| Some(own.written) == below);
+            let evidence = match (is_last, at) {
+                (true, Some(0)) => 3,
+                (true, _) if own.len() == 1 => 2,
+                _ if wholes.iter().any(is_same) => 2,
+                (true, Some(_)) => 1,
+                (true, None) if merge.is_at_merge(commit) => 1,
+                (_, _) => continue,
+            };
+            same_change.push((*commit, evidence));
         }
         let at_merge: Vec<&Commit> =
             candidates.iter().map(|(commit, _)| *commit).filter(|c| merge.is_at_merge(c)).collect();
-        let found = match same_change.len() {
-            0 => only(at_merge).filter(|commit| same_files.contains(commit)),
-            // A twin, if it is from another time than what the merge made.
-            1 => only(same_change).filter(|commit| {
-                at_merge.is_empty() || merge.merged_at.is_none_or(|at| (commit.time - at).abs() <= NEAR)
-            }),
-            _ => {
-                let in_moment = only(same_change.iter().copied().filter(|c| merge.is_at_merge(c)));
-                in_moment.or_else(|| only(same_change.into_iter().filter(|c| !merge.is_after_merge(c))))
-            }
-        };
-        Ok(found.cloned())
+        if same_change.is_empty() {
+            return Ok(only(at_merge).filter(|commit| same_files.contains(commit)).cloned());
+        }
+        if same_change.len() > 1 {
+            let in_moment = same_change.iter().any(|(commit, _)| merge.is_at_merge(commit));
+            let fits = |c: &Commit| if in_moment { merge.is_at_merge(c) } else { !merge.is_after_merge(c) };
+            same_change.retain(|(commit, _)| fits(commit));
+            let most = same_change.iter().map(|(_, evidence)| *evidence).max();
+            same_change.retain(|(_, evidence)| Some(*evidence) == most);
+        }
+        // A twin, if it is from another time than what the merge made.
+        let is_elsewhere = |c: &Commit| merge.merged_at.is_some_and(|at| (c.time - at).abs() > NEAR);
+        let found = only(same_change).map(|(commit, _)| commit);
+        Ok(found.filter(|commit| at_merge.is_empty() || !is_elsewhere(commit)).cloned())
     }
 
     /// The commit of `tip`'s history that begins so; `None` where none does, or several.
@@ -194,10 +204,10 @@ impl Mirror<'_> {
         prefix: &CommitPrefix,
         tip: &CommitSha,
     ) -> Result<Option<CommitSha>, GitError> {
-        let (commits, _) = self.disambiguate(prefix.as_str())?;
         let mut found = Vec::new();
-        for commit in commits {
-            if self.is_ancestor(&commit, tip)? {
+        for (id, kind) in self.disambiguate(prefix.as_str())? {
+            let Ok(commit) = id.parse() else { continue };
+            if kind == "commit" && self.is_ancestor(&commit, tip)? {
                 found.push(commit);
             }
         }

@@ -122,37 +122,28 @@ impl<'a> Mirror<'a> {
             return Err(unknown());
         }
         self.fetch(&[ALL_BRANCHES], "branch")?;
-        match self.disambiguate(&abbreviated)? {
-            (commits, _) if commits.len() > 1 => {
-                let commits = commits.iter().map(ToString::to_string).collect();
-                Err(GitError::Ambiguous { abbreviated, commits })
-            }
-            (mut commits, other) => match (commits.pop(), other) {
-                (Some(commit), _) => Ok(commit),
-                (None, Some((id, kind))) => Err(GitError::NotACommit { id, kind }),
-                (None, None) => Err(unknown()),
-            },
+        let objects = self.disambiguate(&abbreviated)?;
+        let commits = objects.iter().filter(|(_, kind)| kind == "commit").map(|(id, _)| id.clone());
+        let commits: Vec<String> = commits.collect();
+        match (commits.as_slice(), objects.first()) {
+            ([commit], _) => commit.parse().map_err(|_| unknown()),
+            ([], Some((id, kind))) => Err(GitError::NotACommit { id: id.clone(), kind: kind.clone() }),
+            ([], None) => Err(unknown()),
+            (_, _) => Err(GitError::Ambiguous { abbreviated, commits }),
         }
     }
 
-    /// The commits of the mirror whose id begins so, and the id and kind of another such object.
-    pub(super) fn disambiguate(
-        &self,
-        abbreviated: &str,
-    ) -> Result<(Vec<CommitSha>, Option<(String, String)>), GitError> {
+    /// The objects of the mirror whose id begins so: id and kind.
+    pub(super) fn disambiguate(&self, abbreviated: &str) -> Result<Vec<(String, String)>, GitError> {
         let list = self.local().args(["rev-parse", &format!("--disambiguate={abbreviated}")]);
         let ids = run(list, self.cancel)?.text();
         let ask = self.local().args(["cat-file", "--batch-check"]).stdin(ids + "\n");
         let types = run(ask, self.cancel)?.text();
-        let (mut commits, mut other) = (Vec::new(), None);
-        for line in types.lines() {
-            match line.split(' ').collect::<Vec<_>>().as_slice() {
-                [id, "commit", _] => commits.extend(id.parse::<CommitSha>()),
-                [id, kind, size] if !size.is_empty() => other = Some(((*id).to_owned(), (*kind).to_owned())),
-                _ => {}
-            }
-        }
-        Ok((commits, other))
+        let object = |line: &str| match line.split(' ').collect::<Vec<_>>().as_slice() {
+            [id, kind, size] if !size.is_empty() => Some(((*id).to_owned(), (*kind).to_owned())),
+            _ => None,
+        };
+        Ok(types.lines().filter_map(object).collect())
     }
 
     /// One fetch under the mirror's lock, on a mirror that is mended or made anew where it has to be.

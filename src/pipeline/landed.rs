@@ -25,15 +25,23 @@ pub(crate) fn landed(site: &Site, change: &ReportedChange, patience: &[Duration]
     let mirror = Mirror::of(&site.state_dir, &origin.remote, &site.access, &site.cancel);
     let mut waits = patience.iter();
     loop {
-        if let Some(commit) = find(&mirror, change.forge, branch, pull)? {
+        let may_wait = waits.len() > 0;
+        if let Some(commit) = find(&mirror, change.forge, branch, pull, may_wait)? {
             site.progress.say(&format!("pull request #{} landed as {commit}", pull.number));
             return Ok(change.clone().at(commit));
         }
         let Some(wait) = waits.next() else {
-            let text = format!(
-                "which commit of `{branch}` pull request #{} of {url} became cannot be told",
-                pull.number
-            );
+            let text = match &pull.landed_prefix {
+                Some(prefix) => {
+                    format!(
+                        "no commit of the branch `{branch}` of {url} begins with {prefix}, or more than one does"
+                    )
+                }
+                None => format!(
+                    "it cannot be told which commit of the branch `{branch}` of {url} pull request #{} became",
+                    pull.number
+                ),
+            };
             return Err(Failure::refused(text).hint(format!(
                 "look it up and build it: swanci build --repo {url} --commit SHA --branch {branch}; \
                  `swanci catchup` builds every merge of the branch"
@@ -50,6 +58,7 @@ fn find(
     forge: Option<ForgeName>,
     branch: &BranchName,
     pull: &PullRequest,
+    may_wait: bool,
 ) -> Result<Option<CommitSha>, Failure> {
     if let Some(prefix) = &pull.landed_prefix {
         let tip = mirror.fetch_branch(branch)?;
@@ -68,6 +77,12 @@ fn find(
     // After a change of the base, GitBucket's payload names another commit.
     if forge != Some(ForgeName::Gitbucket) {
         heads.extend(pull.head.clone().filter(|head| !heads.contains(head)));
+    }
+    // The forge may have the last push to the head in the payload, and not yet under its ref.
+    for head in &heads {
+        if may_wait && !mirror.has_commit(head)? {
+            return Ok(None);
+        }
     }
     let merge = Merge {
         heads,
