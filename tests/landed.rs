@@ -151,7 +151,9 @@ const TWO: &[(usize, &str)] = &[(5, "one"), (20, "two")];
 const THREE: &[(usize, &str)] = &[(5, "one"), (20, "two"), (35, "three")];
 
 /// How a pull request lands, and then the branch goes on.
-const WAYS: &[(&str, fn(&Repository) -> Told)] = &[
+type Way = (&'static str, fn(&Repository) -> Told);
+
+const WAYS: &[Way] = &[
     ("a merge commit", |r| {
         let head = topic(r, &[ONE, TWO]);
         told("gogs", r, &head, &r.merge("topic"))
@@ -484,7 +486,7 @@ fn the_commit_that_landed_is_found_or_the_build_is_refused() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-fn wrong_ways(ways: &[(&str, fn(&Repository) -> Told)]) -> Vec<String> {
+fn wrong_ways(ways: &[Way]) -> Vec<String> {
     let (swanci, mut wrong) = (Swanci::new(), Vec::new());
     for (way, land) in ways {
         let repository = repository();
