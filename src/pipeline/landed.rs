@@ -27,7 +27,7 @@ pub(crate) fn landed(site: &Site, change: &ReportedChange, patience: &[Duration]
     loop {
         let may_wait = waits.len() > 0;
         if let Some(commit) = find(&mirror, change.forge, branch, pull, may_wait)? {
-            site.progress.say(&format!("pull request #{} landed as {commit}", pull.number));
+            site.events.note(&format!("pull request #{} landed as {commit}", pull.number));
             return Ok(change.clone().at(commit));
         }
         let Some(wait) = waits.next() else {
@@ -48,7 +48,7 @@ pub(crate) fn landed(site: &Site, change: &ReportedChange, patience: &[Duration]
             )));
         };
         let text = format!("pull request #{} is not on {branch} yet; asking again", pull.number);
-        site.progress.say(&text);
+        site.events.note(&text);
         site.cancel.sleep(*wait)?;
     }
 }
