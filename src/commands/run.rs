@@ -55,8 +55,8 @@ pub(super) fn command(session: &Session, mut args: Run, out: &mut dyn Write) -> 
 }
 
 fn carry_out(session: &Session, args: &Run, document: &DecisionDocument) -> Result<Outcome<Ran>, Failure> {
-    let change = change_of(document)?;
     let site = session.site(&args.build.registry, Some(&args.build))?;
+    let change = pipeline::landed(&site, change_of(document)?, &[])?;
     let (build, push) = (build_options(&args.build), push_options(&args.push));
     pipeline::run(&site, &change, Some(&document.payload_sha256), &build, &push)
 }

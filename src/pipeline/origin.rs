@@ -46,7 +46,7 @@ pub(crate) struct ByHand {
 
 impl Origin {
     /// A change of a forge is found by its full name; what a person typed is taken as it is.
-    pub(crate) fn of(site: &Site, change: &Change) -> Result<Origin, Failure> {
+    pub(crate) fn of<C>(site: &Site, change: &Change<C>) -> Result<Origin, Failure> {
         let url = change.clone_url.as_deref().unwrap_or_default();
         let typed = match (&site.typed, change.forge) {
             (_, Some(_)) => None,

@@ -62,8 +62,8 @@ impl Works {
     fn run_pipeline(&self, job: &ClaimedJob, events: &Events, cancel: &Cancel) -> Result<String, Failure> {
         let document: DecisionDocument = serde_json::from_str(&job.document)
             .classify(Kind::BadInput, || "the job's document cannot be read")?;
-        let change = change_of(&document)?;
         let site = self.site(events, cancel)?;
+        let change = pipeline::landed(&site, change_of(&document)?, &PATIENCE)?;
         let build = BuildOptions { patience: PATIENCE.to_vec(), ..BuildOptions::default() };
         let ran =
             pipeline::run(&site, &change, Some(&document.payload_sha256), &build, &PushOptions::default())?;
