@@ -452,6 +452,12 @@ impl ForgeName {
         }
     }
 
+    /// Whether payloads without headers can be from either: those of Gitea and Forgejo are not always told apart.
+    pub fn is_like(self, other: ForgeName) -> bool {
+        let is_gitea = |forge| matches!(forge, ForgeName::Gitea | ForgeName::Forgejo);
+        self == other || is_gitea(self) && is_gitea(other)
+    }
+
     /// Whether a forge of this kind at `url` is not the public instance.
     pub fn is_elsewhere(self, url: &str) -> bool {
         self.public_url() != Some(url)

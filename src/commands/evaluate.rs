@@ -74,17 +74,13 @@ fn verify(forge: ForgeName, file: &Path, signature: &str, body: &[u8]) -> Result
 /// The configured entry for the delivery's repository, on a forge of its kind.
 fn configured<'c>(config: &'c Config, delivery: &Delivery) -> Result<Option<&'c RepositoryConfig>, Failure> {
     let Some(name) = &delivery.repository else { return Ok(None) };
-    let kind_of = |entry: &RepositoryConfig| config.forge_of(entry).map(|forge| forge.kind);
-    let of_kind = |kinds: &[ForgeName]| -> Vec<&RepositoryConfig> {
-        config
-            .repositories_named(name)
-            .filter(|e| kind_of(e).is_some_and(|kind| kinds.contains(&kind)))
-            .collect()
+    let on = |is_it: &dyn Fn(ForgeName) -> bool| -> Vec<&RepositoryConfig> {
+        let named = config.repositories_named(name);
+        named.filter(|entry| config.forge_of(entry).is_some_and(|forge| is_it(forge.kind))).collect()
     };
-    let mut found = of_kind(&[delivery.forge]);
-    if found.is_empty() && matches!(delivery.forge, ForgeName::Gitea | ForgeName::Forgejo) {
-        // Their payloads are not always told apart by their shape.
-        found = of_kind(&[ForgeName::Gitea, ForgeName::Forgejo]);
+    let mut found = on(&|kind| kind == delivery.forge);
+    if found.is_empty() {
+        found = on(&|kind| kind.is_like(delivery.forge));
     }
     let [_, _, ..] = &found[..] else { return Ok(found.first().copied()) };
     let forges = found.iter().map(|entry| entry.forge.as_str()).collect::<Vec<_>>().join(", ");

@@ -84,6 +84,8 @@ pub(crate) struct Site {
     pub client: Option<Registry>,
     /// The docker CLI.
     pub docker: Docker,
+    /// The configured forges: kind and `url`.
+    pub forges: Vec<(ForgeName, String)>,
     /// How private repositories of each configured forge are read.
     pub access: Vec<Access>,
     /// The repository that a person typed, with the login that stood in its URL: no document carries that.
