@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use crate::cli::{Evaluate, PayloadArgs};
-use crate::config::{Config, RepositoryConfig, read_secret_file};
+use crate::config::{Config, ForgeConfig, RepositoryConfig, read_secret_file};
 use crate::decide::{self, BranchGlobs, Policy};
 use crate::documents::{DecisionDocument, DecisionWord};
 use crate::error::{Classify as _, Failure, Kind};
@@ -46,8 +46,10 @@ pub(super) fn evaluate(config: &Config, args: &PayloadArgs) -> Result<DecisionDo
     } else {
         Policy { branches: globs(&args.branch).map_err(|f| Failure { kind: Kind::Usage, ..f })? }
     };
+    let sender = delivery.forge;
     let decision = decide::decide(delivery, &policy);
-    let decision = match repository.and_then(|repository| config.forge_of(repository)) {
+    let forge = repository.and_then(|repository| config.forge_of(repository));
+    let decision = match forge.filter(|forge| forge.kind.is_like(sender)) {
         Some(forge) => decision.on(forge.kind, &forge.url),
         None => decision,
     };
@@ -81,6 +83,11 @@ fn configured<'c>(config: &'c Config, delivery: &Delivery) -> Result<Option<&'c 
     let mut found = on(&|kind| kind == delivery.forge);
     if found.is_empty() {
         found = on(&|kind| kind.is_like(delivery.forge));
+    }
+    let github = ForgeConfig::default();
+    if found.is_empty() && matches!(&config.forges[..], [only] if only.url == github.url) {
+        // Who configures no forge, only where the repository is cloned from, need not say which forge it is.
+        found = config.repositories_named(name).filter(|entry| entry.clone_url.is_some()).collect();
     }
     let [_, _, ..] = &found[..] else { return Ok(found.first().copied()) };
     let forges = found.iter().map(|entry| entry.forge.as_str()).collect::<Vec<_>>().join(", ");

@@ -61,12 +61,20 @@ impl Origin {
         if site.repositories.is_empty() {
             return Origin::new(site, None, None, name, forge?);
         }
-        if !site.repositories.iter().any(|rule| rule.name.same_as(name)) {
-            return Err(not_allowed(name));
+        let mut named = site.repositories.iter().filter(|rule| rule.name.same_as(name));
+        let rule = match &forge {
+            Ok((_, url)) => named.clone().find(|rule| rule.forge == *url),
+            Err(_) => None,
+        };
+        // Who configures no forge, only where the repository is cloned from, need not say which forge it is.
+        let unnamed = || named.next().filter(|rule| rule.clone_url.is_some() && no_forge_is_configured(site));
+        match (rule.or_else(unnamed), forge) {
+            (Some(rule), _) => Origin::of_rule(site, rule),
+            (None, Err(failure)) if site.repositories.iter().any(|rule| rule.name.same_as(name)) => {
+                Err(failure)
+            }
+            (None, _) => Err(not_allowed(name)),
         }
-        let (_, url) = forge?;
-        let rule = site.repositories.iter().find(|rule| rule.name.same_as(name) && rule.forge == url);
-        Origin::of_rule(site, rule.ok_or_else(|| not_allowed(name))?)
     }
 
     /// A configured repository.
@@ -212,6 +220,10 @@ fn forge_of<'s>(site: &'s Site, kind: ForgeName, url: Option<&str>) -> Result<(F
                 .hint("add the repository to the configuration as a [[repository]] with its forge"))
         }
     }
+}
+
+fn no_forge_is_configured(site: &Site) -> bool {
+    matches!(&site.forges[..], [(ForgeName::Github, url)] if url == GITHUB)
 }
 
 fn not_allowed(repository: &RepoName) -> Failure {
