@@ -301,7 +301,6 @@ fn start_pool(
         jobs: config.serve.jobs,
         timeout: Some(config.serve.timeout),
         retention: Retention { age: config.serve.retention, ..Retention::default() },
-        redact: Arc::new(|line| crate::progress::shown(line).into()),
         ..PoolOptions::default()
     };
     let works = Arc::clone(works);
