@@ -80,6 +80,9 @@ pub(crate) struct CaughtUp {
     /// The receipt itself, the same document that `run` prints and `verify` reads (so that
     /// `jq '.commits[].receipt | values'` is all it takes); `null` when nothing was pushed.
     pub receipt: Option<Receipt>,
+    /// `planned`: why it would be built, with the images that the registry lacks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// `failed` and `invalid`: why.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -230,11 +233,13 @@ fn branch(
         let state = match &**listing {
             Listing::Empty => State::Done(CatchupOutcome::Empty, None),
             Listing::Invalid(why) => State::Done(CatchupOutcome::Invalid, Some(why.clone())),
-            Listing::Images(_) if held.holds(&commit, listing) => State::Done(CatchupOutcome::Present, None),
-            Listing::Images(specs) => {
-                tags_need_no_pull_request(site, specs)?;
-                State::Missing
-            }
+            Listing::Images(specs) => match held.missing(&commit, listing) {
+                missing if missing.is_empty() => State::Done(CatchupOutcome::Present, None),
+                missing => {
+                    tags_need_no_pull_request(site, specs)?;
+                    State::Missing(missing)
+                }
+            },
         };
         looked_at.push(Commit { change: Change { commit, ..tip.clone() }, state });
     }
@@ -243,7 +248,7 @@ fn branch(
     if is_new && options.since.is_none() {
         looked_at.drain(..looked_at.len().saturating_sub(1));
     }
-    for commit in looked_at.iter_mut().filter(|c| matches!(c.state, State::Missing)) {
+    for commit in looked_at.iter_mut().filter(|c| matches!(c.state, State::Missing(_))) {
         // Read from the mirror alone: a commit that cannot be built costs no fetch, in this run and in the next ones.
         match survey(site, origin, mirror, &commit.change) {
             Ok(_) => {}
@@ -254,7 +259,7 @@ fn branch(
         }
         let remembered = failed_before(site, origin, &commit.change.commit);
         if !options.retry_failed
-            && matches!(commit.state, State::Missing)
+            && matches!(commit.state, State::Missing(_))
             && let Ok(error) = std::fs::read_to_string(remembered)
         {
             commit.state = State::Done(CatchupOutcome::FailedBefore, Some(error));
@@ -365,7 +370,8 @@ struct Commit {
 }
 
 enum State {
-    Missing,
+    /// The images that the registry lacks.
+    Missing(Vec<String>),
     Done(CatchupOutcome, Option<String>),
 }
 
@@ -389,7 +395,7 @@ fn summary(commits: &[Commit], only_newest: bool) -> String {
     let count = |outcome: CatchupOutcome| {
         commits.iter().filter(|c| matches!(&c.state, State::Done(o, _) if *o == outcome)).count()
     };
-    let missing = commits.iter().filter(|c| matches!(c.state, State::Missing)).count();
+    let missing = commits.iter().filter(|c| matches!(c.state, State::Missing(_))).count();
     let mut text = format!("{missing} of {} commits to build", commits.len());
     for outcome in [
         CatchupOutcome::Present,
@@ -416,12 +422,13 @@ fn carry_out(
     commits: Vec<Commit>,
     dry_run: bool,
 ) -> Outcome<Vec<CaughtUp>> {
-    let total = commits.iter().filter(|c| matches!(c.state, State::Missing)).count();
+    let total = commits.iter().filter(|c| matches!(c.state, State::Missing(_))).count();
     let mut document: Vec<CaughtUp> = Vec::new();
     let mut failures: Vec<Failure> = Vec::new();
     let mut begun = 0;
     for Commit { change, state } in commits {
         let short = change.commit.short().to_owned();
+        let mut reason = None;
         let (outcome, receipt, error) = match state {
             State::Done(outcome, why) => {
                 if let Some(why) = &why {
@@ -429,13 +436,15 @@ fn carry_out(
                 }
                 (outcome, None, why)
             }
-            State::Missing if dry_run || site.cancel.stopped().is_some() => {
+            State::Missing(images) if dry_run || site.cancel.stopped().is_some() => {
                 if dry_run {
-                    site.events.note(&format!("commit {short}: would be built"));
+                    let why = format!("not in the registry: {}", images.join(", "));
+                    site.events.note(&format!("commit {short}: would be built; {why}"));
+                    reason = Some(why);
                 }
                 (CatchupOutcome::Planned, None, None)
             }
-            State::Missing => {
+            State::Missing(_) => {
                 begun += 1;
                 site.events.note(&format!("commit {short} ({begun} of {total})"));
                 let (receipt, failure) = build_one(site, &change);
@@ -456,7 +465,15 @@ fn carry_out(
             }
         };
         let Change { repository, commit, .. } = change;
-        document.push(CaughtUp { repository, branch: branch.clone(), commit, outcome, receipt, error });
+        document.push(CaughtUp {
+            repository,
+            branch: branch.clone(),
+            commit,
+            outcome,
+            receipt,
+            reason,
+            error,
+        });
     }
     let failure = site.cancel.stopped().map(Failure::from).or_else(|| combine(failures, total));
     Outcome { document, failure }
@@ -506,6 +523,7 @@ fn finish_newest(
     if options.dry_run {
         site.events.note(&format!("commit {short}: its tags would be moved"));
         newest.outcome = CatchupOutcome::Planned;
+        newest.reason = Some("its moving tags are not in place".to_owned());
         return Ok(None);
     }
     site.events.note(&format!("commit {short}: its tags are not in place"));
