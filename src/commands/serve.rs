@@ -35,7 +35,7 @@ const READY_FOR: Duration = Duration::from_secs(1);
 
 /// Listens until a signal comes, or, with `--once`, until one merge is done.
 pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Serve) -> Result<(), Failure> {
-    let announcer = Announcer::new(args.json, session.quiet, session.events.clone());
+    let announcer = Announcer::new(session.json, session.quiet, session.events.clone());
     let config = with_flags(session.config.clone(), args)?;
     if args.once && config.serve.jobs == 0 {
         return Err(Failure::usage("--once runs a job, and --jobs 0 runs none"));

@@ -73,6 +73,9 @@ pub(crate) struct CaughtUp {
     /// The receipt itself, the same document that `run` prints and `verify` reads (so that
     /// `jq '.commits[].receipt | values'` is all it takes); `null` when nothing was pushed.
     pub receipt: Option<Receipt>,
+    /// `planned`: why it would be built, with the images that the registry lacks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// `failed` and `invalid`: why.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

@@ -47,7 +47,7 @@ pub(crate) struct VerifiedImage {
 }
 
 impl VerifiedImage {
-    fn has_drifted(&self) -> bool {
+    pub(crate) fn has_drifted(&self) -> bool {
         let immutable = crate::manifest::template::is_immutable(&self.tag);
         match &self.found {
             None => true,
