@@ -15,6 +15,7 @@ pub const SCHEMA: u32 = 1;
 
 /// What `evaluate` decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum DecisionWord {
     /// There is a merge to build.
@@ -25,6 +26,7 @@ pub enum DecisionWord {
 
 /// The document of `evaluate`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct DecisionDocument {
     /// Always [`SCHEMA`].
     pub schema: u32,
@@ -44,6 +46,7 @@ pub struct DecisionDocument {
 /// What a payload says about a change. Unlike a [`Change`] it may lack a commit: nothing has landed while a pull
 /// request is open, or when it was closed without a merge.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReportedChange {
     /// The forge that announced it.
     pub forge: Option<ForgeName>,
@@ -97,6 +100,7 @@ impl ReportedChange {
 
 /// One rule of a decision and what it said.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RuleOutcome {
     /// The rule's name.
     pub rule: String,
@@ -108,6 +112,7 @@ pub struct RuleOutcome {
 
 /// What a rule said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// Go on to the next rule.
@@ -118,6 +123,7 @@ pub enum Verdict {
 
 /// What became of one image of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum ImageStatus {
     /// Built; it stands in the engine.
@@ -134,6 +140,7 @@ pub enum ImageStatus {
 
 /// One image of a built document or a receipt. Which of the optional fields are there depends on `status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Image {
     /// `service_name` of images.json.
     pub name: String,
@@ -197,6 +204,7 @@ impl Image {
 
 /// What happened to one moving tag.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Move {
     /// The tag.
     pub tag: Tag,
@@ -213,6 +221,7 @@ pub struct Move {
 
 /// What became of a moving tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum MoveOutcome {
     /// It names this commit's image now.
@@ -239,6 +248,7 @@ impl MoveOutcome {
 
 /// Seconds that each step took.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Seconds {
     /// Fetching and checking out.
     #[serde(default)]
@@ -253,6 +263,7 @@ pub struct Seconds {
 
 /// The document of `build`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct BuiltDocument {
     /// Always [`SCHEMA`].
     pub schema: u32,
@@ -272,6 +283,7 @@ pub struct BuiltDocument {
 
 /// Whether everything on a receipt got where it should.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum PushOutcome {
     /// Every image is there and every tag is where it belongs.
@@ -282,6 +294,7 @@ pub enum PushOutcome {
 
 /// The document of `push`: the built document plus what the registry holds now.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Receipt {
     /// Always [`SCHEMA`].
     pub schema: u32,

@@ -23,6 +23,7 @@ macro_rules! checked_string {
     ($(#[$doc:meta])* $name:ident, $expected:literal, $check:path) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[cfg_attr(test, derive(schemars::JsonSchema))]
         #[serde(try_from = "String", into = "String")]
         pub struct $name(String);
 
@@ -182,6 +183,7 @@ impl BranchName {
 
 /// Where images go: `HOST[:PORT][/NAMESPACE]`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(try_from = "String", into = "String")]
 pub struct RegistryAddress {
     host: String,
@@ -285,6 +287,7 @@ impl fmt::Display for RegistryAddress {
 
 /// An image's full name without a tag: what docker calls a repository. Local when `registry` is absent.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(try_from = "String", into = "String")]
 pub struct ImageRepository {
     /// `host[:port]` of the registry.
@@ -366,6 +369,7 @@ impl fmt::Display for ImageRepository {
 
 /// The software, or the service, that hosts a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum ForgeName {
     /// github.com and GitHub Enterprise.
@@ -481,6 +485,7 @@ impl fmt::Display for ForgeName {
 /// What landed where: the subject of every step. `forge` and `pull_request` are absent when a person named the
 /// commit by hand; `branch` is absent when only a commit was named.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Change {
     /// The forge that announced it.
     pub forge: Option<ForgeName>,
@@ -502,6 +507,7 @@ pub struct Change {
 
 /// The pull request of a [`Change`], for labels and for people; nothing is decided by it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PullRequest {
     /// Its number in the repository.
     pub number: u64,

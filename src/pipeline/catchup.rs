@@ -50,6 +50,7 @@ pub(crate) struct CatchupOptions {
 
 /// The document of `catchup`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct CatchupDocument {
     /// Always [`SCHEMA`].
     pub schema: u32,
@@ -67,6 +68,7 @@ fn is_false(value: &bool) -> bool {
 
 /// One commit, and what became of it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct CaughtUp {
     /// The repository's full name.
     pub repository: RepoName,
@@ -86,6 +88,7 @@ pub(crate) struct CaughtUp {
 
 /// What became of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum CatchupOutcome {
     /// Every Docker image that it lists was in the registry already.
