@@ -28,7 +28,7 @@ pub enum DecisionWord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct DecisionDocument {
-    /// Always [`SCHEMA`].
+    /// Always 1.
     pub schema: u32,
     /// Build or skip.
     pub decision: DecisionWord,
@@ -265,7 +265,7 @@ pub struct Seconds {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct BuiltDocument {
-    /// Always [`SCHEMA`].
+    /// Always 1.
     pub schema: u32,
     /// What was built.
     pub change: Change,
@@ -296,7 +296,7 @@ pub enum PushOutcome {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Receipt {
-    /// Always [`SCHEMA`].
+    /// Always 1.
     pub schema: u32,
     /// How it ended.
     pub outcome: PushOutcome,

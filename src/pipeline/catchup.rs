@@ -52,7 +52,7 @@ pub(crate) struct CatchupOptions {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct CatchupDocument {
-    /// Always [`SCHEMA`].
+    /// Always 1.
     pub schema: u32,
     /// Another catchup of the same repository is at work, so this one left it all to that. Only there when true.
     #[serde(skip_serializing_if = "is_false")]

@@ -16,7 +16,7 @@ use super::{Outcome, REGISTRY_THREADS, Site};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Verification {
-    /// Always [`SCHEMA`].
+    /// Always 1.
     pub schema: u32,
     /// What was found.
     pub outcome: VerifyOutcome,
