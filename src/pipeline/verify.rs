@@ -14,8 +14,9 @@ use super::{Outcome, REGISTRY_THREADS, Site};
 
 /// The document of `verify`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Verification {
-    /// Always [`SCHEMA`].
+    /// Always 1.
     pub schema: u32,
     /// What was found.
     pub outcome: VerifyOutcome,
@@ -25,6 +26,7 @@ pub(crate) struct Verification {
 
 /// Whether the registry still holds what the receipt says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum VerifyOutcome {
     /// Everything is there, unchanged.
@@ -35,6 +37,7 @@ pub(crate) enum VerifyOutcome {
 
 /// One image and what was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct VerifiedImage {
     /// The image.
     pub name: String,
