@@ -7,6 +7,7 @@
 
 mod documents;
 mod evaluate_fixtures;
+mod forges;
 mod hook;
 mod init;
 mod landed;
