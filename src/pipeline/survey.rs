@@ -149,7 +149,7 @@ fn check_target(image: &Surveyed) -> Result<(), Failure> {
     let (Some(target), Some(source)) = (&image.spec.target, &image.source) else { return Ok(()) };
     let text = String::from_utf8_lossy(&source.files.dockerfile.content);
     let stages = DockerfileStages::parse(&text, &image.spec.args)
-        .map_err(|e| Failure::new(Kind::BadInput, e).context(format!("image `{}`", image.spec.name)))?;
+        .map_err(|e| Failure::bad_input(e).context(format!("image `{}`", image.spec.name)))?;
     if stages.has_target(target) {
         return Ok(());
     }
@@ -157,7 +157,7 @@ fn check_target(image: &Surveyed) -> Result<(), Failure> {
     let known =
         if names.is_empty() { "it names none".to_owned() } else { format!("it has {}", names.join(", ")) };
     Err(Failure::bad_input(format!(
-        "image `{}`: the target `{target}` is no stage of its Dockerfile; {known}",
+        "image `{}`: the target `{target}` is not a stage of its Dockerfile; {known}",
         image.spec.name
     )))
 }
