@@ -9,13 +9,17 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use super::{ManifestError, from_serde};
 use crate::json::Object;
 
+/// `images.json`, at the root of a commit.
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
-struct File {
+pub(crate) struct File {
+    #[cfg_attr(test, schemars(with = "Vec<Image>", length(min = 1)))]
     images: Vec<Object<Image>>,
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Image {
     pub service_name: String,
@@ -24,6 +28,7 @@ pub(super) struct Image {
     pub kind: Option<String>,
     pub context: Option<String>,
     pub dockerfile: Option<String>,
+    #[cfg_attr(test, schemars(with = "Option<BTreeMap<String, ArgValue>>"))]
     pub args: Option<Args>,
     pub target: Option<String>,
     pub platform: Option<String>,
@@ -60,23 +65,25 @@ impl<'de> Deserialize<'de> for Args {
     }
 }
 
-/// A fraction is refused, because `1.10` would become `1.1`.
+/// A build argument. A fraction is refused, because `1.10` would become `1.1`.
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(untagged, expecting = "expected a string (or a whole number, true or false)")]
 enum ArgValue {
     Text(String),
-    Unsigned(u64),
-    Signed(i64),
-    Bool(bool),
+    Number(i64),
+    #[cfg_attr(test, schemars(skip))]
+    Large(u64),
+    Flag(bool),
 }
 
 impl fmt::Display for ArgValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ArgValue::Text(text) => f.write_str(text),
-            ArgValue::Unsigned(number) => number.fmt(f),
-            ArgValue::Signed(number) => number.fmt(f),
-            ArgValue::Bool(value) => value.fmt(f),
+            ArgValue::Number(number) => number.fmt(f),
+            ArgValue::Large(number) => number.fmt(f),
+            ArgValue::Flag(flag) => flag.fmt(f),
         }
     }
 }

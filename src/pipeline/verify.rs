@@ -15,13 +15,17 @@ use super::{Outcome, REGISTRY_THREADS, Site};
 
 /// The document of `verify`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Verification {
+    /// Always 1.
     pub schema: u32,
     pub outcome: VerifyOutcome,
+    /// Every image of the receipt that was pushed.
     pub images: Vec<VerifiedImage>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum VerifyOutcome {
     Intact,
@@ -30,19 +34,19 @@ pub(crate) enum VerifyOutcome {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct VerifiedImage {
     pub name: String,
-    #[serde(skip)]
-    repository: ImageRepository,
     /// The immutable tag, or a moving one that the receipt set.
     pub tag: Tag,
+    /// The receipt's digest.
     pub expected: Digest,
-    /// `None` when the tag or any content of the image is gone.
+    /// The registry's digest; null when the tag or any content of the image is gone.
     pub found: Option<Digest>,
 }
 
 impl VerifiedImage {
-    fn has_drifted(&self) -> bool {
+    pub(crate) fn has_drifted(&self) -> bool {
         match &self.found {
             None => true,
             Some(found) => is_immutable(&self.tag) && *found != self.expected,
@@ -61,19 +65,18 @@ pub(crate) fn verify(site: &Site, receipt: &Receipt) -> Result<Outcome<Verificat
         )));
     }
     let mut images = on_receipt(receipt, address.host())?;
-    let found = parallel::map(REGISTRY_THREADS, &images, |image| {
-        client.head_manifest(image.repository.path(), &image.tag)
+    let found = parallel::map(REGISTRY_THREADS, &images, |(repository, image)| {
+        client.head_manifest(repository.path(), &image.tag)
     });
-    for (image, found) in images.iter_mut().zip(found) {
+    for ((_, image), found) in images.iter_mut().zip(found) {
         image.found = found?.map(|descriptor| descriptor.digest);
     }
     let incomplete = incomplete(client, &images)?;
-    for image in &mut images {
-        image.found = image
-            .found
-            .take()
-            .filter(|found| !incomplete.contains(&(image.repository.path().clone(), found.clone())));
+    for (repository, image) in &mut images {
+        let complete = |found: &Digest| !incomplete.contains(&(repository.path().clone(), found.clone()));
+        image.found = image.found.take().filter(complete);
     }
+    let images: Vec<VerifiedImage> = images.into_iter().map(|(_, image)| image).collect();
     let drifted: Vec<String> = images
         .iter()
         .filter(|image| image.has_drifted())
@@ -87,7 +90,7 @@ pub(crate) fn verify(site: &Site, receipt: &Receipt) -> Result<Outcome<Verificat
 }
 
 /// Every tag that the receipt set, with nothing found yet.
-fn on_receipt(receipt: &Receipt, host: &str) -> Result<Vec<VerifiedImage>, Failure> {
+fn on_receipt(receipt: &Receipt, host: &str) -> Result<Vec<(ImageRepository, VerifiedImage)>, Failure> {
     let mut images = Vec::new();
     for image in &receipt.images {
         let (Some(repository), Some(tag), Some(digest)) =
@@ -104,12 +107,9 @@ fn on_receipt(receipt: &Receipt, host: &str) -> Result<Vec<VerifiedImage>, Failu
             MoveOutcome::Superseded | MoveOutcome::Restored | MoveOutcome::Left => false,
         });
         let tags = std::iter::once((tag, digest)).chain(moved.map(|moved| (&moved.tag, &moved.to)));
-        images.extend(tags.map(|(tag, expected)| VerifiedImage {
-            name: image.name.clone(),
-            repository: repository.clone(),
-            tag: tag.clone(),
-            expected: expected.clone(),
-            found: None,
+        images.extend(tags.map(|(tag, expected)| {
+            let (name, tag, expected) = (image.name.clone(), tag.clone(), expected.clone());
+            (repository.clone(), VerifiedImage { name, tag, expected, found: None })
         }));
     }
     Ok(images)
@@ -122,12 +122,12 @@ type Place = (ImageName, Content);
 /// level by level: an index, its manifests (also attestations), their configs and layers.
 fn incomplete(
     client: &Registry,
-    images: &[VerifiedImage],
+    images: &[(ImageRepository, VerifiedImage)],
 ) -> Result<BTreeSet<(ImageName, Digest)>, RegistryError> {
     let roots: BTreeSet<Place> = images
         .iter()
-        .filter(|image| image.found.as_ref() == Some(&image.expected))
-        .map(|image| (image.repository.path().clone(), Content::Manifest(image.expected.clone())))
+        .filter(|(_, image)| image.found.as_ref() == Some(&image.expected))
+        .map(|(repository, image)| (repository.path().clone(), Content::Manifest(image.expected.clone())))
         .collect();
     let mut parents: BTreeMap<Place, BTreeSet<Place>> = BTreeMap::new();
     let mut level: Vec<Place> = roots.iter().cloned().collect();
