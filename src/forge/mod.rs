@@ -2,6 +2,7 @@
 //!
 //! One file a forge; its wire structs stay private there. A new forge is a file here and an arm in [`parse`]. Nothing here decides whether to build: that is [`crate::decide`].
 
+pub(crate) mod api;
 mod body;
 mod github;
 pub mod signature;

@@ -741,3 +741,6 @@ fn millis(duration: Duration) -> i64 {
 
 #[cfg(test)]
 mod tests;
+
+mod outbox;
+pub use outbox::{Outbox, Post, PostKind, Refusal};
