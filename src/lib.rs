@@ -14,6 +14,7 @@ mod docker;
 pub mod documents;
 pub mod error;
 mod escape;
+mod events;
 pub mod forge;
 pub mod git;
 mod hooks;

@@ -1,15 +1,11 @@
-//! Inside a job of GitHub Actions: step outputs, the summary, groups in the log, masks, and no way for a tool's text
-//! to give the runner commands.
-//!
-//! Formats: docs.github.com, "Workflow commands for GitHub Actions".
+//! Inside a job of GitHub Actions: step outputs, the summary, and masks (docs.github.com, "Workflow commands for GitHub
+//! Actions").
 
 mod summary;
 
-use std::borrow::Cow;
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 
@@ -17,9 +13,7 @@ use crate::config::Environment;
 use crate::documents::{BuiltDocument, DecisionDocument, Image, Receipt};
 use crate::error::{Classify as _, Failure, Kind};
 use crate::model::{Change, Digest, Tag};
-
-/// Whether a runner reads what this process prints. Process-wide, because every line that is printed must know.
-static RUNNER_READS: AtomicBool = AtomicBool::new(false);
+use crate::progress::{runner, write_commands};
 
 /// What the runner says about the job (docs.github.com, "Default environment variables").
 #[derive(Debug, Clone)]
@@ -73,11 +67,11 @@ impl Actions {
 
     /// From now on what is printed is made harmless, and secrets are masked as they become known.
     pub(crate) fn take_over(&self) {
-        RUNNER_READS.store(true, Ordering::SeqCst);
+        runner::expect_runner();
         crate::redact::announce(|secret| {
             // Each line by itself: that is how the runner compares.
             for line in secret.lines().filter(|line| !line.trim().is_empty()) {
-                crate::progress::write_commands(&[command("add-mask", None, line)]);
+                write_commands(&[runner::command("add-mask", None, line)]);
             }
         });
     }
@@ -216,60 +210,9 @@ fn append(path: &Path, text: &str, what: &'static str) -> Result<(), Failure> {
         .classify(Kind::Environment, || format!("{what} cannot be written to {}", path.display()))
 }
 
-/// A command for the runner, on one line.
-pub(crate) fn command(name: &str, title: Option<&str>, value: &str) -> String {
-    let data = |text: &str| text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
-    let title = title
-        .map(|title| format!(" title={}", data(title).replace(':', "%3A").replace(',', "%2C")))
-        .unwrap_or_default();
-    format!("::{name}{title}::{}", data(value))
-}
-
-/// A tool's or a stranger's lines, which a runner takes for nothing but text; the same text where no runner reads.
-pub(crate) fn harmless(text: &str) -> Cow<'_, str> {
-    if RUNNER_READS.load(Ordering::SeqCst) { defused(text) } else { Cow::Borrowed(text) }
-}
-
-/// A JSON text with the same meaning, in which a runner finds no command.
-pub(crate) fn harmless_json(json: String) -> String {
-    // `##[` can only stand inside a string. A line of JSON never begins with `::`.
-    if RUNNER_READS.load(Ordering::SeqCst) { json.replace("##[", "\\u0023\\u0023[") } else { json }
-}
-
-/// The runner takes a line for a command that begins with `::` after any white space, and one with `##[` anywhere
-/// (actions/runner, `ActionCommand.TryParseV2` and `TryParse`).
-fn defused(text: &str) -> Cow<'_, str> {
-    if !text.contains("::") && !text.contains("##[") {
-        return Cow::Borrowed(text);
-    }
-    let line = |line: &str| {
-        let line = line.replace("##[", "## [");
-        let begin = line.trim_start();
-        match begin.strip_prefix("::") {
-            Some(rest) => format!("{}: :{rest}", &line[..line.len() - begin.len()]),
-            None => line,
-        }
-    };
-    Cow::Owned(text.split('\n').map(line).collect::<Vec<_>>().join("\n"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn no_line_of_a_tool_is_a_command() {
-        assert_eq!(defused("a\n  ::set-env name=x::y\n::error::z"), "a\n  : :set-env name=x::y\n: :error::z");
-        assert_eq!(defused("Step 1 ##[add-mask]e"), "Step 1 ## [add-mask]e");
-        assert_eq!(defused("\u{a0}::stop-commands::x"), "\u{a0}: :stop-commands::x");
-        assert_eq!(defused("std::fs and a # [x]"), "std::fs and a # [x]");
-    }
-
-    #[test]
-    fn a_command_stays_on_its_line() {
-        assert_eq!(command("error", Some("a:b,c"), "x\n::y % z"), "::error title=a%3Ab%2Cc::x%0A::y %25 z");
-        assert_eq!(command("add-mask", None, "s3"), "::add-mask::s3");
-    }
 
     #[test]
     fn an_output_of_many_lines_ends_at_a_delimiter_that_cannot_be_guessed() {

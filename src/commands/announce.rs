@@ -6,15 +6,17 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::escape;
+use crate::events::Events;
 use crate::listener::{DeliveryLine, Verdict};
-use crate::progress::{Progress, seconds, write_stdout};
+use crate::progress::{seconds, write_stdout};
 use crate::queue::{ClaimedJob, JobEvent};
 
 /// Clones share the display.
 #[derive(Clone)]
 pub(super) struct Announcer {
     json: bool,
-    progress: Progress,
+    quiet: bool,
+    events: Events,
     refusals: Arc<Mutex<Refusals>>,
 }
 
@@ -29,21 +31,21 @@ struct Refusals {
 }
 
 impl Announcer {
-    pub(super) fn new(json: bool, progress: Progress) -> Announcer {
-        Announcer { json, progress, refusals: Arc::default() }
+    pub(super) fn new(json: bool, quiet: bool, events: Events) -> Announcer {
+        Announcer { json, quiet, events, refusals: Arc::default() }
     }
 
     /// Something that happened; `event` is its name for programs.
     pub(super) fn say(&self, event: &str, text: &str) {
         if self.json {
             write_json(&json!({"event": event, "text": text}));
-        } else if !self.progress.is_quiet() {
+        } else if !self.quiet {
             write_stdout(text);
         }
     }
 
     pub(super) fn warn(&self, text: &str) {
-        self.progress.warn(text);
+        self.events.warn(text);
     }
 
     /// One delivery and its answer.

@@ -69,7 +69,7 @@ pub(super) fn write(out: &mut dyn Write, document: &impl Serialize) -> Result<()
         serde_json::to_string(document)
     };
     let text = text.classify(Kind::Failed, || "the document cannot be written as JSON")?;
-    let text = crate::escape::json(crate::ci::harmless_json(text));
+    let text = crate::escape::json(crate::progress::runner::harmless_json(text));
     let written = writeln!(out, "{text}").and_then(|()| out.flush());
     written.classify(Kind::Failed, || "the work is done, but standard output is closed")
 }

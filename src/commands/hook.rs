@@ -241,11 +241,11 @@ fn install(session: &Session, args: &HookInstall, out: &mut dyn Write) -> Result
         None => from_ngrok(session, &args.ngrok.ngrok_api, ", --url does without it")?,
     };
     if url.scheme() == "http" {
-        session.progress.warn("deliveries to an http address can be read on their way; https is better");
+        session.events.warn("deliveries to an http address can be read on their way; https is better");
     }
     let name = &site.repository;
     if !session.config.repositories.is_empty() && session.config.repository(name).is_none() {
-        session.progress.warn(&format!(
+        session.events.warn(&format!(
             "{name} is not in the configuration: `serve` will refuse its deliveries until it is"
         ));
     }
@@ -258,9 +258,7 @@ fn install(session: &Session, args: &HookInstall, out: &mut dyn Write) -> Result
     };
     let remembered = installed::remember(&session.config.state_dir, site.hooks.api.host(), name, &hook.id);
     if let Err(error) = remembered {
-        session
-            .progress
-            .warn(&format!("the webhook's number cannot be kept in the state directory: {error}"));
+        session.events.warn(&format!("the webhook's number cannot be kept in the state directory: {error}"));
     }
     let mut text = format!("{outcome} webhook {} of {name}: {} events to {url}\n", hook.id, site.hooks.event());
     if let Some(was) = was.as_deref().filter(|was| *was != url.as_str()) {

@@ -33,7 +33,7 @@ pub(super) fn command(
     cancel: &Cancel,
     out: &mut dyn Write,
 ) -> Result<(), Failure> {
-    let progress = Session::display(global, Actions::detect(&Environment::of_process()).is_some());
+    let events = Session::display(global, Actions::detect(&Environment::of_process()).is_some());
     let mut answers = Answers {
         // The folder one stands in needs no name in what is printed.
         dir: if args.dir == Path::new(".") { std::path::PathBuf::new() } else { args.dir.clone() },
@@ -50,7 +50,7 @@ pub(super) fn command(
     }
     let written = init::write(&answers)?;
     if in_git(&answers.dir) && !written.secret_kept {
-        progress.warn(&format!("keep {} out of git: add it to .gitignore", written.secret.display()));
+        events.warn(&format!("keep {} out of git: add it to .gitignore", written.secret.display()));
     }
     let next = next(&answers, &written);
     let mut text: String = written.files.iter().map(|path| format!("wrote {}\n", path.display())).collect();

@@ -7,8 +7,8 @@ use serde::Deserialize;
 use crate::cli::{Push, PushArgs, RegistryArgs};
 use crate::documents::{BuiltDocument, DecisionWord, Receipt};
 use crate::error::Failure;
+use crate::events::Events;
 use crate::pipeline::{self, PushOptions};
-use crate::progress::Progress;
 
 use super::Session;
 use super::documents_io::{parse, read_bytes, write, write_outcome};
@@ -32,7 +32,7 @@ pub(super) fn command(session: &Session, args: &Push, out: &mut dyn Write) -> Re
     }
     let pushed = pipeline::push(&site, built, &push_options(&args.options))?;
     if pushed.failure.is_none() {
-        summary(&session.progress, &pushed.document);
+        summary(&session.events, &pushed.document);
     }
     write_outcome(out, &pushed.document, pushed.failure)
 }
@@ -47,7 +47,7 @@ pub(super) fn push_options(args: &PushArgs) -> PushOptions {
 }
 
 /// The closing words: how to get what was pushed.
-pub(super) fn summary(progress: &Progress, receipt: &Receipt) {
+pub(super) fn summary(events: &Events, receipt: &Receipt) {
     let mut lines = Vec::new();
     for image in receipt.images.iter().filter(|i| i.digest.is_some()) {
         let Some(repository) = &image.repository else { continue };
@@ -60,7 +60,7 @@ pub(super) fn summary(progress: &Progress, receipt: &Receipt) {
     }
     if !lines.is_empty() {
         let commit = receipt.change.commit.short();
-        progress.say(&format!("{} of {commit} in the registry:\n{}", count(lines.len()), lines.join("\n")));
+        events.note(&format!("{} of {commit} in the registry:\n{}", count(lines.len()), lines.join("\n")));
     }
 }
 

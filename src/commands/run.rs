@@ -28,11 +28,11 @@ pub(super) fn command(session: &Session, mut args: Run, out: &mut dyn Write) -> 
     let reason = Some(document.reason.as_str());
     match document.decision {
         DecisionWord::Skip => {
-            session.progress.say(&format!("nothing to do: {}", document.reason));
+            session.events.note(&format!("nothing to do: {}", document.reason));
             let written = write(out, &document);
             return reported(session, reason, Ended::Skipped(&document), None, None, written);
         }
-        DecisionWord::Build => session.progress.say(&document.reason),
+        DecisionWord::Build => session.events.note(&document.reason),
     }
     let Outcome { document: ran, failure } = match carry_out(session, &args, &document) {
         Ok(ran) => ran,
@@ -45,7 +45,7 @@ pub(super) fn command(session: &Session, mut args: Run, out: &mut dyn Write) -> 
         }
         Ran::Pushed(receipt) => {
             if failure.is_none() {
-                summary(&session.progress, receipt);
+                summary(&session.events, receipt);
             }
             let written = write_outcome(out, receipt, None);
             let kept = session.actions.as_ref().and_then(|_| kept(&session.config.state_dir, receipt));
@@ -77,7 +77,7 @@ fn reported(
     match failure {
         Some(failure) => {
             if let Err(untold) = told {
-                session.progress.warn(&untold.to_string());
+                session.events.warn(&untold.to_string());
             }
             Err(failure)
         }

@@ -15,10 +15,10 @@ use crate::cli::Serve;
 use crate::config::{Config, read_secret_file};
 use crate::decide::{BranchGlobs, Policy};
 use crate::error::{Classify as _, Failure, Kind};
+use crate::events::Events;
 use crate::forge::signature::WebhookSecret;
 use crate::listener::{self, Intake, Limits, Listener, Metrics, Rules};
 use crate::process;
-use crate::progress::Progress;
 use crate::queue::{
     ClaimedJob, JobContext, JobEvent, JobId, JobState, Pool, PoolOptions, Retention, ServeLock, Store,
 };
@@ -35,7 +35,7 @@ const READY_FOR: Duration = Duration::from_secs(1);
 
 /// Listens until a signal comes, or, with `--once`, until one merge is done.
 pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Serve) -> Result<(), Failure> {
-    let announcer = Announcer::new(args.json, session.progress.clone());
+    let announcer = Announcer::new(args.json, session.quiet, session.events.clone());
     let config = with_flags(session.config.clone(), args)?;
     if args.once && config.serve.jobs == 0 {
         return Err(Failure::usage("--once runs a job, and --jobs 0 runs none"));
@@ -61,7 +61,7 @@ pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Ser
     });
     let works = Arc::new(Works::new(config.clone(), metrics.clone(), args.registry.clone()));
     // A configuration that cannot work is found now, not with the first merge.
-    let site = works.site(&session.progress, &session.cancel)?;
+    let site = works.site(&session.events, &session.cancel)?;
     if site.registry.is_none() && config.serve.jobs > 0 {
         announcer
             .warn("no registry is configured, so every merge will fail: set registry.host or --registry");
@@ -79,7 +79,7 @@ pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Ser
         rules,
         queue.clone(),
         args.once,
-        ready_check(Arc::clone(&works), queue.clone(), session.progress.clone()),
+        ready_check(Arc::clone(&works), queue.clone(), session.events.clone()),
         Box::new({
             let (once, is_once) = (Arc::clone(&once), args.once);
             move |id| {
@@ -258,7 +258,7 @@ fn announce_addresses(listener: &Listener, admin: bool, announcer: &Announcer) {
 
 /// The queue and docker are asked at most once a second, however often `/readyz` is, and by one at a time: a docker that
 /// hangs must not hold up the threads that deliveries need.
-fn ready_check(works: Arc<Works>, queue: Store, progress: Progress) -> Box<listener::ReadyCheck> {
+fn ready_check(works: Arc<Works>, queue: Store, events: Events) -> Box<listener::ReadyCheck> {
     let last: Mutex<Option<(Instant, Result<(), String>)>> = Mutex::new(None);
     let asking = Mutex::new(());
     Box::new(move || {
@@ -280,7 +280,7 @@ fn ready_check(works: Arc<Works>, queue: Store, progress: Progress) -> Box<liste
         let answer = queue
             .check_writable()
             .map_err(Failure::from)
-            .and_then(|()| works.site(&progress, &cancel))
+            .and_then(|()| works.site(&events, &cancel))
             .and_then(|site| site.docker.engine_version(&cancel).map_err(Failure::from))
             .map(drop)
             .map_err(|failure| failure.one_line());
@@ -335,7 +335,7 @@ fn reload(
         .and_then(|fresh| with_flags(fresh.config, args))
         .and_then(|config| Ok((rules(&config)?, config)));
     let checked = read.and_then(|(rules, config)| {
-        session::site(&config, &args.registry, None, &session.progress, &session.cancel)?;
+        session::site(&config, &args.registry, None, &session.events, &session.cancel)?;
         Ok((rules, config))
     });
     match checked {

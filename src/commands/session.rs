@@ -14,10 +14,11 @@ use crate::config::{Config, Environment, ForgeConfig, RepositoryConfig, read_sec
 use crate::decide::BranchGlobs;
 use crate::docker::Docker;
 use crate::error::{Classify as _, Failure, Kind};
+use crate::events::{Consumer, Events};
 use crate::git::Access;
 use crate::model::{ForgeName, RegistryAddress};
 use crate::pipeline::{RepositoryRule, Site};
-use crate::progress::{Progress, Style};
+use crate::progress::{Bars, Detail, Groups, Lines, write_stderr};
 use crate::redact;
 use crate::registry::{Login, Registry, Settings};
 
@@ -25,8 +26,8 @@ use crate::registry::{Login, Registry, Settings};
 pub(crate) struct Session {
     /// The configuration below the flags.
     pub config: Config,
-    /// Where progress goes.
-    pub progress: Progress,
+    pub events: Events,
+    pub quiet: bool,
     /// Signals.
     pub cancel: Cancel,
     /// The CI job around it.
@@ -42,16 +43,16 @@ impl Session {
         if let Some(actions) = &actions {
             actions.take_over();
         }
-        let progress = Session::display(global, actions.is_some());
+        let events = Session::display(global, actions.is_some());
         let config = Config::load(global.config.as_deref(), global.state_dir.as_deref(), &environment)?;
         for warning in &config.warnings {
-            progress.warn(warning);
+            events.warn(warning);
         }
-        Ok(Session { config, progress, cancel: cancel.clone(), actions })
+        Ok(Session { config, events, quiet: global.quiet, cancel: cancel.clone(), actions })
     }
 
     /// The display that the global options ask for.
-    pub(super) fn display(global: &Global, in_actions: bool) -> Progress {
+    pub(super) fn display(global: &Global, in_actions: bool) -> Events {
         let color = match global.color {
             Color::Always => true,
             Color::Never => false,
@@ -62,17 +63,19 @@ impl Session {
             Color::Never => false,
             Color::Auto | Color::Always => std::io::stderr().is_terminal() && global.verbose == 0,
         };
-        Progress::new(match (global.quiet, in_actions, live) {
-            (true, _, _) => Style::Quiet,
-            (false, true, _) => Style::Groups,
-            (false, false, true) => Style::Bars,
-            (false, false, false) => Style::Plain { verbose: global.verbose > 0 },
-        })
+        let display: Arc<dyn Consumer> = match (global.quiet, in_actions, live) {
+            (true, _, _) => Arc::new(Lines::to(Detail::Quiet, write_stderr)),
+            (false, true, _) => Arc::new(Groups::new()),
+            (false, false, true) => Arc::new(Bars::new()),
+            (false, false, false) if global.verbose > 0 => Arc::new(Lines::to(Detail::Verbose, write_stderr)),
+            (false, false, false) => Arc::new(Lines::to(Detail::Steps, write_stderr)),
+        };
+        Events::to(vec![display])
     }
 
     /// The site of a command that builds or pushes, with the flags on top of the configuration.
     pub(crate) fn site(&self, registry: &RegistryArgs, build: Option<&BuildArgs>) -> Result<Site, Failure> {
-        site(&self.config, registry, build, &self.progress, &self.cancel)
+        site(&self.config, registry, build, &self.events, &self.cancel)
     }
 }
 
@@ -81,11 +84,11 @@ pub(super) fn site(
     config: &Config,
     registry: &RegistryArgs,
     build: Option<&BuildArgs>,
-    progress: &Progress,
+    events: &Events,
     cancel: &Cancel,
 ) -> Result<Site, Failure> {
     let address = registry.registry.clone().or_else(|| config.registry.clone());
-    let client = address.as_ref().map(|address| connect(config, address, progress, cancel)).transpose()?;
+    let client = address.as_ref().map(|address| connect(config, address, events, cancel)).transpose()?;
     let builder = build.and_then(|b| b.builder.as_deref()).or(config.build.builder.as_deref());
     crate::state_dir::create(&config.state_dir)
         .classify(Kind::Environment, || {
@@ -112,7 +115,7 @@ pub(super) fn site(
         default_tags: config.build.tags.clone(),
         secrets: build.map(|b| typed_secrets(&b.secret)).transpose()?.unwrap_or_default(),
         keep_local: config.build.keep_local,
-        progress: progress.clone(),
+        events: events.clone(),
         cancel: cancel.clone(),
     })
 }
@@ -193,7 +196,7 @@ fn typed_secrets(typed: &[(String, PathBuf)]) -> Result<BTreeMap<String, PathBuf
 pub(super) fn connect(
     config: &Config,
     address: &RegistryAddress,
-    progress: &Progress,
+    events: &Events,
     cancel: &Cancel,
 ) -> Result<Registry, Failure> {
     let mut settings = Settings::new(address.clone());
@@ -208,8 +211,8 @@ pub(super) fn connect(
     }
     let login = Login::Docker(crate::docker::config_dir());
     let registry = Registry::connect(settings, login, cancel.clone())?;
-    let progress = progress.clone();
-    Ok(registry.with_retry_notice(Arc::new(move |text: &str| progress.warn(text))))
+    let events = events.clone();
+    Ok(registry.with_retry_notice(Arc::new(move |text: &str| events.warn(text))))
 }
 
 #[cfg(test)]

@@ -12,17 +12,11 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::answer::{Answer, Refusal};
+use crate::events::Phase;
 use crate::queue::QueueStats;
 
 /// One label with a value from a closed set, so that no stranger can make the registry grow.
 type Label = [(&'static str, &'static str); 1];
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    Checkout,
-    Build,
-    Push,
-}
 
 type Snapshot = Box<dyn Fn() -> QueueStats + Send + Sync>;
 
@@ -142,13 +136,12 @@ impl Metrics {
         self.0.ack.observe(time.as_secs_f64());
     }
 
-    /// How long a step of a merge took.
-    pub fn step(&self, step: Step, time: Duration) {
+    pub(crate) fn phase(&self, phase: Phase, time: Duration) {
         let [checkout, build, push] = &self.0.steps;
-        let histogram = match step {
-            Step::Checkout => checkout,
-            Step::Build => build,
-            Step::Push => push,
+        let histogram = match phase {
+            Phase::Checkout => checkout,
+            Phase::Build => build,
+            Phase::Push => push,
         };
         histogram.observe(time.as_secs_f64());
     }
@@ -209,7 +202,7 @@ mod tests {
         metrics.delivery(&Answer::unauthorized());
         metrics.delivery(&Answer::unauthorized());
         metrics.refused(Refusal::Timeout);
-        metrics.step(Step::Build, Duration::from_millis(300));
+        metrics.phase(Phase::Build, Duration::from_millis(300));
         metrics.ack(Duration::from_millis(2));
         metrics.retry();
         let oldest_queued = Some(jiff::Timestamp::now() - Duration::from_secs(90));

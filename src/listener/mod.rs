@@ -27,7 +27,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 pub use answer::{Answer, Refusal, Reply, Verdict};
 pub use intake::{Intake, OnDelivery, OnQueued, ReadyCheck, Rules};
 pub use limits::{Limits, raise_nofile};
-pub use metrics::{Metrics, Step};
+pub use metrics::Metrics;
 pub use routes::{App, ContentKind, Delivered, DeliveryLine, RawDelivery};
 
 use gate::{Gate, REST};

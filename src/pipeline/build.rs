@@ -12,6 +12,7 @@ use crate::cancel::Stop;
 use crate::docker::Builder;
 use crate::documents::{BuiltDocument, Image, ImageStatus, SCHEMA, Seconds};
 use crate::error::{Classify as _, Failure, Kind};
+use crate::events::{Event, Phase, Step};
 use crate::git::CommitInfo;
 use crate::manifest::ImageKind;
 use crate::model::{Change, CommitSha, ImageName};
@@ -65,9 +66,10 @@ pub(crate) fn build(
     if !options.dry_run {
         super::secrets::check(&origin.secrets, &change.repository)?;
     }
-    let step = site.progress.step(&format!("checkout {}", change.commit.short()));
+    let step = site.events.begin(Step::Checkout { commit: change.commit.short().to_owned() });
     step.line(&format!("fetching {}", origin.remote.as_git_url()));
     let mirror = checkout::fetch(site, &origin, change, &options.patience)?;
+    site.events.emit(&Event::Run { repository: &change.repository, commit: &change.commit });
     thread::scope(|scope| {
         // The answer costs a process: it is asked for while the commit's files are read.
         let builder = scope.spawn(|| site.docker.find_builder(&site.cancel));
@@ -76,6 +78,7 @@ pub(crate) fn build(
         let info = mirror.commit_info(&change.commit)?;
         step.done(&if chosen.len() == 1 { "1 image".to_owned() } else { format!("{} images", chosen.len()) });
         let checkout = begun.elapsed();
+        site.events.emit(&Event::Phase { phase: Phase::Checkout, took: checkout });
 
         let begun = Instant::now();
         let actions = plan(site, &origin, change, &info, &surveyed, &chosen, options)?;
@@ -102,6 +105,8 @@ pub(crate) fn build(
             }
             work.carry_out();
         }
+        let build = begun.elapsed();
+        site.events.emit(&Event::Phase { phase: Phase::Build, took: build });
         let (images, failures) = work.into_images();
         let document = BuiltDocument {
             schema: SCHEMA,
@@ -110,7 +115,7 @@ pub(crate) fn build(
             images,
             payload_sha256: payload_sha256.map(str::to_owned),
             started,
-            seconds: Seconds { checkout: seconds(checkout), build: seconds(begun.elapsed()), push: None },
+            seconds: Seconds { checkout: seconds(checkout), build: seconds(build), push: None },
         };
         let failure =
             site.cancel.stopped().map(Failure::from).or_else(|| failed_images(&document, &failures));
@@ -167,7 +172,7 @@ fn plan(
         }
         return Ok(actions);
     };
-    let step = site.progress.step("compare with the registry");
+    let step = site.events.begin(Step::Compare);
     let (own, parent) =
         (change.commit.immutable_tag(), info.first_parent.as_ref().map(CommitSha::immutable_tag));
     let asked: Vec<Asked<'_>> = docker
@@ -292,7 +297,7 @@ impl Work<'_> {
         for (_, base) in self.surveyed[i].bases() {
             if let Some(Done { failed: Some((kind, hint)), image }) = &results[*base] {
                 let text = format!("not tried, because its base image {} failed", image.name);
-                self.site.progress.say(&format!("build {}: {text}", self.surveyed[i].spec.name));
+                self.site.events.note(&format!("build {}: {text}", self.surveyed[i].spec.name));
                 return Err(Failure { kind: *kind, error: anyhow::anyhow!(text), hint: hint.clone() });
             }
         }

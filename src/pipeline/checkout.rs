@@ -42,7 +42,7 @@ pub(super) fn prove(
         }
         match waits.next() {
             Some(wait) => {
-                site.progress.say(&format!("commit {} is not on {branch} yet; asking again", commit.short()));
+                site.events.note(&format!("commit {} is not on {branch} yet; asking again", commit.short()));
                 site.cancel.sleep(*wait)?;
             }
             None => {

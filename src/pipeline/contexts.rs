@@ -96,7 +96,7 @@ impl<'a> Contexts<'a> {
                 let (first, more) = (crate::escape::shortened(&paths[0], 80), paths.len() - 1);
                 let more = if more == 0 { String::new() } else { format!(" and {more} more") };
                 let name = &self.images[i].spec.name;
-                self.site.progress.warn(&format!("{name}: {first}{more}: {what}"));
+                self.site.events.warn(&format!("{name}: {first}{more}: {what}"));
             }
             *written = true;
         }

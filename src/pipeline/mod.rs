@@ -28,10 +28,10 @@ use crate::cancel::Cancel;
 use crate::decide::BranchGlobs;
 use crate::docker::Docker;
 use crate::error::Failure;
+use crate::events::Events;
 use crate::git::{Access, Remote, RemoteError};
 use crate::manifest::Template;
 use crate::model::{ForgeName, ImageName, RegistryAddress, RepoName};
-use crate::progress::Progress;
 use crate::registry::Registry;
 
 pub(crate) use build::{BuildOptions, build};
@@ -98,8 +98,7 @@ pub(crate) struct Site {
     pub secrets: BTreeMap<String, PathBuf>,
     /// Newest local images of each name that stay.
     pub keep_local: usize,
-    /// Where progress goes.
-    pub progress: Progress,
+    pub events: Events,
     /// Whether to go on.
     pub cancel: Cancel,
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::cancel::Cancel;
 use crate::documents::{Image, ImageStatus, Move, MoveOutcome};
 use crate::error::{Failure, Kind};
+use crate::events::Step;
 use crate::git::Mirror;
 use crate::lock;
 use crate::manifest::ImageKind;
@@ -44,12 +45,13 @@ pub(super) fn promote(
     options: &PushOptions,
 ) -> Result<(), Failure> {
     let (_, client) = site.registry_and_client()?;
-    let client = client.with_cancel(site.cancel.clone());
     let mut wanted = wanted(images);
     let outcome = match &change.branch {
         Some(branch) if !wanted.is_empty() => {
             let _locks = take_locks(site, &wanted)?;
-            move_tags(site, origin, change, branch, images, &mut wanted, options, &client)
+            let mirror = Mirror::of(&site.state_dir, &origin.remote, &site.access, &site.cancel);
+            let client = client.with_cancel(site.cancel.clone());
+            Mover { site, origin, change, branch, images, options, mirror, client }.move_tags(&mut wanted)
         }
         Some(_) | None => Ok(()),
     };
@@ -93,135 +95,127 @@ fn take_locks(site: &Site, wanted: &[Wanted]) -> Result<Vec<File>, Failure> {
     lock::all(&site.state_dir, "tag", names, &site.cancel)
 }
 
-#[allow(
-    clippy::too_many_arguments,
-    reason = "one step, split from `promote` only so that its answer is written once"
-)]
-fn move_tags(
-    site: &Site,
-    origin: &Origin,
-    change: &Change,
-    branch: &BranchName,
-    images: &[Image],
-    wanted: &mut [Wanted],
-    options: &PushOptions,
-    client: &Registry,
-) -> Result<(), Failure> {
-    let step = site.progress.step("move the tags");
-    let mirror = Mirror::of(&site.state_dir, &origin.remote, &site.access, &site.cancel);
-    // What is true now decides, so the branch is fetched again, under the locks.
-    let fetch = || checkout::prove(site, &mirror, branch, &change.commit, &[]);
-    let (now, tip) = std::thread::scope(|scope| {
-        // A tag of an image that was built will have to move: the two servers are asked at once.
-        let built = images.iter().any(|i| i.status == ImageStatus::Built);
-        let tip = built.then(|| scope.spawn(fetch));
-        let now = parallel::map(REGISTRY_THREADS, wanted, |w| {
-            absent_if_unreadable(client.get_manifest(w.repository.path(), &w.tag))
-        });
-        (now, tip.map(|tip| tip.join().unwrap_or_else(|panic| resume_unwind(panic))))
-    });
-    for (tag, now) in wanted.iter_mut().zip(now) {
-        tag.now = now?;
-        if tag.now.as_ref().is_some_and(|m| m.digest == tag.to) {
-            tag.outcome = Some(MoveOutcome::Already);
-        }
-    }
-    if wanted.iter().all(|w| w.outcome.is_some()) {
-        step.done("all in place already");
-        return Ok(());
-    }
-    let tip = match tip {
-        Some(tip) => tip?,
-        None => fetch()?,
-    };
-    if judge(site, origin, &mirror, change, (tip, &fetch), images, wanted, options, client)? {
-        for tag in wanted.iter_mut().filter(|w| w.outcome.is_none()) {
-            tag.outcome = Some(MoveOutcome::Superseded);
-        }
-        step.done("superseded by a newer commit; the tags stay");
-        return Ok(());
-    }
-    let moved = move_all(client, wanted);
-    match moved {
-        Ok(()) => {
-            look_again(client, wanted);
-            let count = wanted.iter().filter(|w| w.outcome == Some(MoveOutcome::Moved)).count();
-            step.done(&format!("{count} moved, {} in place already", wanted.len() - count));
-            Ok(())
-        }
-        Err(failure) => {
-            put_back(site, client, wanted);
-            let failure = failure.context("the tags could not all be moved; those that were are put back");
-            step.failed(&failure.one_line());
-            Err(failure)
-        }
-    }
+/// Moves the tags of one commit, under their locks.
+struct Mover<'a> {
+    site: &'a Site,
+    origin: &'a Origin,
+    change: &'a Change,
+    branch: &'a BranchName,
+    images: &'a [Image],
+    options: &'a PushOptions,
+    mirror: Mirror<'a>,
+    client: Registry,
 }
 
-/// Asks for every tag that is to move whether it may. `true`: the commit is superseded, and all its tags stay.
-#[allow(clippy::too_many_arguments, reason = "what a judgement needs to know")]
-fn judge(
-    site: &Site,
-    origin: &Origin,
-    mirror: &Mirror<'_>,
-    change: &Change,
-    (mut tip, fetch): (CommitSha, &dyn Fn() -> Result<CommitSha, Failure>),
-    images: &[Image],
-    wanted: &mut [Wanted],
-    options: &PushOptions,
-    client: &Registry,
-) -> Result<bool, Failure> {
-    let mut fetched_again = false;
-    let labels = parallel::map(REGISTRY_THREADS, wanted, |w| match (&w.now, w.outcome) {
-        (Some(manifest), None) => {
-            let labels = client.image_labels(w.repository.path(), manifest).map(|config| Some(config.labels));
-            absent_if_unreadable(labels)
-        }
-        (Some(_) | None, _) => Ok(None),
-    });
-    let mut superseded = false;
-    let mut relations: BTreeMap<Option<String>, Relation> = BTreeMap::new();
-    for (tag, labels) in wanted.iter_mut().zip(labels) {
-        let Some(labels) = labels? else { continue };
-        let name = tag.repository.tagged(&tag.tag);
-        if let Some(source) = labels.get(SOURCE_LABEL)
-            && !options.take_over
-            && !origin.is_source(source)
-        {
-            return Err(origin.refusal(&tag.repository, source));
-        }
-        if options.allow_rollback {
-            continue;
-        }
-        let revision = labels.get(REVISION_LABEL).cloned();
-        // The tags of one commit mostly have one revision: git is asked once for each.
-        let relation = match relations.entry(revision) {
-            Entry::Occupied(known) => known.get().clone(),
-            Entry::Vacant(new) => {
-                let ask = || relation(mirror, &change.commit, new.key().as_deref());
-                let mut relation = ask()?;
-                if matches!(relation, Relation::Unknown(_)) && !fetched_again {
-                    // The tag may have moved after the branch was fetched: it is unknown only if it still is now.
-                    tip = fetch()?;
-                    fetched_again = true;
-                    relation = ask()?;
-                }
-                new.insert(relation).clone()
+impl Mover<'_> {
+    /// Fetches the branch and returns its tip.
+    fn fetch(&self) -> Result<CommitSha, Failure> {
+        checkout::prove(self.site, &self.mirror, self.branch, &self.change.commit, &[])
+    }
+
+    fn move_tags(&self, wanted: &mut [Wanted]) -> Result<(), Failure> {
+        let step = self.site.events.begin(Step::MoveTags);
+        // What is true now decides, so the branch is fetched again, under the locks.
+        let (now, tip) = std::thread::scope(|scope| {
+            // A tag of an image that was built will have to move: ask both servers at once.
+            let built = self.images.iter().any(|i| i.status == ImageStatus::Built);
+            let tip = built.then(|| scope.spawn(|| self.fetch()));
+            let now = parallel::map(REGISTRY_THREADS, wanted, |w| {
+                absent_if_unreadable(self.client.get_manifest(w.repository.path(), &w.tag))
+            });
+            (now, tip.map(|tip| tip.join().unwrap_or_else(|panic| resume_unwind(panic))))
+        });
+        for (tag, now) in wanted.iter_mut().zip(now) {
+            tag.now = now?;
+            if tag.now.as_ref().is_some_and(|m| m.digest == tag.to) {
+                tag.outcome = Some(MoveOutcome::Already);
             }
+        }
+        if wanted.iter().all(|w| w.outcome.is_some()) {
+            step.done("all in place already");
+            return Ok(());
+        }
+        let tip = match tip {
+            Some(tip) => tip?,
+            None => self.fetch()?,
         };
-        match relation {
-            Relation::SameOrOlder => {}
-            Relation::Newer => superseded = true,
-            Relation::Unknown(why) => {
-                site.progress.warn(&format!("{name}: {why}; it moves all the same"));
-                tag.note = Some(why);
+        if self.is_superseded(tip, wanted)? {
+            for tag in wanted.iter_mut().filter(|w| w.outcome.is_none()) {
+                tag.outcome = Some(MoveOutcome::Superseded);
+            }
+            step.done("superseded by a newer commit; the tags stay");
+            return Ok(());
+        }
+        match move_all(&self.client, wanted) {
+            Ok(()) => {
+                look_again(&self.client, wanted);
+                let count = wanted.iter().filter(|w| w.outcome == Some(MoveOutcome::Moved)).count();
+                step.done(&format!("{count} moved, {} in place already", wanted.len() - count));
+                Ok(())
+            }
+            Err(failure) => {
+                put_back(self.site, &self.client, wanted);
+                let failure = failure.context("not all tags could be moved; those that moved are put back");
+                step.failed(&failure.one_line());
+                Err(failure)
             }
         }
     }
-    if superseded || options.allow_rollback {
-        return Ok(superseded);
+
+    /// Whether all tags of this commit stay as they are, because of a newer commit. A tag of another repository is an
+    /// error.
+    fn is_superseded(&self, mut tip: CommitSha, wanted: &mut [Wanted]) -> Result<bool, Failure> {
+        let labels = parallel::map(REGISTRY_THREADS, wanted, |w| match (&w.now, w.outcome) {
+            (Some(manifest), None) => {
+                let labels = self.client.image_labels(w.repository.path(), manifest);
+                absent_if_unreadable(labels.map(|config| Some(config.labels)))
+            }
+            (Some(_) | None, _) => Ok(None),
+        });
+        let mut fetched_again = false;
+        let mut superseded = false;
+        let mut relations: BTreeMap<Option<String>, Relation> = BTreeMap::new();
+        for (tag, labels) in wanted.iter_mut().zip(labels) {
+            let Some(labels) = labels? else { continue };
+            if let Some(source) = labels.get(SOURCE_LABEL)
+                && !self.options.take_over
+                && !self.origin.is_source(source)
+            {
+                return Err(self.origin.refusal(&tag.repository, source));
+            }
+            if self.options.allow_rollback {
+                continue;
+            }
+            // The tags of one commit mostly have one revision: git is asked once for each.
+            let relation = match relations.entry(labels.get(REVISION_LABEL).cloned()) {
+                Entry::Occupied(known) => known.get().clone(),
+                Entry::Vacant(new) => {
+                    let ask = || relation(&self.mirror, &self.change.commit, new.key().as_deref());
+                    let mut relation = ask()?;
+                    if matches!(relation, Relation::Unknown(_)) && !fetched_again {
+                        // The tag may have moved after the branch was fetched: it is unknown only if it still is now.
+                        tip = self.fetch()?;
+                        fetched_again = true;
+                        relation = ask()?;
+                    }
+                    new.insert(relation).clone()
+                }
+            };
+            match relation {
+                Relation::SameOrOlder => {}
+                Relation::Newer => superseded = true,
+                Relation::Unknown(why) => {
+                    let name = tag.repository.tagged(&tag.tag);
+                    self.site.events.warn(&format!("{name}: {why}; it moves all the same"));
+                    tag.note = Some(why);
+                }
+            }
+        }
+        if superseded || self.options.allow_rollback {
+            return Ok(superseded);
+        }
+        newer_commit_is_complete(&self.mirror, self.change, &tip, self.images, &self.client)
     }
-    newer_commit_is_complete(mirror, change, &tip, images, client)
 }
 
 /// How the image under a tag relates to the commit that wants it.
@@ -364,7 +358,7 @@ fn put_back(site: &Site, client: &Registry, wanted: &mut [Wanted]) {
             Err(error) => {
                 tag.outcome = Some(MoveOutcome::Moved);
                 let note = format!("it could not be put back to {}: {error}", before.digest);
-                site.progress.warn(&format!("{}: {note}", tag.repository.tagged(&tag.tag)));
+                site.events.warn(&format!("{}: {note}", tag.repository.tagged(&tag.tag)));
                 tag.note = Some(note);
             }
         }

@@ -9,6 +9,7 @@ use crate::cancel::Cancel;
 use crate::docker::DockerErrorKind;
 use crate::documents::{BuiltDocument, Image, ImageStatus, PushOutcome, Receipt, SCHEMA};
 use crate::error::{Failure, Kind};
+use crate::events::{Event, Phase, Step};
 use crate::manifest::template::is_immutable;
 use crate::model::{CommitSha, Digest, ImageRepository, Tag};
 use crate::parallel;
@@ -183,7 +184,9 @@ fn write_receipt(
         finished: now(),
         seconds: built.seconds,
     };
-    receipt.seconds.push = Some(seconds(begun.elapsed()));
+    let took = begun.elapsed();
+    site.events.emit(&Event::Phase { phase: Phase::Push, took });
+    receipt.seconds.push = Some(seconds(took));
     let kept = receipt::keep(&site.state_dir, &receipt);
     let failure = match (failure, kept) {
         (None, Err(unkept)) => Some(unkept),
@@ -218,7 +221,7 @@ pub(super) fn push_image(
     let Some(repository) = &image.repository else {
         return Err(Failure::bad_input(format!("the image {} has no repository", image.name)));
     };
-    let step = site.progress.step(&format!("push {}", image.name));
+    let step = site.events.begin(Step::Push { image: image.name.clone() });
     let client = &client.with_cancel(site.cancel.clone());
     let phase = Phase1 { site, origin, client, commit, image, repository, options };
     let outcome = match (&image.image_id, &image.digest) {
@@ -376,7 +379,7 @@ impl Phase1<'_> {
             let transient = error.kind == DockerErrorKind::Registry;
             match delays.next().filter(|_| transient && begun.elapsed() < RETRY_WITHIN) {
                 Some(delay) => {
-                    on_line(&format!("{error}; again in {}", crate::progress::seconds(delay)));
+                    on_line(&format!("{error}; again in {:.1} s", delay.as_secs_f64()));
                     cancel.sleep(delay)?;
                 }
                 None => return Err(error.into()),

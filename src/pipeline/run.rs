@@ -106,7 +106,7 @@ fn take_turn(site: &Site, commit: &CommitSha) -> Result<File, Failure> {
     let doing = || format!("cannot lock {}", path.display());
     let file = lock::open(&path).classify(Kind::Environment, doing)?;
     if file.try_lock().is_err() {
-        site.progress.say(&format!("commit {}: waiting for another run to end", commit.short()));
+        site.events.note(&format!("commit {}: waiting for another run to end", commit.short()));
         lock::exclusive(&file, &site.cancel)?.classify(Kind::Environment, doing)?;
     }
     Ok(file)

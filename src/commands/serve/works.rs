@@ -10,10 +10,11 @@ use crate::commands::session;
 use crate::config::Config;
 use crate::documents::DecisionDocument;
 use crate::error::{Classify as _, Failure, Kind};
-use crate::listener::{Metrics, Step};
+use crate::events::{Consumer, Event, Events};
+use crate::listener::Metrics;
 use crate::pipeline::{self, BuildOptions, PushOptions, Ran};
-use crate::progress::{LineSink, Progress, Style};
-use crate::queue::{ClaimedJob, JobContext, JobLog, JobResult};
+use crate::progress::{Detail, Lines};
+use crate::queue::{ClaimedJob, JobContext, JobResult};
 
 /// Before each further fetch of a commit that is not there yet: three times within a minute.
 const PATIENCE: [Duration; 3] = [Duration::from_secs(3), Duration::from_secs(12), Duration::from_secs(40)];
@@ -37,49 +38,35 @@ impl Works {
     }
 
     /// Where and with what a job is carried out.
-    pub(super) fn site(&self, progress: &Progress, cancel: &Cancel) -> Result<pipeline::Site, Failure> {
+    pub(super) fn site(&self, events: &Events, cancel: &Cancel) -> Result<pipeline::Site, Failure> {
         let config = Arc::clone(&*self.config.read().unwrap_or_else(PoisonError::into_inner));
-        session::site(&config, &self.flags, None::<&BuildArgs>, progress, cancel)
+        session::site(&config, &self.flags, None::<&BuildArgs>, events, cancel)
     }
 
     pub(super) fn run(&self, job: &ClaimedJob, context: &JobContext) -> JobResult {
-        let progress = Progress::new(Style::Log(Arc::new(Log(context.log.clone()))));
-        let result = self.run_pipeline(job, &progress, &context.cancel);
+        let log = context.log.clone();
+        let events = Events::to(vec![
+            Arc::new(Lines::to(Detail::Log, move |line| log.line(line))),
+            Arc::new(Timings(self.metrics.clone())),
+        ]);
+        let result = self.run_pipeline(job, &events, &context.cancel);
         match result {
             Ok(outcome) => JobResult::Succeeded { outcome },
             Err(failure) => {
-                progress.say(failure.render().trim_end());
+                events.note(failure.render().trim_end());
                 result_of(&failure)
             }
         }
     }
 
-    fn run_pipeline(
-        &self,
-        job: &ClaimedJob,
-        progress: &Progress,
-        cancel: &Cancel,
-    ) -> Result<String, Failure> {
+    fn run_pipeline(&self, job: &ClaimedJob, events: &Events, cancel: &Cancel) -> Result<String, Failure> {
         let document: DecisionDocument = serde_json::from_str(&job.document)
             .classify(Kind::BadInput, || "the job's document cannot be read")?;
         let change = change_of(&document)?;
-        let site = self.site(progress, cancel)?;
+        let site = self.site(events, cancel)?;
         let build = BuildOptions { patience: PATIENCE.to_vec(), ..BuildOptions::default() };
         let ran =
             pipeline::run(&site, &change, Some(&document.payload_sha256), &build, &PushOptions::default())?;
-        if let Ran::Pushed(receipt) = &ran.document {
-            let seconds = receipt.seconds;
-            let parts = [
-                (Step::Checkout, Some(seconds.checkout)),
-                (Step::Build, Some(seconds.build)),
-                (Step::Push, seconds.push),
-            ];
-            for (step, seconds) in parts {
-                if let Some(seconds) = seconds {
-                    self.metrics.step(step, Duration::from_secs_f64(seconds.max(0.0)));
-                }
-            }
-        }
         match (ran.document, ran.failure) {
             (_, Some(failure)) => Err(failure),
             (Ran::Pushed(receipt), None) => serde_json::to_string(&receipt)
@@ -101,11 +88,19 @@ fn result_of(failure: &Failure) -> JobResult {
     }
 }
 
-/// A job's log as a place for lines.
-struct Log(JobLog);
+/// How long the phases of jobs took, for the metrics.
+struct Timings(Metrics);
 
-impl LineSink for Log {
-    fn line(&self, line: &str) {
-        self.0.line(line);
+impl Consumer for Timings {
+    fn event(&self, event: &Event<'_>) {
+        match *event {
+            Event::Phase { phase, took } => self.0.phase(phase, took),
+            Event::Run { .. }
+            | Event::Started { .. }
+            | Event::Line { .. }
+            | Event::Ended { .. }
+            | Event::Warning(_)
+            | Event::Note(_) => {}
+        }
     }
 }

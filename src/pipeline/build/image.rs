@@ -8,6 +8,7 @@ use crate::cancel::{Cancel, Stop};
 use crate::docker::{BuildRequest, Builder, Layout, layout_digest};
 use crate::documents::{Image, ImageStatus};
 use crate::error::{Classify as _, Failure, Kind};
+use crate::events::Step;
 use crate::model::Digest;
 use crate::pipeline::compare::{INPUTS_LABEL, REVISION_LABEL, SOURCE_LABEL};
 use crate::pipeline::seconds;
@@ -114,7 +115,7 @@ impl Work<'_> {
             layouts: self.base_layouts(source)?,
             layout: self.layout_of(i),
         };
-        let step = self.site.progress.step(&format!("build {}", image.spec.name));
+        let step = self.site.events.begin(Step::Build { image: image.spec.name.to_string() });
         let build = || {
             self.site.docker.build(self.builder, &request, &cancel, &mut |line| step.line(line))?;
             self.read_back(&name, &labels, &cancel)
@@ -144,7 +145,7 @@ impl Work<'_> {
                 match failure.kind {
                     Kind::Interrupted | Kind::Terminated => {
                         drop(step);
-                        self.site.progress.say(&format!("{}: {failure}", image.spec.name));
+                        self.site.events.note(&format!("{}: {failure}", image.spec.name));
                     }
                     Kind::Failed
                     | Kind::Usage

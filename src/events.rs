@@ -1,0 +1,156 @@
+//! What happens in a run, as it happens. The pipeline emits events and does not know who consumes them: the display, a
+//! job's log, metrics.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::model::{CommitSha, RepoName};
+
+/// One thing that happened. Texts from outside are neither redacted nor escaped yet: that is for who shows them.
+pub(crate) enum Event<'a> {
+    /// The run is about this commit, now that it is known to have landed.
+    Run {
+        repository: &'a RepoName,
+        commit: &'a CommitSha,
+    },
+    /// A step began. Steps run side by side; `id` tells them apart.
+    Started {
+        id: u64,
+        step: &'a Step,
+    },
+    /// What the tool under a step said.
+    Line {
+        id: u64,
+        step: &'a Step,
+        line: &'a str,
+    },
+    Ended {
+        id: u64,
+        step: &'a Step,
+        outcome: Outcome<'a>,
+        took: Duration,
+    },
+    /// A phase of the run is over, with all of its steps.
+    Phase {
+        phase: Phase,
+        took: Duration,
+    },
+    Warning(&'a str),
+    Note(&'a str),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Step {
+    Checkout { commit: String },
+    Compare,
+    Build { image: String },
+    Push { image: String },
+    MoveTags,
+    LookAt { branch: String, repository: String },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome<'a> {
+    Done {
+        detail: &'a str,
+    },
+    Failed {
+        why: &'a str,
+    },
+    /// Ended by a signal or by the failure of another step.
+    Abandoned,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Checkout,
+    Build,
+    Push,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::Checkout { commit } => write!(f, "checkout {commit}"),
+            Step::Compare => f.write_str("compare with the registry"),
+            Step::Build { image } => write!(f, "build {image}"),
+            Step::Push { image } => write!(f, "push {image}"),
+            Step::MoveTags => f.write_str("move the tags"),
+            Step::LookAt { branch, repository } => write!(f, "look at {branch} of {repository}"),
+        }
+    }
+}
+
+pub(crate) trait Consumer: Send + Sync {
+    fn event(&self, event: &Event<'_>);
+}
+
+/// Where events go. Clones share the consumers.
+#[derive(Clone)]
+pub(crate) struct Events {
+    consumers: Arc<[Arc<dyn Consumer>]>,
+    steps: Arc<AtomicU64>,
+}
+
+impl Events {
+    pub(crate) fn to(consumers: Vec<Arc<dyn Consumer>>) -> Events {
+        Events { consumers: consumers.into(), steps: Arc::default() }
+    }
+
+    pub(crate) fn emit(&self, event: &Event<'_>) {
+        self.consumers.iter().for_each(|consumer| consumer.event(event));
+    }
+
+    pub(crate) fn warn(&self, text: &str) {
+        self.emit(&Event::Warning(text));
+    }
+
+    pub(crate) fn note(&self, text: &str) {
+        self.emit(&Event::Note(text));
+    }
+
+    pub(crate) fn begin(&self, step: Step) -> Running<'_> {
+        let id = self.steps.fetch_add(1, Ordering::Relaxed);
+        self.emit(&Event::Started { id, step: &step });
+        Running { events: self, id, step, begun: Instant::now(), ended: false }
+    }
+}
+
+/// A step under way; dropped without an end, it was abandoned.
+pub(crate) struct Running<'a> {
+    events: &'a Events,
+    id: u64,
+    step: Step,
+    begun: Instant,
+    ended: bool,
+}
+
+impl Running<'_> {
+    pub(crate) fn line(&self, line: &str) {
+        self.events.emit(&Event::Line { id: self.id, step: &self.step, line });
+    }
+
+    pub(crate) fn done(mut self, detail: &str) {
+        self.end(Outcome::Done { detail });
+    }
+
+    pub(crate) fn failed(mut self, why: &str) {
+        self.end(Outcome::Failed { why });
+    }
+
+    fn end(&mut self, outcome: Outcome<'_>) {
+        self.ended = true;
+        let took = self.begun.elapsed();
+        self.events.emit(&Event::Ended { id: self.id, step: &self.step, outcome, took });
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.end(Outcome::Abandoned);
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! How a person sees the events of a run: live bars on a terminal, one plain line per step elsewhere, groups in a CI job,
+//! every line in a job's log. All that swanci prints passes through here.
+
+mod bars;
+mod groups;
+mod lines;
+pub(crate) mod runner;
+
+use std::collections::{HashMap, VecDeque};
+use std::io::Write as _;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::escape::clean;
+
+pub(crate) use bars::Bars;
+pub(crate) use groups::Groups;
+pub(crate) use lines::{Detail, Lines};
+
+/// The last lines of each running step, shown when it fails.
+struct Tails {
+    limit: usize,
+    of_step: Mutex<HashMap<u64, VecDeque<String>>>,
+}
+
+impl Tails {
+    fn of(limit: usize) -> Tails {
+        Tails { limit, of_step: Mutex::default() }
+    }
+
+    fn push(&self, id: u64, line: String) {
+        let mut tails = self.of_step.lock().unwrap_or_else(PoisonError::into_inner);
+        let tail = tails.entry(id).or_default();
+        if tail.len() == self.limit {
+            tail.pop_front();
+        }
+        tail.push_back(line);
+    }
+
+    fn take(&self, id: u64) -> VecDeque<String> {
+        self.of_step.lock().unwrap_or_else(PoisonError::into_inner).remove(&id).unwrap_or_default()
+    }
+}
+
+/// `1.84s`, `2m03s`.
+pub(crate) fn seconds(duration: Duration) -> String {
+    let total = duration.as_secs();
+    if total < 60 {
+        format!("{:.2}s", duration.as_secs_f64())
+    } else {
+        format!("{}m{:02}s", total / 60, total % 60)
+    }
+}
+
+/// One line of `serve`'s own, on standard output. A closed standard output is no reason to stop serving.
+pub(crate) fn write_stdout(line: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{}", shown(line));
+    let _ = out.flush();
+}
+
+/// One line for a person, on standard error. A closed standard error is no reason to stop.
+pub(crate) fn write_stderr(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{}", runner::harmless(&shown(line)));
+}
+
+/// What may stand on a terminal and in a log: no secret, no control character. Everything that is printed or logged
+/// comes through here.
+pub(crate) fn shown(text: &str) -> String {
+    clean(&crate::redact::scrub(text)).trim_end().to_owned()
+}
+
+/// Lines for a CI runner, as they are: commands, a secret that it is to mask. In one piece, so that no other line comes
+/// between.
+pub(crate) fn write_commands(lines: &[String]) {
+    let _ = writeln!(std::io::stderr().lock(), "{}", lines.join("\n"));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::events::{Events, Step};
+
+    fn log() -> (Events, Arc<Mutex<Vec<String>>>) {
+        let kept: Arc<Mutex<Vec<String>>> = Arc::default();
+        let sink = Arc::clone(&kept);
+        let lines = Lines::to(Detail::Log, move |line| sink.lock().unwrap().push(line.to_owned()));
+        (Events::to(vec![Arc::new(lines)]), kept)
+    }
+
+    fn build(image: &str) -> Step {
+        Step::Build { image: image.to_owned() }
+    }
+
+    #[test]
+    fn a_log_holds_every_line_of_a_step_and_how_it_ended() {
+        let (events, kept) = log();
+        let step = events.begin(build("httpd"));
+        step.line("Step 1/2 : FROM scratch");
+        step.failed("no such file");
+        let lines = kept.lock().unwrap();
+        assert_eq!(lines[..2], ["== build httpd", "  build httpd | Step 1/2 : FROM scratch"]);
+        assert!(lines[2].starts_with("build httpd: FAILED ("), "{}", lines[2]);
+    }
+
+    #[test]
+    fn text_from_outside_cannot_control_the_terminal() {
+        let (events, kept) = log();
+        let hostile = "\u{1b}[31mred\u{1b}[0m\u{7}\u{9b}2J\u{202e}\u{2028}x";
+        events.warn(hostile);
+        events.note(hostile);
+        let step = events.begin(build(hostile));
+        step.line(hostile);
+        step.done(hostile);
+        events.begin(build(hostile)).failed(hostile);
+        let lines = kept.lock().unwrap();
+        assert_eq!(lines.len(), 7, "{lines:?}");
+        for line in &*lines {
+            assert!(
+                !line.contains(|c: char| c.is_control() || matches!(c, '\u{202e}' | '\u{2028}')),
+                "{line:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_failed_step_shows_the_last_lines_of_its_own_output() {
+        let kept: Arc<Mutex<Vec<String>>> = Arc::default();
+        let sink = Arc::clone(&kept);
+        let lines = Lines::to(Detail::Quiet, move |line| sink.lock().unwrap().push(line.to_owned()));
+        let events = Events::to(vec![Arc::new(lines)]);
+        let (a, b) = (events.begin(build("a")), events.begin(build("b")));
+        a.line("of a");
+        b.line("of b");
+        b.done("built");
+        a.failed("exit code 1");
+        let lines = kept.lock().unwrap();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].contains("| of a") && !lines[0].contains("of b"), "{}", lines[0]);
+    }
+
+    #[test]
+    fn durations_read_well() {
+        assert_eq!(seconds(Duration::from_millis(1840)), "1.84s");
+        assert_eq!(seconds(Duration::from_secs(123)), "2m03s");
+    }
+}
