@@ -84,8 +84,9 @@ fn open(session: &Session, target: &HookTarget) -> Result<Site, Failure> {
     let forge = forge_of(config, target)?;
     let Some(repository) = repository_of(config, target).cloned() else {
         let many = if config.repositories.is_empty() { "no repository" } else { "several repositories" };
-        return Err(Failure::usage(format!("the configuration has {many}"))
-            .hint("say which one: --repo owner/name"));
+        return Err(
+            Failure::usage(format!("the configuration has {many}")).hint("say which one: --repo owner/name")
+        );
     };
     let environment = Environment::of_process();
     let on_github = forge.kind == ForgeName::Github;
@@ -130,14 +131,19 @@ fn forge_of(config: &Config, target: &HookTarget) -> Result<ForgeConfig, Failure
         return match (entry.and_then(|entry| with_url(&entry.forge)), &config.forges[..]) {
             (Some(own), _) => Ok(own),
             (None, [only]) => Ok(only.clone()),
-            (None, _) => Err(Failure::usage("several forges are configured, and the repository is on none of them")
-                .hint("say which one: --forge URL")),
+            (None, _) => {
+                Err(Failure::usage("several forges are configured, and the repository is on none of them")
+                    .hint("say which one: --forge URL"))
+            }
         };
     };
     let Ok(kind) = named.parse::<ForgeName>() else {
         return with_url(named.trim_end_matches('/')).ok_or_else(|| {
-            Failure::usage(format!("--forge: `{}` is neither a kind nor the url of a [[forge]]", escaped(named)))
-                .hint("add it to the configuration: [[forge]] with kind, url and token_file")
+            Failure::usage(format!(
+                "--forge: `{}` is neither a kind nor the url of a [[forge]]",
+                escaped(named)
+            ))
+            .hint("add it to the configuration: [[forge]] with kind, url and token_file")
         });
     };
     let mut of_kind = config.forges.iter().filter(|forge| forge.kind == kind);
@@ -185,9 +191,7 @@ impl Site {
         }
         let known = installed::recall(&session.config.state_dir, self.hooks.api.host(), name);
         let position = hooks.iter().position(|hook| known.as_ref() == Some(&hook.id)).or_else(|| {
-            hooks
-                .iter()
-                .position(|hook| hook.url.as_deref() == url.map(url::Url::as_str) && url.is_some())
+            hooks.iter().position(|hook| hook.url.as_deref() == url.map(url::Url::as_str) && url.is_some())
         });
         let paths = url.map_or(vec![WEBHOOK_PATH, ORIGINAL_PATH], |url| vec![url.path()]);
         let mut hooks = hooks;
@@ -198,9 +202,7 @@ impl Site {
         if hooks.len() > 1 {
             let all: Vec<String> = hooks
                 .iter()
-                .map(|hook| {
-                    format!("{} ({})", hook.id, escaped(hook.url.as_deref().unwrap_or("no URL")))
-                })
+                .map(|hook| format!("{} ({})", hook.id, escaped(hook.url.as_deref().unwrap_or("no URL"))))
                 .collect();
             return Err(Failure::failed(format!(
                 "{name} has several webhooks that could be swanci's: {}",
@@ -260,7 +262,8 @@ fn install(session: &Session, args: &HookInstall, out: &mut dyn Write) -> Result
     if let Err(error) = remembered {
         session.events.warn(&format!("the webhook's number cannot be kept in the state directory: {error}"));
     }
-    let mut text = format!("{outcome} webhook {} of {name}: {} events to {url}\n", hook.id, site.hooks.event());
+    let mut text =
+        format!("{outcome} webhook {} of {name}: {} events to {url}\n", hook.id, site.hooks.event());
     if let Some(was) = was.as_deref().filter(|was| *was != url.as_str()) {
         text.push_str(&format!("before, it delivered to {}\n", escaped(was)));
     }
@@ -445,7 +448,9 @@ fn advice(site: &Site, hook: &Hook, ping: Option<&Delivery>, failed: &[&Delivery
     }
     let failed_ping = ping.filter(|ping| ping.state() == DeliveryState::Failed);
     let Some(last) = failed_ping.or(failed.last().copied()) else {
-        return ping.is_none().then(|| format!("try again in a moment; {} may be late", site.forge.kind.title()));
+        return ping
+            .is_none()
+            .then(|| format!("try again in a moment; {} may be late", site.forge.kind.title()));
     };
     if failed_ping.is_none() && ping.is_some() {
         return Some(format!(
@@ -489,10 +494,9 @@ fn redeliver(session: &Session, args: &HookRedeliver, out: &mut dyn Write) -> Re
     let hook = site.existing(session, &args.target)?;
     let title = site.forge.kind.title();
     if !site.hooks.lists_deliveries() {
-        return Err(Failure::failed(format!("{title} cannot send deliveries again by its API")).hint(format!(
-            "{}; `swanci catchup` builds what was merged meanwhile",
-            site.hooks.by_hand(&hook.id)
-        )));
+        return Err(Failure::failed(format!("{title} cannot send deliveries again by its API")).hint(
+            format!("{}; `swanci catchup` builds what was merged meanwhile", site.hooks.by_hand(&hook.id)),
+        ));
     }
     let since = i64::try_from(args.since.as_secs()).unwrap_or(i64::MAX);
     let oldest =
@@ -537,9 +541,9 @@ fn redeliver(session: &Session, args: &HookRedeliver, out: &mut dyn Write) -> Re
     match (stopped, refused.len()) {
         (Some(failure), _) => Err(failure.context(format!("after {} redeliveries", redelivered.len()))),
         (None, 0) => shown,
-        (None, count) => {
-            Err(Failure::failed(format!("{title} would not send {count} of the deliveries again"))
-                .hint("it keeps deliveries for some days only; `swanci catchup` builds what was merged meanwhile"))
-        }
+        (None, count) => Err(Failure::failed(format!(
+            "{title} would not send {count} of the deliveries again"
+        ))
+        .hint("it keeps deliveries for some days only; `swanci catchup` builds what was merged meanwhile")),
     }
 }

@@ -148,7 +148,8 @@ fn access(config: &Config, forge: &ForgeConfig) -> Result<Access, Failure> {
 /// The token of a forge as it is configured: `TOKEN` or `USER:TOKEN`.
 fn token_text(config: &Config, forge: &ForgeConfig) -> Result<Option<SecretString>, Failure> {
     let owner = config.forge_of_git_token();
-    match (config.git_token.as_ref().filter(|_| owner.is_some_and(|o| o.url == forge.url)), &forge.token_file) {
+    match (config.git_token.as_ref().filter(|_| owner.is_some_and(|o| o.url == forge.url)), &forge.token_file)
+    {
         (Some(token), _) => Ok(Some(token.clone())),
         (None, Some(path)) => read_secret_file(path)
             .map(Some)

@@ -10,7 +10,7 @@ mod status;
 
 pub(crate) use error::{ApiError, Problem};
 pub(crate) use server::Server;
-pub(crate) use status::{State, Status};
+pub(crate) use status::{LONGEST_DESCRIPTION, State, Status};
 
 use std::time::Duration;
 
@@ -131,16 +131,15 @@ impl Api {
         let mut url = self.below(path)?;
         for _ in 0..MAX_PAGES {
             let answer = self.get(&url, at)?;
-            let (items, next) = match self.parsed(&answer, at)? {
-                Value::Object(mut page) => {
-                    let next = match (page.get("next").and_then(Value::as_str), page.get("nextPageStart")) {
-                        (Some(next), _) => Some(next.to_owned()),
-                        (None, Some(Value::Number(start))) => Some(started_at(&url, &start.to_string())),
-                        (None, _) => None,
-                    };
-                    (page.remove("values").unwrap_or_default(), next)
-                }
-                list => (list, answer.header("link").and_then(next_link).map(str::to_owned)),
+            let mut page: Value = self.parsed(&answer, at)?;
+            // Bitbucket wraps its lists.
+            let (items, next) = if page.is_object() {
+                let following =
+                    page["nextPageStart"].as_u64().map(|start| started_at(&url, &start.to_string()));
+                let next = page["next"].as_str().map(str::to_owned).or(following);
+                (page["values"].take(), next)
+            } else {
+                (page, answer.header("link").and_then(next_link).map(str::to_owned))
             };
             let Value::Array(items) = items else {
                 return Err(self.error(Problem::Protocol, at, "the answer is not a list"));
@@ -149,9 +148,9 @@ impl Api {
                 return Ok(());
             }
             let Some(next) = next else { return Ok(()) };
-            let next = url.join(&next).map_err(|e| {
-                self.error(Problem::Protocol, at, format!("its link to the next page: {e}"))
-            })?;
+            let next = url
+                .join(&next)
+                .map_err(|e| self.error(Problem::Protocol, at, format!("its link to the next page: {e}")))?;
             // The token goes along: only to where it was meant for.
             if next.origin() != url.origin() {
                 let detail = format!("the next page is elsewhere: {}", shown(next.as_str()));
@@ -249,10 +248,8 @@ impl Api {
             status @ 500..=599 => Problem::Server(status),
             status => return self.error(Problem::Protocol, at, format!("HTTP status {status}")),
         };
-        let detail = match problem {
-            Problem::Moved => shown(answer.header("location").unwrap_or("nowhere")),
-            _ => said(answer),
-        };
+        let location = || shown(answer.header("location").unwrap_or("nowhere"));
+        let detail = if problem == Problem::Moved { location() } else { said(answer) };
         let mut error = self.error(problem, at, detail);
         if let Problem::RateLimited(_) = problem {
             error.hint = again(answer, pause);
@@ -260,7 +257,8 @@ impl Api {
         if problem == Problem::Invalid
             && ["reachable", "localhost"].iter().any(|word| error.detail.contains(word))
         {
-            let hint = "GitHub delivers over the public Internet only; open a tunnel, or give its address as --url";
+            let hint =
+                "GitHub delivers over the public Internet only; open a tunnel, or give its address as --url";
             error.hint = Some(hint.to_owned());
         }
         error
@@ -403,10 +401,9 @@ fn said(answer: &Answer) -> String {
         if start.trim().is_empty() { format!("HTTP status {}", answer.status) } else { shown(&start) }
     };
     let Ok(body) = serde_json::from_slice::<ErrorBody>(&answer.body) else { return plain() };
-    let text = |value: &Value| match value {
-        Value::Null => None,
-        Value::String(text) => Some(text.clone()),
-        other => Some(other.to_string()),
+    let text = |value: &Value| match value.as_str() {
+        Some(text) => Some(text.to_owned()),
+        None => (!value.is_null()).then(|| value.to_string()),
     };
     let error = body.error.get("message").unwrap_or(&body.error);
     let errors = body.errors.as_array().into_iter().flatten().filter_map(|error| {

@@ -29,7 +29,12 @@ pub(crate) fn recall(state_dir: &Path, host: &str, repository: &RepoName) -> Opt
 }
 
 /// Remembers it.
-pub(crate) fn remember(state_dir: &Path, host: &str, repository: &RepoName, id: &HookId) -> std::io::Result<()> {
+pub(crate) fn remember(
+    state_dir: &Path,
+    host: &str,
+    repository: &RepoName,
+    id: &HookId,
+) -> std::io::Result<()> {
     let path = path(state_dir, host, repository);
     let dir = path.parent().unwrap_or(state_dir);
     crate::state_dir::create_below(dir)?;
@@ -48,7 +53,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (one, two): (RepoName, RepoName) = ("Swan/Lake".parse().unwrap(), "swan/pond".parse().unwrap());
         remember(dir.path(), "127.0.0.1:80", &one, &HookId::Number(7)).unwrap();
-        assert_eq!(recall(dir.path(), "127.0.0.1:80", &"swan/lake".parse().unwrap()), Some(HookId::Number(7)));
+        assert_eq!(
+            recall(dir.path(), "127.0.0.1:80", &"swan/lake".parse().unwrap()),
+            Some(HookId::Number(7))
+        );
         assert_eq!(recall(dir.path(), "127.0.0.1:80", &two), None);
         assert_eq!(recall(dir.path(), "127.0.0.1:81", &one), None);
     }

@@ -125,11 +125,16 @@ impl Webhooks {
             ForgeName::Gitbucket => self.api.page("settings/hooks"),
             ForgeName::Gitlab => self.api.page(&format!("-/hooks/{id}/edit")),
             ForgeName::Bitbucket => self.api.page("admin/webhooks"),
-            ForgeName::BitbucketServer => self.api.page("settings").replacen(
-                &format!("{}/", self.api.url),
-                &format!("{}/plugins/servlet/webhooks/", self.api.url),
-                1,
-            ).trim_end_matches("/settings").to_owned(),
+            ForgeName::BitbucketServer => self
+                .api
+                .page("settings")
+                .replacen(
+                    &format!("{}/", self.api.url),
+                    &format!("{}/plugins/servlet/webhooks/", self.api.url),
+                    1,
+                )
+                .trim_end_matches("/settings")
+                .to_owned(),
         }
     }
 
@@ -191,9 +196,9 @@ impl Webhooks {
                 &config["url"],
                 text(&config["content_type"]),
                 Some(is_set(&config["secret"]).unwrap_or(false)),
-                Some(match &config["insecure_ssl"] {
-                    Value::Null => true,
-                    value => value.as_str() == Some("0") || value.as_i64() == Some(0),
+                Some({
+                    let insecure = &config["insecure_ssl"];
+                    insecure.is_null() || insecure.as_str() == Some("0") || insecure.as_i64() == Some(0)
                 }),
             ),
             ForgeName::Gitea | ForgeName::Forgejo | ForgeName::Gogs | ForgeName::Gitbucket => {
@@ -300,7 +305,8 @@ impl Webhooks {
                     .append_pair("webhookId", &hook.id.to_string())
                     .append_pair("url", hook.url.as_deref().unwrap_or_default())
                     .finish();
-                let answer = self.api.send("POST", &format!("webhooks/test?{query}"), Some(&json!({})), &at)?;
+                let answer =
+                    self.api.send("POST", &format!("webhooks/test?{query}"), Some(&json!({})), &at)?;
                 let shown: Value = self.api.parsed(&answer, &at)?;
                 Ok(Test::Answered(Box::new(answered(&shown))))
             }
@@ -316,11 +322,15 @@ impl Webhooks {
     pub(crate) fn by_hand(&self, id: &HookId) -> String {
         let page = self.page(id);
         let click = match self.api.kind {
-            ForgeName::Gitea | ForgeName::Forgejo => "open it under \"Recent Deliveries\" and click \"Replay\"",
+            ForgeName::Gitea | ForgeName::Forgejo => {
+                "open it under \"Recent Deliveries\" and click \"Replay\""
+            }
             ForgeName::Gogs => "open it under \"Recent Deliveries\" and click \"Redelivery\"",
             ForgeName::Gitbucket => "GitBucket keeps no deliveries; \"Test Hook\" sends a push",
             ForgeName::Bitbucket => "click \"View requests\", open the request and click \"Resend request\"",
-            ForgeName::BitbucketServer => "the webhook's \"Last failure\" shows what went wrong; it is not sent again",
+            ForgeName::BitbucketServer => {
+                "the webhook's \"Last failure\" shows what went wrong; it is not sent again"
+            }
             ForgeName::Github | ForgeName::Gitlab => "open the delivery and send it again",
         };
         format!("{page}: {click}")

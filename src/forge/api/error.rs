@@ -57,6 +57,11 @@ impl ApiError {
         ApiError { problem, at: String::new(), host: String::new(), detail: detail.into(), hint: None }
     }
 
+    /// How long the server wants to be left alone.
+    pub(crate) fn pause(&self) -> Option<Duration> {
+        if let Problem::RateLimited(pause) = self.problem { pause } else { None }
+    }
+
     /// Whether asking again in a moment may help.
     pub(super) fn is_transient(&self) -> bool {
         matches!(self.problem, Problem::Unreachable | Problem::Server(_))

@@ -87,7 +87,10 @@ mod tests {
     #[test]
     fn a_token_never_travels_in_plain_text() {
         for wrong in ["http://ghe.example.org/api/v3", "http://127.0.0.1.example.org", "ftp://x", "x"] {
-            assert!(matches!(Server::new(wrong, false, None), Err(e) if e.problem == Problem::Settings), "{wrong}");
+            assert!(
+                matches!(Server::new(wrong, false, None), Err(e) if e.problem == Problem::Settings),
+                "{wrong}"
+            );
         }
         assert_eq!(Server::new("http://127.0.0.1:8000", false, None).unwrap().host, "127.0.0.1:8000");
         let base = Server::new("https://ghe.example.org/api/v3", false, None).unwrap().base;

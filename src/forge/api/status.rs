@@ -34,7 +34,8 @@ impl Api {
     pub(crate) fn set_status(&self, status: &Status) -> Result<(), ApiError> {
         let Status { commit, state, description, target_url } = status;
         let at = format!("setting the status of {} of {}", commit.short(), self.repository);
-        let description = crate::escape::shortened(&crate::redact::scrub(description), LONGEST_DESCRIPTION - 1);
+        let description =
+            crate::escape::shortened(&crate::redact::scrub(description), LONGEST_DESCRIPTION - 1);
         match self.kind {
             ForgeName::Github | ForgeName::Gitea | ForgeName::Forgejo | ForgeName::Gitbucket => {
                 let mut body = json!({
@@ -88,9 +89,11 @@ impl Api {
                     sent => sent.map(drop),
                 }
             }
-            ForgeName::Gogs => {
-                Err(self.error(Problem::Lacking, &at, "Gogs has no commit statuses; set comment = true instead"))
-            }
+            ForgeName::Gogs => Err(self.error(
+                Problem::Lacking,
+                &at,
+                "Gogs has no commit statuses; set comment = true instead",
+            )),
         }
     }
 

@@ -65,7 +65,7 @@ pub struct Refusal {
 }
 
 /// Posts one thing. `Ok` also where there is nothing to say.
-pub type Poster = dyn Fn(&Post) -> Result<(), Refusal> + Send + Sync;
+type Poster = dyn Fn(&Post) -> Result<(), Refusal> + Send + Sync;
 
 /// The thread that empties the outbox.
 pub struct Outbox(Option<JoinHandle<()>>);
@@ -85,7 +85,9 @@ impl Outbox {
             while cancel.check().is_ok() {
                 let seen = store.changes();
                 let wait = match store.next_post() {
-                    Ok(Ok(post_now)) => attempt(&store, &post_now, &*post, &*warn).map_or(PAUSE, |()| Duration::ZERO),
+                    Ok(Ok(post_now)) => {
+                        attempt(&store, &post_now, &*post, &*warn).map_or(PAUSE, |()| Duration::ZERO)
+                    }
                     Ok(Err(wait)) => wait,
                     // The workers say what is wrong with the database.
                     Err(_) => PAUSE,
@@ -168,8 +170,8 @@ impl Store {
             .optional()
         })?;
         let Some((id, is_status, job, created_at, attempts)) = row else {
-            let next: Option<i64> = self
-                .read(|conn| conn.query_row("SELECT min(not_before) FROM outbox", [], |row| row.get(0)))?;
+            let next: Option<i64> =
+                self.read(|conn| conn.query_row("SELECT min(not_before) FROM outbox", [], |row| row.get(0)))?;
             let wait = next.map_or(Duration::MAX, |next| {
                 Duration::from_millis(next.saturating_sub(now).clamp(1, millis(LONGEST)).unsigned_abs())
             });
