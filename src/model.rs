@@ -104,8 +104,10 @@ fn is_digest(s: &str) -> bool {
 }
 
 fn is_repo_name(s: &str) -> bool {
+    // Bitbucket Data Center's personal projects: `~user/name`.
+    let user = s.strip_prefix('~').filter(|rest| rest.contains('/'));
     s.len() <= 255
-        && s.split('/').all(|part| {
+        && user.unwrap_or(s).split('/').all(|part| {
             !part.is_empty()
                 && !part.starts_with('-')
                 && part != "."

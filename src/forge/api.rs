@@ -419,3 +419,6 @@ fn said(answer: &Answer) -> String {
 pub(crate) fn shown(text: &str) -> String {
     crate::escape::shortened(&crate::redact::scrub(text), 200)
 }
+
+#[cfg(test)]
+mod tests;

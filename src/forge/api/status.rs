@@ -34,8 +34,10 @@ impl Api {
     pub(crate) fn set_status(&self, status: &Status) -> Result<(), ApiError> {
         let Status { commit, state, description, target_url } = status;
         let at = format!("setting the status of {} of {}", commit.short(), self.repository);
-        let description =
-            crate::escape::shortened(&crate::redact::scrub(description), LONGEST_DESCRIPTION - 1);
+        let mut description = crate::escape::escaped(&crate::redact::scrub(description));
+        if description.chars().count() > LONGEST_DESCRIPTION {
+            description = description.chars().take(LONGEST_DESCRIPTION - 1).chain(['…']).collect();
+        }
         match self.kind {
             ForgeName::Github | ForgeName::Gitea | ForgeName::Forgejo | ForgeName::Gitbucket => {
                 let mut body = json!({
