@@ -155,7 +155,8 @@ fn the_same_state_again_is_done_on_gitlab_and_another_is_an_error() {
 
 #[test]
 fn a_data_center_before_7_4_gets_the_status_by_its_older_api() {
-    let old = |asked: &Asked| if asked.path.ends_with("/builds") { (404, json!({})) } else { (204, json!({})) };
+    let old =
+        |asked: &Asked| if asked.path.ends_with("/builds") { (404, json!({})) } else { (204, json!({})) };
     let server = ForgeApi::start(old);
     api(ForgeName::BitbucketServer, &server).set_status(&status(State::Success, None)).unwrap();
     let asked = server.asked();

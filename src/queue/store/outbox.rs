@@ -109,8 +109,8 @@ impl Outbox {
 fn attempt(
     store: &Store,
     post: &Post,
-    poster: &Poster,
-    warn: &(dyn Fn(&str) + Send + Sync),
+    poster: &dyn Fn(&Post) -> Result<(), Refusal>,
+    warn: &dyn Fn(&str),
 ) -> Result<(), QueueError> {
     let Err(Refusal { error, pause }) = poster(post) else { return store.forget_post(post.id) };
     let what = format!("the {} about job {}", post.kind.as_str(), post.job.id);
@@ -195,5 +195,271 @@ impl Store {
                 .execute(params![id, not_before])
                 .map(drop)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::queue::job::{Accepted, JobState, NewJob};
+    use crate::queue::lock::ServeLock;
+    use crate::queue::store::{Ending, Retention};
+
+    /// A store whose clock the test sets, in seconds, and what was posted about its jobs.
+    struct Fixture {
+        dir: tempfile::TempDir,
+        second: Arc<AtomicI64>,
+        store: Option<Store>,
+        posted: Mutex<Vec<(PostKind, i64, JobState)>>,
+        warnings: Mutex<Vec<String>>,
+        fails: Mutex<Option<Refusal>>,
+    }
+
+    impl Fixture {
+        fn new() -> Fixture {
+            let mut fixture = Fixture {
+                dir: tempfile::tempdir().unwrap(),
+                second: Arc::new(AtomicI64::new(0)),
+                store: None,
+                posted: Mutex::default(),
+                warnings: Mutex::default(),
+                fails: Mutex::default(),
+            };
+            fixture.reopen();
+            fixture.store().set_posts(true).unwrap();
+            fixture
+        }
+
+        fn reopen(&mut self) {
+            self.store = None;
+            let lock = ServeLock::acquire(self.dir.path(), None, Timestamp::now()).unwrap();
+            let second = Arc::clone(&self.second);
+            let clock =
+                move || Timestamp::from_second(1_800_000_000 + second.load(Ordering::SeqCst)).unwrap();
+            self.store = Some(Store::open(lock, Arc::new(clock)).unwrap());
+        }
+
+        fn store(&self) -> &Store {
+            self.store.as_ref().unwrap()
+        }
+
+        fn accept(&self, branch: &str, commit: Option<u64>) -> JobId {
+            let job = NewJob {
+                forge: crate::model::ForgeName::Github,
+                repository: "o/r".parse().unwrap(),
+                branch: branch.parse().unwrap(),
+                commit: commit.map(|commit| format!("{:040x}", commit + 1).parse().unwrap()),
+                pull_request: Some(7),
+                head: Some(format!("{:040x}", 99).parse().unwrap()),
+                event: "pull_request".to_owned(),
+                delivery_id: None,
+                document: "{}".to_owned(),
+            };
+            match self.store().accept(job).unwrap() {
+                Accepted::New(id) => id,
+                other @ (Accepted::Duplicate { .. } | Accepted::Requeued(_)) => panic!("{other:?}"),
+            }
+        }
+
+        fn run(&self, ending: &Ending) -> JobId {
+            let job = self.store().claim(Duration::MAX / 4).unwrap().unwrap();
+            self.store().end(job.id, ending).unwrap();
+            job.id
+        }
+
+        /// Posts what may be posted at this second, as the thread does; returns how long it would wait.
+        fn post_at(&self, second: i64) -> Duration {
+            self.second.store(second, Ordering::SeqCst);
+            loop {
+                let post = match self.store().next_post().unwrap() {
+                    Ok(post) => post,
+                    Err(wait) => return wait,
+                };
+                let poster = |post: &Post| match &*self.fails.lock().unwrap() {
+                    Some(refusal) => Err(refusal.clone()),
+                    None => {
+                        self.posted.lock().unwrap().push((post.kind, post.job.id.0, post.job.state));
+                        Ok(())
+                    }
+                };
+                let warn = |text: &str| self.warnings.lock().unwrap().push(text.to_owned());
+                attempt(self.store(), &post, &poster, &warn).unwrap();
+            }
+        }
+
+        fn fail(&self, pause: Option<Duration>) {
+            *self.fails.lock().unwrap() = Some(Refusal { error: "502".to_owned(), pause });
+        }
+
+        fn succeed(&self) {
+            *self.fails.lock().unwrap() = None;
+        }
+
+        fn posted(&self) -> Vec<(PostKind, i64, JobState)> {
+            std::mem::take(&mut *self.posted.lock().unwrap())
+        }
+    }
+
+    fn done() -> Ending {
+        Ending::Succeeded { outcome: "{}".to_owned() }
+    }
+
+    fn failed() -> Ending {
+        Ending::Failed { code: 1, error: "no".to_owned() }
+    }
+
+    use PostKind::{Comment, Status};
+
+    #[test]
+    fn a_job_is_reported_when_it_is_queued_and_when_it_has_ended() {
+        let fixture = Fixture::new();
+        fixture.accept("main", Some(1));
+        assert_eq!(fixture.post_at(0), Duration::MAX);
+        assert_eq!(fixture.posted(), [(Status, 1, JobState::Queued)]);
+        let again = Ending::Retry { code: 6, error: "x".to_owned(), wait: Duration::ZERO };
+        fixture.run(&again);
+        fixture.run(&Ending::Interrupted);
+        fixture.post_at(1);
+        assert_eq!(fixture.posted(), [], "it is still pending");
+        fixture.run(&failed());
+        fixture.post_at(2);
+        assert_eq!(fixture.posted(), [(Status, 1, JobState::Failed), (Comment, 1, JobState::Failed)]);
+        fixture.store().retry(JobId(1)).unwrap();
+        fixture.post_at(3);
+        assert_eq!(fixture.posted(), [(Status, 1, JobState::Queued)]);
+        assert_eq!(fixture.store().unposted().unwrap(), 0);
+    }
+
+    #[test]
+    fn nothing_is_kept_to_be_posted_where_nobody_wants_it() {
+        let fixture = Fixture::new();
+        fixture.accept("main", Some(1));
+        assert_eq!(fixture.store().unposted().unwrap(), 1);
+        fixture.store().set_posts(false).unwrap();
+        assert_eq!(fixture.store().unposted().unwrap(), 0);
+        fixture.run(&done());
+        fixture.accept("main", Some(2));
+        assert_eq!(fixture.store().unposted().unwrap(), 0);
+    }
+
+    #[test]
+    fn a_newer_post_takes_the_place_of_an_older_one_and_order_is_kept() {
+        let fixture = Fixture::new();
+        let one = fixture.accept("main", Some(1));
+        fixture.store().cancel(one).unwrap();
+        fixture.post_at(0);
+        assert_eq!(fixture.posted(), [(Status, 1, JobState::Cancelled), (Comment, 1, JobState::Cancelled)]);
+
+        // The same commit on another branch: what was not posted about the first job is out of date.
+        fixture.fail(None);
+        fixture.store().retry(one).unwrap();
+        fixture.post_at(1);
+        fixture.accept("release", Some(1));
+        fixture.succeed();
+        fixture.post_at(2);
+        assert_eq!(fixture.posted(), [(Status, 2, JobState::Queued)]);
+    }
+
+    #[test]
+    fn a_commit_that_becomes_known_later_gets_its_pending_status_then() {
+        let fixture = Fixture::new();
+        let id = fixture.accept("main", None);
+        fixture.post_at(0);
+        assert_eq!(fixture.posted(), []);
+        let job = fixture.store().claim(Duration::MAX / 4).unwrap().unwrap();
+        fixture.store().landed(id, &format!("{:040x}", 5).parse().unwrap()).unwrap();
+        fixture.post_at(1);
+        assert_eq!(fixture.posted(), [(Status, 1, JobState::Running)]);
+        fixture.store().landed(id, &format!("{:040x}", 6).parse().unwrap()).unwrap();
+        fixture.store().end(job.id, &done()).unwrap();
+        fixture.post_at(2);
+        assert_eq!(fixture.posted().len(), 2);
+        assert_eq!(fixture.store().get(id).unwrap().commit.unwrap(), format!("{:040x}", 5), "it landed once");
+    }
+
+    #[test]
+    fn what_fails_is_tried_again_with_longer_waits_across_restarts() {
+        let mut fixture = Fixture::new();
+        fixture.accept("main", Some(1));
+        fixture.fail(None);
+        let first = fixture.post_at(0);
+        assert!((8.0..=12.0).contains(&first.as_secs_f64()), "{first:?}");
+        let second = fixture.post_at(13);
+        assert!((24.0..=36.0).contains(&second.as_secs_f64()), "{second:?}");
+        fixture.reopen();
+        fixture.succeed();
+        fixture.post_at(20);
+        assert_eq!(fixture.posted(), [], "it still waits");
+        fixture.post_at(50);
+        assert_eq!(fixture.posted(), [(Status, 1, JobState::Queued)]);
+        assert_eq!(fixture.warnings.lock().unwrap().len(), 1, "only the first failure is said");
+    }
+
+    #[test]
+    fn a_server_that_asks_for_a_pause_gets_it_and_no_wait_is_longer_than_half_an_hour() {
+        let fixture = Fixture::new();
+        fixture.accept("main", Some(1));
+        fixture.fail(Some(Duration::from_secs(120)));
+        assert_eq!(fixture.post_at(0), Duration::from_secs(120));
+        fixture.fail(Some(Duration::from_secs(86_400)));
+        assert_eq!(fixture.post_at(120), LONGEST);
+        // The clock is set back by a day: the wait is over.
+        fixture.succeed();
+        fixture.post_at(-86_400);
+        assert_eq!(fixture.posted().len(), 1);
+    }
+
+    #[test]
+    fn what_was_not_posted_within_a_day_is_dropped_with_a_warning() {
+        let fixture = Fixture::new();
+        fixture.accept("main", Some(1));
+        fixture.fail(None);
+        let mut second = 0;
+        while second < 90_000 {
+            let wait = fixture.post_at(second);
+            if wait == Duration::MAX {
+                break;
+            }
+            second += i64::try_from(wait.as_secs()).unwrap() + 1;
+        }
+        assert!((86_400..90_000).contains(&second), "{second}");
+        let warnings = fixture.warnings.lock().unwrap();
+        assert_eq!(warnings.len(), 2);
+        assert!(warnings[1].contains("the status about job 1 was not posted within a day"), "{warnings:?}");
+        assert_eq!(fixture.store().unposted().unwrap(), 0);
+    }
+
+    #[test]
+    fn a_forgotten_job_is_not_reported() {
+        let fixture = Fixture::new();
+        fixture.accept("main", Some(1));
+        fixture.run(&done());
+        fixture.second.store(10, Ordering::SeqCst);
+        let none = Retention { age: Duration::from_secs(1), count: 0 };
+        assert_eq!(fixture.store().enforce(none).unwrap(), 1);
+        assert_eq!(fixture.store().unposted().unwrap(), 0);
+    }
+
+    #[test]
+    fn the_thread_posts_at_once_and_ends_with_its_token() {
+        let fixture = Fixture::new();
+        let (cancel, (sent, received)) = (Cancel::new(), std::sync::mpsc::channel());
+        let sent = Mutex::new(sent);
+        let post = move |post: &Post| {
+            sent.lock().unwrap().send((post.job.id, post.job.state)).unwrap();
+            Ok(())
+        };
+        let outbox =
+            Outbox::start(fixture.store(), &cancel, Arc::new(post), Arc::new(|text: &str| panic!("{text}")))
+                .unwrap();
+        let id = fixture.accept("main", Some(1));
+        assert_eq!(received.recv_timeout(Duration::from_secs(20)).unwrap(), (id, JobState::Queued));
+        cancel.stop(crate::cancel::Stop::Terminated);
+        outbox.join();
     }
 }
