@@ -452,6 +452,11 @@ impl ForgeName {
         }
     }
 
+    /// Whether a forge of this kind at `url` is not the public instance.
+    pub fn is_elsewhere(self, url: &str) -> bool {
+        self.public_url() != Some(url)
+    }
+
     /// What stands between the forge's URL and a repository's name in a clone URL.
     pub const fn clone_prefix(self) -> &'static str {
         match self {

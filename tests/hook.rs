@@ -460,7 +460,9 @@ fn keeps_hooks(kind: &'static str) -> ForgeApi {
         let id = path.rsplit('/').next().unwrap().to_owned();
         let id_of = |hook: &Value| match &hook["uuid"] {
             Value::String(uuid) => uuid.replace('{', "%7B").replace('}', "%7D"),
-            _ => hook["id"].to_string(),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+                hook["id"].to_string()
+            }
         };
         match asked.method.as_str() {
             "GET" if path.ends_with("/events") => {

@@ -127,14 +127,13 @@ fn repository_of<'a>(config: &'a Config, target: &'a HookTarget) -> Option<&'a R
 fn forge_of(config: &Config, target: &HookTarget) -> Result<ForgeConfig, Failure> {
     let with_url = |url: &str| config.forges.iter().find(|forge| forge.url == url).cloned();
     let Some(named) = &target.forge else {
-        let entry = repository_of(config, target).and_then(|name| config.repository(name));
-        return match (entry.and_then(|entry| with_url(&entry.forge)), &config.forges[..]) {
-            (Some(own), _) => Ok(own),
-            (None, [only]) => Ok(only.clone()),
-            (None, _) => {
-                Err(Failure::usage("several forges are configured, and the repository is on none of them")
-                    .hint("say which one: --forge URL"))
-            }
+        let named = repository_of(config, target).into_iter();
+        let mut entries = named.flat_map(|name| config.repositories_named(name));
+        return match (entries.next(), entries.next(), &config.forges[..]) {
+            (_, _, [only]) => Ok(only.clone()),
+            (Some(entry), None, _) => Ok(config.forge_of(entry).cloned().unwrap_or_default()),
+            (_, _, _) => Err(Failure::usage("several forges are configured, and it could be on any of them")
+                .hint("say which one: --forge URL")),
         };
     };
     let Ok(kind) = named.parse::<ForgeName>() else {
@@ -246,7 +245,7 @@ fn install(session: &Session, args: &HookInstall, out: &mut dyn Write) -> Result
         session.events.warn("deliveries to an http address can be read on their way; https is better");
     }
     let name = &site.repository;
-    if !session.config.repositories.is_empty() && session.config.repository(name).is_none() {
+    if !session.config.repositories.is_empty() && session.config.repositories_named(name).next().is_none() {
         session.events.warn(&format!(
             "{name} is not in the configuration: `serve` will refuse its deliveries until it is"
         ));
@@ -280,19 +279,16 @@ fn install(session: &Session, args: &HookInstall, out: &mut dyn Write) -> Result
 
 /// Of several secrets the first: the others are being replaced.
 fn secret(config: &Config, args: &HookInstall) -> Result<SecretString, Failure> {
-    let (forge, serve) = (forge_of(config, &args.target)?, &config.serve);
-    let on_github = forge.kind == ForgeName::Github;
-    let of_serve = serve.secret_files.first().filter(|_| on_github);
-    let files = (&args.secret_file, forge.secret_files.first().or(of_serve));
-    match (files, serve.secret.as_ref().filter(|_| on_github)) {
-        ((Some(path), _), _) => read_secret_file(path),
-        ((None, _), Some(secret)) => Ok(secret.clone()),
-        ((None, Some(path)), None) => read_secret_file(path),
-        ((None, None), None) => Err(Failure::usage("there is no secret to sign deliveries with").hint(
+    if let Some(path) = &args.secret_file {
+        return read_secret_file(path);
+    }
+    let secrets = forge_of(config, &args.target)?.webhook_secrets()?;
+    secrets.into_iter().next().ok_or_else(|| {
+        Failure::usage("there is no secret to sign deliveries with").hint(
             "`swanci init` makes one; or set secret_file of the [[forge]] (for GitHub also serve.secret_file or \
              SWANCI_SECRET), or --secret-file",
-        )),
-    }
+        )
+    })
 }
 
 // ---- check

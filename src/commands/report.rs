@@ -148,7 +148,7 @@ pub(super) fn forge_of<'a>(
         None => kind
             .public_url()
             .and_then(with_url)
-            .or_else(|| config.repository(repository).and_then(|entry| with_url(&entry.forge))),
+            .or_else(|| config.repositories_named(repository).find_map(|entry| with_url(&entry.forge))),
     }
 }
 

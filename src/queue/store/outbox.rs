@@ -251,6 +251,7 @@ mod tests {
         fn accept(&self, branch: &str, commit: Option<u64>) -> JobId {
             let job = NewJob {
                 forge: crate::model::ForgeName::Github,
+                forge_url: None,
                 repository: "o/r".parse().unwrap(),
                 branch: branch.parse().unwrap(),
                 commit: commit.map(|commit| format!("{:040x}", commit + 1).parse().unwrap()),
