@@ -475,7 +475,7 @@ fn keeps_hooks(kind: &'static str) -> ForgeApi {
             }
             "GET" if kind.starts_with("bitbucket") => (200, json!({"values": hooks, "isLastPage": true})),
             "GET" => (200, hooks.clone().into()),
-            "POST" if path.ends_with("/tests") || path.ends_with("/resend") => (201, json!({})),
+            "POST" if path.ends_with("/resend") => (201, json!({})),
             "POST" if path.ends_with("/webhooks/test") => (200, json!({"response": {"statusCode": 401}})),
             "POST" => {
                 next += 1;
@@ -618,7 +618,7 @@ fn a_check_says_where_the_deliveries_are_that_an_api_does_not_list() {
     let ran = forge_hook(dir.path(), &["check"]);
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(ran.out.contains("/swan/shop/settings/hooks/41"), "{ran:?}");
-    assert_eq!(api.lines().last().unwrap(), "POST /api/v1/repos/swan/shop/hooks/41/tests");
+    assert_eq!(api.lines().iter().filter(|line| line.starts_with("POST")).count(), 1, "{:?}", api.lines());
 
     let api = keeps_hooks("bitbucket-server");
     let dir = site_of("bitbucket-server", &api.url());

@@ -327,7 +327,7 @@ fn check(session: &Session, args: &HookCheck, out: &mut dyn Write) -> Result<(),
             (deliveries, ping)
         }
         Ok(Test::Answered(ping)) => (before, Some(*ping)),
-        Ok(Test::Unseen | Test::None) => (before, None),
+        Ok(Test::None) => (before, None),
         // GitLab needs a merge request for its test.
         Err(error) if error.problem == Problem::Invalid => {
             problems.push(format!("the test was not sent: {}", error.detail));

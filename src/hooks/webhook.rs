@@ -90,9 +90,7 @@ pub(crate) enum Test {
     Listed,
     /// The forge answers with what the listener answered.
     Answered(Box<Delivery>),
-    /// It was sent, and the API does not say what became of it.
-    Unseen,
-    /// The API has no test.
+    /// The API has no test that such a webhook gets.
     None,
 }
 
@@ -298,8 +296,12 @@ impl Webhooks {
         match self.api.kind {
             ForgeName::Github => post(&format!("{path}/pings")).map(|_| Test::Listed),
             ForgeName::Gitlab => post(&format!("{path}/test/merge_requests_events")).map(|_| Test::Listed),
-            ForgeName::Gitea | ForgeName::Forgejo => post(&format!("{path}/tests")).map(|_| Test::Unseen),
-            ForgeName::Gogs | ForgeName::Gitbucket | ForgeName::Bitbucket => Ok(Test::None),
+            // The test of Gitea and Forgejo is a push, and a webhook for pull requests alone does not get it.
+            ForgeName::Gitea
+            | ForgeName::Forgejo
+            | ForgeName::Gogs
+            | ForgeName::Gitbucket
+            | ForgeName::Bitbucket => Ok(Test::None),
             ForgeName::BitbucketServer => {
                 let query = form_urlencoded::Serializer::new(String::new())
                     .append_pair("webhookId", &hook.id.to_string())
