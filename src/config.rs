@@ -19,6 +19,8 @@ use crate::model::{ForgeName, ImageName, RegistryAddress, RepoName};
 use crate::redact;
 
 pub use environment::Environment;
+#[cfg(test)]
+pub(crate) use file::RawConfig;
 pub(crate) use file::is_secret_id;
 
 /// The files that are looked for, in this order, where none is named.

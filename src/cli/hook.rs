@@ -68,9 +68,6 @@ pub(crate) struct HookTarget {
     /// The webhook's number (Bitbucket Cloud: {UUID}), where the repository has several that could be swanci's
     #[arg(long, value_name = "NUMBER")]
     pub id: Option<HookId>,
-    /// Print a JSON document
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// How to find the public address.
@@ -79,9 +76,6 @@ pub(crate) struct HookUrl {
     /// ngrok.
     #[command(flatten)]
     pub ngrok: NgrokArgs,
-    /// Print a JSON document
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// What to install.

@@ -18,7 +18,7 @@ use crate::model::{ForgeName, ImageName, ImageRepository};
 use crate::pipeline::{RepositoryRule, Site};
 
 use super::Session;
-use super::documents_io::{print, write};
+use super::documents_io::{print, write_json};
 use super::report::api_of;
 
 /// No single check may take longer.
@@ -58,7 +58,7 @@ pub(super) fn command(session: &Session, args: &Doctor, out: &mut dyn Write) -> 
     let mut checks = Vec::new();
     let mut closed = None;
     let mut report = |check: Check| {
-        if !args.json && closed.is_none() {
+        if !session.json && closed.is_none() {
             closed = print(out, &shown(&check)).err();
         }
         checks.push(check);
@@ -71,8 +71,8 @@ pub(super) fn command(session: &Session, args: &Doctor, out: &mut dyn Write) -> 
         return Err(stop.into());
     }
     let healthy = checks.iter().all(|c| c.health != Health::Failed);
-    if args.json {
-        write(out, &Report { schema: 1, healthy, checks: &checks })?;
+    if session.json {
+        write_json(out, &Report { schema: 1, healthy, checks: &checks })?;
     }
     closed.map_or(Ok(()), Err)?;
     if healthy {

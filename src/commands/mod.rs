@@ -15,6 +15,7 @@ mod report;
 mod run;
 mod serve;
 mod session;
+mod summary;
 mod verify;
 
 use std::io::Write;

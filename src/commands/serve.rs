@@ -36,7 +36,7 @@ const READY_FOR: Duration = Duration::from_secs(1);
 
 /// Listens until a signal comes, or, with `--once`, until one merge is done.
 pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Serve) -> Result<(), Failure> {
-    let announcer = Announcer::new(args.json, session.quiet, session.events.clone());
+    let announcer = Announcer::new(session.json, session.quiet, session.events.clone());
     let config = with_flags(session.config.clone(), args)?;
     if args.once && config.serve.jobs == 0 {
         return Err(Failure::usage("--once runs a job, and --jobs 0 runs none"));
@@ -321,7 +321,6 @@ fn start_pool(
         jobs: config.serve.jobs,
         timeout: Some(config.serve.timeout),
         retention: Retention { age: config.serve.retention, ..Retention::default() },
-        redact: Arc::new(|line| crate::progress::shown(line).into()),
         ..PoolOptions::default()
     };
     let works = Arc::clone(works);

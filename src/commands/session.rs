@@ -28,6 +28,8 @@ pub(crate) struct Session {
     pub config: Config,
     pub events: Events,
     pub quiet: bool,
+    /// Whether `--json` was given.
+    pub json: bool,
     /// Signals.
     pub cancel: Cancel,
     /// The CI job around it.
@@ -48,7 +50,14 @@ impl Session {
         for warning in &config.warnings {
             events.warn(warning);
         }
-        Ok(Session { config, events, quiet: global.quiet, cancel: cancel.clone(), actions })
+        Ok(Session {
+            config,
+            events,
+            quiet: global.quiet,
+            json: global.json,
+            cancel: cancel.clone(),
+            actions,
+        })
     }
 
     /// The display that the global options ask for.

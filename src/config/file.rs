@@ -23,8 +23,9 @@ const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// The file as it is written: everything optional, nothing validated.
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct RawConfig {
+pub(crate) struct RawConfig {
     pub(super) state_dir: Option<PathBuf>,
     pub(super) registry: RawRegistry,
     pub(super) build: RawBuild,
@@ -34,6 +35,7 @@ pub(super) struct RawConfig {
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawRegistry {
     pub(super) host: Option<String>,
@@ -42,6 +44,7 @@ pub(super) struct RawRegistry {
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawBuild {
     pub(super) jobs: Option<i64>,
@@ -53,6 +56,7 @@ pub(super) struct RawBuild {
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawServe {
     pub(super) listen: Option<String>,
@@ -66,6 +70,7 @@ pub(super) struct RawServe {
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawForge {
     kind: String,
@@ -78,6 +83,7 @@ pub(super) struct RawForge {
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(untagged, expecting = "a path or a list of paths")]
 enum OneOrMore {
     One(PathBuf),
@@ -85,6 +91,7 @@ enum OneOrMore {
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawRepository {
     name: String,

@@ -8,7 +8,7 @@ use url::Url;
 use super::error::{ApiError, Problem};
 use super::shown;
 use crate::http::tls::Trust;
-use crate::http::{self as client, Answer, Client, Fault, Timeouts, is_loopback};
+use crate::http::{self as client, Answer, Client, HttpErrorKind, Timeouts, is_loopback};
 
 const TIMEOUTS: Timeouts = Timeouts {
     connect: Duration::from_secs(10),
@@ -66,12 +66,14 @@ impl Server {
             Some([]) | None => request,
             Some(_) => request.header(header::CONTENT_TYPE, "application/json"),
         };
-        self.client.exchange(request, url, body, LARGEST).map_err(|fault| match fault {
-            Fault::TooLarge(_) | Fault::Protocol(_) => self.error(Problem::Protocol, at, fault.to_string()),
-            Fault::NoConnection(detail) | Fault::Broken(detail) => {
-                self.error(Problem::Unreachable, at, detail)
-            }
-            Fault::Tls(fault) => self.error(Problem::Unreachable, at, fault.detail),
+        self.client.exchange(request, url, body, LARGEST).map_err(|error| {
+            let problem = match error.kind {
+                HttpErrorKind::Protocol => Problem::Protocol,
+                HttpErrorKind::NoConnection | HttpErrorKind::Broken | HttpErrorKind::Tls(_) => {
+                    Problem::Unreachable
+                }
+            };
+            self.error(problem, at, error.detail)
         })
     }
 
