@@ -50,6 +50,9 @@ pub struct DecisionDocument {
 pub struct ReportedChange {
     /// The forge that announced it.
     pub forge: Option<ForgeName>,
+    /// The configured `url` of its forge, where that is not the public instance of its kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forge_url: Option<String>,
     /// The repository's full name.
     pub repository: RepoName,
     /// As the payload gave it.
@@ -68,11 +71,13 @@ pub struct ReportedChange {
 
 impl From<Change> for ReportedChange {
     fn from(change: Change) -> ReportedChange {
-        let Change { forge, repository, clone_url, commit, branch, default_branch, pull_request } = change;
+        let Change { forge, forge_url, repository, clone_url, commit, branch, default_branch, pull_request } =
+            change;
         ReportedChange {
             forge,
+            forge_url,
             repository,
-            clone_url: Some(clone_url),
+            clone_url,
             commit: Some(commit),
             branch,
             default_branch,
@@ -82,19 +87,25 @@ impl From<Change> for ReportedChange {
 }
 
 impl ReportedChange {
-    /// The change to build; `None` when nothing landed, or when the payload does not say from where to clone.
+    /// The change to build; `None` where the payload does not say which commit landed.
     pub fn landed(self) -> Option<Change> {
-        let ReportedChange { forge, repository, clone_url, commit, branch, default_branch, pull_request } =
-            self;
-        Some(Change {
+        let commit = self.commit.clone()?;
+        Some(self.landed_at(commit))
+    }
+
+    /// The change to build, when this commit landed.
+    pub fn landed_at(self, commit: CommitSha) -> Change {
+        let ReportedChange {
             forge,
+            forge_url,
             repository,
-            clone_url: clone_url?,
-            commit: commit?,
+            clone_url,
             branch,
             default_branch,
             pull_request,
-        })
+            ..
+        } = self;
+        Change { forge, forge_url, repository, clone_url, commit, branch, default_branch, pull_request }
     }
 }
 

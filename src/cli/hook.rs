@@ -64,9 +64,6 @@ pub(crate) struct HookTarget {
     /// The webhook's number, where the repository has several that could be swanci's
     #[arg(long, value_name = "NUMBER")]
     pub id: Option<u64>,
-    /// Print a JSON document
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// How to find the public address.
@@ -75,9 +72,6 @@ pub(crate) struct HookUrl {
     /// ngrok.
     #[command(flatten)]
     pub ngrok: NgrokArgs,
-    /// Print a JSON document
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// What to install.

@@ -16,7 +16,7 @@ use crate::hooks::{
     Delivery, DeliveryState, EVENT, GITHUB_API, GitHub, Hook, HookError, ORIGINAL_PATH, WEBHOOK_PATH, Wanted,
     installed, public_url, unresolved, webhook_url,
 };
-use crate::model::RepoName;
+use crate::model::{ForgeName, RepoName};
 
 use super::Session;
 
@@ -35,7 +35,7 @@ pub(super) fn command(session: &Session, args: &HookArgs, out: &mut dyn Write) -
 /// Prints `text`, or the document as JSON.
 fn show(out: &mut dyn Write, json: bool, document: &impl Serialize, text: &str) -> Result<(), Failure> {
     if json {
-        return super::documents_io::write(out, document);
+        return super::documents_io::write_json(out, document);
     }
     super::documents_io::print(out, text)
 }
@@ -50,7 +50,7 @@ struct UrlDocument<'a> {
 
 fn url(session: &Session, args: &HookUrl, out: &mut dyn Write) -> Result<(), Failure> {
     let url = from_ngrok(session, &args.ngrok.ngrok_api, "")?;
-    show(out, args.json, &UrlDocument { schema: 1, url: url.as_str() }, &format!("{url}\n"))
+    show(out, session.json, &UrlDocument { schema: 1, url: url.as_str() }, &format!("{url}\n"))
 }
 
 /// `otherwise` says what the command takes in its stead.
@@ -184,7 +184,7 @@ fn install(session: &Session, args: &HookInstall, out: &mut dyn Write) -> Result
         session.events.warn("deliveries to an http address can be read on their way; https is better");
     }
     let name = &site.repository;
-    if !session.config.repositories.is_empty() && session.config.repository(name).is_none() {
+    if !session.config.repositories.is_empty() && session.config.repositories_named(name).next().is_none() {
         session.events.warn(&format!(
             "{name} is not in the configuration: `serve` will refuse its deliveries until it is"
         ));
@@ -212,18 +212,19 @@ fn install(session: &Session, args: &HookInstall, out: &mut dyn Write) -> Result
         url: url.as_str(),
         was: was.as_deref(),
     };
-    show(out, args.target.json, &document, &text)
+    show(out, session.json, &document, &text)
 }
 
 fn secret(session: &Session, args: &HookInstall) -> Result<SecretString, Failure> {
-    let serve = &session.config.serve;
-    match (&args.secret_file, &serve.secret, serve.secret_files.first()) {
-        (Some(path), _, _) => read_secret_file(path),
-        (None, Some(secret), _) => Ok(secret.clone()),
-        (None, None, Some(path)) => read_secret_file(path),
-        (None, None, None) => Err(Failure::usage("there is no secret to sign deliveries with")
-            .hint("`swanci init` makes one; or set serve.secret_file, SWANCI_SECRET or --secret-file")),
+    if let Some(path) = &args.secret_file {
+        return read_secret_file(path);
     }
+    let forge = session.config.forges.iter().find(|forge| forge.kind == ForgeName::Github);
+    let secrets = forge.map(|forge| forge.webhook_secrets()).transpose()?.unwrap_or_default();
+    secrets.into_iter().next().ok_or_else(|| {
+        Failure::usage("there is no secret to sign deliveries with")
+            .hint("`swanci init` makes one; or set serve.secret_file, SWANCI_SECRET or --secret-file")
+    })
 }
 
 // ---- check
@@ -286,7 +287,7 @@ fn check(session: &Session, args: &HookCheck, out: &mut dyn Write) -> Result<(),
     if deliveries.is_empty() {
         text.push_str("  no delivery yet\n");
     }
-    let shown = show(out, args.target.json, &document, &text);
+    let shown = show(out, session.json, &document, &text);
     if problems.is_empty() {
         return shown;
     }
@@ -448,7 +449,7 @@ fn redeliver(session: &Session, args: &HookRedeliver, out: &mut dyn Write) -> Re
         redelivered: &redelivered,
         refused: &refused,
     };
-    let shown = show(out, args.target.json, &document, &text);
+    let shown = show(out, session.json, &document, &text);
     match (stopped, refused.len()) {
         (Some(failure), _) => Err(failure.context(format!("after {} redeliveries", redelivered.len()))),
         (None, 0) => shown,

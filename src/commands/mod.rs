@@ -14,6 +14,7 @@ mod push;
 mod run;
 mod serve;
 mod session;
+mod summary;
 mod verify;
 
 use std::io::Write;

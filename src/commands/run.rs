@@ -11,9 +11,10 @@ use crate::pipeline::{self, Outcome, Ran};
 
 use super::Session;
 use super::build::{build_options, change_of};
-use super::documents_io::{write, write_outcome};
+use super::documents_io::{wants_json, write, write_outcome};
 use super::evaluate::evaluate;
-use super::push::{push_options, summary};
+use super::push::{push_options, say_pulls};
+use super::summary;
 
 /// Prints the receipt, or the decision when there is nothing to do.
 pub(super) fn command(session: &Session, mut args: Run, out: &mut dyn Write) -> Result<(), Failure> {
@@ -28,8 +29,10 @@ pub(super) fn command(session: &Session, mut args: Run, out: &mut dyn Write) -> 
     let reason = Some(document.reason.as_str());
     match document.decision {
         DecisionWord::Skip => {
-            session.events.note(&format!("nothing to do: {}", document.reason));
-            let written = write(out, &document);
+            if wants_json(session) {
+                session.events.note(&format!("nothing to do: {}", document.reason));
+            }
+            let written = write(session, out, &document, || summary::decision(&document, None));
             return reported(session, reason, Ended::Skipped(&document), None, None, written);
         }
         DecisionWord::Build => session.events.note(&document.reason),
@@ -40,14 +43,14 @@ pub(super) fn command(session: &Session, mut args: Run, out: &mut dyn Write) -> 
     };
     match &ran {
         Ran::Built(built) => {
-            let written = write_outcome(out, built, None);
+            let written = write_outcome(session, out, built, || summary::built(built, None), None);
             reported(session, reason, Ended::Built(built), failure, None, written)
         }
         Ran::Pushed(receipt) => {
             if failure.is_none() {
-                summary(&session.events, receipt);
+                say_pulls(session, receipt);
             }
-            let written = write_outcome(out, receipt, None);
+            let written = write_outcome(session, out, receipt, || summary::receipt(receipt), None);
             let kept = session.actions.as_ref().and_then(|_| kept(&session.config.state_dir, receipt));
             reported(session, reason, Ended::Pushed(receipt), failure, kept.as_deref(), written)
         }

@@ -26,6 +26,8 @@ pub(crate) struct Session {
     pub config: Config,
     pub events: Events,
     pub quiet: bool,
+    /// Whether `--json` was given.
+    pub json: bool,
     /// Signals.
     pub cancel: Cancel,
     /// The CI job around it.
@@ -46,7 +48,14 @@ impl Session {
         for warning in &config.warnings {
             events.warn(warning);
         }
-        Ok(Session { config, events, quiet: global.quiet, cancel: cancel.clone(), actions })
+        Ok(Session {
+            config,
+            events,
+            quiet: global.quiet,
+            json: global.json,
+            cancel: cancel.clone(),
+            actions,
+        })
     }
 
     /// The display that the global options ask for.

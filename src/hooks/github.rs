@@ -255,11 +255,14 @@ impl GitHub {
     fn get(&self, url: &Url, at: &str) -> Result<Answer, HookError> {
         let policy =
             RetryPolicy { attempts: 3, first_delay: Duration::from_millis(300), ..RetryPolicy::default() };
-        let mut delays = policy.delays();
+        let mut retries = policy.start();
         loop {
-            match (self.send("GET", url, None, at), delays.next()) {
-                (Err(error), Some(delay)) if error.is_transient() => self.cancel.sleep(delay)?,
-                (result, _) => return result,
+            match self.send("GET", url, None, at) {
+                Err(error) if error.is_transient() => match retries.next_delay(None) {
+                    Some(delay) => self.cancel.sleep(delay)?,
+                    None => return Err(error),
+                },
+                result => return result,
             }
         }
     }

@@ -8,7 +8,7 @@ use url::Url;
 use super::error::HookError;
 use super::shown;
 use crate::http::tls::Trust;
-use crate::http::{self as client, Answer, Client, Fault, Timeouts, is_loopback};
+use crate::http::{self as client, Answer, Client, HttpErrorKind, Timeouts, is_loopback};
 
 const TIMEOUTS: Timeouts = Timeouts {
     connect: Duration::from_secs(10),
@@ -66,16 +66,13 @@ impl Server {
             Some(_) => request.header(header::CONTENT_TYPE, "application/json"),
         };
         let answer = self.client.exchange(request, url, body, LARGEST);
-        answer.map_err(|fault| {
-            let (host, at) = (self.host.clone(), at.to_owned());
-            match fault {
-                Fault::TooLarge(_) | Fault::Protocol(_) => {
-                    HookError::Protocol { host, at, detail: fault.to_string() }
-                }
-                Fault::NoConnection(detail) | Fault::Broken(detail) => {
+        answer.map_err(|error| {
+            let (host, at, detail) = (self.host.clone(), at.to_owned(), error.detail);
+            match error.kind {
+                HttpErrorKind::Protocol => HookError::Protocol { host, at, detail },
+                HttpErrorKind::NoConnection | HttpErrorKind::Broken | HttpErrorKind::Tls(_) => {
                     HookError::Unreachable { host, at, detail }
                 }
-                Fault::Tls(fault) => HookError::Unreachable { host, at, detail: fault.detail },
             }
         })
     }

@@ -75,6 +75,9 @@ pub(crate) struct CaughtUp {
     /// The receipt itself, the same document that `run` prints and `verify` reads (so that
     /// `jq '.commits[].receipt | values'` is all it takes); `null` when nothing was pushed.
     pub receipt: Option<Receipt>,
+    /// `planned`: why it would be built, with the images that the registry lacks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// `failed` and `invalid`: why.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -192,8 +195,9 @@ fn configured(
     for name in mirror.branches()?.into_iter().filter(|name| rule.branches.choose(name)) {
         let tip = Change {
             forge: Some(rule.forge_kind),
+            forge_url: Some(rule.forge.clone()).filter(|url| rule.forge_kind.is_elsewhere(url)),
             repository: rule.name.clone(),
-            clone_url: origin.remote.as_git_url().to_owned(),
+            clone_url: Some(origin.remote.as_git_url().to_owned()),
             commit: mirror.fetch_branch(&name)?,
             branch: Some(name),
             default_branch: None,

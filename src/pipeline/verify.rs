@@ -8,7 +8,7 @@ use crate::documents::{MoveOutcome, Receipt, SCHEMA};
 use crate::error::Failure;
 use crate::model::{Digest, ImageName, ImageRepository, Tag};
 use crate::parallel;
-use crate::registry::{Content, Registry, RegistryError};
+use crate::registry::{Content, Registry, RegistryError, RegistryErrorKind};
 
 use super::{Outcome, REGISTRY_THREADS, Site};
 
@@ -50,7 +50,7 @@ pub(crate) struct VerifiedImage {
 }
 
 impl VerifiedImage {
-    fn has_drifted(&self) -> bool {
+    pub(crate) fn has_drifted(&self) -> bool {
         let immutable = crate::manifest::template::is_immutable(&self.tag);
         match &self.found {
             None => true,
@@ -160,7 +160,9 @@ fn gone(
                     }
                 }
                 // Content that is not what its digest says is gone too.
-                Ok(None) | Err(RegistryError::DigestMismatch { .. }) => missing.push(place),
+                Ok(None) | Err(RegistryError { kind: RegistryErrorKind::DigestMismatch, .. }) => {
+                    missing.push(place)
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -96,6 +96,7 @@ impl Consumer for Timings {
         match *event {
             Event::Phase { phase, took } => self.0.phase(phase, took),
             Event::Run { .. }
+            | Event::Planned { .. }
             | Event::Started { .. }
             | Event::Line { .. }
             | Event::Ended { .. }
