@@ -540,8 +540,10 @@ pub struct PullRequest {
     /// The last commit of the source branch.
     pub head: Option<CommitSha>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub created_at: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub merged_at: Option<Timestamp>,
     /// How the commit that landed begins, where the forge abbreviates it (Bitbucket Cloud: 12 hex digits).
     #[serde(default, skip_serializing_if = "Option::is_none")]
