@@ -116,6 +116,7 @@ pub(super) fn site(
         registry: address,
         client,
         docker: Docker::new(&config.build.docker, builder),
+        forges: config.forges.iter().map(|forge| (forge.kind, forge.url.clone())).collect(),
         access: config.forges.iter().map(|forge| access(config, forge)).collect::<Result<_, _>>()?,
         typed: None,
         jobs: build.and_then(|b| b.jobs).map_or(config.build.jobs, usize::from),
