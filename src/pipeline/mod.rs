@@ -67,7 +67,7 @@ pub(crate) struct RepositoryRule {
 impl RepositoryRule {
     /// Where the forge itself serves it.
     pub(crate) fn on_its_forge(&self) -> Result<Remote, RemoteError> {
-        Remote::of_forge(&format!("{}{}", self.forge, self.forge_kind.clone_prefix()), &self.name)
+        Remote::of_forge(self.forge_kind, &self.forge, &self.name)
     }
 }
 

@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use swanci::cancel::Cancel;
 use swanci::git::{Access, Fault, GitError, Mirror, Remote};
-use swanci::model::RepoName;
+use swanci::model::{ForgeName, RepoName};
 
 use super::{PlainServer, plain_server};
 use crate::support::registry::Ca;
@@ -13,7 +13,13 @@ use crate::support::repository::Repository;
 const TOKEN: &str = "canary-token-51f0";
 
 fn access(forge: String) -> Access {
-    Access { forge, login: "gitlab-ci-token".to_owned(), token: Some(TOKEN.to_owned().into()), ca_file: None }
+    Access {
+        kind: ForgeName::Gitlab,
+        forge,
+        login: "gitlab-ci-token".to_owned(),
+        token: Some(TOKEN.to_owned().into()),
+        ca_file: None,
+    }
 }
 
 fn served() -> (Repository, PlainServer) {
@@ -45,7 +51,7 @@ fn a_token_goes_to_its_forges_host_port_and_path_and_nowhere_else() {
     let base = format!("http://127.0.0.1:{port}");
     let sent = |forge: &str, remote: &str| {
         server.seen.lock().unwrap().clear();
-        let remote = Remote::of_forge(remote, &name("acme/shop")).unwrap();
+        let remote = Remote::of_forge(ForgeName::Gitlab, remote, &name("acme/shop")).unwrap();
         assert_eq!(fetch(&remote, &[access(forge.to_owned())]).unwrap(), repository.head());
         let seen = server.seen.lock().unwrap();
         assert!(!seen.is_empty());
@@ -88,7 +94,7 @@ fn a_storage_of_lfs_files_on_another_host_gets_no_token() {
     repository.write(".git/info/lfs/objects/batch", batch.to_string());
     let server = plain_server(repository.path().join(".git"), |_| true);
     let base = format!("http://127.0.0.1:{}", server.port);
-    let remote = Remote::of_forge(&base, &name("acme/shop")).unwrap();
+    let remote = Remote::of_forge(ForgeName::Gitlab, &base, &name("acme/shop")).unwrap();
     let (state, cancel, access) = (tempfile::tempdir().unwrap(), Cancel::new(), [access(base)]);
     let mirror = Mirror::of(state.path(), &remote, &access, &cancel);
     mirror.fetch_branch(&"main".parse().unwrap()).unwrap();
@@ -115,7 +121,7 @@ fn a_forges_own_authority_is_trusted_for_it() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), &ca.pem).unwrap();
     let forge = format!("https://127.0.0.1:{port}");
-    let remote = Remote::of_forge(&forge, &name("acme/shop")).unwrap();
+    let remote = Remote::of_forge(ForgeName::Gitlab, &forge, &name("acme/shop")).unwrap();
     let with = |ca_file| Access { ca_file, ..access(forge.clone()) };
     assert_eq!(fetch(&remote, &[with(Some(file.path().to_owned()))]).unwrap(), repository.head());
     let error = fetch(&remote, &[with(None)]).unwrap_err();
@@ -126,7 +132,7 @@ fn a_forges_own_authority_is_trusted_for_it() {
 fn plain_http_is_spoken_only_to_a_forge_whose_url_says_so() {
     let (repository, server) = served();
     let base = format!("http://127.0.0.1:{}", server.port);
-    let remote = Remote::of_forge(&base, &name("acme/shop")).unwrap();
+    let remote = Remote::of_forge(ForgeName::Gitlab, &base, &name("acme/shop")).unwrap();
     assert_eq!(fetch(&remote, &[]).unwrap(), repository.head());
     assert_eq!(remote.source(), format!("{base}/acme/shop"));
     assert_eq!(remote.submodule("../shop.git").unwrap().as_git_url(), format!("{base}/acme/shop.git"));
@@ -137,9 +143,11 @@ fn plain_http_is_spoken_only_to_a_forge_whose_url_says_so() {
     for bad in
         ["", "ftp://h", "/srv", "h", "https://u:p@h", "https://u@h", "https://", "https://h\\@x", "ext::x"]
     {
-        assert!(Remote::of_forge(bad, &name("acme/shop")).is_err(), "{bad}");
+        assert!(Remote::of_forge(ForgeName::Gitlab, bad, &name("acme/shop")).is_err(), "{bad}");
     }
-    let prefixed = Remote::of_forge("https://Git.example.org:443/forge/", &name("acme/shop")).unwrap();
+    let prefixed =
+        Remote::of_forge(ForgeName::Gitlab, "https://Git.example.org:443/forge/", &name("acme/shop"))
+            .unwrap();
     assert_eq!(prefixed.as_git_url(), "https://git.example.org/forge/acme/shop.git");
 }
 
