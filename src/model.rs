@@ -104,8 +104,10 @@ fn is_digest(s: &str) -> bool {
 }
 
 fn is_repo_name(s: &str) -> bool {
+    // Bitbucket Data Center's personal projects: `~user/name`.
+    let user = s.strip_prefix('~').filter(|rest| rest.contains('/'));
     s.len() <= 255
-        && s.split('/').all(|part| {
+        && user.unwrap_or(s).split('/').all(|part| {
             !part.is_empty()
                 && !part.starts_with('-')
                 && part != "."
@@ -448,6 +450,11 @@ impl ForgeName {
             | ForgeName::BitbucketServer
             | ForgeName::Gitbucket => None,
         }
+    }
+
+    /// Whether a forge of this kind at `url` is not the public instance.
+    pub fn is_elsewhere(self, url: &str) -> bool {
+        self.public_url() != Some(url)
     }
 
     /// What stands between the forge's URL and a repository's name in a clone URL.

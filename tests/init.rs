@@ -64,7 +64,7 @@ fn what_is_written_can_be_loaded() {
     let names: Vec<String> = config.repositories.iter().map(|r| r.name.to_string()).collect();
     assert_eq!(names, ["swan/lake", "swan/pond"]);
     assert_eq!(config.repositories[1].branches, ["main", "release/\"*"]);
-    let secret = read_secret_file(&config.serve.secret_files[0]).unwrap();
+    let secret = read_secret_file(&config.forges[0].secret_files[0]).unwrap();
     assert_eq!(hex::decode(secret.expose_secret()).unwrap().len(), 32);
     assert!(config.ca_file.unwrap().exists());
     assert!(
@@ -223,7 +223,7 @@ fn a_secret_file_that_is_named_and_there_is_used_as_it_is() {
     assert_eq!(ran.code, 0, "{ran:?}");
     assert_eq!(ran.json()["written"], serde_json::json!(["new/site/swanci.toml"]));
     let config = load(&dir.path().join("new/site/swanci.toml"));
-    assert_eq!(read_secret_file(&config.serve.secret_files[0]).unwrap().expose_secret(), "my own secret");
+    assert_eq!(read_secret_file(&config.forges[0].secret_files[0]).unwrap().expose_secret(), "my own secret");
     std::fs::write(dir.path().join("empty"), "\n").unwrap();
     let ran = swanci(dir.path(), &[], &["init", "--dir", "other", "--secret-file", "empty"]);
     assert_eq!(ran.code, 4);

@@ -56,6 +56,7 @@ fn open(dir: &Path) -> Store {
 fn job(repository: &str, commit: u64) -> NewJob {
     NewJob {
         forge: swanci::model::ForgeName::Github,
+        forge_url: None,
         repository: repository.parse().unwrap(),
         branch: "main".parse().unwrap(),
         commit: Some(format!("{:040x}", commit + 1).parse().unwrap()),

@@ -9,11 +9,12 @@ use url::Url;
 
 use crate::cancel::Cancel;
 use crate::cli::Doctor;
+use crate::config::ForgeConfig;
 use crate::docker::Builder;
 use crate::error::{Failure, Kind};
 use crate::git;
 use crate::http::proxy::{self, Proxies};
-use crate::model::{ImageName, ImageRepository};
+use crate::model::{ForgeName, ImageName, ImageRepository};
 use crate::pipeline::{RepositoryRule, Site};
 
 use super::Session;
@@ -149,7 +150,7 @@ fn check_all(session: &Session, site: &Site, report: &mut dyn FnMut(Check)) {
             Err(failure) => failed("repository", failure.context(format!("{} cannot be read", rule.name))),
         });
     }
-    report(webhook_secret(session));
+    session.config.forges.iter().map(webhook_secret).for_each(&mut *report);
     for text in session.config.unreadable_secrets() {
         report(warning("build secret", text, "correct its path, or give it to the user that runs swanci"));
     }
@@ -319,24 +320,35 @@ fn engine_disk(site: &Site, cancel: &Cancel) -> Check {
     }
 }
 
-fn webhook_secret(session: &Session) -> Check {
+/// Whether the deliveries of this forge can be verified.
+fn webhook_secret(forge: &ForgeConfig) -> Check {
     use std::os::unix::fs::PermissionsExt as _;
-    let serve = &session.config.serve;
-    match (&serve.secret, serve.secret_files.first()) {
-        (Some(_), _) => ok("webhook secret", "from SWANCI_SECRET"),
-        (None, Some(path)) => match crate::config::read_secret_file(path) {
-            Ok(_) => match std::fs::metadata(path).map(|m| m.permissions().mode() & 0o077) {
-                Ok(0) => ok("webhook secret", path.display().to_string()),
-                Ok(_) | Err(_) => warning(
-                    "webhook secret",
-                    format!("{} can be read by others", path.display()),
-                    format!("chmod 600 {}", path.display()),
-                ),
-            },
-            Err(failure) => failed("webhook secret", failure),
-        },
-        (None, None) => {
-            warning("webhook secret", "none; `serve` needs one", "set serve.secret_file or SWANCI_SECRET")
-        }
+    let at = |text: String| format!("{text} ({})", forge.url);
+    if forge.secret.is_some() {
+        return ok("webhook secret", at("from SWANCI_SECRET".to_owned()));
+    }
+    let paths: Vec<String> = forge.secret_files.iter().map(|path| path.display().to_string()).collect();
+    if paths.is_empty() {
+        let short = if forge.kind == ForgeName::Github { " or serve.secret_file" } else { "" };
+        return warning(
+            "webhook secret",
+            at("none; `serve` needs one".to_owned()),
+            format!("set secret_file of its [[forge]]{short}"),
+        );
+    }
+    if let Err(failure) = forge.webhook_secrets() {
+        return failed("webhook secret", failure);
+    }
+    let open = forge
+        .secret_files
+        .iter()
+        .find(|path| std::fs::metadata(path).map_or(true, |meta| meta.permissions().mode() & 0o077 != 0));
+    match open {
+        None => ok("webhook secret", at(paths.join(", "))),
+        Some(path) => warning(
+            "webhook secret",
+            format!("{} can be read by others", path.display()),
+            format!("chmod 600 {}", path.display()),
+        ),
     }
 }

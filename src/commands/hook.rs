@@ -16,7 +16,7 @@ use crate::hooks::{
     Delivery, DeliveryState, EVENT, GITHUB_API, GitHub, Hook, HookError, ORIGINAL_PATH, WEBHOOK_PATH, Wanted,
     installed, public_url, unresolved, webhook_url,
 };
-use crate::model::RepoName;
+use crate::model::{ForgeName, RepoName};
 
 use super::Session;
 
@@ -184,7 +184,7 @@ fn install(session: &Session, args: &HookInstall, out: &mut dyn Write) -> Result
         session.events.warn("deliveries to an http address can be read on their way; https is better");
     }
     let name = &site.repository;
-    if !session.config.repositories.is_empty() && session.config.repository(name).is_none() {
+    if !session.config.repositories.is_empty() && session.config.repositories_named(name).next().is_none() {
         session.events.warn(&format!(
             "{name} is not in the configuration: `serve` will refuse its deliveries until it is"
         ));
@@ -216,14 +216,15 @@ fn install(session: &Session, args: &HookInstall, out: &mut dyn Write) -> Result
 }
 
 fn secret(session: &Session, args: &HookInstall) -> Result<SecretString, Failure> {
-    let serve = &session.config.serve;
-    match (&args.secret_file, &serve.secret, serve.secret_files.first()) {
-        (Some(path), _, _) => read_secret_file(path),
-        (None, Some(secret), _) => Ok(secret.clone()),
-        (None, None, Some(path)) => read_secret_file(path),
-        (None, None, None) => Err(Failure::usage("there is no secret to sign deliveries with")
-            .hint("`swanci init` makes one; or set serve.secret_file, SWANCI_SECRET or --secret-file")),
+    if let Some(path) = &args.secret_file {
+        return read_secret_file(path);
     }
+    let forge = session.config.forges.iter().find(|forge| forge.kind == ForgeName::Github);
+    let secrets = forge.map(|forge| forge.webhook_secrets()).transpose()?.unwrap_or_default();
+    secrets.into_iter().next().ok_or_else(|| {
+        Failure::usage("there is no secret to sign deliveries with")
+            .hint("`swanci init` makes one; or set serve.secret_file, SWANCI_SECRET or --secret-file")
+    })
 }
 
 // ---- check

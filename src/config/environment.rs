@@ -76,7 +76,11 @@ impl Environment {
     pub(super) fn variable_of(&self, key: &str) -> Option<&'static str> {
         let key = key.split('[').next().unwrap_or(key);
         let name = format!("SWANCI_{}", key.replace('.', "_").to_ascii_uppercase());
-        let short = (key == "registry.host").then_some("SWANCI_REGISTRY");
+        let short = match key {
+            "registry.host" => Some("SWANCI_REGISTRY"),
+            "serve.secret" => Some("SWANCI_SECRET"),
+            _ => None,
+        };
         let is_it = |known: &str| short == Some(known) || known == name;
         KNOWN.iter().copied().find(|known| is_it(known) && self.get(known).is_some())
     }

@@ -8,7 +8,7 @@ use bytesize::ByteSize;
 use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 
-use super::{BuildConfig, Config, Environment, ForgeConfig, RepositoryConfig, ServeConfig};
+use super::{BuildConfig, Config, Environment, ForgeConfig, RepositoryConfig, ServeConfig, short_for};
 use crate::decide::BranchGlobs;
 use crate::error::{Classify as _, Failure, Kind};
 use crate::escape::shortened;
@@ -234,12 +234,16 @@ impl RawConfig {
             )
         })?;
         let tags = self.build.tags.as_deref().map(templates).transpose()?;
-        let forges = forges(self.forge)?;
-        let repositories = repositories(self.repository, &forges)?;
-        let mut secret_files: Vec<PathBuf> = self.serve.secret_file.into_iter().collect();
-        for forge in forges.iter().filter(|forge| forge.kind == ForgeName::Github) {
-            secret_files.extend(forge.secret_files.iter().cloned());
+        let mut forges = forges(self.forge)?;
+        if let Some(file) = self.serve.secret_file {
+            let forge = at("serve.secret_file", short_for(&forges))?;
+            forges[forge].secret_files.insert(0, file);
         }
+        if let Some(secret) = environment.secret("SWANCI_SECRET") {
+            let forge = at("serve.secret", short_for(&forges))?;
+            forges[forge].secret = Some(secret);
+        }
+        let repositories = repositories(self.repository, &forges)?;
         Ok(Config {
             source: None,
             state_dir,
@@ -256,8 +260,6 @@ impl RawConfig {
             },
             serve: ServeConfig {
                 listen: address("serve.listen", self.serve.listen.as_deref().unwrap_or("127.0.0.1:8080"))?,
-                secret_files,
-                secret: environment.secret("SWANCI_SECRET"),
                 jobs: number("serve.jobs", self.serve.jobs, 0..=64, 1)?,
                 timeout: duration("serve.timeout", self.serve.timeout, 60 * 60)?,
                 max_body: max_body(self.serve.max_body.as_deref())?,
@@ -358,6 +360,7 @@ fn forges(raw: Vec<RawForge>) -> Result<Vec<ForgeConfig>, Invalid> {
                 Some(OneOrMore::More(files)) => files,
                 None => Vec::new(),
             },
+            secret: None,
             token_file: raw.token_file,
             ca_file: raw.ca_file,
         });
@@ -399,12 +402,14 @@ fn full_name(key: &str, text: &str) -> Result<RepoName, Invalid> {
 
 fn repositories(raw: Vec<RawRepository>, forges: &[ForgeConfig]) -> Result<Vec<RepositoryConfig>, Invalid> {
     let mut repositories: Vec<RepositoryConfig> = Vec::with_capacity(raw.len());
-    // Forges ignore case, so the names are compared without it.
+    // Forges ignore case, so the names are compared without it. Each forge has its own.
     let mut names = BTreeSet::new();
     for (i, raw) in raw.into_iter().enumerate() {
         let at_key = |key: &str| format!("repository[{i}].{key}");
         let name = full_name(&at_key("name"), &raw.name)?;
-        if !names.insert(name.as_str().to_ascii_lowercase()) {
+        let forge = forge_of(raw.forge.as_deref(), forges)
+            .map_err(|problem| Invalid::new(at_key("forge"), problem))?;
+        if !names.insert((forge.clone(), name.as_str().to_ascii_lowercase())) {
             return Err(Invalid::new(at_key("name"), format!("`{name}` is listed twice")));
         }
         at(&at_key("branches"), BranchGlobs::new(&raw.branches))?;
@@ -414,8 +419,7 @@ fn repositories(raw: Vec<RawRepository>, forges: &[ForgeConfig]) -> Result<Vec<R
         let former_names = raw.former_names.iter().enumerate();
         repositories.push(RepositoryConfig {
             branches: raw.branches,
-            forge: forge_of(raw.forge.as_deref(), forges)
-                .map_err(|problem| Invalid::new(at_key("forge"), problem))?,
+            forge,
             clone_url: raw.clone_url,
             namespace: raw.namespace.map(|n| at(&at_key("namespace"), n.parse())).transpose()?,
             former_names: former_names
@@ -428,7 +432,7 @@ fn repositories(raw: Vec<RawRepository>, forges: &[ForgeConfig]) -> Result<Vec<R
     }
     for (i, repository) in repositories.iter().enumerate() {
         for (j, former) in repository.former_names.iter().enumerate() {
-            if !names.insert(former.as_str().to_ascii_lowercase()) {
+            if !names.insert((repository.forge.clone(), former.as_str().to_ascii_lowercase())) {
                 let key = format!("repository[{i}].former_names[{j}]");
                 return Err(Invalid::new(
                     key,

@@ -282,7 +282,7 @@ fn the_secrets_of_githubs_forge_are_the_listeners() {
         &[],
     )
     .unwrap();
-    assert_eq!(config.serve.secret_files, ["/s/0", "/s/1", "/s/2"].map(PathBuf::from));
+    assert_eq!(config.forges[0].secret_files, ["/s/0", "/s/1", "/s/2"].map(PathBuf::from));
     assert_eq!(config.forges[1].secret_files, [PathBuf::from("/s/3")]);
 }
 

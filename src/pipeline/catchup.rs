@@ -189,7 +189,7 @@ fn configured(
     for name in mirror.branches()?.into_iter().filter(|name| rule.branches.choose(name)) {
         let tip = Change {
             forge: Some(rule.forge_kind),
-            forge_url: Some(rule.forge.clone()).filter(|url| rule.forge_kind.public_url() != Some(url)),
+            forge_url: Some(rule.forge.clone()).filter(|url| rule.forge_kind.is_elsewhere(url)),
             repository: rule.name.clone(),
             clone_url: Some(origin.remote.as_git_url().to_owned()),
             commit: mirror.fetch_branch(&name)?,

@@ -49,6 +49,7 @@ impl Fixture {
 fn job(repository: &str, commit: u64) -> NewJob {
     NewJob {
         forge: crate::model::ForgeName::Github,
+        forge_url: None,
         repository: repository.parse().unwrap(),
         branch: "main".parse().unwrap(),
         commit: Some(format!("{:040x}", commit + 1).parse().unwrap()),
