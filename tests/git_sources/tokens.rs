@@ -9,6 +9,7 @@ use swanci::model::{ForgeName, RepoName};
 use super::{PlainServer, plain_server};
 use crate::support::registry::Ca;
 use crate::support::repository::Repository;
+use crate::support::swanci::Swanci;
 
 const TOKEN: &str = "canary-token-51f0";
 
@@ -196,5 +197,98 @@ fn an_abbreviated_commit_is_one_commit_or_an_error() {
     for unknown in ["", "abc", "main", "HEAD", "--all", "@{-1}", "^a", "0000000000000", &"a".repeat(41)] {
         let result = mirror.resolve_abbreviation(unknown);
         assert!(matches!(result, Err(GitError::NoSuchRef { .. })), "{unknown}: {result:?}");
+    }
+}
+
+/// A private repository of each kind of forge: where it lies, which login it wants, and the refs of its pull requests.
+#[test]
+fn a_private_repository_of_every_forge_is_read_as_that_forge_wants_it() {
+    use base64::Engine as _;
+    let own = |user: &str| format!("{user}:{TOKEN}");
+    let plain = TOKEN.to_owned();
+    let forges = [
+        ("github", "", "acme/shop", &plain, "/acme/shop.git", "x-access-token", "refs/pull/1/head"),
+        ("gitlab", "", "acme/shop", &plain, "/acme/shop.git", "oauth2", "refs/merge-requests/1/head"),
+        (
+            "gitlab",
+            "/gl",
+            "group/sub/shop",
+            &plain,
+            "/gl/group/sub/shop.git",
+            "oauth2",
+            "refs/merge-requests/1/head",
+        ),
+        (
+            "gitlab",
+            "",
+            "g/shop",
+            &own("gitlab-ci-token"),
+            "/g/shop.git",
+            "gitlab-ci-token",
+            "refs/merge-requests/1/head",
+        ),
+        ("gitea", "/git", "acme/shop", &plain, "/git/acme/shop.git", "swanci", "refs/pull/1/head"),
+        ("forgejo", "", "acme/shop", &own("ada"), "/acme/shop.git", "ada", "refs/pull/1/head"),
+        ("gogs", "", "acme/shop", &own(""), "/acme/shop.git", "", "refs/pull/1/head"),
+        ("bitbucket", "", "acme/shop", &plain, "/acme/shop.git", "x-token-auth", ""),
+        (
+            "bitbucket-server",
+            "",
+            "PRJ/shop",
+            &plain,
+            "/scm/PRJ/shop.git",
+            "x-token-auth",
+            "refs/pull-requests/1/from",
+        ),
+        (
+            "bitbucket-server",
+            "/bb",
+            "~ada/shop",
+            &plain,
+            "/bb/scm/~ada/shop.git",
+            "x-token-auth",
+            "refs/pull-requests/1/from",
+        ),
+        ("gitbucket", "", "acme/shop", &own("ada"), "/git/acme/shop.git", "ada", "refs/pull/1/head"),
+        ("gitbucket", "/git", "acme/shop", &plain, "/git/git/acme/shop.git", "root", "refs/pull/1/head"),
+    ];
+    for (kind, prefix, name, token, path, login, head) in forges {
+        let repository = Repository::new();
+        repository.image("a", "1").images(&[serde_json::json!({"service_name": "a", "version": "1"})]);
+        repository.commit("first");
+        repository.branch("topic").write("a/file", "2").commit("topic");
+        if !head.is_empty() {
+            repository.git(&["update-ref", head, "topic"]);
+        }
+        repository.checkout("main").write("other", "x").commit("moved");
+        let landed = repository.squash("topic");
+        repository.git(&["branch", "--quiet", "-D", "topic"]);
+        repository.git(&["update-server-info"]);
+        let pair = base64::engine::general_purpose::STANDARD.encode(own(login));
+        let wanted = format!("Authorization: Basic {pair}");
+        let folder = format!("GET {path}/");
+        let server = plain_server(repository.path().join(".git"), move |head| {
+            head.starts_with(&folder) && head.contains(&wanted)
+        });
+        let swanci = Swanci::new();
+        swanci.config(&format!(
+            "[[forge]]\nkind = '{kind}'\nurl = 'http://127.0.0.1:{}{prefix}'\ntoken_file = 'token'\n\
+             [[repository]]\nname = '{name}'\n",
+            server.port
+        ));
+        let prefix = head.is_empty().then(|| landed[..12].to_owned());
+        let document = serde_json::json!({
+            "schema": 1, "decision": "build", "reason": "", "payload_sha256": "0".repeat(64),
+            "change": {"forge": kind, "repository": name, "commit": null, "branch": "main",
+                       "pull_request": {"number": 1, "landed_prefix": prefix}},
+        });
+        let build = || swanci.pipe(&["build", "-", "--dry-run"], document.to_string());
+        swanci.file("token", "another");
+        let ran = build();
+        assert_ne!(ran.code, 0, "{kind}");
+        swanci.file("token", format!("{token}\n"));
+        let ran = build().ended(0);
+        assert_eq!(ran.json()["change"]["commit"], *landed, "{kind} {name}");
+        assert!(!ran.stderr.contains(TOKEN) && !ran.stdout.contains(TOKEN));
     }
 }
