@@ -18,6 +18,7 @@ use base64::Engine as _;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::cancel::Cancel;
+use crate::model::ForgeName;
 use crate::process::{Finished, Tool};
 
 pub use error::{Cause, Fault, GitError};
@@ -125,6 +126,7 @@ fn local_git(git_dir: &Path) -> Tool {
 /// How the repositories of one forge are read. What is in it goes to that forge's host and to no other.
 #[derive(Debug, Clone)]
 pub struct Access {
+    pub kind: ForgeName,
     /// The forge's `url`, as `https://github.com`; it may end in a path.
     pub forge: String,
     /// The user name that the forge wants beside a token.
