@@ -21,6 +21,7 @@ use tempfile::TempDir;
 
 use crate::evaluate_fixtures::{collection, recordings, rows};
 use crate::support::http::{Answered, ask, sign};
+use crate::support::swanci::Swanci;
 
 const SHA: &str = "8c1c06a1a89e8278937a7d22d8ba1a834bd4c8a1";
 const HEAD: &str = "4964158cdea899629716b4f0c0e2f5ab72e3cb4a";
@@ -482,4 +483,56 @@ fn every_recorded_payload_gets_its_answer_with_the_headers_of_its_forge() {
         }
     }
     assert!(answers >= 401 && builds == 20 + 2, "{answers} {builds}");
+}
+
+#[test]
+fn evaluate_verifies_a_saved_signature_as_the_forge_makes_it() {
+    let swanci = Swanci::new();
+    let key = format!("whsec_{}", STANDARD.encode(b"a key of the tests"));
+    let secret = swanci.file("secret", "s3cret-ünï &+%\n").display().to_string();
+    let whsec = swanci.file("whsec", &key).display().to_string();
+    let word = "s3cret-ünï &+%";
+    let (github, gitlab) = (merge("acme/shop", 5), gitlab_merge("group/shop", 5));
+    let as_form = form(&github);
+    let evaluate = |body: &[u8], more: &[&str], signature: &str| {
+        let args = [&["evaluate", "-", "--secret-file", &secret, "--signature", signature], more].concat();
+        swanci.pipe(&args, body)
+    };
+    for (forge, body, signature) in [
+        ("github", &github, sign(word, &github)),
+        ("github", &as_form, sign(word, &as_form)),
+        ("gitbucket", &as_form, sign(word, &as_form)),
+        ("gitea", &github, hex_of(word, &github)),
+        ("forgejo", &as_form, hex_of(word, &github)),
+        ("gogs", &as_form, hex_of(word, &github)),
+        ("gitlab", &gitlab, word.to_owned()),
+    ] {
+        evaluate(body, &["--forge", forge], &signature).ended(0);
+        evaluate(body, &["--forge", forge], &signature.replace(['3', '4', '5'], "6"))
+            .ended(5)
+            .saying(&["the signature does not match"]);
+        evaluate(body, &["--forge", forge], "").ended(5);
+    }
+    evaluate(&gitlab, &[], word).ended(0);
+    evaluate(&github, &[], &sign(word, &github)).ended(0);
+    let standard = ["evaluate", "-", "--secret-file", &whsec, "--signature", "v1,AAAA"];
+    swanci.pipe(&standard, gitlab).ended(2).saying(&["webhook-timestamp", "X-Gitlab-Token"]);
+}
+
+#[test]
+fn by_hand_the_policy_is_that_of_the_repository_on_its_forge() {
+    let swanci = Swanci::new();
+    let two = "[[forge]]\nkind = 'gitea'\nurl = 'https://one'\n[[forge]]\nkind = 'gitlab'\nurl = 'https://two'\n\
+               [[repository]]\nname = 'acme/shop'\nforge = 'https://one'\nbranches = ['release']\n\
+               [[repository]]\nname = 'acme/shop'\nforge = 'https://two'\nbranches = ['main']\n";
+    swanci.config(two);
+    let evaluate = |body: Vec<u8>, forge: &str| swanci.pipe(&["evaluate", "-", "--forge", forge], body);
+    let skip = evaluate(merge("acme/shop", 5), "gitea").ended(3).json();
+    assert_eq!(skip["change"]["forge_url"], "https://one");
+    let build = evaluate(gitlab_merge("Acme/Shop", 5), "gitlab").ended(0).json();
+    assert_eq!(build["change"]["forge_url"], "https://two");
+    // Nothing is configured for GitHub, so nothing filters.
+    assert_eq!(evaluate(merge("acme/shop", 5), "github").ended(0).json()["change"].get("forge_url"), None);
+    swanci.config(&two.replace("'gitlab'", "'gitea'"));
+    evaluate(merge("acme/shop", 5), "gitea").ended(4).saying(&["several forges", "https://one, https://two"]);
 }

@@ -122,6 +122,7 @@ fn build_secrets_belong_to_a_repository() {
     let text = refused("[build]\nsecrets = { npm = 'token' }").render();
     assert!(text.contains("line 2") && text.contains("[[repository]]"), "{text}");
     assert!(refused("[serve]\nsecrets = 1").render().contains("did you mean `secret_file`?"));
+    assert!(refused("[registry]\njobs = 1").render().contains("`jobs` belongs to [build] or [serve]"));
 }
 
 #[test]
@@ -190,7 +191,7 @@ fn a_forge_has_a_kind_and_one_url() {
     assert!(refused("[[forge]]\nkind='gitae'\nurl='https://h'").render().contains("did you mean `gitea`?"));
     assert!(refused("[[forge]]\nurl='https://h'").render().contains("kind"));
     assert!(
-        refused("[[forge]]\nkind='gitea'\nurl='https://h'\nstatuss=true").render().contains("unknown field")
+        refused("[[forge]]\nkind='gitea'\nurl='https://h'\nstatuss=true").render().contains("unknown key")
     );
     let twice = refused("[[forge]]\nkind='gitea'\nurl='https://h'\n[[forge]]\nkind='gogs'\nurl='https://H/'")
         .render();
@@ -394,4 +395,35 @@ fn two_forges_may_have_repositories_of_one_name() {
     assert_eq!(urls, ["https://one", "https://two"]);
     let text = refused(&format!("{TWO_FORGES}{}{}", on("one", "x/y"), on("one", "z/z"))).render();
     assert!(text.contains("line 12: repository[1].name") && text.contains("twice"), "{text}");
+}
+
+#[test]
+fn a_forge_is_told_of_merges_where_it_has_a_token_and_the_means() {
+    let config =
+        load("[[forge]]\nkind='gogs'\nurl='https://g'\ntoken_file='t'\ncomment=true\n", &[]).unwrap();
+    assert_eq!((config.forges[0].status, config.forges[0].comment), (false, true));
+    let text = "[[forge]]\nkind='github'\nstatus=true";
+    assert!(load(text, &[("SWANCI_GIT_TOKEN", "token-of-github")]).unwrap().forges[0].status);
+    for (toml, line, says) in [
+        (text, 3, "forge[0].status: needs a token"),
+        ("[[forge]]\nkind='gogs'\nurl='https://g'\ncomment=true", 4, "forge[0].comment: needs a token"),
+        ("[[forge]]\nkind='gogs'\nurl='https://g'\ntoken_file='t'\nstatus=true", 5, "comment = true"),
+    ] {
+        let text = refused(toml).render();
+        assert!(text.contains(&format!("line {line}")) && text.contains(says), "{text}");
+    }
+}
+
+#[test]
+fn the_public_url_is_a_plain_web_address() {
+    let url = |url: &str| load(&format!("[serve]\npublic_url = '{url}'"), &[]);
+    assert_eq!(
+        url("https://ci.example.org/sub/").unwrap().serve.public_url.unwrap(),
+        "https://ci.example.org/sub"
+    );
+    for wrong in ["ci.example.org", "ftp://ci", "https://u:p@ci", "https://ci?x=1"] {
+        assert!(url(wrong).unwrap_err().render().contains("serve.public_url"), "{wrong}");
+    }
+    let config = load("", &[("SWANCI_SERVE_PUBLIC_URL", "https://ci")]).unwrap();
+    assert_eq!(config.serve.public_url.unwrap(), "https://ci");
 }

@@ -22,8 +22,8 @@ pub use self::job::{
     Accepted, CancelOutcome, ClaimedJob, JobDocuments, JobFilter, JobId, JobRecord, JobState, NewJob,
     QueueStats, UnknownState,
 };
-pub use self::lock::{Holder, ServeLock};
+pub use self::lock::{Holder, ServeLock, is_served};
 pub use self::log::{JobLog, LOG_CAP};
 pub use self::retry::RetryPolicy;
-pub use self::store::{Clock, Retention, Store};
+pub use self::store::{Clock, Outbox, Post, PostKind, Refusal, Retention, Store};
 pub use self::worker::{Handler, JobContext, JobEvent, JobResult, Observer, Pool, PoolOptions};
