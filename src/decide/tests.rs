@@ -458,6 +458,33 @@ fn where_a_forge_does_not_say_what_landed_there_is_no_commit() {
 }
 
 #[test]
+fn a_merge_request_without_its_project_is_of_the_one_that_it_is_merged_into() {
+    let (forge, event, merge, _) = merges().swap_remove(5);
+    let of = |project: serde_json::Value, target: serde_json::Value, homepage: &str| {
+        let mut payload = merge.clone();
+        payload["project"] = project;
+        payload["object_attributes"]["target"] = target;
+        payload["repository"] = serde_json::json!({"homepage": homepage});
+        judge_of(forge, Some(event), &payload).map(|document| document.change.unwrap().repository.to_string())
+    };
+    let none = || serde_json::Value::Null;
+    let target =
+        serde_json::json!({"path_with_namespace": "group/target", "http_url": "https://h/other/name.git"});
+    assert_eq!(of(none(), target, "").unwrap(), "group/target");
+    let target = serde_json::json!({"name": "N", "http_url": "https://h/group/sub/name.git"});
+    assert_eq!(of(none(), target, "").unwrap(), "group/sub/name");
+    assert_eq!(of(none(), none(), "https://h/group/name").unwrap(), "group/name");
+    for (project, path) in [
+        (none(), "project.path_with_namespace"),
+        (serde_json::json!({}), "project.path_with_namespace"),
+        (serde_json::json!({"path_with_namespace": "a b"}), "project.path_with_namespace"),
+        (serde_json::json!(7), "project"),
+    ] {
+        assert_eq!(of(project, none(), "https://h/").unwrap_err().path(), Some(path));
+    }
+}
+
+#[test]
 fn a_merge_in_another_state_is_a_contradiction_and_another_event_is_a_skip() {
     for (forge, event, mut payload, _) in merges() {
         for other in
