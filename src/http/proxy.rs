@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use url::{Host, Url};
 
-use super::is_loopback;
+use crate::model::is_loopback;
 
 /// The proxies of the environment.
 #[derive(Debug, Clone, Default)]
@@ -68,7 +68,8 @@ impl Proxies {
         };
         let host = url.host()?;
         let port = url.port_or_known_default();
-        let direct = is_loopback(&host) || self.exceptions.iter().any(|e| e.matches(&host, port));
+        let direct =
+            url.host_str().is_some_and(is_loopback) || self.exceptions.iter().any(|e| e.matches(&host, port));
         (!direct).then_some(proxy)
     }
 }

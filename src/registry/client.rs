@@ -10,8 +10,8 @@ use url::Url;
 
 use crate::http::retry::{self, RetryPolicy};
 use crate::http::tls::{TlsCause, Trust};
-use crate::http::{Client, HttpError, HttpErrorKind, is_loopback, server_of};
-use crate::model::RegistryAddress;
+use crate::http::{Client, HttpError, HttpErrorKind, server_of};
+use crate::model::{RegistryAddress, is_loopback};
 
 use super::answer::Answer;
 use super::auth::Authenticator;
@@ -194,7 +194,7 @@ impl Registry {
             }
             let target = answer.header(header::LOCATION).and_then(|to| url.join(to).ok());
             let target = target.ok_or_else(|| answer.protocol("redirects to nowhere"))?;
-            let local = from.scheme() == "http" && target.host().is_some_and(|h| is_loopback(&h));
+            let local = from.scheme() == "http" && target.host_str().is_some_and(is_loopback);
             let allowed = match target.scheme() {
                 "https" => true,
                 "http" => local || request.redirects == Redirects::Anywhere,

@@ -73,7 +73,7 @@ pub struct ImageConfig {
 }
 
 /// What a manifest refers to in its own repository.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Content {
     Manifest(Digest),
     Blob(Digest),

@@ -8,7 +8,7 @@ use super::answer::Answer;
 use super::client::{Redirects, Request};
 use super::error::{RegistryError, RegistryErrorKind as Kind};
 use super::manifest::{
-    Contents, Descriptor, ImageConfig, MAX_BYTES, MEDIA_TYPES, Manifest, Reference, image_config,
+    Content, Contents, Descriptor, ImageConfig, MAX_BYTES, MEDIA_TYPES, Manifest, Reference, image_config,
 };
 use super::token::Scope;
 use super::{Registry, repository_path};
@@ -96,7 +96,7 @@ impl Registry {
             answer.same(expected, &digest)?;
         }
         let manifest = Manifest { bytes: answer.http.body, media_type, digest };
-        self.shared.memory.keep_manifest(repository, &manifest);
+        self.shared.memory.put(repository, Content::Manifest(manifest.digest.clone()), &manifest);
         Ok(Some(manifest))
     }
 
@@ -136,7 +136,7 @@ impl Registry {
         repository: &ImageName,
         digest: &Digest,
     ) -> Result<Option<Manifest>, RegistryError> {
-        match self.shared.memory.manifest(repository, digest) {
+        match self.shared.memory.get(repository, Content::Manifest(digest.clone())) {
             Some(manifest) => Ok(Some(manifest)),
             None => self.get_manifest(repository, digest),
         }
@@ -205,15 +205,18 @@ impl Registry {
                     let detail = format!("the answer is larger than {MAX_BYTES} bytes");
                     return Err(self.error(Kind::Protocol, &at, &detail));
                 }
-                let bytes = match self.shared.memory.config(repository, &config.digest) {
-                    Some(bytes) => bytes,
+                let key = || Content::Blob(config.digest.clone());
+                let blob = match self.shared.memory.get(repository, key()) {
+                    Some(blob) => blob,
                     None => {
                         let bytes = self.read_blob(repository, &config.digest, "config")?;
-                        self.shared.memory.keep_config(repository, &config.digest, &bytes);
-                        bytes
+                        let blob =
+                            Manifest { bytes, media_type: String::new(), digest: config.digest.clone() };
+                        self.shared.memory.put(repository, key(), &blob);
+                        blob
                     }
                 };
-                image_config(config.digest, &bytes).map_err(wrong)
+                image_config(config.digest, &blob.bytes).map_err(wrong)
             }
             Contents::Index(entries) => {
                 let first = entries.iter().find(|entry| entry.is_image());
