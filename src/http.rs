@@ -1,4 +1,4 @@
-//! The HTTP client behind all of swanci's own requests: registry, token servers, forges.
+//! The HTTP client for registries, token servers and forges.
 //!
 //! Times and sizes are bounded. Redirects, credentials and retries are the caller's.
 
