@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_docker_curl_and_git_ask_directly_is_asked_directly() {
+    fn no_proxy_means_the_same_as_for_docker_curl_and_git() {
         for (list, direct, proxied) in [
             (
                 "example.org",

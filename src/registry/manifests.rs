@@ -5,7 +5,7 @@ use ureq::http::header;
 use crate::model::{Digest, ImageName};
 
 use super::answer::Answer;
-use super::client::{Redirects, Request};
+use super::client::Request;
 use super::error::{RegistryError, RegistryErrorKind as Kind};
 use super::manifest::{
     Content, Contents, Descriptor, ImageConfig, MAX_BYTES, MEDIA_TYPES, Manifest, Reference, image_config,
@@ -29,9 +29,7 @@ impl Registry {
         let at = format!("{doing} the manifest {repository}{separator}{reference}");
         let mut request = Request::get(format!("/v2/{path}/manifests/{reference}"), at, Scope::pull(&path));
         request.accept = Some(MEDIA_TYPES.join(", "));
-        if let Reference::Digest(_) = reference {
-            request.redirects = Redirects::Anywhere;
-        }
+        request.has_digest = matches!(reference, Reference::Digest(_));
         request
     }
 
