@@ -19,7 +19,9 @@ use crate::model::{ForgeName, ImageName, RegistryAddress, RepoName};
 use crate::redact;
 
 pub use environment::Environment;
-pub(crate) use file::is_secret_id;
+#[cfg(test)]
+pub(crate) use file::RawConfig;
+pub(crate) use file::{forge_url, is_secret_id};
 
 /// The files that are looked for, in this order, where none is named.
 const DEFAULT_FILES: [&str; 2] = ["swanci.toml", "/etc/swanci/swanci.toml"];
@@ -86,10 +88,6 @@ pub struct BuildConfig {
 pub struct ServeConfig {
     /// Where webhooks arrive.
     pub listen: SocketAddr,
-    /// Files of GitHub's webhook secrets; a delivery may be signed with any of them.
-    pub secret_files: Vec<PathBuf>,
-    /// The webhook secret itself, from the environment.
-    pub secret: Option<SecretString>,
     /// Merges at once; 0 queues without running.
     pub jobs: usize,
     /// For one merge.
@@ -100,6 +98,8 @@ pub struct ServeConfig {
     pub retention: Duration,
     /// Where metrics are served; off unless given.
     pub admin_listen: Option<SocketAddr>,
+    /// Where people reach it, without a slash at its end; links in commit statuses begin with it.
+    pub public_url: Option<String>,
 }
 
 /// One `[[forge]]`.
@@ -109,12 +109,18 @@ pub struct ForgeConfig {
     pub kind: ForgeName,
     /// Without a slash at its end; it may end in a path.
     pub url: String,
-    /// Files of its webhook secrets.
+    /// Files of its webhook secrets; a delivery may be signed with any of them.
     pub secret_files: Vec<PathBuf>,
+    /// The webhook secret from the environment, in place of the files.
+    pub secret: Option<SecretString>,
     /// The file of the token for its private repositories.
     pub token_file: Option<PathBuf>,
     /// A certificate authority that is trusted for it.
     pub ca_file: Option<PathBuf>,
+    /// Whether commits get a status.
+    pub status: bool,
+    /// Whether pull requests get a comment.
+    pub comment: bool,
 }
 
 impl Default for ForgeConfig {
@@ -124,8 +130,21 @@ impl Default for ForgeConfig {
             kind: ForgeName::Github,
             url: "https://github.com".to_owned(),
             secret_files: Vec::new(),
+            secret: None,
             token_file: None,
             ca_file: None,
+            status: false,
+            comment: false,
+        }
+    }
+}
+
+impl ForgeConfig {
+    /// Its webhook secrets; none where none is configured.
+    pub fn webhook_secrets(&self) -> Result<Vec<SecretString>, Failure> {
+        match &self.secret {
+            Some(secret) => Ok(vec![secret.clone()]),
+            None => self.secret_files.iter().map(|path| read_secret_file(path)).collect(),
         }
     }
 }
@@ -178,9 +197,8 @@ impl Config {
         config.source = path;
         config.warnings = warnings;
         config.warnings.extend(config.unused_token());
-        for secret in [&config.git_token, &config.serve.secret].into_iter().flatten() {
-            redact::register(secret);
-        }
+        let secrets = config.forges.iter().filter_map(|forge| forge.secret.as_ref());
+        secrets.chain(&config.git_token).for_each(redact::register);
         if let (Some(token), Some(forge)) = (&config.git_token, config.forge_of_git_token()) {
             config
                 .login(forge.kind, token)
@@ -208,7 +226,7 @@ impl Config {
     /// # Errors
     /// When several forges are configured: a flag cannot say on which of them it lives.
     pub fn allow(&mut self, name: &RepoName) -> Result<(), Failure> {
-        if self.repository(name).is_some() {
+        if self.repositories.iter().any(|repository| repository.name.same_as(name)) {
             return Ok(());
         }
         let [forge] = &self.forges[..] else {
@@ -294,9 +312,38 @@ impl Config {
             .collect()
     }
 
-    /// The allow-list's entry for a repository, ignoring case.
-    pub fn repository(&self, name: &RepoName) -> Option<&RepositoryConfig> {
-        self.repositories.iter().find(|r| r.name.same_as(name))
+    /// The allow-list's entries with this name, ignoring case: at most one for each forge.
+    pub fn repositories_named(&self, name: &RepoName) -> impl Iterator<Item = &RepositoryConfig> {
+        self.repositories.iter().filter(move |repository| repository.name.same_as(name))
+    }
+
+    /// The forge that a repository lives on.
+    pub fn forge_of(&self, repository: &RepositoryConfig) -> Option<&ForgeConfig> {
+        self.forges.iter().find(|forge| forge.url == repository.forge)
+    }
+
+    /// A file of webhook secrets that a flag named, in place of those of the forge that `serve.secret_file` is short for.
+    pub fn set_secret_file(&mut self, path: &Path) -> Result<(), Failure> {
+        let forge = short_for(&self.forges).map_err(Failure::usage)?;
+        if let Some(forge) = self.forges.get_mut(forge) {
+            (forge.secret_files, forge.secret) = (vec![path.to_owned()], None);
+        }
+        Ok(())
+    }
+}
+
+/// The forge that `serve.secret_file` is short for: the only GitHub, or the public one of several; else the only forge.
+fn short_for(forges: &[ForgeConfig]) -> Result<usize, String> {
+    let githubs: Vec<usize> = (0..forges.len()).filter(|i| forges[*i].kind == ForgeName::Github).collect();
+    let is_public = |i: &&usize| !ForgeName::Github.is_elsewhere(&forges[**i].url);
+    match (&githubs[..], githubs.iter().find(is_public), forges) {
+        ([only], _, _) => Ok(*only),
+        (_, Some(public), _) => Ok(*public),
+        ([], None, [_]) => Ok(0),
+        (_, None, _) => {
+            Err("several forges are configured: give the one that it is for a secret_file of its own"
+                .to_owned())
+        }
     }
 }
 

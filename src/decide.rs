@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use crate::documents::{DecisionDocument, DecisionWord, ReportedChange, RuleOutcome, SCHEMA, Verdict};
 use crate::escape::{escaped, shortened};
 use crate::forge::{self, Delivery, Event, Headers, PayloadError};
-use crate::model::{BranchName, Change};
+use crate::model::{BranchName, ForgeName};
 
 /// What the person who runs swanci wants built.
 #[derive(Debug, Clone, Default)]
@@ -89,16 +89,30 @@ pub struct Decision {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// This change landed and is wanted.
-    Build(Box<Change>),
+    Build(Box<ReportedChange>),
     /// Nothing to build; a pull request is still described.
     Skip(Option<Box<ReportedChange>>),
 }
 
 impl Decision {
+    /// The same, of the configured forge at `url`.
+    #[must_use]
+    pub(crate) fn on(mut self, kind: ForgeName, url: &str) -> Decision {
+        let change = match &mut self.outcome {
+            Outcome::Build(change) => Some(change),
+            Outcome::Skip(change) => change.as_mut(),
+        };
+        if let Some(change) = change {
+            change.forge = Some(kind);
+            change.forge_url = kind.is_elsewhere(url).then(|| url.to_owned());
+        }
+        self
+    }
+
     /// The document of `evaluate`: with its rules when `explain`.
     pub fn into_document(self, payload_sha256: String, explain: bool) -> DecisionDocument {
         let (decision, change) = match self.outcome {
-            Outcome::Build(change) => (DecisionWord::Build, Some(ReportedChange::from(*change))),
+            Outcome::Build(change) => (DecisionWord::Build, Some(*change)),
             Outcome::Skip(change) => (DecisionWord::Skip, change.map(|change| *change)),
         };
         DecisionDocument {
@@ -131,65 +145,79 @@ pub fn verdict(
     Ok(decide(delivery, policy).into_document(payload_sha256(body), explain))
 }
 
+/// A forge's own words: the event, its action for a merge and for a close without one, and what says that it is a merge.
+const fn words(forge: ForgeName) -> [&'static str; 4] {
+    match forge {
+        ForgeName::Github
+        | ForgeName::Gitea
+        | ForgeName::Forgejo
+        | ForgeName::Gogs
+        | ForgeName::Gitbucket => ["pull_request", "closed", "closed", "merged is true"],
+        ForgeName::Gitlab => ["merge_request", "merge", "close", "state is merged"],
+        ForgeName::Bitbucket => ["pullrequest", "fulfilled", "rejected", "state is MERGED"],
+        ForgeName::BitbucketServer => ["pr", "merged", "declined", "state is MERGED"],
+    }
+}
+
 /// Applies the rules, in this order: event, action, state, merged, branch.
 pub fn decide(delivery: Delivery, policy: &Policy) -> Decision {
     let mut rules = Rules::default();
+    let [event, merge, close, merged_says] = words(delivery.forge);
+    let pass = |rules: &mut Rules, action: &str| {
+        rules.pass("event", &format!("{event} {action}"));
+        rules.pass("action", action);
+    };
     match delivery.event {
         Event::Ping => rules.skip("event", "ping", "a ping is not a merge", None),
         Event::Other { name } => {
-            let name = name.map_or_else(|| "not a pull_request".to_owned(), |name| shortened(&name, 60));
+            let name = name.map_or_else(|| format!("not a {event}"), |name| shortened(&name, 60));
             let reason = format!("the event is {name}: only a merged pull request is built");
             rules.skip("event", &name, &reason, None)
         }
         Event::Touched { action, change } => {
             let action = action.map_or_else(|| "without an action".to_owned(), |a| shortened(&a, 60));
-            rules.pass("event", &format!("pull_request {action}"));
+            rules.pass("event", &format!("{event} {action}"));
             let subject = subject(change.as_deref());
             let reason = format!("{subject} was not closed by this event: its action is {action}");
             rules.skip("action", &action, &reason, change)
         }
         Event::Closed { merged, change } => {
-            rules.pass("event", "pull_request closed");
-            rules.pass("action", "closed");
+            pass(&mut rules, close);
             let subject = subject(change.as_deref());
-            match merged {
-                Some(_) => {
-                    let reason = format!("{subject} was closed without being merged");
-                    rules.skip("merged", "merged is false", &reason, change)
-                }
-                None => {
-                    let reason =
-                        format!("{subject} was closed, and the payload does not say that it was merged");
-                    rules.skip("merged", "merged is absent", &reason, change)
-                }
-            }
+            let (detail, reason) = match merged {
+                Some(_) => ("merged is false", format!("{subject} was closed without being merged")),
+                None => (
+                    "merged is absent",
+                    format!("{subject} was closed, and the payload does not say that it was merged"),
+                ),
+            };
+            rules.skip("merged", detail, &reason, change)
         }
-        Event::ClosedButOpen { change } => {
-            rules.pass("event", "pull_request closed");
-            rules.pass("action", "closed");
+        Event::Contradiction { state, change } => {
+            pass(&mut rules, merge);
+            let state = shortened(&state, 60);
             let reason = format!(
-                "{} was closed, but its state is open: the delivery contradicts itself; if it was merged, \
+                "{} was closed, but its state is {state}: the delivery contradicts itself; if it was merged, \
                  `swanci catchup` finds the merge",
                 subject(change.as_deref())
             );
-            Decision { contradictory: true, ..rules.skip("state", "state is open", &reason, change) }
+            let detail = format!("state is {state}");
+            Decision { contradictory: true, ..rules.skip("state", &detail, &reason, change) }
         }
         Event::Merged(change) => {
-            rules.pass("event", "pull_request closed");
-            rules.pass("action", "closed");
-            rules.pass("merged", "merged is true");
+            pass(&mut rules, merge);
+            rules.pass("merged", merged_says);
             branch(rules, *change, policy)
         }
     }
 }
 
-fn branch(mut rules: Rules, change: Change, policy: &Policy) -> Decision {
-    let reported = ReportedChange::from(change.clone());
-    let subject = subject(Some(&reported));
+fn branch(mut rules: Rules, change: ReportedChange, policy: &Policy) -> Decision {
+    let subject = subject(Some(&change));
     let Some(branch) = &change.branch else {
         // No forge announces a merge without its branch; a filter could not be asked about it.
         let reason = format!("{subject} was merged, but the payload does not say into which branch");
-        return rules.skip("branch", "no branch", &reason, Some(Box::new(reported)));
+        return rules.skip("branch", "no branch", &reason, Some(Box::new(change)));
     };
     let name = escaped(branch.as_str());
     if !policy.branches.choose(branch) {
@@ -199,7 +227,7 @@ fn branch(mut rules: Rules, change: Change, policy: &Policy) -> Decision {
             "branch",
             &format!("{name} matches none of {globs}"),
             &reason,
-            Some(Box::new(reported)),
+            Some(Box::new(change)),
         );
     }
     let detail = if policy.branches.choose_all() {

@@ -15,6 +15,7 @@ pub const SCHEMA: u32 = 1;
 
 /// What `evaluate` decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum DecisionWord {
     /// There is a merge to build.
@@ -25,8 +26,9 @@ pub enum DecisionWord {
 
 /// The document of `evaluate`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct DecisionDocument {
-    /// Always [`SCHEMA`].
+    /// Always 1.
     pub schema: u32,
     /// Build or skip.
     pub decision: DecisionWord,
@@ -44,9 +46,13 @@ pub struct DecisionDocument {
 /// What a payload says about a change. Unlike a [`Change`] it may lack a commit: nothing has landed while a pull
 /// request is open, or when it was closed without a merge.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReportedChange {
     /// The forge that announced it.
     pub forge: Option<ForgeName>,
+    /// The configured `url` of its forge, where that is not the public instance of its kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forge_url: Option<String>,
     /// The repository's full name.
     pub repository: RepoName,
     /// As the payload gave it.
@@ -65,11 +71,13 @@ pub struct ReportedChange {
 
 impl From<Change> for ReportedChange {
     fn from(change: Change) -> ReportedChange {
-        let Change { forge, repository, clone_url, commit, branch, default_branch, pull_request } = change;
+        let Change { forge, forge_url, repository, clone_url, commit, branch, default_branch, pull_request } =
+            change;
         ReportedChange {
             forge,
+            forge_url,
             repository,
-            clone_url: Some(clone_url),
+            clone_url,
             commit: Some(commit),
             branch,
             default_branch,
@@ -79,24 +87,31 @@ impl From<Change> for ReportedChange {
 }
 
 impl ReportedChange {
-    /// The change to build; `None` when nothing landed, or when the payload does not say from where to clone.
+    /// The change to build; `None` where the payload does not say which commit landed.
     pub fn landed(self) -> Option<Change> {
-        let ReportedChange { forge, repository, clone_url, commit, branch, default_branch, pull_request } =
-            self;
-        Some(Change {
+        let commit = self.commit.clone()?;
+        Some(self.landed_at(commit))
+    }
+
+    /// The change to build, when this commit landed.
+    pub fn landed_at(self, commit: CommitSha) -> Change {
+        let ReportedChange {
             forge,
+            forge_url,
             repository,
-            clone_url: clone_url?,
-            commit: commit?,
+            clone_url,
             branch,
             default_branch,
             pull_request,
-        })
+            ..
+        } = self;
+        Change { forge, forge_url, repository, clone_url, commit, branch, default_branch, pull_request }
     }
 }
 
 /// One rule of a decision and what it said.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RuleOutcome {
     /// The rule's name.
     pub rule: String,
@@ -108,6 +123,7 @@ pub struct RuleOutcome {
 
 /// What a rule said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// Go on to the next rule.
@@ -118,6 +134,7 @@ pub enum Verdict {
 
 /// What became of one image of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum ImageStatus {
     /// Built; it stands in the engine.
@@ -147,6 +164,7 @@ impl ImageStatus {
 
 /// One image of a built document or a receipt. Which of the optional fields are there depends on `status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Image {
     /// `service_name` of images.json.
     pub name: String,
@@ -210,6 +228,7 @@ impl Image {
 
 /// What happened to one moving tag.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Move {
     /// The tag.
     pub tag: Tag,
@@ -226,6 +245,7 @@ pub struct Move {
 
 /// What became of a moving tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum MoveOutcome {
     /// It names this commit's image now.
@@ -252,6 +272,7 @@ impl MoveOutcome {
 
 /// Seconds that each step took.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Seconds {
     /// Fetching and checking out.
     #[serde(default)]
@@ -266,8 +287,9 @@ pub struct Seconds {
 
 /// The document of `build`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct BuiltDocument {
-    /// Always [`SCHEMA`].
+    /// Always 1.
     pub schema: u32,
     /// What was built.
     pub change: Change,
@@ -285,6 +307,7 @@ pub struct BuiltDocument {
 
 /// Whether everything on a receipt got where it should.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum PushOutcome {
     /// Every image is there and every tag is where it belongs.
@@ -295,8 +318,9 @@ pub enum PushOutcome {
 
 /// The document of `push`: the built document plus what the registry holds now.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Receipt {
-    /// Always [`SCHEMA`].
+    /// Always 1.
     pub schema: u32,
     /// How it ended.
     pub outcome: PushOutcome,

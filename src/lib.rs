@@ -33,6 +33,8 @@ mod progress;
 pub mod queue;
 mod redact;
 pub mod registry;
+#[cfg(test)]
+mod schemas;
 mod signals;
 mod state_dir;
 mod suggest;

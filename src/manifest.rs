@@ -19,6 +19,8 @@ use crate::suggest::{self, Wrong};
 
 pub(crate) use path::RelPath;
 pub(crate) use template::Template;
+#[cfg(test)]
+pub(crate) use wire::File;
 
 /// The name of the file, at the root of a commit.
 pub(crate) const FILE_NAME: &str = "images.json";
@@ -343,7 +345,7 @@ fn from_serde(error: &serde_path_to_error::Error<serde_json::Error>) -> Manifest
     let made = match (path.as_str(), &wrong) {
         (".", Wrong::Other(problem)) => {
             let problem = escaped(problem);
-            ManifestError::whole(format!("is not a list of images like {{\"images\":[…]}}: {problem}"))
+            ManifestError::whole(format!("{problem}; a list of images looks like {{\"images\":[…]}}"))
         }
         (path, Wrong::UnknownKey { .. }) => ManifestError::at(escaped(path), problem + &hint),
         (path, Wrong::Other(_)) => ManifestError::at(escaped(path), problem),

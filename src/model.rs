@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::escape::shortened;
@@ -23,6 +24,7 @@ macro_rules! checked_string {
     ($(#[$doc:meta])* $name:ident, $expected:literal, $check:path) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[cfg_attr(test, derive(schemars::JsonSchema))]
         #[serde(try_from = "String", into = "String")]
         pub struct $name(String);
 
@@ -62,6 +64,10 @@ checked_string! {
     CommitSha, "a full commit id (40 lower-case hex digits)", is_commit_sha
 }
 checked_string! {
+    /// The beginning of a commit id.
+    CommitPrefix, "an abbreviated commit id (7 to 64 lower-case hex digits)", is_commit_prefix
+}
+checked_string! {
     /// A repository's full name on its forge, `owner/name` (or deeper, where a forge has subgroups).
     RepoName, "a repository name like `owner/name`", is_repo_name
 }
@@ -90,13 +96,19 @@ fn is_commit_sha(s: &str) -> bool {
     matches!(s.len(), 40 | 64) && is_lower_hex(s) && !s.bytes().all(|b| b == b'0')
 }
 
+fn is_commit_prefix(s: &str) -> bool {
+    (7..=64).contains(&s.len()) && is_lower_hex(s)
+}
+
 fn is_digest(s: &str) -> bool {
     s.strip_prefix("sha256:").is_some_and(|h| h.len() == 64 && is_lower_hex(h))
 }
 
 fn is_repo_name(s: &str) -> bool {
+    // Bitbucket Data Center's personal projects: `~user/name`.
+    let user = s.strip_prefix('~').filter(|rest| rest.contains('/'));
     s.len() <= 255
-        && s.split('/').all(|part| {
+        && user.unwrap_or(s).split('/').all(|part| {
             !part.is_empty()
                 && !part.starts_with('-')
                 && part != "."
@@ -182,6 +194,7 @@ impl BranchName {
 
 /// Where images go: `HOST[:PORT][/NAMESPACE]`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(try_from = "String", into = "String")]
 pub struct RegistryAddress {
     host: String,
@@ -285,6 +298,7 @@ impl fmt::Display for RegistryAddress {
 
 /// An image's full name without a tag: what docker calls a repository. Local when `registry` is absent.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(try_from = "String", into = "String")]
 pub struct ImageRepository {
     /// `host[:port]` of the registry.
@@ -366,6 +380,7 @@ impl fmt::Display for ImageRepository {
 
 /// The software, or the service, that hosts a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum ForgeName {
     /// github.com and GitHub Enterprise.
@@ -441,6 +456,11 @@ impl ForgeName {
         }
     }
 
+    /// Whether a forge of this kind at `url` is not the public instance.
+    pub fn is_elsewhere(self, url: &str) -> bool {
+        self.public_url() != Some(url)
+    }
+
     /// What stands between the forge's URL and a repository's name in a clone URL.
     pub const fn clone_prefix(self) -> &'static str {
         match self {
@@ -478,13 +498,18 @@ impl fmt::Display for ForgeName {
 /// What landed where: the subject of every step. `forge` and `pull_request` are absent when a person named the
 /// commit by hand; `branch` is absent when only a commit was named.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Change {
     /// The forge that announced it.
     pub forge: Option<ForgeName>,
+    /// The configured `url` of its forge, where that is not the public instance of its kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forge_url: Option<String>,
     /// The repository's full name.
     pub repository: RepoName,
-    /// As the payload or the person gave it; never used unless the rules for clone URLs allow it.
-    pub clone_url: String,
+    /// As the payload or the person gave it; not used for a change of a forge.
+    #[serde(default)]
+    pub clone_url: Option<String>,
     /// The commit that landed on the branch.
     pub commit: CommitSha,
     /// The branch that it landed on.
@@ -499,6 +524,7 @@ pub struct Change {
 
 /// The pull request of a [`Change`], for labels and for people; nothing is decided by it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PullRequest {
     /// Its number in the repository.
     pub number: u64,
@@ -510,6 +536,15 @@ pub struct PullRequest {
     pub url: Option<String>,
     /// The last commit of the source branch.
     pub head: Option<CommitSha>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
+    pub created_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
+    pub merged_at: Option<Timestamp>,
+    /// How the commit that landed begins, where the forge abbreviates it (Bitbucket Cloud: 12 hex digits).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub landed_prefix: Option<CommitPrefix>,
 }
 
 #[cfg(test)]

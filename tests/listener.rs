@@ -40,7 +40,7 @@ impl FakeApp {
 
 impl App for FakeApp {
     fn deliver(&self, delivery: RawDelivery<'_>) -> Delivered {
-        if delivery.signature != sign(SECRET, delivery.body) {
+        if (delivery.headers)("x-hub-signature-256") != Some(&sign(SECRET, delivery.body)) {
             return Answer::unauthorized().into();
         }
         self.seen.fetch_add(1, Ordering::SeqCst);

@@ -53,6 +53,8 @@ impl Announcer {
         let delivered = line.delivered;
         let (answer, status) = (&delivered.answer, delivered.answer.status());
         let Some(unsaid) = self.unsaid_refusals(status >= 400) else { return };
+        let log = answer.log.as_ref().map(|log| format!(": {log}")).unwrap_or_default();
+        let why = format!("{}{log}", answer.why);
         if answer.verdict == Verdict::Contradictory {
             self.warn(&escape::escaped(&answer.why));
         }
@@ -60,7 +62,7 @@ impl Announcer {
             return write_json(&json!({
                 "event": "delivery", "delivery": line.id, "name": line.event,
                 "repository": delivered.repository, "pull_request": delivered.pull_request, "job": answer.job,
-                "status": status, "answer": answer.label(), "why": answer.why, "refused_before": unsaid,
+                "status": status, "answer": answer.label(), "why": why, "refused_before": unsaid,
             }));
         }
         let mut text = format!("delivery {}: {}", line.id.unwrap_or("-"), line.event.unwrap_or("no event"));
@@ -74,7 +76,7 @@ impl Announcer {
         if let Some(job) = answer.job {
             text.push_str(&format!(" (job {job})"));
         }
-        text.push_str(&format!(": {}", answer.why));
+        text.push_str(&format!(": {why}"));
         if unsaid > 0 {
             text.push_str(&format!("; {unsaid} more were refused before"));
         }

@@ -9,15 +9,17 @@ use url::Url;
 
 use crate::cancel::Cancel;
 use crate::cli::Doctor;
+use crate::config::ForgeConfig;
 use crate::docker::Builder;
 use crate::error::{Failure, Kind};
 use crate::git;
 use crate::http::proxy::{self, Proxies};
-use crate::model::{ImageName, ImageRepository};
+use crate::model::{ForgeName, ImageName, ImageRepository};
 use crate::pipeline::{RepositoryRule, Site};
 
 use super::Session;
 use super::documents_io::{print, write_json};
+use super::report::api_of;
 
 /// No single check may take longer.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -149,7 +151,8 @@ fn check_all(session: &Session, site: &Site, report: &mut dyn FnMut(Check)) {
             Err(failure) => failed("repository", failure.context(format!("{} cannot be read", rule.name))),
         });
     }
-    report(webhook_secret(session));
+    forge_tokens(session, &cancel, report);
+    session.config.forges.iter().map(webhook_secret).for_each(&mut *report);
     for text in session.config.unreadable_secrets() {
         report(warning("build secret", text, "correct its path, or give it to the user that runs swanci"));
     }
@@ -319,24 +322,56 @@ fn engine_disk(site: &Site, cancel: &Cancel) -> Check {
     }
 }
 
-fn webhook_secret(session: &Session) -> Check {
+/// The token of each forge, tried on the first of its repositories.
+fn forge_tokens(session: &Session, cancel: &dyn Fn() -> Cancel, report: &mut dyn FnMut(Check)) {
+    let config = &session.config;
+    for forge in &config.forges {
+        let Some(entry) = config.repositories.iter().find(|entry| entry.forge == forge.url) else { continue };
+        let answers = forge.status || forge.comment;
+        let asked = api_of(config, forge, &entry.name, None, &cancel())
+            .and_then(|api| api.map(|api| Ok((api.may_write()?, api.rights()))).transpose());
+        report(match asked {
+            Ok(None) => continue,
+            Ok(Some((Some(false), rights))) if answers => warning(
+                "forge token",
+                format!("{}: the token may read {}, but not write to it", forge.url, entry.name),
+                rights,
+            ),
+            Ok(Some(_)) => ok("forge token", format!("{}: it is valid for {}", forge.url, entry.name)),
+            Err(failure) => failed("forge token", failure.context(format!("the token of {}", forge.url))),
+        });
+    }
+}
+
+/// Whether the deliveries of this forge can be verified.
+fn webhook_secret(forge: &ForgeConfig) -> Check {
     use std::os::unix::fs::PermissionsExt as _;
-    let serve = &session.config.serve;
-    match (&serve.secret, serve.secret_files.first()) {
-        (Some(_), _) => ok("webhook secret", "from SWANCI_SECRET"),
-        (None, Some(path)) => match crate::config::read_secret_file(path) {
-            Ok(_) => match std::fs::metadata(path).map(|m| m.permissions().mode() & 0o077) {
-                Ok(0) => ok("webhook secret", path.display().to_string()),
-                Ok(_) | Err(_) => warning(
-                    "webhook secret",
-                    format!("{} can be read by others", path.display()),
-                    format!("chmod 600 {}", path.display()),
-                ),
-            },
-            Err(failure) => failed("webhook secret", failure),
-        },
-        (None, None) => {
-            warning("webhook secret", "none; `serve` needs one", "set serve.secret_file or SWANCI_SECRET")
-        }
+    let at = |text: String| format!("{text} ({})", forge.url);
+    if forge.secret.is_some() {
+        return ok("webhook secret", at("from SWANCI_SECRET".to_owned()));
+    }
+    let paths: Vec<String> = forge.secret_files.iter().map(|path| path.display().to_string()).collect();
+    if paths.is_empty() {
+        let short = if forge.kind == ForgeName::Github { " or serve.secret_file" } else { "" };
+        return warning(
+            "webhook secret",
+            at("none; `serve` needs one".to_owned()),
+            format!("set secret_file of its [[forge]]{short}"),
+        );
+    }
+    if let Err(failure) = forge.webhook_secrets() {
+        return failed("webhook secret", failure);
+    }
+    let open = forge
+        .secret_files
+        .iter()
+        .find(|path| std::fs::metadata(path).map_or(true, |meta| meta.permissions().mode() & 0o077 != 0));
+    match open {
+        None => ok("webhook secret", at(paths.join(", "))),
+        Some(path) => warning(
+            "webhook secret",
+            format!("{} can be read by others", path.display()),
+            format!("chmod 600 {}", path.display()),
+        ),
     }
 }

@@ -1,15 +1,17 @@
 //! `swanci evaluate`: decides, offline, whether a payload is a merge to build.
 
 use std::io::Write;
+use std::path::Path;
+use std::time::SystemTime;
 
 use crate::cli::{Evaluate, PayloadArgs};
-use crate::config::{Config, read_secret_file};
+use crate::config::{Config, RepositoryConfig, read_secret_file};
 use crate::decide::{self, BranchGlobs, Policy};
 use crate::documents::{DecisionDocument, DecisionWord};
 use crate::error::{Classify as _, Failure, Kind};
-use crate::forge::signature::WebhookSecret;
+use crate::forge::signature::{self, WebhookSecret};
 use crate::forge::{self, Delivery, Encoding, Headers};
-use crate::model::RepoName;
+use crate::model::ForgeName;
 
 use super::Session;
 use super::documents_io::{name_of, read_bytes, write};
@@ -31,13 +33,8 @@ pub(super) fn command(session: &Session, args: &Evaluate, out: &mut dyn Write) -
 pub(super) fn evaluate(config: &Config, args: &PayloadArgs) -> Result<DecisionDocument, Failure> {
     let body = read_bytes(&args.payload)?;
     if let (Some(file), Some(signature)) = (&args.secret_file, &args.signature) {
-        let secret = WebhookSecret::any_of(vec![read_secret_file(file)?])
-            .classify(Kind::BadInput, || format!("the secret file {}", file.display()))?;
-        if !secret.verifies(&body, Some(signature)) {
-            return Err(Failure::refused("the signature does not match the payload and the secret").hint(
-                "the signature covers the raw bytes: the payload must be saved exactly as it was sent",
-            ));
-        }
+        let forge = args.forge.or_else(|| forge::recognize(&body).ok()).unwrap_or(ForgeName::Github);
+        verify(forge, file, signature, &body)?;
     }
     let headers = Headers { event: args.event.as_deref(), encoding: Encoding::Detect, forge: args.forge };
     let delivery = forge::parse(&body, headers).map_err(|error| {
@@ -46,23 +43,62 @@ pub(super) fn evaluate(config: &Config, args: &PayloadArgs) -> Result<DecisionDo
             .context(format!("the payload in {} cannot be read", name_of(&args.payload)));
         Failure { hint, ..failure }
     })?;
+    let repository = configured(config, &delivery)?;
     let policy = if args.branch.is_empty() {
-        policy_for(config, &delivery)?
+        policy_of(repository)?
     } else {
         Policy { branches: globs(&args.branch).map_err(|f| Failure { kind: Kind::Usage, ..f })? }
     };
     let decision = decide::decide(delivery, &policy);
+    let decision = match repository.and_then(|repository| config.forge_of(repository)) {
+        Some(forge) => decision.on(forge.kind, &forge.url),
+        None => decision,
+    };
     Ok(decision.into_document(decide::payload_sha256(&body), args.explain))
 }
 
-/// The configured branches of the delivery's repository.
-pub(super) fn policy_for(config: &Config, delivery: &Delivery) -> Result<Policy, Failure> {
-    policy_of(config, delivery.repository.as_ref())
+/// Verifies the signature that a person saved beside a payload.
+fn verify(forge: ForgeName, file: &Path, signature: &str, body: &[u8]) -> Result<(), Failure> {
+    let secret = WebhookSecret::any_of(vec![read_secret_file(file)?])
+        .classify(Kind::BadInput, || format!("the secret file {}", file.display()))?;
+    if forge == ForgeName::Gitlab && signature.starts_with("v1,") {
+        let text = "a webhook-signature of GitLab is also over its webhook-id and webhook-timestamp, which --signature does not hold";
+        return Err(Failure::usage(text)
+            .hint("verify the delivery's X-Gitlab-Token, or let `swanci serve` take the delivery"));
+    }
+    let header = forge.signature_header(&|_| None);
+    let headers = |name: &str| (name == header).then_some(signature);
+    signature::verify(forge, &headers, body, Encoding::Detect, &secret, SystemTime::now()).map_err(|_| {
+        Failure::refused("the signature does not match the payload and the secret")
+            .hint("the signature covers the raw bytes: the payload must be saved exactly as it was sent")
+    })
 }
 
-fn policy_of(config: &Config, repository: Option<&RepoName>) -> Result<Policy, Failure> {
-    let configured = repository.and_then(|name| config.repository(name));
-    let branches = configured.map(|r| globs(&r.branches)).transpose()?.unwrap_or_default();
+/// The configured entry for the delivery's repository, on a forge of its kind.
+fn configured<'c>(config: &'c Config, delivery: &Delivery) -> Result<Option<&'c RepositoryConfig>, Failure> {
+    let Some(name) = &delivery.repository else { return Ok(None) };
+    let kind_of = |entry: &RepositoryConfig| config.forge_of(entry).map(|forge| forge.kind);
+    let of_kind = |kinds: &[ForgeName]| -> Vec<&RepositoryConfig> {
+        config
+            .repositories_named(name)
+            .filter(|e| kind_of(e).is_some_and(|kind| kinds.contains(&kind)))
+            .collect()
+    };
+    let mut found = of_kind(&[delivery.forge]);
+    if found.is_empty() && matches!(delivery.forge, ForgeName::Gitea | ForgeName::Forgejo) {
+        // Their payloads are not always told apart by their shape.
+        found = of_kind(&[ForgeName::Gitea, ForgeName::Forgejo]);
+    }
+    let [_, _, ..] = &found[..] else { return Ok(found.first().copied()) };
+    let forges = found.iter().map(|entry| entry.forge.as_str()).collect::<Vec<_>>().join(", ");
+    Err(Failure::bad_input(format!("`{name}` is configured on several forges of this kind: {forges}")).hint(
+        "the payload does not say which of them sent it; use a configuration with one of them (--config)",
+    ))
+}
+
+/// The branches that are configured for a repository.
+fn policy_of(repository: Option<&RepositoryConfig>) -> Result<Policy, Failure> {
+    let branches = repository.map(|repository| globs(&repository.branches)).transpose()?.unwrap_or_default();
     Ok(Policy { branches })
 }
 

@@ -12,6 +12,7 @@ mod hook;
 mod init;
 mod jobs;
 mod push;
+mod report;
 mod run;
 mod serve;
 mod session;

@@ -1,5 +1,6 @@
 //! `swanci serve`: the listener, the queue, the workers, and the signals that govern them.
 
+mod posts;
 mod works;
 
 use std::net::TcpListener;
@@ -12,12 +13,12 @@ use signal_hook::consts::SIGHUP;
 
 use crate::cancel::{Cancel, Stop};
 use crate::cli::Serve;
-use crate::config::{Config, read_secret_file};
+use crate::config::Config;
 use crate::decide::{BranchGlobs, Policy};
 use crate::error::{Classify as _, Failure, Kind};
 use crate::events::Events;
 use crate::forge::signature::WebhookSecret;
-use crate::listener::{self, Intake, Limits, Listener, Metrics, Rules};
+use crate::listener::{self, ForgeRules, Intake, Limits, Listener, Metrics, Rules};
 use crate::process;
 use crate::queue::{
     ClaimedJob, JobContext, JobEvent, JobId, JobState, Pool, PoolOptions, Retention, ServeLock, Store,
@@ -41,6 +42,7 @@ pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Ser
         return Err(Failure::usage("--once runs a job, and --jobs 0 runs none"));
     }
     let rules = rules(&config)?;
+    without_secret(&rules).for_each(|text| announcer.warn(&text));
     // From the start: until it is handled, SIGHUP ends the process.
     let hangup = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(SIGHUP, Arc::clone(&hangup))
@@ -59,13 +61,17 @@ pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Ser
         let queue = queue.clone();
         move || queue.stats().unwrap_or_default()
     });
-    let works = Arc::new(Works::new(config.clone(), metrics.clone(), args.registry.clone()));
+    let works = Arc::new(Works::new(config.clone(), metrics.clone(), args.registry.clone(), queue.clone()));
     // A configuration that cannot work is found now, not with the first merge.
     let site = works.site(&session.events, &session.cancel)?;
     if site.registry.is_none() && config.serve.jobs > 0 {
         announcer
             .warn("no registry is configured, so every merge will fail: set registry.host or --registry");
     }
+    queue.set_posts(posts::wanted(&config))?;
+    // Not waited for at the end: what it has not posted is posted at the next start.
+    let _outbox = posts::start(&queue, &works, &announcer, &session.cancel)
+        .classify(Kind::Environment, || "the thread that posts cannot be started")?;
     let pool = start_pool(&queue, &config, &works, &metrics, &announcer, &session.cancel)?;
     if args.once {
         announcer.say("draining", "running what is queued first");
@@ -123,6 +129,7 @@ pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Ser
     match (args.once, once.job.get()) {
         (true, Some(id)) => match queue.wait_ended(*id, &session.cancel)? {
             Ok(record) => {
+                posts::flush(&queue, &session.cancel);
                 pool.shutdown(Stop::Terminated, SHUTDOWN);
                 job_failure(record.state, record.exit_code, record.error).map_or(Ok(()), Err)
             }
@@ -198,8 +205,7 @@ fn with_flags(mut config: Config, args: &Serve) -> Result<Config, Failure> {
         config.serve.jobs = usize::from(jobs);
     }
     if let Some(path) = &args.secret_file {
-        config.serve.secret_files = vec![path.clone()];
-        config.serve.secret = None;
+        config.set_secret_file(path)?;
     }
     if let Some(admin) = args.admin_listen {
         config.serve.admin_listen = Some(admin);
@@ -212,27 +218,41 @@ fn with_flags(mut config: Config, args: &Serve) -> Result<Config, Failure> {
 
 /// Without a secret, or without a repository that is allowed, there is nothing to serve.
 fn rules(config: &Config) -> Result<Rules, Failure> {
-    let secrets = match (&config.serve.secret, &config.serve.secret_files[..]) {
-        (Some(secret), _) => vec![secret.clone()],
-        (None, []) => {
-            return Err(Failure::bad_input("serve does not start without a webhook secret")
-                .hint("make one (openssl rand -hex 32 > secret; chmod 600 secret) and name it: --secret-file secret, serve.secret_file, or SWANCI_SECRET"));
+    let mut forges = Vec::with_capacity(config.forges.len());
+    for forge in &config.forges {
+        let secrets = forge.webhook_secrets()?;
+        let secret = if secrets.is_empty() { None } else { Some(WebhookSecret::any_of(secrets)) };
+        let secret = secret
+            .transpose()
+            .classify(Kind::BadInput, || format!("the webhook secret of {} cannot be used", forge.url))?;
+        let mut repositories = Vec::new();
+        for repository in config.repositories.iter().filter(|repository| repository.forge == forge.url) {
+            let branches = BranchGlobs::new(&repository.branches)
+                .classify(Kind::BadInput, || format!("the branches of `{}`", repository.name))?;
+            repositories.push((repository.name.clone(), Policy { branches }));
         }
-        (None, files) => files.iter().map(|path| read_secret_file(path)).collect::<Result<_, _>>()?,
-    };
-    let secret =
-        WebhookSecret::any_of(secrets).classify(Kind::BadInput, || "the webhook secret cannot be used")?;
+        forges.push(ForgeRules { kind: forge.kind, url: forge.url.clone(), secret, repositories });
+    }
+    if forges.iter().all(|forge| forge.secret.is_none()) {
+        return Err(Failure::bad_input("serve does not start without a webhook secret")
+            .hint("make one (openssl rand -hex 32 > secret; chmod 600 secret) and name it: --secret-file secret, serve.secret_file, the secret_file of a [[forge]], or SWANCI_SECRET"));
+    }
     if config.repositories.is_empty() {
         return Err(Failure::bad_input("serve does not start without a repository that is allowed")
             .hint("name one: --repository owner/name, or [[repository]] in the configuration"));
     }
-    let mut repositories = Vec::with_capacity(config.repositories.len());
-    for repository in &config.repositories {
-        let branches = BranchGlobs::new(&repository.branches)
-            .classify(Kind::BadInput, || format!("the branches of `{}`", repository.name))?;
-        repositories.push((repository.name.clone(), Policy { branches }));
-    }
-    Ok(Rules { secret, repositories })
+    Ok(Rules { forges })
+}
+
+/// Forges whose repositories are allowed and whose deliveries are all refused.
+fn without_secret(rules: &Rules) -> impl Iterator<Item = String> {
+    let silent = rules.forges.iter().filter(|forge| forge.secret.is_none() && !forge.repositories.is_empty());
+    silent.map(|forge| {
+        format!(
+            "{} has no webhook secret: its deliveries are refused; give its [[forge]] a secret_file",
+            forge.url
+        )
+    })
 }
 
 /// All sockets that systemd hands in, or one of our own; and the one of `admin_listen`.
@@ -301,7 +321,6 @@ fn start_pool(
         jobs: config.serve.jobs,
         timeout: Some(config.serve.timeout),
         retention: Retention { age: config.serve.retention, ..Retention::default() },
-        redact: Arc::new(|line| crate::progress::shown(line).into()),
         ..PoolOptions::default()
     };
     let works = Arc::clone(works);
@@ -341,6 +360,9 @@ fn reload(
     match checked {
         Ok((rules, config)) => {
             intake.replace_rules(rules);
+            if let Err(error) = works.queue().set_posts(posts::wanted(&config)) {
+                announcer.warn(&format!("whether the forges are told of jobs has not changed: {error}"));
+            }
             let before = works.replace_config(config.clone());
             announcer.say("reloaded", "the configuration was read again");
             let fixed = |c: &Config| {

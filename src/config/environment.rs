@@ -43,6 +43,7 @@ const KNOWN: &[&str] = &[
     "SWANCI_SERVE_MAX_BODY",
     "SWANCI_SERVE_RETENTION",
     "SWANCI_SERVE_ADMIN_LISTEN",
+    "SWANCI_SERVE_PUBLIC_URL",
 ];
 
 impl Environment {
@@ -76,7 +77,11 @@ impl Environment {
     pub(super) fn variable_of(&self, key: &str) -> Option<&'static str> {
         let key = key.split('[').next().unwrap_or(key);
         let name = format!("SWANCI_{}", key.replace('.', "_").to_ascii_uppercase());
-        let short = (key == "registry.host").then_some("SWANCI_REGISTRY");
+        let short = match key {
+            "registry.host" => Some("SWANCI_REGISTRY"),
+            "serve.secret" => Some("SWANCI_SECRET"),
+            _ => None,
+        };
         let is_it = |known: &str| short == Some(known) || known == name;
         KNOWN.iter().copied().find(|known| is_it(known) && self.get(known).is_some())
     }
@@ -103,6 +108,7 @@ impl Environment {
         self.set("SWANCI_SERVE_MAX_BODY", &mut raw.serve.max_body)?;
         self.set("SWANCI_SERVE_RETENTION", &mut raw.serve.retention)?;
         self.set("SWANCI_SERVE_ADMIN_LISTEN", &mut raw.serve.admin_listen)?;
+        self.set("SWANCI_SERVE_PUBLIC_URL", &mut raw.serve.public_url)?;
         Ok(self.unknown())
     }
 

@@ -8,7 +8,9 @@ use bytesize::ByteSize;
 use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 
-use super::{BuildConfig, Config, Environment, ForgeConfig, Mistake, RepositoryConfig, ServeConfig};
+use super::{
+    BuildConfig, Config, Environment, ForgeConfig, Mistake, RepositoryConfig, ServeConfig, short_for,
+};
 use crate::decide::BranchGlobs;
 use crate::error::{Classify as _, Failure, Kind};
 use crate::escape::shortened;
@@ -24,8 +26,9 @@ const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// The file as it is written: everything optional, nothing validated.
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct RawConfig {
+pub(crate) struct RawConfig {
     pub(super) state_dir: Option<PathBuf>,
     pub(super) registry: RawRegistry,
     pub(super) build: RawBuild,
@@ -35,6 +38,7 @@ pub(super) struct RawConfig {
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawRegistry {
     pub(super) host: Option<String>,
@@ -43,6 +47,7 @@ pub(super) struct RawRegistry {
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawBuild {
     pub(super) jobs: Option<i64>,
@@ -54,6 +59,7 @@ pub(super) struct RawBuild {
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawServe {
     pub(super) listen: Option<String>,
@@ -63,9 +69,11 @@ pub(super) struct RawServe {
     pub(super) max_body: Option<String>,
     pub(super) retention: Option<String>,
     pub(super) admin_listen: Option<String>,
+    pub(super) public_url: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawForge {
     kind: String,
@@ -73,9 +81,12 @@ pub(super) struct RawForge {
     secret_file: Option<OneOrMore>,
     token_file: Option<PathBuf>,
     ca_file: Option<PathBuf>,
+    status: Option<bool>,
+    comment: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(untagged, expecting = "a path or a list of paths")]
 enum OneOrMore {
     One(PathBuf),
@@ -83,6 +94,7 @@ enum OneOrMore {
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawRepository {
     name: String,
@@ -342,12 +354,17 @@ impl RawConfig {
             )
         })?;
         let tags = self.build.tags.as_deref().map(templates).transpose()?;
-        let forges = forges(self.forge)?;
-        let repositories = repositories(self.repository, &forges)?;
-        let mut secret_files: Vec<PathBuf> = self.serve.secret_file.into_iter().collect();
-        for forge in forges.iter().filter(|forge| forge.kind == ForgeName::Github) {
-            secret_files.extend(forge.secret_files.iter().cloned());
+        let mut forges = forges(self.forge)?;
+        answers(&forges, environment.secret("SWANCI_GIT_TOKEN").is_some())?;
+        if let Some(file) = self.serve.secret_file {
+            let forge = at("serve.secret_file", short_for(&forges))?;
+            forges[forge].secret_files.insert(0, file);
         }
+        if let Some(secret) = environment.secret("SWANCI_SECRET") {
+            let forge = at("serve.secret", short_for(&forges))?;
+            forges[forge].secret = Some(secret);
+        }
+        let repositories = repositories(self.repository, &forges)?;
         Ok(Config {
             source: None,
             state_dir,
@@ -364,8 +381,6 @@ impl RawConfig {
             },
             serve: ServeConfig {
                 listen: address("serve.listen", self.serve.listen.as_deref().unwrap_or("127.0.0.1:8080"))?,
-                secret_files,
-                secret: environment.secret("SWANCI_SECRET"),
                 jobs: number("serve.jobs", self.serve.jobs, 0..=64, 1)?,
                 timeout: duration("serve.timeout", self.serve.timeout, 60 * 60)?,
                 max_body: max_body(self.serve.max_body.as_deref())?,
@@ -374,6 +389,7 @@ impl RawConfig {
                     Some(text) => Some(address("serve.admin_listen", text)?),
                     None => None,
                 },
+                public_url: self.serve.public_url.as_deref().map(public_url).transpose()?,
             },
             forges,
             repositories,
@@ -466,8 +482,11 @@ fn forges(raw: Vec<RawForge>) -> Result<Vec<ForgeConfig>, Invalid> {
                 Some(OneOrMore::More(files)) => files,
                 None => Vec::new(),
             },
+            secret: None,
             token_file: raw.token_file,
             ca_file: raw.ca_file,
+            status: raw.status.unwrap_or(false),
+            comment: raw.comment.unwrap_or(false),
         });
     }
     if forges.is_empty() {
@@ -476,9 +495,39 @@ fn forges(raw: Vec<RawForge>) -> Result<Vec<ForgeConfig>, Invalid> {
     Ok(forges)
 }
 
+/// Whether the forges can be told how a merge went.
+fn answers(forges: &[ForgeConfig], has_git_token: bool) -> Result<(), Invalid> {
+    let without = forges.iter().filter(|forge| forge.token_file.is_none()).count();
+    for (i, forge) in forges.iter().enumerate() {
+        if forge.status && forge.kind == ForgeName::Gogs {
+            let problem = "Gogs has no commit statuses";
+            let hint = "set comment = true instead: a comment on the pull request says how it went";
+            return Err(Invalid {
+                hint: Some(hint.to_owned()),
+                ..Invalid::new(format!("forge[{i}].status"), problem)
+            });
+        }
+        // SWANCI_GIT_TOKEN belongs to the only forge, or to the only one without a token of its own.
+        let has_token = forge.token_file.is_some() || has_git_token && without == 1;
+        if (forge.status || forge.comment) && !has_token {
+            let key = if forge.status { "status" } else { "comment" };
+            return Err(Invalid {
+                hint: Some("name its token as token_file, or set SWANCI_GIT_TOKEN".to_owned()),
+                ..Invalid::new(format!("forge[{i}].{key}"), "needs a token, and the forge has none")
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Where people reach `serve`, without a slash at its end.
+fn public_url(text: &str) -> Result<String, Invalid> {
+    at("serve.public_url", forge_url(text))
+}
+
 /// A forge's URL in the one form in which it is compared: scheme and host in lower case, no default port, no slash at
 /// its end.
-fn forge_url(text: &str) -> Result<String, String> {
+pub(crate) fn forge_url(text: &str) -> Result<String, String> {
     let shown = shortened(&crate::redact::scrub(text), 80);
     let url = url::Url::parse(text)
         .map_err(|error| format!("`{shown}` is not a URL: {error}; it looks like https://git.example.org"))?;
@@ -507,12 +556,14 @@ fn full_name(key: &str, text: &str) -> Result<RepoName, Invalid> {
 
 fn repositories(raw: Vec<RawRepository>, forges: &[ForgeConfig]) -> Result<Vec<RepositoryConfig>, Invalid> {
     let mut repositories: Vec<RepositoryConfig> = Vec::with_capacity(raw.len());
-    // Forges ignore case, so the names are compared without it.
+    // Forges ignore case, so the names are compared without it. Each forge has its own.
     let mut names = BTreeSet::new();
     for (i, raw) in raw.into_iter().enumerate() {
         let at_key = |key: &str| format!("repository[{i}].{key}");
         let name = full_name(&at_key("name"), &raw.name)?;
-        if !names.insert(name.as_str().to_ascii_lowercase()) {
+        let forge = forge_of(raw.forge.as_deref(), forges)
+            .map_err(|problem| Invalid::new(at_key("forge"), problem))?;
+        if !names.insert((forge.clone(), name.as_str().to_ascii_lowercase())) {
             return Err(Invalid::new(at_key("name"), format!("`{name}` is listed twice")));
         }
         at(&at_key("branches"), BranchGlobs::new(&raw.branches))?;
@@ -522,8 +573,7 @@ fn repositories(raw: Vec<RawRepository>, forges: &[ForgeConfig]) -> Result<Vec<R
         let former_names = raw.former_names.iter().enumerate();
         repositories.push(RepositoryConfig {
             branches: raw.branches,
-            forge: forge_of(raw.forge.as_deref(), forges)
-                .map_err(|problem| Invalid::new(at_key("forge"), problem))?,
+            forge,
             clone_url: raw.clone_url,
             namespace: raw.namespace.map(|n| at(&at_key("namespace"), n.parse())).transpose()?,
             former_names: former_names
@@ -536,7 +586,7 @@ fn repositories(raw: Vec<RawRepository>, forges: &[ForgeConfig]) -> Result<Vec<R
     }
     for (i, repository) in repositories.iter().enumerate() {
         for (j, former) in repository.former_names.iter().enumerate() {
-            if !names.insert(former.as_str().to_ascii_lowercase()) {
+            if !names.insert((repository.forge.clone(), former.as_str().to_ascii_lowercase())) {
                 let key = format!("repository[{i}].former_names[{j}]");
                 return Err(Invalid::new(
                     key,

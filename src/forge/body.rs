@@ -9,7 +9,7 @@ use super::PayloadError;
 pub enum Encoding {
     /// JSON.
     Json,
-    /// GitHub's other content type: a form whose field `payload` holds the JSON.
+    /// The other content type: a form whose field `payload` holds the JSON.
     Form,
     /// Nobody said: a body that starts with `payload=` is a form, no JSON text starts so.
     #[default]
@@ -45,6 +45,15 @@ pub(super) fn json_text(body: &[u8], encoding: Encoding) -> Result<Cow<'_, str>,
         return Err(PayloadError::Empty);
     }
     Ok(text)
+}
+
+/// What Gitea, Forgejo and Gogs sign: a JSON body as it came, or the JSON in a form.
+pub(super) fn signed_json(body: &[u8], encoding: Encoding) -> Option<Cow<'_, [u8]>> {
+    let is_form = encoding == Encoding::Form || encoding == Encoding::Detect && body.starts_with(b"payload=");
+    if !is_form {
+        return Some(Cow::Borrowed(body));
+    }
+    form_payload(body).ok().map(|text| Cow::Owned(text.into_owned().into_bytes()))
 }
 
 fn utf8(bytes: &[u8]) -> Result<&str, PayloadError> {
@@ -111,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_two_content_types_of_github_are_known() {
+    fn only_the_two_content_types_of_forges_are_known() {
         for (value, expected) in [
             ("application/json", Some(Encoding::Json)),
             ("Application/JSON; charset=utf-8", Some(Encoding::Json)),

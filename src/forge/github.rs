@@ -1,55 +1,10 @@
-//! GitHub's payloads (docs.github.com, "Webhook events and payloads"; GitHub Enterprise sends the same).
+//! GitHub (docs.github.com, "Webhook events and payloads"), and the forges that send its payloads with differences:
+//! Gitea, Forgejo, Gogs, GitBucket.
 
-use std::str::FromStr;
-
-use super::wire::{self, Repository, Shape, is_string, string};
+use super::wire::Object;
 use super::{Delivery, Event, PayloadError};
 use crate::documents::ReportedChange;
-use crate::escape::shortened;
-use crate::model::{Change, CommitSha, ForgeName, PullRequest, RepoName};
-
-/// Longer than any URL that a forge gives out.
-const MAX_URL: usize = 2048;
-
-/// A pull request as it is read: every field has its type, or the payload is wrong.
-#[derive(Default)]
-struct PullFields {
-    number: Option<u64>,
-    title: Option<String>,
-    html_url: Option<String>,
-    author: Option<String>,
-    state: Option<String>,
-    merged: Option<bool>,
-    merge_commit_sha: Option<String>,
-    base_branch: Option<String>,
-    head_sha: Option<String>,
-}
-
-impl PullFields {
-    fn read(shape: &Shape<'_>) -> Result<PullFields, PayloadError> {
-        // It also stands beside the pull request; unreadable, it is absent there.
-        let number_beside = wire::read(shape.number, "number", "a number").unwrap_or_default();
-        let Some(pull) = shape.pull_request.needed_as_object("pull_request")? else {
-            return Ok(PullFields { number: number_beside, ..PullFields::default() });
-        };
-        let user = pull.user.needed_as_object("pull_request.user")?;
-        let base = pull.base.needed_as_object("pull_request.base")?;
-        let head = pull.head.needed_as_object("pull_request.head")?;
-        let number = wire::read(pull.number, "pull_request.number", "the number of a pull request")?;
-        Ok(PullFields {
-            number: number.or(number_beside),
-            title: string(pull.title, "pull_request.title")?,
-            html_url: string(pull.html_url, "pull_request.html_url")?,
-            author: string(user.and_then(|user| user.login), "pull_request.user.login")?,
-            // Of another type, it says nothing.
-            state: string(pull.state, "").unwrap_or_default(),
-            merged: wire::read(pull.merged, "pull_request.merged", "true or false")?,
-            merge_commit_sha: string(pull.merge_commit_sha, "pull_request.merge_commit_sha")?,
-            base_branch: string(base.and_then(|base| base.branch), "pull_request.base.ref")?,
-            head_sha: string(head.and_then(|head| head.sha), "pull_request.head.sha")?,
-        })
-    }
-}
+use crate::model::{BranchName, CommitSha, ForgeName, PullRequest, RepoName};
 
 /// What kind of delivery it is, before anything but its shape was read.
 enum Kind {
@@ -58,128 +13,127 @@ enum Kind {
     Other(Option<String>),
 }
 
-/// Reads a payload whose top level is `shape`.
-pub(super) fn read(shape: &Shape<'_>, event: Option<&str>) -> Result<Delivery, PayloadError> {
-    let kind = match event.map(str::trim_ascii).filter(|event| !event.is_empty()) {
+pub(super) fn read(
+    forge: ForgeName,
+    top: &Object<'_>,
+    event: Option<&str>,
+) -> Result<Delivery, PayloadError> {
+    let kind = match event {
         Some("ping") => Kind::Ping,
         // A workflow's own name for the same payload: it only says on which code the workflow runs.
         Some("pull_request" | "pull_request_target") => Kind::PullRequest,
         Some(other) => Kind::Other(Some(other.to_owned())),
-        None => deduce(shape),
+        None => deduce(top),
     };
     // A delivery that is not about a pull request cannot fail here: a value of another type counts as absent.
-    let name = shape.repository.object().and_then(|repository| readable(repository.full_name));
+    let name = top.peek("repository").peek_as::<RepoName>("full_name");
     let event = match kind {
         Kind::Ping => Event::Ping,
         Kind::Other(name) => Event::Other { name },
-        Kind::PullRequest => pull_request(shape, name.clone())?,
+        Kind::PullRequest => pull_request(forge, top, name.clone())?,
     };
-    Ok(Delivery { forge: ForgeName::Github, repository: name, event })
+    Ok(Delivery { forge, repository: name, event })
 }
 
 /// The event of a payload that came without its header. A review, a comment and a thread also carry a
 /// `pull_request`, but their own subject stands beside it.
-fn deduce(shape: &Shape<'_>) -> Kind {
-    if shape.zen.is_some() && shape.hook_id.is_some() {
+fn deduce(top: &Object<'_>) -> Kind {
+    if top.has("zen") && top.has("hook_id") {
         return Kind::Ping;
     }
-    let about_it = shape.pull_request.object().is_some() && is_string(shape.action);
-    let about_more = shape.review.is_some() || shape.comment.is_some() || shape.thread.is_some();
+    let about_it = top.is_object("pull_request") && top.is_string("action");
+    let about_more = top.has("review") || top.has("comment") || top.has("thread");
     if about_it && !about_more { Kind::PullRequest } else { Kind::Other(None) }
 }
 
-fn pull_request(shape: &Shape<'_>, name: Option<RepoName>) -> Result<Event, PayloadError> {
-    let action = string(shape.action, "action")?;
-    let nothing = Repository::default();
-    let repository = shape.repository.needed_as_object("repository")?.unwrap_or(&nothing);
-    let pull = PullFields::read(shape)?;
-    let closed = action.as_deref() == Some("closed");
-    if closed && pull.state.as_deref() == Some("open") {
-        return Ok(Event::ClosedButOpen {
-            change: name.map(|name| Box::new(reported(repository, pull, name))),
-        });
+fn pull_request(forge: ForgeName, top: &Object<'_>, name: Option<RepoName>) -> Result<Event, PayloadError> {
+    let action = top.text("action")?;
+    if action.as_deref() != Some("closed") {
+        return Ok(Event::Touched { action, change: reported(forge, top, name) });
     }
-    if closed && pull.merged == Some(true) {
-        return Ok(Event::Merged(Box::new(merge(repository, pull)?)));
+    let pull = top.object("pull_request")?;
+    let state = pull.peek_text("state").filter(|state| state == "open");
+    let merged: Option<bool> = pull.read("merged", "true or false")?;
+    // GitBucket also closes, without a merge, what is open from a branch that something is merged into.
+    if let (Some(state), true) = (state, forge != ForgeName::Gitbucket || merged == Some(true)) {
+        return Ok(Event::Contradiction { state, change: reported(forge, top, name) });
     }
-    let merged = pull.merged;
-    let change = name.map(|name| Box::new(reported(repository, pull, name)));
-    Ok(if closed { Event::Closed { merged, change } } else { Event::Touched { action, change } })
+    match merged {
+        Some(true) => merge(forge, top, &pull).map(|change| Event::Merged(Box::new(change))),
+        Some(false) | None => Ok(Event::Closed { merged, change: reported(forge, top, name) }),
+    }
 }
 
 /// A merge says what landed where, or it is refused with the path of what is missing.
-fn merge(repository: &Repository<'_>, pull: PullFields) -> Result<Change, PayloadError> {
-    let clone_url = needed(string(repository.clone_url, "repository.clone_url")?, "repository.clone_url")?;
-    check_url(&clone_url, "repository.clone_url")?;
-    Ok(Change {
-        forge: Some(ForgeName::Github),
-        repository: checked(string(repository.full_name, "repository.full_name")?, "repository.full_name")?,
+fn merge(forge: ForgeName, top: &Object<'_>, pull: &Object<'_>) -> Result<ReportedChange, PayloadError> {
+    let repository = top.object("repository")?;
+    let clone_url = repository.url("clone_url")?;
+    let base = pull.object("base")?;
+    let is_flat = forge == ForgeName::Gogs && !base.has("ref");
+    let branch = if is_flat { pull.needed("base_branch")? } else { base.needed("ref")? };
+    let (user, head) = (pull.object("user")?, pull.object("head")?);
+    for (object, key) in [(pull, "title"), (pull, "html_url"), (&user, "login"), (&head, "sha")] {
+        object.text(key)?;
+    }
+    let number: Option<u64> = pull.read("number", "the number of a pull request")?;
+    let number = number.or_else(|| top.peek_number("number")).ok_or_else(|| pull.missing("number"))?;
+    let is_gitea = matches!(forge, ForgeName::Gitea | ForgeName::Forgejo);
+    let is_said = names_commit(forge) && (pull.has("merge_commit_sha") || !is_gitea);
+    let commit = is_said.then(|| pull.needed("merge_commit_sha")).transpose()?;
+    if forge == ForgeName::Github && clone_url.is_none() {
+        return Err(repository.missing("clone_url"));
+    }
+    Ok(ReportedChange {
+        forge: Some(forge),
+        forge_url: None,
+        repository: repository.needed("full_name")?,
         clone_url,
-        commit: checked(pull.merge_commit_sha.clone(), "pull_request.merge_commit_sha")?,
-        branch: Some(checked(pull.base_branch.clone(), "pull_request.base.ref")?),
-        default_branch: readable(repository.default_branch),
-        pull_request: Some(describe(pull).ok_or_else(|| missing("pull_request.number"))?),
+        commit,
+        branch: Some(branch),
+        default_branch: repository.peek_as("default_branch"),
+        pull_request: Some(PullRequest { number, ..described(forge, pull, is_said) }),
     })
 }
 
 /// What there is to say about a pull request that is not being merged: as much as is readable.
-fn reported(repository: &Repository<'_>, pull: PullFields, name: RepoName) -> ReportedChange {
-    let clone_url = string(repository.clone_url, "").unwrap_or_default();
-    // While it is not merged, GitHub's `merge_commit_sha` is a trial merge that is on no branch.
-    let landed = pull.merge_commit_sha.as_deref().filter(|_| pull.merged == Some(true));
-    ReportedChange {
-        forge: Some(ForgeName::Github),
-        repository: name,
-        clone_url: clone_url.filter(|url| check_url(url, "").is_ok()),
-        commit: landed.and_then(|sha| sha.parse().ok()),
-        branch: pull.base_branch.as_ref().and_then(|branch| branch.parse().ok()),
-        default_branch: readable(repository.default_branch),
-        pull_request: describe(pull),
+fn reported(forge: ForgeName, top: &Object<'_>, name: Option<RepoName>) -> Option<Box<ReportedChange>> {
+    let (repository, pull) = (top.peek("repository"), top.peek("pull_request"));
+    let number = pull.peek_number("number").or_else(|| top.peek_number("number"));
+    let merged = pull.read("merged", "").ok().flatten() == Some(true);
+    // While it is not merged, GitHub's is a trial merge that is on no branch.
+    let landed = pull.peek_as::<CommitSha>("merge_commit_sha").filter(|_| merged && names_commit(forge));
+    let is_said = landed.is_some();
+    Some(Box::new(ReportedChange {
+        forge: Some(forge),
+        forge_url: None,
+        repository: name?,
+        clone_url: repository.peek_url("clone_url"),
+        commit: landed,
+        branch: pull.peek("base").peek_as::<BranchName>("ref").or_else(|| pull.peek_as("base_branch")),
+        default_branch: repository.peek_as("default_branch"),
+        pull_request: number.map(|number| PullRequest { number, ..described(forge, &pull, is_said) }),
+    }))
+}
+
+/// Whether `merge_commit_sha` is what landed: for Gogs it is the head's tip, and GitBucket has none.
+fn names_commit(forge: ForgeName) -> bool {
+    !matches!(forge, ForgeName::Gogs | ForgeName::Gitbucket)
+}
+
+/// Everything but its number. The times are for finding the commit that landed, where it is not said.
+fn described(forge: ForgeName, pull: &Object<'_>, is_said: bool) -> PullRequest {
+    let time = |key: &str| pull.peek_time(key).filter(|_| !is_said);
+    let user = pull.peek("user");
+    let head = pull.peek("head").peek_as("sha");
+    let head = head.or_else(|| pull.peek_as("merge_commit_sha").filter(|_| forge == ForgeName::Gogs));
+    PullRequest {
+        number: 0,
+        title: pull.peek_text("title"),
+        author: user.peek_text("login").or_else(|| user.peek_text("username")),
+        url: pull.peek_text("html_url"),
+        head,
+        created_at: time("created_at"),
+        merged_at: time("merged_at"),
+        landed_prefix: None,
     }
-}
-
-/// A string of this kind, where there is one.
-fn readable<T: FromStr>(value: wire::Raw<'_>) -> Option<T> {
-    string(value, "").unwrap_or_default()?.parse().ok()
-}
-
-fn describe(pull: PullFields) -> Option<PullRequest> {
-    Some(PullRequest {
-        number: pull.number?,
-        title: pull.title,
-        author: pull.author,
-        url: pull.html_url,
-        head: pull.head_sha.and_then(|sha| sha.parse::<CommitSha>().ok()),
-    })
-}
-
-fn missing(path: &str) -> PayloadError {
-    PayloadError::field(path, "is missing")
-}
-
-fn needed(value: Option<String>, path: &str) -> Result<String, PayloadError> {
-    value.ok_or_else(|| missing(path))
-}
-
-fn checked<T>(value: Option<String>, path: &str) -> Result<T, PayloadError>
-where
-    T: TryFrom<String, Error = crate::model::InvalidValue>,
-{
-    T::try_from(needed(value, path)?).map_err(|e| PayloadError::field(path, format!("is wrong: {e}")))
-}
-
-/// Judges a URL's syntax only; which URL may be cloned is for `build` to say.
-fn check_url(url: &str, path: &str) -> Result<(), PayloadError> {
-    let problem = if url.is_empty() {
-        "is empty".to_owned()
-    } else if url.len() > MAX_URL {
-        format!("is longer than {MAX_URL} bytes")
-    } else if url.chars().any(char::is_control) {
-        format!("has a control character: `{}`", shortened(url, 80))
-    } else if url.starts_with('-') {
-        format!("looks like an option: `{}`", shortened(url, 80))
-    } else {
-        return Ok(());
-    };
-    Err(PayloadError::field(path, problem))
 }

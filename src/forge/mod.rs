@@ -1,18 +1,25 @@
 //! Bytes and headers → [`Delivery`]: what a forge said, in words that are the same for every forge.
 //!
-//! One file a forge; its wire structs stay private there. A new forge is a file here and an arm in [`parse`]. Nothing here decides whether to build: that is [`crate::decide`].
+//! `headers.rs` tells the forge and finds the signature, `signature.rs` verifies it, and one file for each family
+//! reads its payloads. A new forge is a variant of [`ForgeName`] and an arm in each. Nothing here decides whether to build:
+//! that is [`crate::decide`].
 
+pub(crate) mod api;
+mod bitbucket;
 mod body;
 mod github;
+mod gitlab;
+mod headers;
+mod shape;
 pub mod signature;
-mod unsupported;
 mod wire;
 
 use crate::documents::ReportedChange;
-use crate::escape::escaped;
-use crate::model::{Change, ForgeName, RepoName};
+use crate::model::{ForgeName, RepoName};
 
 pub use body::Encoding;
+pub use headers::Lookup;
+pub(crate) use headers::{READ, delivery_id, event, is_signed};
 
 /// What a forge delivered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +38,7 @@ pub enum Event {
     /// The forge tries the hook out.
     Ping,
     /// A pull request was closed by merging it: the one delivery that announces a merge.
-    Merged(Box<Change>),
+    Merged(Box<ReportedChange>),
     /// A pull request was closed, and not by merging it.
     Closed {
         /// What the payload says; `None` when it says nothing.
@@ -39,9 +46,11 @@ pub enum Event {
         /// Nothing landed, so its commit is absent.
         change: Option<Box<ReportedChange>>,
     },
-    /// A delivery that contradicts itself: `closed`, and the pull request in it is open. GitHub now and then sends it
-    /// for a pull request that was merged, so a merge may be lost with it.
-    ClosedButOpen {
+    /// A delivery that contradicts itself: closed or merged, and the pull request in it is in another state. GitHub
+    /// now and then sends it for a pull request that was merged, so a merge may be lost with it.
+    Contradiction {
+        /// The state that the pull request is said to be in.
+        state: String,
         /// The pull request as the delivery describes it.
         change: Option<Box<ReportedChange>>,
     },
@@ -62,7 +71,7 @@ pub enum Event {
 /// What came with a payload's bytes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Headers<'a> {
-    /// The event header (`X-GitHub-Event`). When it is absent or empty, the event is deduced from the payload's shape.
+    /// The event header. When it is absent or empty, the event is deduced from the payload's shape.
     pub event: Option<&'a str>,
     /// How the body is written.
     pub encoding: Encoding,
@@ -104,9 +113,6 @@ pub enum PayloadError {
         /// The JSON path of the key that identifies it.
         mark: &'static str,
     },
-    /// A person named a forge that is not supported.
-    #[error("payloads of {0} are not supported")]
-    Unsupported(&'static str),
     /// It is not a payload but a document of swanci's own.
     #[error("this is a document of swanci's own, not a webhook payload")]
     OwnDocument {
@@ -124,7 +130,6 @@ impl PayloadError {
             PayloadError::Empty
             | PayloadError::NotUtf8 { .. }
             | PayloadError::Form(_)
-            | PayloadError::Unsupported(_)
             | PayloadError::OwnDocument { .. }
             | PayloadError::Syntax(_) => None,
         }
@@ -134,10 +139,12 @@ impl PayloadError {
     pub fn hint(&self) -> Option<String> {
         match self {
             PayloadError::OwnDocument { command } => Some(format!("give it to `swanci {command}`")),
-            PayloadError::OtherForge { .. } | PayloadError::Unsupported(_) => Some(
-                "supported are the webhooks of GitHub; `swanci catchup` builds the merges of any git repository"
-                    .to_owned(),
-            ),
+            PayloadError::OtherForge { .. } => {
+                let known = ForgeName::ALL.map(ForgeName::title).join(", ");
+                Some(format!(
+                    "supported are the webhooks of {known}; `swanci catchup` builds the merges of any git repository"
+                ))
+            }
             PayloadError::Empty
             | PayloadError::NotUtf8 { .. }
             | PayloadError::Form(_)
@@ -150,40 +157,39 @@ impl PayloadError {
     fn field(path: impl Into<String>, problem: impl Into<String>) -> PayloadError {
         PayloadError::Field { path: path.into(), problem: problem.into() }
     }
-
-    /// What serde says about the text as a whole: with its path where it knows one.
-    fn from_serde(error: &serde_path_to_error::Error<serde_json::Error>) -> PayloadError {
-        let message = escaped(&error.inner().to_string());
-        match error.path().to_string().as_str() {
-            "." | "?" => PayloadError::Syntax(message),
-            path => PayloadError::field(escaped(path), format!("is wrong: {message}")),
-        }
-    }
 }
 
 /// Reads what a forge delivered.
 ///
 /// # Errors
-/// [`PayloadError`] when the bytes are not a JSON object, come from a forge that is not supported, or announce a
-/// merge without saying properly what landed where.
+/// [`PayloadError`] when the bytes are not a JSON object, come from a system that is not supported, or announce a
+/// merge without saying properly what was merged where.
 pub fn parse(body: &[u8], headers: Headers<'_>) -> Result<Delivery, PayloadError> {
     let text = body::json_text(body, headers.encoding)?;
-    let shape = wire::top_level(&text)?;
-    let forge = match (headers.forge, unsupported::recognize(&shape)) {
+    let top = wire::Object::top(&text)?;
+    let forge = match headers.forge {
         // `--forge` does not turn a document of swanci's own into a payload.
-        (_, Some(own @ PayloadError::OwnDocument { .. })) => return Err(own),
-        (None, Some(error)) => return Err(error),
-        (Some(forge), _) => forge,
-        (None, None) => ForgeName::Github,
+        Some(forge) => match shape::own_document(&top) {
+            Some(command) => return Err(PayloadError::OwnDocument { command }),
+            None => forge,
+        },
+        None => shape::recognize(&top)?,
     };
+    let event = headers.event.map(str::trim_ascii).filter(|event| !event.is_empty());
     match forge {
-        ForgeName::Github => github::read(&shape, headers.event),
-        ForgeName::Gitlab
+        ForgeName::Github
         | ForgeName::Gitea
         | ForgeName::Forgejo
         | ForgeName::Gogs
-        | ForgeName::Bitbucket
-        | ForgeName::BitbucketServer
-        | ForgeName::Gitbucket => Err(PayloadError::Unsupported(forge.title())),
+        | ForgeName::Gitbucket => github::read(forge, &top, event),
+        ForgeName::Gitlab => gitlab::read(&top, event),
+        ForgeName::Bitbucket => bitbucket::cloud(&top, event),
+        ForgeName::BitbucketServer => bitbucket::data_center(&top, event),
     }
+}
+
+/// The forge that a payload without headers comes from, by its shape.
+pub(crate) fn recognize(body: &[u8]) -> Result<ForgeName, PayloadError> {
+    let text = body::json_text(body, Encoding::Detect)?;
+    shape::recognize(&wire::Object::top(&text)?)
 }

@@ -1,9 +1,22 @@
-//! Does a delivery come from somebody who knows the secret? HMAC-SHA256 over the raw bytes of the body, as GitHub
-//! sends it in `X-Hub-Signature-256` (docs.github.com, "Validating webhook deliveries").
+//! Does a delivery come from somebody who knows the secret? What each forge signs, and where it says so, is in
+//! [`ForgeName::signature_header`].
 
+use std::time::{Duration, SystemTime};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use sha2::Sha256;
+
+use super::body::{self, Encoding};
+use super::headers::Lookup;
+use crate::model::ForgeName;
+
+/// How far the time of a GitLab delivery may be from now (Standard Webhooks; the reference libraries take as much).
+const WINDOW: Duration = Duration::from_secs(5 * 60);
+/// What a key of the Standard Webhooks starts with.
+const STANDARD_KEY: &str = "whsec_";
 
 /// A webhook's secrets, more than one while one is being replaced: none is empty, none is shown.
 #[derive(Debug, Clone)]
@@ -39,14 +52,113 @@ impl WebhookSecret {
     #[must_use]
     pub fn verifies(&self, body: &[u8], signature: Option<&str>) -> bool {
         let Some(expected) = signature.and_then(decode) else { return false };
-        let made_with = |secret: &SecretSlice<u8>| {
-            // HMAC takes a key of any length (RFC 2104, section 2), so there is no error to lose here.
-            let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret.expose_secret()) else { return false };
-            mac.update(body);
-            mac.verify_slice(&expected).is_ok()
-        };
-        self.0.iter().any(made_with)
+        self.0.iter().any(|secret| is_mac(secret.expose_secret(), &[body], &expected))
     }
+
+    /// Whether the token is one of these secrets.
+    fn is_token(&self, token: &str) -> bool {
+        // HMAC only for its comparison in constant time; the key is not secret.
+        let mac =
+            |text: &[u8]| Hmac::<Sha256>::new_from_slice(b"token").map(|mac| mac.chain_update(text)).ok();
+        let Some(given) = mac(token.as_bytes()).map(|mac| mac.finalize().into_bytes()) else { return false };
+        self.0.iter().any(|s| mac(s.expose_secret()).is_some_and(|mac| mac.verify_slice(&given).is_ok()))
+    }
+
+    /// Whether one of the signatures (`v1,BASE64 v1,BASE64`) was made over `id.timestamp.body`.
+    fn verifies_standard(&self, id: &str, timestamp: &str, body: &[u8], signatures: &str) -> bool {
+        let keys = self.0.iter().filter_map(|secret| {
+            let text = std::str::from_utf8(secret.expose_secret()).ok()?.strip_prefix(STANDARD_KEY)?;
+            STANDARD.decode(text).ok().map(SecretSlice::from)
+        });
+        let made: Vec<Vec<u8>> = signatures
+            .split_ascii_whitespace()
+            .filter_map(|signature| STANDARD.decode(signature.strip_prefix("v1,")?).ok())
+            .collect();
+        let message = [id.as_bytes(), b".", timestamp.as_bytes(), b".", body];
+        keys.into_iter()
+            .any(|key| made.iter().any(|signature| is_mac(key.expose_secret(), &message, signature)))
+    }
+}
+
+/// Why a delivery is not authenticated: for the log, not for whoever sent it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unverified {
+    #[error("it is not signed")]
+    Missing,
+    #[error(
+        "it is signed with SHA-1 alone, which is not accepted; GitBucket signs with SHA-256 from version 4.46 on"
+    )]
+    OnlySha1,
+    #[error("the signature was made with another secret or over another body")]
+    Wrong,
+    #[error("its webhook-timestamp is more than five minutes from now; are the clocks right?")]
+    Stale,
+}
+
+/// Verifies a delivery of this kind of forge.
+pub fn verify(
+    forge: ForgeName,
+    headers: &Lookup<'_>,
+    body: &[u8],
+    encoding: Encoding,
+    secret: &WebhookSecret,
+    now: SystemTime,
+) -> Result<(), Unverified> {
+    let header = forge.signature_header(headers);
+    let verified = match (forge, headers(header).filter(|value| !value.is_empty())) {
+        (ForgeName::Gitlab, _) => return verify_gitlab(headers, body, secret, now),
+        (_, None) => {
+            let sha1 = headers("x-hub-signature").is_some_and(|value| value.starts_with("sha1="));
+            return Err(if sha1 { Unverified::OnlySha1 } else { Unverified::Missing });
+        }
+        (ForgeName::Gitea | ForgeName::Forgejo | ForgeName::Gogs, signature) => {
+            // Over the JSON, also where a form is around it.
+            body::signed_json(body, encoding).is_some_and(|json| secret.verifies(&json, signature))
+        }
+        (
+            ForgeName::Github | ForgeName::Gitbucket | ForgeName::Bitbucket | ForgeName::BitbucketServer,
+            signature,
+        ) => secret.verifies(body, signature),
+    };
+    if verified { Ok(()) } else { Err(Unverified::Wrong) }
+}
+
+/// A token is the secret itself; a signature is made with a secret that starts with `whsec_`.
+fn verify_gitlab(
+    headers: &Lookup<'_>,
+    body: &[u8],
+    secret: &WebhookSecret,
+    now: SystemTime,
+) -> Result<(), Unverified> {
+    let get = |name: &str| headers(name).filter(|value| !value.is_empty());
+    if get("x-gitlab-token").is_some_and(|token| secret.is_token(token)) {
+        return Ok(());
+    }
+    let (id, timestamp) =
+        (get("webhook-id").unwrap_or_default(), get("webhook-timestamp").unwrap_or_default());
+    match get("webhook-signature") {
+        Some(signatures) if secret.verifies_standard(id, timestamp, body, signatures) => {
+            if is_recent(timestamp, now) { Ok(()) } else { Err(Unverified::Stale) }
+        }
+        Some(_) => Err(Unverified::Wrong),
+        None if get("x-gitlab-token").is_some() => Err(Unverified::Wrong),
+        None => Err(Unverified::Missing),
+    }
+}
+
+fn is_recent(timestamp: &str, now: SystemTime) -> bool {
+    let seconds = timestamp.parse().ok().filter(|_| timestamp.bytes().all(|byte| byte.is_ascii_digit()));
+    let then = seconds.and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
+    then.is_some_and(|then| {
+        now.duration_since(then).or_else(|_| then.duration_since(now)).is_ok_and(|apart| apart <= WINDOW)
+    })
+}
+
+fn is_mac(key: &[u8], message: &[&[u8]], expected: &[u8]) -> bool {
+    // HMAC takes a key of any length (RFC 2104, section 2), so there is no error to lose here.
+    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else { return false };
+    message.iter().for_each(|part| mac.update(part));
+    mac.verify_slice(expected).is_ok()
 }
 
 fn decode(signature: &str) -> Option<[u8; 32]> {

@@ -1,303 +1,211 @@
-//! What the forges' payloads have in common on the wire: a JSON object, of which one pass notes where the few keys
-//! stand that tell forge and event apart and say what landed. Values are read only when they are needed, so a delivery
-//! of 25 kB costs one scan, and a field that the verdict does not need cannot fail it by being of another type.
+//! A JSON object of a payload. One pass notes where each key's value stands; a value is read when it is asked for, and
+//! a mistake in it is named by its JSON path. What nobody asks for cannot fail a payload.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
-use std::marker::PhantomData;
+use std::str::FromStr;
 
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserialize, DeserializeOwned, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::PayloadError;
-use crate::json::Object;
+use crate::escape::{escaped, shortened};
+use crate::model::InvalidValue;
 
-/// A value that nobody has read yet.
-pub(super) type Raw<'a> = Option<&'a RawValue>;
+/// Longer than any URL that a forge gives out.
+const MAX_URL: usize = 2048;
+/// More than any object of any forge has.
+const MAX_KEYS: usize = 10_000;
 
-/// The top level of a payload: each key whose value or presence somebody asks for.
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(default)]
-pub(super) struct Shape<'a> {
-    #[serde(borrow)]
-    pub action: Raw<'a>,
-    #[serde(borrow)]
-    pub number: Raw<'a>,
-    #[serde(borrow)]
-    pub pull_request: Nested<PullRequest<'a>>,
-    #[serde(borrow)]
-    pub repository: Nested<Repository<'a>>,
-    #[serde(borrow)]
-    pub sender: Nested<Account<'a>>,
-    #[serde(borrow)]
-    pub review: Raw<'a>,
-    #[serde(borrow)]
-    pub comment: Raw<'a>,
-    #[serde(borrow)]
-    pub thread: Raw<'a>,
-    #[serde(borrow)]
-    pub zen: Raw<'a>,
-    #[serde(borrow)]
-    pub hook_id: Raw<'a>,
-    // Keys of swanci's own documents.
-    #[serde(borrow)]
-    pub schema: Raw<'a>,
-    #[serde(borrow)]
-    pub decision: Raw<'a>,
-    #[serde(borrow)]
-    pub outcome: Raw<'a>,
-    #[serde(borrow)]
-    pub images: Raw<'a>,
-    // Keys of other forges.
-    #[serde(borrow)]
-    pub hook_name: Raw<'a>,
-    #[serde(borrow, rename = "publisherId")]
-    pub publisher_id: Raw<'a>,
-    #[serde(borrow, rename = "eventType")]
-    pub event_type: Raw<'a>,
-    #[serde(borrow)]
-    pub resource: Raw<'a>,
-    #[serde(borrow, rename = "eventCreatedOn")]
-    pub event_created_on: Raw<'a>,
-    #[serde(borrow, rename = "patchSet")]
-    pub patch_set: Raw<'a>,
-    #[serde(borrow, rename = "refUpdate")]
-    pub ref_update: Raw<'a>,
-    #[serde(borrow, rename = "TopicArn")]
-    pub topic_arn: Raw<'a>,
-    #[serde(borrow, rename = "detail-type")]
-    pub detail_type: Raw<'a>,
-    #[serde(borrow, rename = "Records")]
-    pub records: Raw<'a>,
-    #[serde(borrow)]
-    pub trigger: Raw<'a>,
-    #[serde(borrow)]
-    pub repo: Raw<'a>,
-    #[serde(borrow)]
-    pub pull_req: Raw<'a>,
-    #[serde(borrow)]
-    pub object_kind: Raw<'a>,
-    #[serde(borrow)]
-    pub event_name: Raw<'a>,
-    #[serde(borrow, rename = "eventKey")]
-    pub event_key: Raw<'a>,
-    #[serde(borrow, rename = "pullRequest")]
-    pub camel_pull_request: Raw<'a>,
-    #[serde(borrow)]
-    pub pullrequest: Raw<'a>,
-    #[serde(borrow)]
-    pub actor: Nested<Account<'a>>,
-    #[serde(borrow)]
-    pub push: Nested<Push<'a>>,
-}
-
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(default)]
-pub(super) struct Repository<'a> {
-    #[serde(borrow)]
-    pub full_name: Raw<'a>,
-    #[serde(borrow)]
-    pub clone_url: Raw<'a>,
-    #[serde(borrow)]
-    pub default_branch: Raw<'a>,
-    #[serde(borrow)]
-    pub path_with_namespace: Raw<'a>,
-    #[serde(borrow)]
-    pub owner: Nested<Account<'a>>,
-}
-
-/// A person, an organization or a bot. GitHub's have a `login`; the other keys are those of other forges.
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(default)]
-pub(super) struct Account<'a> {
-    #[serde(borrow)]
-    pub login: Raw<'a>,
-    #[serde(borrow)]
-    pub username: Raw<'a>,
-    #[serde(borrow)]
-    pub full_name: Raw<'a>,
-    #[serde(borrow)]
-    pub links: Raw<'a>,
-    #[serde(borrow)]
-    pub uuid: Raw<'a>,
-    #[serde(borrow)]
-    pub display_name: Raw<'a>,
-    #[serde(borrow, rename = "displayName")]
-    pub camel_display_name: Raw<'a>,
-    #[serde(borrow)]
-    pub user_name: Raw<'a>,
-}
-
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(default)]
-pub(super) struct PullRequest<'a> {
-    #[serde(borrow)]
-    pub number: Raw<'a>,
-    #[serde(borrow)]
-    pub title: Raw<'a>,
-    #[serde(borrow)]
-    pub html_url: Raw<'a>,
-    #[serde(borrow)]
-    pub user: Nested<Account<'a>>,
-    #[serde(borrow)]
-    pub state: Raw<'a>,
-    #[serde(borrow)]
-    pub merged: Raw<'a>,
-    #[serde(borrow)]
-    pub merge_commit_sha: Raw<'a>,
-    #[serde(borrow)]
-    pub base: Nested<Side<'a>>,
-    #[serde(borrow)]
-    pub head: Nested<Side<'a>>,
-}
-
-/// One side of a pull request.
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(default)]
-pub(super) struct Side<'a> {
-    #[serde(borrow, rename = "ref")]
-    pub branch: Raw<'a>,
-    #[serde(borrow)]
-    pub sha: Raw<'a>,
-}
-
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(default)]
-pub(super) struct Push<'a> {
-    #[serde(borrow)]
-    pub changes: Raw<'a>,
-}
-
-/// A place for an object, and what stands there. What no forge writes and no reader agrees on (a key of it twice, half
-/// a surrogate or a number beyond every range in its place) makes the payload malformed.
+/// An object and its JSON path; an object that is absent or null has no keys.
 #[derive(Debug, Default)]
-pub(super) enum Nested<T> {
-    /// The key is not there, or `null`.
-    #[default]
-    Absent,
-    Object(T),
-    /// Another value.
-    Other,
+pub(super) struct Object<'a> {
+    path: String,
+    fields: BTreeMap<Cow<'a, str>, &'a RawValue>,
 }
 
-impl<T> Nested<T> {
-    /// Whether there is nothing.
-    pub(super) fn is_absent(&self) -> bool {
-        match self {
-            Nested::Absent => true,
-            Nested::Object(_) | Nested::Other => false,
+impl<'a> Object<'a> {
+    /// Reads the top level of a payload.
+    pub(super) fn top(text: &'a str) -> Result<Object<'a>, PayloadError> {
+        let error = match serde_json::from_str::<Fields<'_>>(text) {
+            Ok(Fields(fields)) => return Ok(Object { path: String::new(), fields }),
+            Err(error) => escaped(&error.to_string()),
+        };
+        // Where in it the mistake stands is looked for only now.
+        let mut json = serde_json::Deserializer::from_str(text);
+        let located =
+            serde_path_to_error::deserialize::<_, serde_json::Map<String, serde_json::Value>>(&mut json);
+        Err(match located.map_err(|located| located.path().to_string()) {
+            Err(path) if !matches!(path.as_str(), "." | "?") => {
+                PayloadError::field(shortened(&path, 100), format!("is wrong: {error}"))
+            }
+            Ok(_) | Err(_) => PayloadError::Syntax(error),
+        })
+    }
+
+    /// The JSON path of a key.
+    pub(super) fn path_of(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+
+    /// The value of a key, unless it is null.
+    fn raw(&self, key: &str) -> Option<&'a RawValue> {
+        self.fields.get(key).copied().filter(|value| value.get() != "null")
+    }
+
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.raw(key).is_some()
+    }
+
+    pub(super) fn is_string(&self, key: &str) -> bool {
+        self.raw(key).is_some_and(|value| value.get().starts_with('"'))
+    }
+
+    pub(super) fn is_object(&self, key: &str) -> bool {
+        self.raw(key).is_some_and(|value| value.get().starts_with('{'))
+    }
+
+    pub(super) fn is_number(&self, key: &str) -> bool {
+        self.raw(key).is_some_and(|value| value.get().starts_with(|c: char| c.is_ascii_digit()))
+    }
+
+    /// The object at a key; without keys where it is absent or null.
+    pub(super) fn object(&self, key: &str) -> Result<Object<'a>, PayloadError> {
+        let path = self.path_of(key);
+        let Some(value) = self.raw(key) else { return Ok(Object { path, fields: BTreeMap::new() }) };
+        if !self.is_object(key) {
+            return Err(PayloadError::field(path, "is not an object"));
+        }
+        match serde_json::from_str::<Fields<'_>>(value.get()) {
+            Ok(Fields(fields)) => Ok(Object { path, fields }),
+            Err(error) => {
+                Err(PayloadError::field(path, format!("is wrong: {}", shortened(&error.to_string(), 120))))
+            }
         }
     }
 
-    /// The object, if there is one.
-    pub(super) fn object(&self) -> Option<&T> {
-        match self {
-            Nested::Object(object) => Some(object),
-            Nested::Absent | Nested::Other => None,
+    /// As [`Object::object`]; without keys also where it cannot be read.
+    pub(super) fn peek(&self, key: &str) -> Object<'a> {
+        self.object(key).unwrap_or_default()
+    }
+
+    /// The value of a key, which has to be `what`; `None` where it is absent or null.
+    pub(super) fn read<T: DeserializeOwned>(&self, key: &str, what: &str) -> Result<Option<T>, PayloadError> {
+        let Some(value) = self.raw(key) else { return Ok(None) };
+        let wrong = |_| PayloadError::field(self.path_of(key), format!("is not {what}"));
+        serde_json::from_str(value.get()).map(Some).map_err(wrong)
+    }
+
+    pub(super) fn text(&self, key: &str) -> Result<Option<String>, PayloadError> {
+        match self.raw(key) {
+            Some(value) if self.is_string(key) => serde_json::from_str(value.get())
+                .map(Some)
+                .map_err(|_| PayloadError::field(self.path_of(key), "is a string with a wrong escape")),
+            Some(_) | None => self.read(key, "a string"),
         }
     }
 
-    /// The object at `path`; `None` when it is absent or null.
-    pub(super) fn needed_as_object(&self, path: &str) -> Result<Option<&T>, PayloadError> {
-        match self {
-            Nested::Object(object) => Ok(Some(object)),
-            Nested::Absent => Ok(None),
-            Nested::Other => Err(PayloadError::field(path, "is not an object")),
+    /// The text of a key; `None` also where it is of another type.
+    pub(super) fn peek_text(&self, key: &str) -> Option<String> {
+        self.text(key).ok().flatten()
+    }
+
+    /// The text of a key as a value of this kind; `None` where it is not one.
+    pub(super) fn peek_as<T: FromStr>(&self, key: &str) -> Option<T> {
+        self.peek_text(key)?.parse().ok()
+    }
+
+    /// A number, also one that is written as a string of digits.
+    pub(super) fn peek_number(&self, key: &str) -> Option<u64> {
+        self.read(key, "").ok().flatten().or_else(|| self.peek_as(key))
+    }
+
+    /// The text of a key, which has to be there and of this kind.
+    pub(super) fn needed<T>(&self, key: &str) -> Result<T, PayloadError>
+    where
+        T: TryFrom<String, Error = InvalidValue>,
+    {
+        T::try_from(self.text(key)?.ok_or_else(|| self.missing(key))?)
+            .map_err(|error| PayloadError::field(self.path_of(key), format!("is wrong: {error}")))
+    }
+
+    pub(super) fn missing(&self, key: &str) -> PayloadError {
+        PayloadError::field(self.path_of(key), "is missing")
+    }
+
+    /// A URL whose syntax is harmless; which URL may be cloned is for `build` to say.
+    pub(super) fn url(&self, key: &str) -> Result<Option<String>, PayloadError> {
+        let Some(url) = self.text(key)? else { return Ok(None) };
+        match problem_of_url(&url) {
+            None => Ok(Some(url)),
+            Some(problem) => Err(PayloadError::field(self.path_of(key), problem)),
         }
+    }
+
+    pub(super) fn peek_url(&self, key: &str) -> Option<String> {
+        self.url(key).ok().flatten()
+    }
+
+    /// A time: RFC 3339, with `UTC` or `+0000` for its offset, or milliseconds since 1970.
+    pub(super) fn peek_time(&self, key: &str) -> Option<Timestamp> {
+        if self.is_number(key) {
+            return Timestamp::from_millisecond(self.read(key, "").ok().flatten()?).ok();
+        }
+        let text = self.peek_text(key)?;
+        text.replace(" UTC", "Z").parse().ok()
     }
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Nested<T> {
+pub(super) fn problem_of_url(url: &str) -> Option<String> {
+    if url.is_empty() {
+        Some("is empty".to_owned())
+    } else if url.len() > MAX_URL {
+        Some(format!("is longer than {MAX_URL} bytes"))
+    } else if url.chars().any(char::is_control) {
+        Some(format!("has a control character: `{}`", shortened(url, 80)))
+    } else if url.starts_with('-') {
+        Some(format!("looks like an option: `{}`", shortened(url, 80)))
+    } else {
+        None
+    }
+}
+
+/// Where the value of each key stands.
+struct Fields<'a>(BTreeMap<Cow<'a, str>, &'a RawValue>);
+
+#[derive(Deserialize)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Fields<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(NestedVisitor(PhantomData))
+        struct FieldsVisitor;
+        impl<'de> Visitor<'de> for FieldsVisitor {
+            type Value = Fields<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut fields = BTreeMap::new();
+                while let Some((Key(key), value)) = map.next_entry::<Key<'de>, &'de RawValue>()? {
+                    // Readers would disagree on which of the two counts.
+                    if fields.contains_key(&key) {
+                        return Err(A::Error::custom(format!("duplicate field `{}`", shortened(&key, 40))));
+                    }
+                    if fields.len() == MAX_KEYS {
+                        return Err(A::Error::custom(format!("more than {MAX_KEYS} keys")));
+                    }
+                    fields.insert(key, value);
+                }
+                Ok(Fields(fields))
+            }
+        }
+        deserializer.deserialize_map(FieldsVisitor)
     }
-}
-
-struct NestedVisitor<T>(PhantomData<T>);
-
-impl<'de, T: Deserialize<'de>> Visitor<'de> for NestedVisitor<T> {
-    type Value = Nested<T>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any value")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-        T::deserialize(MapAccessDeserializer::new(map)).map(Nested::Object)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Nested::Other)
-    }
-
-    fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(Nested::Absent)
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(Nested::Other)
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-        Ok(Nested::Other)
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-        Ok(Nested::Other)
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-        Ok(Nested::Other)
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
-        Ok(Nested::Other)
-    }
-}
-
-/// Reads the top level of a payload. The path inside it is looked for only when there is an error to show.
-pub(super) fn top_level(text: &str) -> Result<Shape<'_>, PayloadError> {
-    let error = match serde_json::from_str::<Object<Shape<'_>>>(text) {
-        Ok(Object(shape)) => return Ok(shape),
-        Err(error) => error,
-    };
-    let mut json = serde_json::Deserializer::from_str(text);
-    Err(match serde_path_to_error::deserialize::<_, Object<Shape<'_>>>(&mut json) {
-        Err(located) => PayloadError::from_serde(&located),
-        // The object is fine, so what stands behind it is not.
-        Ok(_) => PayloadError::Syntax(error.to_string()),
-    })
-}
-
-/// Whether the value is a JSON string.
-pub(super) fn is_string(value: Raw<'_>) -> bool {
-    value.is_some_and(|v| v.get().starts_with('"'))
-}
-
-/// Whether the value is a JSON object.
-pub(super) fn is_object(value: Raw<'_>) -> bool {
-    value.is_some_and(|v| v.get().starts_with('{'))
-}
-
-/// The string at `path`; `None` when it is absent or null.
-pub(super) fn string(value: Raw<'_>, path: &str) -> Result<Option<String>, PayloadError> {
-    match value {
-        Some(raw) if is_string(value) => serde_json::from_str(raw.get())
-            .map(Some)
-            .map_err(|_| PayloadError::field(path, "is a string with a wrong escape")),
-        _ => read(value, path, "a string"),
-    }
-}
-
-/// The value at `path`, which has to be `what`; `None` when it is absent or null.
-pub(super) fn read<T: DeserializeOwned>(
-    value: Raw<'_>,
-    path: &str,
-    what: &str,
-) -> Result<Option<T>, PayloadError> {
-    let Some(raw) = value else { return Ok(None) };
-    serde_json::from_str(raw.get()).map_err(|_| PayloadError::field(path, format!("is not {what}")))
 }
 
 #[cfg(test)]
@@ -306,29 +214,47 @@ mod tests {
 
     #[test]
     fn in_the_place_of_an_object_any_value_is_taken_until_it_is_needed() {
-        for other in ["true", "-1", "1", "1.5", "\"x\"", "[1,{\"a\":[]}]"] {
+        for other in ["true", "-1", "1", "1.5", "\"x\"", "[1,{\"a\":[]}]", "{\"a\":1,\"a\":2}"] {
             let text = format!("{{\"repository\":{other},\"action\":\"closed\"}}");
-            let shape = top_level(&text).unwrap();
-            assert!(shape.repository.object().is_none() && !shape.repository.is_absent(), "{other}");
-            assert!(shape.repository.needed_as_object("repository").is_err(), "{other}");
-            assert_eq!(string(shape.action, "action"), Ok(Some("closed".to_owned())), "{other}");
+            let top = Object::top(&text).unwrap();
+            assert!(top.peek("repository").fields.is_empty(), "{other}");
+            assert_eq!(top.object("repository").unwrap_err().path(), Some("repository"), "{other}");
+            assert_eq!(top.text("action"), Ok(Some("closed".to_owned())), "{other}");
         }
         for nothing in ["{\"repository\":null}", "{}"] {
-            let shape = top_level(nothing).unwrap();
-            assert!(matches!(shape.repository.needed_as_object("repository"), Ok(None)), "{nothing}");
+            let repository = Object::top(nothing).unwrap().object("repository").unwrap();
+            assert_eq!(repository.missing("full_name").path(), Some("repository.full_name"), "{nothing}");
         }
     }
 
     #[test]
     fn what_cannot_be_read_is_named_by_its_path() {
         for (text, path) in [
-            (r#"{"repository":{"full_name":1,"full_name":2}}"#, Some("repository")),
             (r#"{"pull_request":{"base":{"ref":1,"x":tru}}}"#, Some("pull_request.base.x")),
             (r#"{"action":1,"action":2}"#, None),
             ("[]", None),
             ("{} x", None),
         ] {
-            assert_eq!(top_level(text).unwrap_err().path(), path, "{text}");
+            assert_eq!(Object::top(text).unwrap_err().path(), path, "{text}");
+        }
+    }
+
+    #[test]
+    fn times_are_read_as_each_forge_writes_them() {
+        for (json, expected) in [
+            ("\"2026-11-26T12:42:20.70384965Z\"", "2026-11-26T12:42:20.70384965Z"),
+            ("\"2023-12-05T19:28:16.861881+01:00\"", "2023-12-05T18:28:16.861881Z"),
+            ("\"2018-07-05T19:33:14+0000\"", "2018-07-05T19:33:14Z"),
+            ("\"2023-12-05 18:40:22 UTC\"", "2023-12-05T18:40:22Z"),
+            ("1551433034286", "2019-03-01T09:37:14.286Z"),
+        ] {
+            let text = format!("{{\"at\":{json}}}");
+            let time = Object::top(&text).unwrap().peek_time("at");
+            assert_eq!(time.map(|time| time.to_string()).as_deref(), Some(expected), "{json}");
+        }
+        for json in ["null", "\"\"", "\"soon\"", "[]", "99999999999999999999", "-1"] {
+            let text = format!("{{\"at\":{json}}}");
+            assert_eq!(Object::top(&text).unwrap().peek_time("at"), None, "{json}");
         }
     }
 }

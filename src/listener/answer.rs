@@ -50,11 +50,13 @@ pub struct Answer {
     pub job: Option<i64>,
     /// For whoever delivered it, so it holds nothing of this machine.
     pub why: String,
+    /// For the log alone.
+    pub log: Option<String>,
 }
 
 impl Answer {
     pub fn new(verdict: Verdict, why: impl Into<String>) -> Answer {
-        Answer { verdict, job: None, why: why.into() }
+        Answer { verdict, job: None, why: why.into(), log: None }
     }
 
     pub fn of_job(verdict: Verdict, job: i64, why: impl Into<String>) -> Answer {

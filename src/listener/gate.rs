@@ -13,7 +13,7 @@ use super::inner::{Inner, for_client};
 use super::limits::Limits;
 use super::metrics::Metrics;
 use super::request::{Incoming, PIECE};
-use super::routes::{READ, Routes, Side};
+use super::routes::{Routes, Side};
 
 /// Stack of a connection's thread: one read buffer, one head, and room.
 const STACK: usize = 128 * 1024;
@@ -183,7 +183,7 @@ impl Connection {
         let Gate { limits, routes, inner, .. } = &*self.gate;
         let bytes = incoming.head(limits)?;
         let parsed = parse(&bytes, limits.max_headers)?.ok_or(Refusal::BadRequest)?;
-        let head = parsed.keep(&READ)?;
+        let head = parsed.keep(&crate::forge::READ)?;
         let head_only = head.method == "HEAD";
         let too_large = matches!(parsed.framing, Framing::Length(length) if length > limits.max_body);
         if let Err(reply) = routes.check(self.side, &head, too_large) {

@@ -124,6 +124,9 @@ impl ParsedHead<'_> {
                 continue;
             };
             let text = std::str::from_utf8(value).ok().filter(|value| value.is_ascii());
+            if text.is_none() && *name == "user-agent" {
+                continue;
+            }
             headers.push(((*name).to_owned(), text.ok_or(Refusal::BadRequest)?.to_owned()));
         }
         Ok(Head { method: self.method.to_owned(), path: self.path.to_owned(), headers })

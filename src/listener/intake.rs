@@ -1,14 +1,15 @@
-//! From an authenticated delivery to a job on disk: signature, payload, ping, allow-list, verdict, queue.
+//! From a delivery to a job on disk: signature, payload, ping, allow-list, verdict, queue.
 //!
 //! What a payload means is decided by [`crate::decide`], as it is for `evaluate`: the same bytes, the same verdict.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::SystemTime;
 
 use crate::decide::{self, Outcome, Policy};
-use crate::forge::signature::WebhookSecret;
+use crate::forge::signature::{self, WebhookSecret};
 use crate::forge::{self, Encoding, Event, Headers};
-use crate::model::RepoName;
+use crate::model::{ForgeName, RepoName};
 use crate::queue::{Accepted, JobId, JobState, NewJob, QueueError, Store};
 
 use super::answer::{Answer, Verdict};
@@ -16,10 +17,44 @@ use super::routes::{App, ContentKind, Delivered, DeliveryLine, RawDelivery};
 
 /// What decides over deliveries, and may be read again while `serve` runs.
 pub struct Rules {
-    /// What signatures are verified with.
-    pub secret: WebhookSecret,
+    pub forges: Vec<ForgeRules>,
+}
+
+/// A delivery that a forge's secret verified may build the repositories of that forge, and no others.
+pub struct ForgeRules {
+    pub kind: ForgeName,
+    pub url: String,
+    /// `None`: no delivery of this forge is taken.
+    pub secret: Option<WebhookSecret>,
     /// The allow-list, each repository with its branches.
     pub repositories: Vec<(RepoName, Policy)>,
+}
+
+impl Rules {
+    /// The forges whose secret verifies the delivery, among those that can have sent it. There is at least one, and
+    /// more only where they share a secret.
+    fn verify(&self, delivery: &RawDelivery<'_>, encoding: Encoding) -> Result<Vec<&ForgeRules>, String> {
+        let (mut verified, mut why) = (Vec::new(), None);
+        let now = SystemTime::now();
+        for forge in self.forges.iter().filter(|forge| forge.kind.can_send(delivery.headers)) {
+            let Some(secret) = &forge.secret else {
+                why.get_or_insert_with(|| format!("{} has no webhook secret", forge.url));
+                continue;
+            };
+            match signature::verify(forge.kind, delivery.headers, delivery.body, encoding, secret, now) {
+                Ok(()) => verified.push(forge),
+                Err(error) => why = Some(error.to_string()),
+            }
+        }
+        if !verified.is_empty() {
+            return Ok(verified);
+        }
+        Err(why.unwrap_or_else(|| {
+            let sender = ForgeName::ALL.into_iter().find(|forge| forge.can_send(delivery.headers));
+            let sender = sender.map_or("a forge", ForgeName::title);
+            format!("it comes from {sender}, and no [[forge]] of that kind is configured")
+        }))
+    }
 }
 
 /// Asked whether the rest of `serve` is ready.
@@ -97,32 +132,37 @@ impl Intake {
         subject: &mut (Option<String>, Option<u64>),
     ) -> Result<(NewJob, String), Answer> {
         let rules = Arc::clone(&*self.rules.read().unwrap_or_else(PoisonError::into_inner));
-        if !rules.secret.verifies(delivery.body, Some(delivery.signature)) {
-            return Err(Answer::unauthorized());
-        }
         let encoding = match delivery.content {
             ContentKind::Json => Encoding::Json,
             ContentKind::Form => Encoding::Form,
         };
+        let verified = rules
+            .verify(delivery, encoding)
+            .map_err(|why| Answer { log: Some(why), ..Answer::unauthorized() })?;
         let malformed = |why: String| Answer::new(Verdict::Malformed, why);
-        let headers = Headers { event: delivery.event, encoding, forge: None };
+        let forge = verified.first().map(|forge| forge.kind);
+        let headers = Headers { event: delivery.event, encoding, forge };
         let read = forge::parse(delivery.body, headers).map_err(|error| malformed(error.to_string()))?;
         subject.0 = read.repository.as_ref().map(ToString::to_string);
         if matches!(read.event, Event::Ping) {
             return Err(Answer::new(Verdict::Pong, "the webhook works"));
         }
-        let no_policy = Policy::default();
-        let policy = match &read.repository {
-            None => &no_policy,
-            Some(name) => match rules.repositories.iter().find(|(allowed, _)| allowed.same_as(name)) {
-                Some((_, policy)) => policy,
-                None => {
+        let decision = match &read.repository {
+            None => decide::decide(read, &Policy::default()),
+            Some(name) => {
+                let allowed =
+                    verified.iter().filter(|forge| Some(forge.kind) == headers.forge).find_map(|forge| {
+                        let (_, policy) =
+                            forge.repositories.iter().find(|(allowed, _)| allowed.same_as(name))?;
+                        Some((forge, policy))
+                    });
+                let Some((forge, policy)) = allowed else {
                     let why = format!("the repository `{name}` is not on the allow-list");
                     return Err(Answer::new(Verdict::NotAllowed, why));
-                }
-            },
+                };
+                decide::decide(read, policy).on(forge.kind, &forge.url)
+            }
         };
-        let decision = decide::decide(read, policy);
         let change = match &decision.outcome {
             Outcome::Build(change) => (**change).clone(),
             Outcome::Skip(change) => {
@@ -141,9 +181,10 @@ impl Intake {
         };
         let job = NewJob {
             forge,
+            forge_url: change.forge_url,
             repository: change.repository,
             branch,
-            commit: Some(change.commit),
+            commit: change.commit,
             pull_request: subject.1.and_then(|number| i64::try_from(number).ok()),
             head: change.pull_request.and_then(|pull_request| pull_request.head),
             event: delivery.event.unwrap_or("pull_request").chars().take(100).collect(),

@@ -10,6 +10,8 @@ use serde_json::json;
 use super::answer::{Answer, Refusal, Reply, Verdict};
 use super::head::Head;
 use super::metrics::Metrics;
+use crate::forge::signature::Unverified;
+use crate::forge::{self, Lookup};
 
 /// What stands behind the routes: signature, meaning and queue. The listener knows none of them.
 pub trait App: Send + Sync {
@@ -32,17 +34,15 @@ pub enum ContentKind {
 }
 
 /// A delivery as it came: nothing in it is authenticated yet.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct RawDelivery<'a> {
-    /// The raw bytes that the signature is over.
     pub body: &'a [u8],
     pub content: ContentKind,
-    /// `X-GitHub-Event`.
     pub event: Option<&'a str>,
-    /// `X-GitHub-Delivery`; not covered by the signature.
+    /// Not covered by the signature.
     pub delivery_id: Option<&'a str>,
-    /// `X-Hub-Signature-256`; there is always one, and it is not empty.
-    pub signature: &'a str,
+    /// There is always a signature that is not empty in them.
+    pub headers: &'a Lookup<'a>,
 }
 
 /// The answer to a delivery, and what the delivery is about as far as that is known and authenticated.
@@ -66,10 +66,6 @@ pub struct DeliveryLine<'a> {
     pub event: Option<&'a str>,
     pub delivered: &'a Delivered,
 }
-
-/// The headers of a request that the routes read; tiny_http gets no others.
-pub(super) const READ: [&str; 4] =
-    ["content-type", "x-github-event", "x-github-delivery", "x-hub-signature-256"];
 
 /// As the OpenMetrics specification names it.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -168,13 +164,11 @@ impl Routes {
         let began = Instant::now();
         let delivered = match delivery_head(head) {
             Err(answer) => answer.into(),
-            Ok((content, signature)) => self.app.deliver(RawDelivery {
-                body,
-                content,
-                event: head.get("x-github-event"),
-                delivery_id: head.get("x-github-delivery"),
-                signature,
-            }),
+            Ok(content) => {
+                let headers = |name: &str| head.get(name);
+                let (event, delivery_id) = (forge::event(&headers), forge::delivery_id(&headers));
+                self.app.deliver(RawDelivery { body, content, event, delivery_id, headers: &headers })
+            }
         };
         self.metrics.ack(began.elapsed());
         self.tell(head, &delivered)
@@ -182,20 +176,26 @@ impl Routes {
 
     fn tell(&self, head: &Head, delivered: &Delivered) -> Reply {
         self.metrics.delivery(&delivered.answer);
-        let (id, event) = (head.get("x-github-delivery"), head.get("x-github-event"));
+        let headers = |name: &str| head.get(name);
+        let (id, event) = (forge::delivery_id(&headers), forge::event(&headers));
         self.app.log(&DeliveryLine { id, event, delivered });
         delivered.answer.reply()
     }
 }
 
 /// What a delivery's head says, or the answer that the head alone decides.
-fn delivery_head(head: &Head) -> Result<(ContentKind, &str), Answer> {
+fn delivery_head(head: &Head) -> Result<ContentKind, Answer> {
     let content = content_kind(head).ok_or_else(|| {
         let why = "the content type is neither application/json nor application/x-www-form-urlencoded";
         Answer::new(Verdict::UnsupportedMediaType, why)
     })?;
-    let signature = head.get("x-hub-signature-256").filter(|value| !value.is_empty());
-    Ok((content, signature.ok_or_else(Answer::unauthorized)?))
+    let headers = |name: &str| head.get(name);
+    if forge::is_signed(&headers) {
+        return Ok(content);
+    }
+    let sha1 = headers("x-hub-signature").is_some_and(|value| value.starts_with("sha1="));
+    let why = if sha1 { Unverified::OnlySha1 } else { Unverified::Missing };
+    Err(Answer { log: Some(why.to_string()), ..Answer::unauthorized() })
 }
 
 fn content_kind(head: &Head) -> Option<ContentKind> {

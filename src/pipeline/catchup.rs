@@ -44,8 +44,9 @@ pub(crate) struct CatchupOptions {
 
 /// The document of `catchup`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct CatchupDocument {
-    /// Always [`SCHEMA`].
+    /// Always 1.
     pub schema: u32,
     /// Another catchup of the same repository is at work, so this one left it all to that. Only there when true.
     #[serde(skip_serializing_if = "is_false")]
@@ -61,6 +62,7 @@ fn is_false(value: &bool) -> bool {
 
 /// One commit, and what became of it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct CaughtUp {
     /// The repository's full name.
     pub repository: RepoName,
@@ -83,6 +85,7 @@ pub(crate) struct CaughtUp {
 
 /// What became of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum CatchupOutcome {
     /// Every Docker image that it lists was in the registry already.
@@ -192,8 +195,9 @@ fn configured(
     for name in mirror.branches()?.into_iter().filter(|name| rule.branches.choose(name)) {
         let tip = Change {
             forge: Some(rule.forge_kind),
+            forge_url: Some(rule.forge.clone()).filter(|url| rule.forge_kind.is_elsewhere(url)),
             repository: rule.name.clone(),
-            clone_url: origin.remote.as_git_url().to_owned(),
+            clone_url: Some(origin.remote.as_git_url().to_owned()),
             commit: mirror.fetch_branch(&name)?,
             branch: Some(name),
             default_branch: None,

@@ -83,8 +83,9 @@ pub(crate) fn resolve_by_hand(site: Site, by_hand: &ByHand) -> Result<(Site, Cha
     };
     let change = Change {
         forge: None,
+        forge_url: None,
         repository: name,
-        clone_url: remote.as_git_url().to_owned(),
+        clone_url: Some(remote.as_git_url().to_owned()),
         commit,
         branch: by_hand.branch.clone(),
         default_branch: None,

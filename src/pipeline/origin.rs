@@ -47,10 +47,11 @@ pub(crate) struct ByHand {
 impl Origin {
     /// A change of a forge is found by its full name; what a person typed is taken as it is.
     pub(crate) fn of(site: &Site, change: &Change) -> Result<Origin, Failure> {
+        let url = change.clone_url.as_deref().unwrap_or_default();
         let typed = match (&site.typed, change.forge) {
             (_, Some(_)) => None,
-            (Some(typed), None) if typed.as_git_url() == change.clone_url => Some(typed.clone()),
-            (_, None) => Some(typed(site, &change.clone_url).map_err(refused)?),
+            (Some(typed), None) if typed.as_git_url() == url => Some(typed.clone()),
+            (_, None) => Some(typed(site, url).map_err(refused)?),
         };
         let rule = allowed(&site.repositories, &change.repository, typed.as_ref())?;
         Origin::new(site, rule, typed, &change.repository)

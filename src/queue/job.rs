@@ -93,6 +93,8 @@ impl FromStr for JobState {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewJob {
     pub forge: ForgeName,
+    /// Its URL, where it is not the public instance of its kind.
+    pub forge_url: Option<String>,
     /// As the forge spells it.
     pub repository: RepoName,
     /// The branch that the commit landed on.
@@ -112,7 +114,8 @@ pub struct NewJob {
 impl NewJob {
     /// Jobs of one lane run one at a time: they would move the same tags.
     pub(super) fn lane(&self) -> String {
-        format!("{}:{}", self.forge, self.repository.as_str().to_ascii_lowercase())
+        let at = self.forge_url.as_ref().map(|url| format!("@{url}")).unwrap_or_default();
+        format!("{}{at}:{}", self.forge, self.repository.as_str().to_ascii_lowercase())
     }
 
     /// With lane and branch it makes the merge that it is: the commit, or without one the pull request and its head.

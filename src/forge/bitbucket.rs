@@ -1,0 +1,210 @@
+//! Bitbucket Cloud (support.atlassian.com, "Event payloads"), and Bitbucket Data Center (confluence.atlassian.com,
+//! "Event payload"; its plugin Post Webhooks sends Cloud's events with other keys).
+
+use serde::Deserialize;
+
+use super::wire::{Object, problem_of_url};
+use super::{Delivery, Event, PayloadError};
+use crate::documents::ReportedChange;
+use crate::model::{BranchName, CommitPrefix, CommitSha, ForgeName, PullRequest, RepoName};
+
+/// Where a kind of payload says what.
+struct Pull<'a> {
+    forge: ForgeName,
+    pull: Object<'a>,
+    /// The side that it is merged into.
+    target: Object<'a>,
+    source: Object<'a>,
+    /// The keys are Cloud's.
+    is_like_cloud: bool,
+}
+
+pub(super) fn cloud(top: &Object<'_>, event: Option<&str>) -> Result<Delivery, PayloadError> {
+    read(ForgeName::Bitbucket, top, event)
+}
+
+pub(super) fn data_center(top: &Object<'_>, event: Option<&str>) -> Result<Delivery, PayloadError> {
+    let in_body = top.peek_text("eventKey");
+    read(ForgeName::BitbucketServer, top, event.or(in_body.as_deref()))
+}
+
+fn read(forge: ForgeName, top: &Object<'_>, key: Option<&str>) -> Result<Delivery, PayloadError> {
+    let deduced = deduce(top);
+    let key = key.or(deduced.as_deref());
+    let Some(action) =
+        key.and_then(|key| key.strip_prefix("pr:").or_else(|| key.strip_prefix("pullrequest:")))
+    else {
+        let event = match key {
+            Some("diagnostics:ping") => Event::Ping,
+            name => Event::Other { name: name.map(str::to_owned) },
+        };
+        return Ok(Delivery { forge, repository: repository_of(&top.peek("repository")), event });
+    };
+    let pull_key = if top.has("pullRequest") { "pullRequest" } else { "pullrequest" };
+    let merged = matches!(action, "merged" | "fulfilled");
+    let pull = if merged { top.object(pull_key)? } else { top.peek(pull_key) };
+    let is_like_cloud = forge == ForgeName::Bitbucket || pull.has("destination");
+    let [target, source] = if is_like_cloud { ["destination", "source"] } else { ["toRef", "fromRef"] };
+    let (target, source) = (pull.peek(target), pull.peek(source));
+    let pull = Pull { forge, pull, target, source, is_like_cloud };
+    let repository =
+        repository_of(&pull.target.peek("repository")).or_else(|| repository_of(&top.peek("repository")));
+    let reported = || repository.clone().map(|name| Box::new(pull.reported(top, name)));
+    let event = if merged {
+        let state = pull.pull.peek_text("state");
+        // The plugin's payloads may lack it; Atlassian's examples say `OPEN|MERGED|DECLINED`.
+        let is_plugins = pull_key == "pullrequest" && forge == ForgeName::BitbucketServer;
+        match state {
+            Some(state) if state.split('|').any(|state| state == "MERGED") => {
+                pull.merge(top, repository.clone())?
+            }
+            None if is_plugins && deduced.is_none() => pull.merge(top, repository.clone())?,
+            Some(state) => Event::Contradiction { state, change: reported() },
+            None => Event::Closed { merged: None, change: reported() },
+        }
+    } else if matches!(action, "declined" | "rejected" | "deleted") {
+        Event::Closed { merged: Some(false), change: reported() }
+    } else {
+        Event::Touched { action: Some(action.to_owned()), change: reported() }
+    };
+    Ok(Delivery { forge, repository, event })
+}
+
+/// The event of a payload that came without its header and names no `eventKey`. A comment, an approval and a request
+/// for changes also carry the pull request, but their own subject stands beside it.
+fn deduce(top: &Object<'_>) -> Option<String> {
+    let about_more = ["comment", "approval", "changes_request", "participant"].iter().any(|key| top.has(key));
+    if !top.is_object("pullrequest") || about_more || top.has("eventKey") {
+        return None;
+    }
+    let state = top.peek("pullrequest").peek_text("state")?;
+    Some(match state.as_str() {
+        "MERGED" => "pullrequest:fulfilled".to_owned(),
+        "DECLINED" => "pullrequest:rejected".to_owned(),
+        _ => "pullrequest:updated".to_owned(),
+    })
+}
+
+/// `full_name` in Cloud, project and slug in Data Center, `fullName` in the plugin's payloads.
+fn repository_of(repository: &Object<'_>) -> Option<RepoName> {
+    let (key, slug) = (repository.peek("project").peek_text("key"), repository.peek_text("slug"));
+    let by_slug = || format!("{}/{}", key?, slug?).parse().ok();
+    repository.peek_as("full_name").or_else(|| repository.peek_as("fullName")).or_else(by_slug)
+}
+
+#[derive(Deserialize)]
+struct Link {
+    #[serde(default)]
+    name: String,
+    href: String,
+}
+
+/// One of the links: an object, or a list of them.
+fn link(of: &Object<'_>, key: &str, name: &str) -> Option<String> {
+    let links = of.peek("links");
+    if links.is_object(key) {
+        return links.peek(key).peek_url("href");
+    }
+    let list: Vec<Link> = links.read(key, "").ok().flatten()?;
+    let link = list.into_iter().find(|link| link.name.starts_with(name))?;
+    Some(link.href).filter(|href| problem_of_url(href).is_none())
+}
+
+impl Pull<'_> {
+    fn branch(&self) -> Option<BranchName> {
+        let full = self.target.peek_text("id");
+        let by_ref = full.and_then(|id| id.strip_prefix("refs/heads/").and_then(|name| name.parse().ok()));
+        by_ref
+            .or_else(|| self.target.peek_as("displayId"))
+            .or_else(|| self.target.peek("branch").peek_as("name"))
+    }
+
+    fn merge(&self, top: &Object<'_>, name: Option<RepoName>) -> Result<Event, PayloadError> {
+        let change = self.reported(top, name.ok_or_else(|| self.unnamed(top))?);
+        if change.branch.is_none() {
+            if self.is_like_cloud || self.target.has("branch") {
+                self.target.object("branch")?.needed::<BranchName>("name")?;
+            }
+            self.target.needed::<BranchName>("displayId")?;
+        }
+        if change.pull_request.is_none() {
+            self.pull.read::<u64>("id", "the number of a pull request")?;
+            return Err(self.pull.missing("id"));
+        }
+        let (at, key) = self.landed();
+        if at.has(key) && change.commit.is_none() {
+            at.needed::<CommitPrefix>(key)?;
+        }
+        Ok(Event::Merged(Box::new(change)))
+    }
+
+    /// What is wrong with the name of the repository.
+    fn unnamed(&self, top: &Object<'_>) -> PayloadError {
+        let wrong = || {
+            if self.is_like_cloud {
+                let of_target = self.target.object("repository")?;
+                let repository =
+                    if of_target.has("full_name") { of_target } else { top.object("repository")? };
+                repository.needed::<RepoName>("full_name")?;
+                return Err(repository.missing("full_name"));
+            }
+            let repository = self.target.object("repository")?;
+            repository.object("project")?.needed::<RepoName>("key")?;
+            repository.needed::<RepoName>("slug")?;
+            Err(repository.missing("slug"))
+        };
+        let error: Result<(), PayloadError> = wrong();
+        error.err().unwrap_or_else(|| top.missing("repository"))
+    }
+
+    /// Where the commit that landed stands.
+    fn landed(&self) -> (Object<'_>, &'static str) {
+        if self.pull.has("merge_commit") {
+            (self.pull.peek("merge_commit"), "hash")
+        } else if self.pull.has("mergeCommit") {
+            (self.pull.peek("mergeCommit"), "hash")
+        } else {
+            (self.pull.peek("properties").peek("mergeCommit"), "id")
+        }
+    }
+
+    fn reported(&self, top: &Object<'_>, name: RepoName) -> ReportedChange {
+        let pull = &self.pull;
+        let (at, key) = self.landed();
+        let landed = at.peek_text(key);
+        let commit: Option<CommitSha> = landed.as_deref().and_then(|hash| hash.parse().ok());
+        let time = |key: &str| pull.peek_time(key).filter(|_| commit.is_none());
+        let (created_at, merged_at) =
+            (time("created_on").or_else(|| time("createdDate")), time("closedDate"));
+        let landed_prefix = landed.filter(|_| commit.is_none()).and_then(|hash| hash.parse().ok());
+        let (repository, beside) = (self.target.peek("repository"), top.peek("repository"));
+        let author = pull.peek("author");
+        let (author, user) =
+            (author.peek_text("nickname").or_else(|| author.peek_text("username")), author.peek("user"));
+        let head = self.source.peek_as("latestCommit").or_else(|| self.source.peek("commit").peek_as("hash"));
+        let page =
+            link(pull, "html", "").or_else(|| link(pull, "self", "")).or_else(|| pull.peek_url("link"));
+        let web = |of: &Object<'_>| Some(format!("{}.git", link(of, "html", "")?));
+        ReportedChange {
+            forge: Some(self.forge),
+            forge_url: None,
+            repository: name,
+            clone_url: link(&repository, "clone", "http")
+                .or_else(|| web(&repository))
+                .or_else(|| web(&beside)),
+            commit,
+            branch: self.branch(),
+            default_branch: beside.peek("mainbranch").peek_as("name"),
+            pull_request: pull.peek_number("id").map(|number| PullRequest {
+                number,
+                title: pull.peek_text("title"),
+                author: author.or_else(|| user.peek_text("name")).or_else(|| pull.peek_text("authorLogin")),
+                url: page,
+                head,
+                created_at,
+                merged_at,
+                landed_prefix,
+            }),
+        }
+    }
+}
