@@ -248,6 +248,82 @@ fn the_certificates_are_those_that_clients_take() {
 }
 
 #[test]
+fn certs_renews_the_certificate_with_the_authority_that_clients_trust() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(swanci(dir.path(), &[], FULL).code, 0);
+    let read = |name: &str| std::fs::read_to_string(dir.path().join("certs").join(name)).unwrap();
+    let (ca, old) = (read("ca.crt"), read("registry.crt"));
+    let ran = swanci(dir.path(), &[], &["certs", "registry.example.org:443", "192.0.2.7"]);
+    assert!(
+        ran.code == 0 && ran.out.contains("valid for registry.example.org, localhost, 127.0.0.1, 192.0.2.7"),
+        "{ran:?}"
+    );
+    assert_eq!(read("ca.crt"), ca);
+    assert_ne!(read("registry.crt"), old);
+    assert_eq!(mode(&dir.path().join("certs/registry.key")), 0o600);
+    for name in [["-verify_hostname", "registry.example.org"], ["-verify_ip", "192.0.2.7"]] {
+        let verified = Command::new("openssl")
+            .args(["verify", "-x509_strict", "-purpose", "sslserver"])
+            .args(name)
+            .args(["-CAfile", "ca.crt", "registry.crt"])
+            .current_dir(dir.path().join("certs"))
+            .output()
+            .unwrap();
+        assert!(verified.status.success(), "{name:?}: {verified:?}");
+    }
+    // Half an authority signs nothing, and is not replaced.
+    std::fs::remove_file(dir.path().join("certs/ca.key")).unwrap();
+    let ran = swanci(dir.path(), &[], &["certs", "registry.example.org"]);
+    assert!(ran.code == 4 && ran.err.contains("ca.key"), "{ran:?}");
+    assert_eq!(read("ca.crt"), ca);
+    // Without any, one is made.
+    let ran = swanci(dir.path(), &[], &["certs", "--dir", "new", "registry.example.org", "--json"]);
+    assert_eq!(ran.json()["written"].as_array().unwrap().len(), 4, "{ran:?}");
+    assert_eq!(swanci(dir.path(), &[], &["certs", "https://x"]).code, 2);
+}
+
+#[test]
+fn trust_installs_the_authority_for_docker_and_takes_it_away() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(swanci(dir.path(), &[], FULL).code, 0);
+    let ca = std::fs::read_to_string(dir.path().join("certs/ca.crt")).unwrap();
+    for (registry, folders) in [
+        ("registry.example.org:443", &["registry.example.org", "registry.example.org:443"][..]),
+        ("registry.example.org", &["registry.example.org", "registry.example.org:443"]),
+        ("registry.example.org:5000/team", &["registry.example.org:5000"]),
+    ] {
+        let ran = swanci(dir.path(), &[], &["trust", "--dir", "d", registry]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        let found = Command::new("openssl")
+            .args(["x509", "-in", "certs/ca.crt", "-noout", "-fingerprint", "-sha256"])
+            .current_dir(dir.path())
+            .output()
+            .unwrap();
+        let found = String::from_utf8(found.stdout).unwrap();
+        assert!(ran.out.contains(found.trim().rsplit('=').next().unwrap()), "{found} {ran:?}");
+        let mut there: Vec<_> =
+            std::fs::read_dir(dir.path().join("d")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        there.sort();
+        assert_eq!(there, *folders);
+        for folder in folders {
+            assert_eq!(
+                std::fs::read_to_string(dir.path().join("d").join(folder).join("ca.crt")).unwrap(),
+                ca
+            );
+        }
+        assert_eq!(swanci(dir.path(), &[], &["trust", "--remove", "--dir", "d", registry]).code, 0);
+        assert_eq!(std::fs::read_dir(dir.path().join("d")).unwrap().count(), 0);
+    }
+    for (file, says) in
+        [("certs/registry.key", "private key"), ("swanci.toml", "not a certificate"), ("x", "cannot read x")]
+    {
+        let ran = swanci(dir.path(), &[], &["trust", "--dir", "e", "--ca", file, "registry.example.org"]);
+        assert!(ran.code == 4 && ran.err.contains(says), "{file}: {ran:?}");
+        assert!(!dir.path().join("e").exists());
+    }
+}
+
+#[test]
 fn nothing_that_is_there_is_overwritten_and_nothing_is_half_written() {
     for name in
         ["swanci.toml", "secret", "certs/ca.crt", "certs/ca.key", "certs/registry.crt", "certs/registry.key"]

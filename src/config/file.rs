@@ -344,7 +344,7 @@ impl RawConfig {
             return Err(Invalid::new(
                 "registry.plain_http",
                 "only a registry on loopback may speak plain HTTP; give the registry a certificate \
-                 (scripts/gen-certs) and name its CA as ca_file",
+                 (`swanci certs` makes one) and name its CA as ca_file",
             ));
         }
         let state_dir = self.state_dir.or_else(|| environment.default_state_dir()).ok_or_else(|| {

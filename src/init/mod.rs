@@ -1,6 +1,6 @@
 //! A new installation: configuration, webhook secret and certificates, all of them or none, never over what is there.
 
-mod certificates;
+pub(crate) mod certificates;
 mod template;
 
 use std::io::Write as _;
@@ -79,13 +79,16 @@ pub(crate) fn write(answers: &Answers) -> Result<Written, Failure> {
     let certs = answers.dir.join("certs");
     if let (true, Some(registry)) = (answers.certificates, &answers.registry) {
         let names = names(registry);
-        let made = certificates::make(&names, jiff::Timestamp::now())
-            .classify(Kind::Failed, || format!("no certificate can be made for {}", names.join(", ")))?;
+        let now = jiff::Timestamp::now();
+        let made = certificates::authority(now)
+            .and_then(|ca| certificates::server(&ca, &names, now).map(|server| (ca, server)));
+        let (ca, server) =
+            made.classify(Kind::Failed, || format!("no certificate can be made for {}", names.join(", ")))?;
         for (name, content, access) in [
-            ("ca.key", made.ca_key, Access::Owner),
-            ("ca.crt", made.ca, Access::Everybody),
-            ("registry.key", made.key, Access::Owner),
-            ("registry.crt", made.certificate, Access::Everybody),
+            ("ca.key", ca.key, Access::Owner),
+            ("ca.crt", ca.certificate, Access::Everybody),
+            ("registry.key", server.key, Access::Owner),
+            ("registry.crt", server.certificate, Access::Everybody),
         ] {
             files.push(NewFile { path: certs.join(name), content: content.into_bytes(), access });
         }
@@ -116,7 +119,7 @@ pub(crate) fn write(answers: &Answers) -> Result<Written, Failure> {
             let before = std::fs::read_to_string(&gitignore).unwrap_or_default();
             let newline = if before.is_empty() || before.ends_with('\n') { "" } else { "\n" };
             let mut file = std::fs::OpenOptions::new().append(true).create(true).open(&gitignore)?;
-            write!(file, "{newline}{}\n", ignored.join("\n"))
+            writeln!(file, "{newline}{}", ignored.join("\n"))
         };
         append().classify(Kind::Failed, || format!("cannot write {}", gitignore.display()))?;
     }
@@ -176,8 +179,8 @@ fn check(answers: &Answers) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The registry's own name, and those of this machine, as `scripts/gen-certs` has them.
-fn names(registry: &RegistryAddress) -> Vec<String> {
+/// The registry's own name, and those of this machine.
+pub(crate) fn names(registry: &RegistryAddress) -> Vec<String> {
     let host = registry.host();
     let bare = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, _)) => address,
