@@ -1,4 +1,4 @@
-//! JSON read more strictly than serde does by itself, and where a value stands in its text.
+//! JSON read more strictly than serde does by default, and where a value stands in its text.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,8 +8,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// A `T` that is read from a JSON object only. What serde derives takes an array too for an object, field by
-/// field in order, which nobody means.
+/// Accepts only a JSON object. Serde's derive also accepts an array of the fields in order.
 #[derive(Debug)]
 pub(crate) struct Object<T>(pub(crate) T);
 

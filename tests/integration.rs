@@ -10,6 +10,7 @@ mod documents;
 mod evaluate_fixtures;
 mod hook;
 mod init;
+mod landed;
 mod listener;
 mod listener_http;
 mod listener_limits;
@@ -37,5 +38,6 @@ mod engine {
     mod serve;
     mod stack;
     mod statuses;
+    mod terminal;
     mod tutorial;
 }

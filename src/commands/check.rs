@@ -309,9 +309,8 @@ fn circle(
         .enumerate()
         .map(|(own, stages)| stages.bases().iter().filter_map(|base| names.find(base, own)).collect())
         .collect();
-    let circle = plan::order(&bases, |i| images[i].0.name.to_string()).err()?;
-    let first = images
-        .iter()
-        .position(|(spec, _)| circle.0.first().is_some_and(|name| *name == spec.name.as_str()))?;
-    Some((places[first], circle.to_string()))
+    let circle = plan::order(&bases).err()?;
+    let names: Vec<&str> = circle.iter().map(|i| images[*i].0.name.as_str()).collect();
+    let first = places.get(*circle.first()?)?;
+    Some((*first, format!("these images are built on each other in a circle: {}", names.join(", "))))
 }

@@ -501,11 +501,9 @@ fn answers(forges: &[ForgeConfig], has_git_token: bool) -> Result<(), Invalid> {
     for (i, forge) in forges.iter().enumerate() {
         if forge.status && forge.kind == ForgeName::Gogs {
             let problem = "Gogs has no commit statuses";
-            let hint = "set comment = true instead: a comment on the pull request says how it went";
-            return Err(Invalid {
-                hint: Some(hint.to_owned()),
-                ..Invalid::new(format!("forge[{i}].status"), problem)
-            });
+            let hint =
+                Some("set comment = true instead: a comment on the pull request says how it went".to_owned());
+            return Err(Invalid { hint, ..Invalid::new(format!("forge[{i}].status"), problem) });
         }
         // SWANCI_GIT_TOKEN belongs to the only forge, or to the only one without a token of its own.
         let has_token = forge.token_file.is_some() || has_git_token && without == 1;
