@@ -135,7 +135,7 @@ fn an_authority_used_as_a_server_certificate_is_explained() {
     // What `openssl req -x509` makes in one step; docker accepts it, rustls does not.
     let server = RegistryServer::builder().self_signed().start();
     let text = refused(server.settings());
-    assert!(text.contains("an authority's own") && text.contains("gen-certs"), "{text}");
+    assert!(text.contains("an authority's own") && text.contains("swanci certs"), "{text}");
 }
 
 #[test]
