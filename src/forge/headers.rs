@@ -116,7 +116,8 @@ mod tests {
         use ForgeName::{Bitbucket, BitbucketServer, Forgejo, Gitbucket, Gitea, Github, Gitlab, Gogs};
         for (headers, expected) in [
             (
-                &[("x-github-event", "ping"), ("x-github-hook-id", "1"), ("user-agent", "GitHub-Hookshot/1")][..],
+                &[("x-github-event", "ping"), ("x-github-hook-id", "1"), ("user-agent", "GitHub-Hookshot/1")]
+                    [..],
                 &[Github][..],
             ),
             (&[("x-github-event", "push")], &[Github, Gitbucket]),
