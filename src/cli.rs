@@ -324,6 +324,9 @@ pub(crate) struct Run {
     /// How to push.
     #[command(flatten)]
     pub push: PushArgs,
+    /// Set the commit's status on its forge, pending and then how it ended (needs the forge's token)
+    #[arg(long)]
+    pub status: bool,
 }
 
 /// Which commits to look at, and how to build those that are missing.

@@ -5,6 +5,7 @@
 
 mod error;
 mod history;
+mod landed;
 mod mirror;
 mod objects;
 mod remote;
@@ -21,6 +22,7 @@ use crate::process::{Finished, Tool};
 
 pub use error::{Cause, Fault, GitError};
 pub use history::Landed;
+pub use landed::Merge;
 pub use mirror::{Mirror, remove_unused_mirrors};
 pub use objects::{AttributesFile, CommitInfo, ContextFiles, Found, Misplaced, Object};
 pub use remote::{Remote, RemoteError, Transport};

@@ -1,4 +1,4 @@
-//! JSON read more strictly than serde does by itself.
+//! Stricter JSON than serde's default.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -6,8 +6,7 @@ use std::marker::PhantomData;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
-/// A `T` that is read from a JSON object only. What serde derives takes an array too for an object, field by
-/// field in order, which nobody means.
+/// Accepts only a JSON object. Serde's derive also accepts an array of the fields in order.
 #[derive(Debug)]
 pub(crate) struct Object<T>(pub(crate) T);
 

@@ -456,6 +456,12 @@ impl ForgeName {
         }
     }
 
+    /// Whether payloads without headers can be from either: those of Gitea and Forgejo are not always told apart.
+    pub fn is_like(self, other: ForgeName) -> bool {
+        let is_gitea = |forge| matches!(forge, ForgeName::Gitea | ForgeName::Forgejo);
+        self == other || is_gitea(self) && is_gitea(other)
+    }
+
     /// Whether a forge of this kind at `url` is not the public instance.
     pub fn is_elsewhere(self, url: &str) -> bool {
         self.public_url() != Some(url)
@@ -502,7 +508,7 @@ impl fmt::Display for ForgeName {
 /// commit by hand; `branch` is absent when only a commit was named.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Change {
+pub struct Change<C = CommitSha> {
     /// The forge that announced it.
     pub forge: Option<ForgeName>,
     /// The configured `url` of its forge, where that is not the public instance of its kind.
@@ -514,7 +520,7 @@ pub struct Change {
     #[serde(default)]
     pub clone_url: Option<String>,
     /// The commit that landed on the branch.
-    pub commit: CommitSha,
+    pub commit: C,
     /// The branch that it landed on.
     pub branch: Option<BranchName>,
     /// The repository's default branch.
@@ -523,6 +529,15 @@ pub struct Change {
     /// The pull request that was merged.
     #[serde(default)]
     pub pull_request: Option<PullRequest>,
+}
+
+impl<C> Change<C> {
+    /// The same change with this commit.
+    pub fn at<D>(self, commit: D) -> Change<D> {
+        let Change { forge, forge_url, repository, clone_url, branch, default_branch, pull_request, .. } =
+            self;
+        Change { forge, forge_url, repository, clone_url, commit, branch, default_branch, pull_request }
+    }
 }
 
 /// The pull request of a [`Change`], for labels and for people; nothing is decided by it.

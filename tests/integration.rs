@@ -9,6 +9,7 @@ mod documents;
 mod evaluate_fixtures;
 mod hook;
 mod init;
+mod landed;
 mod listener;
 mod listener_http;
 mod listener_limits;
@@ -35,5 +36,6 @@ mod engine {
     mod security;
     mod serve;
     mod stack;
+    mod statuses;
     mod tutorial;
 }

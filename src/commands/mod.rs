@@ -11,6 +11,7 @@ mod hook;
 mod init;
 mod jobs;
 mod push;
+mod report;
 mod run;
 mod serve;
 mod session;

@@ -5,6 +5,8 @@ use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use secrecy::{ExposeSecret as _, SecretString};
+
 use crate::cancel::Cancel;
 use crate::ci::Actions;
 use crate::cli::{BuildArgs, Color, Global, RegistryArgs};
@@ -114,6 +116,7 @@ pub(super) fn site(
         registry: address,
         client,
         docker: Docker::new(&config.build.docker, builder),
+        forges: config.forges.iter().map(|forge| (forge.kind, forge.url.clone())).collect(),
         access: config.forges.iter().map(|forge| access(config, forge)).collect::<Result<_, _>>()?,
         typed: None,
         jobs: build.and_then(|b| b.jobs).map_or(config.build.jobs, usize::from),
@@ -145,23 +148,45 @@ fn rule(config: &Config, repository: &RepositoryConfig) -> Result<RepositoryRule
 
 /// How the repositories of this forge are read.
 fn access(config: &Config, forge: &ForgeConfig) -> Result<Access, Failure> {
-    let from_environment = config
-        .git_token
-        .as_ref()
-        .filter(|_| config.forge_of_git_token().is_some_and(|owner| owner.url == forge.url));
-    let token = match (from_environment, &forge.token_file) {
-        (Some(token), _) => Some(token.clone()),
-        (None, Some(path)) => Some(
-            read_secret_file(path)
-                .map_err(|failure| failure.context(format!("token_file of the forge {}", forge.url)))?,
-        ),
-        (None, None) => None,
-    };
-    let (login, token) = match token {
+    let (login, token) = match token_text(config, forge)? {
         Some(token) => config.login(forge.kind, &token).map(|(login, token)| (login, Some(token)))?,
         None => (String::new(), None),
     };
     Ok(Access { forge: forge.url.clone(), login, token, ca_file: forge.ca_file.clone() })
+}
+
+/// The token of a forge as it is configured: `TOKEN` or `USER:TOKEN`.
+fn token_text(config: &Config, forge: &ForgeConfig) -> Result<Option<SecretString>, Failure> {
+    let owner = config.forge_of_git_token();
+    match (config.git_token.as_ref().filter(|_| owner.is_some_and(|o| o.url == forge.url)), &forge.token_file)
+    {
+        (Some(token), _) => Ok(Some(token.clone())),
+        (None, Some(path)) => read_secret_file(path)
+            .map(Some)
+            .map_err(|failure| failure.context(format!("token_file of the forge {}", forge.url))),
+        (None, None) => Ok(None),
+    }
+}
+
+/// The token of a forge for its API, and the user name where one is configured with it.
+pub(super) fn api_token(
+    config: &Config,
+    forge: &ForgeConfig,
+) -> Result<(Option<String>, Option<SecretString>), Failure> {
+    let Some(text) = token_text(config, forge)? else { return Ok((None, None)) };
+    let named = text.expose_secret().contains(':');
+    let (user, token) = config.login(forge.kind, &text)?;
+    Ok((named.then_some(user), Some(token)))
+}
+
+/// The certificate authority of a forge.
+pub(super) fn ca_pem(forge: &ForgeConfig) -> Result<Option<Vec<u8>>, Failure> {
+    let read = |path: &PathBuf| {
+        std::fs::read(path).classify(Kind::BadInput, || {
+            format!("cannot read ca_file of the forge {}: {}", forge.url, path.display())
+        })
+    };
+    forge.ca_file.as_ref().map(read).transpose()
 }
 
 /// The secrets of `--secret`; a file that cannot be read is found before anything is built.
@@ -203,8 +228,6 @@ pub(super) fn connect(
 
 #[cfg(test)]
 mod tests {
-    use secrecy::ExposeSecret as _;
-
     use super::*;
 
     #[test]

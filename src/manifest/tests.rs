@@ -15,7 +15,7 @@ fn one(keys: &str) -> Result<ImageSpec, ManifestError> {
 }
 
 #[test]
-fn the_originals_file_is_read() {
+fn the_original_projects_file_is_accepted() {
     let text = "\u{feff}{\"images\":[{\"service_name\":\"httpd\",\"version\":\"1.0\",\"type\":\"Docker\"},\
                 {\"service_name\":\"team/postgresql\",\"version\":\"9.6\",\"type\":\"AMI\"}]}";
     let specs = parse(text.as_bytes()).unwrap();
@@ -29,7 +29,7 @@ fn the_originals_file_is_read() {
 }
 
 #[test]
-fn everything_optional_is_read() {
+fn optional_keys_are_read() {
     let spec = one(
         r#""context":".","dockerfile":"build/../Dockerfile.httpd","args":{"A":"x y","n":80,"b":true,"_":""},
            "target":"final","platform":"linux/arm/v7","tags":["latest","pr-{number}"]"#,
@@ -49,7 +49,7 @@ fn everything_optional_is_read() {
 }
 
 #[test]
-fn what_is_wrong_in_an_image_is_refused_with_its_path() {
+fn an_invalid_image_is_refused_with_its_json_path() {
     for (keys, path, word) in [
         (r#""version":"""#, "images[0].version", "valid tag"),
         (r#""version":"a b""#, "images[0].version", "valid tag"),
@@ -79,7 +79,7 @@ fn what_is_wrong_in_an_image_is_refused_with_its_path() {
         (r#""tags":["x","{sha}"]"#, "images[0].tags[1]", "unknown word"),
         (r#""tags":["{version"]"#, "images[0].tags[0]", "unbalanced"),
         (r#""tags":["{version}"]"#, "images[0].tags[0]", "no `version`"),
-        (r#""tags":["a/b"]"#, "images[0].tags[0]", "no tag may hold"),
+        (r#""tags":["a/b"]"#, "images[0].tags[0]", "a tag cannot contain"),
         (r#""tags":"x""#, "images[0].tags", "expected a sequence"),
         (r#""service":"x""#, "images[0].service", "unknown field"),
         (r#""dockerfil":"x""#, "images[0].dockerfil", "did you mean `dockerfile`?"),
@@ -98,7 +98,7 @@ fn what_is_wrong_in_an_image_is_refused_with_its_path() {
 }
 
 #[test]
-fn what_is_wrong_as_a_whole_is_refused() {
+fn an_invalid_file_is_refused() {
     for (text, word) in [
         ("", "EOF"),
         ("[]", "expected an object"),
@@ -117,7 +117,7 @@ fn what_is_wrong_as_a_whole_is_refused() {
         ("{\"images\":[{\"service_name\":\"A\"}]}", "valid image name"),
         ("{\"images\":[{\"service_name\":\"../a\"}]}", "valid image name"),
         ("{\"images\":[{\"service_name\":\"a:1\"}]}", "valid image name"),
-        ("{\"images\":[{\"service_name\":\"a\"},{\"service_name\":\"a\"}]}", "`images[0]` is called already"),
+        ("{\"images\":[{\"service_name\":\"a\"},{\"service_name\":\"a\"}]}", "also the name of `images[0]`"),
     ] {
         let error = parse(text.as_bytes()).expect_err(text);
         assert!(error.to_string().contains(word), "{text}: {error}");
@@ -128,7 +128,7 @@ fn what_is_wrong_as_a_whole_is_refused() {
 }
 
 #[test]
-fn docker_is_a_type_in_any_case() {
+fn the_type_docker_ignores_case() {
     for kind in ["Docker", "docker", "DOCKER"] {
         let text = format!(r#"{{"images":[{{"service_name":"a","type":"{kind}"}}]}}"#);
         assert_eq!(parse(text.as_bytes()).unwrap()[0].kind, ImageKind::Docker, "{kind}");
@@ -140,7 +140,7 @@ fn docker_is_a_type_in_any_case() {
 }
 
 #[test]
-fn ten_thousand_images_are_read_at_once() {
+fn ten_thousand_images_are_read() {
     let images: Vec<String> = (0..10_000)
         .map(|i| format!(r#"{{"service_name":"i{i}","args":{{"A":"x"}},"tags":["a","b"]}}"#))
         .collect();
@@ -148,7 +148,7 @@ fn ten_thousand_images_are_read_at_once() {
 }
 
 #[test]
-fn a_repository_with_a_dockerfile_alone_is_one_image_named_after_it() {
+fn a_repository_with_only_a_dockerfile_is_one_image_named_after_it() {
     let spec = ImageSpec::root_dockerfile(&"Team/My.App".parse().unwrap()).unwrap();
     assert_eq!(
         (spec.name.as_str(), spec.context.as_str(), spec.dockerfile.as_str()),
@@ -165,7 +165,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_accepted_holds_only_good_values(
+    fn accepted_paths_are_normalized(
         context in "[a-z./\\\\\\x00-]{0,12}", dockerfile in "[a-zA-Z./-]{0,12}",
     ) {
         let keys = format!(

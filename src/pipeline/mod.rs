@@ -7,6 +7,7 @@ mod checkout;
 mod compare;
 mod contexts;
 mod housekeeping;
+mod landed;
 mod origin;
 mod promote;
 mod push;
@@ -36,6 +37,7 @@ use crate::registry::Registry;
 
 pub(crate) use build::{BuildOptions, build};
 pub(crate) use checkout::resolve_by_hand;
+pub(crate) use landed::landed;
 pub(crate) use origin::{ByHand, Origin};
 pub(crate) use push::{PushOptions, push};
 pub(crate) use run::{Ran, run};
@@ -82,6 +84,8 @@ pub(crate) struct Site {
     pub client: Option<Registry>,
     /// The docker CLI.
     pub docker: Docker,
+    /// The configured forges: kind and `url`.
+    pub forges: Vec<(ForgeName, String)>,
     /// How private repositories of each configured forge are read.
     pub access: Vec<Access>,
     /// The repository that a person typed, with the login that stood in its URL: no document carries that.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use crate::error::{Failure, Kind};
 use crate::git::{Remote, RemoteError, Transport};
-use crate::model::{BranchName, Change, Digest, ImageName, ImageRepository, RepoName};
+use crate::model::{BranchName, Change, Digest, ForgeName, ImageName, ImageRepository, RepoName};
 
 use super::{RepositoryRule, Site};
 
@@ -45,21 +45,41 @@ pub(crate) struct ByHand {
 }
 
 impl Origin {
-    /// A change of a forge is found by its full name; what a person typed is taken as it is.
-    pub(crate) fn of(site: &Site, change: &Change) -> Result<Origin, Failure> {
-        let url = change.clone_url.as_deref().unwrap_or_default();
-        let typed = match (&site.typed, change.forge) {
-            (_, Some(_)) => None,
-            (Some(typed), None) if typed.as_git_url() == url => Some(typed.clone()),
-            (_, None) => Some(typed(site, url).map_err(refused)?),
+    /// A change of a forge is found by its forge and its full name; what a person typed is taken as it is.
+    pub(crate) fn of<C>(site: &Site, change: &Change<C>) -> Result<Origin, Failure> {
+        let name = &change.repository;
+        let Some(kind) = change.forge else {
+            let url = change.clone_url.as_deref().unwrap_or_default();
+            let typed = match &site.typed {
+                Some(typed) if typed.as_git_url() == url => typed.clone(),
+                Some(_) | None => typed(site, url).map_err(refused)?,
+            };
+            let rule = allowed(&site.repositories, name, &typed)?;
+            return Origin::new(site, rule, Some(typed), name, (ForgeName::Github, GITHUB));
         };
-        let rule = allowed(&site.repositories, &change.repository, typed.as_ref())?;
-        Origin::new(site, rule, typed, &change.repository)
+        let forge = forge_of(site, kind, change.forge_url.as_deref());
+        if site.repositories.is_empty() {
+            return Origin::new(site, None, None, name, forge?);
+        }
+        let mut named = site.repositories.iter().filter(|rule| rule.name.same_as(name));
+        let rule = match &forge {
+            Ok((_, url)) => named.clone().find(|rule| rule.forge == *url),
+            Err(_) => None,
+        };
+        // Who configures no forge, only where the repository is cloned from, need not say which forge it is.
+        let unnamed = || named.next().filter(|rule| rule.clone_url.is_some() && no_forge_is_configured(site));
+        match (rule.or_else(unnamed), forge) {
+            (Some(rule), _) => Origin::of_rule(site, rule),
+            (None, Err(failure)) if site.repositories.iter().any(|rule| rule.name.same_as(name)) => {
+                Err(failure)
+            }
+            (None, _) => Err(not_allowed(name)),
+        }
     }
 
     /// A configured repository.
     pub(super) fn of_rule(site: &Site, rule: &RepositoryRule) -> Result<Origin, Failure> {
-        Origin::new(site, Some(rule), None, &rule.name)
+        Origin::new(site, Some(rule), None, &rule.name, (rule.forge_kind, &rule.forge))
     }
 
     fn new(
@@ -67,11 +87,9 @@ impl Origin {
         rule: Option<&RepositoryRule>,
         typed: Option<Remote>,
         name: &RepoName,
+        forge: (ForgeName, &str),
     ) -> Result<Origin, Failure> {
-        let forge = match rule {
-            Some(rule) => rule.forge.as_str(),
-            None => site.access.first().map_or(GITHUB, |access| access.forge.as_str()),
-        };
+        let (kind, forge) = rule.map_or(forge, |rule| (rule.forge_kind, rule.forge.as_str()));
         let itself = match (&typed, rule) {
             (Some(typed), Some(rule)) => is_known(rule, typed),
             (None, _) => true,
@@ -84,17 +102,18 @@ impl Origin {
             (None, Some(url)) => Remote::typed(url).map_err(|error| {
                 Failure::new(Kind::BadInput, error).context(format!("clone_url of `{name}`"))
             })?,
-            (None, None) => match rule {
-                Some(rule) => rule.on_its_forge(),
-                None => Remote::of_forge(forge, name),
+            (None, None) => {
+                Remote::of_forge(&format!("{forge}{}", kind.clone_prefix()), name).map_err(refused)?
             }
-            .map_err(refused)?,
         };
         let source = if itself { source_of(forge, name) } else { remote.source() };
         let mut secrets = rule.filter(|_| itself).map(|rule| rule.secrets.clone()).unwrap_or_default();
         secrets.extend(site.secrets.clone());
         let namespace = rule.and_then(|rule| rule.namespace.clone());
-        let others = site.repositories.iter().filter(|other| rule.is_none_or(|rule| rule.name != other.name));
+        let is_own = |other: &RepositoryRule, rule: &RepositoryRule| {
+            (&rule.forge, &rule.name) == (&other.forge, &other.name)
+        };
+        let others = site.repositories.iter().filter(|other| rule.is_none_or(|rule| !is_own(other, rule)));
         Ok(Origin {
             remote,
             source,
@@ -173,23 +192,55 @@ fn source_of(forge: &str, name: &RepoName) -> String {
     format!("{}/{name}", forge.trim_end_matches('/'))
 }
 
-/// With a configured allow-list, the entry for this change.
+/// The forge of a change that a forge announced: the one that it names, else the public instance of its kind where no
+/// other is configured, else the only one of its kind.
+fn forge_of<'s>(site: &'s Site, kind: ForgeName, url: Option<&str>) -> Result<(ForgeName, &'s str), Failure> {
+    let configured = site.forges.iter().map(|(kind, url)| (*kind, url.as_str()));
+    if let Some(url) = url {
+        return configured.clone().find(|forge| *forge == (kind, url)).ok_or_else(|| {
+            let shown = crate::escape::shortened(url, 120);
+            Failure::refused(format!("no [[forge]] of kind {kind} with the url {shown} is configured"))
+        });
+    }
+    let same: Vec<_> = configured.clone().filter(|(other, _)| *other == kind).collect();
+    let alike: Vec<_> = configured.filter(|(other, _)| other.is_like(kind)).collect();
+    let public = kind.public_url().map(|url| (kind, url));
+    let among = if same.is_empty() { &alike } else { &same };
+    match (&among[..], public) {
+        (several, Some(public)) if several.is_empty() || several.contains(&public) => Ok(public),
+        ([only], _) => Ok(*only),
+        ([], _) => Err(Failure::bad_input(format!(
+            "the change is of a repository on {}, and no [[forge]] of kind {kind} is configured",
+            kind.title()
+        ))
+        .hint(format!("add one to the configuration: kind = \"{kind}\", and its url"))),
+        (several, _) => {
+            let urls = several.iter().map(|(_, url)| *url).collect::<Vec<_>>().join(", ");
+            Err(Failure::bad_input(format!("the change does not say on which forge it is: {urls}"))
+                .hint("add the repository to the configuration as a [[repository]] with its forge"))
+        }
+    }
+}
+
+fn no_forge_is_configured(site: &Site) -> bool {
+    matches!(&site.forges[..], [(ForgeName::Github, url)] if url == GITHUB)
+}
+
+fn not_allowed(repository: &RepoName) -> Failure {
+    Failure::refused(format!("the repository `{repository}` is not on the allow-list"))
+        .hint("add a [[repository]] with its name to the configuration")
+}
+
+/// With a configured allow-list, the entry for what a person typed.
 pub(super) fn allowed<'r>(
     rules: &'r [RepositoryRule],
     repository: &RepoName,
-    typed: Option<&Remote>,
+    typed: &Remote,
 ) -> Result<Option<&'r RepositoryRule>, Failure> {
     if rules.is_empty() {
         return Ok(None);
     }
-    let found = match typed {
-        None => rules.iter().find(|rule| rule.name.same_as(repository)),
-        Some(remote) => rule_of(rules, remote),
-    };
-    found.map(Some).ok_or_else(|| {
-        Failure::refused(format!("the repository `{repository}` is not on the allow-list"))
-            .hint("add a [[repository]] with its name to the configuration")
-    })
+    rule_of(rules, typed).map(Some).ok_or_else(|| not_allowed(repository))
 }
 
 /// The entry for a repository that a person typed: by its clone URL, else by the full name at the end of its path.

@@ -518,3 +518,6 @@ fn is_space(error: &rusqlite::Error) -> bool {
 
 #[cfg(test)]
 mod tests;
+
+mod outbox;
+pub use outbox::{Outbox, Post, PostKind, Refusal};
