@@ -18,6 +18,7 @@ use base64::Engine as _;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::cancel::Cancel;
+use crate::model::ForgeName;
 use crate::process::{Finished, Tool};
 
 pub use error::{Cause, Fault, GitError};
@@ -26,6 +27,7 @@ pub use landed::Merge;
 pub use mirror::{Mirror, remove_unused_mirrors};
 pub use objects::{AttributesFile, CommitInfo, ContextFiles, Found, Misplaced, Object};
 pub use remote::{Remote, RemoteError, Transport};
+pub(crate) use worktree::uncommitted;
 pub use worktree::{Gitlink, LfsUse, lfs_is_installed, uses_lfs};
 
 /// Variables of the user's that git may see beside the inherited ones: how to reach a server by ssh or TLS.
@@ -125,6 +127,7 @@ fn local_git(git_dir: &Path) -> Tool {
 /// How the repositories of one forge are read. What is in it goes to that forge's host and to no other.
 #[derive(Debug, Clone)]
 pub struct Access {
+    pub kind: ForgeName,
     /// The forge's `url`, as `https://github.com`; it may end in a path.
     pub forge: String,
     /// The user name that the forge wants beside a token.

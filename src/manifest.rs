@@ -9,12 +9,13 @@ pub(crate) mod template;
 mod variables;
 mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::escape::{escaped, shortened};
+use crate::json::Part;
 use crate::model::{ImageName, RepoName, Tag};
-use crate::suggest;
+use crate::suggest::{self, Wrong};
 
 pub(crate) use path::RelPath;
 pub(crate) use template::Template;
@@ -50,25 +51,117 @@ pub(crate) enum ImageKind {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{FILE_NAME}: {}{problem}", .path.as_ref().map(|p| format!("`{p}` ")).unwrap_or_default())]
+#[error("{FILE_NAME}{}: {}{problem}", 
+    .at.map(|(line, _)| format!(", line {line}")).unwrap_or_default(),
+    .path.as_ref().map(|p| format!("`{p}` ")).unwrap_or_default())]
 pub(crate) struct ManifestError {
     /// A JSON path like `images[1].version`; `None` for the file as a whole.
     pub path: Option<String>,
     /// The rest of a sentence.
     pub problem: String,
+    /// The line and the column, from 1.
+    pub at: Option<(usize, usize)>,
 }
 
 impl ManifestError {
     fn at(path: impl Into<String>, problem: impl Into<String>) -> ManifestError {
-        ManifestError { path: Some(path.into()), problem: problem.into() }
+        ManifestError { path: Some(path.into()), problem: problem.into(), at: None }
     }
 
     fn whole(problem: impl Into<String>) -> ManifestError {
-        ManifestError { path: None, problem: problem.into() }
+        ManifestError { path: None, problem: problem.into(), at: None }
     }
 }
 
 pub(crate) fn parse(bytes: &[u8]) -> Result<Vec<ImageSpec>, ManifestError> {
+    // An error that has no place yet is of a value that was read: its path leads there.
+    read(bytes).map_err(|error| {
+        let text = std::str::from_utf8(bytes).unwrap_or_default().trim_start_matches('\u{feff}');
+        let offset = error.path.as_deref().and_then(|path| crate::json::offset_of(text, path));
+        let at = offset.map(|offset| crate::json::line_and_column(text, offset)).or(error.at);
+        ManifestError { at, ..error }
+    })
+}
+
+/// Every mistake in images.json, and the images whose files are known all the same, by their place in the list. After each mistake it is read
+/// again, without the value that is wrong.
+pub(crate) fn mistakes(bytes: &[u8]) -> (Vec<ManifestError>, BTreeMap<usize, ImageSpec>) {
+    let (mut mistakes, mut unplaced) = (Vec::new(), BTreeSet::<usize>::new());
+    let mut parsed = parse(bytes);
+    let mut value = serde_json::from_slice(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes));
+    let text = String::from_utf8_lossy(bytes);
+    let text = text.trim_start_matches('\u{feff}');
+    while let Err(error) = parsed {
+        let path = error.path.clone().unwrap_or_default();
+        let offset = crate::json::offset_of(text, &path);
+        let at = offset.map(|offset| crate::json::line_and_column(text, offset)).or(error.at);
+        let again =
+            mistakes.iter().any(|m: &ManifestError| m.path == error.path && m.problem == error.problem);
+        let places = ["]", "].service_name", "].context", "].dockerfile"];
+        if let Some((index, rest)) = path.strip_prefix("images[").and_then(|rest| rest.split_once(']'))
+            && places.contains(&format!("]{rest}").as_str())
+        {
+            unplaced.extend(index.parse::<usize>());
+        }
+        let mended = match &mut value {
+            Ok(value) if !again => mend(value, &path, mistakes.len()),
+            Ok(_) | Err(_) => false,
+        };
+        if !again {
+            mistakes.push(ManifestError { at, ..error });
+        }
+        if !mended || mistakes.len() == MOST_MISTAKES {
+            return (mistakes, BTreeMap::new());
+        }
+        parsed = parse(&value.as_ref().map(ToString::to_string).unwrap_or_default().into_bytes());
+    }
+    let specs = parsed.unwrap_or_default().into_iter().enumerate();
+    (mistakes, specs.filter(|(index, _)| !unplaced.contains(index)).collect())
+}
+
+/// More are not reported at once.
+const MOST_MISTAKES: usize = 100;
+
+/// Replaces what is wrong at a path by something that is not.
+fn mend(value: &mut serde_json::Value, path: &str, number: usize) -> bool {
+    use serde_json::{Value, json};
+    let (parent, last) = match path.rsplit_once(['.', '[']) {
+        Some((parent, last)) => (parent, last),
+        None => ("", path),
+    };
+    let name = || json!(format!("swanci-check-{number}"));
+    let mut at = value;
+    for part in crate::json::parts(parent).filter(|part| *part != Part::Key("")) {
+        let next = match part {
+            Part::Key(key) => at.get_mut(key),
+            Part::Index(index) => at.get_mut(index),
+        };
+        let Some(next) = next else { return false };
+        at = next;
+    }
+    match at {
+        // Without the list nothing is left to read.
+        Value::Object(_) if path == "images" => false,
+        Value::Object(fields) if last == "service_name" => fields.insert(last.to_owned(), name()).is_some(),
+        Value::Object(fields) => fields.remove(last).is_some(),
+        Value::Array(list) => {
+            let element = last.strip_suffix(']').and_then(|i| i.parse::<usize>().ok());
+            match element.and_then(|i| list.get_mut(i)) {
+                // Its name is missing, or a key of it is given twice, which `value` no longer shows.
+                Some(Value::Object(fields)) => {
+                    fields.entry("service_name").or_insert_with(name);
+                }
+                Some(element) if parent == "images" => *element = json!({ "service_name": name() }),
+                Some(element) => *element = json!("x"),
+                None => return false,
+            }
+            true
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+    }
+}
+
+fn read(bytes: &[u8]) -> Result<Vec<ImageSpec>, ManifestError> {
     let images = wire::read(bytes)?;
     if images.is_empty() {
         return Err(ManifestError::at("images", "is empty: there is no image to build"));
@@ -206,15 +299,23 @@ fn is_platform(platform: &str) -> bool {
 }
 
 fn from_serde(error: &serde_path_to_error::Error<serde_json::Error>) -> ManifestError {
-    let message = error.inner().to_string();
-    let mut problem = escaped(&message);
-    if let Some((_, nearest)) = suggest::nearest_key(&message) {
-        problem.push_str(&format!("; did you mean `{nearest}`?"));
-    }
-    match error.path().to_string().as_str() {
-        "." => ManifestError::whole(format!("is not a list of images like {{\"images\":[…]}}: {problem}")),
-        path => ManifestError::at(escaped(path), format!("is wrong: {problem}")),
-    }
+    let wrong = suggest::in_plain_words(&error.inner().to_string(), "an object");
+    let problem = match &wrong {
+        Wrong::UnknownKey { .. } => "is not a known key".to_owned(),
+        Wrong::Other(problem) => format!("is wrong: {}", escaped(problem)),
+    };
+    let hint = wrong.hint().map(|hint| format!("; {}", escaped(&hint))).unwrap_or_default();
+    let path = error.path().to_string();
+    let made = match (path.as_str(), &wrong) {
+        (".", Wrong::Other(problem)) => {
+            let problem = escaped(problem);
+            ManifestError::whole(format!("is not a list of images like {{\"images\":[…]}}: {problem}"))
+        }
+        (path, Wrong::UnknownKey { .. }) => ManifestError::at(escaped(path), problem + &hint),
+        (path, Wrong::Other(_)) => ManifestError::at(escaped(path), problem),
+    };
+    let inner = error.inner();
+    ManifestError { at: (inner.line() > 0).then(|| (inner.line(), inner.column())), ..made }
 }
 
 #[cfg(test)]

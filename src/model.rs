@@ -488,12 +488,9 @@ impl FromStr for ForgeName {
     fn from_str(text: &str) -> Result<ForgeName, String> {
         ForgeName::ALL.into_iter().find(|forge| forge.as_str() == text).ok_or_else(|| {
             let known = ForgeName::ALL.map(ForgeName::as_str);
-            let nearest = suggest::nearest(text, known).unwrap_or_default();
-            format!(
-                "`{}` is not a known forge; did you mean `{nearest}`? Known are {}",
-                shortened(text, 40),
-                known.join(", ")
-            )
+            let nearest = suggest::nearest(text, known);
+            let nearest = nearest.map(|nearest| format!("; did you mean `{nearest}`?")).unwrap_or_default();
+            format!("`{}` is not a known forge{nearest} (known: {})", shortened(text, 40), known.join(", "))
         })
     }
 }

@@ -34,10 +34,16 @@ fn document(forge: &str, pull_request: &Value) -> String {
     .to_string()
 }
 
+fn configuration(forge: &str, path: &str) -> String {
+    format!(
+        "[[forge]]\nkind = '{forge}'\nurl = 'https://forge.test'\n[[repository]]\nname = 'acme/shop'\nclone_url = '{path}'\n"
+    )
+}
+
 /// Plans the build of a change of `acme/shop`, which lies in this folder.
-fn plan(swanci: &Swanci, repository: &Path, document: &str) -> Ran {
+fn plan(swanci: &Swanci, forge: &str, repository: &Path, document: &str) -> Ran {
     let path = repository.display();
-    swanci.config(&format!("[[repository]]\nname = \"acme/shop\"\nclone_url = \"{path}\"\n"));
+    swanci.config(&configuration(forge, &path.to_string()));
     swanci.pipe(&["build", "-", "--dry-run"], document)
 }
 
@@ -505,7 +511,7 @@ fn wrong_ways(ways: &[Way]) -> Vec<String> {
                 push(&repository, "next");
                 repository.checkout("main").merge("next");
             }
-            let ran = plan(&swanci, repository.path(), &document);
+            let ran = plan(&swanci, told.forge, repository.path(), &document);
             let found = (ran.code == 0).then(|| planned_commit(ran.clone()));
             if found.is_none() {
                 refused(ran);
@@ -528,9 +534,9 @@ fn refs_that_the_forge_has_removed_are_not_used() {
     let landed = repository.squash("topic");
     let pull = json!({"number": 1, "title": null, "author": null, "url": null, "head": head});
     let document = document("gitbucket", &pull);
-    assert_eq!(planned_commit(plan(&swanci, repository.path(), &document)), landed);
+    assert_eq!(planned_commit(plan(&swanci, "gitbucket", repository.path(), &document)), landed);
     repository.git(&["update-ref", "-d", PULL]);
-    refused(plan(&swanci, repository.path(), &document));
+    refused(plan(&swanci, "gitbucket", repository.path(), &document));
 }
 
 #[test]
@@ -538,7 +544,7 @@ fn an_abbreviated_commit_is_the_only_one_on_the_branch_or_refused() {
     let (swanci, repository) = (Swanci::new(), repository());
     let asked = |prefix: &str| {
         let pull = json!({"number": 1, "title": null, "author": null, "url": null, "head": null, "landed_prefix": prefix});
-        plan(&swanci, repository.path(), &document("bitbucket", &pull))
+        plan(&swanci, "bitbucket", repository.path(), &document("bitbucket", &pull))
     };
     topic(&repository, &[ONE]);
     let landed = repository.squash("topic");
@@ -588,7 +594,7 @@ fn every_recorded_merge_is_found() {
             Command::new("git").args(["clone", "--quiet", "--mirror", &bundle, &path]).status().unwrap();
         assert!(cloned.success());
         let swanci = Swanci::new();
-        swanci.config(&format!("[[repository]]\nname = \"acme/shop\"\nclone_url = \"{path}\"\n"));
+        swanci.config(&configuration(forge, &path));
         let index = std::fs::read_to_string(recorded.join("index.csv")).unwrap();
         for line in index.lines() {
             // Only the fourth column is quoted or holds commas.

@@ -116,7 +116,6 @@ pub(super) fn site(
         registry: address,
         client,
         docker: Docker::new(&config.build.docker, builder),
-        forges: config.forges.iter().map(|forge| (forge.kind, forge.url.clone())).collect(),
         access: config.forges.iter().map(|forge| access(config, forge)).collect::<Result<_, _>>()?,
         typed: None,
         jobs: build.and_then(|b| b.jobs).map_or(config.build.jobs, usize::from),
@@ -152,7 +151,7 @@ fn access(config: &Config, forge: &ForgeConfig) -> Result<Access, Failure> {
         Some(token) => config.login(forge.kind, &token).map(|(login, token)| (login, Some(token)))?,
         None => (String::new(), None),
     };
-    Ok(Access { forge: forge.url.clone(), login, token, ca_file: forge.ca_file.clone() })
+    Ok(Access { kind: forge.kind, forge: forge.url.clone(), login, token, ca_file: forge.ca_file.clone() })
 }
 
 /// The token of a forge as it is configured: `TOKEN` or `USER:TOKEN`.

@@ -68,7 +68,7 @@ fn an_invalid_image_is_refused_with_its_json_path() {
         (r#""args":{"A":null}"#, "images[0].args.A", "expected a string"),
         (r#""args":{"A":1.10}"#, "images[0].args.A", "expected a string"),
         (r#""args":{"A":["x"]}"#, "images[0].args.A", "expected a string"),
-        (r#""args":{"A":"x","A":"y"}"#, "images[0].args", "duplicate field `A`"),
+        (r#""args":{"A":"x","A":"y"}"#, "images[0].args", "`A` is given twice"),
         (r#""args":["A=x"]"#, "images[0].args", "expected an object"),
         (r#""args":{"NPM_TOKEN":"hunter2"}"#, "images[0].args.NPM_TOKEN", "build secret"),
         (r#""target":"""#, "images[0].target", "stage name"),
@@ -80,19 +80,19 @@ fn an_invalid_image_is_refused_with_its_json_path() {
         (r#""tags":["{version"]"#, "images[0].tags[0]", "unbalanced"),
         (r#""tags":["{version}"]"#, "images[0].tags[0]", "no `version`"),
         (r#""tags":["a/b"]"#, "images[0].tags[0]", "a tag cannot contain"),
-        (r#""tags":"x""#, "images[0].tags", "expected a sequence"),
-        (r#""service":"x""#, "images[0].service", "unknown field"),
+        (r#""tags":"x""#, "images[0].tags", "expected a list"),
+        (r#""service":"x""#, "images[0].service", "known key"),
         (r#""dockerfil":"x""#, "images[0].dockerfil", "did you mean `dockerfile`?"),
         (r#""Version":"x""#, "images[0].Version", "did you mean `version`?"),
         (r#""tags":["{vresion}"]"#, "images[0].tags[0]", "did you mean `{version}`?"),
-        (r#""\u001b[2J":"x""#, "images[0].\\u{1b}[2J", "unknown field"),
-        (r#""type":"Docker""#, "images[0]", "duplicate field"),
+        (r#""\u001b[2J":"x""#, "images[0].\\u{1b}[2J", "known key"),
+        (r#""type":"Docker""#, "images[0]", "given twice"),
     ] {
         let error = one(keys).expect_err(keys);
         assert!(error.problem.contains(word), "{keys}: {error}");
         assert_eq!(error.path.as_deref(), Some(path), "{keys}: {error}");
         let shown = error.to_string();
-        assert!(shown.starts_with("images.json: ") && !shown.contains(char::is_control), "{shown:?}");
+        assert!(shown.starts_with("images.json, line 1: ") && !shown.contains(char::is_control), "{shown:?}");
         assert!(!shown.contains("hunter2"), "a refused secret is not shown again: {shown}");
     }
 }
@@ -105,12 +105,12 @@ fn an_invalid_file_is_refused() {
         ("[[]]", "expected an object"),
         ("null", "not a list of images"),
         ("{", "EOF"),
-        ("{}", "missing field `images`"),
+        ("{}", "`images` is missing"),
         ("{\"images\":[]}", "is empty"),
-        ("{\"images\":null}", "expected a sequence"),
-        ("{\"images\":{}}", "expected a sequence"),
-        ("{\"images\":[],\"x\":1}", "unknown field"),
-        ("{\"images\":[{}]}", "missing field `service_name`"),
+        ("{\"images\":null}", "expected a list"),
+        ("{\"images\":{}}", "expected a list"),
+        ("{\"images\":[],\"x\":1}", "known key"),
+        ("{\"images\":[{}]}", "`service_name` is missing"),
         ("{\"images\":[[\"httpd\"]]}", "expected an object"),
         ("{\"images\":[{\"service_name\":\"a\"}]} x", "goes on after its end"),
         ("{\"images\":[{\"service_name\":\"a\"}", "EOF"),
@@ -125,6 +125,50 @@ fn an_invalid_file_is_refused() {
     assert!(parse(b"{\"images\":[\"\xff\"]}").unwrap_err().to_string().contains("UTF-8"));
     let bomb = format!("{{\"images\":{}", "[".repeat(1_000_000));
     assert!(parse(bomb.as_bytes()).is_err());
+}
+
+#[test]
+fn every_mistake_is_found_with_its_line_and_column() {
+    let text = r#"{"images": [
+  {"service_name": "good", "version": "1.0"},
+  {"service_name": "Bad", "verison": "1.0",
+   "tags": ["ok", "{x}"]},
+  {"version": 1, "args": {"A-B": "x"}},
+  7,
+  {"service_name": "good", "context": "../x"}
+ ],
+ "image": []}"#;
+    let (mistakes, specs) = mistakes(text.as_bytes());
+    let mut found: Vec<_> = mistakes.iter().map(|m| (m.at.unwrap(), m.path.as_deref().unwrap())).collect();
+    found.sort_unstable();
+    assert_eq!(
+        found,
+        [
+            ((3, 4), "images[1].service_name"),
+            ((3, 27), "images[1].verison"),
+            ((4, 19), "images[1].tags[1]"),
+            ((5, 3), "images[2]"),
+            ((5, 4), "images[2].version"),
+            ((5, 27), "images[2].args.A-B"),
+            ((6, 3), "images[3]"),
+            ((7, 4), "images[4].service_name"),
+            ((7, 28), "images[4].context"),
+            ((9, 2), "image"),
+        ],
+        "{mistakes:#?}"
+    );
+    assert_eq!(specs.keys().collect::<Vec<_>>(), [&0], "the files of the others are not known");
+    assert!(super::mistakes(br#"{"images":[{"service_name":"a"}]}"#).0.is_empty());
+    for whole in [
+        "",
+        "{",
+        "[]",
+        "{\"images\":[]}",
+        "{}",
+        "{\"images\":[{\"service_name\":\"a\",\"args\":{\"a.b\":\"\"}}]}",
+    ] {
+        assert_eq!(super::mistakes(whole.as_bytes()).0.len(), 1, "{whole}");
+    }
 }
 
 #[test]
@@ -162,6 +206,7 @@ proptest! {
     #[test]
     fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let _ = parse(&bytes);
+        let _ = mistakes(&bytes);
     }
 
     #[test]

@@ -67,7 +67,7 @@ pub(crate) struct RepositoryRule {
 impl RepositoryRule {
     /// Where the forge itself serves it.
     pub(crate) fn on_its_forge(&self) -> Result<Remote, RemoteError> {
-        Remote::of_forge(&format!("{}{}", self.forge, self.forge_kind.clone_prefix()), &self.name)
+        Remote::of_forge(self.forge_kind, &self.forge, &self.name)
     }
 }
 
@@ -84,8 +84,6 @@ pub(crate) struct Site {
     pub client: Option<Registry>,
     /// The docker CLI.
     pub docker: Docker,
-    /// The configured forges: kind and `url`.
-    pub forges: Vec<(ForgeName, String)>,
     /// How private repositories of each configured forge are read.
     pub access: Vec<Access>,
     /// The repository that a person typed, with the login that stood in its URL: no document carries that.

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::error::{Failure, Kind};
-use crate::git::{Remote, RemoteError, Transport};
+use crate::escape::shortened;
+use crate::git::{Access, Remote, RemoteError, Transport};
 use crate::model::{BranchName, Change, Digest, ForgeName, ImageName, ImageRepository, RepoName};
 
 use super::{RepositoryRule, Site};
@@ -102,9 +103,7 @@ impl Origin {
             (None, Some(url)) => Remote::typed(url).map_err(|error| {
                 Failure::new(Kind::BadInput, error).context(format!("clone_url of `{name}`"))
             })?,
-            (None, None) => {
-                Remote::of_forge(&format!("{forge}{}", kind.clone_prefix()), name).map_err(refused)?
-            }
+            (None, None) => Remote::of_forge(kind, forge, name).map_err(refused)?,
         };
         let source = if itself { source_of(forge, name) } else { remote.source() };
         let mut secrets = rule.filter(|_| itself).map(|rule| rule.secrets.clone()).unwrap_or_default();
@@ -148,7 +147,7 @@ impl Origin {
 
     /// The image path belongs to the repository `source`.
     pub(super) fn refusal(&self, repository: &ImageRepository, source: &str) -> Failure {
-        let shown = crate::escape::shortened(source, 120);
+        let shown = shortened(source, 120);
         Failure::refused(format!("{repository} belongs to another repository, {shown}")).hint(format!(
             "give {} a namespace; after a rename add the old name to its former_names; or overwrite with --take-over",
             self.source
@@ -176,13 +175,14 @@ impl Origin {
 
 /// What a person typed. Plain http only below the `url` of a forge that is configured so.
 pub(super) fn typed(site: &Site, text: &str) -> Result<Remote, RemoteError> {
-    let below = |forge: &str| {
-        let path = text.strip_prefix(forge.trim_end_matches('/'))?.strip_prefix('/')?;
+    let below = |access: &Access| {
+        let forge = format!("{}{}/", access.forge.trim_end_matches('/'), access.kind.clone_prefix());
+        let path = text.strip_prefix(&forge)?;
         path.strip_suffix(".git").unwrap_or(path).parse::<RepoName>().ok()
     };
-    let plain = site.access.iter().map(|access| access.forge.as_str()).filter(|f| f.starts_with("http://"));
-    match plain.filter_map(|forge| Some((forge, below(forge)?))).next() {
-        Some((forge, name)) => Remote::of_forge(forge, &name),
+    let plain = site.access.iter().filter(|access| access.forge.starts_with("http://"));
+    match plain.filter_map(|access| Some((access.kind, &access.forge, below(access)?))).next() {
+        Some((kind, forge, name)) => Remote::of_forge(kind, forge, &name),
         None => Remote::typed(text),
     }
 }
@@ -195,10 +195,10 @@ fn source_of(forge: &str, name: &RepoName) -> String {
 /// The forge of a change that a forge announced: the one that it names, else the public instance of its kind where no
 /// other is configured, else the only one of its kind.
 fn forge_of<'s>(site: &'s Site, kind: ForgeName, url: Option<&str>) -> Result<(ForgeName, &'s str), Failure> {
-    let configured = site.forges.iter().map(|(kind, url)| (*kind, url.as_str()));
+    let configured = site.access.iter().map(|access| (access.kind, access.forge.as_str()));
     if let Some(url) = url {
         return configured.clone().find(|forge| *forge == (kind, url)).ok_or_else(|| {
-            let shown = crate::escape::shortened(url, 120);
+            let shown = shortened(url, 120);
             Failure::refused(format!("no [[forge]] of kind {kind} with the url {shown} is configured"))
         });
     }
@@ -223,7 +223,7 @@ fn forge_of<'s>(site: &'s Site, kind: ForgeName, url: Option<&str>) -> Result<(F
 }
 
 fn no_forge_is_configured(site: &Site) -> bool {
-    matches!(&site.forges[..], [(ForgeName::Github, url)] if url == GITHUB)
+    matches!(&site.access[..], [only] if only.kind == ForgeName::Github && only.forge == GITHUB)
 }
 
 fn not_allowed(repository: &RepoName) -> Failure {
