@@ -103,7 +103,7 @@ fn an_invalid_file_is_refused() {
         ("", "EOF"),
         ("[]", "expected an object"),
         ("[[]]", "expected an object"),
-        ("null", "not a list of images"),
+        ("null", "a list of images looks like"),
         ("{", "EOF"),
         ("{}", "`images` is missing"),
         ("{\"images\":[]}", "is empty"),

@@ -136,7 +136,7 @@ fn a_self_signed_certificate_that_is_its_own_authority_is_explained() {
     // What `openssl req -x509` makes in one step; docker takes it, rustls does not.
     let server = RegistryServer::builder().self_signed().start();
     let text = refused(server.settings());
-    assert!(text.contains("an authority's own") && text.contains("gen-certs"), "{text}");
+    assert!(text.contains("an authority's own") && text.contains("swanci certs"), "{text}");
 }
 
 #[test]
