@@ -1,9 +1,9 @@
 <#
 .SYNOPSIS
-Lets Docker Desktop on Windows pull from a registry whose certificate is signed by a CA of its own.
+Makes Docker Desktop on Windows trust the CA of a private registry.
 
 .DESCRIPTION
-Puts the CA's certificate into the Windows store of trusted roots, which Docker Desktop takes over at its start, and into
+Adds the CA's certificate to the Windows store of trusted roots, which Docker Desktop reads at its start, and to
 %USERPROFILE%\.docker\certs.d\<registry>\ca.crt. Running it again changes nothing. Restart Docker Desktop afterwards.
 
 .PARAMETER Registry
@@ -16,17 +16,17 @@ The CA's certificate (ca.crt of scripts/gen-certs).
 Use the machine's store instead of the user's (in a PowerShell that was started as administrator).
 
 .PARAMETER Remove
-Take it away again.
+Remove it.
 
 .EXAMPLE
-powershell -ExecutionPolicy Bypass -File trust-ca.ps1 -Ca ca.crt
+powershell -ExecutionPolicy Bypass -File trust-ca.ps1 -Ca ca.crt -Registry registry.example.org:443
 
 .EXAMPLE
 powershell -ExecutionPolicy Bypass -File trust-ca.ps1 -Ca ca.crt -Registry registry.example.org:5000 -AllUsers
 #>
 [CmdletBinding()]
 param(
-    [string]$Registry = 'swan-registry.icesi.edu.co:443',
+    [Parameter(Mandatory = $true)][string]$Registry,
     [string]$Ca = 'ca.crt',
     [switch]$AllUsers,
     [switch]$Remove
@@ -35,7 +35,7 @@ Set-StrictMode -Version Latest
 $ErrorActionPreference = 'Stop'
 
 if ($Registry -notmatch '^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?$') {
-    throw "'$Registry' is no HOST or HOST:PORT"
+    throw "'$Registry' is not HOST or HOST:PORT"
 }
 if (-not (Test-Path -LiteralPath $Ca -PathType Leaf)) {
     throw "cannot read '$Ca': copy ca.crt from the registry's machine, and name it with -Ca"
@@ -48,7 +48,7 @@ if (-not $constraints -or -not $constraints.CertificateAuthority) {
     throw "'$Ca' is not a CA's certificate: give ca.crt, not registry.crt"
 }
 if ($certificate.HasPrivateKey -or (Select-String -LiteralPath $path -Pattern 'PRIVATE KEY' -Quiet)) {
-    throw "'$Ca' holds a private key: clients get the certificate alone"
+    throw "'$Ca' holds a private key: clients need the certificate alone"
 }
 
 $location = if ($AllUsers) { 'LocalMachine' } else { 'CurrentUser' }

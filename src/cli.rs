@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::manifest::Template;
 use crate::model::{BranchName, ForgeName, ImageName, RegistryAddress, RepoName};
@@ -32,6 +32,7 @@ pub(crate) struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
+  swanci init
   swanci evaluate payload.json | swanci build - | swanci push -
   swanci run payload.json --registry registry.example.org:443
   swanci build --repo . --branch main
@@ -47,10 +48,10 @@ pub(crate) struct Global {
     /// The configuration file [default: $SWANCI_CONFIG, else ./swanci.toml, else /etc/swanci/swanci.toml]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
     pub config: Option<PathBuf>,
-    /// Where mirrors, receipts and the queue are kept [default: $XDG_STATE_HOME/swanci]
+    /// Where mirrors, receipts and the queue are kept [default: state_dir of the configuration, else $XDG_STATE_HOME/swanci]
     #[arg(long, global = true, value_name = "DIR", help_heading = "Global options")]
     pub state_dir: Option<PathBuf>,
-    /// Print only the document, warnings and errors
+    /// Print only the result, warnings and errors
     #[arg(short, long, global = true, help_heading = "Global options")]
     pub quiet: bool,
     /// Show what git and docker say; repeat for more
@@ -59,6 +60,27 @@ pub(crate) struct Global {
     /// When to use colours and live bars (NO_COLOR is honoured)
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto", help_heading = "Global options")]
     pub color: Color,
+    /// Print JSON also on a terminal [default: JSON when standard output is redirected]
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub json: bool,
+}
+
+/// The command line as it is parsed and documented: the pages of the subcommands refer to the global options, and do not
+/// repeat them.
+pub(crate) fn command() -> clap::Command {
+    let command = Cli::command();
+    let global: Vec<clap::Arg> = command.get_arguments().filter(|arg| arg.is_global_set()).cloned().collect();
+    with_global_options_hidden(command, &global)
+}
+
+fn with_global_options_hidden(command: clap::Command, global: &[clap::Arg]) -> clap::Command {
+    // clap does not propagate a global option to a subcommand that has it already.
+    command.mut_subcommands(|sub| {
+        let examples = sub.get_after_help().map(|text| format!("{text}\n\n")).unwrap_or_default();
+        let sub = sub.args(global.iter().map(|arg| arg.clone().hide(true)));
+        let sub = sub.after_help(format!("{examples}Global options: see swanci --help"));
+        with_global_options_hidden(sub, global)
+    })
 }
 
 /// When to use colours.
@@ -82,7 +104,7 @@ pub(crate) enum Command {
     Evaluate(Evaluate),
     /// Clone the merged commit and build its images
     #[command(
-        after_help = "Examples:\n  swanci evaluate payload.json | swanci build -\n  swanci build --repo https://github.com/owner/name --branch main\n  swanci build --repo . --branch main --image httpd --dry-run"
+        after_help = "Examples:\n  swanci evaluate payload.json | swanci build -\n  swanci build --repo https://github.com/acme/shop --branch main\n  swanci build --repo . --branch main --image httpd --dry-run"
     )]
     Build(Build),
     /// Push what was built, then move the tags; prints the receipt
@@ -95,23 +117,25 @@ pub(crate) enum Command {
         after_help = "Examples:\n  swanci run payload.json\n  swanci run \"$GITHUB_EVENT_PATH\" --event \"$GITHUB_EVENT_NAME\""
     )]
     Run(Run),
-    /// Build every commit of a branch that the registry does not hold yet: for cron, no webhook needed
+    /// Build the commits that the registry lacks, without a webhook: for cron
     #[command(
-        after_help = "Examples:\n  swanci catchup\n  swanci catchup --repository acme/shop --dry-run\n  swanci catchup --repo https://github.com/owner/name --branch main\n  swanci catchup --repo https://github.com/owner/name --branch main --since 2026-11-01 --dry-run\n\nOldest first; moving tags never move back. A registry that holds none of the commits gets the newest only, unless --since says from where on. A second catchup of the same repository ends at once, with code 0."
+        after_help = "Examples:\n  swanci catchup\n  swanci catchup --repository acme/shop --dry-run\n  swanci catchup --repo https://github.com/acme/shop --branch main\n  swanci catchup --repo https://github.com/acme/shop --branch main --since 2026-11-01 --dry-run\n\nOldest first; moving tags never move back. A registry that holds none of the commits gets the newest only, unless --since says from where on. A second catchup of the same repository ends at once, with code 0."
     )]
     Catchup(Catchup),
-    /// Ask the registry whether everything on a receipt is still there
+    /// Check that everything on a receipt is still in the registry, unchanged
     #[command(
-        after_help = "Examples:\n  swanci verify receipt.json\n  swanci run payload.json | swanci verify -"
+        after_help = "Examples:\n  swanci run payload.json > receipt.json && swanci verify receipt.json\n  swanci run payload.json | swanci verify -"
     )]
     Verify(Verify),
     /// Listen for webhooks and run the same pipeline for every merge
     #[command(
-        after_help = "Examples:\n  swanci serve --secret-file secret --repository owner/name\n  swanci serve --once --once-timeout 1h\n\nSIGTERM stops: running jobs stay queued. SIGHUP reads the configuration again."
+        after_help = "Examples:\n  swanci serve --secret-file secret --repository acme/shop\n  swanci serve --once --once-timeout 1h\n\nSIGTERM stops: running jobs stay queued. SIGHUP reads the configuration again."
     )]
     Serve(Serve),
-    /// Look into the queue of a state directory, also while serve runs
-    #[command(after_help = "Examples:\n  swanci jobs\n  swanci jobs log 17 -f\n  swanci jobs retry 17")]
+    /// Inspect the queue of a state directory, also while serve runs
+    #[command(
+        after_help = "Examples:\n  swanci jobs\n  swanci jobs list --state failed\n  swanci jobs show 17\n  swanci jobs log 17 -f\n  swanci jobs retry 17"
+    )]
     Jobs(Jobs),
     /// Check git, docker, builder, registry, certificates, credentials and disk
     #[command(
@@ -120,19 +144,21 @@ pub(crate) enum Command {
     Doctor(Doctor),
     /// Write a commented configuration, a webhook secret and, if wanted, certificates
     #[command(
-        after_help = "Examples:\n  swanci init\n  swanci init --yes --registry registry.example.org:443 --repository owner/name --branch main --certs\n\nNothing that is there is overwritten."
+        after_help = "Examples:\n  swanci init\n  swanci init --yes --registry registry.example.org:443 --repository acme/shop --branch main --certs\n  swanci init --yes --forge gitea --forge-url https://git.example.org --repository acme/shop\n\nExisting files are never overwritten."
     )]
     Init(Init),
-    /// Make, check and replay the repository's webhook on GitHub
+    /// Install, check and redeliver the webhook of a repository on GitHub
     #[command(
-        after_help = "Examples:\n  swanci hook url\n  swanci hook install --repo owner/name\n  swanci hook check --repo owner/name"
+        after_help = "Examples:\n  swanci hook url\n  swanci hook install --repo acme/shop\n  swanci hook check --repo acme/shop"
     )]
     Hook(Hook),
-    /// Print a completion script
-    #[command(hide = true)]
+    /// Print a shell completion script
+    #[command(
+        after_help = "Examples:\n  swanci completions bash > ~/.local/share/bash-completion/completions/swanci\n  swanci completions zsh > ~/.zfunc/_swanci\n  swanci completions fish > ~/.config/fish/completions/swanci.fish"
+    )]
     Completions(Completions),
     /// Write the manual pages into a folder
-    #[command(hide = true)]
+    #[command(after_help = "Example:\n  swanci man ~/.local/share/man/man1 && man swanci-build")]
     Man(Man),
 }
 
@@ -150,7 +176,7 @@ pub(crate) struct PayloadArgs {
     /// The webhook's body, a file or `-` for standard input
     #[arg(value_name = "PAYLOAD")]
     pub payload: PathBuf,
-    /// The event header, when the payload alone does not tell
+    /// The event header, as pull_request [default: found from the payload's shape]
     #[arg(long, value_name = "NAME")]
     pub event: Option<String>,
     /// The payload's forge, as github or gitea [default: found from the payload's shape]
@@ -189,7 +215,7 @@ pub(crate) struct Build {
     /// How to build.
     #[command(flatten)]
     pub options: BuildArgs,
-    /// Say what would be built, and build nothing
+    /// Print what would be built, and why; build nothing
     #[arg(long)]
     pub dry_run: bool,
 }
@@ -200,10 +226,10 @@ pub(crate) struct BuildArgs {
     /// The registry.
     #[command(flatten)]
     pub registry: RegistryArgs,
-    /// Only this image; repeatable
+    /// Only this image; repeatable [default: every image of images.json]
     #[arg(long, value_name = "NAME")]
     pub image: Vec<ImageName>,
-    /// A moving tag's template, as {version}, {branch}, {commit}, {short}, {number}; repeatable
+    /// A moving tag: {version}, {branch}, {commit}, {short}, {number}; repeatable [default: build.tags of the configuration, else {version}, or {branch} without a version]
     #[arg(long, value_name = "TEMPLATE")]
     pub tag: Vec<Template>,
     /// Build even what is unchanged
@@ -215,13 +241,13 @@ pub(crate) struct BuildArgs {
     /// Use no cached step
     #[arg(long)]
     pub no_cache: bool,
-    /// Images at once
+    /// Images at once [default: build.jobs of the configuration, else 2]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub jobs: Option<u16>,
-    /// For each image, as 30m or 90s
+    /// The longest that one image may take, as 30m or 90s [default: build.timeout of the configuration, else 30m]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub timeout: Option<Duration>,
-    /// A buildx builder
+    /// A buildx builder [default: build.builder of the configuration, else the engine's own]
     #[arg(long, value_name = "NAME")]
     pub builder: Option<String>,
     /// A file that RUN --mount=type=secret,id=ID can read; repeatable
@@ -278,7 +304,7 @@ pub(crate) struct Push {
     /// The registry.
     #[command(flatten)]
     pub registry: RegistryArgs,
-    /// For each image, as 30m or 90s
+    /// The longest that one image may take, as 30m or 90s [default: build.timeout of the configuration, else 30m]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub timeout: Option<Duration>,
     /// How to push.
@@ -298,6 +324,9 @@ pub(crate) struct Run {
     /// How to push.
     #[command(flatten)]
     pub push: PushArgs,
+    /// Set the commit's status on its forge, pending and then how it ended (needs the forge's token)
+    #[arg(long)]
+    pub status: bool,
 }
 
 /// Which commits to look at, and how to build those that are missing.
@@ -321,22 +350,22 @@ pub(crate) struct Catchup {
     /// Build commits again whose build failed before
     #[arg(long)]
     pub retry_failed: bool,
-    /// Say which commits would be built, and build nothing
+    /// Print which commits would be built, and why; build nothing
     #[arg(long)]
     pub dry_run: bool,
     /// The registry.
     #[command(flatten)]
     pub registry: RegistryArgs,
-    /// A moving tag's template, as {version}, {branch}, {commit}, {short}; repeatable
+    /// A moving tag: {version}, {branch}, {commit}, {short}; repeatable [default: build.tags of the configuration, else {version}, or {branch} without a version]
     #[arg(long, value_name = "TEMPLATE")]
     pub tag: Vec<Template>,
-    /// Images at once
+    /// Images at once [default: build.jobs of the configuration, else 2]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub jobs: Option<u16>,
-    /// For each image, as 30m or 90s
+    /// The longest that one image may take, as 30m or 90s [default: build.timeout of the configuration, else 30m]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub timeout: Option<Duration>,
-    /// A buildx builder
+    /// A buildx builder [default: build.builder of the configuration, else the engine's own]
     #[arg(long, value_name = "NAME")]
     pub builder: Option<String>,
 }
@@ -355,33 +384,30 @@ pub(crate) struct Verify {
 /// How to listen.
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
-    /// Where webhooks arrive [default: 127.0.0.1:8080]
+    /// The address to listen on [default: serve.listen of the configuration, else 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<SocketAddr>,
     /// Run what is queued, then take one merge, run it, and exit with its code
     #[arg(long)]
     pub once: bool,
-    /// With --once: give up when no delivery queued a job for so long
+    /// With --once: give up when no delivery queued a job within this time [default: wait without end]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, requires = "once")]
     pub once_timeout: Option<Duration>,
-    /// Merges at once; 0 accepts and queues without running
+    /// Merges at once; 0 accepts and queues without running [default: serve.jobs of the configuration, else 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=64))]
     pub jobs: Option<u16>,
-    /// The webhook secret
+    /// The webhook secret [default: serve.secret_file of the configuration, else $SWANCI_SECRET]
     #[arg(long, value_name = "FILE")]
     pub secret_file: Option<PathBuf>,
     /// Allow this repository too; repeatable
     #[arg(long, value_name = "OWNER/NAME", value_parser = full_name)]
     pub repository: Vec<RepoName>,
-    /// Serve metrics here, on GET /metrics
+    /// Serve GET /metrics and /readyz here [default: serve.admin_listen of the configuration, else nowhere]
     #[arg(long, value_name = "ADDR")]
     pub admin_listen: Option<SocketAddr>,
     /// The registry.
     #[command(flatten)]
     pub registry: RegistryArgs,
-    /// Print one JSON object a line
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// What to do with the queue.
@@ -390,35 +416,39 @@ pub(crate) struct Jobs {
     /// The subcommand; lists without one.
     #[command(subcommand)]
     pub command: Option<JobsCommand>,
-    /// Print a JSON document
-    #[arg(long, global = true)]
-    pub json: bool,
 }
 
 /// The subcommands of `jobs`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum JobsCommand {
     /// List jobs, the newest first
+    #[command(
+        after_help = "Examples:\n  swanci jobs list\n  swanci jobs list --state failed --repository acme/shop\n  swanci jobs list --json | jq '.jobs[0]'"
+    )]
     List(JobsList),
     /// Show everything about a job
+    #[command(after_help = "Example:\n  swanci jobs show 17")]
     Show {
         /// The job's number
         id: i64,
     },
     /// Print a job's log
+    #[command(after_help = "Examples:\n  swanci jobs log 17\n  swanci jobs log 17 --follow")]
     Log {
         /// The job's number
         id: i64,
-        /// Go on until the job has ended
+        /// Print further lines as they come, until the job has ended
         #[arg(short, long)]
         follow: bool,
     },
     /// Queue a failed or cancelled job again
+    #[command(after_help = "Example:\n  swanci jobs retry 17")]
     Retry {
         /// The job's number
         id: i64,
     },
     /// Cancel a job, and stop it if it runs
+    #[command(after_help = "Example:\n  swanci jobs cancel 17")]
     Cancel {
         /// The job's number
         id: i64,
@@ -428,10 +458,10 @@ pub(crate) enum JobsCommand {
 /// Which jobs to list.
 #[derive(Debug, Args)]
 pub(crate) struct JobsList {
-    /// Only jobs in this state
+    /// Only jobs in this state: queued, running, succeeded, failed or cancelled [default: all]
     #[arg(long, value_name = "STATE")]
     pub state: Option<JobState>,
-    /// Only jobs of this repository
+    /// Only jobs of this repository [default: all]
     #[arg(long, value_name = "OWNER/NAME")]
     pub repository: Option<RepoName>,
     /// List no more than N jobs
@@ -451,9 +481,6 @@ pub(crate) struct Doctor {
     /// The registry.
     #[command(flatten)]
     pub registry: RegistryArgs,
-    /// Print a JSON document
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// For which shell.

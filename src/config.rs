@@ -19,6 +19,8 @@ use crate::model::{ForgeName, ImageName, RegistryAddress, RepoName};
 use crate::redact;
 
 pub use environment::Environment;
+#[cfg(test)]
+pub(crate) use file::RawConfig;
 pub(crate) use file::is_secret_id;
 
 /// The files that are looked for, in this order, where none is named.
@@ -85,6 +87,8 @@ pub struct ServeConfig {
     pub retention: Duration,
     /// Where metrics are served; off unless given.
     pub admin_listen: Option<SocketAddr>,
+    /// Where people reach it, without a slash at its end; links in commit statuses begin with it.
+    pub public_url: Option<String>,
 }
 
 /// One `[[forge]]`.
@@ -102,6 +106,10 @@ pub struct ForgeConfig {
     pub token_file: Option<PathBuf>,
     /// A certificate authority that is trusted for it.
     pub ca_file: Option<PathBuf>,
+    /// Whether commits get a status.
+    pub status: bool,
+    /// Whether pull requests get a comment.
+    pub comment: bool,
 }
 
 impl Default for ForgeConfig {
@@ -114,6 +122,8 @@ impl Default for ForgeConfig {
             secret: None,
             token_file: None,
             ca_file: None,
+            status: false,
+            comment: false,
         }
     }
 }

@@ -1,9 +1,11 @@
-//! Typed verbs over the `docker` CLI, and pure parsers of what it says.
+//! Runs the `docker` CLI and parses its output.
 
 mod build;
 mod error;
+mod steps;
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -15,56 +17,57 @@ use crate::process::{Stream, Tool};
 pub(crate) use build::{BuildRequest, Builder, Layout, layout_digest};
 pub(crate) use error::{DockerError, DockerErrorKind};
 
-/// The folder of docker's config file: `$DOCKER_CONFIG`, else `~/.docker`.
+/// `$DOCKER_CONFIG`, else `~/.docker`.
 pub(crate) fn config_dir() -> Option<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     set("DOCKER_CONFIG").or_else(|| Some(set("HOME")?.join(".docker")))
 }
 
-/// What the engine says of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Inspected {
     pub(crate) id: Digest,
     pub(crate) labels: BTreeMap<String, String>,
 }
 
-/// The docker CLI that is configured.
 #[derive(Debug, Clone)]
 pub(crate) struct Docker {
     program: String,
-    /// A buildx builder other than the default.
+    /// The configured buildx builder.
     builder: Option<String>,
 }
 
 impl Docker {
-    /// The CLI `program`, with a buildx builder where one is named.
     pub(crate) fn new(program: &str, builder: Option<&str>) -> Docker {
         Docker { program: program.to_owned(), builder: builder.map(str::to_owned) }
     }
 
     fn tool(&self) -> Tool {
-        // `docker/cli` as the program's name is looked up on the PATH; a path is taken as it is.
         Tool::of_docker(&self.program)
     }
 
-    /// The engine's version, and so whether it answers.
+    /// Runs docker and returns its standard output.
+    fn text(
+        &self,
+        args: impl IntoIterator<Item = impl AsRef<OsStr>>,
+        cancel: &Cancel,
+    ) -> Result<String, DockerError> {
+        Ok(self.tool().args(args).run(cancel).map_err(|error| DockerError::of(&error))?.text())
+    }
+
     pub(crate) fn engine_version(&self, cancel: &Cancel) -> Result<String, DockerError> {
-        let tool = self.tool().args(["version", "--format", "{{.Server.Version}}"]);
-        Ok(tool.run(cancel).map_err(|error| DockerError::of(&error))?.text())
+        self.text(["version", "--format", "{{.Server.Version}}"], cancel)
     }
 
-    /// The version of the client.
     pub(crate) fn client_version(&self, cancel: &Cancel) -> Result<String, DockerError> {
-        let tool = self.tool().args(["--version"]);
-        Ok(tool.run(cancel).map_err(|error| DockerError::of(&error))?.text())
+        self.text(["--version"], cancel)
     }
 
-    /// The buildx builder to name: without one, the engine's own, whatever `docker buildx use` selected.
+    /// `default` is the engine's own builder, also after `docker buildx use`.
     fn builder_name(&self) -> &str {
         self.builder.as_deref().unwrap_or("default")
     }
 
-    /// What the engine has under this name; `None` when it has no such image.
+    /// `None` when the engine has no such image.
     pub(crate) fn inspect(&self, name: &str, cancel: &Cancel) -> Result<Option<Inspected>, DockerError> {
         let format = "{{.Id}} {{with .Config}}{{json .Labels}}{{end}}";
         match self.tool().args(["image", "inspect", "--format", format, "--", name]).run(cancel) {
@@ -77,7 +80,7 @@ impl Docker {
         }
     }
 
-    /// Pushes `repository:tag` and returns the digest that docker prints.
+    /// Returns the digest that docker prints.
     pub(crate) fn push(
         &self,
         repository: &ImageRepository,
@@ -92,25 +95,27 @@ impl Docker {
         pushed_digest(&done.text(), tag).ok_or_else(|| DockerError::unexpected("a push without a digest"))
     }
 
-    /// The images of one repository in the engine that have a `sha-` tag, if there are more than `more_than`, newest
-    /// first by the time of their last tag, or of their creation where the engine keeps no such time.
+    /// The repository's images in the engine that have a `sha-` tag, newest first: by the time of their last tag, or of
+    /// their creation when the engine has no such time. Empty unless there are more than `more_than`.
     pub(crate) fn images_by_age(
         &self,
         repository: &str,
         more_than: usize,
         cancel: &Cancel,
     ) -> Result<Vec<String>, DockerError> {
-        let run = |tool: Tool| tool.run(cancel).map_err(|error| DockerError::of(&error));
-        let list = self.tool().args(["image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "--filter"]);
-        let listed = run(list.arg(reference_filter(repository)))?.text();
+        let filter = reference_filter(repository);
+        let listed = self.text(
+            ["image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "--filter", filter.as_str()],
+            cancel,
+        )?;
         let prefix = format!("{repository}:sha-");
         let names: Vec<&str> = listed.lines().filter(|name| name.starts_with(&prefix)).collect();
         if names.len() <= more_than {
             return Ok(Vec::new());
         }
         let format = "{{json .Metadata.LastTagTime}} {{json .Created}}";
-        let inspect = self.tool().args(["image", "inspect", "--format", format, "--"]).args(&names);
-        let inspected = run(inspect)?.text();
+        let inspect = ["image", "inspect", "--format", format, "--"];
+        let inspected = self.text(inspect.iter().chain(&names), cancel)?;
         let time = |text: &str| text.trim_matches('"').parse::<jiff::Timestamp>().ok();
         let times: Vec<_> = inspected.lines().map(|line| line.split(' ').filter_map(time).max()).collect();
         if times.len() != names.len() {
@@ -121,27 +126,19 @@ impl Docker {
         Ok(images.into_iter().map(|(_, name)| name.to_owned()).collect())
     }
 
-    /// Removes names from the engine, and each image with its last name. What docker refuses to remove stays.
+    /// Removes names from the engine, and an image with its last name. Docker keeps images that are in use.
     pub(crate) fn remove(&self, names: &[&str], cancel: &Cancel) -> Result<(), DockerError> {
-        let tool = self.tool().args(["image", "rm", "--"]).args(names);
-        tool.run(cancel).map(drop).map_err(|error| DockerError::of(&error))
+        self.text(["image", "rm", "--"].iter().chain(names), cancel).map(drop)
     }
 
-    /// The engine's disk usage as docker tells it, one line a kind.
     pub(crate) fn disk_usage(&self, cancel: &Cancel) -> Result<Vec<DiskUsage>, DockerError> {
-        let text = self
-            .tool()
-            .args(["system", "df", "--format", "{{json .}}"])
-            .run(cancel)
-            .map_err(|error| DockerError::of(&error))?
-            .text();
-        text.lines()
+        self.text(["system", "df", "--format", "{{json .}}"], cancel)?
+            .lines()
             .map(|line| serde_json::from_str(line).map_err(|_| DockerError::unexpected(line)))
             .collect()
     }
 
-    /// Asks the engine (not swanci) for an image that need not exist: how it fails tells whether the engine trusts
-    /// the registry.
+    /// Fails unless the engine can talk to the registry: pulls an image that need not exist.
     pub(crate) fn probe_registry(&self, reference: &str, cancel: &Cancel) -> Result<(), DockerError> {
         match self.tool().args(["pull", "--quiet", "--", reference]).run(cancel) {
             Ok(_) => Ok(()),
@@ -164,8 +161,8 @@ pub(crate) struct DiskUsage {
     pub reclaimable: String,
 }
 
-/// A name as `docker image ls --filter` takes it: a pattern of Go's `path.Match`, in which the brackets of an IPv6 address
-/// would be a class of characters.
+/// A name for `docker image ls --filter`, which takes a pattern of Go's `path.Match`: the brackets of an IPv6 address
+/// would be a character class.
 fn reference_filter(repository: &str) -> String {
     format!("reference={}", repository.replace('[', r"\["))
 }
@@ -189,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_not_a_pattern() {
+    fn a_name_is_escaped_in_the_filter() {
         assert_eq!(reference_filter("[::1]:5000/a"), r"reference=\[::1]:5000/a");
         assert_eq!(reference_filter("r.test/team/a"), "reference=r.test/team/a");
     }
@@ -204,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_without_labels_is_inspected_too() {
+    fn an_image_without_labels_is_inspected() {
         let id = format!("sha256:{}", "a".repeat(64));
         let labels = |text: &str| parse_inspected(text).unwrap().labels;
         assert_eq!(labels(&format!(r#"{id} {{"a":"b"}}"#))["a"], "b");

@@ -12,6 +12,7 @@ pub const SCHEMA: u32 = 1;
 
 /// What `evaluate` decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum DecisionWord {
     /// There is a merge to build.
@@ -22,8 +23,9 @@ pub enum DecisionWord {
 
 /// The document of `evaluate`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct DecisionDocument {
-    /// Always [`SCHEMA`].
+    /// Always 1.
     pub schema: u32,
     /// Build or skip.
     pub decision: DecisionWord,
@@ -44,6 +46,7 @@ pub type ReportedChange = Change<Option<CommitSha>>;
 
 /// One rule of a decision and what it said.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RuleOutcome {
     /// The rule's name.
     pub rule: String,
@@ -55,6 +58,7 @@ pub struct RuleOutcome {
 
 /// What a rule said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// Go on to the next rule.
@@ -65,6 +69,7 @@ pub enum Verdict {
 
 /// What became of one image of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum ImageStatus {
     /// Built; it stands in the engine.
@@ -81,6 +86,7 @@ pub enum ImageStatus {
 
 /// One image of a built document or a receipt. Which of the optional fields are there depends on `status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Image {
     /// `service_name` of images.json.
     pub name: String,
@@ -144,6 +150,7 @@ impl Image {
 
 /// What happened to one moving tag.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Move {
     /// The tag.
     pub tag: Tag,
@@ -160,6 +167,7 @@ pub struct Move {
 
 /// What became of a moving tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum MoveOutcome {
     /// It names this commit's image now.
@@ -186,6 +194,7 @@ impl MoveOutcome {
 
 /// Seconds that each step took.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Seconds {
     /// Fetching and checking out.
     #[serde(default)]
@@ -200,8 +209,9 @@ pub struct Seconds {
 
 /// The document of `build`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct BuiltDocument {
-    /// Always [`SCHEMA`].
+    /// Always 1.
     pub schema: u32,
     /// What was built.
     pub change: Change,
@@ -219,6 +229,7 @@ pub struct BuiltDocument {
 
 /// Whether everything on a receipt got where it should.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum PushOutcome {
     /// Every image is there and every tag is where it belongs.
@@ -229,8 +240,9 @@ pub enum PushOutcome {
 
 /// The document of `push`: the built document plus what the registry holds now.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Receipt {
-    /// Always [`SCHEMA`].
+    /// Always 1.
     pub schema: u32,
     /// How it ended.
     pub outcome: PushOutcome,

@@ -15,6 +15,10 @@ pub(crate) enum Event<'a> {
         repository: &'a RepoName,
         commit: &'a CommitSha,
     },
+    /// This many steps are to come, besides those that began already.
+    Planned {
+        steps: usize,
+    },
     /// A step began. Steps run side by side; `id` tells them apart.
     Started {
         id: u64,

@@ -1,6 +1,6 @@
 //! The HTTP client behind all of swanci's own requests: registry, token servers, forges.
 //!
-//! Every time and every size is bounded. Redirects, credentials and repetitions are left to the caller.
+//! Times and sizes are bounded. Redirects, credentials and retries are the caller's.
 
 pub(crate) mod proxy;
 pub(crate) mod retry;
@@ -13,19 +13,19 @@ use ureq::http::{self, HeaderMap, header};
 use url::{Host, Url};
 
 use proxy::Proxies;
-use tls::{TlsFault, Trust};
+use tls::{TlsCause, Trust};
 
-/// The start of the body of an error is enough.
+/// Bytes that are read of the body of an error.
 const MAX_ERROR_BODY: u64 = 64 << 10;
 
-/// How long each part of an exchange may take; ureq itself has no limits.
+/// ureq has no limits by default.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
-    /// Resolving a name, TCP and TLS together.
+    /// Name resolution, and TCP with TLS, each.
     pub connect: Duration,
-    /// Between two bytes of an answer, or of a request.
+    /// Between two reads or writes.
     pub silence: Duration,
-    /// One whole exchange, with its body.
+    /// The whole exchange.
     pub exchange: Duration,
 }
 
@@ -41,26 +41,25 @@ impl Default for Timeouts {
 
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Fault {
-    /// No connection was made.
-    NoConnection(String),
-    /// The connection broke, or nothing came for too long.
-    Broken(String),
-    Tls(TlsFault),
-    /// The answer is larger than this, bytes.
-    TooLarge(u64),
-    /// What came is not HTTP, or the request cannot be sent as it is.
-    Protocol(String),
+pub(crate) struct HttpError {
+    pub(crate) kind: HttpErrorKind,
+    pub(crate) detail: String,
 }
 
-impl std::fmt::Display for Fault {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HttpErrorKind {
+    NoConnection,
+    /// The connection broke, or timed out.
+    Broken,
+    Tls(TlsCause),
+    /// The answer is not HTTP or too large, or the request cannot be sent.
+    Protocol,
+}
+
+impl std::fmt::Display for HttpError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Fault::NoConnection(detail) => write!(f, "cannot connect: {detail}"),
-            Fault::Broken(detail) | Fault::Protocol(detail) => f.write_str(detail),
-            Fault::Tls(fault) => f.write_str(&fault.detail),
-            Fault::TooLarge(limit) => write!(f, "the answer is larger than {limit} bytes"),
-        }
+        let prefix = if self.kind == HttpErrorKind::NoConnection { "cannot connect: " } else { "" };
+        write!(f, "{prefix}{}", self.detail)
     }
 }
 
@@ -69,7 +68,7 @@ impl std::fmt::Display for Fault {
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) headers: HeaderMap,
-    /// Of an error, only its start.
+    /// Of an error, only the first [`MAX_ERROR_BODY`] bytes.
     pub(crate) body: Vec<u8>,
 }
 
@@ -79,21 +78,19 @@ impl Answer {
     }
 }
 
-/// Connections to any number of servers, directly or through the proxies of the environment.
+/// Connects to any server, directly or through the proxies of the environment.
 #[derive(Debug)]
 pub(crate) struct Client {
     direct: ureq::Agent,
-    /// For each proxy that the environment names.
+    /// One for each proxy.
     proxied: Vec<(String, ureq::Agent)>,
     proxies: Proxies,
     trust: Trust,
 }
 
 impl Client {
-    /// `connections` idle ones are kept for each server.
-    ///
-    /// # Errors
-    /// When the environment names a proxy that cannot be used.
+    /// Keeps up to `connections` idle connections to each server. An error when the environment names a proxy that cannot
+    /// be used.
     pub(crate) fn new(trust: &Trust, timeouts: Timeouts, connections: usize) -> Result<Client, String> {
         let proxies = Proxies::of_environment();
         let agent = |proxy: Option<ureq::Proxy>| {
@@ -123,13 +120,13 @@ impl Client {
         Ok(Client { direct: agent(None), proxied, proxies, trust: trust.clone() })
     }
 
-    /// The proxy through which this URL is asked, without its login.
+    /// The proxy for this URL, without its login.
     pub(crate) fn proxy_of(&self, url: &Url) -> Option<String> {
         self.proxies.of(url).map(proxy::shown)
     }
 
-    /// The day on which the certificate of this URL's server ends, if that is within this time. `None` also where it
-    /// cannot be looked at: without TLS, behind a proxy, or without a connection.
+    /// The day on which the server's certificate expires, if that is within `time`. `None` also without TLS, behind a
+    /// proxy, or without a connection.
     pub(crate) fn certificate_ends_within(&self, url: &Url, time: Duration) -> Option<String> {
         if url.scheme() != "https" || self.proxies.of(url).is_some() {
             return None;
@@ -138,26 +135,25 @@ impl Client {
         self.trust.certificate_ends_within(url.host_str()?, &addresses, time)
     }
 
-    /// One exchange with one server.
     pub(crate) fn exchange(
         &self,
         request: http::request::Builder,
         url: &Url,
         body: Option<&[u8]>,
         limit: u64,
-    ) -> Result<Answer, Fault> {
+    ) -> Result<Answer, HttpError> {
         let proxy = self.proxies.of(url);
         let agent = proxy.and_then(|proxy| {
             self.proxied.iter().find(|(address, _)| address == proxy).map(|(_, agent)| agent)
         });
         let agent = agent.unwrap_or(&self.direct);
-        let failed = |error: &ureq::Error| fault(error, url, proxy);
+        let failed = |error: &ureq::Error| explain(error, url, proxy);
         let request = request.uri(url.as_str());
         let response = match body {
             Some(body) => request.body(body).map(|request| agent.run(request)),
             None => request.body(()).map(|request| agent.run(request)),
         };
-        let response = response.map_err(|e| Fault::Protocol(e.to_string()))?.map_err(|e| failed(&e))?;
+        let response = response.map_err(|e| failed(&e.into()))?.map_err(|e| failed(&e))?;
         let (parts, mut body) = response.into_parts();
         let status = parts.status.as_u16();
         let body = if status < 400 {
@@ -178,44 +174,47 @@ pub(crate) fn server_of(url: &Url) -> String {
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
-fn fault(error: &ureq::Error, url: &Url, proxy: Option<&str>) -> Fault {
+fn explain(error: &ureq::Error, url: &Url, proxy: Option<&str>) -> HttpError {
     use std::io::ErrorKind as K;
     use ureq::{Error as E, Timeout as T};
-    if let Some(fault) = tls::fault(error, &server_of(url)) {
-        return Fault::Tls(fault);
+
+    use HttpErrorKind::{Broken, NoConnection, Protocol};
+    if let Some((cause, detail)) = tls::explain(error, &server_of(url)) {
+        return HttpError { kind: HttpErrorKind::Tls(cause), detail };
     }
-    let through = proxy.map(|proxy| format!(" (through the proxy {})", proxy::shown(proxy)));
-    let through = through.unwrap_or_default();
     let unresolved = || {
         let name = if proxy.is_some() { "of the proxy" } else { url.host_str().unwrap_or("?") };
-        format!("the name {name} cannot be resolved")
+        (NoConnection, format!("the name {name} cannot be resolved"))
     };
-    let no_connection = |detail: String| Fault::NoConnection(format!("{detail}{through}"));
     #[expect(clippy::wildcard_enum_match_arm, reason = "ureq's errors may grow; the rest is not the network")]
-    match error {
-        E::BodyExceedsLimit(limit) => Fault::TooLarge(*limit),
-        E::HostNotFound => no_connection(unresolved()),
-        // std gives it no kind of its own.
-        E::Io(e) if e.to_string().starts_with("failed to lookup address") => no_connection(unresolved()),
-        E::Timeout(which @ (T::Resolve | T::Connect)) => no_connection(format!("timed out ({which})")),
-        E::Timeout(which) => Fault::Broken(format!("timed out ({which})")),
-        E::ConnectionFailed | E::ConnectProxyFailed(_) => no_connection(error.to_string()),
+    let (kind, mut detail) = match error {
+        E::BodyExceedsLimit(limit) => (Protocol, format!("the answer is larger than {limit} bytes")),
+        E::HostNotFound => unresolved(),
+        // std has no kind for it.
+        E::Io(e) if e.to_string().starts_with("failed to lookup address") => unresolved(),
+        E::Timeout(which @ (T::Resolve | T::Connect)) => (NoConnection, format!("timed out ({which})")),
+        E::Timeout(which) => (Broken, format!("timed out ({which})")),
+        E::ConnectionFailed | E::ConnectProxyFailed(_) => (NoConnection, error.to_string()),
         E::Io(e) => match e.kind() {
             K::ConnectionRefused
             | K::HostUnreachable
             | K::NetworkUnreachable
             | K::AddrNotAvailable
-            | K::NetworkDown => no_connection(plain(e)),
+            | K::NetworkDown => (NoConnection, plain(e)),
             _ => match e.get_ref().and_then(|inner| inner.downcast_ref::<E>()) {
-                Some(inner) => fault(inner, url, proxy),
-                None => Fault::Broken(plain(e)),
+                Some(inner) => return explain(inner, url, proxy),
+                None => (Broken, plain(e)),
             },
         },
-        // What does not even begin like HTTP: a TLS server answers plain HTTP with an alert of its own.
-        E::Protocol(_) if url.scheme() == "http" => Fault::Broken(format!("the answer is not HTTP: {error}")),
-        E::BodyStalled | E::Protocol(_) => Fault::Broken(error.to_string()),
-        other => Fault::Protocol(other.to_string()),
+        // A TLS server answers plain HTTP with a TLS alert.
+        E::Protocol(_) if url.scheme() == "http" => (Broken, format!("the answer is not HTTP: {error}")),
+        E::BodyStalled | E::Protocol(_) => (Broken, error.to_string()),
+        other => (Protocol, other.to_string()),
+    };
+    if let (NoConnection, Some(proxy)) = (kind, proxy) {
+        detail.push_str(&format!(" (through the proxy {})", proxy::shown(proxy)));
     }
+    HttpError { kind, detail }
 }
 
 /// `Connection refused (os error 111)` without its number.
@@ -225,7 +224,6 @@ fn plain(error: &std::io::Error) -> String {
     text.to_lowercase()
 }
 
-/// Whether a URL's host is this machine.
 pub(crate) fn is_loopback(host: &Host<&str>) -> bool {
     match host {
         Host::Domain(name) => *name == "localhost",

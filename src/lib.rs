@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::FromArgMatches as _;
 
 pub mod cancel;
 mod ci;
@@ -33,13 +33,17 @@ mod progress;
 pub mod queue;
 mod redact;
 pub mod registry;
+#[cfg(test)]
+mod schemas;
 mod signals;
 mod state_dir;
 mod suggest;
 
 /// Parses the command line, runs the command, and prints its failure.
 pub fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    // clap prints the error, or the help, and exits.
+    let matches = cli::command().get_matches();
+    let cli = cli::Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let cancel = cancel::Cancel::new();
     if let Err(error) = signals::stop_on_signals(&cancel) {
         progress::write_stderr(&format!("warning: signals cannot be handled: {error}"));
@@ -58,5 +62,5 @@ pub fn main() -> ExitCode {
 
 /// The command line, for tests that compare it with the documents.
 pub fn command_line() -> clap::Command {
-    <cli::Cli as clap::CommandFactory>::command()
+    cli::command()
 }

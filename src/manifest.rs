@@ -18,6 +18,8 @@ use crate::suggest;
 
 pub(crate) use path::RelPath;
 pub(crate) use template::Template;
+#[cfg(test)]
+pub(crate) use wire::File;
 
 /// The name of the file, at the root of a commit.
 pub(crate) const FILE_NAME: &str = "images.json";

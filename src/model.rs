@@ -24,6 +24,7 @@ macro_rules! checked_string {
     ($(#[$doc:meta])* $name:ident, $expected:literal, $check:path) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[cfg_attr(test, derive(schemars::JsonSchema))]
         #[serde(try_from = "String", into = "String")]
         pub struct $name(String);
 
@@ -193,6 +194,7 @@ impl BranchName {
 
 /// Where images go: `HOST[:PORT][/NAMESPACE]`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(try_from = "String", into = "String")]
 pub struct RegistryAddress {
     host: String,
@@ -296,6 +298,7 @@ impl fmt::Display for RegistryAddress {
 
 /// An image's full name without a tag: what docker calls a repository. Local when `registry` is absent.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(try_from = "String", into = "String")]
 pub struct ImageRepository {
     /// `host[:port]` of the registry.
@@ -377,6 +380,7 @@ impl fmt::Display for ImageRepository {
 
 /// The software, or the service, that hosts a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum ForgeName {
     /// github.com and GitHub Enterprise.
@@ -497,6 +501,8 @@ impl fmt::Display for ForgeName {
 /// What landed where: the subject of every step. `forge` and `pull_request` are absent when a person named the
 /// commit by hand; `branch` is absent when only a commit was named.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, schemars(rename = "Change"))]
 pub struct Change<C = CommitSha> {
     /// The forge that announced it.
     pub forge: Option<ForgeName>,
@@ -531,6 +537,7 @@ impl<C> Change<C> {
 
 /// The pull request of a [`Change`], for labels and for people; nothing is decided by it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PullRequest {
     /// Its number in the repository.
     pub number: u64,
@@ -543,8 +550,10 @@ pub struct PullRequest {
     /// The last commit of the source branch.
     pub head: Option<CommitSha>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub created_at: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub merged_at: Option<Timestamp>,
     /// How the commit that landed begins, where the forge abbreviates it (Bitbucket Cloud: 12 hex digits).
     #[serde(default, skip_serializing_if = "Option::is_none")]

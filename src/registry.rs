@@ -1,9 +1,9 @@
-//! The registry's API (OCI distribution spec 1.1, docker's token flow) as typed verbs.
+//! A client of the registry's API (OCI distribution spec 1.1, docker's token flow).
 //!
-//! Every request has timeouts, is repeated only where repeating is harmless, and asks its [`Cancel`] between
-//! attempts. Connections are kept alive and shared by the threads that hold clones of one [`Registry`].
-//! Deliberately absent: uploading or mounting layers (docker does that), deleting anything, following redirects with credentials.
+//! Requests have timeouts; only idempotent ones are retried. Clones of a [`Registry`] share connections. Absent on
+//! purpose: uploading or mounting layers (docker does that), deleting, following redirects with credentials.
 
+mod answer;
 mod auth;
 mod blobs;
 mod challenge;
@@ -23,34 +23,31 @@ use std::time::Duration;
 use crate::cancel::Cancel;
 use crate::model::{ImageName, RegistryAddress};
 
+use answer::Answer;
+
 pub use crate::http::Timeouts;
 pub use crate::http::retry::RetryPolicy;
-pub use crate::http::tls::TlsCause;
-pub use credentials::{Credentials, CredentialsError, Login, Lookup};
+pub use credentials::{Credentials, Login};
 pub(crate) use error::OCI_ONLY_HINT;
-pub use error::RegistryError;
+pub use error::{RegistryError, RegistryErrorKind};
 pub(crate) use manifest::Content;
 pub use manifest::{Descriptor, ImageConfig, Manifest, Reference};
 
-/// What it takes to talk to one registry.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The registry; its namespace is not used here, because repositories are named in full.
+    /// Its namespace is not used: repositories are named in full.
     pub address: RegistryAddress,
-    /// Certificate authorities (PEM) that are trusted besides the system's.
+    /// Certificate authorities (PEM) in addition to the system's.
     pub ca_pem: Option<Vec<u8>>,
-    /// http instead of https; refused unless the registry is on loopback.
+    /// Allowed on loopback only.
     pub plain_http: bool,
-    /// How long each part of a request may take.
     pub timeouts: Timeouts,
-    /// How often, and for how long, a request is repeated.
     pub retry: RetryPolicy,
-    /// Kept-alive connections: as many as there are threads that use this registry.
+    /// Idle connections that are kept: the number of threads that use this registry.
     pub connections: usize,
 }
 
 impl Settings {
-    /// Settings with the usual limits: https, the system's authorities.
     pub fn new(address: RegistryAddress) -> Settings {
         Settings {
             address,
@@ -63,10 +60,9 @@ impl Settings {
     }
 }
 
-/// Told in a sentence why a request is about to be repeated.
 pub type RetryNotice = Arc<dyn Fn(&str) + Send + Sync>;
 
-/// A registry and the right to talk to it. Clones share connections and tokens.
+/// Clones share connections and tokens.
 #[derive(Clone)]
 pub struct Registry {
     shared: Arc<client::Shared>,
@@ -81,11 +77,10 @@ impl fmt::Debug for Registry {
 }
 
 impl Registry {
-    /// Makes a client; nothing is sent yet.
+    /// Sends nothing yet.
     ///
     /// # Errors
-    /// [`RegistryError::Settings`] when plain http is asked for outside of loopback, or `ca_pem` holds no
-    /// certificate that can be used.
+    /// Plain http outside of loopback, or a `ca_pem` without a valid certificate.
     pub fn connect(
         settings: Settings,
         login: impl Into<Login>,
@@ -95,39 +90,38 @@ impl Registry {
         Ok(Registry { shared, cancel, on_retry: None })
     }
 
-    /// The same registry (connections, tokens) under another token, as for one job of several.
     #[must_use]
     pub fn with_cancel(&self, cancel: Cancel) -> Registry {
         Registry { cancel, ..self.clone() }
     }
 
-    /// The same registry, telling `notice` when requests are repeated: once for each kind of trouble, however many meet it.
+    /// `on_retry` gets a sentence when requests are retried: once for each cause, until a request succeeds.
     #[must_use]
-    pub fn with_retry_notice(&self, notice: RetryNotice) -> Registry {
-        Registry { on_retry: Some(notice), ..self.clone() }
+    pub fn with_retry_notice(&self, on_retry: RetryNotice) -> Registry {
+        Registry { on_retry: Some(on_retry), ..self.clone() }
     }
 
-    /// `host[:port]`, as it stands in front of image names.
+    /// `host[:port]`, as in image names.
     pub fn host(&self) -> &str {
         &self.shared.host
     }
 
-    /// The proxy of the environment through which the registry is asked, without its login.
+    /// The environment's proxy for the registry, without its login.
     pub(crate) fn proxy(&self) -> Option<String> {
         self.shared.http.proxy_of(&self.shared.base)
     }
 
-    /// When the registry's certificate ends, if that is within this time; `None` where it cannot be looked at.
+    /// The day on which the registry's certificate expires, if that is within `time` and can be determined.
     pub(crate) fn certificate_ends_within(&self, time: Duration) -> Option<String> {
         self.shared.http.certificate_ends_within(&self.shared.base, time)
     }
 
-    /// Whether the registry's name leads to an address; not asked where a proxy does it.
+    /// Also `true` behind a proxy, which resolves the name itself.
     pub(crate) fn name_resolves(&self) -> bool {
         self.proxy().is_some() || self.shared.base.socket_addrs(|| None).is_ok_and(|found| !found.is_empty())
     }
 
-    /// Whether the registry answers, speaks the API and accepts the credentials (GET /v2/).
+    /// Fails unless the registry answers, speaks the API and accepts the credentials (GET /v2/).
     pub fn ping(&self) -> Result<(), RegistryError> {
         let request = client::Request::get("/v2/".to_owned(), "the API", token::Scope::none());
         let answer = self.send(&request)?;
@@ -141,12 +135,9 @@ impl Registry {
         }
     }
 
-    /// Where a read is refused, nothing is there if the login itself works: what may not be known is not told, and a push
-    /// that is not allowed says so. `None`: nothing is there.
-    fn present(
-        &self,
-        answer: Result<client::Answer, RegistryError>,
-    ) -> Result<Option<client::Answer>, RegistryError> {
+    /// `None` when nothing is there. Some registries deny a read in place of 404, so a denial counts as absent if the login
+    /// itself works: a push that is not allowed fails by itself.
+    fn present(&self, answer: Result<Answer, RegistryError>) -> Result<Option<Answer>, RegistryError> {
         let refusal = match answer {
             Ok(answer) if answer.status == 404 => return Ok(None),
             Ok(answer) if answer.status == 200 => return Ok(Some(answer)),
@@ -158,25 +149,27 @@ impl Registry {
         if self.shared.auth.is_challenged() && self.is_anonymous()? {
             return Err(refusal);
         }
-        let known = *self.shared.login_works.lock().unwrap_or_else(PoisonError::into_inner);
-        let works = match known {
-            Some(works) => works,
-            None => {
-                let works = match self.ping() {
-                    Ok(()) => true,
-                    Err(RegistryError::Stopped(stop)) => return Err(stop.into()),
-                    Err(error) if error.is_transient() => return Err(error),
-                    Err(_) => false,
-                };
-                *self.shared.login_works.lock().unwrap_or_else(PoisonError::into_inner) = Some(works);
-                works
+        if self.login_works()? { Ok(None) } else { Err(refusal) }
+    }
+
+    fn login_works(&self) -> Result<bool, RegistryError> {
+        let known = || self.shared.login_works.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(works) = *known() {
+            return Ok(works);
+        }
+        let works = match self.ping() {
+            Ok(()) => true,
+            Err(error) if error.is_transient() || matches!(error.kind, RegistryErrorKind::Stopped(_)) => {
+                return Err(error);
             }
+            Err(_) => false,
         };
-        if works { Ok(None) } else { Err(refusal) }
+        *known() = Some(works);
+        Ok(works)
     }
 }
 
-/// The path of a repository in URLs. Docker Hub keeps images without a namespace under `library/`.
+/// The path of a repository in URLs. On Docker Hub, images without a namespace are below `library/`.
 fn repository_path(shared: &client::Shared, repository: &ImageName) -> String {
     if shared.docker_hub && !repository.as_str().contains('/') {
         format!("library/{repository}")

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::support::forge_api::{Asked, ForgeApi};
 use crate::support::github_api::{GitHubApi, Instead, REPOSITORY, TOKEN};
 use crate::support::program::{Ran, swanci};
 
@@ -444,4 +445,218 @@ fn without_a_tunnel_it_says_how_to_open_one() {
     let ran = swanci(dir.path(), &[], &["hook", "url", "--ngrok-api", &format!("http://{closed}")]);
     assert_eq!(ran.code, 6);
     assert!(ran.err.contains("is ngrok running?"), "{ran:?}");
+}
+
+// ---- the other forges, against their published APIs
+
+const FORGE_TOKEN: &str = "canary-token-of-another-forge";
+
+/// A forge that keeps its webhooks as its API describes them.
+fn keeps_hooks(kind: &'static str) -> ForgeApi {
+    let mut hooks: Vec<Value> = Vec::new();
+    let mut next = 40;
+    ForgeApi::start(move |asked: &Asked| {
+        let path = asked.path.split('?').next().unwrap();
+        let id = path.rsplit('/').next().unwrap().to_owned();
+        let id_of = |hook: &Value| match &hook["uuid"] {
+            Value::String(uuid) => uuid.replace('{', "%7B").replace('}', "%7D"),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+                hook["id"].to_string()
+            }
+        };
+        match asked.method.as_str() {
+            "GET" if path.ends_with("/events") => {
+                let event = |id: u64, status: &str| {
+                    json!({"id": id, "url": URL, "trigger": "merge_request_hooks",
+                        "request_headers": {"Idempotency-Key": format!("key-{id}")}, "request_data": {},
+                        "response_status": status, "execution_duration": 0.2})
+                };
+                (200, json!([event(9, "200"), event(8, "internal error"), event(7, "502")]))
+            }
+            "GET" if kind.starts_with("bitbucket") => (200, json!({"values": hooks, "isLastPage": true})),
+            "GET" => (200, hooks.clone().into()),
+            "POST" if path.ends_with("/resend") => (201, json!({})),
+            "POST" if path.ends_with("/webhooks/test") => (200, json!({"response": {"statusCode": 401}})),
+            "POST" => {
+                next += 1;
+                let mut hook = asked.body.clone();
+                if kind == "bitbucket" {
+                    hook["uuid"] = json!(format!("{{0f-{next}}}"));
+                } else {
+                    hook["id"] = json!(next);
+                }
+                hooks.push(hook.clone());
+                (201, hook)
+            }
+            "DELETE" => {
+                hooks.retain(|hook| id_of(hook) != id);
+                (204, Value::Null)
+            }
+            _ => {
+                let hook = hooks.iter_mut().find(|hook| id_of(hook) == id).unwrap();
+                for (key, value) in asked.body.as_object().unwrap() {
+                    hook[key] = value.clone();
+                }
+                // Gitea and Gogs keep the old secret, whatever an edit says.
+                (200, hook.clone())
+            }
+        }
+    })
+}
+
+/// A folder whose configuration has this forge alone, with two secrets.
+fn site_of(kind: &str, url: &str) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("new"), SECRET).unwrap();
+    std::fs::write(dir.path().join("old"), "the-secret-that-is-being-replaced").unwrap();
+    std::fs::write(dir.path().join("token"), FORGE_TOKEN).unwrap();
+    let config = format!(
+        "state_dir = \"state\"\n[[forge]]\nkind = \"{kind}\"\nurl = \"{url}\"\ntoken_file = \"token\"\n\
+         secret_file = [\"new\", \"old\"]\n[[repository]]\nname = \"swan/shop\"\n"
+    );
+    std::fs::write(dir.path().join("swanci.toml"), config).unwrap();
+    dir
+}
+
+fn forge_hook(dir: &Path, arguments: &[&str]) -> Ran {
+    // What is GitHub's goes to no other forge.
+    let environment = [("GITHUB_TOKEN", TOKEN), ("GITHUB_API_URL", "http://127.0.0.1:1")];
+    let ran = swanci(dir, &environment, &[&["hook"], arguments].concat());
+    for secret in [TOKEN, FORGE_TOKEN, SECRET] {
+        assert!(!ran.out.contains(secret) && !ran.err.contains(secret), "a secret shows: {ran:?}");
+    }
+    ran
+}
+
+#[test]
+fn every_forge_gets_one_webhook_with_the_first_secret() {
+    let config = json!({"url": URL, "content_type": "json", "secret": SECRET});
+    let typed =
+        |kind: &str| json!({"type": kind, "active": true, "events": ["pull_request"], "config": config});
+    let replaced =
+        |base: &str| vec![format!("POST {base}"), format!("POST {base}"), format!("DELETE {base}/41")];
+    let edited =
+        |method: &str, base: &str, id: &str| vec![format!("POST {base}"), format!("{method} {base}/{id}")];
+    for (kind, body, changes, event) in [
+        ("gitea", typed("gitea"), replaced("/api/v1/repos/swan/shop/hooks"), "pull_request"),
+        ("forgejo", typed("forgejo"), replaced("/api/v1/repos/swan/shop/hooks"), "pull_request"),
+        ("gogs", typed("gogs"), replaced("/api/v1/repos/swan/shop/hooks"), "pull_request"),
+        (
+            "gitbucket",
+            json!({"name": "web", "active": true, "events": ["pull_request"],
+                "config": {"url": URL, "content_type": "json", "insecure_ssl": "0", "secret": SECRET}}),
+            edited("PATCH", "/api/v3/repos/swan/shop/hooks", "41"),
+            "pull_request",
+        ),
+        (
+            "gitlab",
+            json!({"url": URL, "token": SECRET, "push_events": false, "merge_requests_events": true,
+                "enable_ssl_verification": true}),
+            edited("PUT", "/api/v4/projects/swan%2Fshop/hooks", "41"),
+            "merge_requests_events",
+        ),
+        (
+            "bitbucket",
+            json!({"description": "swanci", "url": URL, "active": true, "secret": SECRET,
+                "events": ["pullrequest:fulfilled"]}),
+            edited("PUT", "/2.0/repositories/swan/shop/hooks", "%7B0f-41%7D"),
+            "pullrequest:fulfilled",
+        ),
+        (
+            "bitbucket-server",
+            json!({"name": "swanci", "url": URL, "active": true, "events": ["pr:merged"],
+                "configuration": {"secret": SECRET}, "sslVerificationRequired": true}),
+            edited("PUT", "/rest/api/latest/projects/swan/repos/shop/webhooks", "41"),
+            "pr:merged",
+        ),
+    ] {
+        let api = keeps_hooks(kind);
+        let dir = site_of(kind, &api.url());
+        let ran = forge_hook(dir.path(), &["install", "--url", URL]);
+        assert_eq!(ran.code, 0, "{kind}: {ran:?}");
+        assert!(ran.out.contains(&format!("of swan/shop: {event} events to {URL}")), "{kind}: {ran:?}");
+        // Another machine remembers nothing, and finds it by its URL.
+        std::fs::remove_dir_all(dir.path().join("state")).unwrap();
+        let again = forge_hook(dir.path(), &["install", "--url", URL, "--json"]);
+        assert_eq!(again.json()["outcome"], "updated", "{kind}: {again:?}");
+        let asked: Vec<Asked> = api.asked().into_iter().filter(|asked| asked.method != "GET").collect();
+        assert_eq!(asked.iter().map(Asked::line).collect::<Vec<_>>(), changes, "{kind}");
+        assert!(
+            asked.iter().all(|asked| asked.method == "DELETE" || asked.body == body),
+            "{kind}: {asked:?}"
+        );
+        let checked = forge_hook(dir.path(), &["check", "--no-ping", "--json"]);
+        assert_eq!(checked.json()["url"], URL, "{kind}: {checked:?}");
+    }
+}
+
+#[test]
+fn what_an_api_cannot_send_again_is_said_with_what_to_click() {
+    for (kind, says) in [
+        ("gitea", "/swan/shop/settings/hooks/41"),
+        ("forgejo", "Replay"),
+        ("gogs", "Redelivery"),
+        ("gitbucket", "/swan/shop/settings/hooks"),
+        ("bitbucket", "Resend request"),
+        ("bitbucket-server", "/plugins/servlet/webhooks/projects/swan/repos/shop"),
+    ] {
+        let api = keeps_hooks(kind);
+        let dir = site_of(kind, &api.url());
+        assert_eq!(forge_hook(dir.path(), &["install", "--url", URL]).code, 0, "{kind}");
+        let ran = forge_hook(dir.path(), &["redeliver"]);
+        assert_eq!(ran.code, 1, "{kind}: {ran:?}");
+        assert!(ran.err.contains("cannot send deliveries again"), "{kind}: {ran:?}");
+        assert!(ran.err.contains(says) && ran.err.contains("catchup"), "{kind}: {ran:?}");
+    }
+}
+
+#[test]
+fn a_check_says_where_the_deliveries_are_that_an_api_does_not_list() {
+    let api = keeps_hooks("gitea");
+    let dir = site_of("gitea", &api.url());
+    forge_hook(dir.path(), &["install", "--url", URL]);
+    let ran = forge_hook(dir.path(), &["check"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.out.contains("/swan/shop/settings/hooks/41"), "{ran:?}");
+    assert_eq!(api.lines().iter().filter(|line| line.starts_with("POST")).count(), 1, "{:?}", api.lines());
+
+    let api = keeps_hooks("bitbucket-server");
+    let dir = site_of("bitbucket-server", &api.url());
+    forge_hook(dir.path(), &["install", "--url", URL]);
+    let ran = forge_hook(dir.path(), &["check"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.err.contains("the ping failed: 401") && ran.err.contains("another secret"), "{ran:?}");
+}
+
+#[test]
+fn gitlab_sends_its_failed_events_again() {
+    let api = keeps_hooks("gitlab");
+    let dir = site_of("gitlab", &api.url());
+    forge_hook(dir.path(), &["install", "--url", URL]);
+    let ran = forge_hook(dir.path(), &["redeliver", "--json"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let sent = ran.json();
+    let ids: Vec<&Value> = sent["redelivered"].as_array().unwrap().iter().map(|d| &d["id"]).collect();
+    assert_eq!(ids, [7, 8]);
+    let resends: Vec<String> = api.lines().into_iter().filter(|line| line.ends_with("/resend")).collect();
+    let resend = |id: u64| format!("POST /api/v4/projects/swan%2Fshop/hooks/41/events/{id}/resend");
+    assert_eq!(resends, [resend(7), resend(8)]);
+}
+
+#[test]
+fn the_forge_is_the_repositorys_or_the_one_that_is_named() {
+    let api = keeps_hooks("gitea");
+    let dir = site_of("gitea", &api.url());
+    let install = ["install", "--url", URL, "--repo", "swan/other"];
+    for forge in ["gitea", &api.url()] {
+        let ran = forge_hook(dir.path(), &[&install[..], &["--forge", forge]].concat());
+        assert_eq!(ran.code, 0, "{forge}: {ran:?}");
+    }
+    for (forge, says) in [
+        ("forgejo", "no forge of kind forgejo is configured"),
+        ("https://elsewhere.example.org", "neither a kind nor the url"),
+    ] {
+        let ran = forge_hook(dir.path(), &[&install[..], &["--forge", forge]].concat());
+        assert!(ran.code == 2 && ran.err.contains(says), "{forge}: {ran:?}");
+    }
 }

@@ -36,5 +36,6 @@ mod engine {
     mod security;
     mod serve;
     mod stack;
+    mod statuses;
     mod tutorial;
 }

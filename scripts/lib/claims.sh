@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# Tests as a list of claims: each is a sentence and the command that proves it. The first that does not hold ends the
-# script with code 1, after what its command said. Sourced after common.sh.
+# Tests as a list of claims: a sentence, and the command that proves it. The first that does not hold ends the script with
+# code 1, after the command's output. Sourced after common.sh.
 
-# claims_into FILE: where a command's output is kept until it is known whether anybody needs it.
+# claims_into FILE: where the output of a command is kept until the command has ended.
 claims_into() {
     CLAIM_OUTPUT=$1
     : >"$CLAIM_OUTPUT"

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use crate::hooks::HookId;
 use crate::model::RepoName;
 
 /// A repository on a forge has an owner; one on disk need not.
@@ -27,9 +28,9 @@ pub(crate) enum HookAction {
     /// Print the webhook URL, from ngrok's public address
     #[command(after_help = "Example:\n  swanci hook url")]
     Url(HookUrl),
-    /// Create or update the repository's webhook on GitHub
+    /// Create or update the repository's webhook on its forge
     #[command(
-        after_help = "Examples:\n  swanci hook install --repo owner/name\n  swanci hook install --repo owner/name --url https://ci.example.org/webhook\n\nThe token is read from GH_TOKEN or GITHUB_TOKEN: a classic one with the scope admin:repo_hook, or a\nfine-grained one with the repository permission \"Webhooks: write\". Running it again changes nothing."
+        after_help = "Examples:\n  swanci hook install --repo owner/name\n  swanci hook install --repo owner/name --url https://ci.example.org/webhook\n  swanci hook install --repo owner/name --forge https://git.example.org --url https://ci.example.org/webhook\n\nThe token for GitHub is read from GH_TOKEN or GITHUB_TOKEN: a classic one with the scope admin:repo_hook, or a\nfine-grained one with the repository permission \"Webhooks: write\". For the other forges it is the token_file of\nthe [[forge]], or SWANCI_GIT_TOKEN. Running it again leaves one webhook."
     )]
     Install(HookInstall),
     /// Send a ping and look at the recent deliveries
@@ -37,7 +38,7 @@ pub(crate) enum HookAction {
         after_help = "Example:\n  swanci hook check --repo owner/name\n\nExit code 1: the ping or a recent delivery failed, or the webhook is not set up as it should be."
     )]
     Check(HookCheck),
-    /// Ask GitHub to send failed deliveries again; it never does so by itself
+    /// Ask GitHub or GitLab to send failed deliveries again (the others: says what to click)
     #[command(
         after_help = "Examples:\n  swanci hook redeliver --repo owner/name\n  swanci hook redeliver --repo owner/name --since 6h --dry-run"
     )]
@@ -58,15 +59,15 @@ pub(crate) struct HookTarget {
     /// The repository [default: the configuration's, where it has one only]
     #[arg(long, value_name = "OWNER/NAME", value_parser = full_name)]
     pub repo: Option<RepoName>,
-    /// GitHub's API; GitHub Enterprise's is https://HOST/api/v3 [default: $GITHUB_API_URL, else https://api.github.com]
+    /// The forge: a kind, as gitea, or the url of a [[forge]] [default: the repository's in the configuration, else GitHub]
+    #[arg(long, value_name = "KIND|URL")]
+    pub forge: Option<String>,
+    /// The forge's API; GitHub Enterprise's is https://HOST/api/v3 [default: $GITHUB_API_URL, else https://api.github.com]
     #[arg(long, value_name = "URL")]
     pub api_url: Option<String>,
-    /// The webhook's number, where the repository has several that could be swanci's
+    /// The webhook's number (Bitbucket Cloud: {UUID}), where the repository has several that could be swanci's
     #[arg(long, value_name = "NUMBER")]
-    pub id: Option<u64>,
-    /// Print a JSON document
-    #[arg(long)]
-    pub json: bool,
+    pub id: Option<HookId>,
 }
 
 /// How to find the public address.
@@ -75,9 +76,6 @@ pub(crate) struct HookUrl {
     /// ngrok.
     #[command(flatten)]
     pub ngrok: NgrokArgs,
-    /// Print a JSON document
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// What to install.
@@ -86,13 +84,13 @@ pub(crate) struct HookInstall {
     /// Which webhook.
     #[command(flatten)]
     pub target: HookTarget,
-    /// Where GitHub delivers to; /webhook is added to a bare address [default: ngrok's public address]
+    /// Where the forge delivers to; /webhook is added to a bare address [default: ngrok's public address]
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
     /// ngrok.
     #[command(flatten)]
     pub ngrok: NgrokArgs,
-    /// The webhook's secret [default: serve.secret_file or SWANCI_SECRET]
+    /// The webhook's secret [default: the first secret_file of the forge, or SWANCI_SECRET]
     #[arg(long, value_name = "FILE")]
     pub secret_file: Option<PathBuf>,
 }

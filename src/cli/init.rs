@@ -33,7 +33,4 @@ pub(crate) struct Init {
     /// Ask nothing; so it is too where standard input is no terminal
     #[arg(short, long)]
     pub yes: bool,
-    /// Print a JSON document
-    #[arg(long)]
-    pub json: bool,
 }

@@ -11,6 +11,7 @@ use crate::pipeline::{self, BuildOptions, ByHand};
 
 use super::Session;
 use super::documents_io::{name_of, parse, read_bytes, write, write_outcome};
+use super::summary;
 
 /// Prints the built document; a skip passes through.
 pub(super) fn command(session: &Session, args: &Build, out: &mut dyn Write) -> Result<(), Failure> {
@@ -22,7 +23,8 @@ pub(super) fn command(session: &Session, args: &Build, out: &mut dyn Write) -> R
             let word: OnlyDecision = parse(path, &bytes, what)?;
             if word.decision == Some(DecisionWord::Skip) {
                 let skip: serde_json::Value = parse(path, &bytes, what)?;
-                return write(out, &skip);
+                let reason = skip["reason"].as_str().unwrap_or_default();
+                return write(session, out, &skip, || summary::skipped(reason));
             }
             let document: DecisionDocument = parse(path, &bytes, what)?;
             if document.schema != SCHEMA {
@@ -49,7 +51,16 @@ pub(super) fn command(session: &Session, args: &Build, out: &mut dyn Write) -> R
     };
     let options = BuildOptions { dry_run: args.dry_run, ..build_options(&args.options) };
     let built = pipeline::build(&site, &change, payload_sha256.as_deref(), &options, &|_, _| {})?;
-    write_outcome(out, &built.document, built.failure)
+    let next = match (&site.registry, args.dry_run, &built.failure) {
+        (_, _, Some(_)) => None,
+        (_, true, None) => Some(summary::typed(std::env::args(), "").trim_end().to_owned()),
+        (Some(_), false, None) => Some(summary::typed(std::env::args(), "| swanci push -")),
+        (None, false, None) => {
+            Some(summary::typed(std::env::args(), "--registry HOST[:PORT] | swanci push -"))
+        }
+    };
+    let shown = || summary::built(&built.document, next.as_deref());
+    write_outcome(session, out, &built.document, shown, built.failure)
 }
 
 /// Only what tells a skip from a build.
@@ -65,6 +76,7 @@ pub(super) fn build_options(args: &BuildArgs) -> BuildOptions {
         pull: args.pull,
         no_cache: args.no_cache,
         dry_run: false,
+        pushes: false,
         patience: Vec::new(),
         only_own_paths: false,
     }

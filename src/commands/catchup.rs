@@ -9,6 +9,7 @@ use crate::pipeline::catchup::{CatchupOptions, catchup};
 
 use super::Session;
 use super::documents_io::write_outcome;
+use super::summary;
 
 /// Prints what became of each commit, also when some failed.
 pub(super) fn command(session: &Session, args: &Catchup, out: &mut dyn Write) -> Result<(), Failure> {
@@ -38,5 +39,6 @@ pub(super) fn command(session: &Session, args: &Catchup, out: &mut dyn Write) ->
         dry_run: args.dry_run,
     };
     let caught_up = catchup(&site, &options)?;
-    write_outcome(out, &caught_up.document, caught_up.failure)
+    let shown = || summary::catchup(&caught_up.document);
+    write_outcome(session, out, &caught_up.document, shown, caught_up.failure)
 }

@@ -2,21 +2,19 @@
 
 use std::io::Write;
 
-use clap::CommandFactory as _;
-
-use crate::cli::{Cli, Completions, Man};
+use crate::cli::{self, Completions, Man};
 use crate::error::{Classify as _, Failure, Kind};
 
 /// Prints a completion script.
 pub(super) fn completions(args: &Completions, out: &mut dyn Write) -> Result<(), Failure> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "swanci", &mut script);
+    clap_complete::generate(args.shell, &mut cli::command(), "swanci", &mut script);
     out.write_all(&script).classify(Kind::Failed, || "standard output is closed")
 }
 
 /// Writes a manual page for swanci and for each of its commands.
 pub(super) fn man(args: &Man) -> Result<(), Failure> {
     std::fs::create_dir_all(&args.dir)
-        .and_then(|()| clap_mangen::generate_to(Cli::command(), &args.dir))
+        .and_then(|()| clap_mangen::generate_to(cli::command(), &args.dir))
         .classify(Kind::Environment, || format!("cannot write the manual pages into {}", args.dir.display()))
 }

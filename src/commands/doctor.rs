@@ -18,7 +18,8 @@ use crate::model::{ForgeName, ImageName, ImageRepository};
 use crate::pipeline::{RepositoryRule, Site};
 
 use super::Session;
-use super::documents_io::{print, write};
+use super::documents_io::{print, write_json};
+use super::report::api_of;
 
 /// No single check may take longer.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -57,7 +58,7 @@ pub(super) fn command(session: &Session, args: &Doctor, out: &mut dyn Write) -> 
     let mut checks = Vec::new();
     let mut closed = None;
     let mut report = |check: Check| {
-        if !args.json && closed.is_none() {
+        if !session.json && closed.is_none() {
             closed = print(out, &shown(&check)).err();
         }
         checks.push(check);
@@ -70,8 +71,8 @@ pub(super) fn command(session: &Session, args: &Doctor, out: &mut dyn Write) -> 
         return Err(stop.into());
     }
     let healthy = checks.iter().all(|c| c.health != Health::Failed);
-    if args.json {
-        write(out, &Report { schema: 1, healthy, checks: &checks })?;
+    if session.json {
+        write_json(out, &Report { schema: 1, healthy, checks: &checks })?;
     }
     closed.map_or(Ok(()), Err)?;
     if healthy {
@@ -150,6 +151,7 @@ fn check_all(session: &Session, site: &Site, report: &mut dyn FnMut(Check)) {
             Err(failure) => failed("repository", failure.context(format!("{} cannot be read", rule.name))),
         });
     }
+    forge_tokens(session, &cancel, report);
     session.config.forges.iter().map(webhook_secret).for_each(&mut *report);
     for text in session.config.unreadable_secrets() {
         report(warning("build secret", text, "correct its path, or give it to the user that runs swanci"));
@@ -317,6 +319,27 @@ fn engine_disk(site: &Site, cancel: &Cancel) -> Check {
         }
         // Only shown; the engine also refuses while somebody else asks the same.
         Err(error) => warning("docker disk", Failure::from(error).one_line(), "ask again: docker system df"),
+    }
+}
+
+/// The token of each forge, tried on the first of its repositories.
+fn forge_tokens(session: &Session, cancel: &dyn Fn() -> Cancel, report: &mut dyn FnMut(Check)) {
+    let config = &session.config;
+    for forge in &config.forges {
+        let Some(entry) = config.repositories.iter().find(|entry| entry.forge == forge.url) else { continue };
+        let answers = forge.status || forge.comment;
+        let asked = api_of(config, forge, &entry.name, None, &cancel())
+            .and_then(|api| api.map(|api| Ok((api.may_write()?, api.rights()))).transpose());
+        report(match asked {
+            Ok(None) => continue,
+            Ok(Some((Some(false), rights))) if answers => warning(
+                "forge token",
+                format!("{}: the token may read {}, but not write to it", forge.url, entry.name),
+                rights,
+            ),
+            Ok(Some(_)) => ok("forge token", format!("{}: it is valid for {}", forge.url, entry.name)),
+            Err(failure) => failed("forge token", failure.context(format!("the token of {}", forge.url))),
+        });
     }
 }
 

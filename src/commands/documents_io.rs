@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::Session;
 use crate::error::{Classify as _, Failure, Kind};
 
 /// No document of swanci's is larger, bytes; a payload is not either (GitHub caps at 25 MiB).
@@ -61,13 +62,24 @@ pub(super) fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8], what: &str) 
     Ok(parsed)
 }
 
-/// Writes the one document: pretty on a terminal, one line otherwise.
-pub(super) fn write(out: &mut dyn Write, document: &impl Serialize) -> Result<(), Failure> {
-    let text = if std::io::stdout().is_terminal() {
-        serde_json::to_string_pretty(document)
-    } else {
-        serde_json::to_string(document)
-    };
+/// Whether standard output gets JSON: redirected, or asked for. This is the one place that decides.
+pub(super) fn wants_json(session: &Session) -> bool {
+    session.json || !std::io::stdout().is_terminal()
+}
+
+/// Writes the result: the document, or on a terminal its summary.
+pub(super) fn write(
+    session: &Session,
+    out: &mut dyn Write,
+    document: &impl Serialize,
+    summary: impl FnOnce() -> String,
+) -> Result<(), Failure> {
+    if wants_json(session) { write_json(out, document) } else { print(out, &summary()) }
+}
+
+/// Writes a document on one line.
+pub(super) fn write_json(out: &mut dyn Write, document: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string(document);
     let text = text.classify(Kind::Failed, || "the document cannot be written as JSON")?;
     let text = crate::escape::json(crate::progress::runner::harmless_json(text));
     let written = writeln!(out, "{text}").and_then(|()| out.flush());
@@ -81,13 +93,15 @@ pub(super) fn print(out: &mut dyn Write, text: &str) -> Result<(), Failure> {
     written.classify(Kind::Failed, || "the work is done, but standard output is closed")
 }
 
-/// Writes the document even when the command failed, and returns the failure that counts.
+/// Writes the result even when the command failed, and returns the failure that counts.
 pub(super) fn write_outcome(
+    session: &Session,
     out: &mut dyn Write,
     document: &impl Serialize,
+    summary: impl FnOnce() -> String,
     failure: Option<Failure>,
 ) -> Result<(), Failure> {
-    let written = write(out, document);
+    let written = write(session, out, document, summary);
     match failure {
         Some(failure) => Err(failure),
         None => written,

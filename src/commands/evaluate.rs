@@ -15,11 +15,14 @@ use crate::model::ForgeName;
 
 use super::Session;
 use super::documents_io::{name_of, read_bytes, write};
+use super::summary;
 
 /// Prints the decision; a skip ends with 3.
 pub(super) fn command(session: &Session, args: &Evaluate, out: &mut dyn Write) -> Result<(), Failure> {
     let document = evaluate(&session.config, &args.payload)?;
-    write(out, &document)?;
+    write(session, out, &document, || {
+        summary::decision(&document, Some(&summary::typed(std::env::args(), "| swanci build -")))
+    })?;
     match document.decision {
         DecisionWord::Build => Ok(()),
         DecisionWord::Skip => Err(Failure::new(Kind::NothingToBuild, anyhow::anyhow!("{}", document.reason))),

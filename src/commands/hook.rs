@@ -1,4 +1,4 @@
-//! `swanci hook`: the webhook on GitHub made, checked, and its failed deliveries sent again.
+//! `swanci hook`: the webhook on the forge made, checked, and its failed deliveries sent again.
 
 use std::collections::HashSet;
 use std::io::Write;
@@ -9,16 +9,17 @@ use secrecy::SecretString;
 use serde::Serialize;
 
 use crate::cli::{Hook as HookArgs, HookAction, HookCheck, HookInstall, HookRedeliver, HookTarget, HookUrl};
-use crate::config::{Environment, read_secret_file};
+use crate::config::{Config, Environment, ForgeConfig, read_secret_file};
 use crate::error::Failure;
 use crate::escape::escaped;
+use crate::forge::api::{Account, Api, Problem};
 use crate::hooks::{
-    Delivery, DeliveryState, EVENT, GITHUB_API, GitHub, Hook, HookError, ORIGINAL_PATH, WEBHOOK_PATH, Wanted,
-    installed, public_url, unresolved, webhook_url,
+    Delivery, DeliveryState, Hook, HookId, ORIGINAL_PATH, Test, WEBHOOK_PATH, Wanted, Webhooks, installed,
+    public_url, unresolved, webhook_url,
 };
 use crate::model::{ForgeName, RepoName};
 
-use super::Session;
+use super::{Session, session};
 
 /// The longest pause between two looks for the ping.
 const SLOWEST_LOOK: Duration = Duration::from_secs(2);
@@ -35,7 +36,7 @@ pub(super) fn command(session: &Session, args: &HookArgs, out: &mut dyn Write) -
 /// Prints `text`, or the document as JSON.
 fn show(out: &mut dyn Write, json: bool, document: &impl Serialize, text: &str) -> Result<(), Failure> {
     if json {
-        return super::documents_io::write(out, document);
+        return super::documents_io::write_json(out, document);
     }
     super::documents_io::print(out, text)
 }
@@ -50,14 +51,14 @@ struct UrlDocument<'a> {
 
 fn url(session: &Session, args: &HookUrl, out: &mut dyn Write) -> Result<(), Failure> {
     let url = from_ngrok(session, &args.ngrok.ngrok_api, "")?;
-    show(out, args.json, &UrlDocument { schema: 1, url: url.as_str() }, &format!("{url}\n"))
+    show(out, session.json, &UrlDocument { schema: 1, url: url.as_str() }, &format!("{url}\n"))
 }
 
 /// `otherwise` says what the command takes in its stead.
 fn from_ngrok(session: &Session, api: &str, otherwise: &str) -> Result<url::Url, Failure> {
     let listen = session.config.serve.listen;
     let public = public_url(api, listen.port()).map_err(|error| {
-        let unreachable = matches!(error, HookError::Unreachable { .. });
+        let unreachable = error.problem == Problem::Unreachable;
         let failure = Failure::from(error);
         if !unreachable {
             return failure;
@@ -73,36 +74,100 @@ fn from_ngrok(session: &Session, api: &str, otherwise: &str) -> Result<url::Url,
 // ---- which repository, which webhook
 
 struct Site {
-    github: GitHub,
+    hooks: Webhooks,
+    forge: ForgeConfig,
     repository: RepoName,
 }
 
 fn open(session: &Session, target: &HookTarget) -> Result<Site, Failure> {
-    let repository = match (&target.repo, &session.config.repositories[..]) {
-        (Some(name), _) => name.clone(),
-        (None, [only]) => only.name.clone(),
-        (None, all) => {
-            let many = if all.is_empty() { "no repository" } else { "several repositories" };
-            return Err(Failure::usage(format!("the configuration has {many}"))
-                .hint("say which one: --repo owner/name"));
-        }
+    let config = &session.config;
+    let forge = forge_of(config, target)?;
+    let Some(repository) = repository_of(config, target).cloned() else {
+        let many = if config.repositories.is_empty() { "no repository" } else { "several repositories" };
+        return Err(
+            Failure::usage(format!("the configuration has {many}")).hint("say which one: --repo owner/name")
+        );
     };
     let environment = Environment::of_process();
-    let api = target.api_url.as_deref().or(environment.get("GITHUB_API_URL")).unwrap_or(GITHUB_API);
+    let on_github = forge.kind == ForgeName::Github;
+    let from_environment = environment.get("GITHUB_API_URL").filter(|_| on_github);
+    let api_url = target.api_url.as_deref().or(from_environment).map(str::to_owned);
     // In this order, as GitHub's own `gh`.
     let token = environment.secret("GH_TOKEN").or_else(|| environment.secret("GITHUB_TOKEN"));
-    let Some(token) = token else {
-        return Err(Failure::environment(
-            "there is no token for GitHub's API: neither GH_TOKEN nor GITHUB_TOKEN is set",
+    let (user, token) = match token.filter(|_| on_github) {
+        Some(token) => {
+            crate::redact::register(&token);
+            (None, Some(token))
+        }
+        None => session::api_token(config, &forge)?,
+    };
+    let Some(token) = token else { return Err(no_token(&forge)) };
+    let account = Account {
+        kind: forge.kind,
+        url: forge.url.clone(),
+        api_url,
+        ca_pem: session::ca_pem(&forge)?,
+        user,
+        token,
+    };
+    let api = Api::new(account, repository.clone(), session.cancel.clone())?;
+    Ok(Site { hooks: Webhooks { api }, forge, repository })
+}
+
+/// The repository that `--repo` names, else the only one.
+fn repository_of<'a>(config: &'a Config, target: &'a HookTarget) -> Option<&'a RepoName> {
+    match (&target.repo, &config.repositories[..]) {
+        (Some(name), _) => Some(name),
+        (None, [only]) => Some(&only.name),
+        (None, _) => None,
+    }
+}
+
+/// The forge that `--forge` names, else the repository's own, else the only one.
+fn forge_of(config: &Config, target: &HookTarget) -> Result<ForgeConfig, Failure> {
+    let with_url = |url: &str| config.forges.iter().find(|forge| forge.url == url).cloned();
+    let Some(named) = &target.forge else {
+        let named = repository_of(config, target).into_iter();
+        let mut entries = named.flat_map(|name| config.repositories_named(name));
+        return match (entries.next(), entries.next(), &config.forges[..]) {
+            (_, _, [only]) => Ok(only.clone()),
+            (Some(entry), None, _) => Ok(config.forge_of(entry).cloned().unwrap_or_default()),
+            (_, _, _) => Err(Failure::usage("several forges are configured, and it could be on any of them")
+                .hint("say which one: --forge URL")),
+        };
+    };
+    let Ok(kind) = named.parse::<ForgeName>() else {
+        return with_url(named.trim_end_matches('/')).ok_or_else(|| {
+            Failure::usage(format!(
+                "--forge: `{}` is neither a kind nor the url of a [[forge]]",
+                escaped(named)
+            ))
+            .hint("add it to the configuration: [[forge]] with kind, url and token_file")
+        });
+    };
+    let mut of_kind = config.forges.iter().filter(|forge| forge.kind == kind);
+    match (of_kind.next(), of_kind.next(), kind.public_url()) {
+        (Some(only), None, _) => Ok(only.clone()),
+        (Some(_), Some(_), _) => Err(Failure::usage(format!("several forges of kind {kind} are configured"))
+            .hint("say which one: --forge URL")),
+        (None, _, Some(url)) => Ok(ForgeConfig { kind, url: url.to_owned(), ..ForgeConfig::default() }),
+        (None, _, None) => Err(Failure::usage(format!("no forge of kind {kind} is configured"))
+            .hint("add it to the configuration: [[forge]] with kind, url and token_file")),
+    }
+}
+
+fn no_token(forge: &ForgeConfig) -> Failure {
+    if forge.kind == ForgeName::Github {
+        return Failure::environment(
+            "there is no token for GitHub's API: neither GH_TOKEN nor GITHUB_TOKEN is set, and the forge has no token_file",
         )
         .hint(
             "a classic token needs the scope admin:repo_hook, a fine-grained one the repository permission \
-                   \"Webhooks: write\"; with GitHub's own client: export GITHUB_TOKEN=$(gh auth token)",
-        ));
-    };
-    crate::redact::register(&token);
-    let github = GitHub::new(api, repository.clone(), token, session.cancel.clone())?;
-    Ok(Site { github, repository })
+             \"Webhooks: write\"; with GitHub's own client: export GITHUB_TOKEN=$(gh auth token)",
+        );
+    }
+    Failure::environment(format!("there is no token for the API of {}", forge.url))
+        .hint("name one as token_file of its [[forge]], or set SWANCI_GIT_TOKEN")
 }
 
 impl Site {
@@ -112,35 +177,31 @@ impl Site {
         &self,
         session: &Session,
         hooks: Vec<Hook>,
-        id: Option<u64>,
+        id: Option<&HookId>,
         url: Option<&url::Url>,
     ) -> Result<Option<Hook>, Failure> {
         let name = &self.repository;
         if let Some(id) = id {
-            return match hooks.into_iter().find(|hook| hook.id == id) {
+            return match hooks.into_iter().find(|hook| hook.id == *id) {
                 Some(hook) => Ok(Some(hook)),
                 None => Err(Failure::failed(format!("{name} has no webhook {id}"))
                     .hint("without --id, swanci's own is looked for")),
             };
         }
-        let known = installed::recall(&session.config.state_dir, self.github.host(), name);
-        let position = hooks.iter().position(|hook| Some(hook.id) == known).or_else(|| {
-            hooks
-                .iter()
-                .position(|hook| hook.config.url.as_deref() == url.map(url::Url::as_str) && url.is_some())
+        let known = installed::recall(&session.config.state_dir, self.hooks.api.host(), name);
+        let position = hooks.iter().position(|hook| known.as_ref() == Some(&hook.id)).or_else(|| {
+            hooks.iter().position(|hook| hook.url.as_deref() == url.map(url::Url::as_str) && url.is_some())
         });
         let paths = url.map_or(vec![WEBHOOK_PATH, ORIGINAL_PATH], |url| vec![url.path()]);
         let mut hooks = hooks;
         if let Some(position) = position {
             return Ok(Some(hooks.swap_remove(position)));
         }
-        hooks.retain(|hook| paths.iter().any(|path| hook.looks_like_ours(path)));
+        hooks.retain(|hook| paths.iter().any(|path| hook.looks_like_ours(path, self.hooks.event())));
         if hooks.len() > 1 {
             let all: Vec<String> = hooks
                 .iter()
-                .map(|hook| {
-                    format!("{} ({})", hook.id, escaped(hook.config.url.as_deref().unwrap_or("no URL")))
-                })
+                .map(|hook| format!("{} ({})", hook.id, escaped(hook.url.as_deref().unwrap_or("no URL"))))
                 .collect();
             return Err(Failure::failed(format!(
                 "{name} has several webhooks that could be swanci's: {}",
@@ -152,8 +213,8 @@ impl Site {
     }
 
     fn existing(&self, session: &Session, target: &HookTarget) -> Result<Hook, Failure> {
-        let hooks = self.github.hooks()?;
-        self.find(session, hooks, target.id, None)?.ok_or_else(|| {
+        let hooks = self.hooks.all()?;
+        self.find(session, hooks, target.id.as_ref(), None)?.ok_or_else(|| {
             Failure::failed(format!("{} has no webhook of swanci's", self.repository))
                 .hint(format!("make it with: swanci hook install --repo {}", self.repository))
         })
@@ -167,14 +228,14 @@ struct InstallDocument<'a> {
     schema: u32,
     outcome: &'static str,
     repository: &'a RepoName,
-    id: u64,
+    id: &'a HookId,
     url: &'a str,
     /// Where it delivered before.
     was: Option<&'a str>,
 }
 
 fn install(session: &Session, args: &HookInstall, out: &mut dyn Write) -> Result<(), Failure> {
-    let secret = secret(session, args)?;
+    let secret = secret(&session.config, args)?;
     let site = open(session, &args.target)?;
     let url = match &args.url {
         Some(url) => webhook_url(url).map_err(|problem| Failure::usage(format!("--url: {problem}")))?,
@@ -190,17 +251,18 @@ fn install(session: &Session, args: &HookInstall, out: &mut dyn Write) -> Result
         ));
     }
     let wanted = Wanted { url: &url, secret: &secret };
-    let found = site.find(session, site.github.hooks()?, args.target.id, Some(&url))?;
-    let was = found.as_ref().and_then(|hook| hook.config.url.clone());
+    let found = site.find(session, site.hooks.all()?, args.target.id.as_ref(), Some(&url))?;
+    let was = found.as_ref().and_then(|hook| hook.url.clone());
     let (outcome, hook) = match &found {
-        Some(hook) => ("updated", site.github.update(hook.id, &wanted)?),
-        None => ("created", site.github.create(&wanted)?),
+        Some(hook) => ("updated", site.hooks.update(&hook.id, &wanted)?),
+        None => ("created", site.hooks.create(&wanted)?),
     };
-    let remembered = installed::remember(&session.config.state_dir, site.github.host(), name, hook.id);
+    let remembered = installed::remember(&session.config.state_dir, site.hooks.api.host(), name, &hook.id);
     if let Err(error) = remembered {
         session.events.warn(&format!("the webhook's number cannot be kept in the state directory: {error}"));
     }
-    let mut text = format!("{outcome} webhook {} of {name}: {EVENT} events to {url}\n", hook.id);
+    let mut text =
+        format!("{outcome} webhook {} of {name}: {} events to {url}\n", hook.id, site.hooks.event());
     if let Some(was) = was.as_deref().filter(|was| *was != url.as_str()) {
         text.push_str(&format!("before, it delivered to {}\n", escaped(was)));
     }
@@ -208,22 +270,24 @@ fn install(session: &Session, args: &HookInstall, out: &mut dyn Write) -> Result
         schema: 1,
         outcome,
         repository: name,
-        id: hook.id,
+        id: &hook.id,
         url: url.as_str(),
         was: was.as_deref(),
     };
-    show(out, args.target.json, &document, &text)
+    show(out, session.json, &document, &text)
 }
 
-fn secret(session: &Session, args: &HookInstall) -> Result<SecretString, Failure> {
+/// Of several secrets the first: the others are being replaced.
+fn secret(config: &Config, args: &HookInstall) -> Result<SecretString, Failure> {
     if let Some(path) = &args.secret_file {
         return read_secret_file(path);
     }
-    let forge = session.config.forges.iter().find(|forge| forge.kind == ForgeName::Github);
-    let secrets = forge.map(|forge| forge.webhook_secrets()).transpose()?.unwrap_or_default();
+    let secrets = forge_of(config, &args.target)?.webhook_secrets()?;
     secrets.into_iter().next().ok_or_else(|| {
-        Failure::usage("there is no secret to sign deliveries with")
-            .hint("`swanci init` makes one; or set serve.secret_file, SWANCI_SECRET or --secret-file")
+        Failure::usage("there is no secret to sign deliveries with").hint(
+            "`swanci init` makes one; or set secret_file of the [[forge]] (for GitHub also serve.secret_file or \
+             SWANCI_SECRET), or --secret-file",
+        )
     })
 }
 
@@ -234,7 +298,7 @@ struct CheckDocument<'a> {
     schema: u32,
     healthy: bool,
     repository: &'a RepoName,
-    id: u64,
+    id: &'a HookId,
     url: Option<&'a str>,
     problems: &'a [String],
     ping: Option<&'a Delivery>,
@@ -247,24 +311,33 @@ struct CheckDocument<'a> {
 fn check(session: &Session, args: &HookCheck, out: &mut dyn Write) -> Result<(), Failure> {
     let site = open(session, &args.target)?;
     let hook = site.existing(session, &args.target)?;
-    let mut problems = misconfigured(&hook);
+    let mut problems = misconfigured(&hook, site.hooks.event());
     let count = usize::from(args.last);
-    let before = site.github.newest_deliveries(hook.id, count)?;
-    let (deliveries, ping) = if args.no_ping {
-        (before, None)
-    } else {
-        site.github.ping(hook.id)?;
-        let (deliveries, ping) = wait_for_ping(session, &site, &hook, count, &before, args.wait)?;
-        match &ping {
-            None => problems
-                .push(format!("GitHub shows no ping within {}", humantime::format_duration(args.wait))),
-            Some(ping) if ping.state() != DeliveryState::Succeeded => {
-                problems.push(format!("the ping failed: {}", said(ping)));
+    let title = site.forge.kind.title();
+    let lists = site.hooks.lists_deliveries();
+    let before = if lists { site.hooks.newest_deliveries(&hook.id, count)? } else { Vec::new() };
+    let test = if args.no_ping { Ok(Test::None) } else { site.hooks.test(&hook) };
+    let (deliveries, ping) = match test {
+        Ok(Test::Listed) => {
+            let (deliveries, ping) = wait_for_ping(session, &site, &hook, count, &before, args.wait)?;
+            if ping.is_none() {
+                let wait = humantime::format_duration(args.wait);
+                problems.push(format!("{title} shows no ping within {wait}"));
             }
-            Some(_) => {}
+            (deliveries, ping)
         }
-        (deliveries, ping)
+        Ok(Test::Answered(ping)) => (before, Some(*ping)),
+        Ok(Test::None) => (before, None),
+        // GitLab needs a merge request for its test.
+        Err(error) if error.problem == Problem::Invalid => {
+            problems.push(format!("the test was not sent: {}", error.detail));
+            (before, None)
+        }
+        Err(error) => return Err(error.into()),
     };
+    if let Some(ping) = ping.as_ref().filter(|ping| ping.state() != DeliveryState::Succeeded) {
+        problems.push(format!("the ping failed: {}", said(ping)));
+    }
     let failed = unresolved(&deliveries);
     if !failed.is_empty() {
         let they = if failed.len() == 1 { "1 event" } else { &format!("{} events", failed.len()) };
@@ -274,44 +347,44 @@ fn check(session: &Session, args: &HookCheck, out: &mut dyn Write) -> Result<(),
         schema: 1,
         healthy: problems.is_empty(),
         repository: &site.repository,
-        id: hook.id,
-        url: hook.config.url.as_deref(),
+        id: &hook.id,
+        url: hook.url.as_deref(),
         problems: &problems,
         ping: ping.as_ref(),
         failed: &failed,
         deliveries: &deliveries,
     };
-    let address = escaped(hook.config.url.as_deref().unwrap_or("no URL"));
+    let address = escaped(hook.url.as_deref().unwrap_or("no URL"));
     let mut text = format!("webhook {} of {}: {address}\n", hook.id, site.repository);
     deliveries.iter().for_each(|delivery| text.push_str(&row(delivery)));
-    if deliveries.is_empty() {
+    if !lists {
+        let page = site.hooks.page(&hook.id);
+        text.push_str(&format!("  {title} does not list deliveries by its API; they are at {page}\n"));
+    } else if deliveries.is_empty() {
         text.push_str("  no delivery yet\n");
     }
-    let shown = show(out, args.target.json, &document, &text);
+    let shown = show(out, session.json, &document, &text);
     if problems.is_empty() {
         return shown;
     }
     let failure = Failure::failed(format!("the webhook is not healthy: {}", problems.join("; ")));
-    Err(match advice(&hook, ping.as_ref(), &failed, &site.repository) {
+    Err(match advice(&site, &hook, ping.as_ref(), &failed) {
         Some(hint) => failure.hint(hint),
         None => failure,
     })
 }
 
-/// How the webhook differs from what `install` makes.
-fn misconfigured(hook: &Hook) -> Vec<String> {
-    let json = hook.config.content_type.as_deref();
-    [
-        (hook.active, "it is switched off"),
-        (hook.events.iter().any(|e| e == EVENT || e == "*"), "it does not deliver pull_request events"),
-        (hook.config.has_secret(), "it has no secret, so `serve` refuses what it delivers"),
-        (matches!(json, Some("json" | "form")), "its content type is neither json nor form"),
-        (hook.config.verifies_tls(), "it does not check the listener's certificate"),
-    ]
-    .into_iter()
-    .filter(|(well, _)| !well)
-    .map(|(_, problem)| problem.to_owned())
-    .collect()
+/// How the webhook differs from what `install` makes, as far as the forge shows it.
+fn misconfigured(hook: &Hook, event: &str) -> Vec<String> {
+    let readable = matches!(hook.content_type.as_deref(), None | Some("json" | "form"));
+    let checks = [
+        (hook.active, "it is switched off".to_owned()),
+        (hook.delivers(event), format!("it does not deliver {event} events")),
+        (hook.has_secret.unwrap_or(true), "it has no secret, so `serve` refuses what it delivers".to_owned()),
+        (readable, "its content type is neither json nor form".to_owned()),
+        (hook.verifies_tls.unwrap_or(true), "it does not check the listener's certificate".to_owned()),
+    ];
+    checks.into_iter().filter(|(well, _)| !well).map(|(_, problem)| problem).collect()
 }
 
 /// Looks at the deliveries until the ping is among them and has ended, or the time is up.
@@ -326,8 +399,10 @@ fn wait_for_ping(
     let known: HashSet<u64> = before.iter().map(|delivery| delivery.id).collect();
     let (begun, mut pause) = (Instant::now(), Duration::from_millis(100));
     loop {
-        let deliveries = site.github.newest_deliveries(hook.id, count)?;
-        let ping = deliveries.iter().find(|d| d.is_ping() && !known.contains(&d.id)).cloned();
+        let deliveries = site.hooks.newest_deliveries(&hook.id, count)?;
+        // Only GitHub has an event of its own for it.
+        let is_test = |d: &&Delivery| d.is_ping() || site.forge.kind != ForgeName::Github;
+        let ping = deliveries.iter().filter(is_test).find(|d| !known.contains(&d.id)).cloned();
         let ended = ping.as_ref().is_some_and(|ping| ping.state() != DeliveryState::Pending);
         if ended || begun.elapsed() + pause > wait {
             return Ok((deliveries, ping));
@@ -362,13 +437,16 @@ fn said(delivery: &Delivery) -> String {
 }
 
 /// What the listener's answers say about the way out.
-fn advice(hook: &Hook, ping: Option<&Delivery>, failed: &[&Delivery], name: &RepoName) -> Option<String> {
-    if !misconfigured(hook).is_empty() {
+fn advice(site: &Site, hook: &Hook, ping: Option<&Delivery>, failed: &[&Delivery]) -> Option<String> {
+    let name = &site.repository;
+    if !misconfigured(hook, site.hooks.event()).is_empty() {
         return Some(format!("`swanci hook install --repo {name}` sets it right"));
     }
     let failed_ping = ping.filter(|ping| ping.state() == DeliveryState::Failed);
     let Some(last) = failed_ping.or(failed.last().copied()) else {
-        return ping.is_none().then(|| "try again in a moment; GitHub may be late".to_owned());
+        return ping
+            .is_none()
+            .then(|| format!("try again in a moment; {} may be late", site.forge.kind.title()));
     };
     if failed_ping.is_none() && ping.is_some() {
         return Some(format!(
@@ -393,11 +471,11 @@ fn advice(hook: &Hook, ping: Option<&Delivery>, failed: &[&Delivery], name: &Rep
 struct RedeliverDocument<'a> {
     schema: u32,
     repository: &'a RepoName,
-    id: u64,
+    id: &'a HookId,
     dry_run: bool,
     /// What was asked for again, oldest first.
     redelivered: &'a [&'a Delivery],
-    /// What GitHub would not send again.
+    /// What the forge would not send again.
     refused: &'a [Refused<'a>],
 }
 
@@ -410,19 +488,25 @@ struct Refused<'a> {
 fn redeliver(session: &Session, args: &HookRedeliver, out: &mut dyn Write) -> Result<(), Failure> {
     let site = open(session, &args.target)?;
     let hook = site.existing(session, &args.target)?;
+    let title = site.forge.kind.title();
+    if !site.hooks.lists_deliveries() {
+        return Err(Failure::failed(format!("{title} cannot send deliveries again by its API")).hint(
+            format!("{}; `swanci catchup` builds what was merged meanwhile", site.hooks.by_hand(&hook.id)),
+        ));
+    }
     let since = i64::try_from(args.since.as_secs()).unwrap_or(i64::MAX);
     let oldest =
         Timestamp::from_second(Timestamp::now().as_second().saturating_sub(since)).unwrap_or(Timestamp::MIN);
     // The list is newest first. A time that cannot be read does not end it.
     let deliveries =
-        site.github.deliveries(hook.id, &mut |delivery| delivery.time().is_none_or(|time| time >= oldest))?;
+        site.hooks.deliveries(&hook.id, &mut |delivery| delivery.time().is_none_or(|time| time >= oldest))?;
     let wanted = unresolved(&deliveries);
     let (mut redelivered, mut refused, mut stopped) = (Vec::new(), Vec::new(), None);
     for delivery in wanted {
-        let asked = if args.dry_run { Ok(()) } else { site.github.redeliver(hook.id, delivery.id) };
+        let asked = if args.dry_run { Ok(()) } else { site.hooks.redeliver(&hook.id, delivery.id) };
         match asked {
             Ok(()) => redelivered.push(delivery),
-            Err(error @ (HookError::Invalid { .. } | HookError::NotFound { .. })) => {
+            Err(error) if matches!(error.problem, Problem::Invalid | Problem::NotFound) => {
                 refused.push(Refused { delivery, error: error.to_string() });
             }
             // What stops one stops the rest too: no token, no rate, no network.
@@ -434,7 +518,7 @@ fn redeliver(session: &Session, args: &HookRedeliver, out: &mut dyn Write) -> Re
     }
     let verb = if args.dry_run { "would send" } else { "sends" };
     let mut text: String =
-        redelivered.iter().map(|delivery| format!("GitHub {verb} again:\n{}", row(delivery))).collect();
+        redelivered.iter().map(|delivery| format!("{title} {verb} again:\n{}", row(delivery))).collect();
     for one in &refused {
         text.push_str(&format!("not sent again: {}\n{}", escaped(&one.error), row(one.delivery)));
     }
@@ -444,18 +528,18 @@ fn redeliver(session: &Session, args: &HookRedeliver, out: &mut dyn Write) -> Re
     let document = RedeliverDocument {
         schema: 1,
         repository: &site.repository,
-        id: hook.id,
+        id: &hook.id,
         dry_run: args.dry_run,
         redelivered: &redelivered,
         refused: &refused,
     };
-    let shown = show(out, args.target.json, &document, &text);
+    let shown = show(out, session.json, &document, &text);
     match (stopped, refused.len()) {
         (Some(failure), _) => Err(failure.context(format!("after {} redeliveries", redelivered.len()))),
         (None, 0) => shown,
-        (None, count) => {
-            Err(Failure::failed(format!("GitHub would not send {count} of the deliveries again"))
-                .hint("it keeps deliveries for 3 days; `swanci catchup` builds what was merged meanwhile"))
-        }
+        (None, count) => Err(Failure::failed(format!(
+            "{title} would not send {count} of the deliveries again"
+        ))
+        .hint("it keeps deliveries for some days only; `swanci catchup` builds what was merged meanwhile")),
     }
 }

@@ -59,7 +59,7 @@ pub(super) fn command(
     }
     text.push_str("next:\n");
     next.iter().for_each(|command| text.push_str(&format!("  {command}\n")));
-    if args.json {
+    if global.json {
         let document = Document {
             schema: 1,
             config: &written.config,
@@ -67,7 +67,7 @@ pub(super) fn command(
             written: &written.files,
             next: &next,
         };
-        return super::documents_io::write(out, &document);
+        return super::documents_io::write_json(out, &document);
     }
     super::documents_io::print(out, &text)
 }

@@ -11,7 +11,7 @@ use crate::escape::{escaped, shortened};
 use crate::queue::{CancelOutcome, JobFilter, JobId, JobRecord, Store};
 
 use super::Session;
-use super::documents_io::{print, write};
+use super::documents_io::{print, write_json};
 
 /// Dispatches the subcommands; without one it lists.
 pub(super) fn command(session: &Session, args: &Jobs, out: &mut dyn Write) -> Result<(), Failure> {
@@ -20,24 +20,24 @@ pub(super) fn command(session: &Session, args: &Jobs, out: &mut dyn Write) -> Re
     let queue = Store::open_existing(&dir, Arc::new(jiff::Timestamp::now))?;
     let all = JobsList::default();
     match args.command.as_ref() {
-        None => list(&queue, &all, args.json, out),
-        Some(JobsCommand::List(list_args)) => list(&queue, list_args, args.json, out),
-        Some(JobsCommand::Show { id }) => show(&queue, JobId(*id), args.json, out),
+        None => list(&queue, &all, session.json, out),
+        Some(JobsCommand::List(list_args)) => list(&queue, list_args, session.json, out),
+        Some(JobsCommand::Show { id }) => show(&queue, JobId(*id), session.json, out),
         Some(JobsCommand::Log { id, follow }) => log(session, &queue, JobId(*id), *follow, out),
         Some(JobsCommand::Retry { id }) => {
             queue.retry(JobId(*id))?;
-            said(out, args.json, *id, "queued", "is queued again")
+            said(out, session.json, *id, "queued", "is queued again")
         }
         Some(JobsCommand::Cancel { id }) => match queue.cancel(JobId(*id))? {
-            CancelOutcome::Cancelled => said(out, args.json, *id, "cancelled", "is cancelled"),
-            CancelOutcome::Requested => said(out, args.json, *id, "cancelling", "is being stopped"),
+            CancelOutcome::Cancelled => said(out, session.json, *id, "cancelled", "is cancelled"),
+            CancelOutcome::Requested => said(out, session.json, *id, "cancelling", "is being stopped"),
         },
     }
 }
 
 fn said(out: &mut dyn Write, as_json: bool, id: i64, word: &str, text: &str) -> Result<(), Failure> {
     if as_json {
-        write(out, &json!({"schema": 1, "job": id, "outcome": word}))
+        write_json(out, &json!({"schema": 1, "job": id, "outcome": word}))
     } else {
         print(out, &format!("job {id} {text}\n"))
     }
@@ -48,7 +48,7 @@ fn list(queue: &Store, args: &JobsList, as_json: bool, out: &mut dyn Write) -> R
         JobFilter { state: args.state, repository: args.repository.as_ref().map(ToString::to_string) };
     let jobs = queue.list(&filter, args.limit)?;
     if as_json {
-        return write(out, &json!({"schema": 1, "jobs": jobs}));
+        return write_json(out, &json!({"schema": 1, "jobs": jobs}));
     }
     if jobs.is_empty() {
         return print(out, "no jobs\n");
@@ -93,7 +93,7 @@ fn show(queue: &Store, id: JobId, as_json: bool, out: &mut dyn Write) -> Result<
                 documents.outcome.as_deref().map(parsed).unwrap_or(json!(null)),
             );
         }
-        return write(out, &record);
+        return write_json(out, &record);
     }
     print(out, &shown(&job, &queue.log_path(id).display().to_string()))
 }

@@ -11,9 +11,11 @@ mod hook;
 mod init;
 mod jobs;
 mod push;
+mod report;
 mod run;
 mod serve;
 mod session;
+mod summary;
 mod verify;
 
 use std::io::Write;

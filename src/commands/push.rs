@@ -7,11 +7,11 @@ use serde::Deserialize;
 use crate::cli::{Push, PushArgs, RegistryArgs};
 use crate::documents::{BuiltDocument, DecisionWord, Receipt};
 use crate::error::Failure;
-use crate::events::Events;
 use crate::pipeline::{self, PushOptions};
 
 use super::Session;
-use super::documents_io::{parse, read_bytes, write, write_outcome};
+use super::documents_io::{parse, read_bytes, wants_json, write, write_outcome};
+use super::summary;
 
 /// Prints the receipt; a skip passes through.
 pub(super) fn command(session: &Session, args: &Push, out: &mut dyn Write) -> Result<(), Failure> {
@@ -20,7 +20,8 @@ pub(super) fn command(session: &Session, args: &Push, out: &mut dyn Write) -> Re
     let word: OnlyDecision = parse(&args.built, &bytes, what)?;
     if word.decision == Some(DecisionWord::Skip) {
         let skip: serde_json::Value = parse(&args.built, &bytes, what)?;
-        return write(out, &skip);
+        let reason = skip["reason"].as_str().unwrap_or_default();
+        return write(session, out, &skip, || summary::skipped(reason));
     }
     let built: BuiltDocument = parse(&args.built, &bytes, what)?;
     // The document knows where its images are to go; the configuration is only asked when it does not.
@@ -32,9 +33,10 @@ pub(super) fn command(session: &Session, args: &Push, out: &mut dyn Write) -> Re
     }
     let pushed = pipeline::push(&site, built, &push_options(&args.options))?;
     if pushed.failure.is_none() {
-        summary(&session.events, &pushed.document);
+        say_pulls(session, &pushed.document);
     }
-    write_outcome(out, &pushed.document, pushed.failure)
+    let shown = || summary::receipt(&pushed.document);
+    write_outcome(session, out, &pushed.document, shown, pushed.failure)
 }
 
 #[derive(Deserialize)]
@@ -46,24 +48,12 @@ pub(super) fn push_options(args: &PushArgs) -> PushOptions {
     PushOptions { strict: args.strict, allow_rollback: args.allow_rollback, take_over: args.take_over }
 }
 
-/// The closing words: how to get what was pushed.
-pub(super) fn summary(events: &Events, receipt: &Receipt) {
-    let mut lines = Vec::new();
-    for image in receipt.images.iter().filter(|i| i.digest.is_some()) {
-        let Some(repository) = &image.repository else { continue };
-        // The first tag that names this image; else the immutable one.
-        let moved = image.moved.iter().flatten().find(|m| m.outcome.stands());
-        let tag = moved.map(|m| &m.tag).or(image.immutable_tag.as_ref());
-        if let Some(tag) = tag {
-            lines.push(format!("  docker pull {}", repository.tagged(tag)));
-        }
-    }
-    if !lines.is_empty() {
+/// Where the result is JSON, the log says how to get what was pushed.
+pub(super) fn say_pulls(session: &Session, receipt: &Receipt) {
+    let pulls = summary::pulls(receipt);
+    if wants_json(session) && !pulls.is_empty() {
+        let count = if pulls.len() == 1 { "1 image".to_owned() } else { format!("{} images", pulls.len()) };
         let commit = receipt.change.commit.short();
-        events.note(&format!("{} of {commit} in the registry:\n{}", count(lines.len()), lines.join("\n")));
+        session.events.note(&format!("{count} of {commit} in the registry:\n  {}", pulls.join("\n  ")));
     }
-}
-
-fn count(images: usize) -> String {
-    if images == 1 { "1 image".to_owned() } else { format!("{images} images") }
 }

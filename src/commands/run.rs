@@ -2,18 +2,29 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use crate::cancel::Cancel;
 use crate::ci::{Ended, Report};
 use crate::cli::Run;
-use crate::documents::{DecisionDocument, DecisionWord, Receipt};
+use crate::config::Environment;
+use crate::documents::{BuiltDocument, DecisionDocument, DecisionWord, Receipt};
 use crate::error::Failure;
+use crate::forge::api::Status;
+use crate::model::{CommitSha, ForgeName};
 use crate::pipeline::{self, Outcome, Ran};
+use crate::redact;
 
 use super::Session;
 use super::build::{build_options, change_of};
-use super::documents_io::{write, write_outcome};
+use super::documents_io::{wants_json, write, write_outcome};
 use super::evaluate::evaluate;
-use super::push::{push_options, summary};
+use super::push::{push_options, say_pulls};
+use super::report::{self, Progress};
+use super::summary;
+
+/// For setting a status: also after a signal, which is then what it says.
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// Prints the receipt, or the decision when there is nothing to do.
 pub(super) fn command(session: &Session, mut args: Run, out: &mut dyn Write) -> Result<(), Failure> {
@@ -28,26 +39,32 @@ pub(super) fn command(session: &Session, mut args: Run, out: &mut dyn Write) -> 
     let reason = Some(document.reason.as_str());
     match document.decision {
         DecisionWord::Skip => {
-            session.events.note(&format!("nothing to do: {}", document.reason));
-            let written = write(out, &document);
+            if wants_json(session) {
+                session.events.note(&format!("nothing to do: {}", document.reason));
+            }
+            let written = write(session, out, &document, || summary::decision(&document, None));
             return reported(session, reason, Ended::Skipped(&document), None, None, written);
         }
         DecisionWord::Build => session.events.note(&document.reason),
     }
-    let Outcome { document: ran, failure } = match carry_out(session, &args, &document) {
+    let carried_out = carry_out(session, &args, &document);
+    if args.status {
+        tell_end(session, &document, &carried_out);
+    }
+    let Outcome { document: ran, failure } = match carried_out {
         Ok(ran) => ran,
         Err(failure) => return reported(session, reason, Ended::Early, Some(failure), None, Ok(())),
     };
     match &ran {
         Ran::Built(built) => {
-            let written = write_outcome(out, built, None);
+            let written = write_outcome(session, out, built, || summary::built(built, None), None);
             reported(session, reason, Ended::Built(built), failure, None, written)
         }
         Ran::Pushed(receipt) => {
             if failure.is_none() {
-                summary(&session.events, receipt);
+                say_pulls(session, receipt);
             }
-            let written = write_outcome(out, receipt, None);
+            let written = write_outcome(session, out, receipt, || summary::receipt(receipt), None);
             let kept = session.actions.as_ref().and_then(|_| kept(&session.config.state_dir, receipt));
             reported(session, reason, Ended::Pushed(receipt), failure, kept.as_deref(), written)
         }
@@ -57,8 +74,58 @@ pub(super) fn command(session: &Session, mut args: Run, out: &mut dyn Write) -> 
 fn carry_out(session: &Session, args: &Run, document: &DecisionDocument) -> Result<Outcome<Ran>, Failure> {
     let site = session.site(&args.build.registry, Some(&args.build))?;
     let change = pipeline::landed(&site, change_of(document)?, &[])?;
+    if args.status {
+        tell(session, document, Some(&change.commit), &Progress::Pending);
+    }
     let (build, push) = (build_options(&args.build), push_options(&args.push));
     pipeline::run(&site, &change, Some(&document.payload_sha256), &build, &push)
+}
+
+fn tell_end(session: &Session, document: &DecisionDocument, ended: &Result<Outcome<Ran>, Failure>) {
+    let failed = |failure: &Failure, commit: Option<&CommitSha>| {
+        let error = failure.one_line();
+        tell(session, document, commit, &Progress::Failed { code: Some(failure.kind.code()), error: &error });
+    };
+    match ended {
+        Ok(Outcome { document: Ran::Pushed(receipt), failure: None }) => {
+            tell(session, document, Some(&receipt.change.commit), &Progress::Succeeded(receipt));
+        }
+        Ok(Outcome { document: Ran::Pushed(Receipt { change, .. }), failure: Some(failure) })
+        | Ok(Outcome { document: Ran::Built(BuiltDocument { change, .. }), failure: Some(failure) }) => {
+            failed(failure, Some(&change.commit));
+        }
+        Ok(Outcome { document: Ran::Built(_), failure: None }) => {}
+        Err(failure) => failed(failure, None),
+    }
+}
+
+/// Sets the commit's status. What goes wrong with it is a warning: the run ends as it ends.
+fn tell(session: &Session, document: &DecisionDocument, commit: Option<&CommitSha>, progress: &Progress<'_>) {
+    let Some(change) = &document.change else { return };
+    let Some(commit) = commit.or(change.commit.as_ref()) else { return };
+    let set = || -> Result<(), Failure> {
+        let (config, name) = (&session.config, &change.repository);
+        let forge = report::forge_of(config, change.forge, change.forge_url.as_deref(), name)
+            .ok_or_else(|| Failure::usage("its forge is not configured"))?;
+        let environment = Environment::of_process();
+        // GitHub's variables belong to the instance of the workflow; without one, to the public one.
+        let github = environment.get("GITHUB_SERVER_URL").unwrap_or("https://github.com");
+        let token = environment.secret("GH_TOKEN").or_else(|| environment.secret("GITHUB_TOKEN"));
+        let token = token.filter(|_| forge.kind == ForgeName::Github && forge.url == github);
+        token.iter().for_each(redact::register);
+        let api = report::api_of(config, forge, name, token, &Cancel::new().child(Some(LIMIT)))?
+            .ok_or_else(|| Failure::usage(format!("there is no token for {}", forge.url)))?;
+        let status = Status {
+            commit: commit.clone(),
+            state: progress.state(),
+            description: progress.description(),
+            target_url: None,
+        };
+        Ok(api.set_status(&status)?)
+    };
+    if let Err(failure) = set() {
+        session.events.warn(&format!("the status of {} was not set: {}", commit.short(), failure.one_line()));
+    }
 }
 
 /// Tells the CI job around it how it ended. The run's own failure counts first.

@@ -1,5 +1,6 @@
 //! `swanci serve`: the listener, the queue, the workers, and the signals that govern them.
 
+mod posts;
 mod works;
 
 use std::net::TcpListener;
@@ -35,7 +36,7 @@ const READY_FOR: Duration = Duration::from_secs(1);
 
 /// Listens until a signal comes, or, with `--once`, until one merge is done.
 pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Serve) -> Result<(), Failure> {
-    let announcer = Announcer::new(args.json, session.quiet, session.events.clone());
+    let announcer = Announcer::new(session.json, session.quiet, session.events.clone());
     let config = with_flags(session.config.clone(), args)?;
     if args.once && config.serve.jobs == 0 {
         return Err(Failure::usage("--once runs a job, and --jobs 0 runs none"));
@@ -60,13 +61,17 @@ pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Ser
         let queue = queue.clone();
         move || queue.stats().unwrap_or_default()
     });
-    let works = Arc::new(Works::new(config.clone(), metrics.clone(), args.registry.clone()));
+    let works = Arc::new(Works::new(config.clone(), metrics.clone(), args.registry.clone(), queue.clone()));
     // A configuration that cannot work is found now, not with the first merge.
     let site = works.site(&session.events, &session.cancel)?;
     if site.registry.is_none() && config.serve.jobs > 0 {
         announcer
             .warn("no registry is configured, so every merge will fail: set registry.host or --registry");
     }
+    queue.set_posts(posts::wanted(&config))?;
+    // Not waited for at the end: what it has not posted is posted at the next start.
+    let _outbox = posts::start(&queue, &works, &announcer, &session.cancel)
+        .classify(Kind::Environment, || "the thread that posts cannot be started")?;
     let pool = start_pool(&queue, &config, &works, &metrics, &announcer, &session.cancel)?;
     if args.once {
         announcer.say("draining", "running what is queued first");
@@ -124,6 +129,7 @@ pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Ser
     match (args.once, once.job.get()) {
         (true, Some(id)) => match queue.wait_ended(*id, &session.cancel)? {
             Ok(record) => {
+                posts::flush(&queue, &session.cancel);
                 pool.shutdown(Stop::Terminated, SHUTDOWN);
                 job_failure(record.state, record.exit_code, record.error).map_or(Ok(()), Err)
             }
@@ -315,7 +321,6 @@ fn start_pool(
         jobs: config.serve.jobs,
         timeout: Some(config.serve.timeout),
         retention: Retention { age: config.serve.retention, ..Retention::default() },
-        redact: Arc::new(|line| crate::progress::shown(line).into()),
         ..PoolOptions::default()
     };
     let works = Arc::clone(works);
@@ -355,6 +360,9 @@ fn reload(
     match checked {
         Ok((rules, config)) => {
             intake.replace_rules(rules);
+            if let Err(error) = works.queue().set_posts(posts::wanted(&config)) {
+                announcer.warn(&format!("whether the forges are told of jobs has not changed: {error}"));
+            }
             let before = works.replace_config(config.clone());
             announcer.say("reloaded", "the configuration was read again");
             let fixed = |c: &Config| {

@@ -5,6 +5,8 @@ use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use secrecy::{ExposeSecret as _, SecretString};
+
 use crate::cancel::Cancel;
 use crate::ci::Actions;
 use crate::cli::{BuildArgs, Color, Global, RegistryArgs};
@@ -26,6 +28,8 @@ pub(crate) struct Session {
     pub config: Config,
     pub events: Events,
     pub quiet: bool,
+    /// Whether `--json` was given.
+    pub json: bool,
     /// Signals.
     pub cancel: Cancel,
     /// The CI job around it.
@@ -46,7 +50,14 @@ impl Session {
         for warning in &config.warnings {
             events.warn(warning);
         }
-        Ok(Session { config, events, quiet: global.quiet, cancel: cancel.clone(), actions })
+        Ok(Session {
+            config,
+            events,
+            quiet: global.quiet,
+            json: global.json,
+            cancel: cancel.clone(),
+            actions,
+        })
     }
 
     /// The display that the global options ask for.
@@ -136,23 +147,45 @@ fn rule(config: &Config, repository: &RepositoryConfig) -> Result<RepositoryRule
 
 /// How the repositories of this forge are read.
 fn access(config: &Config, forge: &ForgeConfig) -> Result<Access, Failure> {
-    let from_environment = config
-        .git_token
-        .as_ref()
-        .filter(|_| config.forge_of_git_token().is_some_and(|owner| owner.url == forge.url));
-    let token = match (from_environment, &forge.token_file) {
-        (Some(token), _) => Some(token.clone()),
-        (None, Some(path)) => Some(
-            read_secret_file(path)
-                .map_err(|failure| failure.context(format!("token_file of the forge {}", forge.url)))?,
-        ),
-        (None, None) => None,
-    };
-    let (login, token) = match token {
+    let (login, token) = match token_text(config, forge)? {
         Some(token) => config.login(forge.kind, &token).map(|(login, token)| (login, Some(token)))?,
         None => (String::new(), None),
     };
     Ok(Access { kind: forge.kind, forge: forge.url.clone(), login, token, ca_file: forge.ca_file.clone() })
+}
+
+/// The token of a forge as it is configured: `TOKEN` or `USER:TOKEN`.
+fn token_text(config: &Config, forge: &ForgeConfig) -> Result<Option<SecretString>, Failure> {
+    let owner = config.forge_of_git_token();
+    match (config.git_token.as_ref().filter(|_| owner.is_some_and(|o| o.url == forge.url)), &forge.token_file)
+    {
+        (Some(token), _) => Ok(Some(token.clone())),
+        (None, Some(path)) => read_secret_file(path)
+            .map(Some)
+            .map_err(|failure| failure.context(format!("token_file of the forge {}", forge.url))),
+        (None, None) => Ok(None),
+    }
+}
+
+/// The token of a forge for its API, and the user name where one is configured with it.
+pub(super) fn api_token(
+    config: &Config,
+    forge: &ForgeConfig,
+) -> Result<(Option<String>, Option<SecretString>), Failure> {
+    let Some(text) = token_text(config, forge)? else { return Ok((None, None)) };
+    let named = text.expose_secret().contains(':');
+    let (user, token) = config.login(forge.kind, &text)?;
+    Ok((named.then_some(user), Some(token)))
+}
+
+/// The certificate authority of a forge.
+pub(super) fn ca_pem(forge: &ForgeConfig) -> Result<Option<Vec<u8>>, Failure> {
+    let read = |path: &PathBuf| {
+        std::fs::read(path).classify(Kind::BadInput, || {
+            format!("cannot read ca_file of the forge {}: {}", forge.url, path.display())
+        })
+    };
+    forge.ca_file.as_ref().map(read).transpose()
 }
 
 /// The secrets of `--secret`; a file that cannot be read is found before anything is built.
@@ -194,8 +227,6 @@ pub(super) fn connect(
 
 #[cfg(test)]
 mod tests {
-    use secrecy::ExposeSecret as _;
-
     use super::*;
 
     #[test]

@@ -9,6 +9,7 @@ use crate::pipeline::verify;
 
 use super::Session;
 use super::documents_io::{parse, read_bytes, write_outcome};
+use super::summary;
 
 /// Prints what was found; drift ends with 1.
 pub(super) fn command(session: &Session, args: &Verify, out: &mut dyn Write) -> Result<(), Failure> {
@@ -19,5 +20,6 @@ pub(super) fn command(session: &Session, args: &Verify, out: &mut dyn Write) -> 
         RegistryArgs { registry: args.registry.registry.clone().or_else(|| receipt.registry.clone()) };
     let site = session.site(&registry, None)?;
     let verified = verify::verify(&site, &receipt)?;
-    write_outcome(out, &verified.document, verified.failure)
+    let shown = || summary::verification(&verified.document);
+    write_outcome(session, out, &verified.document, shown, verified.failure)
 }

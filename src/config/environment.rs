@@ -43,6 +43,7 @@ const KNOWN: &[&str] = &[
     "SWANCI_SERVE_MAX_BODY",
     "SWANCI_SERVE_RETENTION",
     "SWANCI_SERVE_ADMIN_LISTEN",
+    "SWANCI_SERVE_PUBLIC_URL",
 ];
 
 impl Environment {
@@ -107,6 +108,7 @@ impl Environment {
         self.set("SWANCI_SERVE_MAX_BODY", &mut raw.serve.max_body)?;
         self.set("SWANCI_SERVE_RETENTION", &mut raw.serve.retention)?;
         self.set("SWANCI_SERVE_ADMIN_LISTEN", &mut raw.serve.admin_listen)?;
+        self.set("SWANCI_SERVE_PUBLIC_URL", &mut raw.serve.public_url)?;
         Ok(self.unknown())
     }
 

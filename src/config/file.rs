@@ -23,8 +23,9 @@ const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// The file as it is written: everything optional, nothing validated.
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct RawConfig {
+pub(crate) struct RawConfig {
     pub(super) state_dir: Option<PathBuf>,
     pub(super) registry: RawRegistry,
     pub(super) build: RawBuild,
@@ -34,6 +35,7 @@ pub(super) struct RawConfig {
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawRegistry {
     pub(super) host: Option<String>,
@@ -42,6 +44,7 @@ pub(super) struct RawRegistry {
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawBuild {
     pub(super) jobs: Option<i64>,
@@ -53,6 +56,7 @@ pub(super) struct RawBuild {
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawServe {
     pub(super) listen: Option<String>,
@@ -62,9 +66,11 @@ pub(super) struct RawServe {
     pub(super) max_body: Option<String>,
     pub(super) retention: Option<String>,
     pub(super) admin_listen: Option<String>,
+    pub(super) public_url: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawForge {
     kind: String,
@@ -72,9 +78,12 @@ pub(super) struct RawForge {
     secret_file: Option<OneOrMore>,
     token_file: Option<PathBuf>,
     ca_file: Option<PathBuf>,
+    status: Option<bool>,
+    comment: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(untagged, expecting = "a path or a list of paths")]
 enum OneOrMore {
     One(PathBuf),
@@ -82,6 +91,7 @@ enum OneOrMore {
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawRepository {
     name: String,
@@ -235,6 +245,7 @@ impl RawConfig {
         })?;
         let tags = self.build.tags.as_deref().map(templates).transpose()?;
         let mut forges = forges(self.forge)?;
+        answers(&forges, environment.secret("SWANCI_GIT_TOKEN").is_some())?;
         if let Some(file) = self.serve.secret_file {
             let forge = at("serve.secret_file", short_for(&forges))?;
             forges[forge].secret_files.insert(0, file);
@@ -268,6 +279,7 @@ impl RawConfig {
                     Some(text) => Some(address("serve.admin_listen", text)?),
                     None => None,
                 },
+                public_url: self.serve.public_url.as_deref().map(public_url).transpose()?,
             },
             forges,
             repositories,
@@ -363,12 +375,41 @@ fn forges(raw: Vec<RawForge>) -> Result<Vec<ForgeConfig>, Invalid> {
             secret: None,
             token_file: raw.token_file,
             ca_file: raw.ca_file,
+            status: raw.status.unwrap_or(false),
+            comment: raw.comment.unwrap_or(false),
         });
     }
     if forges.is_empty() {
         forges.push(ForgeConfig::default());
     }
     Ok(forges)
+}
+
+/// Whether the forges can be told how a merge went.
+fn answers(forges: &[ForgeConfig], has_git_token: bool) -> Result<(), Invalid> {
+    let without = forges.iter().filter(|forge| forge.token_file.is_none()).count();
+    for (i, forge) in forges.iter().enumerate() {
+        if forge.status && forge.kind == ForgeName::Gogs {
+            let problem = "Gogs has no commit statuses";
+            let hint = Some("set comment = true instead: a comment on the pull request says how it went");
+            return Err(Invalid { hint, ..Invalid::new(format!("forge[{i}].status"), problem) });
+        }
+        // SWANCI_GIT_TOKEN belongs to the only forge, or to the only one without a token of its own.
+        let has_token = forge.token_file.is_some() || has_git_token && without == 1;
+        if (forge.status || forge.comment) && !has_token {
+            let key = if forge.status { "status" } else { "comment" };
+            return Err(Invalid {
+                hint: Some("name its token as token_file, or set SWANCI_GIT_TOKEN"),
+                ..Invalid::new(format!("forge[{i}].{key}"), "needs a token, and the forge has none")
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Where people reach `serve`, without a slash at its end.
+fn public_url(text: &str) -> Result<String, Invalid> {
+    at("serve.public_url", forge_url(text))
 }
 
 /// A forge's URL in the one form in which it is compared: scheme and host in lower case, no default port, no slash at

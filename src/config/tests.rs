@@ -328,3 +328,34 @@ fn what_stands_around_a_secret_in_its_file_is_not_part_of_it() {
     std::fs::write(file.path(), b"\xff\xfea\0b\0").unwrap();
     assert_eq!(read_secret_file(file.path()).unwrap_err().kind, Kind::BadInput, "UTF-16");
 }
+
+#[test]
+fn a_forge_is_told_of_merges_where_it_has_a_token_and_the_means() {
+    let config =
+        load("[[forge]]\nkind='gogs'\nurl='https://g'\ntoken_file='t'\ncomment=true\n", &[]).unwrap();
+    assert_eq!((config.forges[0].status, config.forges[0].comment), (false, true));
+    let text = "[[forge]]\nkind='github'\nstatus=true";
+    assert!(load(text, &[("SWANCI_GIT_TOKEN", "token-of-github")]).unwrap().forges[0].status);
+    for (toml, line, says) in [
+        (text, 3, "forge[0].status: needs a token"),
+        ("[[forge]]\nkind='gogs'\nurl='https://g'\ncomment=true", 4, "forge[0].comment: needs a token"),
+        ("[[forge]]\nkind='gogs'\nurl='https://g'\ntoken_file='t'\nstatus=true", 5, "comment = true"),
+    ] {
+        let text = refused(toml).render();
+        assert!(text.contains(&format!("line {line}")) && text.contains(says), "{text}");
+    }
+}
+
+#[test]
+fn the_public_url_is_a_plain_web_address() {
+    let url = |url: &str| load(&format!("[serve]\npublic_url = '{url}'"), &[]);
+    assert_eq!(
+        url("https://ci.example.org/sub/").unwrap().serve.public_url.unwrap(),
+        "https://ci.example.org/sub"
+    );
+    for wrong in ["ci.example.org", "ftp://ci", "https://u:p@ci", "https://ci?x=1"] {
+        assert!(url(wrong).unwrap_err().render().contains("serve.public_url"), "{wrong}");
+    }
+    let config = load("", &[("SWANCI_SERVE_PUBLIC_URL", "https://ci")]).unwrap();
+    assert_eq!(config.serve.public_url.unwrap(), "https://ci");
+}

@@ -4,6 +4,7 @@
 //! reads its payloads. A new forge is a variant of [`ForgeName`] and an arm in each. Nothing here decides whether to build:
 //! that is [`crate::decide`].
 
+pub(crate) mod api;
 mod bitbucket;
 mod body;
 mod github;

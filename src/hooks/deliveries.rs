@@ -1,4 +1,4 @@
-//! What GitHub remembers of its deliveries, and which of them never arrived.
+//! What a forge remembers of its deliveries, and which of them never arrived.
 
 use std::collections::HashSet;
 
@@ -33,7 +33,7 @@ pub(crate) struct Delivery {
 pub(crate) enum DeliveryState {
     /// The listener took it.
     Succeeded,
-    /// GitHub has not heard an answer yet.
+    /// There is no answer yet.
     Pending,
     /// It was refused or never arrived.
     Failed,
@@ -49,12 +49,12 @@ impl Delivery {
         }
     }
 
-    /// Whether it is the test that GitHub sends for a new webhook; nothing is lost with it.
+    /// Whether it is a test of the webhook; nothing is lost with it.
     pub(crate) fn is_ping(&self) -> bool {
         self.event == "ping"
     }
 
-    /// When it was made; `None` when GitHub's time cannot be read.
+    /// When it was made; `None` when the forge says no time, or one that cannot be read.
     pub(crate) fn time(&self) -> Option<Timestamp> {
         self.delivered_at.parse().ok()
     }

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::HookId;
 use crate::model::RepoName;
 
 /// What is remembered.
 #[derive(Serialize, Deserialize)]
 struct Installed {
-    id: u64,
+    id: HookId,
 }
 
 fn path(state_dir: &Path, host: &str, repository: &RepoName) -> PathBuf {
@@ -22,18 +23,23 @@ fn path(state_dir: &Path, host: &str, repository: &RepoName) -> PathBuf {
 }
 
 /// The number of the webhook that was made for this repository at this host.
-pub(crate) fn recall(state_dir: &Path, host: &str, repository: &RepoName) -> Option<u64> {
+pub(crate) fn recall(state_dir: &Path, host: &str, repository: &RepoName) -> Option<HookId> {
     let bytes = fs::read(path(state_dir, host, repository)).ok()?;
     serde_json::from_slice::<Installed>(&bytes).ok().map(|installed| installed.id)
 }
 
 /// Remembers it.
-pub(crate) fn remember(state_dir: &Path, host: &str, repository: &RepoName, id: u64) -> std::io::Result<()> {
+pub(crate) fn remember(
+    state_dir: &Path,
+    host: &str,
+    repository: &RepoName,
+    id: &HookId,
+) -> std::io::Result<()> {
     let path = path(state_dir, host, repository);
     let dir = path.parent().unwrap_or(state_dir);
     crate::state_dir::create_below(dir)?;
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
-    file.write_all(&serde_json::to_vec(&Installed { id })?)?;
+    file.write_all(&serde_json::to_vec(&Installed { id: id.clone() })?)?;
     file.persist(&path)?;
     Ok(())
 }
@@ -46,8 +52,11 @@ mod tests {
     fn what_was_made_is_remembered_for_its_repository_and_host() {
         let dir = tempfile::tempdir().unwrap();
         let (one, two): (RepoName, RepoName) = ("Swan/Lake".parse().unwrap(), "swan/pond".parse().unwrap());
-        remember(dir.path(), "127.0.0.1:80", &one, 7).unwrap();
-        assert_eq!(recall(dir.path(), "127.0.0.1:80", &"swan/lake".parse().unwrap()), Some(7));
+        remember(dir.path(), "127.0.0.1:80", &one, &HookId::Number(7)).unwrap();
+        assert_eq!(
+            recall(dir.path(), "127.0.0.1:80", &"swan/lake".parse().unwrap()),
+            Some(HookId::Number(7))
+        );
         assert_eq!(recall(dir.path(), "127.0.0.1:80", &two), None);
         assert_eq!(recall(dir.path(), "127.0.0.1:81", &one), None);
     }

@@ -1,41 +1,33 @@
-//! The forge's side of a webhook: made, checked and redelivered through GitHub's REST API, and the tunnel's public
-//! address from ngrok's local one.
-//!
-//! Formats: docs.github.com, "REST API endpoints for repository webhooks" (version 2022-11-28; the tests hold requests
-//! and answers to GitHub's published OpenAPI description), and ngrok.com/docs/agent/api.
+//! The forge's side of a webhook: made, checked and redelivered through its API, and the tunnel's public address from
+//! ngrok's local one (ngrok.com/docs/agent/api).
 
 mod deliveries;
-mod error;
-mod github;
-mod http;
 pub(crate) mod installed;
 mod ngrok;
+mod webhook;
 
 pub(crate) use deliveries::{Delivery, DeliveryState, unresolved};
-pub(crate) use error::HookError;
-pub(crate) use github::{GitHub, Hook, Wanted};
 pub(crate) use ngrok::public_url;
+pub(crate) use webhook::{Hook, HookId, Test, Wanted, Webhooks};
 
 use url::Url;
 
-/// GitHub's API, where none other is named.
-pub(crate) const GITHUB_API: &str = "https://api.github.com";
+use crate::forge::api::shown;
+
 /// Where the ngrok agent answers, where no other address is named.
 pub(crate) const NGROK_API: &str = "http://127.0.0.1:4040";
 /// The path that `serve` takes deliveries on.
 pub(crate) const WEBHOOK_PATH: &str = "/webhook";
 /// The same, as the program before swanci had it.
 pub(crate) const ORIGINAL_PATH: &str = "/ciserver/repository/merged";
-/// The event that announces a merge.
-pub(crate) const EVENT: &str = "pull_request";
 
 /// The webhook's URL under a public address: the address itself when it has a path already, else with
 /// [`WEBHOOK_PATH`].
 ///
 /// # Errors
-/// A sentence when GitHub could not deliver to it.
+/// A sentence when no forge could deliver to it.
 pub(crate) fn webhook_url(address: &str) -> Result<Url, String> {
-    let mut url = Url::parse(address).map_err(|e| format!("`{}` is no URL: {e}", shown(address)))?;
+    let mut url = Url::parse(address).map_err(|e| format!("`{}` is not a URL: {e}", shown(address)))?;
     if !matches!(url.scheme(), "https" | "http") || url.host_str().is_none() {
         return Err(format!("`{}` is not an https URL", shown(address)));
     }
@@ -53,10 +45,6 @@ pub(crate) fn webhook_url(address: &str) -> Result<Url, String> {
         url.set_path(WEBHOOK_PATH);
     }
     Ok(url)
-}
-
-fn shown(text: &str) -> String {
-    crate::escape::shortened(&crate::redact::scrub(text), 200)
 }
 
 #[cfg(test)]

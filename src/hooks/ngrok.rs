@@ -3,9 +3,7 @@
 use serde::Deserialize;
 use ureq::http;
 
-use super::error::HookError;
-use super::http::Server;
-use super::shown;
+use crate::forge::api::{ApiError, Problem, Server, shown};
 
 #[derive(Deserialize)]
 struct Tunnels {
@@ -27,19 +25,21 @@ struct TunnelConfig {
 }
 
 /// The public https address of the tunnel. With several, the one that ends at `port`, the listener's.
-pub(crate) fn public_url(api: &str, port: u16) -> Result<String, HookError> {
-    let server = Server::new(api, true)?;
+pub(crate) fn public_url(api: &str, port: u16) -> Result<String, ApiError> {
+    let server = Server::new(api, true, None)?;
     let at = "asking ngrok for its tunnels";
-    let url = server.base.join("api/tunnels").map_err(|e| HookError::Settings(e.to_string()))?;
+    let url = server.base.join("api/tunnels").map_err(|e| ApiError::settings(e.to_string()))?;
     let request = http::Request::builder().method("GET").header("Accept", "application/json");
     let answer = server.exchange(request, &url, None, at)?;
-    let protocol =
-        |detail: String| HookError::Protocol { host: server.host.clone(), at: at.to_owned(), detail };
+    let protocol = |detail: String| server.error(Problem::Protocol, at, detail);
     if answer.status != 200 {
         return Err(protocol(format!("HTTP status {}; is it ngrok's API?", answer.status)));
     }
     let tunnels: Tunnels = serde_json::from_slice(&answer.body).map_err(|e| protocol(e.to_string()))?;
-    choose(&tunnels.tunnels, port).map_err(HookError::NoTunnel)
+    choose(&tunnels.tunnels, port).map_err(|detail| ApiError {
+        hint: Some("start one with: ngrok http 8080".to_owned()),
+        ..ApiError::without_host(Problem::NoTunnel, detail)
+    })
 }
 
 fn choose(tunnels: &[Tunnel], port: u16) -> Result<String, String> {

@@ -1,20 +1,19 @@
-//! When a request is repeated, and how long to wait before.
+//! When a failed call is retried, and after which delay.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
-/// A server that asks for a longer pause is not waited for.
+/// A server that asks for a longer pause gets no retry.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// How often a request is repeated. Only requests that do no harm twice are, and only for passing causes.
 #[derive(Debug, Clone, Copy)]
 pub struct RetryPolicy {
-    /// Attempts in all, the first included.
+    /// Attempts in all, including the first.
     pub attempts: usize,
     /// No attempt starts later than this after the first one, unless the server asked for the pause.
     pub total: Duration,
-    /// The wait before the second attempt; it doubles, with jitter, up to 8 s.
+    /// The delay before the second attempt; it doubles, with jitter, up to 8 s.
     pub first_delay: Duration,
 }
 
@@ -25,33 +24,52 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// The waits between the attempts. `backon` counts them and adds jitter; its own loop cannot be interrupted and
-    /// knows no `Retry-After`.
-    pub(crate) fn delays(&self) -> ExponentialBackoff {
-        ExponentialBuilder::new()
+    pub(crate) fn start(&self) -> Retries {
+        let delays = ExponentialBuilder::new()
             .with_min_delay(self.first_delay)
             .with_max_delay(Duration::from_secs(8))
             .with_max_times(self.attempts.saturating_sub(1))
             .with_jitter()
-            .build()
-    }
-
-    /// The wait before the next attempt; `None` when there is none.
-    pub(crate) fn delay(
-        &self,
-        backoff: Option<Duration>,
-        retry_after: Option<Duration>,
-        elapsed: Duration,
-    ) -> Option<Duration> {
-        let backoff = backoff?;
-        match retry_after.filter(|pause| *pause > backoff) {
-            Some(pause) => (pause <= LONGEST_PAUSE && elapsed < 2 * LONGEST_PAUSE).then_some(pause),
-            None => (elapsed + backoff < self.total).then_some(backoff),
-        }
+            .build();
+        Retries { delays, started: Instant::now(), total: self.total, attempt: 1 }
     }
 }
 
-/// Whether a status may be another one in a moment (RFC 9110, 15.5.9 and 15.6; RFC 6585, 4).
+/// The retries of one call. `backon`'s own loop cannot be interrupted and knows no `Retry-After`.
+pub(crate) struct Retries {
+    delays: ExponentialBackoff,
+    started: Instant,
+    total: Duration,
+    attempt: usize,
+}
+
+impl Retries {
+    /// The delay before the next attempt; `None` when there is none.
+    pub(crate) fn next_delay(&mut self, retry_after: Option<Duration>) -> Option<Duration> {
+        let backoff = self.delays.next()?;
+        self.attempt += 1;
+        delay(backoff, retry_after, self.started.elapsed(), self.total)
+    }
+
+    /// The number of the attempt that follows the delay; the first attempt is 1.
+    pub(crate) fn attempt(&self) -> usize {
+        self.attempt
+    }
+}
+
+fn delay(
+    backoff: Duration,
+    retry_after: Option<Duration>,
+    elapsed: Duration,
+    total: Duration,
+) -> Option<Duration> {
+    match retry_after.filter(|pause| *pause > backoff) {
+        Some(pause) => (pause <= LONGEST_PAUSE && elapsed < 2 * LONGEST_PAUSE).then_some(pause),
+        None => (elapsed + backoff < total).then_some(backoff),
+    }
+}
+
+/// Whether the same request may get another status in a moment (RFC 9110, 15.5.9 and 15.6; RFC 6585, 4).
 pub(crate) fn is_transient(status: u16) -> bool {
     matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
 }
@@ -74,20 +92,25 @@ mod tests {
 
     #[test]
     fn a_server_that_asks_for_a_pause_gets_it_within_bounds() {
-        let policy = RetryPolicy::default();
-        assert_eq!(policy.delay(Some(SECOND), Some(4 * SECOND), SECOND), Some(4 * SECOND));
-        assert_eq!(policy.delay(Some(SECOND), Some(60 * SECOND), SECOND), Some(60 * SECOND));
-        assert_eq!(policy.delay(Some(SECOND), Some(60 * SECOND), 121 * SECOND), None);
-        assert_eq!(policy.delay(Some(SECOND), None, SECOND), Some(SECOND));
-        assert_eq!(policy.delay(Some(SECOND), Some(3600 * SECOND), SECOND), None);
-        assert_eq!(policy.delay(Some(SECOND), None, 30 * SECOND), None);
-        assert_eq!(policy.delay(None, Some(SECOND), SECOND), None);
+        let after = |pause: Option<u32>, elapsed| {
+            delay(SECOND, pause.map(|seconds| seconds * SECOND), elapsed * SECOND, 30 * SECOND)
+        };
+        assert_eq!(after(Some(4), 1), Some(4 * SECOND));
+        assert_eq!(after(Some(60), 1), Some(60 * SECOND));
+        assert_eq!(after(Some(60), 121), None);
+        assert_eq!(after(None, 1), Some(SECOND));
+        assert_eq!(after(Some(3600), 1), None);
+        assert_eq!(after(None, 30), None);
     }
 
     #[test]
-    fn there_are_as_many_waits_as_repetitions() {
-        assert_eq!(RetryPolicy::default().delays().count(), 4);
-        assert_eq!(RetryPolicy { attempts: 1, ..RetryPolicy::default() }.delays().count(), 0);
+    fn every_attempt_but_the_first_follows_a_delay() {
+        let delays = |attempts| {
+            let mut retries = RetryPolicy { attempts, ..RetryPolicy::default() }.start();
+            (std::iter::from_fn(|| retries.next_delay(None)).count(), retries.attempt())
+        };
+        assert_eq!(delays(5), (4, 5));
+        assert_eq!(delays(1), (0, 1));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Which certificates swanci trusts, and what is wrong with one that it does not.
+//! The certificates that swanci trusts, and why it rejects one.
 
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, LazyLock};
@@ -9,15 +9,14 @@ use rustls::time_provider::TimeProvider;
 use rustls::{CertificateError, ClientConfig, ClientConnection, RootCertStore};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 
-/// The authorities of the system (also by `SSL_CERT_FILE` and `SSL_CERT_DIR`), and those of a `ca_file` besides.
+/// The authorities of the system (or of `SSL_CERT_FILE` and `SSL_CERT_DIR`), and those of a `ca_file`.
 #[derive(Debug, Clone)]
 pub(crate) struct Trust(Arc<[Certificate<'static>]>);
 
 impl Trust {
-    /// # Errors
-    /// A sentence that says what is wrong with the PEM text.
+    /// The error says what is wrong with the PEM text.
     pub(crate) fn new(ca_pem: Option<&[u8]>) -> Result<Trust, String> {
-        // A system has a hundred files of them. What cannot be read is not trusted; a connection that needs it says so.
+        // Read once, from a hundred files. What cannot be read is not trusted; a connection that needs it fails.
         static SYSTEM: LazyLock<Vec<Certificate<'static>>> = LazyLock::new(|| {
             let system = rustls_native_certs::load_native_certs().certs;
             system.iter().map(|der| Certificate::from_der(der).to_owned()).collect()
@@ -32,7 +31,7 @@ impl Trust {
     }
 }
 
-/// Answers that it is a later time than it is.
+/// A clock that is ahead of time.
 #[derive(Debug)]
 struct Ahead(Duration);
 
@@ -42,12 +41,12 @@ impl TimeProvider for Ahead {
     }
 }
 
-/// How long each step of looking at a certificate may take.
-const LOOK: Duration = Duration::from_secs(5);
+/// For each step.
+const INSPECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Trust {
-    /// The day on which the certificate of this server ends, if that is within `time`: a handshake with a clock that is
-    /// so far ahead tells.
+    /// The day on which the server's certificate expires, if that is within `time`: a handshake with a clock that is ahead
+    /// by `time` fails and says so.
     pub(super) fn certificate_ends_within(
         &self,
         host: &str,
@@ -66,9 +65,9 @@ impl Trust {
         let name = ServerName::try_from(name).ok()?;
         let mut connection = ClientConnection::new(Arc::new(config), name).ok()?;
         let mut stream =
-            addresses.iter().find_map(|address| TcpStream::connect_timeout(address, LOOK).ok())?;
-        stream.set_read_timeout(Some(LOOK)).ok()?;
-        stream.set_write_timeout(Some(LOOK)).ok()?;
+            addresses.iter().find_map(|address| TcpStream::connect_timeout(address, INSPECT_TIMEOUT).ok())?;
+        stream.set_read_timeout(Some(INSPECT_TIMEOUT)).ok()?;
+        stream.set_write_timeout(Some(INSPECT_TIMEOUT)).ok()?;
         let error = connection.complete_io(&mut stream).err()?;
         let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
         if let rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. }) = error {
@@ -99,89 +98,74 @@ fn certificates(pem: &[u8]) -> Result<Vec<Certificate<'static>>, String> {
 /// What is wrong with a server's certificate, or with its TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TlsCause {
-    /// Its time is over.
     Expired,
-    /// Its time has not begun.
     NotYetValid,
-    /// It does not hold the name under which the server was asked.
     WrongName,
-    /// No trusted authority signed it.
     UnknownAuthority,
-    /// An authority's own certificate is used by a server.
+    /// A server uses the certificate of an authority.
     AuthorityAsServer,
     /// The server speaks plain HTTP where TLS was tried.
     PlainHttp,
     /// The server speaks TLS where plain HTTP was tried.
     TlsExpected,
-    /// Anything else.
     Other,
 }
 
-/// A [`TlsCause`] with a sentence about it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct TlsFault {
-    pub(crate) cause: TlsCause,
-    pub(crate) detail: String,
-}
-
-/// The fault of this server's TLS, if that is what failed.
+/// The cause and a sentence, when TLS is what failed.
 #[expect(clippy::wildcard_enum_match_arm, reason = "ureq's enum grows; the rest is not TLS")]
-pub(super) fn fault(error: &ureq::Error, server: &str) -> Option<TlsFault> {
+pub(super) fn explain(error: &ureq::Error, server: &str) -> Option<(TlsCause, String)> {
     match error {
-        ureq::Error::Rustls(e) => Some(explain(e, server)),
-        ureq::Error::Tls(e) => {
-            Some(TlsFault { cause: TlsCause::Other, detail: format!("TLS with {server} failed: {e}") })
-        }
-        ureq::Error::Io(e) => e.get_ref()?.downcast_ref::<rustls::Error>().map(|e| explain(e, server)),
+        ureq::Error::Rustls(e) => Some(explain_rustls(e, server)),
+        ureq::Error::Tls(e) => Some((TlsCause::Other, format!("TLS with {server} failed: {e}"))),
+        ureq::Error::Io(e) => e.get_ref()?.downcast_ref::<rustls::Error>().map(|e| explain_rustls(e, server)),
         _ => None,
     }
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "rustls's enum grows; it explains the rest itself")]
-fn explain(error: &rustls::Error, server: &str) -> TlsFault {
-    use rustls::CertificateError as C;
-    use rustls::Error as E;
-    let about =
-        |cause, text: String| TlsFault { cause, detail: format!("the certificate of {server} {text}") };
-    match error {
-        // A bad signature: an authority of the same name is trusted, and did not sign it.
-        E::InvalidCertificate(C::UnknownIssuer | C::BadSignature) => {
-            about(TlsCause::UnknownAuthority, "is not signed by an authority that swanci trusts".to_owned())
+fn explain_rustls(error: &rustls::Error, server: &str) -> (TlsCause, String) {
+    use CertificateError as C;
+    let error = match error {
+        rustls::Error::InvalidCertificate(error) => error,
+        rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType) => {
+            return (TlsCause::PlainHttp, format!("{server} speaks plain HTTP on this port, not TLS"));
         }
-        E::InvalidCertificate(C::Expired) => about(TlsCause::Expired, "has expired".to_owned()),
-        E::InvalidCertificate(C::ExpiredContext { not_after, .. }) => {
-            about(TlsCause::Expired, format!("expired on {}", date(*not_after)))
+        other => return (TlsCause::Other, format!("TLS with {server} failed: {other}")),
+    };
+    let (cause, text) = match error {
+        // A bad signature: an authority with the same name is trusted, and did not sign it.
+        C::UnknownIssuer | C::BadSignature => {
+            (TlsCause::UnknownAuthority, "is not signed by an authority that swanci trusts".to_owned())
         }
-        E::InvalidCertificate(C::NotValidYet) => about(TlsCause::NotYetValid, "is not valid yet".to_owned()),
-        E::InvalidCertificate(C::NotValidYetContext { not_before, .. }) => {
-            about(TlsCause::NotYetValid, format!("is not valid yet; it begins on {}", date(*not_before)))
+        C::Expired => (TlsCause::Expired, "has expired".to_owned()),
+        C::ExpiredContext { not_after, .. } => {
+            (TlsCause::Expired, format!("expired on {}", date(*not_after)))
         }
-        E::InvalidCertificate(C::NotValidForName) => {
-            about(TlsCause::WrongName, "is for another name".to_owned())
+        C::NotValidYet => (TlsCause::NotYetValid, "is not valid yet".to_owned()),
+        C::NotValidYetContext { not_before, .. } => {
+            (TlsCause::NotYetValid, format!("is not valid yet; it begins on {}", date(*not_before)))
         }
-        E::InvalidCertificate(C::NotValidForNameContext { presented, .. }) => {
-            let names = match &presented[..] {
+        C::NotValidForName => (TlsCause::WrongName, "is for another name".to_owned()),
+        C::NotValidForNameContext { presented, .. } => {
+            let names: Vec<_> =
+                presented.iter().take(5).map(|name| crate::escape::shortened(name, 100)).collect();
+            let names = match &names[..] {
                 [] => "it holds no subjectAltName, and a CN does not count".to_owned(),
-                names => names
-                    .iter()
-                    .take(5)
-                    .map(|n| crate::escape::shortened(n, 100))
-                    .collect::<Vec<_>>()
-                    .join(", "),
+                names => names.join(", "),
             };
-            about(TlsCause::WrongName, format!("is for another name: {names}"))
+            (TlsCause::WrongName, format!("is for another name: {names}"))
         }
-        // rustls passes on webpki's own error, and not its type.
-        E::InvalidCertificate(C::Other(e)) if format!("{e:?}").contains("CaUsedAsEndEntity") => about(
+        // rustls wraps webpki's own error without its type.
+        C::Other(e) if format!("{e:?}").contains("CaUsedAsEndEntity") => (
             TlsCause::AuthorityAsServer,
             "is an authority's own; a server needs one that an authority signed".to_owned(),
         ),
-        E::InvalidMessage(rustls::InvalidMessage::InvalidContentType) => TlsFault {
-            cause: TlsCause::PlainHttp,
-            detail: format!("{server} speaks plain HTTP on this port, not TLS"),
-        },
-        other => TlsFault { cause: TlsCause::Other, detail: format!("TLS with {server} failed: {other}") },
-    }
+        other => {
+            let other = rustls::Error::InvalidCertificate(other.clone());
+            return (TlsCause::Other, format!("TLS with {server} failed: {other}"));
+        }
+    };
+    (cause, format!("the certificate of {server} {text}"))
 }
 
 fn date(time: UnixTime) -> String {

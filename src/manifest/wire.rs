@@ -9,14 +9,18 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use super::{ManifestError, from_serde};
 use crate::json::Object;
 
+/// `images.json`, at the root of a commit.
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
-struct File {
+pub(crate) struct File {
+    #[cfg_attr(test, schemars(with = "Vec<Image>", length(min = 1)))]
     images: Vec<Object<Image>>,
 }
 
 /// One entry of the list.
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Image {
     pub service_name: String,
@@ -25,10 +29,22 @@ pub(super) struct Image {
     pub kind: Option<String>,
     pub context: Option<String>,
     pub dockerfile: Option<String>,
+    #[cfg_attr(test, schemars(with = "Option<BTreeMap<String, ArgSchema>>"))]
     pub args: Option<Args>,
     pub target: Option<String>,
     pub platform: Option<String>,
     pub tags: Option<Vec<String>>,
+}
+
+/// A build argument, for the schema.
+#[cfg(test)]
+#[derive(schemars::JsonSchema)]
+#[schemars(untagged)]
+#[allow(dead_code, reason = "only its schema is used")]
+enum ArgSchema {
+    Text(String),
+    Number(i64),
+    Flag(bool),
 }
 
 /// Build arguments. A map that refuses a name that stands there twice, as serde's derive does for fields.

@@ -41,6 +41,8 @@ pub(crate) struct BuildOptions {
     pub dry_run: bool,
     /// How long to wait before each further fetch of a commit that is not there yet.
     pub patience: Vec<Duration>,
+    /// Whether each image is pushed too, and the tags are moved: steps of the same run.
+    pub pushes: bool,
     /// Refuse, before anything is built, when a path belongs to another repository.
     pub only_own_paths: bool,
 }
@@ -100,6 +102,11 @@ pub(crate) fn build(
             results: Mutex::new(surveyed.iter().map(|_| None).collect()),
         };
         if !options.dry_run {
+            let count = |wanted: fn(&Action) -> bool| actions.iter().flatten().filter(|a| wanted(a)).count();
+            let docker = count(|action| !matches!(action, Action::Skip { .. }));
+            let steps = count(|action| matches!(action, Action::Build { .. }))
+                + if options.pushes { docker + 1 } else { 0 };
+            site.events.emit(&Event::Planned { steps });
             if actions.iter().any(|action| matches!(action, Some(Action::Build { .. }))) {
                 work.builder = builder.join().unwrap_or_else(|panic| resume_unwind(panic))?;
             }

@@ -44,8 +44,9 @@ pub(crate) struct CatchupOptions {
 
 /// The document of `catchup`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct CatchupDocument {
-    /// Always [`SCHEMA`].
+    /// Always 1.
     pub schema: u32,
     /// Another catchup of the same repository is at work, so this one left it all to that. Only there when true.
     #[serde(skip_serializing_if = "is_false")]
@@ -61,6 +62,7 @@ fn is_false(value: &bool) -> bool {
 
 /// One commit, and what became of it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct CaughtUp {
     /// The repository's full name.
     pub repository: RepoName,
@@ -73,6 +75,9 @@ pub(crate) struct CaughtUp {
     /// The receipt itself, the same document that `run` prints and `verify` reads (so that
     /// `jq '.commits[].receipt | values'` is all it takes); `null` when nothing was pushed.
     pub receipt: Option<Receipt>,
+    /// `planned`: why it would be built, with the images that the registry lacks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// `failed` and `invalid`: why.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -80,6 +85,7 @@ pub(crate) struct CaughtUp {
 
 /// What became of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum CatchupOutcome {
     /// Every Docker image that it lists was in the registry already.

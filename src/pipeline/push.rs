@@ -44,6 +44,8 @@ pub(crate) fn push(
     if !options.take_over {
         check_owner(site, &origin, &built)?;
     }
+    let steps = built.images.iter().filter(|image| needs_push(image)).count() + 1;
+    site.events.emit(&Event::Planned { steps });
     let pushed = parallel::map(UPLOADS, &built.images, |image| {
         if needs_push(image) {
             push_image(site, &origin, &built.change.commit, image, false, options).map(Some)

@@ -37,7 +37,8 @@ pub(crate) fn run(
     site.registry_and_client()?;
     let _turn = take_turn(site, &change.commit)?;
     let origin = Origin::of(site, change)?;
-    let build_options = BuildOptions { only_own_paths: !push_options.take_over, ..build_options.clone() };
+    let build_options =
+        BuildOptions { only_own_paths: !push_options.take_over, pushes: true, ..build_options.clone() };
     let pushed: Mutex<Vec<(String, Result<Image, Failure>)>> = Mutex::new(Vec::new());
     let push = |image: &Image, just_seen: bool| {
         let result = push_image(site, &origin, &change.commit, image, just_seen, push_options);

@@ -8,14 +8,15 @@ use crate::documents::{MoveOutcome, Receipt, SCHEMA};
 use crate::error::Failure;
 use crate::model::{Digest, ImageName, ImageRepository, Tag};
 use crate::parallel;
-use crate::registry::{Content, Registry, RegistryError};
+use crate::registry::{Content, Registry, RegistryError, RegistryErrorKind};
 
 use super::{Outcome, REGISTRY_THREADS, Site};
 
 /// The document of `verify`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Verification {
-    /// Always [`SCHEMA`].
+    /// Always 1.
     pub schema: u32,
     /// What was found.
     pub outcome: VerifyOutcome,
@@ -25,6 +26,7 @@ pub(crate) struct Verification {
 
 /// Whether the registry still holds what the receipt says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum VerifyOutcome {
     /// Everything is there, unchanged.
@@ -35,6 +37,7 @@ pub(crate) enum VerifyOutcome {
 
 /// One image and what was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct VerifiedImage {
     /// The image.
     pub name: String,
@@ -47,7 +50,7 @@ pub(crate) struct VerifiedImage {
 }
 
 impl VerifiedImage {
-    fn has_drifted(&self) -> bool {
+    pub(crate) fn has_drifted(&self) -> bool {
         let immutable = crate::manifest::template::is_immutable(&self.tag);
         match &self.found {
             None => true,
@@ -157,7 +160,9 @@ fn gone(
                     }
                 }
                 // Content that is not what its digest says is gone too.
-                Ok(None) | Err(RegistryError::DigestMismatch { .. }) => missing.push(place),
+                Ok(None) | Err(RegistryError { kind: RegistryErrorKind::DigestMismatch, .. }) => {
+                    missing.push(place)
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -1,63 +1,199 @@
 //! Live bars on a terminal, and above them the lines of [`Lines`].
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use console::Term;
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 
 use crate::escape::escaped;
 use crate::events::{Consumer, Event};
 
 use super::{Detail, Lines, shown, write_stderr};
 
+/// A bar is two lines: a step, and what its tool said last.
+const LINES_OF_A_BAR: usize = 2;
+const REDRAW: Duration = Duration::from_millis(120);
+
 pub(crate) struct Bars {
     bars: MultiProgress,
-    of_step: Mutex<HashMap<u64, ProgressBar>>,
+    live: Mutex<Live>,
     lines: Lines,
+}
+
+struct Live {
+    /// The last line: how many of the planned steps have ended.
+    total: ProgressBar,
+    shown: Vec<(u64, ProgressBar)>,
+    /// Running steps for which the terminal has no lines, the oldest first.
+    waiting: VecDeque<(u64, ProgressBar)>,
+    begun: usize,
+    ended: usize,
+    planned: usize,
 }
 
 impl Bars {
     pub(crate) fn new() -> Bars {
-        let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(12));
+        let bars = MultiProgress::with_draw_target(ProgressDrawTarget::term_like_with_hz(
+            Box::new(Resizable { term: Term::buffered_stderr(), drawn: Mutex::default() }),
+            12,
+        ));
         let above = bars.clone();
         let lines = Lines::to(Detail::Steps, move |line| above.suspend(|| write_stderr(line)));
-        Bars { bars, of_step: Mutex::default(), lines }
+        let total = ProgressBar::new_spinner().with_style(style("{msg:.dim}"));
+        let live =
+            Live { total, shown: Vec::new(), waiting: VecDeque::new(), begun: 0, ended: 0, planned: 0 };
+        Bars { bars, live: Mutex::new(live), lines }
     }
+
+    /// Shows as many steps as there are lines for, and one line for all of them.
+    fn arrange(&self, live: &mut Live) {
+        // Half of the screen: the lines of steps that ended stay in sight.
+        let most = (usize::from(Term::stderr().size().0) / (2 * LINES_OF_A_BAR)).max(1);
+        while live.shown.len() < most
+            && let Some((id, bar)) = live.waiting.pop_front()
+        {
+            let bar = self.bars.insert(live.shown.len(), bar);
+            bar.enable_steady_tick(REDRAW);
+            live.shown.push((id, bar));
+        }
+        let mut parts = Vec::new();
+        if live.planned > 0 {
+            parts.push(format!("{}/{}", live.ended, live.planned.max(live.begun)));
+        }
+        if !live.waiting.is_empty() {
+            parts.push(format!("+{} more", live.waiting.len()));
+        }
+        // Added again, it is the last one.
+        self.bars.remove(&live.total);
+        if !parts.is_empty() && !live.shown.is_empty() {
+            live.total = self.bars.add(live.total.clone());
+            live.total.set_message(parts.join("  "));
+        }
+    }
+}
+
+/// The templates are constants that parse; if one ever did not, the plain default is fine.
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
 
 impl Consumer for Bars {
     fn event(&self, event: &Event<'_>) {
-        let mut of_step = self.of_step.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         match *event {
+            Event::Planned { steps } => {
+                live.planned = live.begun + steps;
+                self.arrange(&mut live);
+            }
             Event::Started { id, step } => {
-                let bar = self.bars.add(ProgressBar::new_spinner());
-                let style = ProgressStyle::with_template(
-                    "{spinner:.cyan} {prefix} {elapsed:.dim}\n  {wide_msg:.dim}",
-                );
-                // The template is a constant that parses; if it ever did not, the plain default is fine.
-                bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+                let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+                bar.set_style(style("{spinner:.cyan} {prefix} {elapsed:.dim}\n  {wide_msg:.dim}"));
                 bar.set_prefix(escaped(&step.to_string()));
-                bar.enable_steady_tick(Duration::from_millis(120));
-                of_step.insert(id, bar);
+                live.begun += 1;
+                live.waiting.push_back((id, bar));
+                self.arrange(&mut live);
             }
             Event::Line { id, line, .. } => {
                 let line = shown(line);
-                if let Some(bar) = of_step.get(&id)
+                let mut bars = live.shown.iter().chain(&live.waiting);
+                if let Some((_, bar)) = bars.find(|(of, _)| *of == id)
                     && !line.is_empty()
                 {
                     bar.set_message(line);
                 }
             }
             Event::Ended { id, .. } => {
-                if let Some(bar) = of_step.remove(&id) {
+                live.ended += 1;
+                if let Some(at) = live.shown.iter().position(|(of, _)| *of == id) {
+                    let (_, bar) = live.shown.remove(at);
                     bar.finish_and_clear();
                     self.bars.remove(&bar);
                 }
+                live.waiting.retain(|(of, _)| *of != id);
+                self.arrange(&mut live);
             }
             Event::Run { .. } | Event::Phase { .. } | Event::Warning(_) | Event::Note(_) => {}
         }
-        drop(of_step);
+        drop(live);
         self.lines.event(event);
+    }
+}
+
+/// A terminal whose width may change between two redraws: it then wraps the lines that stand there, and they are more
+/// than were drawn.
+#[derive(Debug)]
+struct Resizable {
+    term: Term,
+    drawn: Mutex<Drawn>,
+}
+
+/// The width of what was drawn last, in columns, and the columns in total.
+#[derive(Debug, Default, Clone, Copy)]
+struct Drawn {
+    width: usize,
+    columns: usize,
+}
+
+impl Resizable {
+    /// Lines that the terminal made of those that were drawn, besides them. Every line fills the width.
+    fn wrapped(&self) -> usize {
+        let mut drawn = self.drawn.lock().unwrap_or_else(PoisonError::into_inner);
+        let (was, now) = (drawn.width, usize::from(self.width()));
+        let lines = drawn.columns.checked_div(was).unwrap_or_default();
+        *drawn = Drawn { width: now, columns: 0 };
+        if now > 0 && was > now { lines * (was.div_ceil(now) - 1) } else { 0 }
+    }
+}
+
+impl TermLike for Resizable {
+    fn width(&self) -> u16 {
+        self.term.size().1
+    }
+
+    fn height(&self) -> u16 {
+        self.term.size().0
+    }
+
+    /// Begins every redraw.
+    fn move_cursor_up(&self, lines: usize) -> io::Result<()> {
+        let wrapped = self.wrapped();
+        self.term.move_cursor_up(lines + wrapped)?;
+        if wrapped > 0 {
+            self.term.write_str("\r\x1b[J")?;
+        }
+        Ok(())
+    }
+
+    fn move_cursor_down(&self, lines: usize) -> io::Result<()> {
+        self.term.move_cursor_down(lines)
+    }
+
+    fn move_cursor_right(&self, columns: usize) -> io::Result<()> {
+        self.term.move_cursor_right(columns)
+    }
+
+    fn move_cursor_left(&self, columns: usize) -> io::Result<()> {
+        self.term.move_cursor_left(columns)
+    }
+
+    fn write_line(&self, text: &str) -> io::Result<()> {
+        self.term.write_line(text)
+    }
+
+    fn write_str(&self, text: &str) -> io::Result<()> {
+        let columns = console::measure_text_width(text);
+        self.drawn.lock().unwrap_or_else(PoisonError::into_inner).columns += columns;
+        self.term.write_str(text)
+    }
+
+    fn clear_line(&self) -> io::Result<()> {
+        self.term.clear_line()
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.term.flush()
     }
 }

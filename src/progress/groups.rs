@@ -59,7 +59,7 @@ impl Consumer for Groups {
             }
             Event::Warning(text) => write_stderr(&format!("warning: {text}")),
             Event::Note(text) => write_stderr(text),
-            Event::Run { .. } | Event::Phase { .. } => {}
+            Event::Run { .. } | Event::Planned { .. } | Event::Phase { .. } => {}
         }
     }
 }

@@ -82,7 +82,7 @@ impl Consumer for Lines {
                 Detail::Verbose | Detail::Log => self.print(&format!("commit {commit} of {repository}")),
                 Detail::Quiet | Detail::Steps => {}
             },
-            Event::Note(_) | Event::Phase { .. } => {}
+            Event::Note(_) | Event::Planned { .. } | Event::Phase { .. } => {}
         }
     }
 }

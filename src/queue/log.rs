@@ -1,6 +1,5 @@
 //! One log file for each job: written line by line with a cap, followed by others while it grows.
 
-use std::borrow::Cow;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -8,12 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::job::JobId;
+use crate::escape::clean;
+use crate::redact::scrub;
 
 /// The most that one job's log may hold.
 pub const LOG_CAP: u64 = 8 << 20;
-
-/// Takes secrets out of a line before it is written.
-pub type Redact = Arc<dyn Fn(&str) -> Cow<'_, str> + Send + Sync>;
 
 /// Where the log of a job is.
 pub(crate) fn path(dir: &Path, id: JobId) -> PathBuf {
@@ -22,10 +20,7 @@ pub(crate) fn path(dir: &Path, id: JobId) -> PathBuf {
 
 /// Where a running job's lines go. Clones write to the same file.
 #[derive(Clone)]
-pub struct JobLog {
-    sink: Arc<Mutex<Sink>>,
-    redact: Redact,
-}
+pub struct JobLog(Arc<Mutex<Sink>>);
 
 struct Sink {
     file: Option<File>,
@@ -37,20 +32,20 @@ impl JobLog {
     /// Opens the log of a job for another attempt. A log that is full already begins anew.
     ///
     /// A log that cannot be opened swallows its lines: a full disk must not fail a job that could be finished.
-    pub(crate) fn open(dir: &Path, id: JobId, cap: u64, redact: Redact) -> JobLog {
+    pub(crate) fn open(dir: &Path, id: JobId, cap: u64) -> JobLog {
         let path = path(dir, id);
         let (file, written) = match open(&path, cap) {
             Ok((file, written)) => (Some(file), written),
             Err(_) => (None, 0),
         };
-        JobLog { sink: Arc::new(Mutex::new(Sink { file, room: cap.saturating_sub(written), cap })), redact }
+        JobLog(Arc::new(Mutex::new(Sink { file, room: cap.saturating_sub(written), cap })))
     }
 
-    /// Writes one line, without its secrets. It is in the file when this returns.
+    /// Writes one line, without secrets and control characters. It is in the file when this returns.
     pub fn line(&self, text: &str) {
-        let mut line = (self.redact)(text).into_owned();
+        let mut line = clean(&scrub(text)).into_owned();
         line.push('\n');
-        self.sink.lock().unwrap_or_else(PoisonError::into_inner).write(&line);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).write(&line);
     }
 }
 
@@ -132,10 +127,6 @@ pub(crate) fn remove(dir: &Path, ids: &[JobId]) {
 mod tests {
     use super::*;
 
-    fn plain() -> Redact {
-        Arc::new(|line| Cow::Borrowed(line))
-    }
-
     fn read(dir: &Path) -> String {
         fs::read_to_string(path(dir, JobId(1))).unwrap()
     }
@@ -143,14 +134,14 @@ mod tests {
     #[test]
     fn a_log_stops_at_its_cap_and_says_so_once() {
         let dir = tempfile::tempdir().unwrap();
-        let log = JobLog::open(dir.path(), JobId(1), 1000, plain());
+        let log = JobLog::open(dir.path(), JobId(1), 1000);
         for _ in 0..200 {
             log.line("123456789");
         }
         let text = read(dir.path());
         assert_eq!(text.matches("123456789\n").count(), 100);
         assert!(text.len() < 1000 + 100, "{}", text.len());
-        let log = JobLog::open(dir.path(), JobId(1), 995, plain());
+        let log = JobLog::open(dir.path(), JobId(1), 995);
         for _ in 0..200 {
             log.line("123456789");
         }
@@ -163,15 +154,15 @@ mod tests {
     #[test]
     fn a_line_is_redacted_before_it_is_written() {
         let dir = tempfile::tempdir().unwrap();
-        let redact: Redact = Arc::new(|line| Cow::Owned(line.replace("hunter2", "***")));
-        JobLog::open(dir.path(), JobId(1), LOG_CAP, redact).line("password hunter2!");
+        crate::redact::register(&"hunter2-of-a-log".to_owned().into());
+        JobLog::open(dir.path(), JobId(1), LOG_CAP).line("password hunter2-of-a-log!");
         assert_eq!(read(dir.path()), "password ***!\n");
     }
 
     #[test]
-    fn a_log_that_cannot_be_opened_fails_nobody() {
+    fn a_log_that_cannot_be_opened_is_no_error() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("logs"), "in the way").unwrap();
-        JobLog::open(dir.path(), JobId(1), LOG_CAP, plain()).line("lost");
+        JobLog::open(dir.path(), JobId(1), LOG_CAP).line("lost");
     }
 }

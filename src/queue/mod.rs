@@ -23,7 +23,7 @@ pub use self::job::{
     QueueStats, UnknownState,
 };
 pub use self::lock::{Holder, ServeLock};
-pub use self::log::{JobLog, LOG_CAP, Redact};
+pub use self::log::{JobLog, LOG_CAP};
 pub use self::retry::RetryPolicy;
-pub use self::store::{Clock, Retention, Store};
+pub use self::store::{Clock, Outbox, Post, PostKind, Refusal, Retention, Store};
 pub use self::worker::{Handler, JobContext, JobEvent, JobResult, Observer, Pool, PoolOptions};

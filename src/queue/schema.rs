@@ -78,6 +78,43 @@ const MIGRATIONS: &[&str] = &[
     CREATE TABLE meta (id INTEGER PRIMARY KEY CHECK (id = 1), queue TEXT NOT NULL, changes INTEGER NOT NULL) STRICT;
     INSERT INTO meta VALUES (1, lower(hex(randomblob(8))), 0);
 ",
+    // What the forges are still to be told of jobs. Triggers write it with the change of the job that it is about. A newer
+    // post about the same commit, or the same pull request, takes the place of an older one.
+    "
+    ALTER TABLE meta ADD COLUMN posts INTEGER NOT NULL DEFAULT 0;
+    CREATE TABLE outbox (
+        id         INTEGER PRIMARY KEY AUTOINCREMENT,
+        kind       TEXT    NOT NULL CHECK (kind IN ('status','comment')),
+        subject    TEXT    NOT NULL,
+        job        INTEGER NOT NULL,
+        created_at INTEGER NOT NULL,
+        attempts   INTEGER NOT NULL DEFAULT 0,
+        not_before INTEGER NOT NULL DEFAULT 0,
+        UNIQUE (kind, subject)
+    ) STRICT;
+    CREATE INDEX outbox_job ON outbox (job);
+    CREATE TRIGGER job_queued AFTER INSERT ON jobs WHEN (SELECT posts FROM meta) BEGIN
+        DELETE FROM outbox WHERE kind = 'status' AND subject = NEW.lane || ' ' || NEW.commit_sha;
+        INSERT INTO outbox (kind, subject, job, created_at)
+        SELECT 'status', NEW.lane || ' ' || NEW.commit_sha, NEW.id, NEW.created_at WHERE NEW.commit_sha <> '';
+    END;
+    CREATE TRIGGER job_changed AFTER UPDATE OF state, commit_sha ON jobs
+    WHEN (SELECT posts FROM meta)
+         AND (OLD.commit_sha <> NEW.commit_sha OR (OLD.finished_at IS NULL) <> (NEW.finished_at IS NULL)) BEGIN
+        DELETE FROM outbox WHERE kind = 'status' AND subject = NEW.lane || ' ' || NEW.commit_sha;
+        DELETE FROM outbox WHERE kind = 'comment' AND subject = NEW.lane || ' ' || NEW.pull_request;
+        INSERT INTO outbox (kind, subject, job, created_at)
+        SELECT 'status', NEW.lane || ' ' || NEW.commit_sha, NEW.id,
+               coalesce(NEW.finished_at, NEW.started_at, NEW.queued_at)
+        WHERE NEW.commit_sha <> '';
+        INSERT INTO outbox (kind, subject, job, created_at)
+        SELECT 'comment', NEW.lane || ' ' || NEW.pull_request, NEW.id, NEW.finished_at
+        WHERE NEW.finished_at IS NOT NULL AND NEW.pull_request IS NOT NULL;
+    END;
+    CREATE TRIGGER job_forgotten AFTER DELETE ON jobs BEGIN
+        DELETE FROM outbox WHERE job = OLD.id;
+    END;
+",
 ];
 
 /// An open database and its mark.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::error::QueueError;
 use super::job::{ClaimedJob, JobId, JobState};
-use super::log::{JobLog, LOG_CAP, Redact};
+use super::log::{JobLog, LOG_CAP};
 use super::retry::RetryPolicy;
 use super::store::{Ending, LEASE, Retention, Store};
 use crate::cancel::{Cancel, Stop};
@@ -80,8 +80,6 @@ pub struct PoolOptions {
     pub poll: Duration,
     /// The most that one job's log may hold, in bytes.
     pub log_cap: u64,
-    /// Takes secrets out of a log's lines.
-    pub redact: Redact,
 }
 
 impl Default for PoolOptions {
@@ -94,7 +92,6 @@ impl Default for PoolOptions {
             retention: Retention::default(),
             poll: Duration::from_millis(500),
             log_cap: LOG_CAP,
-            redact: Arc::new(|line| line.into()),
         }
     }
 }
@@ -190,7 +187,7 @@ impl Shared {
         let cancel = self.cancel.child(self.options.timeout);
         self.running().insert(job.id, cancel.clone());
         self.tell(job, JobEvent::Started { attempt: job.attempt });
-        let log = self.store.open_log(job.id, self.options.log_cap, Arc::clone(&self.options.redact));
+        let log = self.store.open_log(job.id, self.options.log_cap);
         let context = JobContext { cancel, log };
         let result =
             catch_unwind(AssertUnwindSafe(|| (self.handler)(job, &context))).unwrap_or_else(|panic| {

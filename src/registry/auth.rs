@@ -10,27 +10,31 @@ use crate::cancel::Stop;
 use crate::http::is_loopback;
 
 use super::Registry;
+use super::answer::Answer;
 use super::challenge::Challenge;
-use super::client::{Answer, Request};
-use super::credentials::{Credentials, Login, Lookup};
-use super::error::RegistryError;
+use super::client::Request;
+use super::credentials::{Credentials, Login};
+use super::error::{RegistryError, RegistryErrorKind as Kind};
 use super::manifest::shown;
 use super::token::{self, Scope, Tokens};
 
-/// What one registry is known to want, and the tokens for it.
+/// The credentials, and an error of their lookup.
+type Found = (Credentials, Option<RegistryError>);
+
 #[derive(Debug)]
 pub(super) struct Authenticator {
     login: Login,
-    found: Mutex<Option<Arc<Lookup>>>,
+    found: Mutex<Option<Arc<Found>>>,
     state: Mutex<State>,
 }
 
+/// What the registry is known to want.
 #[derive(Debug, Default)]
 struct State {
     /// Whether the registry has ever asked for a login.
     challenged: bool,
     /// The challenge whose answer it accepted last.
-    wanted: Option<Challenge>,
+    accepted: Option<Challenge>,
     tokens: Tokens,
 }
 
@@ -39,12 +43,11 @@ impl Authenticator {
         Authenticator { login, found: Mutex::default(), state: Mutex::default() }
     }
 
-    /// The state is whole after every statement, so a panic elsewhere does not spoil it.
+    /// The state is consistent after every statement, so a panic elsewhere does not corrupt it.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the registry has ever asked for a login.
     pub(super) fn is_challenged(&self) -> bool {
         self.state().challenged
     }
@@ -53,26 +56,26 @@ impl Authenticator {
         self.state().challenged = true;
     }
 
-    /// A challenge whose answer was accepted is met from now on before it is made.
+    /// Later requests answer this challenge in advance.
     pub(super) fn remember(&self, challenge: Challenge) {
-        self.state().wanted = Some(challenge);
+        self.state().accepted = Some(challenge);
     }
 }
 
 impl Registry {
-    /// The credentials, looked up when they are first wanted; who comes meanwhile waits, so that a helper runs once.
-    fn login(&self) -> Result<Arc<Lookup>, Stop> {
+    /// Looks the credentials up at the first use. Concurrent callers wait, so that a helper runs once.
+    fn login(&self) -> Result<Arc<Found>, Stop> {
         let auth = &self.shared.auth;
         let mut found = auth.found.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(found) = &*found {
             return Ok(Arc::clone(found));
         }
-        let lookup = Arc::new(auth.login.look_up(&self.shared.address, &self.cancel)?);
-        Ok(Arc::clone(found.insert(lookup)))
+        let new = Arc::new(auth.login.look_up(&self.shared.address, &self.cancel)?);
+        Ok(Arc::clone(found.insert(new)))
     }
 
     fn basic(&self) -> Result<Option<SecretString>, Stop> {
-        Ok(match &self.login()?.credentials {
+        Ok(match &self.login()?.0 {
             Credentials::Password { username, password } => {
                 Some(http_auth::basic::encode_credentials(username, password.expose_secret()).into())
             }
@@ -80,15 +83,14 @@ impl Registry {
         })
     }
 
-    /// Whether nothing can be sent to this registry.
     pub(super) fn is_anonymous(&self) -> Result<bool, Stop> {
-        Ok(self.login()?.credentials.is_anonymous())
+        Ok(self.login()?.0.is_anonymous())
     }
 
-    /// The Authorization value to send with a first attempt, as far as is known what the registry wants.
+    /// The Authorization value for a first attempt, when the registry is known to want one.
     pub(super) fn authorization(&self, request: &Request) -> Result<Option<SecretString>, RegistryError> {
-        let wanted = self.shared.auth.state().wanted.clone();
-        match wanted {
+        let accepted = self.shared.auth.state().accepted.clone();
+        match accepted {
             None => Ok(None),
             Some(Challenge::Basic) => Ok(self.basic()?),
             Some(Challenge::Bearer { realm, service, .. }) => {
@@ -101,7 +103,7 @@ impl Registry {
         }
     }
 
-    /// The Authorization value that answers a challenge; `None` when there is nothing to send.
+    /// The Authorization value that answers a challenge; `None` without credentials for it.
     pub(super) fn answer(
         &self,
         request: &Request,
@@ -116,8 +118,8 @@ impl Registry {
         }
     }
 
-    /// A token by GET with Basic, or, for an identity token, by POST as OAuth 2 (docker registry token specification).
-    /// No lock is held meanwhile: two threads may fetch the same token, and none waits for another's slow server.
+    /// Gets a token by GET with Basic, or, for an identity token, by POST with OAuth 2 (docker registry token
+    /// specification). Holds no lock, so that no thread waits for another's slow server: two may fetch the same token.
     fn fetch_token(
         &self,
         request: &Request,
@@ -125,20 +127,21 @@ impl Registry {
         service: Option<&str>,
         wanted: Option<&str>,
     ) -> Result<SecretString, RegistryError> {
-        let mut url = judge_realm(realm).map_err(|why| RegistryError::RealmRefused {
-            host: self.shared.host.clone(),
-            realm: shown(realm),
-            why,
+        let mut url = check_realm(realm).map_err(|why| {
+            let (host, realm) = (&self.shared.host, shown(realm));
+            let message = format!("registry {host}: its token server `{realm}` is refused: {why}");
+            RegistryError::with_message(Kind::RealmRefused, host, message)
         })?;
-        // Our own scope, so that the token serves the next request too, and what the registry wants besides.
+        // Our own scope, so that the token serves the next request too, and any others that the registry wants.
         let mut scopes = request.scope.parts().to_vec();
-        let besides = wanted.unwrap_or_default().split_ascii_whitespace().map(str::to_owned);
-        scopes.extend(besides.filter(|scope| !request.scope.parts().contains(scope)).collect::<Vec<_>>());
+        let others = wanted.unwrap_or_default().split_ascii_whitespace().map(str::to_owned);
+        scopes.extend(others.filter(|scope| !request.scope.parts().contains(scope)));
         let at = format!("{} (token from {})", request.at, crate::http::server_of(&url));
         let mut call = Request::get(String::new(), at, Scope::none());
         let mut basic = None;
         let login = self.login()?;
-        if let Credentials::IdentityToken(token) = &login.credentials {
+        let credentials = &login.0;
+        if let Credentials::IdentityToken(token) = credentials {
             let mut form = form_urlencoded::Serializer::new(String::new());
             form.append_pair("grant_type", "refresh_token").append_pair("client_id", "swanci");
             form.append_pair("refresh_token", token.expose_secret()).append_pair("scope", &scopes.join(" "));
@@ -156,7 +159,7 @@ impl Registry {
             for scope in &scopes {
                 query.append_pair("scope", scope);
             }
-            if let Credentials::Password { username, .. } = &login.credentials {
+            if let Credentials::Password { username, .. } = credentials {
                 query.append_pair("account", username);
             }
             drop(query);
@@ -173,18 +176,17 @@ impl Registry {
         Ok(bearer(&token))
     }
 
-    /// The error of an answer that asks for (other) credentials.
+    /// The error for an answer that asks for (other) credentials: without any, why their lookup failed.
     pub(super) fn unauthorized(&self, answer: &Answer) -> Result<RegistryError, Stop> {
         let login = self.login()?;
-        Ok(match &login.error {
-            Some(error) if login.credentials.is_anonymous() => RegistryError::Credentials(error.clone()),
-            Some(_) | None => RegistryError::Unauthorized {
-                host: self.shared.host.clone(),
-                at: answer.at.clone(),
-                anonymous: login.credentials.is_anonymous(),
-                detail: answer.said(),
-            },
-        })
+        let (credentials, lookup_error) = &*login;
+        let anonymous = credentials.is_anonymous();
+        let what = match lookup_error {
+            Some(error) if anonymous => return Ok(error.clone()),
+            Some(_) | None if anonymous => "a login is needed",
+            Some(_) | None => "the credentials were not accepted",
+        };
+        Ok(answer.error(Kind::Unauthorized { anonymous }, &format!("{what}: {}", answer.said())))
     }
 }
 
@@ -192,9 +194,9 @@ fn bearer(token: &SecretString) -> SecretString {
     format!("Bearer {}", token.expose_secret()).into()
 }
 
-/// The token server's URL: on any host by https, as docker takes it, and by plain http on this machine only. The
-/// credentials that go there are those that were stored for the registry, and no other registry's.
-fn judge_realm(realm: &str) -> Result<Url, String> {
+/// The token server's URL: https on any host, as in docker, or plain http on this machine. Only the credentials that are
+/// stored for the registry go there.
+fn check_realm(realm: &str) -> Result<Url, String> {
     let url = Url::parse(realm).map_err(|e| format!("it is not a URL: {e}"))?;
     let host = url.host().ok_or("it names no host")?;
     match url.scheme() {
@@ -222,7 +224,7 @@ mod tests {
             "http://localhost:3000/v2/token",
             "http://[::1]:1/",
         ] {
-            assert!(judge_realm(good).is_ok(), "{good}");
+            assert!(check_realm(good).is_ok(), "{good}");
         }
         for bad in [
             "http://r.example.org/token",
@@ -233,7 +235,7 @@ mod tests {
             "/token",
             "",
         ] {
-            assert!(judge_realm(bad).is_err(), "{bad}");
+            assert!(check_realm(bad).is_err(), "{bad}");
         }
     }
 }

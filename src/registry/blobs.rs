@@ -1,24 +1,25 @@
-//! Blobs: reading a config, asking whether a layer is there, and whether an upload would be allowed. Layers are docker's to move: its push mounts
-//! those that another repository of the registry holds.
+//! Blobs: reads a config, checks that a layer exists, and whether an upload is allowed. Docker moves layers: its push
+//! mounts those that another repository of the registry holds.
 
 use ureq::http::header;
 
 use crate::model::{Digest, ImageName};
 
-use super::client::{Answer, Redirects, Request};
+use super::answer::Answer;
+use super::client::{Redirects, Request};
 use super::error::RegistryError;
 use super::manifest::digest_of;
 use super::token::Scope;
 use super::{Registry, repository_path};
 
 impl Registry {
-    /// Whether these credentials may write here: starts an upload and cancels it.
+    /// Fails unless these credentials may write to the repository: starts an upload and cancels it.
     pub fn check_push(&self, repository: &ImageName) -> Result<(), RegistryError> {
         let path = repository_path(&self.shared, repository);
         let at = format!("starting an upload to {repository}");
         let mut request =
             Request::get(format!("/v2/{path}/blobs/uploads/"), at, Scope::push(&path)).method("POST");
-        request.repeat = false; // each one opens another session
+        request.repeat = false; // each one opens a session
         let answer = self.send(&request)?;
         if answer.status != 202 {
             return Err(answer.failure());
@@ -27,7 +28,7 @@ impl Registry {
         Ok(())
     }
 
-    /// The bytes of a small blob, which have to be what their digest says.
+    /// The bytes of a small blob, checked against its digest.
     pub(super) fn read_blob(
         &self,
         repository: &ImageName,
@@ -38,16 +39,15 @@ impl Registry {
         if answer.status != 200 {
             return Err(answer.failure());
         }
-        self.same(&answer, digest, &digest_of(&answer.body))?;
-        Ok(answer.body)
+        answer.same(digest, &digest_of(&answer.body))?;
+        Ok(answer.http.body)
     }
 
-    /// Whether a blob is there.
     pub(crate) fn has_blob(&self, repository: &ImageName, digest: &Digest) -> Result<bool, RegistryError> {
         let request = self.blob_request(repository, digest, "asking for", "blob");
         let mut answer = self.send(&request.clone().method("HEAD"))?;
         if matches!(answer.status, 403 | 405) {
-            // Storage may have signed the address for a GET only, of which the first byte says enough.
+            // The storage's URL may be signed for GET only; the first byte is enough.
             let request = Request { range: Some("bytes=0-0"), ..request };
             answer = self.send(&request)?;
         }
@@ -69,11 +69,11 @@ impl Registry {
         request
     }
 
-    /// Ends an upload that will not be used. Registries end it themselves after a while, so nothing depends on it.
+    /// Best effort: registries also cancel uploads themselves after a while.
     fn cancel_upload(&self, answer: &Answer, scope: Scope) {
         let Some(location) = answer.header(header::LOCATION) else { return };
         let Ok(url) = self.shared.base.join(location) else { return };
-        // A registry behind a proxy may misname its scheme or port; its path is asked at the address that we know.
+        // A registry behind a proxy may name a wrong scheme or port: only the path is used.
         if url.host() != self.shared.base.host() {
             return;
         }

@@ -1,19 +1,15 @@
-//! What a registry asks for in `WWW-Authenticate`. Pure.
+//! Parses `WWW-Authenticate`.
 
 use http_auth::ChallengeParser;
 
-/// A way to authenticate that swanci knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Challenge {
-    /// Username and password with each request.
     Basic,
     /// A token from the server at `realm` (docker registry token specification).
     Bearer {
-        /// The token server's URL: untrusted until it is judged.
+        /// The token server's URL, not validated.
         realm: String,
-        /// The name of the registry there.
         service: Option<String>,
-        /// What the request would have needed.
         scope: Option<String>,
     },
 }
@@ -45,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bearer_challenge_comes_first_and_is_read_whole() {
+    fn a_bearer_challenge_comes_first_with_all_its_parameters() {
         let header = r#"Basic realm="r", Bearer realm="https://auth.example.org/token",service="reg",scope="repository:a/b:pull,push""#;
         assert_eq!(
             known([header].into_iter()),
@@ -61,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn basic_is_taken_from_any_of_several_headers_and_nonsense_is_passed_over() {
+    fn basic_is_found_in_any_header_and_nonsense_is_ignored() {
         assert_eq!(known(["Negotiate", "basic realm=\"Registry Realm\""].into_iter()), [Challenge::Basic]);
         assert_eq!(known(["", ",,,", "Bearer", "Bearer service=\"x\"", "Digest realm=\"x"].into_iter()), []);
     }

@@ -1,5 +1,5 @@
-//! Who swanci is to the registry: what `docker login` left, looked up in docker's order and with its tolerance
-//! (docker/cli, `cli/config/configfile` and `cli/config/credentials`).
+//! The credentials that `docker login` stored, looked up in docker's order and with its tolerance (docker/cli,
+//! `cli/config/configfile` and `cli/config/credentials`).
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -15,38 +15,34 @@ use crate::model::RegistryAddress;
 use crate::process::{CommandError, Stream, Tool};
 use crate::redact;
 
+use super::error::{RegistryError, RegistryErrorKind as Kind};
 use super::manifest::shown;
 
-/// A credential helper that is silent for longer is ended: it may be waiting for somebody at a terminal.
-const HELPER_TIME: Duration = Duration::from_secs(20);
-/// A secret of this length is nobody's word, bytes.
-const LONG: usize = 12;
-/// docker's own configuration has a few thousand bytes.
+/// For a credential helper, which may be waiting for input at a terminal.
+const HELPER_TIMEOUT: Duration = Duration::from_secs(20);
+/// Secrets of this many bytes are redacted: a shorter one may be an ordinary word.
+const REDACTED: usize = 12;
+/// Bytes; docker's own configuration has a few thousand.
 const MAX_CONFIG: u64 = 4 << 20;
 
-/// What is sent to a registry that wants a login.
 #[derive(Debug, Clone)]
 pub enum Credentials {
-    /// Nothing.
     Anonymous,
-    /// A user and a password (or an access token in its place).
     Password {
-        /// The user.
         username: String,
-        /// The password.
+        /// Or an access token.
         password: SecretString,
     },
-    /// A refresh token for the registry's token server, as some helpers keep (user `<token>`).
+    /// A refresh token for the registry's token server (user `<token>` of a helper).
     IdentityToken(SecretString),
 }
 
-/// Where the credentials for a registry come from. Docker's are looked up when the registry first wants a login, because
-/// a helper costs a process and may fail where none is wanted.
+/// Where the credentials come from. Docker's are looked up when the registry first asks for a login, because a helper is
+/// slow and may fail.
 #[derive(Debug, Clone)]
 pub enum Login {
-    /// These.
     Known(Credentials),
-    /// Docker's own, from this folder of its configuration; without one only `DOCKER_AUTH_CONFIG` is read.
+    /// The folder of docker's configuration; without one only `DOCKER_AUTH_CONFIG` is read.
     Docker(Option<PathBuf>),
 }
 
@@ -56,152 +52,101 @@ impl From<Credentials> for Login {
     }
 }
 
-/// Why docker's stored credentials could not be read. It is not an error that there are none.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CredentialsError {
-    /// The config file is there and cannot be read.
-    #[error("docker's configuration {path} cannot be read: {detail}")]
-    Config {
-        /// The file.
-        path: String,
-        /// What is wrong.
-        detail: String,
-    },
-    /// A credential helper failed.
-    #[error("the credential helper {helper} for {host} failed: {detail}")]
-    Helper {
-        /// The registry.
-        host: String,
-        /// The helper's program.
-        helper: String,
-        /// What it said.
-        detail: String,
-    },
-    /// The work was stopped.
-    #[error(transparent)]
-    Stopped(#[from] Stop),
-}
-
-impl CredentialsError {
-    /// What a person can do about it.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            CredentialsError::Config { .. } => {
-                Some("repair the file, or run `docker login` again".to_owned())
-            }
-            CredentialsError::Helper { host, .. } => Some(format!(
-                "`docker login {host}` uses the same helper and shows what is wrong with it; it runs as the user that \
-                 runs swanci"
-            )),
-            CredentialsError::Stopped(_) => None,
-        }
-    }
-}
-
 impl Credentials {
-    /// Whether there is nothing to send.
     pub fn is_anonymous(&self) -> bool {
-        match self {
-            Credentials::Anonymous => true,
-            Credentials::Password { .. } | Credentials::IdentityToken(_) => false,
-        }
+        matches!(self, Credentials::Anonymous)
     }
 
-    fn password(username: String, password: String) -> Option<Credentials> {
+    fn password(username: &str, password: &str) -> Option<Credentials> {
         let complete = !username.is_empty() && !password.is_empty();
-        complete.then(|| Credentials::Password { username, password: password.into() })
-    }
-}
-
-/// What was found, and what went wrong on the way. Like docker, swanci goes on with what it has when a helper fails; the
-/// error is shown if the registry then wants a login.
-#[derive(Debug, Clone)]
-pub struct Lookup {
-    /// What there is to send.
-    pub credentials: Credentials,
-    /// What could not be read.
-    pub error: Option<CredentialsError>,
-}
-
-impl From<Credentials> for Lookup {
-    fn from(credentials: Credentials) -> Lookup {
-        Lookup { credentials, error: None }
+        complete.then(|| Credentials::Password { username: username.to_owned(), password: password.into() })
     }
 }
 
 impl Login {
-    /// What docker would send to this registry.
+    /// The credentials that docker would send, and what failed during the lookup. Like docker, swanci ignores a failed
+    /// helper; the error is shown if the registry asks for a login.
     ///
     /// # Errors
     /// Only when the work was stopped.
-    pub fn look_up(&self, address: &RegistryAddress, cancel: &Cancel) -> Result<Lookup, Stop> {
-        let lookup = match self {
-            Login::Known(credentials) => Lookup::from(credentials.clone()),
-            Login::Docker(dir) => of_docker(dir.as_deref(), address, cancel)?,
-        };
-        match &lookup.credentials {
-            Credentials::Anonymous => {}
-            // A short password may be a word that messages are made of.
-            Credentials::Password { password: secret, .. } | Credentials::IdentityToken(secret)
-                if secret.expose_secret().len() >= LONG =>
-            {
-                redact::register(secret);
+    pub fn look_up(
+        &self,
+        address: &RegistryAddress,
+        cancel: &Cancel,
+    ) -> Result<(Credentials, Option<RegistryError>), Stop> {
+        let mut error = None;
+        let credentials = match self {
+            Login::Known(credentials) => credentials.clone(),
+            Login::Docker(dir) => {
+                of_docker(dir.as_deref(), address, cancel, &mut error)?.unwrap_or(Credentials::Anonymous)
             }
-            Credentials::Password { .. } | Credentials::IdentityToken(_) => {}
+        };
+        if let Credentials::Password { password: secret, .. } | Credentials::IdentityToken(secret) =
+            &credentials
+            && secret.expose_secret().len() >= REDACTED
+        {
+            redact::register(secret);
         }
-        Ok(lookup)
+        Ok((credentials, error))
     }
 }
 
-fn of_docker(dir: Option<&Path>, address: &RegistryAddress, cancel: &Cancel) -> Result<Lookup, Stop> {
-    let keys = keys(address);
-    let mut error = None;
+fn of_docker(
+    dir: Option<&Path>,
+    address: &RegistryAddress,
+    cancel: &Cancel,
+    error: &mut Option<RegistryError>,
+) -> Result<Option<Credentials>, Stop> {
+    let host = address.host();
+    let keys = keys(host);
+    let broken = |path: &str, detail: String| {
+        let message = format!("docker's configuration {path} cannot be read: {detail}");
+        RegistryError::with_message(Kind::DockerConfig, host, message)
+    };
     // docker 28.3 and later prefer it to the file.
     if let Some(text) = std::env::var("DOCKER_AUTH_CONFIG").ok().filter(|text| !text.trim().is_empty()) {
         match Config::parse(text.as_bytes()) {
             Ok(config) => {
                 if let Some(found) = keys.iter().find_map(|key| config.entry(key)) {
-                    return Ok(found.into());
+                    return Ok(Some(found));
                 }
             }
-            Err(detail) => {
-                error = Some(CredentialsError::Config { path: "DOCKER_AUTH_CONFIG".to_owned(), detail });
-            }
+            Err(detail) => *error = Some(broken("DOCKER_AUTH_CONFIG", detail)),
         }
     }
-    let Some(path) = dir.map(|dir| dir.join("config.json")) else {
-        return Ok(Lookup { credentials: Credentials::Anonymous, error });
-    };
+    let Some(path) = dir.map(|dir| dir.join("config.json")) else { return Ok(None) };
     let config = match Config::read(&path) {
         Ok(config) => config,
         Err(detail) => {
-            let error = CredentialsError::Config { path: path.display().to_string(), detail };
-            return Ok(Lookup { credentials: Credentials::Anonymous, error: Some(error) });
+            *error = Some(broken(&path.display().to_string(), detail));
+            return Ok(None);
         }
     };
     for key in &keys {
         let found = match config.helper(key) {
             None => config.entry(key),
-            Some(helper) => match ask(&helper, key, address.host(), cancel) {
+            Some(helper) => match ask(&helper, key, cancel) {
                 Ok(found) => found,
-                Err(CredentialsError::Stopped(stop)) => return Err(stop),
-                Err(failed) => {
-                    error.get_or_insert(failed);
+                Err(detail) => {
+                    cancel.check()?;
+                    let helper = shown(&helper);
+                    let message = format!(
+                        "the credential helper docker-credential-{helper} for {host} failed: {detail}"
+                    );
+                    error.get_or_insert(RegistryError::with_message(Kind::CredentialHelper, host, message));
                     config.entry(key)
                 }
             },
         };
-        if let Some(credentials) = found {
-            return Ok(Lookup { credentials, error });
+        if found.is_some() {
+            return Ok(found);
         }
     }
-    Ok(Lookup { credentials: Credentials::Anonymous, error })
+    Ok(None)
 }
 
-/// The names under which docker may have stored the login: as typed, and with or without https's own port, which names
-/// the same server.
-fn keys(address: &RegistryAddress) -> Vec<String> {
-    let host = address.host();
+/// The names under which docker may have stored the login: as typed, and with or without the default port of https.
+fn keys(host: &str) -> Vec<String> {
     if is_docker_hub(host) {
         return vec!["https://index.docker.io/v1/".to_owned()];
     }
@@ -213,12 +158,11 @@ fn keys(address: &RegistryAddress) -> Vec<String> {
     std::iter::once(host.to_owned()).chain(other).collect()
 }
 
-/// Whether a registry's name means Docker Hub.
 pub(super) fn is_docker_hub(host: &str) -> bool {
     matches!(host, "docker.io" | "index.docker.io" | "registry-1.docker.io")
 }
 
-/// The parts of docker's configuration that name logins. Everything else in it may have any form.
+/// The parts of docker's configuration that name logins. The rest may have any form.
 #[derive(Default)]
 struct Config {
     auths: Map<String, Value>,
@@ -239,8 +183,8 @@ impl Config {
         Config::parse(&bytes)
     }
 
-    /// As Go decodes it: one value is read and the rest left alone, nothing at all counts as empty, `null` as absent, and
-    /// keys are found whatever their case.
+    /// Like Go's decoder: what follows the first value is ignored, an empty file is empty, `null` is absent, and keys are
+    /// case-insensitive.
     fn parse(bytes: &[u8]) -> Result<Config, String> {
         let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
         let root = match serde_json::Deserializer::from_slice(bytes).into_iter::<Value>().next() {
@@ -262,7 +206,7 @@ impl Config {
         Ok(Config { auths: object("auths")?, helpers: object("credHelpers")?, store })
     }
 
-    /// The helper that is asked about this registry; an empty name in `credHelpers` means none.
+    /// The helper for this registry; an empty name in `credHelpers` means none.
     fn helper(&self, key: &str) -> Option<String> {
         let own = self.helpers.get(key).or_else(|| {
             self.helpers
@@ -277,7 +221,7 @@ impl Config {
         (!name.is_empty()).then(|| name.to_owned())
     }
 
-    /// The login that the file itself holds.
+    /// The login in the file itself.
     fn entry(&self, key: &str) -> Option<Credentials> {
         if let Some(found) = self.auths.get(key).and_then(of_entry) {
             return Some(found);
@@ -295,52 +239,47 @@ fn field<'a>(object: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
         .or_else(|| object.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value))
 }
 
+fn text<'a>(object: &'a Map<String, Value>, name: &str) -> &'a str {
+    field(object, name).and_then(Value::as_str).unwrap_or_default()
+}
+
 /// `host[:port]` of an entry's name, which may be a URL (docker/cli, `ConvertToHostname`).
 fn hostname(stored: &str) -> String {
     let bare = stored.split_once("://").map_or(stored, |(_, rest)| rest);
     bare.split('/').next().unwrap_or_default().to_owned()
 }
 
-/// What is incomplete or cannot be decoded is passed over.
+/// `None` for an entry that is incomplete or cannot be decoded.
 fn of_entry(entry: &Value) -> Option<Credentials> {
     let entry = entry.as_object()?;
-    let text = |name| field(entry, name).and_then(Value::as_str).unwrap_or_default();
-    let token = text("identitytoken").trim();
+    let token = text(entry, "identitytoken").trim();
     if !token.is_empty() {
-        return Some(Credentials::IdentityToken(token.to_owned().into()));
+        return Some(Credentials::IdentityToken(token.into()));
     }
-    let auth = text("auth");
+    let auth = text(entry, "auth");
     if auth.trim().is_empty() {
-        return Credentials::password(text("username").to_owned(), text("password").to_owned());
+        return Credentials::password(text(entry, "username"), text(entry, "password"));
     }
     let lenient = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
     let auth: String = auth.chars().filter(|c| !c.is_whitespace()).collect();
     let decoded = GeneralPurpose::new(&base64::alphabet::STANDARD, lenient).decode(auth).ok()?;
     let decoded = String::from_utf8(decoded).ok()?;
     let (username, password) = decoded.split_once(':')?;
-    Credentials::password(username.to_owned(), password.trim_matches('\0').to_owned())
+    Credentials::password(username, password.trim_matches('\0'))
 }
 
-/// Asks a credential helper (docker/docker-credential-helpers, `client`): the registry's name on standard input, JSON on
-/// standard output. `None`: it knows no login for this registry.
-fn ask(
-    helper: &str,
-    key: &str,
-    host: &str,
-    cancel: &Cancel,
-) -> Result<Option<Credentials>, CredentialsError> {
-    let program = format!("docker-credential-{helper}");
-    let failed =
-        |detail: String| CredentialsError::Helper { host: host.to_owned(), helper: shown(&program), detail };
+/// Runs a credential helper (docker/docker-credential-helpers, `client`): the registry's name on standard input, JSON on
+/// standard output. `None` when it has no login for this registry. The error is a text without the helper's standard
+/// output, which may hold the secret.
+fn ask(helper: &str, key: &str, cancel: &Cancel) -> Result<Option<Credentials>, String> {
     if helper.contains(['/', '\0']) {
-        return Err(failed("its name is not that of a program".to_owned()));
+        return Err("its name is not that of a program".to_owned());
     }
-    // Never its standard output in a message: the secret may be there.
     let (mut said, mut out) = (Vec::new(), String::new());
-    let tool = Tool::of_docker(&program).arg("get").stdin(key);
-    let limited = cancel.child(Some(HELPER_TIME));
+    let tool = Tool::of_docker(format!("docker-credential-{helper}")).arg("get").stdin(key);
+    let limited = cancel.child(Some(HELPER_TIMEOUT));
     let answer = tool.stream(&limited, &mut |stream, line| match stream {
-        Stream::Stderr => said.push(line.to_owned()),
+        Stream::Stderr => said.push(line.trim().to_owned()),
         Stream::Stdout => out.push_str(line),
     });
     const NONE: &str = "credentials not found";
@@ -349,33 +288,29 @@ fn ask(
         Ok(done) => done,
         Err(CommandError::Exit { .. }) if none => return Ok(None),
         Err(CommandError::Exit { code, .. }) => {
-            let ended =
-                code.map_or("a signal ended it".to_owned(), |code| format!("it ended with code {code}"));
-            let said: Vec<&str> =
-                said.iter().map(|line| line.trim()).filter(|line| !line.is_empty()).collect();
-            let said = if said.is_empty() { ended } else { shown(&said.join(" / ")) };
-            return Err(failed(said));
+            said.retain(|line| !line.is_empty());
+            return Err(match code {
+                _ if !said.is_empty() => shown(&said.join(" / ")),
+                Some(code) => format!("it ended with code {code}"),
+                None => "a signal ended it".to_owned(),
+            });
         }
         Err(CommandError::Stopped { .. }) => {
-            cancel.check()?;
-            return Err(failed(format!("no answer within {} s", HELPER_TIME.as_secs())));
+            return Err(format!("no answer within {} s", HELPER_TIMEOUT.as_secs()));
         }
         Err(
             error @ (CommandError::NotFound { .. }
             | CommandError::Spawn { .. }
             | CommandError::TooMuchOutput { .. }),
-        ) => {
-            return Err(failed(error.to_string()));
-        }
+        ) => return Err(error.to_string()),
     };
     let answer = serde_json::from_slice::<Map<String, Value>>(&done.stdout)
-        .map_err(|_| failed("its answer is not the JSON of a credential helper".to_owned()))?;
-    let text = |name| field(&answer, name).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let (username, secret) = (text("Username"), SecretString::from(text("Secret")));
-    if username == "<token>" && !secret.expose_secret().is_empty() {
-        return Ok(Some(Credentials::IdentityToken(secret)));
+        .map_err(|_| "its answer is not the JSON of a credential helper")?;
+    let (username, secret) = (text(&answer, "Username"), text(&answer, "Secret"));
+    if username == "<token>" && !secret.is_empty() {
+        return Ok(Some(Credentials::IdentityToken(secret.into())));
     }
-    Ok(Credentials::password(username, secret.expose_secret().to_owned()))
+    Ok(Credentials::password(username, secret))
 }
 
 #[cfg(test)]
@@ -383,12 +318,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_login_is_found_with_and_without_the_port_of_https() {
-        let of = |host: &str| keys(&host.parse().unwrap());
-        assert_eq!(of("r.example.org:443"), ["r.example.org:443", "r.example.org"]);
-        assert_eq!(of("r.example.org"), ["r.example.org", "r.example.org:443"]);
-        assert_eq!(of("r.example.org:5000"), ["r.example.org:5000"]);
-        assert_eq!(of("[::1]:5000"), ["[::1]:5000"]);
-        assert_eq!(of("docker.io"), ["https://index.docker.io/v1/"]);
+    fn a_login_is_found_with_and_without_the_default_port_of_https() {
+        assert_eq!(keys("r.example.org:443"), ["r.example.org:443", "r.example.org"]);
+        assert_eq!(keys("r.example.org"), ["r.example.org", "r.example.org:443"]);
+        assert_eq!(keys("r.example.org:5000"), ["r.example.org:5000"]);
+        assert_eq!(keys("[::1]:5000"), ["[::1]:5000"]);
+        assert_eq!(keys("docker.io"), ["https://index.docker.io/v1/"]);
     }
 }

@@ -1,4 +1,4 @@
-//! Manifests as bytes with a type and a digest, and what is read out of them. Pure.
+//! Parses manifests and configs.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,10 +8,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::model::{Digest, Tag};
 
-/// A manifest or a config blob larger than this is not read (OCI distribution spec 1.1, pushing manifests: 4 MiB).
+/// Of a manifest or a config blob (OCI distribution spec 1.1, pushing manifests: 4 MiB).
 pub(super) const MAX_BYTES: u64 = 4 * 1024 * 1024;
 
-/// The types that swanci reads and asks for: without them registry 2.8 converts, and answers with another digest.
+/// Sent in `Accept`: without it registry 2.8 converts a manifest, which changes its digest.
 pub(super) const MEDIA_TYPES: [&str; 4] = [
     "application/vnd.docker.distribution.manifest.v2+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
@@ -19,12 +19,9 @@ pub(super) const MEDIA_TYPES: [&str; 4] = [
     "application/vnd.oci.image.index.v1+json",
 ];
 
-/// Names a manifest in its repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reference<'a> {
-    /// By a name that may move.
     Tag(&'a Tag),
-    /// By its content.
     Digest(&'a Digest),
 }
 
@@ -49,23 +46,18 @@ impl<'a> From<&'a Digest> for Reference<'a> {
     }
 }
 
-/// What a registry says about a manifest without sending it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Descriptor {
-    /// The digest of its bytes.
     pub digest: Digest,
-    /// Its media type.
     pub media_type: String,
-    /// Its length in bytes.
+    /// Bytes.
     pub size: u64,
 }
 
-/// A manifest exactly as the registry holds it: writing these bytes under another tag keeps the digest.
+/// The exact bytes of a manifest: writing them under another tag keeps the digest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
-    /// The bytes.
     pub bytes: Vec<u8>,
-    /// One of docker's or OCI's manifest and index types.
     pub media_type: String,
     /// SHA-256 of the bytes.
     pub digest: Digest,
@@ -74,47 +66,42 @@ pub struct Manifest {
 /// The part of an image's config that swanci reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageConfig {
-    /// The config blob's digest: what docker calls the image's id.
+    /// The config blob's digest: docker's image id.
     pub digest: Digest,
-    /// The image's labels.
     pub labels: BTreeMap<String, String>,
-    /// `OS/ARCHITECTURE[/VARIANT]`, where the config names them.
+    /// `OS/ARCHITECTURE[/VARIANT]`.
     pub platform: Option<String>,
 }
 
-/// Something that a manifest refers to in its own repository.
+/// What a manifest refers to in its own repository.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Content {
     Manifest(Digest),
     Blob(Digest),
 }
 
-/// SHA-256 of bytes as a digest.
 pub(super) fn digest_of(bytes: &[u8]) -> Digest {
-    let text = format!("sha256:{}", hex::encode(Sha256::digest(bytes)));
-    #[expect(clippy::expect_used, reason = "64 lower-case hex digits are a digest by construction")]
-    text.parse().expect("a digest")
+    Digest::from_sha256(Sha256::digest(bytes).into())
 }
 
 impl Manifest {
-    /// A manifest of these bytes; the digest is computed from them.
     pub fn new(bytes: Vec<u8>, media_type: impl Into<String>) -> Manifest {
         Manifest { digest: digest_of(&bytes), bytes, media_type: media_type.into() }
     }
 
-    /// Whether it lists manifests (an index, docker's manifest list) instead of being one image's.
+    /// An OCI index or docker's manifest list.
     pub fn is_index(&self) -> bool {
         self.media_type == MEDIA_TYPES[1] || self.media_type == MEDIA_TYPES[3]
     }
 
-    /// Whether it is the manifest of the image that an engine knows by this Id: the digest of the image's config, or, in
-    /// a containerd store, the manifest's own.
+    /// Whether an engine gives this image the id `id`: the digest of the config, or, with a containerd store, of the
+    /// manifest.
     pub fn is_of_image(&self, id: &Digest) -> bool {
         self.digest == *id
             || matches!(self.contents(), Ok(Contents::Image { config, .. }) if config.digest == *id)
     }
 
-    /// Everything that has to be there besides it; nothing for a manifest that cannot be read.
+    /// The content that it needs; nothing for a manifest that cannot be read.
     pub(crate) fn references(&self) -> Vec<Content> {
         match self.contents() {
             Ok(Contents::Index(entries)) => {
@@ -128,11 +115,10 @@ impl Manifest {
         }
     }
 
-    /// What it refers to, or why that cannot be read.
     pub(super) fn contents(&self) -> Result<Contents, String> {
         if !MEDIA_TYPES.contains(&self.media_type.as_str()) {
             return Err(format!(
-                "its type `{}` is not a manifest's that swanci reads",
+                "its type `{}` is not a manifest type that swanci reads",
                 shown(&self.media_type)
             ));
         }
@@ -140,7 +126,7 @@ impl Manifest {
             serde_json::from_slice(&self.bytes).map_err(|e| format!("it is not a manifest: {e}"))?;
         // One document must not be two things to two readers (CVE-2021-41190).
         if wire.media_type.as_deref().is_some_and(|own| own != self.media_type) {
-            return Err("it calls itself by another media type than the registry does".to_owned());
+            return Err("its own media type differs from the registry's".to_owned());
         }
         if self.is_index() {
             if wire.config.is_some() || wire.layers.is_some() {
@@ -156,21 +142,16 @@ impl Manifest {
     }
 }
 
-/// What a manifest refers to.
 #[derive(Debug)]
 pub(super) enum Contents {
-    /// One image.
     Image { config: Entry, layers: Vec<Entry> },
-    /// Several manifests.
     Index(Vec<Entry>),
 }
 
 /// A descriptor inside a manifest (OCI image spec, descriptor).
 #[derive(Debug, Deserialize)]
 pub(super) struct Entry {
-    /// The content's digest.
     pub(super) digest: Digest,
-    /// The content's length.
     #[serde(default)]
     pub(super) size: u64,
     #[serde(default, rename = "mediaType")]
@@ -199,19 +180,19 @@ struct Wire {
 }
 
 impl Entry {
-    /// Whether this is something that runs, and not BuildKit's attestation beside it (platform unknown/unknown).
+    /// `false` for BuildKit's attestations (platform unknown/unknown).
     pub(super) fn is_image(&self) -> bool {
         !self.annotations.contains_key("vnd.docker.reference.type")
             && self.platform.as_ref().is_none_or(|p| p.os != "unknown" || p.architecture != "unknown")
     }
 
-    /// Whether it is a layer that a registry need not hold (docker's foreign, OCI's non-distributable layers).
+    /// Whether the registry need not hold it (docker's foreign, OCI's non-distributable layers).
     fn is_elsewhere(&self) -> bool {
         self.media_type.contains(".foreign.") || self.media_type.contains(".nondistributable.")
     }
 }
 
-/// Labels and platform in a config blob (OCI image spec, config); none in a config of another kind.
+/// Labels and platform of a config blob (OCI image spec, config); none in a config of another kind.
 pub(super) fn image_config(digest: Digest, bytes: &[u8]) -> Result<ImageConfig, String> {
     #[derive(Deserialize)]
     struct Config {
@@ -235,7 +216,7 @@ pub(super) fn image_config(digest: Digest, bytes: &[u8]) -> Result<ImageConfig, 
     Ok(ImageConfig { digest, labels, platform })
 }
 
-/// What a server said, made safe for a terminal and short.
+/// A server's text, on one line and shortened.
 pub(super) fn shown(text: &str) -> String {
     let mut safe: String = text.chars().take(200).map(|c| if c.is_control() { ' ' } else { c }).collect();
     if text.chars().count() > 200 {
@@ -259,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_that_calls_itself_something_else_is_refused() {
+    fn a_manifest_whose_own_type_differs_is_refused() {
         let bytes =
             format!(r#"{{"mediaType":"{}","config":{{"digest":"{D}"}}}}"#, MEDIA_TYPES[0]).into_bytes();
         assert!(Manifest::new(bytes.clone(), MEDIA_TYPES[0]).contents().is_ok());
@@ -268,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn attestations_are_no_images() {
+    fn attestations_are_not_images() {
         let entry = |rest: &str| {
             serde_json::from_str::<Entry>(&format!(r#"{{"digest":"{D}"{rest}}}"#)).unwrap().is_image()
         };
@@ -279,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_and_platform_are_read_and_may_be_absent() {
+    fn labels_and_platform_may_be_absent() {
         let read = |text: &str| image_config(D.parse().unwrap(), text.as_bytes());
         let whole = r#"{"config":{"Labels":{"a":"b"}},"os":"linux","architecture":"arm64","variant":"v8"}"#;
         let config = read(whole).unwrap();
@@ -294,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_refers_to_its_config_and_to_the_layers_that_the_registry_holds() {
+    fn a_manifest_refers_to_its_config_and_its_distributable_layers() {
         let digest = |c: &str| format!("sha256:{}", c.repeat(64));
         let (a, b, c) = (digest("a"), digest("b"), digest("c"));
         let text = format!(

@@ -1,21 +1,22 @@
-//! Reading and writing manifests, and the labels of the images that they name.
+//! Reads and writes manifests, and reads the labels of their images.
 
 use ureq::http::header;
 
 use crate::model::{Digest, ImageName};
 
-use super::client::{Answer, Redirects, Request};
-use super::error::RegistryError;
+use super::answer::Answer;
+use super::client::{Redirects, Request};
+use super::error::{RegistryError, RegistryErrorKind as Kind};
 use super::manifest::{
     Contents, Descriptor, ImageConfig, MAX_BYTES, MEDIA_TYPES, Manifest, Reference, digest_of, image_config,
 };
 use super::token::Scope;
 use super::{Registry, repository_path};
 
-/// docker's first format, as registry 2.8 still hands it out.
+/// docker's first format, which registry 2.8 still serves.
 const SIGNED_SCHEMA_1: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
 
-/// An index in an index in an index is nobody's image.
+/// Of indexes within indexes.
 const MAX_DEPTH: usize = 3;
 
 impl Registry {
@@ -34,7 +35,7 @@ impl Registry {
         request
     }
 
-    /// What a tag or digest names now, without its bytes; `None` when it names nothing.
+    /// The manifest behind a tag or digest, without its bytes; `None` when there is none.
     pub fn head_manifest<'a>(
         &self,
         repository: &ImageName,
@@ -43,16 +44,16 @@ impl Registry {
         let reference = reference.into();
         let request = self.manifest_request(repository, reference, "asking for").method("HEAD");
         let answer = match self.send(&request) {
-            // Not every registry knows HEAD.
+            // Not every registry supports HEAD.
             Ok(answer) if matches!(answer.status, 405 | 501) => None,
-            Err(RegistryError::Server { status: 501, .. }) => None,
+            Err(RegistryError { kind: Kind::Server { status: 501, .. }, .. }) => None,
             answer => match self.present_manifest(repository, reference, answer)? {
                 None => return Ok(None),
                 Some(answer) => content_digest(&answer).map(|digest| (answer, digest)),
             },
         };
         let Some((answer, digest)) = answer else {
-            // The header is optional in the spec: the bytes say it too.
+            // The digest header is optional in the spec.
             let manifest = self.get_manifest(repository, reference)?;
             return Ok(manifest.map(|m| Descriptor {
                 digest: m.digest,
@@ -61,14 +62,14 @@ impl Registry {
             }));
         };
         if let Reference::Digest(expected) = reference {
-            self.same(&answer, expected, &digest)?;
+            answer.same(expected, &digest)?;
         }
         let size = answer.header(header::CONTENT_LENGTH).and_then(|v| v.parse().ok()).unwrap_or(0);
         Ok(Some(Descriptor { digest, media_type: media_type(&answer), size }))
     }
 
-    /// A manifest's bytes, whatever its type; `None` when the tag or digest names nothing. Its digest is computed from
-    /// the bytes, and must be what the registry says and what was asked for.
+    /// A manifest's bytes, of any type; `None` when there is none. The digest of the bytes must be the one that the
+    /// registry says and the one that was asked for.
     pub fn get_manifest<'a>(
         &self,
         repository: &ImageName,
@@ -83,26 +84,25 @@ impl Registry {
         }
         let (computed, said) = (digest_of(&answer.body), content_digest(&answer));
         let digest = match said {
-            // The digest of docker's schema 1 leaves out the signatures that the bytes hold.
+            // In docker's schema 1 the digest does not cover the signatures.
             Some(said) if media_type == SIGNED_SCHEMA_1 => said,
             Some(said) => {
-                self.same(&answer, &said, &computed)?;
+                answer.same(&said, &computed)?;
                 computed
             }
             None => computed,
         };
         if let Reference::Digest(expected) = reference {
-            self.same(&answer, expected, &digest)?;
+            answer.same(expected, &digest)?;
         }
-        let manifest = Manifest { bytes: answer.body, media_type, digest };
+        let manifest = Manifest { bytes: answer.http.body, media_type, digest };
         self.shared.memory.keep_manifest(repository, &manifest);
         Ok(Some(manifest))
     }
 
-    /// An answer about a manifest; `None` when there is none. Registries that do not tell who may know what exists
-    /// refuse to answer instead of 404 (Quay, GitLab, Harbor, Artifactory, Nexus); others refuse to hand out an image
-    /// that exists, because a scanner found something in it. The list of tags tells the two apart, so that a tag that is
-    /// there never counts as absent.
+    /// An answer about a manifest; `None` when there is none. Some registries deny access instead of answering 404 (Quay,
+    /// GitLab, Harbor, Artifactory, Nexus); others deny access to an image that exists, because a scanner found something
+    /// in it. The list of tags tells the two apart, so that an existing tag never counts as absent.
     fn present_manifest(
         &self,
         repository: &ImageName,
@@ -124,16 +124,13 @@ impl Registry {
         if !there {
             return Ok(None);
         }
-        Err(RegistryError::Rejected {
-            host: self.shared.host.clone(),
-            at: format!("reading the manifest {repository}, {reference}"),
-            status,
-            detail: format!("it is there, and may not be read: {said}"),
-        })
+        let at = format!("reading the manifest {repository}, {reference}");
+        let detail = format!("status {status}: it exists, but reading it is denied: {said}");
+        Err(self.error(Kind::Rejected { status }, &at, &detail))
     }
 
-    /// The bytes of a manifest that was read before, under whatever name; asked for if it was not. They are for
-    /// writing: a manifest that went away meanwhile is still remembered.
+    /// A manifest from memory, or from the registry if it was not read before. For writing: a manifest that was deleted
+    /// meanwhile is still in memory.
     pub fn recall_manifest(
         &self,
         repository: &ImageName,
@@ -145,8 +142,8 @@ impl Registry {
         }
     }
 
-    /// Writes a manifest's bytes under a tag (or its digest) and returns the digest, which the registry has to confirm.
-    /// Everything that the manifest refers to must be in the repository already.
+    /// Writes a manifest under a tag (or its digest) and returns the digest that the registry confirms. The content that
+    /// the manifest refers to must be in the repository already.
     pub fn put_manifest<'a>(
         &self,
         repository: &ImageName,
@@ -166,8 +163,8 @@ impl Registry {
                     || answer.has_code("UNSUPPORTED")
                     || answer.status == 415);
             if refused && manifest.media_type.starts_with("application/vnd.docker.") {
-                let (host, at, detail) = (answer.host.clone(), answer.at.clone(), answer.said());
-                return Err(RegistryError::OciOnly { host, at, detail });
+                let detail = format!("the manifest is refused: {}", answer.said());
+                return Err(answer.error(Kind::OciOnly, &detail));
             }
             return Err(answer.failure());
         }
@@ -175,14 +172,14 @@ impl Registry {
             Some(said) => said,
             None => match self.head_manifest(repository, reference)? {
                 Some(descriptor) => descriptor.digest,
-                None => return Err(answer.protocol("took the manifest, and does not have it")),
+                None => return Err(answer.protocol("accepted the manifest, but does not have it")),
             },
         };
-        self.same(&answer, &manifest.digest, &found)?;
+        answer.same(&manifest.digest, &found)?;
         Ok(found)
     }
 
-    /// Labels, platform and config digest of an image; of an index, those of its first image (attestations are none).
+    /// Labels, platform and config digest of an image; for an index, of its first image that is not an attestation.
     pub fn image_labels(
         &self,
         repository: &ImageName,
@@ -197,15 +194,16 @@ impl Registry {
         manifest: &Manifest,
         depth: usize,
     ) -> Result<ImageConfig, RegistryError> {
-        let wrong = |detail: String| self.wrong_manifest(repository, manifest, detail);
+        let wrong = |detail: String| {
+            let at = format!("reading the manifest {repository}@{}", manifest.digest);
+            self.error(Kind::Protocol, &at, &detail)
+        };
         match manifest.contents().map_err(wrong)? {
             Contents::Image { config, .. } => {
                 if config.size > MAX_BYTES {
-                    return Err(RegistryError::TooLarge {
-                        host: self.shared.host.clone(),
-                        at: format!("reading the config {repository}@{}", config.digest),
-                        limit: MAX_BYTES,
-                    });
+                    let at = format!("reading the config {repository}@{}", config.digest);
+                    let detail = format!("the answer is larger than {MAX_BYTES} bytes");
+                    return Err(self.error(Kind::Protocol, &at, &detail));
                 }
                 let bytes = match self.shared.memory.config(repository, &config.digest) {
                     Some(bytes) => bytes,
@@ -223,55 +221,14 @@ impl Registry {
                 if depth == 0 {
                     return Err(wrong("its indexes are nested too deeply".to_owned()));
                 }
-                let inner = self.required_manifest(repository, &first.digest)?;
+                let inner = self.get_manifest(repository, &first.digest)?.ok_or_else(|| {
+                    let at = format!("reading the manifest {repository}@{}", first.digest);
+                    let detail = "not found: an index refers to it, but the registry does not have it";
+                    self.error(Kind::Rejected { status: 404 }, &at, detail)
+                })?;
                 self.labels_at_depth(repository, &inner, depth - 1)
             }
         }
-    }
-
-    /// A manifest that another one refers to.
-    pub(super) fn required_manifest(
-        &self,
-        repository: &ImageName,
-        digest: &Digest,
-    ) -> Result<Manifest, RegistryError> {
-        self.get_manifest(repository, digest)?.ok_or_else(|| RegistryError::NotFound {
-            host: self.shared.host.clone(),
-            at: format!("reading the manifest {repository}@{digest}"),
-            detail: "an index refers to it, and the registry does not have it".to_owned(),
-        })
-    }
-
-    /// An error about what stands in a manifest.
-    pub(super) fn wrong_manifest(
-        &self,
-        repository: &ImageName,
-        manifest: &Manifest,
-        detail: String,
-    ) -> RegistryError {
-        RegistryError::Protocol {
-            host: self.shared.host.clone(),
-            at: format!("reading the manifest {repository}@{}", manifest.digest),
-            detail,
-        }
-    }
-
-    /// `Err` unless both digests are one.
-    pub(super) fn same(
-        &self,
-        answer: &Answer,
-        expected: &Digest,
-        found: &Digest,
-    ) -> Result<(), RegistryError> {
-        if expected == found {
-            return Ok(());
-        }
-        Err(RegistryError::DigestMismatch {
-            host: self.shared.host.clone(),
-            at: answer.at.clone(),
-            expected: expected.clone(),
-            found: found.clone(),
-        })
     }
 }
 
@@ -281,7 +238,7 @@ fn media_type(answer: &Answer) -> String {
     value.split(';').next().unwrap_or_default().trim().to_owned()
 }
 
-/// The digest that the registry says, if it is one that swanci knows.
+/// The digest that the registry says, if swanci supports its algorithm.
 fn content_digest(answer: &Answer) -> Option<Digest> {
     answer.header("docker-content-digest")?.trim().parse().ok()
 }

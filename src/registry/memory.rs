@@ -1,4 +1,4 @@
-//! What this registry has said that cannot change, because its digest names it. Kept as long as the client.
+//! A cache of what cannot change, because its digest names it. Lives as long as the client.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -7,9 +7,9 @@ use crate::model::{Digest, ImageName};
 
 use super::manifest::Manifest;
 
-/// Beyond this number of entries all are forgotten.
+/// The cache is emptied when it has more.
 const ENTRIES: usize = 2_000;
-/// What is larger is not kept, bytes. Most have a few thousand.
+/// Bytes; larger ones are not cached. Most have a few thousand.
 const LARGEST: usize = 64 << 10;
 
 /// Manifests and configs by repository and digest.

@@ -9,15 +9,14 @@ use crate::http::next_link;
 use crate::model::{ImageName, Tag};
 
 use super::client::Request;
-use super::error::RegistryError;
+use super::error::{RegistryError, RegistryErrorKind as Kind};
 use super::token::Scope;
 use super::{Registry, repository_path};
 
-/// Tags asked for at once; registries may send fewer, and some refuse so many.
+/// Tags in a page; registries may send fewer, and some refuse this number.
 const PAGE: usize = 1000;
-/// All pages together: some 700,000 `sha-` tags. Registry 2.8 sends them at once, whatever is asked for.
+/// Of all pages: about 700,000 `sha-` tags. Registry 2.8 sends one page of any length.
 const MAX_LIST_BYTES: u64 = 32 * 1024 * 1024;
-/// A repository with more pages than this is not read to its end.
 const MAX_PAGES: usize = 1000;
 
 #[derive(Deserialize)]
@@ -27,8 +26,7 @@ struct Page {
 }
 
 impl Registry {
-    /// All tags of a repository, in the registry's order; none when it does not exist. Names that are no tags by
-    /// today's grammar are left out.
+    /// All tags of a repository, in the registry's order; none when it does not exist. Invalid names are left out.
     pub fn list_tags(&self, repository: &ImageName) -> Result<Vec<Tag>, RegistryError> {
         let path = repository_path(&self.shared, repository);
         let list = format!("/v2/{path}/tags/list");
@@ -39,18 +37,18 @@ impl Registry {
         while seen.len() < MAX_PAGES {
             seen.insert(request.path.clone());
             let mut answer = self.send(&request);
-            if seen.len() == 1 && is_about_the_count(&answer) {
+            if seen.len() == 1 && is_page_too_large(&answer) {
                 request.path.clone_from(&list);
                 answer = self.send(&request);
             }
             let Some(answer) = self.present(answer)? else { return Ok(tags) };
             let page: Page = serde_json::from_slice(&answer.body)
-                .map_err(|e| answer.protocol(format!("its list of tags cannot be read: {e}")))?;
+                .map_err(|e| answer.protocol(&format!("its list of tags cannot be read: {e}")))?;
             request.limit = request.limit.saturating_sub(answer.body.len() as u64);
             tags.extend(page.tags.unwrap_or_default().into_iter().filter_map(|tag| Tag::try_from(tag).ok()));
             let links = answer.headers.get_all(header::LINK);
             let next = links.iter().filter_map(|link| next_link(link.to_str().ok()?)).next();
-            // The page is asked of the registry, whatever host stands there; a relative one is relative to this page.
+            // Only the path is used: the host may be wrong behind a proxy. A relative link is relative to this page.
             let here = self.shared.base.join(&request.path).ok();
             let next = next.and_then(|target| here?.join(target).ok());
             let Some(next) = next else { return Ok(tags) };
@@ -59,15 +57,12 @@ impl Registry {
                 return Err(answer.protocol("its list of tags goes in a circle"));
             }
         }
-        Err(RegistryError::Protocol {
-            host: self.shared.host.clone(),
-            at: request.at,
-            detail: format!("its list of tags does not end after {MAX_PAGES} pages"),
-        })
+        let detail = format!("its list of tags does not end after {MAX_PAGES} pages");
+        Err(self.error(Kind::Protocol, &request.at, &detail))
     }
 }
 
-/// Whether the answer may be the refusal of so many tags at once (registry 3: `PAGINATION_NUMBER_INVALID`).
-fn is_about_the_count(answer: &Result<super::client::Answer, RegistryError>) -> bool {
+/// Whether the registry may have refused the page size (registry 3: `PAGINATION_NUMBER_INVALID`).
+fn is_page_too_large(answer: &Result<super::answer::Answer, RegistryError>) -> bool {
     matches!(answer, Ok(answer) if matches!(answer.status, 400 | 405..=428))
 }

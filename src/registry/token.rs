@@ -1,4 +1,4 @@
-//! Bearer tokens: what they are asked for, what a token server answers, and how long they are kept. Pure.
+//! Bearer tokens: their scopes, a token server's answer, and a cache.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -6,39 +6,36 @@ use std::time::{Duration, Instant};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-/// How long a token lives that does not say (docker registry token specification, `expires_in`).
+/// The default of `expires_in` (docker registry token specification).
 const DEFAULT_LIFE: Duration = Duration::from_secs(60);
-/// No token is kept for longer, seconds.
+/// Seconds.
 const LONGEST_LIFE: f64 = 24.0 * 3600.0;
 /// A token is renewed this long before its end, or a tenth of its life if that is shorter.
 const MARGIN: Duration = Duration::from_secs(5);
 
-/// What a request may do, as `repository:NAME:pull,push` scopes (docker registry token scope documentation).
+/// `repository:NAME:pull,push` scopes (docker registry token scope documentation).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Scope(Vec<String>);
 
 impl Scope {
-    /// No repository, as for /v2/.
+    /// For /v2/.
     pub(super) fn none() -> Scope {
         Scope(Vec::new())
     }
 
-    /// Reading a repository.
     pub(super) fn pull(path: &str) -> Scope {
         Scope(vec![format!("repository:{path}:pull")])
     }
 
-    /// Writing to a repository.
     pub(super) fn push(path: &str) -> Scope {
         Scope(vec![format!("repository:{path}:pull,push")])
     }
 
-    /// Each scope by itself.
     pub(super) fn parts(&self) -> &[String] {
         &self.0
     }
 
-    /// The scope that reads where this one reads, and writes too: a token for it serves as well.
+    /// The scope that allows writing too: a token for it also allows reading.
     fn wider(&self) -> Scope {
         let wider =
             |s: &String| s.strip_suffix(":pull").map_or_else(|| s.clone(), |s| format!("{s}:pull,push"));
@@ -46,31 +43,29 @@ impl Scope {
     }
 }
 
-/// The tokens that are still good. Time is a parameter.
+/// A cache of tokens. Time is a parameter.
 #[derive(Debug, Default)]
 pub(super) struct Tokens(HashMap<Scope, (SecretString, Instant)>);
 
 impl Tokens {
-    /// A token for `scope` that is good at `now`.
     pub(super) fn get(&self, scope: &Scope, now: Instant) -> Option<SecretString> {
         let good = |scope: &Scope| self.0.get(scope).filter(|(_, end)| now < *end).map(|(t, _)| t.clone());
         good(scope).or_else(|| good(&scope.wider()))
     }
 
-    /// Keeps a token that lives `life` from `now` on, and forgets those that are over.
+    /// Adds a token that is valid for `life`, and removes expired ones.
     pub(super) fn put(&mut self, scope: Scope, token: SecretString, life: Duration, now: Instant) {
         self.0.retain(|_, (_, end)| now < *end);
         self.0.insert(scope, (token, now + life.saturating_sub(MARGIN.min(life / 10))));
     }
 
-    /// Forgets what would be sent for `scope`, because the registry did not take it.
+    /// Removes what would be sent for `scope`, because the registry rejected it.
     pub(super) fn forget(&mut self, scope: &Scope) {
         self.0.remove(scope);
         self.0.remove(&scope.wider());
     }
 }
 
-/// A token server's answer.
 #[derive(Deserialize)]
 struct Answer {
     token: Option<SecretString>,
@@ -79,7 +74,7 @@ struct Answer {
     expires_in: serde_json::Value,
 }
 
-/// The token and its life in a token server's answer.
+/// The token, and how long it is valid.
 pub(super) fn parse(body: &[u8]) -> Result<(SecretString, Duration), &'static str> {
     // serde's own message could quote the token.
     let answer: Answer =
@@ -102,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_renewed_a_little_before_its_end() {
+    fn a_token_is_renewed_shortly_before_it_expires() {
         let (mut tokens, now) = (Tokens::default(), Instant::now());
         let scope = Scope::pull("a");
         tokens.put(scope.clone(), secret("t"), Duration::from_secs(60), now);
@@ -112,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_to_write_reads_too_and_not_the_other_way() {
+    fn a_push_token_also_pulls_but_a_pull_token_does_not_push() {
         let (mut tokens, now) = (Tokens::default(), Instant::now());
         tokens.put(Scope::pull("a"), secret("r"), Duration::from_secs(60), now);
         assert!(tokens.get(&Scope::push("a"), now).is_none());
@@ -124,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_lives_a_minute_unless_it_says_otherwise() {
+    fn a_token_is_valid_for_a_minute_by_default() {
         assert_eq!(parse(br#"{"token":"x"}"#).unwrap().1, Duration::from_secs(60));
         let (token, life) = parse(br#"{"access_token":"y","expires_in":300}"#).unwrap();
         assert_eq!((token.expose_secret(), life), ("y", Duration::from_secs(300)));

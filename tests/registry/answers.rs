@@ -4,7 +4,7 @@ use std::path::Path;
 
 use swanci::cancel::Cancel;
 use swanci::error::Kind;
-use swanci::registry::{Credentials, Manifest, Registry, RegistryError};
+use swanci::registry::{Credentials, Manifest, Registry, RegistryErrorKind};
 
 use super::{image, nothing, tag};
 use crate::support::proxy::{Fault, Gate, Proxy, Reply};
@@ -80,7 +80,7 @@ fn a_manifest_whose_blobs_are_missing_is_rejected_in_the_registrys_own_words() {
     let error = registry
         .put_manifest(&image("a"), &tag("x"), &Manifest::new(text.into_bytes(), DOCKER_MANIFEST))
         .unwrap_err();
-    assert!(matches!(error, RegistryError::Rejected { .. } | RegistryError::NotFound { .. }), "{error:?}");
+    assert!(matches!(error.kind, RegistryErrorKind::Rejected { .. }), "{error:?}");
     assert_eq!(error.kind(), Kind::Failed);
     let text = error.to_string();
     assert!(text.contains(&server.host()) && text.contains("a:x"), "{text}");
@@ -137,7 +137,7 @@ fn a_list_of_tags_is_read_to_its_last_page_and_a_circle_is_seen() {
     proxy.heal();
     proxy.always("GET", "tags/list", page(r#""1.0""#, "/v2/a/tags/list?last=1.0&n=1"));
     let error = registry.list_tags(&image("a")).unwrap_err();
-    assert!(matches!(error, RegistryError::Protocol { .. }), "{error:?}");
+    assert_eq!(error.kind, RegistryErrorKind::Protocol, "{error:?}");
     assert!(error.to_string().contains("circle"), "{error}");
 }
 
@@ -200,7 +200,7 @@ fn all_pages_together_are_bounded() {
     }
     proxy.always("GET", "tags/list", page(&tags, "</v2/a/tags/list?last=1>; rel=next"));
     let error = client(&proxy).list_tags(&image("a")).unwrap_err();
-    assert!(matches!(error, RegistryError::TooLarge { .. }), "{error:?}");
+    assert!(error.to_string().contains("the answer is larger than"), "{error}");
     assert!(proxy.seen().len() <= 3);
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use swanci::cancel::{Cancel, Stop};
 use swanci::error::Kind;
-use swanci::registry::{Credentials, Registry, RegistryError, Settings};
+use swanci::registry::{Credentials, Registry, RegistryError, RegistryErrorKind, Settings};
 
 use super::{image, nothing, tag};
 use crate::support::proxy::{Fault, Proxy, Reply};
@@ -62,7 +62,7 @@ fn a_registry_that_stays_broken_is_given_up_after_the_last_attempt() {
     s.proxy.always("HEAD", "/v2/a/", Fault::Reply(Reply::new(503)));
     s.proxy.always("GET", "/v2/a/", Fault::Reply(Reply::new(503).body(body)));
     let error = s.registry.head_manifest(&image("a"), &tag("1.0")).unwrap_err();
-    assert!(matches!(error, RegistryError::Server { status: 503, .. }), "{error:?}");
+    assert!(matches!(error.kind, RegistryErrorKind::Server { status: 503, .. }), "{error:?}");
     assert_eq!(error.kind(), Kind::Environment);
     assert_eq!(s.proxy.count("HEAD", "/v2/a/"), 3);
     let text = s.registry.get_manifest(&image("a"), &tag("1.0")).unwrap_err().to_string();
@@ -82,7 +82,7 @@ fn a_registry_that_asks_for_patience_gets_it() {
     // More patience than there is: given up at once.
     s.proxy.always("HEAD", "/v2/a/", Fault::Reply(Reply::new(429).header("Retry-After", "3600")));
     let error = s.registry.head_manifest(&image("a"), &tag("1.0")).unwrap_err();
-    assert!(matches!(error, RegistryError::TooManyRequests { .. }), "{error:?}");
+    assert!(matches!(error.kind, RegistryErrorKind::Server { status: 429, .. }), "{error:?}");
     assert!(error.hint().unwrap().contains("3600"));
     assert_eq!(s.notices().len(), 1);
 }
@@ -103,7 +103,7 @@ fn what_would_not_change_is_not_repeated() {
 fn opening_an_upload_is_not_repeated() {
     let s = scene(|_| {});
     s.proxy.always("POST", "/uploads/", Fault::Reply(Reply::new(500)));
-    assert!(matches!(s.registry.check_push(&image("a")).unwrap_err(), RegistryError::Server { .. }));
+    assert!(matches!(s.registry.check_push(&image("a")).unwrap_err().kind, RegistryErrorKind::Server { .. }));
     assert_eq!(s.proxy.count("POST", ""), 1);
 }
 
@@ -120,7 +120,7 @@ fn a_full_registry_is_called_full() {
         s.proxy.heal();
         s.proxy.always("PUT", "/manifests/", Fault::Reply(Reply::new(500).body(body)));
         let error = s.registry.put_manifest(&image("a"), &tag("2.0"), &manifest).unwrap_err();
-        assert!(matches!(error, RegistryError::NoSpace { .. }), "{error:?}");
+        assert_eq!(error.kind, RegistryErrorKind::NoSpace, "{error:?}");
         assert_eq!(error.kind(), Kind::Environment);
         assert_eq!(s.proxy.count("PUT", ""), n + 1);
     }
@@ -152,7 +152,7 @@ fn a_silent_registry_does_not_hold_us() {
     });
     s.proxy.always("GET", "/v2/a/manifests/", Fault::StallAfter(400));
     let error = s.registry.get_manifest(&image("a"), &tag("1.0")).unwrap_err();
-    assert!(matches!(error, RegistryError::Unreachable { .. }), "{error:?}");
+    assert!(matches!(error.kind, RegistryErrorKind::Unreachable { .. }), "{error:?}");
     assert_eq!(error.kind(), Kind::Environment);
     // However the silence is limited, a whole exchange has its own end.
     let s = scene(|s| {
@@ -177,7 +177,7 @@ fn a_stop_ends_the_waiting_between_attempts() {
     let registry =
         s.registry.with_cancel(cancel).with_retry_notice(Arc::new(move |_| stopping.stop(Stop::Terminated)));
     let error = registry.head_manifest(&image("a"), &tag("1.0")).unwrap_err();
-    assert_eq!(error, RegistryError::Stopped(Stop::Terminated));
+    assert_eq!(error.kind, RegistryErrorKind::Stopped(Stop::Terminated));
     assert_eq!(error.kind(), Kind::Terminated);
     assert_eq!(s.proxy.count("HEAD", "/v2/a/"), 1);
     // And one that came before sends nothing at all.
@@ -219,7 +219,7 @@ fn a_registry_that_is_not_there_is_unreachable_and_named() {
     settings.retry.attempts = 2;
     let registry = Registry::connect(settings, Credentials::Anonymous, Cancel::new()).unwrap();
     let error = registry.ping().unwrap_err();
-    assert!(matches!(error, RegistryError::Unreachable { .. }), "{error:?}");
+    assert!(matches!(error.kind, RegistryErrorKind::Unreachable { .. }), "{error:?}");
     assert!(error.to_string().contains(&server.host()), "{error}");
     assert_eq!(error.kind(), Kind::Environment);
 }
@@ -243,7 +243,7 @@ fn content_that_is_not_what_its_digest_says_is_refused() {
         s.registry.put_manifest(&repository, &tag("2.0"), &manifest).unwrap_err(),
     ];
     for error in errors {
-        assert!(matches!(error, RegistryError::DigestMismatch { .. }), "{error:?}");
+        assert_eq!(error.kind, RegistryErrorKind::DigestMismatch, "{error:?}");
         assert_eq!(error.kind(), Kind::Failed);
     }
 }
@@ -266,11 +266,11 @@ fn nonsense_and_endless_answers_are_refused() {
     let html = Reply::new(200).header("Content-Type", "text/html").body("<html>log in here</html>");
     s.proxy.always("GET", "/v2/a/manifests/", Fault::Reply(html));
     let error = s.registry.get_manifest(&image("a"), &tag("1.0")).unwrap_err();
-    assert!(matches!(error, RegistryError::Protocol { .. }), "{error:?}");
+    assert_eq!(error.kind, RegistryErrorKind::Protocol, "{error:?}");
     let huge = Reply::new(200).body("x".repeat(4 * 1024 * 1024 + 1));
     s.proxy.always("GET", "/v2/a/blobs/", Fault::Reply(huge));
     let error = s.registry.image_labels(&image("a"), &manifest).unwrap_err();
-    assert!(matches!(error, RegistryError::TooLarge { .. }), "{error:?}");
+    assert!(error.to_string().contains("the answer is larger than"), "{error}");
     assert_eq!(s.notices().len(), 0);
 }
 
@@ -344,7 +344,10 @@ fn a_registry_that_is_down_is_told_in_one_line_however_many_ask() {
             scope.spawn(move || {
                 let asked = registry.head_manifest(&image(&format!("app/{n}")), &tag("1.0"));
                 assert!(
-                    matches!(asked, Err(RegistryError::Unreachable { connected: false, .. })),
+                    matches!(
+                        asked,
+                        Err(RegistryError { kind: RegistryErrorKind::Unreachable { connected: false }, .. })
+                    ),
                     "{asked:?}"
                 );
             });

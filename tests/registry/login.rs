@@ -2,7 +2,7 @@
 
 use swanci::cancel::Cancel;
 use swanci::error::Kind;
-use swanci::registry::{Credentials, Registry, RegistryError};
+use swanci::registry::{Credentials, Registry, RegistryErrorKind};
 
 use super::{image, tag};
 use crate::support::proxy::{Fault, Proxy, Reply};
@@ -37,10 +37,7 @@ fn a_missing_and_a_wrong_login_are_told_apart_and_end_in_docker_login() {
     let server = RegistryServer::builder().login("swan", "right").start();
     for (credentials, missing) in [(Credentials::Anonymous, true), (password("swan", "wrong"), false)] {
         let error = client(&server.host(), credentials).ping().unwrap_err();
-        assert!(
-            matches!(&error, RegistryError::Unauthorized { anonymous, .. } if *anonymous == missing),
-            "{error:?}"
-        );
+        assert!(error.kind == RegistryErrorKind::Unauthorized { anonymous: missing }, "{error:?}");
         assert_eq!(error.kind(), Kind::Environment);
         assert!(error.hint().unwrap().contains(&format!("docker login {}", server.host())));
         assert!(!error.to_string().contains("wrong"), "{error}");
@@ -111,7 +108,7 @@ fn a_token_server_that_stumbles_is_asked_again() {
     front.revoke();
     tokens.always("GET", "/token", Fault::Reply(Reply::new(429).header("Retry-After", "3600")));
     let error = registry.head_manifest(&image("a"), &tag("1.0")).unwrap_err();
-    assert!(matches!(error, RegistryError::TooManyRequests { .. }), "{error:?}");
+    assert!(matches!(error.kind, RegistryErrorKind::Server { status: 429, .. }), "{error:?}");
     assert!(error.to_string().contains("token from 127.0.0.1"), "{error}");
     assert_eq!(tokens.count("GET", "/token"), 4);
 }
@@ -128,7 +125,7 @@ fn an_identity_token_is_traded_by_post() {
     assert_eq!(front.proxy.count("GET", "/token"), 0);
     assert_eq!(front.proxy.count("POST", "/token"), 2);
     let wrong = client(&front.host(), Credentials::IdentityToken("another".to_owned().into()));
-    assert!(matches!(wrong.ping().unwrap_err(), RegistryError::Unauthorized { anonymous: false, .. }));
+    assert!(matches!(wrong.ping().unwrap_err().kind, RegistryErrorKind::Unauthorized { anonymous: false }));
 }
 
 #[test]
@@ -140,11 +137,11 @@ fn who_may_read_but_not_write_is_denied_and_not_sent_to_log_in() {
     let registry = client(&front.host(), password("reader", "secret"));
     registry.head_manifest(&image("a"), &tag("1.0")).unwrap().unwrap();
     let error = registry.check_push(&image("a")).unwrap_err();
-    assert!(matches!(error, RegistryError::Denied { .. }), "{error:?}");
+    assert_eq!(error.kind, RegistryErrorKind::Denied, "{error:?}");
     assert_eq!(error.kind(), Kind::Failed);
 
     let wrong = client(&front.host(), password("reader", "wrong")).ping().unwrap_err();
-    assert!(matches!(wrong, RegistryError::Unauthorized { anonymous: false, .. }), "{wrong:?}");
+    assert!(matches!(wrong.kind, RegistryErrorKind::Unauthorized { anonymous: false }), "{wrong:?}");
 }
 
 #[test]
@@ -155,7 +152,7 @@ fn without_a_login_a_public_repository_is_read_and_a_write_wants_one() {
     let registry = client(&front.host(), Credentials::Anonymous);
     registry.head_manifest(&image("a"), &tag("1.0")).unwrap().unwrap();
     let error = registry.check_push(&image("a")).unwrap_err();
-    assert!(matches!(error, RegistryError::Unauthorized { anonymous: true, .. }), "{error:?}");
+    assert!(matches!(error.kind, RegistryErrorKind::Unauthorized { anonymous: true }), "{error:?}");
 }
 
 #[test]
@@ -188,7 +185,7 @@ fn a_realm_that_is_not_safe_is_refused_and_gets_nothing() {
     ] {
         front.realm(realm);
         let error = client(&front.host(), password("swan", "secret")).ping().unwrap_err();
-        assert!(matches!(error, RegistryError::RealmRefused { .. }), "{realm}: {error:?}");
+        assert_eq!(error.kind, RegistryErrorKind::RealmRefused, "{realm}: {error:?}");
         assert_eq!(error.kind(), Kind::Refused);
         assert!(error.to_string().contains(realm) && error.hint().unwrap().contains("https"), "{error}");
     }
@@ -303,7 +300,7 @@ fn what_storage_sends_is_checked_and_what_it_refuses_is_its_own() {
         Fault::Reply(Reply::new(200).body(r#"{"config":{"Labels":{"x":"forged"}}}"#)),
     );
     let error = registry.image_labels(&image("a"), &manifest).unwrap_err();
-    assert!(matches!(error, RegistryError::DigestMismatch { .. }), "{error:?}");
+    assert_eq!(error.kind, RegistryErrorKind::DigestMismatch, "{error:?}");
     storage.on(
         "GET",
         &path,
@@ -320,7 +317,7 @@ fn a_tag_is_not_followed_to_plain_http_on_another_machine() {
     server.push_sample_image("a", "1.0", &[]);
     let (_proxy, registry) = redirected(&server, "/manifests/", "http://storage.example.org/x");
     let error = registry.get_manifest(&image("a"), &tag("1.0")).unwrap_err();
-    assert!(matches!(error, RegistryError::Protocol { .. }), "{error:?}");
+    assert_eq!(error.kind, RegistryErrorKind::Protocol, "{error:?}");
     assert!(error.to_string().contains("storage.example.org"), "{error}");
     let (_proxy, registry) = redirected(&server, "/manifests/", "file:///etc/passwd");
     assert!(registry.get_manifest(&image("a"), &tag("1.0")).is_err());

@@ -2,6 +2,7 @@
 //! that started them.
 
 pub mod engine;
+pub mod forge_api;
 pub mod github_api;
 pub(crate) mod http;
 pub mod program;

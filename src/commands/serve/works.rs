@@ -14,7 +14,7 @@ use crate::events::{Consumer, Event, Events};
 use crate::listener::Metrics;
 use crate::pipeline::{self, BuildOptions, PushOptions, Ran};
 use crate::progress::{Detail, Lines};
-use crate::queue::{ClaimedJob, JobContext, JobResult};
+use crate::queue::{ClaimedJob, JobContext, JobResult, Store};
 
 /// Before each further fetch of a commit that is not there yet: three times within a minute.
 const PATIENCE: [Duration; 3] = [Duration::from_secs(3), Duration::from_secs(12), Duration::from_secs(40)];
@@ -24,11 +24,20 @@ pub(super) struct Works {
     config: RwLock<Arc<Config>>,
     metrics: Metrics,
     flags: RegistryArgs,
+    queue: Store,
 }
 
 impl Works {
-    pub(super) fn new(config: Config, metrics: Metrics, flags: RegistryArgs) -> Works {
-        Works { config: RwLock::new(Arc::new(config)), metrics, flags }
+    pub(super) fn new(config: Config, metrics: Metrics, flags: RegistryArgs, queue: Store) -> Works {
+        Works { config: RwLock::new(Arc::new(config)), metrics, flags, queue }
+    }
+
+    pub(super) fn queue(&self) -> &Store {
+        &self.queue
+    }
+
+    pub(super) fn config(&self) -> Arc<Config> {
+        Arc::clone(&*self.config.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Jobs that start from here on run under this configuration. Returns the one before.
@@ -39,8 +48,7 @@ impl Works {
 
     /// Where and with what a job is carried out.
     pub(super) fn site(&self, events: &Events, cancel: &Cancel) -> Result<pipeline::Site, Failure> {
-        let config = Arc::clone(&*self.config.read().unwrap_or_else(PoisonError::into_inner));
-        session::site(&config, &self.flags, None::<&BuildArgs>, events, cancel)
+        session::site(&self.config(), &self.flags, None::<&BuildArgs>, events, cancel)
     }
 
     pub(super) fn run(&self, job: &ClaimedJob, context: &JobContext) -> JobResult {
@@ -64,6 +72,11 @@ impl Works {
             .classify(Kind::BadInput, || "the job's document cannot be read")?;
         let site = self.site(events, cancel)?;
         let change = pipeline::landed(&site, change_of(&document)?, &PATIENCE)?;
+        if job.commit.is_none()
+            && let Err(error) = self.queue.landed(job.id, &change.commit)
+        {
+            events.warn(&format!("the commit that landed is not kept with the job: {error}"));
+        }
         let build = BuildOptions { patience: PATIENCE.to_vec(), ..BuildOptions::default() };
         let ran =
             pipeline::run(&site, &change, Some(&document.payload_sha256), &build, &PushOptions::default())?;
@@ -96,6 +109,7 @@ impl Consumer for Timings {
         match *event {
             Event::Phase { phase, took } => self.0.phase(phase, took),
             Event::Run { .. }
+            | Event::Planned { .. }
             | Event::Started { .. }
             | Event::Line { .. }
             | Event::Ended { .. }

@@ -32,7 +32,8 @@ struct Commit {
 }
 
 enum State {
-    Missing,
+    /// The images that the registry lacks.
+    Missing(Vec<String>),
     /// With an error, where there is one.
     Done(CatchupOutcome, Option<String>),
 }
@@ -63,13 +64,13 @@ impl Branch<'_> {
             let state = match &**listing {
                 Listing::Empty => State::Done(CatchupOutcome::Empty, None),
                 Listing::Invalid(why) => State::Done(CatchupOutcome::Invalid, Some(why.clone())),
-                Listing::Images(_) if held.holds(&commit, listing) => {
-                    State::Done(CatchupOutcome::Present, None)
-                }
-                Listing::Images(specs) => {
-                    tags_need_no_pull_request(self.site, specs)?;
-                    State::Missing
-                }
+                Listing::Images(specs) => match held.missing(&commit, listing) {
+                    missing if missing.is_empty() => State::Done(CatchupOutcome::Present, None),
+                    missing => {
+                        tags_need_no_pull_request(self.site, specs)?;
+                        State::Missing(missing)
+                    }
+                },
             };
             looked_at.push(Commit { change: Change { commit, ..self.tip.clone() }, state });
         }
@@ -78,7 +79,7 @@ impl Branch<'_> {
         if is_new && self.options.since.is_none() {
             looked_at.drain(..looked_at.len().saturating_sub(1));
         }
-        for commit in looked_at.iter_mut().filter(|c| matches!(c.state, State::Missing)) {
+        for commit in looked_at.iter_mut().filter(|c| matches!(c.state, State::Missing(_))) {
             // Read from the mirror alone: a commit that cannot be built costs no fetch, in this run and in the next ones.
             match survey(self.site, self.origin, self.mirror, &commit.change) {
                 Ok(_) => {}
@@ -88,7 +89,7 @@ impl Branch<'_> {
                 Err(failure) => return Err(failure),
             }
             if !self.options.retry_failed
-                && matches!(commit.state, State::Missing)
+                && matches!(commit.state, State::Missing(_))
                 && let Some(error) = failed_before::recall(self.site, self.origin, &commit.change.commit)
             {
                 commit.state = State::Done(CatchupOutcome::FailedBefore, Some(error));
@@ -101,12 +102,13 @@ impl Branch<'_> {
     /// Runs the pipeline for each missing commit.
     fn carry_out(&self, commits: Vec<Commit>) -> Outcome<Vec<CaughtUp>> {
         let (site, dry_run) = (self.site, self.options.dry_run);
-        let total = commits.iter().filter(|c| matches!(c.state, State::Missing)).count();
+        let total = commits.iter().filter(|c| matches!(c.state, State::Missing(_))).count();
         let mut document: Vec<CaughtUp> = Vec::new();
         let mut failures: Vec<Failure> = Vec::new();
         let mut begun = 0;
         for Commit { change, state } in commits {
             let short = change.commit.short().to_owned();
+            let mut reason = None;
             let (outcome, receipt, error) = match state {
                 State::Done(outcome, why) => {
                     if let Some(why) = &why {
@@ -114,13 +116,15 @@ impl Branch<'_> {
                     }
                     (outcome, None, why)
                 }
-                State::Missing if dry_run || site.cancel.stopped().is_some() => {
+                State::Missing(images) if dry_run || site.cancel.stopped().is_some() => {
                     if dry_run {
-                        site.events.note(&format!("commit {short}: would be built"));
+                        let why = format!("not in the registry: {}", images.join(", "));
+                        site.events.note(&format!("commit {short}: would be built; {why}"));
+                        reason = Some(why);
                     }
                     (CatchupOutcome::Planned, None, None)
                 }
-                State::Missing => {
+                State::Missing(_) => {
                     begun += 1;
                     site.events.note(&format!("commit {short} ({begun} of {total})"));
                     let (receipt, failure) = build_one(site, &change);
@@ -147,6 +151,7 @@ impl Branch<'_> {
                 commit,
                 outcome,
                 receipt,
+                reason,
                 error,
             });
         }
@@ -191,6 +196,7 @@ impl Branch<'_> {
         if self.options.dry_run {
             site.events.note(&format!("commit {short}: its tags would be moved"));
             newest.outcome = CatchupOutcome::Planned;
+            newest.reason = Some("its moving tags are not in place".to_owned());
             return Ok(None);
         }
         site.events.note(&format!("commit {short}: its tags are not in place"));
@@ -273,7 +279,7 @@ fn summary(commits: &[Commit], only_newest: bool) -> String {
     let count = |outcome: CatchupOutcome| {
         commits.iter().filter(|c| matches!(&c.state, State::Done(o, _) if *o == outcome)).count()
     };
-    let missing = commits.iter().filter(|c| matches!(c.state, State::Missing)).count();
+    let missing = commits.iter().filter(|c| matches!(c.state, State::Missing(_))).count();
     let mut text = format!("{missing} of {} commits to build", commits.len());
     for outcome in [
         CatchupOutcome::Present,

@@ -172,12 +172,11 @@ impl Held {
         Ok(Held(held))
     }
 
-    /// Whether every Docker image of the commit has the commit's tag.
-    pub(super) fn holds(&self, commit: &CommitSha, listing: &Listing) -> bool {
+    /// The Docker images of the commit that lack the commit's tag.
+    pub(super) fn missing(&self, commit: &CommitSha, listing: &Listing) -> Vec<String> {
         let tag = commit.immutable_tag();
-        let mut images = docker_images(listing).peekable();
-        images.peek().is_some()
-            && images.all(|spec| self.0.get(&spec.name).is_some_and(|tags| tags.contains(&tag)))
+        let held = |name: &ImageName| self.0.get(name).is_some_and(|tags| tags.contains(&tag));
+        docker_images(listing).filter(|s| !held(&s.name)).map(|s| s.name.to_string()).collect()
     }
 }
 

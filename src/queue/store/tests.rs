@@ -1,6 +1,5 @@
 //! What the store's SQL promises, on a real database without threads.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use rusqlite::StatementStatus;
@@ -76,7 +75,7 @@ fn history(conn: &Connection, jobs: u32) {
 
 /// Steps of SQLite's virtual machine that a look for the next job takes: its cost, whatever the machine is doing.
 fn steps(conn: &Connection) -> i32 {
-    let mut next = conn.prepare(NEXT).unwrap();
+    let mut next = conn.prepare(super::sql::NEXT).unwrap();
     let found: Option<i64> = next.query_row([0, 600_000], |row| row.get(0)).optional().unwrap();
     assert!(found.is_some(), "a claim that finds nothing proves nothing");
     next.get_status(StatementStatus::VmStep)
@@ -164,32 +163,4 @@ fn a_merge_without_a_commit_is_known_by_its_pull_request_and_head() {
     }
     assert_eq!(fixture.store.get(JobId(1)).unwrap().commit, None);
     assert_eq!(fixture.store.claim(LONGEST).unwrap().unwrap().pull_request, Some(1));
-}
-
-#[test]
-fn deliveries_that_wait_at_the_same_time_share_a_commit() {
-    let fixture = Fixture::new();
-    let changes = || -> i64 {
-        let writer = fixture.store.writer();
-        writer.database.conn.query_row("SELECT changes FROM meta", [], |row| row.get(0)).unwrap()
-    };
-    let before = changes();
-    let answers = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        let held = fixture.store.writer();
-        for commit in 0..8 {
-            let (fixture, answers) = (&fixture, &answers);
-            scope.spawn(move || {
-                let id = fixture.new_job("a/b", commit);
-                answers.lock().unwrap().push(id);
-            });
-        }
-        while fixture.store.waiting().len() < 8 {
-            std::thread::yield_now();
-        }
-        drop(held);
-    });
-    assert_eq!(changes() - before, 1);
-    assert_eq!(answers.lock().unwrap().len(), 8);
-    assert_eq!(fixture.store.stats().unwrap().queued, 8);
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 use ureq::http::{self, header};
 use url::Url;
 
-use super::error::HookError;
+use super::error::{ApiError, Problem};
 use super::shown;
 use crate::http::tls::Trust;
-use crate::http::{self as client, Answer, Client, Fault, Timeouts, is_loopback};
+use crate::http::{self as client, Answer, Client, HttpErrorKind, Timeouts, is_loopback};
 
 const TIMEOUTS: Timeouts = Timeouts {
     connect: Duration::from_secs(10),
@@ -19,19 +19,20 @@ const TIMEOUTS: Timeouts = Timeouts {
 const LARGEST: u64 = 8 << 20;
 
 /// A server and the client that talks to it.
-pub(super) struct Server {
+pub(crate) struct Server {
     /// Ends in `/`.
-    pub(super) base: Url,
+    pub(crate) base: Url,
     /// For messages.
-    pub(super) host: String,
+    pub(crate) host: String,
     client: Client,
 }
 
 impl Server {
-    /// A server under this address. Plain http is taken where `plain` says so, and on loopback.
-    pub(super) fn new(address: &str, plain: bool) -> Result<Server, HookError> {
-        let wrong = |detail: &str| HookError::Settings(format!("`{}` {detail}", shown(address)));
-        let mut base = Url::parse(address).map_err(|e| wrong(&format!("is no URL: {e}")))?;
+    /// A server under this address. Plain http is taken where `plain` says so, and on loopback. The authorities of
+    /// `ca_pem` are trusted besides the system's.
+    pub(crate) fn new(address: &str, plain: bool, ca_pem: Option<&[u8]>) -> Result<Server, ApiError> {
+        let wrong = |detail: &str| ApiError::settings(format!("`{}` {detail}", shown(address)));
+        let mut base = Url::parse(address).map_err(|e| wrong(&format!("is not a URL: {e}")))?;
         let Some(host) = base.host() else { return Err(wrong("names no host")) };
         let loopback = is_loopback(&host);
         match base.scheme() {
@@ -47,37 +48,37 @@ impl Server {
         if !base.path().ends_with('/') {
             base.set_path(&format!("{}/", base.path()));
         }
-        let client = Trust::new(None)
+        let client = Trust::new(ca_pem)
             .and_then(|trust| Client::new(&trust, TIMEOUTS, 1))
-            .map_err(HookError::Settings)?;
+            .map_err(ApiError::settings)?;
         Ok(Server { base, host, client })
     }
 
     /// Sends one request; every status is an answer.
-    pub(super) fn exchange(
+    pub(crate) fn exchange(
         &self,
         request: http::request::Builder,
         url: &Url,
         body: Option<&[u8]>,
         at: &str,
-    ) -> Result<Answer, HookError> {
+    ) -> Result<Answer, ApiError> {
         let request = match body {
             Some([]) | None => request,
             Some(_) => request.header(header::CONTENT_TYPE, "application/json"),
         };
-        let answer = self.client.exchange(request, url, body, LARGEST);
-        answer.map_err(|fault| {
-            let (host, at) = (self.host.clone(), at.to_owned());
-            match fault {
-                Fault::TooLarge(_) | Fault::Protocol(_) => {
-                    HookError::Protocol { host, at, detail: fault.to_string() }
+        self.client.exchange(request, url, body, LARGEST).map_err(|error| {
+            let problem = match error.kind {
+                HttpErrorKind::Protocol => Problem::Protocol,
+                HttpErrorKind::NoConnection | HttpErrorKind::Broken | HttpErrorKind::Tls(_) => {
+                    Problem::Unreachable
                 }
-                Fault::NoConnection(detail) | Fault::Broken(detail) => {
-                    HookError::Unreachable { host, at, detail }
-                }
-                Fault::Tls(fault) => HookError::Unreachable { host, at, detail: fault.detail },
-            }
+            };
+            self.error(problem, at, error.detail)
         })
+    }
+
+    pub(crate) fn error(&self, problem: Problem, at: &str, detail: impl Into<String>) -> ApiError {
+        ApiError { host: self.host.clone(), at: at.to_owned(), ..ApiError::without_host(problem, detail) }
     }
 }
 
@@ -88,10 +89,13 @@ mod tests {
     #[test]
     fn a_token_never_travels_in_plain_text() {
         for wrong in ["http://ghe.example.org/api/v3", "http://127.0.0.1.example.org", "ftp://x", "x"] {
-            assert!(matches!(Server::new(wrong, false), Err(HookError::Settings(_))), "{wrong}");
+            assert!(
+                matches!(Server::new(wrong, false, None), Err(e) if e.problem == Problem::Settings),
+                "{wrong}"
+            );
         }
-        assert_eq!(Server::new("http://127.0.0.1:8000", false).unwrap().host, "127.0.0.1:8000");
-        let base = Server::new("https://ghe.example.org/api/v3", false).unwrap().base;
+        assert_eq!(Server::new("http://127.0.0.1:8000", false, None).unwrap().host, "127.0.0.1:8000");
+        let base = Server::new("https://ghe.example.org/api/v3", false, None).unwrap().base;
         assert_eq!(base.as_str(), "https://ghe.example.org/api/v3/");
     }
 }

@@ -1,0 +1,226 @@
+//! What a forge is told of a merge: the status of its commit, and a comment on its pull request.
+
+use secrecy::SecretString;
+
+use crate::cancel::Cancel;
+use crate::config::{Config, ForgeConfig};
+use crate::documents::{Image, Receipt};
+use crate::error::Failure;
+use crate::escape::{clean, escaped};
+use crate::forge::api::{Account, Api, LONGEST_DESCRIPTION, State};
+use crate::model::{ForgeName, RepoName};
+
+use super::session;
+
+/// The end of a log that a comment shows.
+const LOG_LINES: usize = 30;
+/// Characters of one of its lines.
+const LOG_LINE: usize = 300;
+/// Images and tags that a comment lists.
+const LISTED: usize = 50;
+
+/// How a merge went.
+pub(super) enum Progress<'a> {
+    Pending,
+    Succeeded(&'a Receipt),
+    Failed {
+        /// The exit code; `None` for a job that was cancelled.
+        code: Option<u8>,
+        error: &'a str,
+    },
+}
+
+impl Progress<'_> {
+    /// Codes 1 and 4 are the merge's own fault. The limit for one merge is not: it ends with code 1 too.
+    pub(super) fn state(&self) -> State {
+        match self {
+            Progress::Pending => State::Pending,
+            Progress::Succeeded(_) => State::Success,
+            Progress::Failed { code: Some(1 | 4), error } if !error.starts_with("timed out") => {
+                State::Failure
+            }
+            Progress::Failed { .. } => State::Error,
+        }
+    }
+
+    pub(super) fn description(&self) -> String {
+        match self {
+            Progress::Pending => "images are being built".to_owned(),
+            Progress::Failed { error, .. } => (*error).to_owned(),
+            Progress::Succeeded(receipt) => {
+                let images: Vec<&Image> = receipt.images.iter().filter(|i| i.digest.is_some()).collect();
+                let count =
+                    if images.len() == 1 { "1 image".to_owned() } else { format!("{} images", images.len()) };
+                let mut text = count;
+                for (at, image) in images.iter().enumerate() {
+                    let Some(digest) = &image.digest else { continue };
+                    let next = format!("{} {} {digest}", if at == 0 { ";" } else { "," }, image.name);
+                    if text.len() + next.len() > LONGEST_DESCRIPTION - 3 {
+                        text.push_str(", …");
+                        break;
+                    }
+                    text.push_str(&next);
+                }
+                text
+            }
+        }
+    }
+
+    /// The text of the comment; `None` while there is nothing to say. `log` is the job's, `link` leads to the job.
+    pub(super) fn comment(&self, commit: Option<&str>, log: &str, link: Option<&str>) -> Option<String> {
+        let of = commit.map(|commit| format!(" of {}", &commit[..commit.len().min(12)])).unwrap_or_default();
+        let mut text = match self {
+            Progress::Pending => return None,
+            Progress::Succeeded(receipt) => {
+                let mut text = format!("swanci: the images{of} are in the registry.\n\n");
+                let images: Vec<&Image> = receipt.images.iter().filter(|i| i.digest.is_some()).collect();
+                let pulls: Vec<String> = images.iter().flat_map(|image| pull_commands(image)).collect();
+                text.push_str(&fenced(&first(&pulls), "sh"));
+                let digests = images.iter().filter_map(|image| {
+                    Some(format!("- {}: `{}`", image.repository.as_ref()?, image.digest.as_ref()?))
+                });
+                text.push_str(&first(&digests.collect::<Vec<_>>()));
+                text
+            }
+            Progress::Failed { error, .. } => {
+                let mut text = format!("swanci: the images{of} were not built.\n\n");
+                text.push_str(&fenced(&lines_of(error), "text"));
+                if !log.trim().is_empty() {
+                    text.push_str("The end of the log:\n\n");
+                    text.push_str(&fenced(&lines_of(log), "text"));
+                }
+                text
+            }
+        };
+        if let Some(link) = link {
+            text.push_str(&format!("\n{link}\n"));
+        }
+        Some(text)
+    }
+}
+
+fn pull_commands(image: &Image) -> Vec<String> {
+    let Some(repository) = &image.repository else { return Vec::new() };
+    let standing = image.moved.iter().flatten().filter(|m| m.outcome.stands()).map(|m| &m.tag);
+    let tags: Vec<_> = standing.collect();
+    let tags = if tags.is_empty() { image.immutable_tag.iter().collect() } else { tags };
+    tags.into_iter().map(|tag| format!("docker pull {}", repository.tagged(tag))).collect()
+}
+
+fn first(lines: &[String]) -> String {
+    let mut text = lines.iter().take(LISTED).map(|line| format!("{line}\n")).collect::<String>();
+    if lines.len() > LISTED {
+        text.push_str(&format!("# … and {} more\n", lines.len() - LISTED));
+    }
+    text
+}
+
+/// The last lines of a text from outside, without secrets and control characters.
+fn lines_of(text: &str) -> String {
+    let text = crate::redact::scrub(text);
+    let text = clean(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    let cut = |line: &&str| match line.char_indices().nth(LOG_LINE) {
+        Some((end, _)) => format!("{}…\n", escaped(&line[..end])),
+        None => format!("{}\n", escaped(line)),
+    };
+    lines[lines.len().saturating_sub(LOG_LINES)..].iter().map(cut).collect()
+}
+
+/// A code block that nothing in the text can end.
+fn fenced(text: &str, language: &str) -> String {
+    let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or_default();
+    let fence = "`".repeat(longest.max(2) + 1);
+    format!("{fence}{language}\n{text}{fence}\n\n")
+}
+
+/// The configured forge of a change.
+pub(super) fn forge_of<'a>(
+    config: &'a Config,
+    forge: Option<ForgeName>,
+    forge_url: Option<&str>,
+    repository: &RepoName,
+) -> Option<&'a ForgeConfig> {
+    let kind = forge?;
+    let with_url = |url: &str| config.forges.iter().find(|f| f.kind == kind && f.url == url);
+    match forge_url {
+        Some(url) => with_url(url),
+        None => kind
+            .public_url()
+            .and_then(with_url)
+            .or_else(|| config.repositories_named(repository).find_map(|entry| with_url(&entry.forge))),
+    }
+}
+
+/// The API of a forge with its configured token, or else with `token`; `None` without one.
+pub(super) fn api_of(
+    config: &Config,
+    forge: &ForgeConfig,
+    repository: &RepoName,
+    token: Option<SecretString>,
+    cancel: &Cancel,
+) -> Result<Option<Api>, Failure> {
+    let (user, configured) = session::api_token(config, forge)?;
+    let Some(token) = configured.or(token) else { return Ok(None) };
+    let account = Account {
+        kind: forge.kind,
+        url: forge.url.clone(),
+        api_url: None,
+        ca_pem: session::ca_pem(forge)?,
+        user,
+        token,
+    };
+    Ok(Some(Api::new(account, repository.clone(), cancel.clone())?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_in_a_log_ends_its_code_block_or_shows_a_secret() {
+        crate::redact::register(&SecretString::from("canary-of-the-report"));
+        let log = "step 1\n```\n````\n@everyone <!-- x -->\u{1b}[31m canary-of-the-report\n";
+        let failed = Progress::Failed { code: Some(1), error: "1 image failed: httpd" };
+        let text = failed.comment(Some("0123456789abcdef"), log, Some("https://ci/jobs/7")).unwrap();
+        assert!(text.contains("`````text\nstep 1\n```\n````\n@everyone <!-- x --> ***\n`````\n"), "{text}");
+        assert!(text.contains("of 0123456789ab were not built") && text.ends_with("\nhttps://ci/jobs/7\n"));
+        assert!(!text.contains("canary") && !text.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn a_long_log_is_cut_to_its_end() {
+        let log: String = (0..500).map(|i| format!("line {i} {}\n", "x".repeat(1000))).collect();
+        let text = Progress::Failed { code: None, error: "cancelled" }.comment(None, &log, None).unwrap();
+        assert!(text.contains("line 499") && text.contains("line 470 ") && !text.contains("line 469 "));
+        assert!(text.len() < 12_000, "{}", text.len());
+    }
+
+    #[test]
+    fn the_merge_is_at_fault_for_codes_1_and_4_alone() {
+        let state = |code, error| Progress::Failed { code, error }.state();
+        assert_eq!([state(Some(1), "x"), state(Some(4), "x")], [State::Failure; 2]);
+        for (code, error) in [(Some(5), "x"), (Some(6), "x"), (None, "x"), (Some(1), "timed out: x")] {
+            assert_eq!(state(code, error), State::Error, "{code:?} {error}");
+        }
+    }
+
+    #[test]
+    fn a_description_names_the_digests_that_fit() {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        let image = |name: &str| serde_json::json!({"name": name, "status": "built", "digest": digest});
+        let receipt = |names: &[&str]| -> Receipt {
+            let images: Vec<_> = names.iter().map(|name| image(name)).collect();
+            serde_json::from_value(serde_json::json!({
+                "schema": 1, "outcome": "succeeded", "registry": null, "images": images, "payload_sha256": null,
+                "change": {"repository": "a/b", "commit": "0".repeat(39) + "1", "forge": null, "branch": null},
+                "started": "", "finished": "", "seconds": {},
+            }))
+            .unwrap()
+        };
+        let one = receipt(&["httpd"]);
+        assert_eq!(Progress::Succeeded(&one).description(), format!("1 image; httpd {digest}"));
+        let two = receipt(&["httpd", "db"]);
+        assert_eq!(Progress::Succeeded(&two).description(), format!("2 images; httpd {digest}, …"));
+    }
+}

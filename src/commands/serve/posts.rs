@@ -1,0 +1,118 @@
+//! What is posted to the forges about the jobs of the queue.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use crate::cancel::Cancel;
+use crate::commands::report::{self, Progress};
+use crate::config::Config;
+use crate::documents::{DecisionDocument, Receipt};
+use crate::forge::api::Status;
+use crate::queue::{JobState, Outbox, Post, PostKind, Refusal, Store};
+
+use super::works::Works;
+use crate::commands::announce::Announcer;
+
+/// Of a log, bytes: more than its last lines have.
+const LOG_END: usize = 64 << 10;
+/// How long the end of `serve --once` waits for what is still to be posted.
+const FLUSH: Duration = Duration::from_secs(15);
+
+/// Whether any forge is told of anything.
+pub(super) fn wanted(config: &Config) -> bool {
+    config.forges.iter().any(|forge| forge.status || forge.comment)
+}
+
+/// Starts the thread that posts.
+pub(super) fn start(
+    queue: &Store,
+    works: &Arc<Works>,
+    announcer: &Announcer,
+    cancel: &Cancel,
+) -> std::io::Result<Outbox> {
+    let (store, works, announcer, token) =
+        (queue.clone(), Arc::clone(works), announcer.clone(), cancel.clone());
+    let post = move |post: &Post| send(&store, &works.config(), post, &token);
+    Outbox::start(queue, cancel, Arc::new(post), Arc::new(move |text: &str| announcer.warn(text)))
+}
+
+/// Waits until everything is posted, at most for a moment.
+pub(super) fn flush(queue: &Store, cancel: &Cancel) {
+    let end = Instant::now() + FLUSH;
+    while queue.unposted().is_ok_and(|left| left > 0) && Instant::now() < end {
+        if cancel.sleep(Duration::from_millis(50)).is_err() {
+            return;
+        }
+    }
+}
+
+fn send(queue: &Store, config: &Config, post: &Post, cancel: &Cancel) -> Result<(), Refusal> {
+    let refusal = |error: String| Refusal { error, pause: None };
+    let document: DecisionDocument = match serde_json::from_str(&post.documents.document) {
+        Ok(document) => document,
+        // Such a job fails, and there is no telling whom to tell.
+        Err(_) => return Ok(()),
+    };
+    let Some(change) = document.change else { return Ok(()) };
+    let name = &change.repository;
+    let forge = report::forge_of(config, change.forge, change.forge_url.as_deref(), name);
+    let Some(forge) = forge else { return Ok(()) };
+    let wanted = match post.kind {
+        PostKind::Status => forge.status,
+        PostKind::Comment => forge.comment && post.job.state.is_ended(),
+    };
+    if !wanted {
+        return Ok(());
+    }
+    let api = report::api_of(config, forge, name, None, cancel).map_err(|e| refusal(e.one_line()))?;
+    let Some(api) = api else { return Err(refusal(format!("the forge {} has no token", forge.url))) };
+
+    let receipt = OnceLock::new();
+    let progress = match post.job.state {
+        JobState::Queued | JobState::Running => Progress::Pending,
+        JobState::Succeeded => {
+            let outcome = post.documents.outcome.as_deref().unwrap_or_default();
+            match serde_json::from_str::<Receipt>(outcome) {
+                Ok(read) => Progress::Succeeded(receipt.get_or_init(|| read)),
+                Err(error) => return Err(refusal(format!("the receipt cannot be read: {error}"))),
+            }
+        }
+        JobState::Failed | JobState::Cancelled => Progress::Failed {
+            code: post.job.exit_code.filter(|_| post.job.state == JobState::Failed),
+            error: post.job.error.as_deref().unwrap_or("cancelled"),
+        },
+    };
+    let link = config.serve.public_url.as_ref().map(|url| format!("{url}/jobs/{}", post.job.id));
+    let commit = post.job.commit.as_deref();
+    let sent = match post.kind {
+        PostKind::Status => {
+            let Some(commit) = commit.and_then(|commit| commit.parse().ok()) else { return Ok(()) };
+            let description = progress.description();
+            api.set_status(&Status { commit, state: progress.state(), description, target_url: link })
+        }
+        PostKind::Comment => {
+            let log = if matches!(progress, Progress::Failed { .. }) {
+                log_end(queue, post)
+            } else {
+                String::new()
+            };
+            let text = progress.comment(commit, &log, link.as_deref());
+            match (text, change.pull_request) {
+                (Some(text), Some(pull)) => api.comment(pull.number, &text),
+                (_, _) => Ok(()),
+            }
+        }
+    };
+    sent.map_err(|error| Refusal { pause: error.pause(), error: error.to_string() })
+}
+
+fn log_end(queue: &Store, post: &Post) -> String {
+    let mut end = Vec::new();
+    let read = queue.read_log(post.job.id, &mut |piece| {
+        end.extend_from_slice(piece);
+        end.drain(..end.len().saturating_sub(LOG_END));
+        Ok(())
+    });
+    // Without its log it is still told how it ended.
+    read.map(|()| String::from_utf8_lossy(&end).into_owned()).unwrap_or_default()
+}

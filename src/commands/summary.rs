@@ -1,0 +1,245 @@
+//! What a person reads on a terminal in place of a document. Pure: a document → text.
+
+use std::collections::BTreeMap;
+
+use crate::documents::{
+    BuiltDocument, DecisionDocument, DecisionWord, Image, ImageStatus, MoveOutcome, PushOutcome, Receipt,
+    Verdict,
+};
+use crate::escape::{escaped, shortened};
+use crate::model::{BranchName, Change, CommitSha, RepoName};
+use crate::pipeline::catchup::{CatchupDocument, CatchupOutcome, CaughtUp};
+use crate::pipeline::verify::Verification;
+
+/// The most characters of a reason or an error in a row.
+const REASON: usize = 200;
+
+pub(super) fn decision(document: &DecisionDocument, next: Option<&str>) -> String {
+    let word = match document.decision {
+        DecisionWord::Build => "build",
+        DecisionWord::Skip => "skip",
+    };
+    let mut text = format!("{word}: {}\n", escaped(&document.reason));
+    if let Some(change) = &document.change {
+        let commit = change.commit.as_ref().map_or("the commit is found on the branch", CommitSha::short);
+        text.push_str(&format!("  {}\n", place(&change.repository, change.branch.as_ref(), commit)));
+        if let Some(pr) = &change.pull_request {
+            let title = pr.title.as_deref().unwrap_or_default();
+            let author = pr.author.as_deref().map(|author| format!(" ({author})")).unwrap_or_default();
+            text.push_str(&format!("  #{} {}{}\n", pr.number, shortened(title, 72), escaped(&author)));
+        }
+    }
+    for rule in document.rules.iter().flatten() {
+        let verdict = match rule.verdict {
+            Verdict::Pass => "pass",
+            Verdict::Skip => "skip",
+        };
+        text.push_str(&format!("  {verdict}  {:<14}  {}\n", rule.rule, shortened(&rule.detail, REASON)));
+    }
+    text + &next.map(|next| format!("next: {next}\n")).unwrap_or_default()
+}
+
+/// For a skip that passes through.
+pub(super) fn skipped(reason: &str) -> String {
+    format!("skip: {}\n", escaped(reason))
+}
+
+pub(super) fn built(document: &BuiltDocument, next: Option<&str>) -> String {
+    let rows: Vec<[String; 3]> = document
+        .images
+        .iter()
+        .map(|image| {
+            let reason = || shortened(image.reason.as_deref().unwrap_or_default(), REASON);
+            let (status, detail) = match image.status {
+                ImageStatus::Built if document.registry.is_none() => ("built", local_name(image)),
+                ImageStatus::Built => ("built", format!("{:.2}s", image.seconds.unwrap_or_default())),
+                ImageStatus::Unchanged => ("unchanged", reason()),
+                ImageStatus::Skipped => ("skipped", reason()),
+                ImageStatus::Failed => ("failed", String::new()),
+                ImageStatus::Planned => ("to build", reason()),
+            };
+            [escaped(&image.name), status.to_owned(), detail]
+        })
+        .collect();
+    let next = next.map(|next| format!("next: {next}\n")).unwrap_or_default();
+    format!("{}: {}\n{}{next}", place_of(&document.change), counted(&document.images), table(&rows))
+}
+
+fn local_name(image: &Image) -> String {
+    match (&image.repository, &image.immutable_tag) {
+        (Some(repository), Some(tag)) => repository.tagged(tag).to_string(),
+        (None, _) | (_, None) => String::new(),
+    }
+}
+
+fn counted(images: &[Image]) -> String {
+    let count = |status| images.iter().filter(|image| image.status == status).count();
+    let words = [
+        (ImageStatus::Built, "built"),
+        (ImageStatus::Planned, "to build"),
+        (ImageStatus::Unchanged, "unchanged"),
+        (ImageStatus::Skipped, "skipped"),
+        (ImageStatus::Failed, "failed"),
+    ];
+    let parts: Vec<String> = words
+        .into_iter()
+        .map(|(status, word)| (count(status), word))
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, word)| format!("{count} {word}"))
+        .collect();
+    parts.join(", ")
+}
+
+pub(super) fn receipt(receipt: &Receipt) -> String {
+    let pulls = pulls(receipt);
+    let seconds = receipt.seconds.checkout + receipt.seconds.build + receipt.seconds.push.unwrap_or_default();
+    let failed = receipt.outcome == PushOutcome::Failed;
+    let result = match (failed, pulls.len()) {
+        (true, _) => "the push failed".to_owned(),
+        (false, 0) => "nothing to push".to_owned(),
+        (false, count) => format!("{} in the registry ({seconds:.1}s)", images(count)),
+    };
+    let mut text = format!("{}: {result}\n", place_of(&receipt.change));
+    let mut notes = Vec::new();
+    for image in &receipt.images {
+        if let (ImageStatus::Skipped, Some(reason)) = (image.status, &image.reason) {
+            notes.push(format!("{}: skipped: {reason}", image.name));
+        }
+        notes.extend(image.note.iter().map(|note| format!("{}: {note}", image.name)));
+        for moved in image.moved.iter().flatten() {
+            let outcome = match moved.outcome {
+                MoveOutcome::Moved | MoveOutcome::Already => None,
+                MoveOutcome::Superseded => Some("stays where it is: a newer commit holds it"),
+                MoveOutcome::Restored => Some("put back, because another tag could not be moved"),
+                MoveOutcome::Left => Some("new, and left, because another tag could not be moved"),
+            };
+            for note in outcome.into_iter().chain(moved.note.as_deref()) {
+                notes.push(format!("{}:{}: {note}", image.name, moved.tag));
+            }
+        }
+    }
+    notes.iter().for_each(|note| text.push_str(&format!("  {}\n", shortened(note, REASON))));
+    if !failed {
+        // Last, so that they stay on the screen.
+        pulls.iter().for_each(|line| text.push_str(&format!("  {line}\n")));
+    }
+    text
+}
+
+/// How to get each image that was pushed: under the first tag that names it, else under the immutable one.
+pub(super) fn pulls(receipt: &Receipt) -> Vec<String> {
+    let pushed = receipt.images.iter().filter(|image| image.digest.is_some());
+    pushed
+        .filter_map(|image| {
+            let stands = image.moved.iter().flatten().find(|m| m.outcome.stands()).map(|m| &m.tag);
+            let tag = stands.or(image.immutable_tag.as_ref())?;
+            Some(format!("docker pull {}", image.repository.as_ref()?.tagged(tag)))
+        })
+        .collect()
+}
+
+pub(super) fn verification(document: &Verification) -> String {
+    let (all, names) = (document.images.len(), {
+        let mut names: Vec<&str> = document.images.iter().map(|image| image.name.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names.len()
+    });
+    let tags = |count: usize| if count == 1 { "1 tag".to_owned() } else { format!("{count} tags") };
+    let drifted: Vec<_> = document.images.iter().filter(|image| image.has_drifted()).collect();
+    if drifted.is_empty() {
+        return format!("{} of {} intact\n", tags(all), images(names));
+    }
+    let rows: Vec<[String; 3]> = drifted
+        .iter()
+        .map(|image| {
+            let found = match &image.found {
+                None => "gone".to_owned(),
+                Some(found) => format!("changed to {found}"),
+            };
+            [format!("{}:{}", image.name, image.tag), found, String::new()]
+        })
+        .collect();
+    format!("{} of {} of {} drifted\n{}", drifted.len(), tags(all), images(names), table(&rows))
+}
+
+pub(super) fn catchup(document: &CatchupDocument) -> String {
+    let mut text = String::new();
+    let same = |a: &CaughtUp, b: &CaughtUp| (&a.repository, &a.branch) == (&b.repository, &b.branch);
+    for branch in document.commits.chunk_by(same) {
+        let (mut counts, mut rows) = (BTreeMap::<&str, usize>::new(), Vec::new());
+        for commit in branch {
+            let (word, is_news) = match commit.outcome {
+                CatchupOutcome::Present => ("present", false),
+                CatchupOutcome::Empty => ("empty", false),
+                CatchupOutcome::Built => ("built", true),
+                CatchupOutcome::Finished => ("finished", true),
+                CatchupOutcome::Failed => ("failed", true),
+                CatchupOutcome::FailedBefore => ("failed before", true),
+                CatchupOutcome::Planned => ("to build", true),
+                CatchupOutcome::Invalid => ("invalid", true),
+            };
+            *counts.entry(word).or_default() += 1;
+            if is_news {
+                let why = commit.error.as_ref().or(commit.reason.as_ref());
+                let why = why.map(|why| shortened(why, REASON)).unwrap_or_default();
+                rows.push([commit.commit.short().to_owned(), word.to_owned(), why]);
+            }
+        }
+        let counts: Vec<String> = counts.iter().map(|(word, count)| format!("{count} {word}")).collect();
+        let (CaughtUp { repository, branch, .. }, counts) = (&branch[0], counts.join(", "));
+        text.push_str(&format!("{repository} {branch}: {counts}\n{}", table(&rows)));
+    }
+    if document.busy {
+        text.push_str("busy: another catchup of the same repository is running\n");
+    } else if text.is_empty() {
+        text.push_str("no branch to look at\n");
+    }
+    text
+}
+
+fn place_of(change: &Change) -> String {
+    place(&change.repository, change.branch.as_ref(), change.commit.short())
+}
+
+fn place(repository: &RepoName, branch: Option<&BranchName>, commit: &str) -> String {
+    match branch {
+        Some(branch) => format!("{repository} {branch} {commit}"),
+        None => format!("{repository} {commit}"),
+    }
+}
+
+fn images(count: usize) -> String {
+    if count == 1 { "1 image".to_owned() } else { format!("{count} images") }
+}
+
+/// Columns, indented.
+fn table(rows: &[[String; 3]]) -> String {
+    let width = |i: usize| rows.iter().map(|row| console::measure_text_width(&row[i])).max().unwrap_or(0);
+    let (first, second) = (width(0).min(40), width(1));
+    let line = |row: &[String; 3]| format!("  {:<first$}  {:<second$}  {}", row[0], row[1], row[2]);
+    rows.iter().map(|row| format!("{}\n", line(row).trim_end())).collect()
+}
+
+/// The command that was typed, with what is to follow it. A command that read standard input cannot be repeated.
+pub(super) fn typed(arguments: impl Iterator<Item = String>, followed_by: &str) -> String {
+    let arguments: Vec<String> = arguments.skip(1).filter(|argument| argument != "--dry-run").collect();
+    if arguments.iter().any(|argument| argument == "-") {
+        return format!("append `{followed_by}`");
+    }
+    let words: Vec<String> = arguments.iter().map(|argument| shell_word(argument)).collect();
+    format!("swanci {} {followed_by}", words.join(" "))
+}
+
+/// A text that a shell reads as one word.
+pub(super) fn shell_word(text: &str) -> String {
+    let plain =
+        |c: char| c.is_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | '+' | ':' | '=' | ',' | '@');
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,427 @@
+//! A forge's REST API, asked about one repository: what differs between the forges is in the match on their kind.
+//!
+//! Written for: GitHub's API 2022-11-28, Gitea's and Forgejo's `/api/v1`, Gogs' go-gogs-client, GitBucket's `/api/v3`,
+//! GitLab's `/api/v4`, Bitbucket Cloud's 2.0, Bitbucket Data Center's `latest`.
+
+mod comment;
+mod error;
+mod server;
+mod status;
+
+pub(crate) use error::{ApiError, Problem};
+pub(crate) use server::Server;
+pub(crate) use status::{LONGEST_DESCRIPTION, State, Status};
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use ureq::http::{self, HeaderValue, header};
+use url::Url;
+
+use crate::cancel::Cancel;
+use crate::http::retry::{RetryPolicy, retry_after};
+use crate::http::{Answer, next_link};
+use crate::model::{ForgeName, RepoName};
+
+/// Pages that are read of one list: a hundred times a hundred entries.
+const MAX_PAGES: usize = 100;
+
+/// Where an API is, and as whom it is asked.
+pub(crate) struct Account {
+    pub(crate) kind: ForgeName,
+    /// The forge's own URL, without a slash at its end.
+    pub(crate) url: String,
+    /// The API's address, where it is not the one that follows from `url`.
+    pub(crate) api_url: Option<String>,
+    /// A certificate authority that is trusted for it.
+    pub(crate) ca_pem: Option<Vec<u8>>,
+    /// The user name, where the token was configured with one.
+    pub(crate) user: Option<String>,
+    pub(crate) token: SecretString,
+}
+
+/// The API of a forge, asked about one repository.
+pub(crate) struct Api {
+    pub(crate) kind: ForgeName,
+    pub(crate) repository: RepoName,
+    /// The forge's own URL, without a slash at its end.
+    pub(crate) url: String,
+    server: Server,
+    /// The name and value of the header that carries the token.
+    login: (&'static str, HeaderValue),
+    cancel: Cancel,
+}
+
+impl Api {
+    /// Nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`Problem::Settings`] when the address is wrong or would send the token in plain text.
+    pub(crate) fn new(account: Account, repository: RepoName, cancel: Cancel) -> Result<Api, ApiError> {
+        let Account { kind, url, api_url, ca_pem, user, token } = account;
+        // Plain http is only taken from the configuration's own `url`.
+        let plain = api_url.is_none() && url.starts_with("http://");
+        let address = api_url.unwrap_or_else(|| api_of(kind, &url));
+        let server = Server::new(&address, plain, ca_pem.as_deref())?;
+        let login = login(kind, user.as_deref(), &token)?;
+        Ok(Api { kind, repository, url, server, login, cancel })
+    }
+
+    /// The API's host, with its port where it has one.
+    pub(crate) fn host(&self) -> &str {
+        &self.server.host
+    }
+
+    /// A page of the repository on the forge, for people.
+    pub(crate) fn page(&self, rest: &str) -> String {
+        let name = match (self.kind, self.repository.as_str().split_once('/')) {
+            (ForgeName::BitbucketServer, Some((project, slug))) => format!("projects/{project}/repos/{slug}"),
+            (_, _) => self.repository.to_string(),
+        };
+        format!("{}/{name}/{rest}", self.url)
+    }
+
+    /// Where in the API the repository is.
+    fn root(&self) -> String {
+        match (self.kind, self.repository.as_str().split_once('/')) {
+            (ForgeName::Gitlab, _) => format!("projects/{}", self.repository.as_str().replace('/', "%2F")),
+            (ForgeName::Bitbucket, _) => format!("repositories/{}", self.repository),
+            (ForgeName::BitbucketServer, Some((project, slug))) => {
+                format!("api/latest/projects/{project}/repos/{slug}")
+            }
+            (_, _) => format!("repos/{}", self.repository),
+        }
+    }
+
+    /// The URL of `path` below the repository.
+    fn below(&self, path: &str) -> Result<Url, ApiError> {
+        // A repository's name holds nothing that would have to be encoded, but the slash for GitLab.
+        let all = if path.is_empty() { self.root() } else { format!("{}/{path}", self.root()) };
+        self.anywhere(&all)
+    }
+
+    fn anywhere(&self, path: &str) -> Result<Url, ApiError> {
+        self.server.base.join(path).map_err(|e| ApiError::settings(e.to_string()))
+    }
+
+    /// Reads the repository: whether the token may write to it, where the forge says so.
+    pub(crate) fn may_write(&self) -> Result<Option<bool>, ApiError> {
+        let at = format!("reading {} by the API", self.repository);
+        let found: Value = self.parsed(&self.get(&self.below("")?, &at)?, &at)?;
+        let permissions = &found["permissions"];
+        if self.kind != ForgeName::Gitlab {
+            return Ok(permissions["push"].as_bool());
+        }
+        let level = |of: &str| permissions[of]["access_level"].as_i64();
+        // 30 is a Developer, who may set statuses and write notes.
+        Ok(level("project_access").max(level("group_access")).map(|level| level >= 30))
+    }
+
+    /// Reads a list page by page until `each` says no.
+    pub(crate) fn pages(
+        &self,
+        path: &str,
+        at: &str,
+        each: &mut dyn FnMut(Vec<Value>) -> Result<bool, ApiError>,
+    ) -> Result<(), ApiError> {
+        let mut url = self.below(path)?;
+        for _ in 0..MAX_PAGES {
+            let answer = self.get(&url, at)?;
+            let mut page: Value = self.parsed(&answer, at)?;
+            // Bitbucket wraps its lists.
+            let (items, next) = if page.is_object() {
+                let following =
+                    page["nextPageStart"].as_u64().map(|start| started_at(&url, &start.to_string()));
+                let next = page["next"].as_str().map(str::to_owned).or(following);
+                (page["values"].take(), next)
+            } else {
+                (page, answer.header("link").and_then(next_link).map(str::to_owned))
+            };
+            let Value::Array(items) = items else {
+                return Err(self.error(Problem::Protocol, at, "the answer is not a list"));
+            };
+            if !each(items)? {
+                return Ok(());
+            }
+            let Some(next) = next else { return Ok(()) };
+            let next = url
+                .join(&next)
+                .map_err(|e| self.error(Problem::Protocol, at, format!("its link to the next page: {e}")))?;
+            // The token goes along: only to where it was meant for.
+            if next.origin() != url.origin() {
+                let detail = format!("the next page is elsewhere: {}", shown(next.as_str()));
+                return Err(self.error(Problem::Protocol, at, detail));
+            }
+            url = next;
+        }
+        Ok(())
+    }
+
+    /// The query that asks for long pages, where there are pages.
+    pub(crate) fn long_pages(&self) -> &'static str {
+        match self.kind {
+            ForgeName::Github | ForgeName::Gitlab => "?per_page=100",
+            ForgeName::Gitea | ForgeName::Forgejo => "?limit=50",
+            ForgeName::Bitbucket => "?pagelen=100",
+            ForgeName::BitbucketServer => "?limit=100",
+            ForgeName::Gogs | ForgeName::Gitbucket => "",
+        }
+    }
+
+    /// A GET below the repository, repeated for passing causes.
+    pub(crate) fn read<T: DeserializeOwned>(&self, path: &str, at: &str) -> Result<T, ApiError> {
+        self.parsed(&self.get(&self.below(path)?, at)?, at)
+    }
+
+    fn get(&self, url: &Url, at: &str) -> Result<Answer, ApiError> {
+        let policy =
+            RetryPolicy { attempts: 3, first_delay: Duration::from_millis(300), ..RetryPolicy::default() };
+        let mut retries = policy.start();
+        loop {
+            match self.exchange("GET", url, None, at) {
+                Err(error) if error.is_transient() => match retries.next_delay(None) {
+                    Some(delay) => self.cancel.sleep(delay)?,
+                    None => return Err(error),
+                },
+                result => return result,
+            }
+        }
+    }
+
+    /// One request that changes something below the repository; it is not repeated.
+    pub(crate) fn send(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+        at: &str,
+    ) -> Result<Answer, ApiError> {
+        self.exchange(method, &self.below(path)?, body, at)
+    }
+
+    /// One request; anything but success is an error.
+    fn exchange(&self, method: &str, url: &Url, body: Option<&Value>, at: &str) -> Result<Answer, ApiError> {
+        self.cancel.check()?;
+        let mut request = http::Request::builder().method(method).header(self.login.0, self.login.1.clone());
+        request = match self.kind {
+            ForgeName::Github => request
+                .header(header::ACCEPT, "application/vnd.github+json")
+                .header("X-GitHub-Api-Version", "2022-11-28"),
+            ForgeName::Gitlab
+            | ForgeName::Gitea
+            | ForgeName::Forgejo
+            | ForgeName::Gogs
+            | ForgeName::Bitbucket
+            | ForgeName::BitbucketServer
+            | ForgeName::Gitbucket => request.header(header::ACCEPT, "application/json"),
+        };
+        let body = body.map(Value::to_string);
+        // A POST without a body still says how long it is.
+        let body = if method == "POST" { Some(body.unwrap_or_default()) } else { body };
+        let answer = self.server.exchange(request, url, body.as_deref().map(str::as_bytes), at)?;
+        if matches!(answer.status, 200..=299) { Ok(answer) } else { Err(self.refused(&answer, at)) }
+    }
+
+    pub(crate) fn parsed<T: DeserializeOwned>(&self, answer: &Answer, at: &str) -> Result<T, ApiError> {
+        let mut deserializer = serde_json::Deserializer::from_slice(&answer.body);
+        serde_path_to_error::deserialize(&mut deserializer)
+            .map_err(|error| self.error(Problem::Protocol, at, shown(&error.to_string())))
+    }
+
+    pub(crate) fn error(&self, problem: Problem, at: &str, detail: impl Into<String>) -> ApiError {
+        ApiError { hint: self.hint(problem), ..self.server.error(problem, at, detail) }
+    }
+
+    /// What an unwelcome status means.
+    fn refused(&self, answer: &Answer, at: &str) -> ApiError {
+        let spent = answer.header("x-ratelimit-remaining") == Some("0");
+        let pause = answer.header("retry-after").and_then(|v| retry_after(v, jiff::Timestamp::now()));
+        let problem = match answer.status {
+            401 => Problem::TokenRefused,
+            429 => Problem::RateLimited(pause),
+            403 if spent || pause.is_some() => Problem::RateLimited(pause),
+            403 => Problem::Forbidden,
+            404 => Problem::NotFound,
+            300..=399 => Problem::Moved,
+            400..=499 => Problem::Invalid,
+            status @ 500..=599 => Problem::Server(status),
+            status => return self.error(Problem::Protocol, at, format!("HTTP status {status}")),
+        };
+        let location = || shown(answer.header("location").unwrap_or("nowhere"));
+        let detail = if problem == Problem::Moved { location() } else { said(answer) };
+        let mut error = self.error(problem, at, detail);
+        if let Problem::RateLimited(_) = problem {
+            error.hint = again(answer, pause);
+        }
+        if problem == Problem::Invalid
+            && ["reachable", "localhost"].iter().any(|word| error.detail.contains(word))
+        {
+            let hint =
+                "GitHub delivers over the public Internet only; open a tunnel, or give its address as --url";
+            error.hint = Some(hint.to_owned());
+        }
+        error
+    }
+
+    fn hint(&self, problem: Problem) -> Option<String> {
+        match problem {
+            Problem::TokenRefused if self.kind == ForgeName::Github => Some(
+                "has it expired, or is it another server's? set GH_TOKEN or GITHUB_TOKEN, as with: export \
+                 GITHUB_TOKEN=$(gh auth token)"
+                    .to_owned(),
+            ),
+            Problem::TokenRefused => {
+                Some("has it expired, or is it another server's? name the right one as token_file".to_owned())
+            }
+            Problem::Forbidden => Some(self.rights().to_owned()),
+            Problem::NotFound if self.kind == ForgeName::Github => Some(format!(
+                "check owner/name (and --api-url: GitHub Enterprise's ends in /api/v3); {}",
+                self.rights()
+            )),
+            Problem::NotFound => {
+                Some(format!("check owner/name and the url of the forge; {}", self.rights()))
+            }
+            Problem::Moved => Some(
+                "redirects are not followed with a token in hand; was the repository renamed? give its present name"
+                    .to_owned(),
+            ),
+            Problem::Settings
+            | Problem::Unreachable
+            | Problem::Invalid
+            | Problem::RateLimited(_)
+            | Problem::Server(_)
+            | Problem::Protocol
+            | Problem::NoTunnel
+            | Problem::Lacking
+            | Problem::Stopped(_) => None,
+        }
+    }
+
+    /// What a token needs.
+    pub(crate) fn rights(&self) -> &'static str {
+        match self.kind {
+            ForgeName::Github => {
+                "for webhooks a classic token needs the scope admin:repo_hook, a fine-grained one the repository \
+                 permission \"Webhooks: write\", and its owner must administer the repository; for statuses repo:status \
+                 or \"Commit statuses: write\", for comments repo or \"Pull requests: write\""
+            }
+            ForgeName::Gitea | ForgeName::Forgejo => {
+                "the token needs the scope write:repository, for comments write:issue too, and its owner the right to \
+                 write; for webhooks to administer the repository"
+            }
+            ForgeName::Gogs | ForgeName::Gitbucket => {
+                "the owner of the token must be a collaborator who may write; for webhooks one who administers the \
+                 repository"
+            }
+            ForgeName::Gitlab => {
+                "the token needs the scope api and the role Developer; for webhooks the role Maintainer"
+            }
+            ForgeName::Bitbucket => {
+                "the token needs the scopes repository:write (statuses), pullrequest:write (comments) and webhook"
+            }
+            ForgeName::BitbucketServer => {
+                "the token needs the permission \"Repository write\"; for webhooks \"Repository admin\""
+            }
+        }
+    }
+}
+
+/// Where the API of a forge at this URL is.
+fn api_of(kind: ForgeName, url: &str) -> String {
+    match kind {
+        ForgeName::Github if url == "https://github.com" => "https://api.github.com".to_owned(),
+        ForgeName::Bitbucket if url == "https://bitbucket.org" => "https://api.bitbucket.org/2.0".to_owned(),
+        ForgeName::Github | ForgeName::Gitbucket => format!("{url}/api/v3"),
+        ForgeName::Gitea | ForgeName::Forgejo | ForgeName::Gogs => format!("{url}/api/v1"),
+        ForgeName::Gitlab => format!("{url}/api/v4"),
+        ForgeName::Bitbucket => format!("{url}/2.0"),
+        ForgeName::BitbucketServer => format!("{url}/rest"),
+    }
+}
+
+fn login(
+    kind: ForgeName,
+    user: Option<&str>,
+    token: &SecretString,
+) -> Result<(&'static str, HeaderValue), ApiError> {
+    let token = token.expose_secret();
+    let (name, value) = match (kind, user) {
+        // An API token of Bitbucket Cloud, or a password of Data Center, goes with its owner's name.
+        (ForgeName::Bitbucket | ForgeName::BitbucketServer, Some(user)) => {
+            let login = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{token}"));
+            ("authorization", format!("Basic {login}"))
+        }
+        (ForgeName::Github | ForgeName::Bitbucket | ForgeName::BitbucketServer, _) => {
+            ("authorization", format!("Bearer {token}"))
+        }
+        (ForgeName::Gitea | ForgeName::Forgejo | ForgeName::Gogs | ForgeName::Gitbucket, _) => {
+            ("authorization", format!("token {token}"))
+        }
+        (ForgeName::Gitlab, _) => ("private-token", token.to_owned()),
+    };
+    let mut value = HeaderValue::from_str(&value)
+        .map_err(|_| ApiError::settings("the token cannot be sent in a header"))?;
+    value.set_sensitive(true);
+    Ok((name, value))
+}
+
+fn started_at(url: &Url, start: &str) -> String {
+    let mut next = url.clone();
+    let rest: Vec<_> = url.query_pairs().filter(|(name, _)| name != "start").collect();
+    next.query_pairs_mut().clear().extend_pairs(rest).append_pair("start", start);
+    next.into()
+}
+
+/// When the rate's owner wants to be asked again.
+fn again(answer: &Answer, pause: Option<Duration>) -> Option<String> {
+    if let Some(pause) = pause {
+        return Some(format!("try again in {} s", pause.as_secs()));
+    }
+    let reset = answer.header("x-ratelimit-reset")?.trim().parse::<i64>().ok()?;
+    Some(format!("try again after {}", jiff::Timestamp::from_second(reset).ok()?))
+}
+
+/// The body of an error: GitHub's `message` and `errors`, GitLab's `message` (also an object) or `error`, Bitbucket's
+/// `error.message` and `errors`.
+#[derive(Deserialize)]
+struct ErrorBody {
+    #[serde(default)]
+    message: Value,
+    #[serde(default)]
+    error: Value,
+    /// Strings, or objects with `message`, `field` and `code`.
+    #[serde(default)]
+    errors: Value,
+}
+
+fn said(answer: &Answer) -> String {
+    let plain = || {
+        let start = String::from_utf8_lossy(&answer.body[..answer.body.len().min(300)]).into_owned();
+        if start.trim().is_empty() { format!("HTTP status {}", answer.status) } else { shown(&start) }
+    };
+    let Ok(body) = serde_json::from_slice::<ErrorBody>(&answer.body) else { return plain() };
+    let text = |value: &Value| match value.as_str() {
+        Some(text) => Some(text.to_owned()),
+        None => (!value.is_null()).then(|| value.to_string()),
+    };
+    let error = body.error.get("message").unwrap_or(&body.error);
+    let errors = body.errors.as_array().into_iter().flatten().filter_map(|error| {
+        let field = |key: &str| error.get(key).and_then(Value::as_str);
+        let whole = error.as_str().or_else(|| field("message")).map(str::to_owned);
+        whole.or_else(|| Some(format!("{}: {}", field("field")?, field("code")?)))
+    });
+    let all: Vec<String> = [&body.message, error].into_iter().filter_map(text).chain(errors).collect();
+    if all.is_empty() { plain() } else { shown(&all.join("; ")) }
+}
+
+/// Text of a server, on one line and without secrets.
+pub(crate) fn shown(text: &str) -> String {
+    crate::escape::shortened(&crate::redact::scrub(text), 200)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,118 @@
+//! The status of a commit.
+
+use serde_json::{Value, json};
+
+use super::{Api, ApiError, Problem};
+use crate::model::{CommitSha, ForgeName};
+
+/// What the status is of, among those that others set on the same commit.
+const CONTEXT: &str = "swanci";
+/// Characters of a description: GitHub takes no more.
+pub(crate) const LONGEST_DESCRIPTION: usize = 140;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Pending,
+    Success,
+    /// The merge itself is at fault.
+    Failure,
+    /// Something else kept it from being built.
+    Error,
+}
+
+#[derive(Debug)]
+pub(crate) struct Status {
+    pub(crate) commit: CommitSha,
+    pub(crate) state: State,
+    pub(crate) description: String,
+    /// Where a person reads more.
+    pub(crate) target_url: Option<String>,
+}
+
+impl Api {
+    /// Sets the status of a commit. Setting the same one again is harmless.
+    pub(crate) fn set_status(&self, status: &Status) -> Result<(), ApiError> {
+        let Status { commit, state, description, target_url } = status;
+        let at = format!("setting the status of {} of {}", commit.short(), self.repository);
+        let mut description = crate::escape::escaped(&crate::redact::scrub(description));
+        if description.chars().count() > LONGEST_DESCRIPTION {
+            description = description.chars().take(LONGEST_DESCRIPTION - 1).chain(['…']).collect();
+        }
+        match self.kind {
+            ForgeName::Github | ForgeName::Gitea | ForgeName::Forgejo | ForgeName::Gitbucket => {
+                let mut body = json!({
+                    "state": word(*state, ["pending", "success", "failure", "error"]),
+                    "description": description,
+                    "context": CONTEXT,
+                });
+                // GitBucket answers an empty one with 404.
+                if let Some(url) = target_url {
+                    body["target_url"] = url.as_str().into();
+                }
+                self.send("POST", &format!("statuses/{commit}"), Some(&body), &at).map(drop)
+            }
+            ForgeName::Gitlab => {
+                let state = word(*state, ["pending", "success", "failed", "failed"]);
+                let mut body = json!({"state": state, "name": CONTEXT, "description": description});
+                if let Some(url) = target_url {
+                    body["target_url"] = url.as_str().into();
+                }
+                let sent = self.send("POST", &format!("statuses/{commit}"), Some(&body), &at);
+                match sent {
+                    Err(error)
+                        if error.problem == Problem::Invalid
+                            && error.detail.contains("Cannot transition")
+                            && self.gitlab_has(commit, state, &at)? =>
+                    {
+                        Ok(())
+                    }
+                    sent => sent.map(drop),
+                }
+            }
+            ForgeName::Bitbucket | ForgeName::BitbucketServer => {
+                let commits = if self.kind == ForgeName::Bitbucket { "commit" } else { "commits" };
+                let url = target_url.clone().unwrap_or_else(|| self.page(&format!("commits/{commit}")));
+                let body = json!({
+                    "key": CONTEXT,
+                    "name": CONTEXT,
+                    "state": word(*state, ["INPROGRESS", "SUCCESSFUL", "FAILED", "FAILED"]),
+                    "description": description,
+                    "url": url,
+                });
+                let end = if self.kind == ForgeName::Bitbucket { "statuses/build" } else { "builds" };
+                match self.send("POST", &format!("{commits}/{commit}/{end}"), Some(&body), &at) {
+                    // Data Center before 7.4.
+                    Err(error)
+                        if self.kind == ForgeName::BitbucketServer && error.problem == Problem::NotFound =>
+                    {
+                        let url = self.anywhere(&format!("build-status/1.0/commits/{commit}"))?;
+                        self.exchange("POST", &url, Some(&body), &at).map(drop)
+                    }
+                    sent => sent.map(drop),
+                }
+            }
+            ForgeName::Gogs => Err(self.error(
+                Problem::Lacking,
+                &at,
+                "Gogs has no commit statuses; set comment = true instead",
+            )),
+        }
+    }
+
+    /// Whether the newest status of swanci's on a commit is this one.
+    fn gitlab_has(&self, commit: &CommitSha, state: &str, at: &str) -> Result<bool, ApiError> {
+        let path = format!("repository/commits/{commit}/statuses?name={CONTEXT}&per_page=100");
+        let found: Vec<Value> = self.read(&path, at)?;
+        let newest = found.iter().filter(|s| s["name"] == CONTEXT).max_by_key(|s| s["id"].as_u64());
+        Ok(newest.is_some_and(|status| status["status"] == state))
+    }
+}
+
+fn word(state: State, [pending, success, failure, error]: [&'static str; 4]) -> &'static str {
+    match state {
+        State::Pending => pending,
+        State::Success => success,
+        State::Failure => failure,
+        State::Error => error,
+    }
+}

@@ -1,0 +1,466 @@
+//! What is still to be posted about jobs, and the thread that posts it.
+//!
+//! The rows are written by triggers (`schema.rs`), in the transaction that changes the job. They say only which job to
+//! report on: what is posted is how it stands at that moment.
+
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rusqlite::{OptionalExtension as _, params};
+
+use super::{Class, Store, millis};
+use crate::cancel::Cancel;
+use crate::model::CommitSha;
+use crate::queue::error::QueueError;
+use crate::queue::job::{JobDocuments, JobId, JobRecord};
+use crate::queue::retry::RetryPolicy;
+
+/// 10 s, 30 s, 90 s and so on, up to [`LONGEST`].
+const RETRY: RetryPolicy =
+    RetryPolicy { attempts: u32::MAX, first: Duration::from_secs(10), factor: 3, jitter: 0.2 };
+/// Between two attempts.
+const LONGEST: Duration = Duration::from_secs(30 * 60);
+/// What could not be posted for so long is dropped.
+const DROP_AFTER: Duration = Duration::from_secs(24 * 3600);
+/// After an error of the database.
+const PAUSE: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PostKind {
+    /// The status of a commit.
+    Status,
+    /// The comment on a pull request.
+    Comment,
+}
+
+impl PostKind {
+    /// The word for it, in the database and for people.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            PostKind::Status => "status",
+            PostKind::Comment => "comment",
+        }
+    }
+}
+
+/// One thing to post.
+#[derive(Debug, Clone)]
+pub struct Post {
+    id: i64,
+    pub kind: PostKind,
+    pub job: JobRecord,
+    pub documents: JobDocuments,
+    /// Attempts before this one.
+    pub attempts: u32,
+    created_at: i64,
+}
+
+/// Why something was not posted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    pub error: String,
+    /// How long the server wants to be left alone.
+    pub pause: Option<Duration>,
+}
+
+/// Posts one thing. `Ok` also where there is nothing to say.
+type Poster = dyn Fn(&Post) -> Result<(), Refusal> + Send + Sync;
+
+/// The thread that empties the outbox.
+pub struct Outbox(Option<JoinHandle<()>>);
+
+impl Outbox {
+    /// Posts until `cancel` stops. `warn` is told of what fails and of what is dropped.
+    pub fn start(
+        store: &Store,
+        cancel: &Cancel,
+        post: Arc<Poster>,
+        warn: Arc<dyn Fn(&str) + Send + Sync>,
+    ) -> std::io::Result<Outbox> {
+        let (store, cancel) = (store.clone(), cancel.clone());
+        let weak = Arc::downgrade(&store.0);
+        cancel.on_stop(move || drop(weak.upgrade().inspect(|inner| Store(Arc::clone(inner)).ring())));
+        let run = move || {
+            while cancel.check().is_ok() {
+                let seen = store.changes();
+                let wait = match store.next_post() {
+                    Ok(Ok(post_now)) => {
+                        attempt(&store, &post_now, &*post, &*warn).map_or(PAUSE, |()| Duration::ZERO)
+                    }
+                    Ok(Err(wait)) => wait,
+                    // The workers say what is wrong with the database.
+                    Err(_) => PAUSE,
+                };
+                if cancel.check().is_ok() && !wait.is_zero() {
+                    store.wait_change(seen, wait);
+                }
+            }
+        };
+        Ok(Outbox(Some(thread::Builder::new().name("outbox".to_owned()).spawn(run)?)))
+    }
+
+    /// Waits for the end of the thread, after its token was stopped.
+    pub fn join(mut self) {
+        let _ = self.0.take().map(JoinHandle::join);
+    }
+}
+
+fn attempt(
+    store: &Store,
+    post: &Post,
+    poster: &dyn Fn(&Post) -> Result<(), Refusal>,
+    warn: &dyn Fn(&str),
+) -> Result<(), QueueError> {
+    let Err(Refusal { error, pause }) = poster(post) else { return store.forget_post(post.id) };
+    let what = format!("the {} about job {}", post.kind.as_str(), post.job.id);
+    if store.now().saturating_sub(post.created_at) >= millis(DROP_AFTER) {
+        warn(&format!("{what} was not posted within a day and is dropped: {error}"));
+        return store.forget_post(post.id);
+    }
+    if post.attempts == 0 {
+        warn(&format!("{what} was not posted; it is tried again for a day: {error}"));
+    }
+    let wait = RETRY.delay(post.attempts.saturating_add(1), fastrand::f64()).unwrap_or(LONGEST);
+    store.postpone(post.id, wait.min(LONGEST).max(pause.unwrap_or_default().min(LONGEST)))
+}
+
+impl Store {
+    /// Whether jobs are to be reported on. What is in the outbox is dropped with `false`.
+    pub fn set_posts(&self, on: bool) -> Result<(), QueueError> {
+        let is_on: bool = self.read(|conn| conn.query_row("SELECT posts FROM meta", [], |row| row.get(0)))?;
+        if is_on == on {
+            return Ok(());
+        }
+        self.write(Class::Essential, |conn| {
+            conn.execute("UPDATE meta SET posts = ?", [on])?;
+            conn.execute("DELETE FROM outbox WHERE ?", [!on])?;
+            Ok(())
+        })
+    }
+
+    /// Writes down which commit landed, where the forge did not say it.
+    pub fn landed(&self, id: JobId, commit: &CommitSha) -> Result<(), QueueError> {
+        self.write(Class::Essential, |conn| {
+            conn.prepare_cached("UPDATE jobs SET commit_sha = ?2 WHERE id = ?1 AND commit_sha = ''")?
+                .execute(params![id.0, commit.as_str()])?;
+            Ok(())
+        })
+    }
+
+    /// Things that are still to be posted, those that wait for another attempt included.
+    pub fn unposted(&self) -> Result<u64, QueueError> {
+        let count: i64 =
+            self.read(|conn| conn.query_row("SELECT count(*) FROM outbox", [], |row| row.get(0)))?;
+        Ok(count.unsigned_abs())
+    }
+
+    /// The oldest thing that may be posted now; else how long there is nothing to do. A wait that is longer than any was
+    /// written before the clock was set back, and is over.
+    fn next_post(&self) -> Result<Result<Post, Duration>, QueueError> {
+        let now = self.now();
+        let row = self.read(|conn| {
+            conn.prepare_cached(
+                "SELECT id, kind = 'status', job, created_at, attempts FROM outbox
+                 WHERE not_before <= ?1 OR not_before > ?2 ORDER BY id LIMIT 1",
+            )?
+            .query_row(params![now, now + millis(LONGEST)], |row| {
+                Ok((row.get(0)?, row.get(1)?, JobId(row.get(2)?), row.get(3)?, row.get(4)?))
+            })
+            .optional()
+        })?;
+        let Some((id, is_status, job, created_at, attempts)) = row else {
+            let next: Option<i64> =
+                self.read(|conn| conn.query_row("SELECT min(not_before) FROM outbox", [], |row| row.get(0)))?;
+            let wait = next.map_or(Duration::MAX, |next| {
+                Duration::from_millis(next.saturating_sub(now).clamp(1, millis(LONGEST)).unsigned_abs())
+            });
+            return Ok(Err(wait));
+        };
+        let kind = if is_status { PostKind::Status } else { PostKind::Comment };
+        let (job, documents) = (self.get(job)?, self.documents(job)?);
+        Ok(Ok(Post { id, kind, job, documents, attempts, created_at }))
+    }
+
+    fn forget_post(&self, id: i64) -> Result<(), QueueError> {
+        self.write(Class::Essential, |conn| {
+            conn.prepare_cached("DELETE FROM outbox WHERE id = ?")?.execute([id]).map(drop)
+        })
+    }
+
+    fn postpone(&self, id: i64, wait: Duration) -> Result<(), QueueError> {
+        let not_before = self.now() + millis(wait);
+        self.write(Class::Essential, |conn| {
+            conn.prepare_cached("UPDATE outbox SET attempts = attempts + 1, not_before = ?2 WHERE id = ?1")?
+                .execute(params![id, not_before])
+                .map(drop)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::queue::job::{Accepted, JobState, NewJob};
+    use crate::queue::lock::ServeLock;
+    use crate::queue::store::{Ending, Retention};
+
+    /// A store whose clock the test sets, in seconds, and what was posted about its jobs.
+    struct Fixture {
+        dir: tempfile::TempDir,
+        second: Arc<AtomicI64>,
+        store: Option<Store>,
+        posted: Mutex<Vec<(PostKind, i64, JobState)>>,
+        warnings: Mutex<Vec<String>>,
+        fails: Mutex<Option<Refusal>>,
+    }
+
+    impl Fixture {
+        fn new() -> Fixture {
+            let mut fixture = Fixture {
+                dir: tempfile::tempdir().unwrap(),
+                second: Arc::new(AtomicI64::new(0)),
+                store: None,
+                posted: Mutex::default(),
+                warnings: Mutex::default(),
+                fails: Mutex::default(),
+            };
+            fixture.reopen();
+            fixture.store().set_posts(true).unwrap();
+            fixture
+        }
+
+        fn reopen(&mut self) {
+            self.store = None;
+            let lock = ServeLock::acquire(self.dir.path(), None, Timestamp::now()).unwrap();
+            let second = Arc::clone(&self.second);
+            let clock =
+                move || Timestamp::from_second(1_800_000_000 + second.load(Ordering::SeqCst)).unwrap();
+            self.store = Some(Store::open(lock, Arc::new(clock)).unwrap());
+        }
+
+        fn store(&self) -> &Store {
+            self.store.as_ref().unwrap()
+        }
+
+        fn accept(&self, branch: &str, commit: Option<u64>) -> JobId {
+            let job = NewJob {
+                forge: crate::model::ForgeName::Github,
+                forge_url: None,
+                repository: "o/r".parse().unwrap(),
+                branch: branch.parse().unwrap(),
+                commit: commit.map(|commit| format!("{:040x}", commit + 1).parse().unwrap()),
+                pull_request: Some(7),
+                head: Some(format!("{:040x}", 99).parse().unwrap()),
+                event: "pull_request".to_owned(),
+                delivery_id: None,
+                document: "{}".to_owned(),
+            };
+            match self.store().accept(job).unwrap() {
+                Accepted::New(id) => id,
+                other @ (Accepted::Duplicate { .. } | Accepted::Requeued(_)) => panic!("{other:?}"),
+            }
+        }
+
+        fn run(&self, ending: &Ending) -> JobId {
+            let job = self.store().claim(Duration::MAX / 4).unwrap().unwrap();
+            self.store().end(job.id, ending).unwrap();
+            job.id
+        }
+
+        /// Posts what may be posted at this second, as the thread does; returns how long it would wait.
+        fn post_at(&self, second: i64) -> Duration {
+            self.second.store(second, Ordering::SeqCst);
+            loop {
+                let post = match self.store().next_post().unwrap() {
+                    Ok(post) => post,
+                    Err(wait) => return wait,
+                };
+                let poster = |post: &Post| match &*self.fails.lock().unwrap() {
+                    Some(refusal) => Err(refusal.clone()),
+                    None => {
+                        self.posted.lock().unwrap().push((post.kind, post.job.id.0, post.job.state));
+                        Ok(())
+                    }
+                };
+                let warn = |text: &str| self.warnings.lock().unwrap().push(text.to_owned());
+                attempt(self.store(), &post, &poster, &warn).unwrap();
+            }
+        }
+
+        fn fail(&self, pause: Option<Duration>) {
+            *self.fails.lock().unwrap() = Some(Refusal { error: "502".to_owned(), pause });
+        }
+
+        fn succeed(&self) {
+            *self.fails.lock().unwrap() = None;
+        }
+
+        fn posted(&self) -> Vec<(PostKind, i64, JobState)> {
+            std::mem::take(&mut *self.posted.lock().unwrap())
+        }
+    }
+
+    fn done() -> Ending {
+        Ending::Succeeded { outcome: "{}".to_owned() }
+    }
+
+    fn failed() -> Ending {
+        Ending::Failed { code: 1, error: "no".to_owned() }
+    }
+
+    use PostKind::{Comment, Status};
+
+    #[test]
+    fn a_job_is_reported_when_it_is_queued_and_when_it_has_ended() {
+        let fixture = Fixture::new();
+        fixture.accept("main", Some(1));
+        assert_eq!(fixture.post_at(0), Duration::MAX);
+        assert_eq!(fixture.posted(), [(Status, 1, JobState::Queued)]);
+        let again = Ending::Retry { code: 6, error: "x".to_owned(), wait: Duration::ZERO };
+        fixture.run(&again);
+        fixture.run(&Ending::Interrupted);
+        fixture.post_at(1);
+        assert_eq!(fixture.posted(), [], "it is still pending");
+        fixture.run(&failed());
+        fixture.post_at(2);
+        assert_eq!(fixture.posted(), [(Status, 1, JobState::Failed), (Comment, 1, JobState::Failed)]);
+        fixture.store().retry(JobId(1)).unwrap();
+        fixture.post_at(3);
+        assert_eq!(fixture.posted(), [(Status, 1, JobState::Queued)]);
+        assert_eq!(fixture.store().unposted().unwrap(), 0);
+    }
+
+    #[test]
+    fn nothing_is_kept_to_be_posted_where_nobody_wants_it() {
+        let fixture = Fixture::new();
+        fixture.accept("main", Some(1));
+        assert_eq!(fixture.store().unposted().unwrap(), 1);
+        fixture.store().set_posts(false).unwrap();
+        assert_eq!(fixture.store().unposted().unwrap(), 0);
+        fixture.run(&done());
+        fixture.accept("main", Some(2));
+        assert_eq!(fixture.store().unposted().unwrap(), 0);
+    }
+
+    #[test]
+    fn a_newer_post_takes_the_place_of_an_older_one_and_order_is_kept() {
+        let fixture = Fixture::new();
+        let one = fixture.accept("main", Some(1));
+        fixture.store().cancel(one).unwrap();
+        fixture.post_at(0);
+        assert_eq!(fixture.posted(), [(Status, 1, JobState::Cancelled), (Comment, 1, JobState::Cancelled)]);
+
+        // The same commit on another branch: what was not posted about the first job is out of date.
+        fixture.fail(None);
+        fixture.store().retry(one).unwrap();
+        fixture.post_at(1);
+        fixture.accept("release", Some(1));
+        fixture.succeed();
+        fixture.post_at(2);
+        assert_eq!(fixture.posted(), [(Status, 2, JobState::Queued)]);
+    }
+
+    #[test]
+    fn a_commit_that_becomes_known_later_gets_its_pending_status_then() {
+        let fixture = Fixture::new();
+        let id = fixture.accept("main", None);
+        fixture.post_at(0);
+        assert_eq!(fixture.posted(), []);
+        let job = fixture.store().claim(Duration::MAX / 4).unwrap().unwrap();
+        fixture.store().landed(id, &format!("{:040x}", 5).parse().unwrap()).unwrap();
+        fixture.post_at(1);
+        assert_eq!(fixture.posted(), [(Status, 1, JobState::Running)]);
+        fixture.store().landed(id, &format!("{:040x}", 6).parse().unwrap()).unwrap();
+        fixture.store().end(job.id, &done()).unwrap();
+        fixture.post_at(2);
+        assert_eq!(fixture.posted().len(), 2);
+        assert_eq!(fixture.store().get(id).unwrap().commit.unwrap(), format!("{:040x}", 5), "it landed once");
+    }
+
+    #[test]
+    fn what_fails_is_tried_again_with_longer_waits_across_restarts() {
+        let mut fixture = Fixture::new();
+        fixture.accept("main", Some(1));
+        fixture.fail(None);
+        let first = fixture.post_at(0);
+        assert!((8.0..=12.0).contains(&first.as_secs_f64()), "{first:?}");
+        let second = fixture.post_at(13);
+        assert!((24.0..=36.0).contains(&second.as_secs_f64()), "{second:?}");
+        fixture.reopen();
+        fixture.succeed();
+        fixture.post_at(20);
+        assert_eq!(fixture.posted(), [], "it still waits");
+        fixture.post_at(50);
+        assert_eq!(fixture.posted(), [(Status, 1, JobState::Queued)]);
+        assert_eq!(fixture.warnings.lock().unwrap().len(), 1, "only the first failure is said");
+    }
+
+    #[test]
+    fn a_server_that_asks_for_a_pause_gets_it_and_no_wait_is_longer_than_half_an_hour() {
+        let fixture = Fixture::new();
+        fixture.accept("main", Some(1));
+        fixture.fail(Some(Duration::from_secs(120)));
+        assert_eq!(fixture.post_at(0), Duration::from_secs(120));
+        fixture.fail(Some(Duration::from_secs(86_400)));
+        assert_eq!(fixture.post_at(120), LONGEST);
+        // The clock is set back by a day: the wait is over.
+        fixture.succeed();
+        fixture.post_at(-86_400);
+        assert_eq!(fixture.posted().len(), 1);
+    }
+
+    #[test]
+    fn what_was_not_posted_within_a_day_is_dropped_with_a_warning() {
+        let fixture = Fixture::new();
+        fixture.accept("main", Some(1));
+        fixture.fail(None);
+        let mut second = 0;
+        while second < 90_000 {
+            let wait = fixture.post_at(second);
+            if wait == Duration::MAX {
+                break;
+            }
+            second += i64::try_from(wait.as_secs()).unwrap() + 1;
+        }
+        assert!((86_400..90_000).contains(&second), "{second}");
+        let warnings = fixture.warnings.lock().unwrap();
+        assert_eq!(warnings.len(), 2);
+        assert!(warnings[1].contains("the status about job 1 was not posted within a day"), "{warnings:?}");
+        assert_eq!(fixture.store().unposted().unwrap(), 0);
+    }
+
+    #[test]
+    fn a_forgotten_job_is_not_reported() {
+        let fixture = Fixture::new();
+        fixture.accept("main", Some(1));
+        fixture.run(&done());
+        fixture.second.store(10, Ordering::SeqCst);
+        let none = Retention { age: Duration::from_secs(1), count: 0 };
+        assert_eq!(fixture.store().enforce(none).unwrap(), 1);
+        assert_eq!(fixture.store().unposted().unwrap(), 0);
+    }
+
+    #[test]
+    fn the_thread_posts_at_once_and_ends_with_its_token() {
+        let fixture = Fixture::new();
+        let (cancel, (sent, received)) = (Cancel::new(), std::sync::mpsc::channel());
+        let sent = Mutex::new(sent);
+        let post = move |post: &Post| {
+            sent.lock().unwrap().send((post.job.id, post.job.state)).unwrap();
+            Ok(())
+        };
+        let outbox =
+            Outbox::start(fixture.store(), &cancel, Arc::new(post), Arc::new(|text: &str| panic!("{text}")))
+                .unwrap();
+        let id = fixture.accept("main", Some(1));
+        assert_eq!(received.recv_timeout(Duration::from_secs(20)).unwrap(), (id, JobState::Queued));
+        cancel.stop(crate::cancel::Stop::Terminated);
+        outbox.join();
+    }
+}
