@@ -5,10 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{
-    BranchName, Change, CommitSha, Digest, ForgeName, ImageRepository, PullRequest, RegistryAddress,
-    RepoName, Tag,
-};
+use crate::model::{Change, CommitSha, Digest, ImageRepository, RegistryAddress, Tag};
 
 /// The schema number of every document.
 pub const SCHEMA: u32 = 1;
@@ -43,71 +40,9 @@ pub struct DecisionDocument {
     pub rules: Option<Vec<RuleOutcome>>,
 }
 
-/// What a payload says about a change. Unlike a [`Change`] it may lack a commit: nothing has landed while a pull
-/// request is open, or when it was closed without a merge.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct ReportedChange {
-    /// The forge that announced it.
-    pub forge: Option<ForgeName>,
-    /// The configured `url` of its forge, where that is not the public instance of its kind.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub forge_url: Option<String>,
-    /// The repository's full name.
-    pub repository: RepoName,
-    /// As the payload gave it.
-    pub clone_url: Option<String>,
-    /// The commit that landed on the branch; `null` when none did.
-    pub commit: Option<CommitSha>,
-    /// The branch that it landed, or would land, on.
-    pub branch: Option<BranchName>,
-    /// The repository's default branch.
-    #[serde(default)]
-    pub default_branch: Option<BranchName>,
-    /// The pull request.
-    #[serde(default)]
-    pub pull_request: Option<PullRequest>,
-}
-
-impl From<Change> for ReportedChange {
-    fn from(change: Change) -> ReportedChange {
-        let Change { forge, forge_url, repository, clone_url, commit, branch, default_branch, pull_request } =
-            change;
-        ReportedChange {
-            forge,
-            forge_url,
-            repository,
-            clone_url,
-            commit: Some(commit),
-            branch,
-            default_branch,
-            pull_request,
-        }
-    }
-}
-
-impl ReportedChange {
-    /// The change to build; `None` where the payload does not say which commit landed.
-    pub fn landed(self) -> Option<Change> {
-        let commit = self.commit.clone()?;
-        Some(self.landed_at(commit))
-    }
-
-    /// The change to build, when this commit landed.
-    pub fn landed_at(self, commit: CommitSha) -> Change {
-        let ReportedChange {
-            forge,
-            forge_url,
-            repository,
-            clone_url,
-            branch,
-            default_branch,
-            pull_request,
-            ..
-        } = self;
-        Change { forge, forge_url, repository, clone_url, commit, branch, default_branch, pull_request }
-    }
-}
+/// What a payload says about a change. The commit is `null` while nothing has landed, and where the forge does not say
+/// which commit did: the build finds it.
+pub type ReportedChange = Change<Option<CommitSha>>;
 
 /// One rule of a decision and what it said.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

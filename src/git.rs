@@ -5,6 +5,7 @@
 
 mod error;
 mod history;
+mod landed;
 mod mirror;
 mod objects;
 mod remote;
@@ -17,10 +18,12 @@ use base64::Engine as _;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::cancel::Cancel;
+use crate::model::ForgeName;
 use crate::process::{Finished, Tool};
 
 pub use error::{Cause, Fault, GitError};
 pub use history::Landed;
+pub use landed::Merge;
 pub use mirror::{Mirror, remove_unused_mirrors};
 pub use objects::{AttributesFile, CommitInfo, ContextFiles, Found, Misplaced, Object};
 pub use remote::{Remote, RemoteError, Transport};
@@ -123,6 +126,7 @@ fn local_git(git_dir: &Path) -> Tool {
 /// How the repositories of one forge are read. What is in it goes to that forge's host and to no other.
 #[derive(Debug, Clone)]
 pub struct Access {
+    pub kind: ForgeName,
     /// The forge's `url`, as `https://github.com`; it may end in a path.
     pub forge: String,
     /// The user name that the forge wants beside a token.

@@ -502,7 +502,7 @@ impl fmt::Display for ForgeName {
 /// commit by hand; `branch` is absent when only a commit was named.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Change {
+pub struct Change<C = CommitSha> {
     /// The forge that announced it.
     pub forge: Option<ForgeName>,
     /// The configured `url` of its forge, where that is not the public instance of its kind.
@@ -514,7 +514,7 @@ pub struct Change {
     #[serde(default)]
     pub clone_url: Option<String>,
     /// The commit that landed on the branch.
-    pub commit: CommitSha,
+    pub commit: C,
     /// The branch that it landed on.
     pub branch: Option<BranchName>,
     /// The repository's default branch.
@@ -523,6 +523,15 @@ pub struct Change {
     /// The pull request that was merged.
     #[serde(default)]
     pub pull_request: Option<PullRequest>,
+}
+
+impl<C> Change<C> {
+    /// The same change with this commit.
+    pub fn at<D>(self, commit: D) -> Change<D> {
+        let Change { forge, forge_url, repository, clone_url, branch, default_branch, pull_request, .. } =
+            self;
+        Change { forge, forge_url, repository, clone_url, commit, branch, default_branch, pull_request }
+    }
 }
 
 /// The pull request of a [`Change`], for labels and for people; nothing is decided by it.

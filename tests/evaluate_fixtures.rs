@@ -123,7 +123,7 @@ fn tell(line: &str) {
 }
 
 /// Where the collection is; `None` says on the test's output what was not run.
-fn collection(what: &str) -> Option<PathBuf> {
+pub(crate) fn collection(what: &str) -> Option<PathBuf> {
     let place = std::env::var_os("SWANCI_FIXTURES").map(PathBuf::from);
     let named = place.is_some();
     let place = place.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/fixtures"));

@@ -9,6 +9,7 @@ mod documents;
 mod evaluate_fixtures;
 mod hook;
 mod init;
+mod landed;
 mod listener;
 mod listener_http;
 mod listener_limits;

@@ -5,9 +5,8 @@ use std::io::Write;
 use serde::Deserialize;
 
 use crate::cli::{Build, BuildArgs};
-use crate::documents::{DecisionDocument, DecisionWord, SCHEMA};
-use crate::error::{Failure, Kind};
-use crate::model::Change;
+use crate::documents::{DecisionDocument, DecisionWord, ReportedChange, SCHEMA};
+use crate::error::Failure;
 use crate::pipeline::{self, BuildOptions, ByHand};
 
 use super::Session;
@@ -33,13 +32,10 @@ pub(super) fn command(session: &Session, args: &Build, out: &mut dyn Write) -> R
                     format!("{} has schema {}; this swanci reads {SCHEMA}", name_of(path), document.schema);
                 return Err(Failure::bad_input(text));
             }
-            let change = document.change.and_then(|change| change.landed()).ok_or_else(|| {
-                Failure::bad_input(format!(
-                    "{}, at change: a build needs a clone_url and a commit",
-                    name_of(path)
-                ))
-            })?;
-            (site()?, change, Some(document.payload_sha256))
+            let change = change_of(&document).map_err(|failure| failure.context(name_of(path)))?;
+            let site = site()?;
+            let change = pipeline::landed(&site, change, &[])?;
+            (site, change, Some(document.payload_sha256))
         }
         (None, Some(repository)) => {
             let by_hand = ByHand {
@@ -87,11 +83,6 @@ pub(super) fn build_options(args: &BuildArgs) -> BuildOptions {
 }
 
 /// The change of a decision to build.
-pub(super) fn change_of(document: &DecisionDocument) -> Result<Change, Failure> {
-    document.change.clone().and_then(|change| change.landed()).ok_or_else(|| {
-        Failure::new(
-            Kind::BadInput,
-            anyhow::anyhow!("the payload says neither what to clone nor which commit"),
-        )
-    })
+pub(super) fn change_of(document: &DecisionDocument) -> Result<&ReportedChange, Failure> {
+    document.change.as_ref().ok_or_else(|| Failure::bad_input("a decision to build needs a change"))
 }

@@ -72,8 +72,8 @@ pub(super) fn command(session: &Session, mut args: Run, out: &mut dyn Write) -> 
 }
 
 fn carry_out(session: &Session, args: &Run, document: &DecisionDocument) -> Result<Outcome<Ran>, Failure> {
-    let change = change_of(document)?;
     let site = session.site(&args.build.registry, Some(&args.build))?;
+    let change = pipeline::landed(&site, change_of(document)?, &[])?;
     if args.status {
         tell(session, document, Some(&change.commit), &Progress::Pending);
     }

@@ -151,7 +151,7 @@ fn access(config: &Config, forge: &ForgeConfig) -> Result<Access, Failure> {
         Some(token) => config.login(forge.kind, &token).map(|(login, token)| (login, Some(token)))?,
         None => (String::new(), None),
     };
-    Ok(Access { forge: forge.url.clone(), login, token, ca_file: forge.ca_file.clone() })
+    Ok(Access { kind: forge.kind, forge: forge.url.clone(), login, token, ca_file: forge.ca_file.clone() })
 }
 
 /// The token of a forge as it is configured: `TOKEN` or `USER:TOKEN`.

@@ -25,15 +25,14 @@ const KEPT: &str = "refs/swanci/";
 
 const ALL_BRANCHES: &str = "+refs/heads/*:refs/heads/*";
 
-/// A fetch of exactly what is named; the remote and a refspec follow.
-const FETCH: [&str; 7] = [
+/// A fetch of exactly what is named; the remote and refspecs follow.
+const FETCH: [&str; 6] = [
     "fetch",
     "--quiet",
     "--no-tags",
     "--no-write-fetch-head",
     "--no-recurse-submodules",
     "--no-auto-maintenance",
-    "--end-of-options",
 ];
 
 /// The mirror of one remote. It holds every commit of the branches that were fetched.
@@ -65,8 +64,27 @@ impl<'a> Mirror<'a> {
     /// Brings a branch up to date and returns its tip.
     pub fn fetch_branch(&self, branch: &BranchName) -> Result<CommitSha, GitError> {
         let full = branch.full_ref();
-        self.fetch(&format!("+{full}:{full}"), &format!("branch `{branch}`"))?;
+        self.fetch(&[&format!("+{full}:{full}")], &format!("branch `{branch}`"))?;
         self.tip(branch)
+    }
+
+    /// Brings a branch up to date, and with it the refs below this folder, which the forge keeps for one pull request.
+    pub fn fetch_branch_and(&self, branch: &BranchName, folder: &str) -> Result<CommitSha, GitError> {
+        let full = branch.full_ref();
+        let refspecs = [format!("+{full}:{full}"), format!("+{folder}/*:{folder}/*")];
+        self.fetch(&refspecs.each_ref().map(String::as_str), &format!("branch `{branch}`"))?;
+        self.tip(branch)
+    }
+
+    /// The commit that a full ref names in the mirror.
+    pub fn commit_of(&self, full_ref: &str) -> Result<Option<CommitSha>, GitError> {
+        let format = "--format=%(objecttype) %(objectname) %(refname)";
+        let text = run(self.local().args(["for-each-ref", format, "--", full_ref]), self.cancel)?.text();
+        let mut found = text.lines().filter_map(|line| {
+            let (id, name) = line.strip_prefix("commit ")?.split_once(' ')?;
+            (name == full_ref).then(|| id.parse().ok())?
+        });
+        Ok(found.next())
     }
 
     /// Gets a commit that no branch need name. Servers hand such commits out, so this proves nothing about it.
@@ -78,11 +96,11 @@ impl<'a> Mirror<'a> {
             Err(error @ GitError::NotACommit { .. }) => return Err(error),
             Ok(_) | Err(_) => {}
         }
-        match self.fetch(ALL_BRANCHES, "branch") {
+        match self.fetch(&[ALL_BRANCHES], "branch") {
             Ok(()) if self.has_commit(commit)? => Ok(()),
             Ok(()) | Err(GitError::NoSuchRef { .. }) => {
                 let named = format!("{commit}:{KEPT}{commit}");
-                let fetched = self.fetch(&named, &format!("commit {commit}"));
+                let fetched = self.fetch(&[&named], &format!("commit {commit}"));
                 fetched.and_then(|()| self.has_commit(commit).map(drop))
             }
             Err(error) => Err(error),
@@ -103,48 +121,54 @@ impl<'a> Mirror<'a> {
         if !is_hex || !(4..=40).contains(&abbreviated.len()) {
             return Err(unknown());
         }
-        self.fetch(ALL_BRANCHES, "branch")?;
-        let list = self.local().args(["rev-parse", &format!("--disambiguate={abbreviated}")]);
-        let ids = run(list, self.cancel)?.text();
-        let ask = self.local().args(["cat-file", "--batch-check"]).stdin(ids + "\n");
-        let types = run(ask, self.cancel)?.text();
-        let mut commits: Vec<String> = Vec::new();
-        let mut other = None;
-        for line in types.lines() {
-            match line.split(' ').collect::<Vec<_>>().as_slice() {
-                [id, "commit", _] => commits.push((*id).to_owned()),
-                [id, kind, size] if !size.is_empty() => other = Some(((*id).to_owned(), (*kind).to_owned())),
-                _ => {}
-            }
-        }
-        match (commits.as_slice(), other) {
+        self.fetch(&[ALL_BRANCHES], "branch")?;
+        let objects = self.disambiguate(&abbreviated)?;
+        let commits = objects.iter().filter(|(_, kind)| kind == "commit").map(|(id, _)| id.clone());
+        let commits: Vec<String> = commits.collect();
+        match (commits.as_slice(), objects.first()) {
             ([commit], _) => commit.parse().map_err(|_| unknown()),
-            ([], Some((id, kind))) => Err(GitError::NotACommit { id, kind }),
+            ([], Some((id, kind))) => Err(GitError::NotACommit { id: id.clone(), kind: kind.clone() }),
             ([], None) => Err(unknown()),
             (_, _) => Err(GitError::Ambiguous { abbreviated, commits }),
         }
     }
 
+    /// The objects of the mirror whose id begins so: id and kind.
+    pub(super) fn disambiguate(&self, abbreviated: &str) -> Result<Vec<(String, String)>, GitError> {
+        let list = self.local().args(["rev-parse", &format!("--disambiguate={abbreviated}")]);
+        let ids = run(list, self.cancel)?.text();
+        let ask = self.local().args(["cat-file", "--batch-check"]).stdin(ids + "\n");
+        let types = run(ask, self.cancel)?.text();
+        let object = |line: &str| match line.split(' ').collect::<Vec<_>>().as_slice() {
+            [id, kind, size] if !size.is_empty() => Some(((*id).to_owned(), (*kind).to_owned())),
+            _ => None,
+        };
+        Ok(types.lines().filter_map(object).collect())
+    }
+
     /// One fetch under the mirror's lock, on a mirror that is mended or made anew where it has to be.
-    fn fetch(&self, refspec: &str, wanted: &str) -> Result<(), GitError> {
+    fn fetch(&self, refspecs: &[&str], wanted: &str) -> Result<(), GitError> {
         version(self.cancel)?;
         let _lock = self.lock()?;
         if self.dir.join(COMPLETE).exists() {
             self.remove_stale_locks();
-            match self.fetch_locked(refspec, wanted) {
+            match self.fetch_locked(refspecs, wanted) {
                 Err(error) if error.may_be_a_broken_mirror() => {}
                 outcome => return outcome,
             }
         }
-        self.make_anew(refspec, wanted)
+        self.make_anew(refspecs, wanted)
     }
 
-    fn fetch_locked(&self, refspec: &str, wanted: &str) -> Result<(), GitError> {
+    fn fetch_locked(&self, refspecs: &[&str], wanted: &str) -> Result<(), GitError> {
         let url = self.remote.as_git_url();
         let done = self
             .networked()?
             .args(FETCH)
-            .args([url, refspec])
+            // What the forge no longer has of a pull request goes from the mirror too.
+            .args((refspecs.len() > 1).then_some("--prune"))
+            .args(["--end-of-options", url])
+            .args(refspecs)
             .run(self.cancel)
             .map_err(|error| GitError::of_remote(url, wanted, error))?;
         if let Some(error) = GitError::shallow(url, &done.tail) {
@@ -224,7 +248,7 @@ impl<'a> Mirror<'a> {
 
     /// Fetches into an empty mirror, and puts it in the place of what is there. What other jobs may be at work with
     /// comes along: every ref of the old one, or, where that cannot be read, every branch and every kept commit.
-    fn make_anew(&self, refspec: &str, wanted: &str) -> Result<(), GitError> {
+    fn make_anew(&self, refspecs: &[&str], wanted: &str) -> Result<(), GitError> {
         let made = tempfile::Builder::new()
             .prefix(HALF_MADE)
             .tempdir_in(self.folder()?)
@@ -233,17 +257,17 @@ impl<'a> Mirror<'a> {
         run(git("none", &[]).args(["init", "--quiet", "--bare"]).arg(&fresh.dir), self.cancel)?;
         if self.dir.exists() {
             let old = git("file", &[]).arg(format!("--git-dir={}", fresh.dir.display())).args(FETCH);
-            let kept = old.arg(&self.dir).arg("+refs/*:refs/*").run(self.cancel);
+            let kept = old.arg("--end-of-options").arg(&self.dir).arg("+refs/*:refs/*").run(self.cancel);
             if kept.is_err() {
                 self.cancel.check()?;
-                fresh.fetch_locked(ALL_BRANCHES, wanted)?;
+                fresh.fetch_locked(&[ALL_BRANCHES], wanted)?;
                 for commit in self.kept_commits() {
                     // The server may not hand it out any more.
-                    let _ = fresh.fetch_locked(&format!("{commit}:{KEPT}{commit}"), wanted);
+                    let _ = fresh.fetch_locked(&[&format!("{commit}:{KEPT}{commit}")], wanted);
                 }
             }
         }
-        let fetched = fresh.fetch_locked(refspec, wanted);
+        let fetched = fresh.fetch_locked(refspecs, wanted);
         if !matches!(fetched, Ok(()) | Err(GitError::NoSuchRef { .. })) {
             return fetched;
         }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use secrecy::SecretString;
 
-use crate::model::RepoName;
+use crate::model::{ForgeName, RepoName};
 
 /// How a remote is reached. Nothing else is spoken: no `git://`, no remote helpers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,10 +81,10 @@ impl Remote {
     }
 
     /// A repository of a forge, by the forge's configured `url` and the full name. Plain http where that says so.
-    pub fn of_forge(forge: &str, repository: &RepoName) -> Result<Remote, RemoteError> {
+    pub fn of_forge(kind: ForgeName, forge: &str, repository: &RepoName) -> Result<Remote, RemoteError> {
         let malformed =
             || RemoteError::Malformed(forge.chars().flat_map(char::escape_debug).take(200).collect());
-        let url = format!("{}/{repository}.git", forge.trim_end_matches('/'));
+        let url = format!("{}{}/{repository}.git", forge.trim_end_matches('/'), kind.clone_prefix());
         let transport = match forge.split_once("://") {
             Some(("https", _)) => Transport::Https,
             Some(("http", _)) => Transport::Http,

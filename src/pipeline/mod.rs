@@ -7,6 +7,7 @@ mod checkout;
 mod compare;
 mod contexts;
 mod housekeeping;
+mod landed;
 mod origin;
 mod promote;
 mod push;
@@ -36,6 +37,7 @@ use crate::registry::Registry;
 
 pub(crate) use build::{BuildOptions, build};
 pub(crate) use checkout::resolve_by_hand;
+pub(crate) use landed::landed;
 pub(crate) use origin::{ByHand, Origin};
 pub(crate) use push::{PushOptions, push};
 pub(crate) use run::{Ran, run};
@@ -65,7 +67,7 @@ pub(crate) struct RepositoryRule {
 impl RepositoryRule {
     /// Where the forge itself serves it.
     pub(crate) fn on_its_forge(&self) -> Result<Remote, RemoteError> {
-        Remote::of_forge(&format!("{}{}", self.forge, self.forge_kind.clone_prefix()), &self.name)
+        Remote::of_forge(self.forge_kind, &self.forge, &self.name)
     }
 }
 

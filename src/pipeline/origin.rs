@@ -6,13 +6,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::error::{Failure, Kind};
-use crate::git::{Remote, RemoteError, Transport};
-use crate::model::{BranchName, Change, Digest, ImageName, ImageRepository, RepoName};
+use crate::escape::shortened;
+use crate::git::{Access, Remote, RemoteError, Transport};
+use crate::model::{BranchName, Change, Digest, ForgeName, ImageName, ImageRepository, RepoName};
 
 use super::{RepositoryRule, Site};
-
-/// The forge where none is configured.
-pub(super) const GITHUB: &str = "https://github.com";
 
 /// Where a change is cloned from, and what its images are called.
 #[derive(Debug, Clone)]
@@ -45,52 +43,56 @@ pub(crate) struct ByHand {
 }
 
 impl Origin {
-    /// A change of a forge is found by its full name; what a person typed is taken as it is.
-    pub(crate) fn of(site: &Site, change: &Change) -> Result<Origin, Failure> {
-        let url = change.clone_url.as_deref().unwrap_or_default();
-        let typed = match (&site.typed, change.forge) {
-            (_, Some(_)) => None,
-            (Some(typed), None) if typed.as_git_url() == url => Some(typed.clone()),
-            (_, None) => Some(typed(site, url).map_err(refused)?),
+    /// A change of a forge is found by its forge and full name; what a person typed is taken as it is.
+    pub(crate) fn of<C>(site: &Site, change: &Change<C>) -> Result<Origin, Failure> {
+        let (rules, name) = (&site.repositories, &change.repository);
+        let Some(kind) = change.forge else {
+            let url = change.clone_url.as_deref().unwrap_or_default();
+            let typed = match &site.typed {
+                Some(typed) if typed.as_git_url() == url => typed.clone(),
+                Some(_) | None => typed(site, url).map_err(refused)?,
+            };
+            let rule = allowed(rules, name, rule_of(rules, &typed))?;
+            return match rule {
+                Some(rule) => {
+                    let itself = is_known(rule, &typed);
+                    Origin::new(site, Some(rule), &rule.name, typed, itself.then_some(rule.forge.as_str()))
+                }
+                None => Origin::new(site, None, name, typed, None),
+            };
         };
-        let rule = allowed(&site.repositories, &change.repository, typed.as_ref())?;
-        Origin::new(site, rule, typed, &change.repository)
+        let forge = forge_of(site, kind, change.forge_url.as_deref())?;
+        let known = rules.iter().find(|rule| rule.name.same_as(name) && rule.forge == forge);
+        match allowed(rules, name, known)? {
+            Some(rule) => Origin::of_rule(site, rule),
+            None => {
+                let remote = Remote::of_forge(kind, forge, name).map_err(refused)?;
+                Origin::new(site, None, name, remote, Some(forge))
+            }
+        }
     }
 
     /// A configured repository.
     pub(super) fn of_rule(site: &Site, rule: &RepositoryRule) -> Result<Origin, Failure> {
-        Origin::new(site, Some(rule), None, &rule.name)
+        let remote = match &rule.clone_url {
+            Some(url) => Remote::typed(url).map_err(|error| {
+                Failure::new(Kind::BadInput, error).context(format!("clone_url of `{}`", rule.name))
+            })?,
+            None => rule.on_its_forge().map_err(refused)?,
+        };
+        Origin::new(site, Some(rule), &rule.name, remote, Some(&rule.forge))
     }
 
+    /// `forge` is where the repository lives, for one that is its forge's and not only called so.
     fn new(
         site: &Site,
         rule: Option<&RepositoryRule>,
-        typed: Option<Remote>,
         name: &RepoName,
+        remote: Remote,
+        forge: Option<&str>,
     ) -> Result<Origin, Failure> {
-        let forge = match rule {
-            Some(rule) => rule.forge.as_str(),
-            None => site.access.first().map_or(GITHUB, |access| access.forge.as_str()),
-        };
-        let itself = match (&typed, rule) {
-            (Some(typed), Some(rule)) => is_known(rule, typed),
-            (None, _) => true,
-            (Some(_), None) => false,
-        };
-        let name = rule.map_or(name, |rule| &rule.name);
-        let configured = rule.and_then(|rule| rule.clone_url.as_deref());
-        let remote = match (typed, configured) {
-            (Some(typed), _) => typed,
-            (None, Some(url)) => Remote::typed(url).map_err(|error| {
-                Failure::new(Kind::BadInput, error).context(format!("clone_url of `{name}`"))
-            })?,
-            (None, None) => match rule {
-                Some(rule) => rule.on_its_forge(),
-                None => Remote::of_forge(forge, name),
-            }
-            .map_err(refused)?,
-        };
-        let source = if itself { source_of(forge, name) } else { remote.source() };
+        let itself = forge.is_some();
+        let source = forge.map_or_else(|| remote.source(), |forge| source_of(forge, name));
         let mut secrets = rule.filter(|_| itself).map(|rule| rule.secrets.clone()).unwrap_or_default();
         secrets.extend(site.secrets.clone());
         let namespace = rule.and_then(|rule| rule.namespace.clone());
@@ -99,10 +101,9 @@ impl Origin {
             remote,
             source,
             former: rule
-                .filter(|_| itself)
+                .zip(forge)
                 .into_iter()
-                .flat_map(|rule| &rule.former_names)
-                .map(|f| source_of(forge, f))
+                .flat_map(|(rule, forge)| rule.former_names.iter().map(|former| source_of(forge, former)))
                 .collect(),
             reserved: others
                 .filter_map(|other| other.namespace.clone())
@@ -157,13 +158,14 @@ impl Origin {
 
 /// What a person typed. Plain http only below the `url` of a forge that is configured so.
 pub(super) fn typed(site: &Site, text: &str) -> Result<Remote, RemoteError> {
-    let below = |forge: &str| {
-        let path = text.strip_prefix(forge.trim_end_matches('/'))?.strip_prefix('/')?;
+    let below = |access: &Access| {
+        let forge = format!("{}{}/", access.forge.trim_end_matches('/'), access.kind.clone_prefix());
+        let path = text.strip_prefix(&forge)?;
         path.strip_suffix(".git").unwrap_or(path).parse::<RepoName>().ok()
     };
-    let plain = site.access.iter().map(|access| access.forge.as_str()).filter(|f| f.starts_with("http://"));
-    match plain.filter_map(|forge| Some((forge, below(forge)?))).next() {
-        Some((forge, name)) => Remote::of_forge(forge, &name),
+    let plain = site.access.iter().filter(|access| access.forge.starts_with("http://"));
+    match plain.filter_map(|access| Some((access.kind, &access.forge, below(access)?))).next() {
+        Some((kind, forge, name)) => Remote::of_forge(kind, forge, &name),
         None => Remote::typed(text),
     }
 }
@@ -173,23 +175,36 @@ fn source_of(forge: &str, name: &RepoName) -> String {
     format!("{}/{name}", forge.trim_end_matches('/'))
 }
 
-/// With a configured allow-list, the entry for this change.
-pub(super) fn allowed<'r>(
-    rules: &'r [RepositoryRule],
-    repository: &RepoName,
-    typed: Option<&Remote>,
-) -> Result<Option<&'r RepositoryRule>, Failure> {
-    if rules.is_empty() {
-        return Ok(None);
-    }
-    let found = match typed {
-        None => rules.iter().find(|rule| rule.name.same_as(repository)),
-        Some(remote) => rule_of(rules, remote),
+/// The `url` of the forge of a change. A document names one that is configured, or the public instance of its kind.
+fn forge_of<'s>(site: &'s Site, kind: ForgeName, stated: Option<&str>) -> Result<&'s str, Failure> {
+    let mut configured =
+        site.access.iter().filter(|access| access.kind == kind).map(|access| access.forge.as_str());
+    let url = match (stated, kind.public_url()) {
+        (Some(stated), public) => configured.chain(public).find(|url| *url == stated),
+        (None, Some(public)) => match (configured.next(), configured.next()) {
+            (Some(only), None) => Some(only),
+            (_, _) => Some(public),
+        },
+        (None, None) => configured.next().filter(|_| configured.next().is_none()),
     };
-    found.map(Some).ok_or_else(|| {
-        Failure::refused(format!("the repository `{repository}` is not on the allow-list"))
-            .hint("add a [[repository]] with its name to the configuration")
+    url.ok_or_else(|| {
+        let at = stated.map(|url| format!(" at {}", shortened(url, 120))).unwrap_or_default();
+        Failure::refused(format!("it is not known which {}{at} the change is on", kind.title()))
+            .hint(format!("add a [[forge]] with kind = \"{kind}\" and its url to the configuration"))
     })
+}
+
+/// With a configured allow-list, the entry that was found for this repository.
+pub(super) fn allowed<'r>(
+    rules: &[RepositoryRule],
+    repository: &RepoName,
+    found: Option<&'r RepositoryRule>,
+) -> Result<Option<&'r RepositoryRule>, Failure> {
+    if found.is_none() && !rules.is_empty() {
+        return Err(Failure::refused(format!("the repository `{repository}` is not on the allow-list"))
+            .hint("add a [[repository]] with its name to the configuration"));
+    }
+    Ok(found)
 }
 
 /// The entry for a repository that a person typed: by its clone URL, else by the full name at the end of its path.

@@ -4,16 +4,23 @@ use std::io::Write as _;
 
 use swanci::cancel::Cancel;
 use swanci::git::{Access, Fault, GitError, Mirror, Remote};
-use swanci::model::RepoName;
+use swanci::model::{ForgeName, RepoName};
 
 use super::{PlainServer, plain_server};
 use crate::support::registry::Ca;
 use crate::support::repository::Repository;
+use crate::support::swanci::Swanci;
 
 const TOKEN: &str = "canary-token-51f0";
 
 fn access(forge: String) -> Access {
-    Access { forge, login: "gitlab-ci-token".to_owned(), token: Some(TOKEN.to_owned().into()), ca_file: None }
+    Access {
+        kind: ForgeName::Gitlab,
+        forge,
+        login: "gitlab-ci-token".to_owned(),
+        token: Some(TOKEN.to_owned().into()),
+        ca_file: None,
+    }
 }
 
 fn served() -> (Repository, PlainServer) {
@@ -45,7 +52,7 @@ fn a_token_goes_to_its_forges_host_port_and_path_and_nowhere_else() {
     let base = format!("http://127.0.0.1:{port}");
     let sent = |forge: &str, remote: &str| {
         server.seen.lock().unwrap().clear();
-        let remote = Remote::of_forge(remote, &name("acme/shop")).unwrap();
+        let remote = Remote::of_forge(ForgeName::Gitlab, remote, &name("acme/shop")).unwrap();
         assert_eq!(fetch(&remote, &[access(forge.to_owned())]).unwrap(), repository.head());
         let seen = server.seen.lock().unwrap();
         assert!(!seen.is_empty());
@@ -88,7 +95,7 @@ fn a_storage_of_lfs_files_on_another_host_gets_no_token() {
     repository.write(".git/info/lfs/objects/batch", batch.to_string());
     let server = plain_server(repository.path().join(".git"), |_| true);
     let base = format!("http://127.0.0.1:{}", server.port);
-    let remote = Remote::of_forge(&base, &name("acme/shop")).unwrap();
+    let remote = Remote::of_forge(ForgeName::Gitlab, &base, &name("acme/shop")).unwrap();
     let (state, cancel, access) = (tempfile::tempdir().unwrap(), Cancel::new(), [access(base)]);
     let mirror = Mirror::of(state.path(), &remote, &access, &cancel);
     mirror.fetch_branch(&"main".parse().unwrap()).unwrap();
@@ -115,7 +122,7 @@ fn a_forges_own_authority_is_trusted_for_it() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), &ca.pem).unwrap();
     let forge = format!("https://127.0.0.1:{port}");
-    let remote = Remote::of_forge(&forge, &name("acme/shop")).unwrap();
+    let remote = Remote::of_forge(ForgeName::Gitlab, &forge, &name("acme/shop")).unwrap();
     let with = |ca_file| Access { ca_file, ..access(forge.clone()) };
     assert_eq!(fetch(&remote, &[with(Some(file.path().to_owned()))]).unwrap(), repository.head());
     let error = fetch(&remote, &[with(None)]).unwrap_err();
@@ -126,7 +133,7 @@ fn a_forges_own_authority_is_trusted_for_it() {
 fn plain_http_is_spoken_only_to_a_forge_whose_url_says_so() {
     let (repository, server) = served();
     let base = format!("http://127.0.0.1:{}", server.port);
-    let remote = Remote::of_forge(&base, &name("acme/shop")).unwrap();
+    let remote = Remote::of_forge(ForgeName::Gitlab, &base, &name("acme/shop")).unwrap();
     assert_eq!(fetch(&remote, &[]).unwrap(), repository.head());
     assert_eq!(remote.source(), format!("{base}/acme/shop"));
     assert_eq!(remote.submodule("../shop.git").unwrap().as_git_url(), format!("{base}/acme/shop.git"));
@@ -137,9 +144,11 @@ fn plain_http_is_spoken_only_to_a_forge_whose_url_says_so() {
     for bad in
         ["", "ftp://h", "/srv", "h", "https://u:p@h", "https://u@h", "https://", "https://h\\@x", "ext::x"]
     {
-        assert!(Remote::of_forge(bad, &name("acme/shop")).is_err(), "{bad}");
+        assert!(Remote::of_forge(ForgeName::Gitlab, bad, &name("acme/shop")).is_err(), "{bad}");
     }
-    let prefixed = Remote::of_forge("https://Git.example.org:443/forge/", &name("acme/shop")).unwrap();
+    let prefixed =
+        Remote::of_forge(ForgeName::Gitlab, "https://Git.example.org:443/forge/", &name("acme/shop"))
+            .unwrap();
     assert_eq!(prefixed.as_git_url(), "https://git.example.org/forge/acme/shop.git");
 }
 
@@ -188,5 +197,98 @@ fn an_abbreviated_commit_is_one_commit_or_an_error() {
     for unknown in ["", "abc", "main", "HEAD", "--all", "@{-1}", "^a", "0000000000000", &"a".repeat(41)] {
         let result = mirror.resolve_abbreviation(unknown);
         assert!(matches!(result, Err(GitError::NoSuchRef { .. })), "{unknown}: {result:?}");
+    }
+}
+
+/// A private repository of each kind of forge: where it lies, which login it wants, and the refs of its pull requests.
+#[test]
+fn a_private_repository_of_every_forge_is_read_as_that_forge_wants_it() {
+    use base64::Engine as _;
+    let own = |user: &str| format!("{user}:{TOKEN}");
+    let plain = TOKEN.to_owned();
+    let forges = [
+        ("github", "", "acme/shop", &plain, "/acme/shop.git", "x-access-token", "refs/pull/1/head"),
+        ("gitlab", "", "acme/shop", &plain, "/acme/shop.git", "oauth2", "refs/merge-requests/1/head"),
+        (
+            "gitlab",
+            "/gl",
+            "group/sub/shop",
+            &plain,
+            "/gl/group/sub/shop.git",
+            "oauth2",
+            "refs/merge-requests/1/head",
+        ),
+        (
+            "gitlab",
+            "",
+            "g/shop",
+            &own("gitlab-ci-token"),
+            "/g/shop.git",
+            "gitlab-ci-token",
+            "refs/merge-requests/1/head",
+        ),
+        ("gitea", "/git", "acme/shop", &plain, "/git/acme/shop.git", "swanci", "refs/pull/1/head"),
+        ("forgejo", "", "acme/shop", &own("ada"), "/acme/shop.git", "ada", "refs/pull/1/head"),
+        ("gogs", "", "acme/shop", &own(""), "/acme/shop.git", "", "refs/pull/1/head"),
+        ("bitbucket", "", "acme/shop", &plain, "/acme/shop.git", "x-token-auth", ""),
+        (
+            "bitbucket-server",
+            "",
+            "PRJ/shop",
+            &plain,
+            "/scm/PRJ/shop.git",
+            "x-token-auth",
+            "refs/pull-requests/1/from",
+        ),
+        (
+            "bitbucket-server",
+            "/bb",
+            "~ada/shop",
+            &plain,
+            "/bb/scm/~ada/shop.git",
+            "x-token-auth",
+            "refs/pull-requests/1/from",
+        ),
+        ("gitbucket", "", "acme/shop", &own("ada"), "/git/acme/shop.git", "ada", "refs/pull/1/head"),
+        ("gitbucket", "/git", "acme/shop", &plain, "/git/git/acme/shop.git", "root", "refs/pull/1/head"),
+    ];
+    for (kind, prefix, name, token, path, login, head) in forges {
+        let repository = Repository::new();
+        repository.image("a", "1").images(&[serde_json::json!({"service_name": "a", "version": "1"})]);
+        repository.commit("first");
+        repository.branch("topic").write("a/file", "2").commit("topic");
+        if !head.is_empty() {
+            repository.git(&["update-ref", head, "topic"]);
+        }
+        repository.checkout("main").write("other", "x").commit("moved");
+        let landed = repository.squash("topic");
+        repository.git(&["branch", "--quiet", "-D", "topic"]);
+        repository.git(&["update-server-info"]);
+        let pair = base64::engine::general_purpose::STANDARD.encode(own(login));
+        let wanted = format!("Authorization: Basic {pair}");
+        let folder = format!("GET {path}/");
+        let server = plain_server(repository.path().join(".git"), move |head| {
+            head.starts_with(&folder) && head.contains(&wanted)
+        });
+        let swanci = Swanci::new();
+        swanci.config(&format!(
+            "[[forge]]\nkind = '{kind}'\nurl = 'http://127.0.0.1:{}{prefix}'\ntoken_file = 'token'\n\
+             [[repository]]\nname = '{name}'\n",
+            server.port
+        ));
+        let prefix = head.is_empty().then(|| landed[..12].to_owned());
+        let document = serde_json::json!({
+            "schema": 1, "decision": "build", "reason": "", "payload_sha256": "0".repeat(64),
+            "change": {"forge": kind, "repository": name, "commit": null, "branch": "main",
+                       "pull_request": {"number": 1, "landed_prefix": prefix}},
+        });
+        let build = || swanci.pipe(&["build", "-", "--dry-run"], document.to_string());
+        swanci.file("token", "another");
+        let ran = build();
+        assert_ne!(ran.code, 0, "{kind}");
+        swanci.file("token", format!("{token}\n"));
+        let ran = build().ended(0);
+        assert_eq!(ran.json()["change"]["commit"], *landed, "{kind} {name}");
+        assert!(!ran.stderr.contains(TOKEN) && !ran.stdout.contains(TOKEN));
     }
 }

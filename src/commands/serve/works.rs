@@ -70,8 +70,8 @@ impl Works {
     fn run_pipeline(&self, job: &ClaimedJob, events: &Events, cancel: &Cancel) -> Result<String, Failure> {
         let document: DecisionDocument = serde_json::from_str(&job.document)
             .classify(Kind::BadInput, || "the job's document cannot be read")?;
-        let change = change_of(&document)?;
         let site = self.site(events, cancel)?;
+        let change = pipeline::landed(&site, change_of(&document)?, &PATIENCE)?;
         if job.commit.is_none()
             && let Err(error) = self.queue.landed(job.id, &change.commit)
         {

@@ -1,0 +1,292 @@
+//! Finds the commit that a merge put on a branch, where the forge does not name it. Nothing is guessed: where several
+//! commits may be meant, there is no answer.
+
+use std::collections::{HashMap, HashSet};
+
+use super::mirror::Mirror;
+use super::{GitError, run};
+use crate::model::{CommitPrefix, CommitSha};
+
+/// What is known of a merge.
+#[derive(Debug, Clone, Default)]
+pub struct Merge {
+    /// The last commit of the pull request. Several where the forge's ref and the payload differ.
+    pub heads: Vec<CommitSha>,
+    /// GitBucket's `refs/pull/N/merge`: the commit of a squash, else a merge that was only tried.
+    pub tried: Option<CommitSha>,
+    /// When the pull request was opened, seconds since the epoch.
+    pub created_at: Option<i64>,
+    /// When it was merged.
+    pub merged_at: Option<i64>,
+}
+
+/// How far the time of a commit that the forge's server makes may be from `merged_at`, in seconds.
+const SAME_MOMENT: i64 = 1;
+
+/// A commit whose time is further from `merged_at`, in seconds, was not made by the merge.
+const NEAR: i64 = 60;
+
+/// A commit of the branch's first-parent line, or of the pull request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Commit {
+    id: CommitSha,
+    /// The committer's time; 0 where it cannot be read.
+    time: i64,
+    /// The author's time, which a rebase and a cherry-pick keep.
+    written: i64,
+    parents: Vec<CommitSha>,
+}
+
+impl Commit {
+    /// The parent of a commit that is neither a merge nor a root.
+    fn parent(&self) -> Option<&CommitSha> {
+        self.parents.first().filter(|_| self.parents.len() == 1)
+    }
+}
+
+/// The difference of two commits.
+struct Diff {
+    /// The paths, as git quotes them.
+    files: String,
+    /// Its patch-id, which lines that moved leave as it is.
+    change: String,
+}
+
+impl Merge {
+    fn is_at_merge(&self, commit: &Commit) -> bool {
+        self.merged_at.is_some_and(|at| (commit.time - at).abs() <= SAME_MOMENT)
+    }
+
+    fn is_after_merge(&self, commit: &Commit) -> bool {
+        self.merged_at.is_some_and(|at| commit.time > at.saturating_add(NEAR))
+    }
+}
+
+impl Mirror<'_> {
+    /// The commit on the first-parent line of `tip` that this merge put there. All of it is fetched already.
+    pub fn landed(&self, tip: &CommitSha, merge: &Merge) -> Result<Option<CommitSha>, GitError> {
+        let mut found: Vec<Commit> = Vec::new();
+        for head in &merge.heads {
+            if self.has_commit(head)? {
+                let landed = self.landed_with(head, tip, merge)?;
+                found.extend(landed.filter(|commit| !found.contains(commit)));
+            }
+        }
+        if found.len() > 1 {
+            found.retain(|commit| merge.is_at_merge(commit));
+        }
+        Ok(only(found).map(|commit| commit.id))
+    }
+
+    fn landed_with(
+        &self,
+        head: &CommitSha,
+        tip: &CommitSha,
+        merge: &Merge,
+    ) -> Result<Option<Commit>, GitError> {
+        // Newest first. Of what the head contains, only the head itself can have landed with it.
+        let line = self.commits(&["--first-parent", tip.as_str(), &format!("^{head}")])?;
+        let tried = merge.tried.as_ref();
+        let squash = line.iter().find(|c| Some(&c.id) == tried && c.parent().is_some()).cloned();
+        if squash.as_ref().is_some_and(|squash| merge.is_at_merge(squash)) {
+            return Ok(squash);
+        }
+        let containing = match self.is_ancestor(head, tip)? {
+            true => self.oldest_containing(head, tip, &line)?,
+            false => None,
+        };
+        match containing {
+            None => squash.map_or_else(|| self.rewritten(head, tip, &line, merge), |found| Ok(Some(found))),
+            Some(containing) if merge.is_after_merge(&containing) => {
+                // The head has come again, with a later merge. What it made before that is sought on the line below.
+                let below = line.iter().skip_while(|c| c.id != containing.id).skip(1);
+                let below: Vec<Commit> = below.filter(|c| !merge.is_after_merge(c)).cloned().collect();
+                let earlier = match below.first() {
+                    Some(newest) => self.rewritten(head, &newest.id, &below, merge)?,
+                    None => None,
+                };
+                Ok(squash.or(earlier).or(Some(containing)))
+            }
+            Some(containing) => Ok(Some(containing)),
+        }
+    }
+
+    /// Of a head that the branch contains: the oldest commit of the first-parent line that contains it.
+    fn oldest_containing(
+        &self,
+        head: &CommitSha,
+        tip: &CommitSha,
+        line: &[Commit],
+    ) -> Result<Option<Commit>, GitError> {
+        let below = line.last().map_or(Some(tip), |oldest| oldest.parents.first());
+        if below == Some(head) {
+            return Ok(self.commits(&["--no-walk", head.as_str()])?.pop());
+        }
+        let descendants = self.rev_list(&["--ancestry-path", &format!("{head}..{tip}")])?;
+        let descendants: HashSet<CommitSha> = descendants.into_iter().collect();
+        Ok(line.iter().rfind(|commit| descendants.contains(&commit.id)).cloned())
+    }
+
+    /// Of a head that was squashed or rebased: the commit of the line that makes the same change as the head's last
+    /// commit, or as all of them; else the only one that was made in the moment of the merge, if it touches the same
+    /// files.
+    fn rewritten(
+        &self,
+        head: &CommitSha,
+        tip: &CommitSha,
+        line: &[Commit],
+        merge: &Merge,
+    ) -> Result<Option<Commit>, GitError> {
+        let own = ["--topo-order", "--no-merges", head.as_str(), &format!("^{tip}")];
+        let own = self.commits(&own)?;
+        let Some(last) = own.first() else { return Ok(None) };
+        // The head is no younger than what was made of it, unless somebody's clock is fast.
+        let at_latest = merge.merged_at.map_or(last.time, |at| last.time.min(at.saturating_sub(SAME_MOMENT)));
+        let opened = merge.created_at.unwrap_or(at_latest);
+        let candidates: Vec<(&Commit, &CommitSha)> =
+            line.iter().filter(|c| c.time >= opened).filter_map(|c| Some((c, c.parent()?))).collect();
+        let Some((_, before)) = candidates.last() else { return Ok(None) };
+
+        let last = match last.parent() {
+            Some(parent) => self.diff(&last.id, parent)?,
+            None => None,
+        };
+        // The whole change begins where the head left the branch, or where a part of it has landed since.
+        let mut wholes = Vec::new();
+        for on_branch in [tip, *before] {
+            if let Some(base) = self.merge_base(on_branch, head)? {
+                wholes.extend(self.diff(head, &base)?);
+            }
+        }
+        let pairs: Vec<_> = candidates.iter().map(|(commit, parent)| (&commit.id, *parent)).collect();
+        let files = self.files(&pairs)?;
+        let may_be_it = |files: &String| wholes.iter().chain(&last).any(|diff| diff.files == *files);
+        let (mut same_files, mut same_change) = (Vec::new(), Vec::new());
+        for ((commit, parent), _) in candidates.iter().zip(&files).filter(|(_, files)| may_be_it(files)) {
+            same_files.push(*commit);
+            let Some(diff) = self.diff(&commit.id, parent)? else { continue };
+            let is_same = |other: &Diff| other.change == diff.change;
+            let is_last = last.as_ref().is_some_and(is_same);
+            // A rebase leaves the commit before it below it: the last one alone may have been cherry-picked.
+            let below = line.iter().find(|below| below.id == **parent).map(|below| below.written);
+            let at = own.iter().skip(1).position(|own| Some(own.written) == below);
+            let evidence = match (is_last, at) {
+                (true, Some(0)) => 3,
+                (true, _) if own.len() == 1 => 2,
+                _ if wholes.iter().any(is_same) => 2,
+                (true, Some(_)) => 1,
+                (true, None) if merge.is_at_merge(commit) => 1,
+                (_, _) => continue,
+            };
+            same_change.push((*commit, evidence));
+        }
+        let at_merge: Vec<&Commit> =
+            candidates.iter().map(|(commit, _)| *commit).filter(|c| merge.is_at_merge(c)).collect();
+        if same_change.is_empty() {
+            return Ok(only(at_merge).filter(|commit| same_files.contains(commit)).cloned());
+        }
+        if same_change.len() > 1 {
+            let in_moment = same_change.iter().any(|(commit, _)| merge.is_at_merge(commit));
+            let fits = |c: &Commit| if in_moment { merge.is_at_merge(c) } else { !merge.is_after_merge(c) };
+            same_change.retain(|(commit, _)| fits(commit));
+            let most = same_change.iter().map(|(_, evidence)| *evidence).max();
+            same_change.retain(|(_, evidence)| Some(*evidence) == most);
+        }
+        // A twin, if it is from another time than what the merge made.
+        let is_elsewhere = |c: &Commit| merge.merged_at.is_some_and(|at| (c.time - at).abs() > NEAR);
+        let found = only(same_change).map(|(commit, _)| commit);
+        Ok(found.filter(|commit| at_merge.is_empty() || !is_elsewhere(commit)).cloned())
+    }
+
+    /// The commit of `tip`'s history that begins so; `None` where none does, or several.
+    pub fn beginning_with(
+        &self,
+        prefix: &CommitPrefix,
+        tip: &CommitSha,
+    ) -> Result<Option<CommitSha>, GitError> {
+        let mut found = Vec::new();
+        for (id, kind) in self.disambiguate(prefix.as_str())? {
+            let Ok(commit) = id.parse() else { continue };
+            if kind == "commit" && self.is_ancestor(&commit, tip)? {
+                found.push(commit);
+            }
+        }
+        Ok(only(found))
+    }
+
+    /// The paths in which each commit differs from the one beside it.
+    fn files(&self, pairs: &[(&CommitSha, &CommitSha)]) -> Result<Vec<String>, GitError> {
+        let asked: String = pairs.iter().map(|(commit, from)| format!("{commit} {from}\n")).collect();
+        let list = ["diff-tree", "--stdin", "-r", "--raw", "--no-renames"];
+        let text = run(self.local().args(list).stdin(asked), self.cancel())?.text();
+        let (mut files, mut of) = (HashMap::<&str, String>::new(), "");
+        for line in text.lines() {
+            match line.split_once('\t') {
+                Some((_, path)) => *files.entry(of).or_default() += &format!("{path}\n"),
+                None => of = line,
+            }
+        }
+        Ok(pairs.iter().map(|(commit, _)| files.remove(commit.as_str()).unwrap_or_default()).collect())
+    }
+
+    /// The difference of a commit from another; `None` where there is none.
+    fn diff(&self, commit: &CommitSha, from: &CommitSha) -> Result<Option<Diff>, GitError> {
+        let files = self.files(&[(commit, from)])?;
+        let patch = ["diff-tree", "-p", "--full-index", "--no-ext-diff", "--no-textconv", "--no-renames"];
+        let patch = self.local().args(patch).args([from.as_str(), commit.as_str()]);
+        let patch = run(patch, self.cancel())?.stdout;
+        // git before 2.39 does not look at the content of binary files.
+        let (mut index, mut binary) = (&b""[..], String::new());
+        for line in patch.split(|byte| *byte == b'\n') {
+            if line.starts_with(b"index ") {
+                index = line;
+            } else if line.starts_with(b"Binary files ") {
+                let text = String::from_utf8_lossy(index);
+                binary.extend(text.split("..").nth(1));
+            }
+        }
+        let id = run(self.local().args(["patch-id", "--stable"]).stdin(patch), self.cancel())?.text();
+        let id = id.split(' ').next().filter(|id| !id.is_empty());
+        Ok(id
+            .zip(files.into_iter().next())
+            .map(|(id, files)| Diff { change: format!("{id} {binary}"), files }))
+    }
+
+    /// What `git log` lists with these arguments.
+    fn commits(&self, args: &[&str]) -> Result<Vec<Commit>, GitError> {
+        let log = self.local().args(["log", "--format=%H %ct %at %P"]);
+        let text = run(log.args(args).arg("--"), self.cancel())?.text();
+        let unexpected = |line: &str| GitError::Unexpected(format!("log: {line}"));
+        text.lines()
+            .map(|line| {
+                let mut words = line.split(' ');
+                let id = words.next().and_then(|id| id.parse().ok()).ok_or_else(|| unexpected(line))?;
+                let mut time = || words.next().and_then(|time| time.parse().ok()).unwrap_or(0);
+                let (time, written) = (time(), time());
+                let parents = words.filter(|word| !word.is_empty()).map(str::parse);
+                let parents = parents.collect::<Result<_, _>>().map_err(|_| unexpected(line))?;
+                Ok(Commit { id, time, written, parents })
+            })
+            .collect()
+    }
+
+    /// None for histories that have nothing in common.
+    fn merge_base(&self, one: &CommitSha, other: &CommitSha) -> Result<Option<CommitSha>, GitError> {
+        let asked = self.local().args(["merge-base", one.as_str(), other.as_str()]).run(self.cancel());
+        match asked {
+            Ok(done) => {
+                let text = done.text();
+                text.parse().map(Some).map_err(|_| GitError::Unexpected(format!("merge-base: {text}")))
+            }
+            // git-merge-base(1): 1 is "none".
+            Err(crate::process::CommandError::Exit { code: Some(1), .. }) => Ok(None),
+            Err(error) => Err(GitError::of_local(self.remote().as_git_url(), error)),
+        }
+    }
+}
+
+/// The only one of these.
+fn only<T>(all: impl IntoIterator<Item = T>) -> Option<T> {
+    let mut all = all.into_iter();
+    all.next().filter(|_| all.next().is_none())
+}

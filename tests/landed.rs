@@ -1,0 +1,614 @@
+//! Which commit a merge put on the branch, where the forge does not name it: found and proved, or refused.
+
+#![allow(clippy::disallowed_methods, reason = "tests may spawn")]
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::evaluate_fixtures::collection;
+use crate::support::repository::Repository;
+use crate::support::swanci::{Ran, Swanci};
+
+/// A merge as its forge tells it.
+struct Told {
+    forge: &'static str,
+    /// What the payload says about the head.
+    head: Option<String>,
+    created: Option<i64>,
+    merged: Option<i64>,
+    /// What landed; `None` where that cannot be told.
+    landed: Option<String>,
+}
+
+const PULL: &str = "refs/pull/1/head";
+
+fn document(forge: &str, pull_request: &Value) -> String {
+    json!({
+        "schema": 1, "decision": "build", "reason": "pull request #1 was merged", "payload_sha256": "0".repeat(64),
+        "change": {"forge": forge, "repository": "acme/shop", "clone_url": null, "commit": null, "branch": "main",
+                   "default_branch": null, "pull_request": pull_request},
+    })
+    .to_string()
+}
+
+fn configuration(forge: &str, path: &str) -> String {
+    format!(
+        "[[forge]]\nkind = '{forge}'\nurl = 'https://forge.test'\n[[repository]]\nname = 'acme/shop'\nclone_url = '{path}'\n"
+    )
+}
+
+/// Plans the build of a change of `acme/shop`, which lies in this folder.
+fn plan(swanci: &Swanci, forge: &str, repository: &Path, document: &str) -> Ran {
+    let path = repository.display();
+    swanci.config(&configuration(forge, &path.to_string()));
+    swanci.pipe(&["build", "-", "--dry-run"], document)
+}
+
+fn planned_commit(ran: Ran) -> String {
+    ran.ended(0).json()["change"]["commit"].as_str().unwrap().to_owned()
+}
+
+fn refused(ran: Ran) {
+    let ran = ran.ended(5).saying(&[
+        "it cannot be told which commit",
+        "hint: ",
+        "swanci build --repo",
+        "--commit SHA",
+        "catchup",
+    ]);
+    assert_eq!(ran.stdout, "");
+}
+
+fn time_of(repository: &Repository, commit: &str) -> i64 {
+    repository.git(&["log", "-1", "--format=%ct", commit]).parse().unwrap()
+}
+
+fn lines(changed: &[(usize, &str)]) -> String {
+    let line = |n: usize| {
+        changed.iter().find(|(at, _)| *at == n).map_or_else(|| n.to_string(), |(_, t)| (*t).to_owned())
+    };
+    (0..40).map(|n| line(n) + "\n").collect()
+}
+
+/// A repository with an image on `main`.
+fn repository() -> Repository {
+    let repository = Repository::new();
+    repository.image("a", "1").images(&[json!({"service_name": "a", "version": "1"})]);
+    repository.write("text", lines(&[]));
+    repository.commit("first");
+    repository
+}
+
+/// Commits on the branch `topic` for pull request 1, one for each change of `text`; back on `main` afterwards.
+fn topic(repository: &Repository, changes: &[&[(usize, &str)]]) -> String {
+    repository.branch("topic");
+    for (n, change) in changes.iter().enumerate() {
+        repository.write("text", lines(change)).commit(&format!("topic {n}"));
+    }
+    open(repository)
+}
+
+/// What is checked out becomes the head of pull request 1; back to `main`.
+fn open(repository: &Repository) -> String {
+    let head = repository.head();
+    repository.git(&["update-ref", PULL, &head]);
+    repository.checkout("main");
+    head
+}
+
+fn push(repository: &Repository, file: &str) -> String {
+    repository.write(file, file).commit(file)
+}
+
+/// The merge of a pull request that was opened right after its head was made.
+fn told(forge: &'static str, repository: &Repository, head: &str, landed: &str) -> Told {
+    Told {
+        forge,
+        head: Some(head.to_owned()),
+        created: Some(time_of(repository, head) + 1),
+        merged: Some(time_of(repository, landed)),
+        landed: Some(landed.to_owned()),
+    }
+}
+
+/// Made with git alone: what a forge keeps under `refs/pull/1/merge` of a merge that it only tried.
+fn tried(repository: &Repository) {
+    let tree = repository.git(&["rev-parse", &format!("{PULL}^{{tree}}")]);
+    let commit = repository.git(&["commit-tree", "-m", "tried", "-p", "main", "-p", PULL, &tree]);
+    repository.git(&["update-ref", "refs/pull/1/merge", &commit]);
+}
+
+/// A commit on `main` with the committer's date of another one.
+fn commit_at(repository: &Repository, like: &str) -> String {
+    let date = format!("{} +0000", time_of(repository, like));
+    let commit = repository.commit("x");
+    let tree = repository.git(&["rev-parse", "HEAD^{tree}"]);
+    let parent = repository.git(&["rev-parse", "HEAD^"]);
+    let out = Command::new("git")
+        .args([
+            "-c",
+            "user.name=A",
+            "-c",
+            "user.email=a@b.org",
+            "commit-tree",
+            "-m",
+            "y",
+            "-p",
+            &parent,
+            &tree,
+        ])
+        .current_dir(repository.path())
+        .env("GIT_COMMITTER_DATE", &date)
+        .env("GIT_AUTHOR_DATE", &date)
+        .output()
+        .unwrap();
+    assert!(out.status.success());
+    let made = String::from_utf8(out.stdout).unwrap().trim().to_owned();
+    assert_ne!(made, commit);
+    repository.reset(&made);
+    made
+}
+
+const ONE: &[(usize, &str)] = &[(5, "one")];
+const TWO: &[(usize, &str)] = &[(5, "one"), (20, "two")];
+const THREE: &[(usize, &str)] = &[(5, "one"), (20, "two"), (35, "three")];
+
+/// How a pull request lands, and then the branch goes on.
+type Way = (&'static str, fn(&Repository) -> Told);
+
+const WAYS: &[Way] = &[
+    ("a merge commit", |r| {
+        let head = topic(r, &[ONE, TWO]);
+        told("gogs", r, &head, &r.merge("topic"))
+    }),
+    ("a merge commit, the base has moved", |r| {
+        let head = topic(r, &[ONE]);
+        push(r, "moved");
+        told("gitbucket", r, &head, &r.merge("topic"))
+    }),
+    ("a fast-forward", |r| {
+        let head = topic(r, &[ONE, TWO]);
+        r.git(&["merge", "--quiet", "--ff-only", "topic"]);
+        told("gogs", r, &head, &head)
+    }),
+    ("a fast-forward, pushed before the pull request was opened", |r| {
+        let head = topic(r, &[ONE, TWO]);
+        r.git(&["merge", "--quiet", "--ff-only", "topic"]);
+        let told = told("gitbucket", r, &head, &head);
+        Told { created: Some(told.merged.unwrap() + 600), merged: Some(told.merged.unwrap() + 601), ..told }
+    }),
+    ("a rebase of one", |r| {
+        let head = topic(r, &[ONE]);
+        push(r, "moved");
+        told("gogs", r, &head, &r.rebase("topic"))
+    }),
+    ("a rebase of several, without the time of the opening", |r| {
+        let head = topic(r, &[ONE, TWO, THREE]);
+        push(r, "moved");
+        tried(r);
+        Told { created: None, ..told("gogs", r, &head, &r.rebase("topic")) }
+    }),
+    ("a rebase of several, without any time", |r| {
+        let head = topic(r, &[ONE, TWO, THREE]);
+        push(r, "moved");
+        Told { created: None, merged: None, ..told("gogs", r, &head, &r.rebase("topic")) }
+    }),
+    ("a rebase onto the same base", |r| {
+        let head = topic(r, &[ONE, TWO]);
+        tried(r);
+        told("gitbucket", r, &head, &r.rebase("topic"))
+    }),
+    ("a squash of several", |r| {
+        let head = topic(r, &[ONE, TWO, THREE]);
+        push(r, "moved");
+        tried(r);
+        told("gitbucket", r, &head, &r.squash("topic"))
+    }),
+    ("a squash whose lines have moved, under GitBucket's ref", |r| {
+        let head = topic(r, &[ONE, TWO]);
+        r.write("text", lines(&[(4, "near"), (6, "near")])).commit("near");
+        r.git(&["merge", "--quiet", "--squash", "--strategy-option=theirs", "topic"]);
+        let landed = r.commit("Squashed");
+        r.git(&["update-ref", "refs/pull/1/merge", &landed]);
+        Told { merged: None, ..told("gitbucket", r, &head, &landed) }
+    }),
+    ("a squash of a branch that the base was merged into", |r| {
+        topic(r, &[ONE]);
+        push(r, "moved");
+        r.checkout("topic").merge("main");
+        r.write("text", lines(TWO)).commit("after the update");
+        let head = open(r);
+        push(r, "moved again");
+        told("gitbucket", r, &head, &r.squash("topic"))
+    }),
+    ("a rebase of a branch whose last commit is a merge of the base", |r| {
+        topic(r, &[ONE, TWO]);
+        push(r, "moved");
+        r.checkout("topic").merge("main");
+        let head = open(r);
+        push(r, "moved again");
+        let landed = r.rebase("topic");
+        told("gogs", r, &head, &landed)
+    }),
+    ("a merge of merges", |r| {
+        let head = topic(r, &[ONE]);
+        r.branch("develop");
+        r.merge("topic");
+        push(r, "develop");
+        r.checkout("main");
+        push(r, "moved");
+        told("gitbucket", r, &head, &r.merge("develop"))
+    }),
+    ("an octopus", |r| {
+        r.branch("other");
+        push(r, "other");
+        r.checkout("main");
+        let head = topic(r, &[ONE]);
+        push(r, "moved");
+        r.git(&["merge", "--quiet", "--no-ff", "-m", "octopus", "other", "topic"]);
+        assert_eq!(r.git(&["rev-list", "--parents", "-1", "HEAD"]).split(' ').count(), 4);
+        told("gogs", r, &head, &r.head())
+    }),
+    ("a head that was on the branch already", |r| {
+        let head = topic(r, &[ONE]);
+        push(r, "moved");
+        let first = r.merge("topic");
+        push(r, "between");
+        let told = told("gitbucket", r, &head, &first);
+        Told { created: Some(told.merged.unwrap() + 70), merged: Some(told.merged.unwrap() + 80), ..told }
+    }),
+    ("a pull request on top of another that was merged", |r| {
+        topic(r, &[ONE]);
+        r.checkout("topic").branch("above");
+        r.write("text", lines(TWO)).commit("above");
+        let head = open(r);
+        push(r, "moved");
+        r.merge("topic");
+        told("gitbucket", r, &head, &r.squash("above"))
+    }),
+    ("a twin was on the branch, and was reverted, before the pull request was opened", |r| {
+        r.branch("topic").write("text", lines(ONE)).commit("topic");
+        r.checkout("main");
+        r.write("text", lines(ONE)).commit("twin");
+        r.write("text", lines(&[])).commit("revert");
+        let opened = time_of(r, "main") + 1;
+        r.checkout("topic");
+        let head = open(r);
+        push(r, "moved");
+        Told { created: Some(opened), ..told("gitbucket", r, &head, &r.squash("topic")) }
+    }),
+    ("it is reverted and made again", |r| {
+        let head = topic(r, &[ONE]);
+        push(r, "moved");
+        let landed = r.rebase("topic");
+        let told = told("gogs", r, &head, &landed);
+        r.write("text", lines(&[])).commit("revert");
+        r.write("text", lines(ONE)).commit("again");
+        told
+    }),
+    ("it is reverted, and the same branch is merged again", |r| {
+        let head = topic(r, &[ONE, TWO]);
+        push(r, "moved");
+        let landed = r.squash("topic");
+        let told = told("gitbucket", r, &head, &landed);
+        r.write("text", lines(&[])).commit("revert");
+        r.merge("topic");
+        told
+    }),
+    ("a squash under GitBucket's ref, and the same branch is merged again", |r| {
+        let head = topic(r, &[ONE, TWO]);
+        r.write("text", lines(&[(4, "near")])).commit("near");
+        r.git(&["merge", "--quiet", "--squash", "--strategy-option=theirs", "topic"]);
+        let landed = r.commit("Squashed");
+        r.git(&["update-ref", "refs/pull/1/merge", &landed]);
+        let told = told("gitbucket", r, &head, &landed);
+        r.merge("topic");
+        told
+    }),
+    ("the same patch is in it twice", |r| {
+        let head = topic(r, &[ONE, &[], ONE]);
+        push(r, "moved");
+        told("gogs", r, &head, &r.rebase("topic"))
+    }),
+    ("the last commit was cherry-picked before", |r| {
+        let head = topic(r, &[ONE, TWO, THREE]);
+        r.write("text", lines(&[(35, "three")])).commit("cherry-picked");
+        push(r, "moved");
+        r.git(&["merge", "--quiet", "--squash", "--strategy-option=theirs", "topic"]);
+        let landed = r.commit("Squashed");
+        // Its patch is another one now: what tells is the moment, and its file.
+        told("gogs", r, &head, &landed)
+    }),
+    ("a file that is not text, and one like it was pushed", |r| {
+        r.branch("topic").write("binary", b"\0one").commit("binary");
+        let head = open(r);
+        r.write("binary", b"\0two").commit("another");
+        r.remove("binary").commit("gone");
+        let landed = r.rebase("topic");
+        Told { merged: None, ..told("gogs", r, &head, &landed) }
+    }),
+    ("a mode", |r| {
+        r.branch("topic").executable("text", true).commit("mode");
+        let head = open(r);
+        push(r, "moved");
+        told("gogs", r, &head, &r.rebase("topic"))
+    }),
+    ("lines near it have changed: the moment tells", |r| {
+        let head = topic(r, &[ONE]);
+        r.write("text", lines(&[(4, "near")])).commit("near");
+        r.write("text", lines(&[(4, "near"), (5, "one")]));
+        told("gitbucket", r, &head, &r.commit("Squashed"))
+    }),
+    ("lines near it have changed, and two were made in that moment", |r| {
+        let head = topic(r, &[ONE]);
+        r.write("text", lines(&[(4, "near")])).commit("near");
+        r.write("text", lines(&[(4, "near"), (5, "one")]));
+        let landed = r.commit("Squashed");
+        r.write("text", lines(&[(4, "near"), (5, "one"), (30, "x")]));
+        commit_at(r, &landed);
+        Told { landed: None, ..told("gitbucket", r, &head, &landed) }
+    }),
+    ("what was made in that moment touches other files", |r| {
+        let head = topic(r, &[ONE]);
+        let landed = push(r, "other");
+        Told { landed: None, ..told("gitbucket", r, &head, &landed) }
+    }),
+    ("it has not landed", |r| {
+        let head = topic(r, &[ONE, TWO]);
+        push(r, "moved");
+        let told = told("gogs", r, &head, "main");
+        Told { merged: Some(told.merged.unwrap() + 30), landed: None, ..told }
+    }),
+    ("only its last commit has come, as a cherry-pick", |r| {
+        let head = topic(r, &[ONE, TWO]);
+        let landed = r.write("text", lines(&[(20, "two")])).commit("cherry-picked");
+        let told = told("gogs", r, &head, &landed);
+        Told { merged: Some(told.merged.unwrap() + 30), landed: None, ..told }
+    }),
+    ("only older than the pull request", |r| {
+        let head = topic(r, &[ONE]);
+        let twin = r.write("text", lines(ONE)).commit("twin");
+        let told = told("gogs", r, &head, &twin);
+        Told {
+            created: Some(told.merged.unwrap() + 20),
+            merged: Some(told.merged.unwrap() + 30),
+            landed: None,
+            ..told
+        }
+    }),
+    ("twins, and no time", |r| {
+        let head = topic(r, &[ONE]);
+        push(r, "moved");
+        let landed = r.rebase("topic");
+        let told = told("gogs", r, &head, &landed);
+        r.write("text", lines(&[])).commit("revert");
+        r.write("text", lines(ONE)).commit("again");
+        Told { merged: None, landed: None, ..told }
+    }),
+    ("a twin from another time, and a merge that made another commit", |r| {
+        let head = topic(r, &[ONE]);
+        r.write("text", lines(ONE)).commit("twin");
+        push(r, "moved");
+        let empty = r.commit("the rebase, which found nothing left to do");
+        Told { landed: None, ..told("gitbucket", r, &head, &empty) }
+    }),
+    ("the head was pushed by force after the merge, to what is nowhere", |r| {
+        let head = topic(r, &[ONE]);
+        push(r, "moved");
+        let landed = r.merge("topic");
+        let orphan = r.orphan();
+        r.git(&["update-ref", PULL, &orphan]);
+        told("gogs", r, &head, &landed)
+    }),
+    ("the same with GitBucket, whose payload is not believed", |r| {
+        let head = topic(r, &[ONE]);
+        push(r, "moved");
+        let landed = r.merge("topic");
+        let orphan = r.orphan();
+        r.git(&["update-ref", PULL, &orphan]);
+        Told { landed: None, ..told("gitbucket", r, &head, &landed) }
+    }),
+    ("the head was pushed by force after the merge, to an older commit of the branch", |r| {
+        let head = topic(r, &[ONE]);
+        push(r, "moved");
+        let landed = r.merge("topic");
+        r.git(&["update-ref", PULL, "main~2"]);
+        told("gogs", r, &head, &landed)
+    }),
+    ("the same, after a fast-forward", |r| {
+        let head = topic(r, &[ONE, TWO]);
+        r.git(&["merge", "--quiet", "--ff-only", "topic"]);
+        r.git(&["update-ref", PULL, "main~1"]);
+        Told { merged: None, landed: None, ..told("gogs", r, &head, &head) }
+    }),
+    ("GitBucket's payload names the base for the head", |r| {
+        topic(r, &[ONE]);
+        let base = r.head();
+        push(r, "moved");
+        let landed = r.merge("topic");
+        told("gitbucket", r, &base, &landed)
+    }),
+    ("a payload's head that nobody has", |r| {
+        let head = topic(r, &[ONE]);
+        push(r, "moved");
+        let told = told("gogs", r, &head, &r.merge("topic"));
+        Told { head: Some("1".repeat(40)), ..told }
+    }),
+    ("a payload without a head", |r| {
+        let head = topic(r, &[ONE]);
+        push(r, "moved");
+        Told { head: None, ..told("gogs", r, &head, &r.merge("topic")) }
+    }),
+    ("no ref, and the payload's head is on the branch", |r| {
+        let head = topic(r, &[ONE]);
+        push(r, "moved");
+        r.git(&["update-ref", "-d", PULL]);
+        told("gogs", r, &head, &r.merge("topic"))
+    }),
+    ("no ref with GitBucket", |r| {
+        let head = topic(r, &[ONE]);
+        push(r, "moved");
+        r.git(&["update-ref", "-d", PULL]);
+        Told { landed: None, ..told("gitbucket", r, &head, &r.merge("topic")) }
+    }),
+    ("neither ref nor head", |r| {
+        let head = topic(r, &[ONE]);
+        r.git(&["update-ref", "-d", PULL]);
+        Told { head: None, landed: None, ..told("gogs", r, &head, &r.merge("topic")) }
+    }),
+    ("the refs of GitLab", |r| {
+        let head = topic(r, &[ONE, TWO]);
+        r.git(&["update-ref", "-d", PULL]);
+        r.git(&["update-ref", "refs/merge-requests/1/head", &head]);
+        push(r, "moved");
+        Told { head: None, ..told("gitlab", r, &head, &r.rebase("topic")) }
+    }),
+    ("the refs of Bitbucket Data Center", |r| {
+        let head = topic(r, &[ONE, TWO]);
+        r.git(&["update-ref", "-d", PULL]);
+        r.git(&["update-ref", "refs/pull-requests/1/from", &head]);
+        push(r, "moved");
+        Told { head: None, ..told("bitbucket-server", r, &head, &r.squash("topic")) }
+    }),
+    ("the history of the head has nothing in common with the branch's", |r| {
+        r.git(&["checkout", "--quiet", "--orphan", "topic"]);
+        r.write("text", lines(ONE)).commit("topic");
+        let head = open(r);
+        let landed = push(r, "moved");
+        Told { landed: None, ..told("gogs", r, &head, &landed) }
+    }),
+];
+
+#[test]
+fn the_commit_that_landed_is_found_or_the_build_is_refused() {
+    let some = WAYS.len().div_ceil(4);
+    let wrong: Vec<String> = std::thread::scope(|scope| {
+        let threads: Vec<_> = WAYS.chunks(some).map(|ways| scope.spawn(|| wrong_ways(ways))).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn wrong_ways(ways: &[Way]) -> Vec<String> {
+    let (swanci, mut wrong) = (Swanci::new(), Vec::new());
+    for (way, land) in ways {
+        let repository = repository();
+        let told = land(&repository);
+        let moment = |at: Option<i64>| at.map(|at| jiff::Timestamp::from_second(at).unwrap().to_string());
+        let mut pull = json!({"number": 1, "title": null, "author": null, "url": null, "head": told.head});
+        pull["created_at"] = json!(moment(told.created));
+        pull["merged_at"] = json!(moment(told.merged));
+        let document = document(told.forge, &pull);
+        // The answer is the same after the branch has gone on.
+        for further in ["", "later"] {
+            if !further.is_empty() {
+                repository.git(&["checkout", "--quiet", "main"]);
+                push(&repository, "later");
+                repository.branch("next");
+                push(&repository, "next");
+                repository.checkout("main").merge("next");
+            }
+            let ran = plan(&swanci, told.forge, repository.path(), &document);
+            let found = (ran.code == 0).then(|| planned_commit(ran.clone()));
+            if found.is_none() {
+                refused(ran);
+            }
+            if found != told.landed {
+                let history = repository.git(&["log", "--graph", "--oneline", "--all"]);
+                wrong.push(format!("{way} {further}: {found:?} for {:?}\n{history}", told.landed));
+            }
+        }
+    }
+    wrong
+}
+
+/// What the forge no longer has counts no more.
+#[test]
+fn refs_that_the_forge_has_removed_are_not_used() {
+    let (swanci, repository) = (Swanci::new(), repository());
+    let head = topic(&repository, &[ONE]);
+    push(&repository, "moved");
+    let landed = repository.squash("topic");
+    let pull = json!({"number": 1, "title": null, "author": null, "url": null, "head": head});
+    let document = document("gitbucket", &pull);
+    assert_eq!(planned_commit(plan(&swanci, "gitbucket", repository.path(), &document)), landed);
+    repository.git(&["update-ref", "-d", PULL]);
+    refused(plan(&swanci, "gitbucket", repository.path(), &document));
+}
+
+#[test]
+fn an_abbreviated_commit_is_the_only_one_on_the_branch_or_refused() {
+    let (swanci, repository) = (Swanci::new(), repository());
+    let asked = |prefix: &str| {
+        let pull = json!({"number": 1, "title": null, "author": null, "url": null, "head": null, "landed_prefix": prefix});
+        plan(&swanci, "bitbucket", repository.path(), &document("bitbucket", &pull))
+    };
+    topic(&repository, &[ONE]);
+    let landed = repository.squash("topic");
+    push(&repository, "later");
+    assert_eq!(planned_commit(asked(&landed[..12])), landed);
+    // The mirror has it, the branch has not.
+    let other = repository.git(&["rev-parse", "topic"]);
+    swanci.run(&["build", "--repo", &repository.url(), "--branch", "topic", "--dry-run"]).ended(0);
+    let said = |ran: Ran, what: &str| ran.ended(5).saying(&[what, "hint: ", "--commit SHA"]);
+    said(asked(&other[..12]), "begins with");
+    said(asked("0123456789ab"), "begins with");
+    let tree = repository.git(&["rev-parse", "HEAD^{tree}"]);
+    said(asked(&tree[..12]), "begins with");
+
+    // So many that two of them begin with the same seven digits; their ids are the same in every run.
+    let commits = (0..45_000).map(|i| {
+        let time = 1_700_000_000 + i;
+        format!("commit refs/heads/many\ncommitter A <a@b.org> {time} +0000\ndata 1\nx\n")
+    });
+    let mut import = Command::new("git")
+        .args(["fast-import", "--quiet"])
+        .current_dir(repository.path())
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    import.stdin.take().unwrap().write_all(commits.collect::<String>().as_bytes()).unwrap();
+    assert!(import.wait().unwrap().success());
+    let many = repository.git(&["rev-list", "many"]);
+    let mut many: Vec<&str> = many.lines().collect();
+    many.sort_unstable();
+    let twins = many.windows(2).find(|pair| pair[0][..7] == pair[1][..7]).unwrap();
+    repository.git(&["merge", "--quiet", "--allow-unrelated-histories", "-s", "ours", "-m", "many", "many"]);
+    said(asked(&twins[0][..7]), "begins with");
+}
+
+/// The recordings of a real Gogs and a real GitBucket, with their repositories.
+#[test]
+fn every_recorded_merge_is_found() {
+    let Some(collection) = collection("recorded merges") else { return };
+    let mut found = 0;
+    for forge in ["gogs", "gitbucket"] {
+        let recorded = collection.join("recorded").join(forge);
+        let clone = tempfile::tempdir().unwrap();
+        let bundle = recorded.join("repository.bundle").display().to_string();
+        let path = clone.path().display().to_string();
+        let cloned =
+            Command::new("git").args(["clone", "--quiet", "--mirror", &bundle, &path]).status().unwrap();
+        assert!(cloned.success());
+        let swanci = Swanci::new();
+        swanci.config(&configuration(forge, &path));
+        let index = std::fs::read_to_string(recorded.join("index.csv")).unwrap();
+        for line in index.lines() {
+            // Only the fourth column is quoted or holds commas.
+            let name = line.split(',').next().unwrap();
+            let [_secret, landed, "build"] = line.rsplit(',').take(3).collect::<Vec<_>>()[..] else {
+                continue;
+            };
+            let payload = recorded.join(format!("{name}.body")).display().to_string();
+            let decision = swanci.run(&["evaluate", &payload, "--forge", forge]).ended(0);
+            assert_eq!(decision.json()["change"]["commit"], Value::Null, "{name}");
+            let ran = swanci.pipe(&["build", "-", "--dry-run"], decision.stdout);
+            assert_eq!(planned_commit(ran), landed, "{name}");
+            found += 1;
+        }
+    }
+    assert_eq!(found, 17);
+}
