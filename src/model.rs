@@ -502,7 +502,6 @@ impl fmt::Display for ForgeName {
 /// commit by hand; `branch` is absent when only a commit was named.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-#[cfg_attr(test, schemars(rename = "Change"))]
 pub struct Change<C = CommitSha> {
     /// The forge that announced it.
     pub forge: Option<ForgeName>,

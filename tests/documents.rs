@@ -291,6 +291,26 @@ fn every_command_line_of_the_pages_is_one_that_swanci_takes() {
 }
 
 #[test]
+fn the_documents_that_the_reference_shows_fit_their_schemas() {
+    let page = read("docs/reference.md");
+    let fits = |name: &str, example: &str| {
+        let schema = serde_json::from_str(&read(format!("docs/schemas/{name}.schema.json"))).unwrap();
+        let example: serde_json::Value = serde_json::from_str(example).unwrap();
+        let validator = jsonschema::validator_for(&schema).unwrap();
+        if let Err(error) = validator.validate(&example) {
+            panic!("docs/reference.md: the example of {name}: {error} at {}", error.instance_path());
+        }
+    };
+    let mut examples = section(&page, "## Documents").split("```json\n").skip(1);
+    for name in ["decision", "built", "receipt", "verification", "catchup"] {
+        fits(name, examples.next().unwrap().split_once("\n```").unwrap().0);
+    }
+    assert_eq!(examples.next(), None);
+    let images = section(&page, "## images.json").split_once("```json\n").unwrap().1;
+    fits("images", images.split_once("\n```").unwrap().0);
+}
+
+#[test]
 fn the_messages_that_troubleshooting_explains_are_those_of_the_program() {
     let mut source = String::new();
     for file in files("src", &|path| path.extension().is_some_and(|extension| extension == "rs")) {
@@ -365,5 +385,20 @@ fn every_test_that_the_security_page_names_is_there() {
     assert!(names.len() > 20, "only these were found: {names:?}");
     for name in names {
         assert!(sources.contains(&format!("fn {name}(")), "SECURITY.md: there is no test {name}");
+    }
+}
+
+#[test]
+fn every_source_file_that_the_pages_name_is_there() {
+    let sources: Vec<String> = ["src", "tests"]
+        .into_iter()
+        .flat_map(|folder| files(folder, &|path| path.extension().is_some_and(|extension| extension == "rs")))
+        .map(|file| file.strip_prefix(root()).unwrap().display().to_string())
+        .collect();
+    for page in ["SECURITY.md", "ARCHITECTURE.md", "CONTRIBUTING.md"] {
+        for name in matches(r"`([a-z_/]+\.rs)`", &read(page)) {
+            let is_it = |file: &String| *file == name || file.ends_with(&format!("/{name}"));
+            assert!(sources.iter().any(is_it), "{page}: there is no {name}");
+        }
     }
 }
