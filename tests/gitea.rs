@@ -7,9 +7,14 @@ use std::net::{TcpListener, TcpStream};
 
 use serde_json::{Value, json};
 
+use super::serve::support::until;
 use crate::support::engine::{Cleanup, docker_text, unique};
 use crate::support::repository::Repository;
-use crate::support::swanci::{Scene, Started, Swanci, eventually, image, outcome};
+use crate::support::swanci::{Scene, Started, Swanci, image, outcome};
+
+fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    until(what, || done().then_some(()));
+}
 
 struct Gitea {
     host: String,
