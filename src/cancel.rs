@@ -1,13 +1,11 @@
-//! One answer to "should this work go on?": signals, a cancelled job and deadlines, asked by whatever waits.
+//! Stops work: signals, cancelled jobs and deadlines.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::{Failure, Kind};
 
-/// Why work has to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Stop {
     /// SIGINT.
@@ -16,40 +14,18 @@ pub enum Stop {
     /// SIGTERM.
     #[error("terminated")]
     Terminated,
-    /// Somebody cancelled the job.
     #[error("cancelled")]
     Cancelled,
-    /// Its time is up.
     #[error("timed out")]
     TimedOut,
 }
 
 impl Stop {
-    /// The error kind that this stop ends a command with.
     pub fn kind(self) -> Kind {
         match self {
             Stop::Interrupted => Kind::Interrupted,
             Stop::Terminated => Kind::Terminated,
             Stop::Cancelled | Stop::TimedOut => Kind::Failed,
-        }
-    }
-
-    const fn code(self) -> u8 {
-        match self {
-            Stop::Interrupted => 1,
-            Stop::Terminated => 2,
-            Stop::Cancelled => 3,
-            Stop::TimedOut => 4,
-        }
-    }
-
-    const fn from_code(code: u8) -> Option<Stop> {
-        match code {
-            1 => Some(Stop::Interrupted),
-            2 => Some(Stop::Terminated),
-            3 => Some(Stop::Cancelled),
-            4 => Some(Stop::TimedOut),
-            _ => None,
         }
     }
 }
@@ -60,74 +36,67 @@ impl From<Stop> for Failure {
     }
 }
 
-/// A token that work asks whether to go on. Clones share it; a child also stops when its parent does.
-#[derive(Debug, Clone, Default)]
+/// Tells work to stop. Clones share their state; a child also stops with its parent.
+#[derive(Clone, Default)]
 pub struct Cancel(Arc<Inner>);
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Inner {
-    stop: AtomicU8,
+    stop: OnceLock<Stop>,
     deadline: Option<Instant>,
     parent: Option<Cancel>,
     bell: Arc<Bell>,
 }
 
-/// Rings when a token is stopped; shared by a token and all below it.
+/// Shared by a token and its children.
 #[derive(Default)]
 struct Bell {
-    wakers: Mutex<Vec<Waker>>,
+    wakers: Mutex<Vec<Box<dyn Fn() + Send>>>,
     rung: Condvar,
 }
 
-type Waker = Box<dyn Fn() + Send>;
-
-impl Bell {
-    fn lock(&self) -> MutexGuard<'_, Vec<Waker>> {
-        self.wakers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl fmt::Debug for Bell {
+impl fmt::Debug for Cancel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Bell")
+        f.debug_tuple("Cancel").field(&self.stopped()).finish()
     }
 }
 
 impl Cancel {
-    /// A token that nothing has stopped yet.
     pub fn new() -> Cancel {
         Cancel::default()
     }
 
-    /// A token that stops with this one, or by itself, or when `limit` has passed (monotonic clock).
+    /// A token that stops with this one, by itself, or after `limit` (monotonic clock).
     #[must_use]
     pub fn child(&self, limit: Option<Duration>) -> Cancel {
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
-        let (stop, bell) = (AtomicU8::new(0), Arc::clone(&self.0.bell));
-        Cancel(Arc::new(Inner { stop, deadline, parent: Some(self.clone()), bell }))
+        let bell = Arc::clone(&self.0.bell);
+        Cancel(Arc::new(Inner { stop: OnceLock::new(), deadline, parent: Some(self.clone()), bell }))
     }
 
-    /// Stops the work under this token. The first reason stays.
+    /// The first reason wins.
     pub fn stop(&self, reason: Stop) {
-        let _ = self.0.stop.compare_exchange(0, reason.code(), Ordering::SeqCst, Ordering::SeqCst);
-        // Under the lock, so that a waiter that has just looked is already waiting.
-        self.0.bell.lock().iter().for_each(|wake| wake());
+        let _ = self.0.stop.set(reason);
+        // Under the lock, so that no sleeper is between its check and its wait.
+        self.wakers().iter().for_each(|wake| wake());
         self.0.bell.rung.notify_all();
     }
 
-    /// Has `wake` called when this token, or one above or below it, is stopped; not at a deadline. It must not block.
+    /// Calls `wake` when this token, a parent or a child is stopped, but not at a deadline. `wake` must not block.
     pub(crate) fn on_stop(&self, wake: impl Fn() + Send + 'static) {
-        self.0.bell.lock().push(Box::new(wake));
+        self.wakers().push(Box::new(wake));
     }
 
-    /// Why to stop, if there is a reason.
+    fn wakers(&self) -> MutexGuard<'_, Vec<Box<dyn Fn() + Send>>> {
+        self.0.bell.wakers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub fn stopped(&self) -> Option<Stop> {
-        let own = Stop::from_code(self.0.stop.load(Ordering::SeqCst));
+        let own = self.0.stop.get().copied();
         own.or_else(|| self.0.parent.as_ref().and_then(Cancel::stopped))
             .or_else(|| self.0.deadline.is_some_and(|d| Instant::now() >= d).then_some(Stop::TimedOut))
     }
 
-    /// `Err` when the work should stop.
     pub fn check(&self) -> Result<(), Stop> {
         self.stopped().map_or(Ok(()), Err)
     }
@@ -137,11 +106,10 @@ impl Cancel {
         [self.0.deadline, above].into_iter().flatten().min()
     }
 
-    /// Sleeps for `duration` unless the work should stop first.
     pub fn sleep(&self, duration: Duration) -> Result<(), Stop> {
         let began = Instant::now();
         let deadline = self.deadline();
-        let mut wakers = self.0.bell.lock();
+        let mut wakers = self.wakers();
         loop {
             self.check()?;
             let left = duration.saturating_sub(began.elapsed());
@@ -161,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_child_stops_with_its_parent_and_a_parent_not_with_its_child() {
+    fn a_child_stops_with_its_parent_but_not_the_other_way_round() {
         let parent = Cancel::new();
         let (one, two) = (parent.child(None), parent.child(None));
         one.stop(Stop::Cancelled);
@@ -178,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_ends_a_sleep_and_wakes_whoever_asked() {
+    fn a_stop_ends_a_sleep_and_calls_the_wakers() {
         let parent = Cancel::new();
         let (woken, wakes) = std::sync::mpsc::channel();
         parent.on_stop(move || woken.send(()).unwrap());

@@ -33,6 +33,7 @@ pub(crate) struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   swanci init
+  swanci check
   swanci evaluate payload.json | swanci build - | swanci push -
   swanci run payload.json --registry registry.example.org:443
   swanci build --repo . --branch main
@@ -137,6 +138,11 @@ pub(crate) enum Command {
         after_help = "Examples:\n  swanci jobs\n  swanci jobs list --state failed\n  swanci jobs show 17\n  swanci jobs log 17 -f\n  swanci jobs retry 17"
     )]
     Jobs(Jobs),
+    /// Validate the configuration, and the images.json of a working tree, without building
+    #[command(
+        after_help = "Examples:\n  swanci check\n  swanci check ~/src/shop\n  swanci check --config /etc/swanci/swanci.toml\n\nWorks offline. Exit code 4: something is wrong; each problem is printed with file, line and column."
+    )]
+    Check(Check),
     /// Check git, docker, builder, registry, certificates, credentials and disk
     #[command(
         after_help = "Examples:\n  swanci doctor\n  swanci doctor --registry registry.example.org:443 --json"
@@ -473,6 +479,14 @@ impl Default for JobsList {
     fn default() -> JobsList {
         JobsList { state: None, repository: None, limit: 50 }
     }
+}
+
+/// What to validate.
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// The root of a working tree [default: ., where it has an images.json or a Dockerfile]
+    #[arg(value_name = "DIR")]
+    pub dir: Option<PathBuf>,
 }
 
 /// What to check.

@@ -55,6 +55,17 @@ pub struct Config {
     pub warnings: Vec<String>,
 }
 
+/// One mistake in the file.
+#[derive(Debug)]
+pub(crate) struct Mistake {
+    /// As `repository[0].name`.
+    pub key: String,
+    pub problem: String,
+    pub hint: Option<String>,
+    /// The line and the column, from 1.
+    pub at: Option<(usize, usize)>,
+}
+
 /// Section `[build]`.
 #[derive(Debug, Clone)]
 pub struct BuildConfig {
@@ -166,11 +177,12 @@ impl Config {
         state_dir: Option<&Path>,
         environment: &Environment,
     ) -> Result<Config, Failure> {
-        let named = file.map(Path::to_owned).or_else(|| environment.get("SWANCI_CONFIG").map(PathBuf::from));
-        let path = named.or_else(|| first_of(&DEFAULT_FILES));
+        let path = path_of(file, environment);
         let text = path.as_deref().map(file::read).transpose()?.unwrap_or_default();
         let mut raw = match &path {
-            Some(path) => file::parse(path, &text)?,
+            Some(path) => file::table(&text)
+                .and_then(file::parse)
+                .map_err(|invalid| invalid.explain(Some(path), &text, environment))?,
             None => file::RawConfig::default(),
         };
         if let Some(path) = &path {
@@ -193,6 +205,20 @@ impl Config {
                 .map_err(|failure| failure.context("SWANCI_GIT_TOKEN cannot be used"))?;
         }
         Ok(config)
+    }
+
+    /// Every mistake in the file that [`Config::load`] would read: after each it is read again, without the value that is
+    /// wrong.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub(crate) fn mistakes(
+        file: Option<&Path>,
+        environment: &Environment,
+    ) -> Result<(Option<PathBuf>, Vec<Mistake>), Failure> {
+        let Some(path) = path_of(file, environment) else { return Ok((None, Vec::new())) };
+        let text = file::read(&path)?;
+        Ok((Some(path), file::mistakes(&text, environment)))
     }
 
     /// Puts a repository that a flag named on the allow-list.
@@ -319,6 +345,12 @@ fn short_for(forges: &[ForgeConfig]) -> Result<usize, String> {
                 .to_owned())
         }
     }
+}
+
+/// The file that is read: the named one, else the first that exists.
+fn path_of(file: Option<&Path>, environment: &Environment) -> Option<PathBuf> {
+    let named = file.map(Path::to_owned).or_else(|| environment.get("SWANCI_CONFIG").map(PathBuf::from));
+    named.or_else(|| first_of(&DEFAULT_FILES))
 }
 
 /// The first of these files that exists.

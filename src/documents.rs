@@ -84,6 +84,19 @@ pub enum ImageStatus {
     Planned,
 }
 
+impl ImageStatus {
+    /// The word for it, in documents and for people.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            ImageStatus::Built => "built",
+            ImageStatus::Unchanged => "unchanged",
+            ImageStatus::Skipped => "skipped",
+            ImageStatus::Failed => "failed",
+            ImageStatus::Planned => "planned",
+        }
+    }
+}
+
 /// One image of a built document or a receipt. Which of the optional fields are there depends on `status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]

@@ -1,13 +1,11 @@
-//! Text from outside, made safe for a terminal, a log and a document.
-//!
-//! [`clean`] is for text that keeps its lines, [`escaped`] for a value within a sentence, [`json`] for a document.
+//! Makes text from outside safe for a terminal: [`clean`] for text of several lines, [`escaped`] for a value within a
+//! sentence, [`json`] for a document.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// What changes how a terminal or a reader sees the text around it: control characters (C0, DEL, C1), line and
-/// paragraph separators, bidirectional controls, and characters without any width. The joiners U+200C and U+200D stay:
-/// several scripts and most emoji need them.
+/// Control characters (C0, DEL, C1), line and paragraph separators, bidirectional controls, and characters without width,
+/// except the joiners U+200C and U+200D, which several scripts and most emoji need.
 fn is_dangerous(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -15,7 +13,7 @@ fn is_dangerous(c: char) -> bool {
             | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// The text without escape sequences, and with every other dangerous character but line breaks and tabs replaced.
+/// Removes escape sequences, and replaces other dangerous characters except line breaks and tabs.
 pub(crate) fn clean(text: &str) -> Cow<'_, str> {
     if !text.contains(|c| is_dangerous(c) && !matches!(c, '\n' | '\t')) {
         return Cow::Borrowed(text);
@@ -25,8 +23,8 @@ pub(crate) fn clean(text: &str) -> Cow<'_, str> {
     Cow::Owned(text.replace("\r\n", "\n").chars().map(replaced).collect())
 }
 
-/// `text` on one line, with every dangerous character written as an escape. Quotes and backslashes stay as they are:
-/// the result is never read back.
+/// Puts the text on one line with escapes for dangerous characters. Quotes and backslashes do not change, because the
+/// result is not parsed again.
 pub(crate) fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -35,7 +33,7 @@ pub(crate) fn escaped(text: &str) -> String {
     out
 }
 
-/// As [`escaped`], cut after `limit` characters: for a value of any length inside a sentence.
+/// Like [`escaped`], cut after `limit` characters.
 pub(crate) fn shortened(text: &str, limit: usize) -> String {
     match text.char_indices().nth(limit) {
         Some((end, _)) => escaped(&text[..end]) + "…",
@@ -43,8 +41,8 @@ pub(crate) fn shortened(text: &str, limit: usize) -> String {
     }
 }
 
-/// A JSON text with what is dangerous in its strings as `\u` escapes: the same document for a program, harmless on a
-/// terminal. (A JSON text has no control character outside of its strings but white space, which stays.)
+/// Replaces dangerous characters in the strings of a JSON text by `\u` escapes, which does not change the document. White
+/// space between values stays.
 pub(crate) fn json(text: String) -> String {
     let is_space = |c| matches!(c, '\n' | '\r' | '\t');
     if !text.contains(|c| is_dangerous(c) && !is_space(c)) {
@@ -71,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_that_paints_gets_through() {
+    fn terminal_controls_are_removed() {
         assert_eq!(escaped("a\u{1b}[31m\r\n\u{9b}\u{202e}b"), "a\\u{1b}[31m\\r\\n\\u{9b}\\u{202e}b");
         assert_eq!(escaped("it's \"ü\" \\ 🦢"), "it's \"ü\" \\ 🦢");
         assert_eq!(shortened("äbcdef", 3), "äbc…");
@@ -80,32 +78,10 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_dangerous_character_is_caught_and_scripts_are_not() {
-        for c in [
-            '\0',
-            '\u{7}',
-            '\u{8}',
-            '\r',
-            '\u{1b}',
-            '\u{7f}',
-            '\u{80}',
-            '\u{85}',
-            '\u{9b}',
-            '\u{9f}',
-            '\u{61c}',
-            '\u{200b}',
-            '\u{200e}',
-            '\u{200f}',
-            '\u{2028}',
-            '\u{2029}',
-            '\u{202a}',
-            '\u{202e}',
-            '\u{2060}',
-            '\u{2066}',
-            '\u{2069}',
-            '\u{feff}',
-            '\u{e0041}',
-        ] {
+    fn dangerous_characters_are_replaced_and_scripts_are_not() {
+        let dangerous = "\0\u{7}\u{8}\r\u{1b}\u{7f}\u{80}\u{85}\u{9b}\u{9f}\u{61c}\u{200b}\u{200e}\u{200f}\u{2028}\u{2029}\
+                         \u{202a}\u{202e}\u{2060}\u{2066}\u{2069}\u{feff}\u{e0041}";
+        for c in dangerous.chars() {
             let text = format!("a{c}b");
             assert!(!clean(&text).contains(c), "{c:?} in a text");
             assert!(!escaped(&text).contains(c), "{c:?} in a sentence");
@@ -120,14 +96,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_document_stays_the_same_for_a_program(text in any::<String>()) {
+        fn escapes_do_not_change_a_document(text in any::<String>()) {
             let document = json(serde_json::to_string(&text).unwrap());
             prop_assert!(!document.chars().any(is_dangerous));
             prop_assert_eq!(serde_json::from_str::<String>(&document).unwrap(), text);
         }
 
         #[test]
-        fn a_cleaned_text_holds_nothing_dangerous_and_stays_so(text in "(\\PC|\u{1b}|\\[|[0-9;]|m|\u{9b}|\r|\n){0,30}") {
+        fn clean_text_has_no_dangerous_characters_and_does_not_change_again(text in "(\\PC|\u{1b}|\\[|[0-9;]|m|\u{9b}|\r|\n){0,30}") {
             let cleaned = clean(&text).into_owned();
             prop_assert!(!cleaned.chars().any(|c| is_dangerous(c) && c != '\n' && c != '\t'), "{cleaned:?}");
             prop_assert_eq!(clean(&cleaned), cleaned.as_str());

@@ -27,6 +27,7 @@ pub use landed::Merge;
 pub use mirror::{Mirror, remove_unused_mirrors};
 pub use objects::{AttributesFile, CommitInfo, ContextFiles, Found, Misplaced, Object};
 pub use remote::{Remote, RemoteError, Transport};
+pub(crate) use worktree::uncommitted;
 pub use worktree::{Gitlink, LfsUse, lfs_is_installed, uses_lfs};
 
 /// Variables of the user's that git may see beside the inherited ones: how to reach a server by ssh or TLS.

@@ -1,4 +1,4 @@
-//! File locks (flock) that give up when the work should stop.
+//! File locks (flock) that can be cancelled.
 
 use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
@@ -7,13 +7,14 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use sha2::{Digest as _, Sha256};
+
 use crate::cancel::{Cancel, Stop};
 use crate::error::{Classify as _, Failure, Kind};
 
-/// How often a lock that somebody holds is tried again.
 const RETRY: Duration = Duration::from_millis(15);
 
-/// Waits for the exclusive lock on an open file. It is released when the file is closed.
+/// Waits for an exclusive lock. It is released when the file is closed.
 pub(crate) fn exclusive(file: &File, cancel: &Cancel) -> Result<io::Result<()>, Stop> {
     loop {
         match file.try_lock() {
@@ -24,24 +25,26 @@ pub(crate) fn exclusive(file: &File, cancel: &Cancel) -> Result<io::Result<()>, 
     }
 }
 
-/// The lock file of `key` under `state_dir/locks`. Lock files are never removed (a lock on a file that was removed locks
-/// nobody out), so there are only 256 of a kind: now and then two keys share one, and one of them waits.
-///
-/// Who takes several of a kind sorts the paths and takes each once.
+/// The lock file of `key`. Lock files are never removed, because a lock on a removed file excludes nobody. So there are only
+/// 256 of a kind, and two keys may share one. To take several of a kind, sort the paths and take each once.
 pub(crate) fn path_of(state_dir: &Path, kind: &str, key: &str) -> PathBuf {
-    use sha2::{Digest as _, Sha256};
-    let bucket = Sha256::digest(key)[0];
-    state_dir.join("locks").join(format!("{kind}-{bucket:02x}"))
+    file(state_dir, kind, &hash(key)[..2])
 }
 
-/// A lock file that `key` shares with nobody: for a lock whose holder makes others leave instead of wait. Only for keys
-/// of which there are few.
+/// A lock file that `key` does not share: for locks that others do not wait for. Only for a small number of keys.
 pub(crate) fn path_of_one(state_dir: &Path, kind: &str, key: &str) -> PathBuf {
-    use sha2::{Digest as _, Sha256};
-    state_dir.join("locks").join(format!("{kind}-{}", &hex::encode(Sha256::digest(key))[..32]))
+    file(state_dir, kind, &hash(key)[..32])
 }
 
-/// Takes the exclusive locks of all these keys, always in the same order.
+fn hash(key: &str) -> String {
+    hex::encode(Sha256::digest(key))
+}
+
+fn file(state_dir: &Path, kind: &str, hash: &str) -> PathBuf {
+    state_dir.join("locks").join(format!("{kind}-{hash}"))
+}
+
+/// Takes the locks of all keys, in a fixed order.
 pub(crate) fn all(
     state_dir: &Path,
     kind: &str,
@@ -60,7 +63,7 @@ pub(crate) fn all(
         .collect()
 }
 
-/// Opens a lock file, with its folder.
+/// Creates the folder too.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     if let Some(parent) = path.parent() {
         crate::state_dir::create_below(parent)?;

@@ -1,203 +1,264 @@
-//! images.json → image specs. Pure: whether a folder or a Dockerfile is there is for the plan to find out.
-//!
-//! The format is CONTRACT's, "build", item 2. Reading is strict, because everything here ends in a command line, a
-//! path or a reference: what is unclear is refused with its JSON path, before anything is built.
+//! images.json → image specs. Strict, because everything here ends up in a command line, a path or a reference. Whether
+//! a folder or a Dockerfile exists is checked later.
 
 pub(crate) mod dockerfile;
+mod instructions;
 mod path;
 mod secrets;
 pub(crate) mod template;
 mod variables;
 mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use crate::escape::{escaped, shortened};
+use crate::json::Part;
 use crate::model::{ImageName, RepoName, Tag};
-use crate::suggest;
+use crate::suggest::{self, Wrong};
 
 pub(crate) use path::RelPath;
 pub(crate) use template::Template;
 #[cfg(test)]
 pub(crate) use wire::File;
 
-/// The name of the file, at the root of a commit.
 pub(crate) const FILE_NAME: &str = "images.json";
 
-/// One image that a commit asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ImageSpec {
-    /// `service_name`: its name below the registry and its namespace.
+    /// `service_name`.
     pub name: ImageName,
-    /// Its version; valid as a tag.
     pub version: Option<Tag>,
-    /// What is to be done with it.
     pub kind: ImageKind,
-    /// The build context, from the root of the repository.
     pub context: RelPath,
-    /// The Dockerfile, also from the root of the repository (images.json gives it relative to the context, and it may
-    /// lie outside of it as long as it stays in the repository).
+    /// From the root of the repository, not from the context as in images.json.
     pub dockerfile: RelPath,
-    /// Build arguments, by name.
     pub args: BTreeMap<String, String>,
-    /// The stage to build, by its name.
     pub target: Option<String>,
-    /// The one platform to build for, `os/arch[/variant]`.
+    /// `os/arch[/variant]`.
     pub platform: Option<String>,
-    /// Its own tag templates; `None` leaves them to the configuration. An empty list asks for no moving tag.
+    /// `None` leaves them to the configuration; an empty list means no moving tag.
     pub tags: Option<Vec<Template>>,
 }
 
-/// What is to be done with an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ImageKind {
-    /// Built with docker.
     Docker,
-    /// Reported, and nothing else.
     Skipped {
-        /// Why, safe to print.
+        /// Safe to print.
         reason: String,
     },
 }
 
-/// images.json is malformed: exit code 4.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{FILE_NAME}: {}{problem}", .path.as_ref().map(|p| format!("`{p}` ")).unwrap_or_default())]
+#[error("{FILE_NAME}{}: {}{problem}", 
+    .at.map(|(line, _)| format!(", line {line}")).unwrap_or_default(),
+    .path.as_ref().map(|p| format!("`{p}` ")).unwrap_or_default())]
 pub(crate) struct ManifestError {
-    /// Where, as a JSON path like `images[1].version`; `None` for the file as a whole.
+    /// A JSON path like `images[1].version`; `None` for the file as a whole.
     pub path: Option<String>,
-    /// What is wrong, as the rest of a sentence.
+    /// The rest of a sentence.
     pub problem: String,
+    /// The line and the column, from 1.
+    pub at: Option<(usize, usize)>,
 }
 
 impl ManifestError {
     fn at(path: impl Into<String>, problem: impl Into<String>) -> ManifestError {
-        ManifestError { path: Some(path.into()), problem: problem.into() }
+        ManifestError { path: Some(path.into()), problem: problem.into(), at: None }
     }
 
     fn whole(problem: impl Into<String>) -> ManifestError {
-        ManifestError { path: None, problem: problem.into() }
+        ManifestError { path: None, problem: problem.into(), at: None }
     }
 }
 
-/// Reads images.json.
-///
-/// # Errors
-/// [`ManifestError`] with the JSON path of the first thing that is wrong.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Vec<ImageSpec>, ManifestError> {
+    // An error that has no place yet is of a value that was read: its path leads there.
+    read(bytes).map_err(|error| {
+        let text = std::str::from_utf8(bytes).unwrap_or_default().trim_start_matches('\u{feff}');
+        let offset = error.path.as_deref().and_then(|path| crate::json::offset_of(text, path));
+        let at = offset.map(|offset| crate::json::line_and_column(text, offset)).or(error.at);
+        ManifestError { at, ..error }
+    })
+}
+
+/// Every mistake in images.json, and the images whose files are known all the same, by their place in the list. After each mistake it is read
+/// again, without the value that is wrong.
+pub(crate) fn mistakes(bytes: &[u8]) -> (Vec<ManifestError>, BTreeMap<usize, ImageSpec>) {
+    let (mut mistakes, mut unplaced) = (Vec::new(), BTreeSet::<usize>::new());
+    let mut parsed = parse(bytes);
+    let mut value = serde_json::from_slice(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes));
+    let text = String::from_utf8_lossy(bytes);
+    let text = text.trim_start_matches('\u{feff}');
+    while let Err(error) = parsed {
+        let path = error.path.clone().unwrap_or_default();
+        let offset = crate::json::offset_of(text, &path);
+        let at = offset.map(|offset| crate::json::line_and_column(text, offset)).or(error.at);
+        let again =
+            mistakes.iter().any(|m: &ManifestError| m.path == error.path && m.problem == error.problem);
+        let places = ["]", "].service_name", "].context", "].dockerfile"];
+        if let Some((index, rest)) = path.strip_prefix("images[").and_then(|rest| rest.split_once(']'))
+            && places.contains(&format!("]{rest}").as_str())
+        {
+            unplaced.extend(index.parse::<usize>());
+        }
+        let mended = match &mut value {
+            Ok(value) if !again => mend(value, &path, mistakes.len()),
+            Ok(_) | Err(_) => false,
+        };
+        if !again {
+            mistakes.push(ManifestError { at, ..error });
+        }
+        if !mended || mistakes.len() == MOST_MISTAKES {
+            return (mistakes, BTreeMap::new());
+        }
+        parsed = parse(&value.as_ref().map(ToString::to_string).unwrap_or_default().into_bytes());
+    }
+    let specs = parsed.unwrap_or_default().into_iter().enumerate();
+    (mistakes, specs.filter(|(index, _)| !unplaced.contains(index)).collect())
+}
+
+/// More are not reported at once.
+const MOST_MISTAKES: usize = 100;
+
+/// Replaces what is wrong at a path by something that is not.
+fn mend(value: &mut serde_json::Value, path: &str, number: usize) -> bool {
+    use serde_json::{Value, json};
+    let (parent, last) = match path.rsplit_once(['.', '[']) {
+        Some((parent, last)) => (parent, last),
+        None => ("", path),
+    };
+    let name = || json!(format!("swanci-check-{number}"));
+    let mut at = value;
+    for part in crate::json::parts(parent).filter(|part| *part != Part::Key("")) {
+        let next = match part {
+            Part::Key(key) => at.get_mut(key),
+            Part::Index(index) => at.get_mut(index),
+        };
+        let Some(next) = next else { return false };
+        at = next;
+    }
+    match at {
+        // Without the list nothing is left to read.
+        Value::Object(_) if path == "images" => false,
+        Value::Object(fields) if last == "service_name" => fields.insert(last.to_owned(), name()).is_some(),
+        Value::Object(fields) => fields.remove(last).is_some(),
+        Value::Array(list) => {
+            let element = last.strip_suffix(']').and_then(|i| i.parse::<usize>().ok());
+            match element.and_then(|i| list.get_mut(i)) {
+                // Its name is missing, or a key of it is given twice, which `value` no longer shows.
+                Some(Value::Object(fields)) => {
+                    fields.entry("service_name").or_insert_with(name);
+                }
+                Some(element) if parent == "images" => *element = json!({ "service_name": name() }),
+                Some(element) => *element = json!("x"),
+                None => return false,
+            }
+            true
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+    }
+}
+
+fn read(bytes: &[u8]) -> Result<Vec<ImageSpec>, ManifestError> {
     let images = wire::read(bytes)?;
     if images.is_empty() {
         return Err(ManifestError::at("images", "is empty: there is no image to build"));
     }
     let mut specs: Vec<ImageSpec> = Vec::with_capacity(images.len());
-    let mut places: BTreeMap<ImageName, usize> = BTreeMap::new();
+    let mut indexes: BTreeMap<ImageName, usize> = BTreeMap::new();
     for (index, image) in images.into_iter().enumerate() {
-        let spec = check(image, index)?;
-        if let Some(first) = places.insert(spec.name.clone(), index) {
-            let problem = format!("is `{}`, which `images[{first}]` is called already", spec.name);
-            return Err(ManifestError::at(format!("images[{index}].service_name"), problem));
+        let at = |error: ManifestError| {
+            let key = error.path.unwrap_or_default();
+            ManifestError::at(format!("images[{index}].{key}"), error.problem)
+        };
+        let spec = check(image).map_err(at)?;
+        if let Some(first) = indexes.insert(spec.name.clone(), index) {
+            let problem = format!("is `{}`, which is also the name of `images[{first}]`", spec.name);
+            return Err(at(ManifestError::at("service_name", problem)));
         }
         specs.push(spec);
     }
     Ok(specs)
 }
 
-fn check(image: wire::Image, index: usize) -> Result<ImageSpec, ManifestError> {
-    let at = |key: &str| format!("images[{index}].{key}");
-    let wrong = |key: &str, problem: &dyn std::fmt::Display| {
-        ManifestError::at(at(key), format!("is wrong: {problem}"))
-    };
+fn wrong(key: &str, problem: impl fmt::Display) -> ManifestError {
+    ManifestError::at(key, format!("is wrong: {problem}"))
+}
 
-    let name: ImageName = image.service_name.parse().map_err(|e| wrong("service_name", &e))?;
+/// Errors name the key in the image.
+fn check(image: wire::Image) -> Result<ImageSpec, ManifestError> {
+    let name: ImageName = image.service_name.parse().map_err(|e| wrong("service_name", e))?;
     let version: Option<Tag> =
-        image.version.map(|version| version.parse()).transpose().map_err(|e| wrong("version", &e))?;
+        image.version.map(|version| version.parse()).transpose().map_err(|e| wrong("version", e))?;
+    let root = RelPath::root();
     let context = match &image.context {
-        Some(context) => RelPath::parse(context).map_err(|e| wrong("context", &e))?,
-        None => RelPath::parse(name.as_str()).map_err(|e| wrong("service_name", &e))?,
+        Some(context) => root.join(context).map_err(|e| wrong("context", e))?,
+        None => root.join(name.as_str()).map_err(|e| wrong("service_name", e))?,
     };
     let dockerfile = context
         .join(image.dockerfile.as_deref().unwrap_or("Dockerfile"))
-        .and_then(|path| if path.is_root() { Err(path::PathError::NoFile) } else { Ok(path) })
-        .map_err(|e| wrong("dockerfile", &e))?;
+        .map_err(|e| wrong("dockerfile", e))?;
+    if dockerfile.is_root() {
+        return Err(wrong("dockerfile", "it is a folder, not a Dockerfile"));
+    }
     let args = image.args.unwrap_or_default().0;
     for (arg, value) in &args {
-        let place = at(&format!("args.{}", shortened(arg, 60)));
-        if !is_arg_name(arg) {
-            return Err(ManifestError::at(
-                place,
-                "is not an argument name: letters, digits and `_`, not starting with a digit",
-            ));
-        }
-        if let Some(why) = secrets::looks_secret(arg, value) {
-            return Err(ManifestError::at(
-                place,
-                format!(
-                    "{why}, and an argument shows in the image's history: pass it as a build secret \
-                     (`secrets` of its [[repository]] in the configuration, `RUN --mount=type=secret` in the Dockerfile)"
-                ),
-            ));
-        }
+        check_arg(arg, value)?;
     }
-    if let Some(target) = &image.target
-        && !is_target(target)
-    {
-        return Err(wrong("target", &format!("`{}` can be no stage name", shortened(target, 60))));
+    if let Some(target) = image.target.as_ref().filter(|target| !is_target(target)) {
+        return Err(wrong("target", format!("`{}` is not a valid stage name", shortened(target, 60))));
     }
-    if let Some(platform) = &image.platform
-        && !is_platform(platform)
-    {
-        let problem =
-            format!("`{}` is not one platform like `linux/arm64` or `linux/arm/v7`", shortened(platform, 60));
-        return Err(wrong("platform", &problem));
+    if let Some(platform) = image.platform.as_ref().filter(|platform| !is_platform(platform)) {
+        let platform = shortened(platform, 60);
+        let problem = format!("`{platform}` is not one platform like `linux/arm64` or `linux/arm/v7`");
+        return Err(wrong("platform", problem));
     }
-    let tags = match image.tags {
-        None => None,
-        Some(tags) => Some(
-            tags.iter()
-                .enumerate()
-                .map(|(i, tag)| {
-                    let template: Template = tag.parse().map_err(|e| wrong(&format!("tags[{i}]"), &e))?;
-                    if version.is_none() && template.asks_for(template::Word::Version) {
-                        return Err(wrong(
-                            &format!("tags[{i}]"),
-                            &"it asks for {version}, and the image has no `version`",
-                        ));
-                    }
-                    Ok(template)
-                })
-                .collect::<Result<Vec<_>, _>>()?,
-        ),
-    };
+    let tags = image.tags.map(|tags| check_tags(&tags, version.is_some())).transpose()?;
     let kind = match image.kind.as_deref() {
-        None => ImageKind::Docker,
-        Some(kind) if kind.eq_ignore_ascii_case("Docker") => ImageKind::Docker,
-        Some(other) => ImageKind::Skipped {
+        Some(other) if !other.eq_ignore_ascii_case("Docker") => ImageKind::Skipped {
             reason: format!("its type is `{}`; only `Docker` is built", shortened(other, 60)),
         },
+        Some(_) | None => ImageKind::Docker,
     };
-    Ok(ImageSpec {
-        name,
-        version,
-        kind,
-        context,
-        dockerfile,
-        args,
-        target: image.target,
-        platform: image.platform,
-        tags,
-    })
+    let (target, platform) = (image.target, image.platform);
+    Ok(ImageSpec { name, version, kind, context, dockerfile, args, target, platform, tags })
+}
+
+fn check_arg(arg: &str, value: &str) -> Result<(), ManifestError> {
+    let problem = if !is_arg_name(arg) {
+        "is not an argument name: letters, digits and `_`, not starting with a digit".to_owned()
+    } else if let Some(why) = secrets::looks_secret(arg, value) {
+        format!(
+            "{why}, and an argument shows in the image's history: pass it as a build secret (`secrets` of its \
+             [[repository]] in the configuration, `RUN --mount=type=secret` in the Dockerfile)"
+        )
+    } else {
+        return Ok(());
+    };
+    Err(ManifestError::at(format!("args.{}", shortened(arg, 60)), problem))
+}
+
+fn check_tags(tags: &[String], has_version: bool) -> Result<Vec<Template>, ManifestError> {
+    let check = |(i, tag): (usize, &String)| {
+        let key = format!("tags[{i}]");
+        let template: Template = tag.parse().map_err(|e| wrong(&key, e))?;
+        if !has_version && template.asks_for(template::Word::Version) {
+            return Err(wrong(&key, "it asks for {version}, but the image has no `version`"));
+        }
+        Ok(template)
+    };
+    tags.iter().enumerate().map(check).collect()
 }
 
 impl ImageSpec {
-    /// The one image of a repository without images.json but with a Dockerfile at its root: named after the
-    /// repository, in lower case.
-    ///
-    /// # Errors
-    /// [`ManifestError`] when the repository's name can be no image name.
+    /// The image of a repository that has a Dockerfile at its root and no images.json: named after the repository, in
+    /// lower case. An error when that is not a valid image name.
     pub(crate) fn root_dockerfile(repository: &RepoName) -> Result<ImageSpec, ManifestError> {
         let name = repository.last().to_ascii_lowercase().parse().map_err(|e| {
             ManifestError::whole(format!(
-                "is not there, and the repository's own name can be no image name ({e}): add an images.json"
+                "does not exist, and the repository's name is not a valid image name ({e}): add an images.json"
             ))
         })?;
         Ok(ImageSpec {
@@ -205,9 +266,7 @@ impl ImageSpec {
             version: None,
             kind: ImageKind::Docker,
             context: RelPath::root(),
-            dockerfile: RelPath::root()
-                .join("Dockerfile")
-                .map_err(|e| ManifestError::whole(e.to_string()))?,
+            dockerfile: RelPath::at_root("Dockerfile"),
             args: BTreeMap::new(),
             target: None,
             platform: None,
@@ -216,13 +275,12 @@ impl ImageSpec {
     }
 }
 
-/// A variable name as a shell and a Dockerfile take it.
 fn is_arg_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
-/// A stage name (BuildKit: `^[a-z][a-z0-9-_.]*$`, case ignored).
+/// BuildKit's `^[a-z][a-z0-9-_.]*$`, ignoring case.
 fn is_target(target: &str) -> bool {
     target.len() <= 128
         && target.starts_with(|c: char| c.is_ascii_alphabetic())
@@ -240,17 +298,24 @@ fn is_platform(platform: &str) -> bool {
         })
 }
 
-/// What serde says, in a form that is safe to print.
 fn from_serde(error: &serde_path_to_error::Error<serde_json::Error>) -> ManifestError {
-    let message = error.inner().to_string();
-    let mut problem = escaped(&message);
-    if let Some((_, nearest)) = suggest::nearest_key(&message) {
-        problem.push_str(&format!("; did you mean `{nearest}`?"));
-    }
-    match error.path().to_string().as_str() {
-        "." => ManifestError::whole(format!("is not a list of images like {{\"images\":[…]}}: {problem}")),
-        path => ManifestError::at(escaped(path), format!("is wrong: {problem}")),
-    }
+    let wrong = suggest::in_plain_words(&error.inner().to_string(), "an object");
+    let problem = match &wrong {
+        Wrong::UnknownKey { .. } => "is not a known key".to_owned(),
+        Wrong::Other(problem) => format!("is wrong: {}", escaped(problem)),
+    };
+    let hint = wrong.hint().map(|hint| format!("; {}", escaped(&hint))).unwrap_or_default();
+    let path = error.path().to_string();
+    let made = match (path.as_str(), &wrong) {
+        (".", Wrong::Other(problem)) => {
+            let problem = escaped(problem);
+            ManifestError::whole(format!("is not a list of images like {{\"images\":[…]}}: {problem}"))
+        }
+        (path, Wrong::UnknownKey { .. }) => ManifestError::at(escaped(path), problem + &hint),
+        (path, Wrong::Other(_)) => ManifestError::at(escaped(path), problem),
+    };
+    let inner = error.inner();
+    ManifestError { at: (inner.line() > 0).then(|| (inner.line(), inner.column())), ..made }
 }
 
 #[cfg(test)]

@@ -456,6 +456,12 @@ impl ForgeName {
         }
     }
 
+    /// Whether payloads without headers can be from either: those of Gitea and Forgejo are not always told apart.
+    pub fn is_like(self, other: ForgeName) -> bool {
+        let is_gitea = |forge| matches!(forge, ForgeName::Gitea | ForgeName::Forgejo);
+        self == other || is_gitea(self) && is_gitea(other)
+    }
+
     /// Whether a forge of this kind at `url` is not the public instance.
     pub fn is_elsewhere(self, url: &str) -> bool {
         self.public_url() != Some(url)
@@ -482,12 +488,9 @@ impl FromStr for ForgeName {
     fn from_str(text: &str) -> Result<ForgeName, String> {
         ForgeName::ALL.into_iter().find(|forge| forge.as_str() == text).ok_or_else(|| {
             let known = ForgeName::ALL.map(ForgeName::as_str);
-            let nearest = suggest::nearest(text, known).unwrap_or_default();
-            format!(
-                "`{}` is not a known forge; did you mean `{nearest}`? Known are {}",
-                shortened(text, 40),
-                known.join(", ")
-            )
+            let nearest = suggest::nearest(text, known);
+            let nearest = nearest.map(|nearest| format!("; did you mean `{nearest}`?")).unwrap_or_default();
+            format!("`{}` is not a known forge{nearest} (known: {})", shortened(text, 40), known.join(", "))
         })
     }
 }

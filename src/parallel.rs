@@ -1,38 +1,31 @@
-//! The same work for many items, a bounded number at a time, answers in order.
+//! Maps items on a bounded number of threads.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::panic::resume_unwind;
+use std::sync::{Mutex, PoisonError};
 
-/// Applies `work` to every item on up to `threads` threads.
+/// Results are in the order of the items.
 pub(crate) fn map<T: Sync, R: Send>(threads: usize, items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
     if items.len() <= 1 || threads <= 1 {
         return items.iter().map(work).collect();
     }
-    let next = AtomicUsize::new(0);
-    let answers: Vec<Mutex<Option<R>>> = items.iter().map(|_| Mutex::new(None)).collect();
+    let remaining = Mutex::new(items.iter().enumerate());
+    let next = || remaining.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let worker = || std::iter::from_fn(|| next().map(|(i, item)| (i, work(item)))).collect::<Vec<_>>();
+    let mut results = Vec::with_capacity(items.len());
     std::thread::scope(|scope| {
-        for _ in 0..threads.min(items.len()) {
-            scope.spawn(|| {
-                while let Some((item, slot)) = {
-                    let i = next.fetch_add(1, Ordering::Relaxed);
-                    items.get(i).zip(answers.get(i))
-                } {
-                    let answer = work(item);
-                    *slot.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(answer);
-                }
-            });
+        let handles: Vec<_> = (0..threads.min(items.len())).map(|_| scope.spawn(worker)).collect();
+        for handle in handles {
+            results.extend(handle.join().unwrap_or_else(|panic| resume_unwind(panic)));
         }
     });
-    answers
-        .into_iter()
-        .filter_map(|slot| slot.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
-        .collect()
+    results.sort_unstable_by_key(|(i, _)| *i);
+    results.into_iter().map(|(_, result)| result).collect()
 }
 
 #[cfg(test)]
 mod tests {
     #[test]
-    fn answers_keep_the_order_of_their_items() {
+    fn results_keep_the_order_of_the_items() {
         let items: Vec<usize> = (0..100).collect();
         assert_eq!(super::map(4, &items, |i| i * 2), items.iter().map(|i| i * 2).collect::<Vec<_>>());
         assert_eq!(super::map(4, &[] as &[usize], |i| *i), Vec::<usize>::new());

@@ -1,4 +1,4 @@
-//! Specs, git objects and what the registry holds → what to build, what to reuse, in which order. Pure.
+//! Specs, git objects and the registry's content → what to build, what to reuse, in which order.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -9,28 +9,27 @@ use crate::git::{AttributesFile, ContextFiles};
 use crate::manifest::ImageSpec;
 use crate::model::{CommitSha, Digest, ImageRepository, Tag};
 
-/// The version of the way inputs are hashed. A change to [`Inputs`] is a change of this number.
+/// Increment with every change to [`Inputs`].
 const INPUTS_VERSION: u32 = 2;
 
-/// Everything in a commit that decides an image's content, as it is hashed: JSON with keys in this order, SHA-256. No file is
-/// read for it.
+/// Everything in a commit that decides an image's content. Hashed with SHA-256, as JSON with keys in this order.
 ///
-/// Not in it, on purpose: the commit and its message, files outside the context, the base images of other people
-/// (`--pull` and `--force` are for those), the builder.
+/// Absent on purpose: the commit and its message, files outside the context, base images that are not local (see `--pull`
+/// and `--force`), the builder.
 #[derive(Serialize)]
 struct Inputs<'a> {
     swanci_inputs: u32,
     /// The git tree of the context: every file's path, content and executable bit, and every submodule's commit.
     context: &'a str,
-    /// The git blob of the Dockerfile.
+    /// A git blob.
     dockerfile: &'a str,
-    /// The git blob of the ignore file that applies.
+    /// A git blob.
     #[serde(skip_serializing_if = "Option::is_none")]
     ignore_file: Option<&'a str>,
-    /// The attributes from above the context.
+    /// From the folders above the context.
     #[serde(skip_serializing_if = "Option::is_none")]
     attributes: Option<Attributes<'a>>,
-    /// The URLs of the submodules in the context; absent where they are not checked out.
+    /// The URLs of the submodules in the context; absent unless they are checked out.
     #[serde(skip_serializing_if = "Option::is_none")]
     submodules: Option<&'a BTreeMap<String, String>>,
     args: &'a BTreeMap<String, String>,
@@ -44,12 +43,12 @@ struct Inputs<'a> {
 
 #[derive(Serialize)]
 struct Attributes<'a> {
-    /// The path that their patterns are matched with.
+    /// The path that their patterns match.
     context: &'a str,
     files: &'a [AttributesFile],
 }
 
-/// The hash of everything that an image is made from. `bases` are the local images that it is built on.
+/// The hash of an image's inputs. `bases` are the inputs of its local bases, by name.
 pub(crate) fn inputs<'a>(
     spec: &'a ImageSpec,
     files: &'a ContextFiles,
@@ -69,50 +68,47 @@ pub(crate) fn inputs<'a>(
         version: spec.version.as_ref().map(Tag::as_str),
         bases,
     };
-    // Strings, maps with string keys and numbers: serde_json cannot fail on them.
+    // serde_json cannot fail on strings, numbers, and maps with string keys.
     Digest::of(&serde_json::to_vec(&inputs).unwrap_or_default())
 }
 
 impl Digest {
-    /// The SHA-256 digest of these bytes.
     pub fn of(bytes: &[u8]) -> Digest {
         Digest::from_sha256(Sha256::digest(bytes).into())
     }
 }
 
-/// What the registry holds under one tag.
+/// An image under a tag in the registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Held {
     pub(crate) tag: Tag,
     pub(crate) digest: Digest,
-    /// The `source` label.
+    /// This and the next two are labels.
     pub(crate) source: Option<String>,
-    /// The `revision` label.
     pub(crate) revision: Option<CommitSha>,
-    /// The label with the hash of the inputs.
     pub(crate) inputs: Option<Digest>,
 }
 
-/// What the registry holds of one image path, as far as it was asked. An image that cannot be read is absent.
+/// What the registry was asked about one image path. An unreadable image counts as absent.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Holdings {
     /// Under the commit's own `sha-` tag.
     pub(crate) own: Option<Held>,
-    /// Whether anything is under that tag, also what cannot be read.
+    /// Whether anything is under that tag, also an unreadable image.
     pub(crate) own_is_taken: bool,
     /// Under the `sha-` tag of the first parent.
     pub(crate) parent: Option<Held>,
-    /// Under the moving tags that the commit asks for, in their order.
+    /// Under the moving tags of the commit, in order.
     pub(crate) moving: Vec<Held>,
-    /// Some of the other images, where none of those names its source.
+    /// Some other images, when none of the above names its source.
     pub(crate) others: Vec<Held>,
     /// Whether the image under the first moving tag is also under the `sha-` tag of its revision.
     pub(crate) confirmed: bool,
 }
 
 impl Holdings {
-    /// The source of the other repository that the path belongs to, if it belongs to one. The moving tags decide, because
-    /// they are what people pull; without any, the commit's own tag, its parent's, and then any other image.
+    /// The source of the repository that owns the path, if it is another one. The moving tags decide, because people pull
+    /// them; then the commit's own tag, then its parent's, then any other image.
     pub(crate) fn owned_by_another(&self, is_ours: impl Fn(&str) -> bool) -> Option<&str> {
         let foreign = |held: &&Held| held.source.as_deref().is_some_and(|source| !is_ours(source));
         if self.moving.iter().any(|held| held.source.is_some()) {
@@ -127,26 +123,16 @@ impl Holdings {
     }
 }
 
-/// What is to be done with one image, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Action {
-    Build {
-        why: &'static str,
-    },
-    /// The registry holds it already, under this tag.
-    Reuse {
-        digest: Digest,
-        under: Tag,
-        own_is_taken: bool,
-    },
-    Skip {
-        reason: String,
-    },
+    Build { why: &'static str },
+    Reuse { digest: Digest, under: Tag, own_is_taken: bool },
+    Skip { reason: String },
 }
 
 impl Action {
-    /// For an image with these inputs. Only an image of the same repository is reused, and one under a moving tag only
-    /// if an immutable tag confirms it: labels can be inherited or forged.
+    /// Reuses only an image of the same repository, and one under a moving tag only if an immutable tag confirms it: labels
+    /// can be inherited or forged.
     pub(crate) fn for_inputs(inputs: &Digest, holdings: &Holdings, is_ours: impl Fn(&str) -> bool) -> Action {
         let moving = holdings.moving.first().filter(|_| holdings.confirmed);
         let same =
@@ -165,12 +151,12 @@ impl Action {
     }
 }
 
-/// Finds the images of a commit that the references in its Dockerfiles mean.
+/// Resolves the references in a commit's Dockerfiles to its own images.
 pub(crate) struct LocalNames<'a>(HashMap<String, (usize, Vec<&'a Tag>)>);
 
 impl<'a> LocalNames<'a> {
-    /// `images` are the spec, the repository and the moving tags of each image. Its version is always one of its tags: a
-    /// reference means the same with every `--tag`, and without a branch.
+    /// Takes the spec, the repository and the moving tags of each image. The version always counts as a tag, so that `--tag`
+    /// or a missing branch does not change what a reference means.
     pub(crate) fn new(
         images: impl Iterator<Item = (&'a ImageSpec, &'a ImageRepository, &'a [Tag])>,
     ) -> LocalNames<'a> {
@@ -183,8 +169,8 @@ impl<'a> LocalNames<'a> {
         LocalNames(names)
     }
 
-    /// The image that a reference means: by its short or full name, with one of its tags or none. For the image itself
-    /// (`FROM httpd:2.4` in `httpd`), a digest, or a tag that the commit does not give, it is somebody else's image.
+    /// The image with this short or full name and one of its tags, or none. `None` for the image's own name (`FROM
+    /// httpd:2.4` in `httpd`), a digest, or another tag: these are other people's images.
     pub(crate) fn find(&self, reference: &str, own: usize) -> Option<usize> {
         let (name, tag) = match reference.rsplit_once(':') {
             Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
@@ -196,13 +182,8 @@ impl<'a> LocalNames<'a> {
     }
 }
 
-/// Images that are built on each other in a circle.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("these images are built on each other in a circle: {}", .0.join(", "))]
-pub(crate) struct Circle(pub(crate) Vec<String>);
-
-/// An order in which every image comes after its local bases. `bases[i]` are the bases of image `i`.
-pub(crate) fn order(bases: &[Vec<usize>], name: impl Fn(usize) -> String) -> Result<Vec<usize>, Circle> {
+/// An order in which every image comes after its local bases: `bases[i]` for image `i`. The error is a circle of images.
+pub(crate) fn order(bases: &[Vec<usize>]) -> Result<Vec<usize>, Vec<usize>> {
     let mut open: Vec<usize> = bases.iter().map(Vec::len).collect();
     let mut dependants: Vec<Vec<usize>> = vec![Vec::new(); bases.len()];
     for (i, bases) in bases.iter().enumerate() {
@@ -222,7 +203,7 @@ pub(crate) fn order(bases: &[Vec<usize>], name: impl Fn(usize) -> String) -> Res
     if order.len() == bases.len() {
         return Ok(order);
     }
-    Err(Circle((0..bases.len()).filter(|i| open[*i] > 0).map(name).collect()))
+    Err((0..bases.len()).filter(|i| open[*i] > 0).collect())
 }
 
 #[cfg(test)]
@@ -292,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_input_does_not_change_the_hash() {
+    fn the_name_and_an_equal_context_elsewhere_do_not_change_the_hash() {
         let plain = inputs(&spec(PLAIN), &files(), BTreeMap::new());
         let elsewhere =
             r#"{"service_name":"web","context":"elsewhere","version":"1.0","args":{"A":"1"},"tags":["x"]}"#;
@@ -313,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_from_means_an_image_of_the_same_commit_only_by_its_name_and_tag() {
+    fn a_reference_means_a_local_image_only_by_its_name_and_tag() {
         let repository: ImageRepository = "r.example.org/team/base".parse().unwrap();
         let other: ImageRepository = "r.example.org/team/httpd".parse().unwrap();
         let tags = ["1.0".parse::<Tag>().unwrap()];
@@ -339,12 +320,11 @@ mod tests {
 
     #[test]
     fn bases_come_first_and_a_circle_is_named() {
-        let name = |i: usize| format!("i{i}");
-        assert_eq!(order(&[vec![1], vec![2], vec![]], name), Ok(vec![2, 1, 0]));
-        assert_eq!(order(&[vec![1], vec![0], vec![]], name), Err(Circle(vec!["i0".into(), "i1".into()])));
+        assert_eq!(order(&[vec![1], vec![2], vec![]]), Ok(vec![2, 1, 0]));
+        assert_eq!(order(&[vec![1], vec![0], vec![]]), Err(vec![0, 1]));
         let chain: Vec<Vec<usize>> =
             (0..50_000).map(|i| if i < 49_999 { vec![i + 1] } else { vec![] }).collect();
-        assert_eq!(order(&chain, name).unwrap()[0], 49_999);
+        assert_eq!(order(&chain).unwrap()[0], 49_999);
     }
 
     const OURS: &str = "https://github.com/o/ours";
@@ -361,8 +341,8 @@ mod tests {
     }
 
     #[test]
-    fn a_path_belongs_to_the_repository_that_its_images_name() {
-        let (ours, other, nobody) =
+    fn a_path_belongs_to_the_source_of_its_images() {
+        let (ours, other, unnamed) =
             (held("1", Some(OURS), b"i"), held("1", Some(OTHER), b"i"), held("1", None, b"i"));
         let holdings =
             |moving: &[&Held], own: Option<&Held>, parent: Option<&Held>, others: &[&Held]| Holdings {
@@ -378,19 +358,19 @@ mod tests {
             (holdings(&[&ours], Some(&other), None, &[]), None),
             (holdings(&[&ours, &other], None, None, &[]), Some(OTHER)),
             (holdings(&[&other], Some(&ours), Some(&ours), &[]), Some(OTHER)),
-            (holdings(&[&nobody], Some(&other), None, &[]), Some(OTHER)),
+            (holdings(&[&unnamed], Some(&other), None, &[]), Some(OTHER)),
             (holdings(&[], Some(&other), Some(&ours), &[]), Some(OTHER)),
             (holdings(&[], None, Some(&other), &[]), Some(OTHER)),
-            (holdings(&[], None, None, &[&nobody, &other]), Some(OTHER)),
+            (holdings(&[], None, None, &[&unnamed, &other]), Some(OTHER)),
             (holdings(&[], None, None, &[&other, &ours]), None),
-            (holdings(&[&nobody], None, None, &[]), None),
+            (holdings(&[&unnamed], None, None, &[]), None),
         ] {
             assert_eq!(holdings.owned_by_another(|source| source == OURS), owner, "{holdings:?}");
         }
     }
 
     #[test]
-    fn only_an_own_image_with_the_same_inputs_that_an_immutable_tag_confirms_is_reused() {
+    fn only_a_confirmed_own_image_with_the_same_inputs_is_reused() {
         let inputs = Digest::of(b"i");
         let action = |holdings: &Holdings| Action::for_inputs(&inputs, holdings, |source| source == OURS);
         let under = |tag: &str, source| Action::Reuse {

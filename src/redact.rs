@@ -1,6 +1,6 @@
-//! Secrets that swanci has read, and their removal from every line that it shows or stores.
+//! Removes known secrets from everything that swanci shows or stores.
 //!
-//! The list is process-wide on purpose: a line comes from anywhere, and one forgotten parameter would leak.
+//! The list is global on purpose: text comes from everywhere, and one forgotten parameter would leak.
 
 use std::borrow::Cow;
 use std::io::Read as _;
@@ -15,47 +15,44 @@ static SECRETS: RwLock<Secrets> = RwLock::new(Secrets { texts: Vec::new(), searc
 
 struct Secrets {
     texts: Vec<String>,
-    /// Finds all of them at once; absent while there is none.
+    /// `None` without secrets.
     search: Option<AhoCorasick>,
 }
 
-/// Who else has to know of secrets.
+/// Gets every secret too.
 static ANNOUNCE: OnceLock<fn(&str)> = OnceLock::new();
 
-/// Shorter values would blank out ordinary text.
+/// Bytes; shorter values are often ordinary text.
 const SHORTEST: usize = 6;
-/// The same for a line of a file of several.
+/// Characters of a line in a build secret's file.
 const SHORTEST_LINE: usize = 8;
-/// Of a build secret's file, bytes: BuildKit takes no larger ones.
+/// BuildKit's limit for a build secret's file, bytes.
 const LARGEST_FILE: u64 = 500 << 10;
 
-/// Remembers a secret, so that [`scrub`] removes it.
+/// Makes [`scrub`] remove this secret.
 pub(crate) fn register(secret: &SecretString) {
     add(&[secret.expose_secret()]);
 }
 
-/// Remembers a token, and the form in which git sends it with its login.
+/// Also the form in which git sends the token with its login.
 pub(crate) fn register_login(login: &str, token: &SecretString) {
     let token = token.expose_secret();
     let encoded = base64::engine::general_purpose::STANDARD.encode(format!("{login}:{token}"));
     add(&[token, &encoded]);
 }
 
-/// Remembers a build secret: the whole text of its file, and each line by itself, because output is read by lines.
-///
-/// # Errors
-/// When the file cannot be read.
+/// A build secret: the whole file, and each line by itself, because output is scrubbed line by line.
 pub(crate) fn register_file(path: &Path) -> std::io::Result<()> {
     let mut bytes = Vec::new();
     std::fs::File::open(path)?.take(LARGEST_FILE).read_to_end(&mut bytes)?;
-    // Output that is not UTF-8 is read in the same lossy way.
+    // Invalid UTF-8 in output is replaced in the same way.
     let text = String::from_utf8_lossy(&bytes);
     let lines = text.lines().map(trimmed).filter(|line| line.chars().count() >= SHORTEST_LINE);
     add(&lines.chain([trimmed(&text)]).collect::<Vec<_>>());
     Ok(())
 }
 
-/// A secret as it stands in a file: editors leave a byte order mark, blanks and line breaks around it.
+/// Without the byte order mark, spaces and line breaks that editors add.
 pub(crate) fn trimmed(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}')
 }
@@ -79,8 +76,8 @@ fn add(texts: &[&str]) {
     secrets.texts = known;
 }
 
-/// Tells every secret, those that are known and those to come, to somebody who hides them too, as the runner of a CI
-/// job does. Only the first caller is heard.
+/// Calls `to` with every secret, known and future: the runner of a CI job hides them too. Only the first call has an
+/// effect.
 pub(crate) fn announce(to: fn(&str)) {
     let secrets = SECRETS.write().unwrap_or_else(PoisonError::into_inner);
     if ANNOUNCE.set(to).is_ok() {
@@ -88,7 +85,7 @@ pub(crate) fn announce(to: fn(&str)) {
     }
 }
 
-/// The same text with every known secret, and the password of every URL, replaced by `***`.
+/// Replaces every known secret, and the password in every URL, by `***`.
 pub(crate) fn scrub(text: &str) -> Cow<'_, str> {
     let secrets = SECRETS.read().unwrap_or_else(PoisonError::into_inner);
     let clean = match &secrets.search {
@@ -99,32 +96,27 @@ pub(crate) fn scrub(text: &str) -> Cow<'_, str> {
     scrub_url_userinfo(clean)
 }
 
-/// One secret can stand within another or reach into it: what any of them covers goes.
+/// Secrets may contain each other or overlap: removes what any of them covers.
 fn without<'t>(search: &AhoCorasick, text: &'t str) -> Cow<'t, str> {
-    let mut covered: Vec<(usize, usize)> = Vec::new();
-    let mut found: Vec<_> = search.find_overlapping_iter(text).map(|m| (m.start(), m.end())).collect();
-    found.sort_unstable();
-    for (start, end) in found {
-        match covered.last_mut() {
-            Some(last) if start <= last.1 => last.1 = last.1.max(end),
-            Some(_) | None => covered.push((start, end)),
-        }
-    }
-    if covered.is_empty() {
+    let mut found: Vec<_> = search.find_overlapping_iter(text).map(|m| m.range()).collect();
+    if found.is_empty() {
         return Cow::Borrowed(text);
     }
-    let mut out = String::with_capacity(text.len());
-    let mut at = 0;
-    for (start, end) in covered {
-        out.push_str(&text[at..start]);
-        out.push_str("***");
-        at = end;
+    found.sort_unstable_by_key(|range| range.start);
+    let (mut out, mut end) = (String::with_capacity(text.len()), 0);
+    for range in found {
+        // Ranges that overlap or touch give one `***`.
+        if range.start > end || out.is_empty() {
+            out.push_str(&text[end..range.start]);
+            out.push_str("***");
+        }
+        end = end.max(range.end);
     }
-    out.push_str(&text[at..]);
+    out.push_str(&text[end..]);
     Cow::Owned(out)
 }
 
-/// `https://user:password@host` → `https://***@host`: a person may have typed a URL with a password.
+/// `https://user:password@host` → `https://***@host`.
 fn scrub_url_userinfo(text: Cow<'_, str>) -> Cow<'_, str> {
     if !text.contains("://") {
         return text;
@@ -137,12 +129,12 @@ fn scrub_url_userinfo(text: Cow<'_, str>) -> Cow<'_, str> {
         out.push_str(head);
         let word = tail.find(char::is_whitespace).unwrap_or(tail.len());
         let authority = tail[..word].find('/').unwrap_or(word);
-        // What stands behind a colon and is no port begins a password, and one may hold a slash that nobody escaped.
+        // What follows a colon and is not a port is a password, which may contain an unescaped slash.
         let port = tail[..authority].split_once(':').map(|(_, port)| port);
         let no_port = port.is_some_and(|port| !port.bytes().all(|b| b.is_ascii_digit()));
         let authority = if no_port { word } else { authority };
         match tail[..authority].rfind('@') {
-            // In https a user alone is a token; in ssh it is only a user.
+            // In https a user alone is a token; in ssh it is a name.
             Some(user_end) if tail[..user_end].contains(':') || head.ends_with("https://") => {
                 out.push_str("***");
                 rest = &tail[user_end..];
@@ -165,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_registered_secret_never_shows_in_either_form() {
+    fn a_registered_secret_is_removed_in_both_forms() {
         register_login("x-access-token", &SecretString::from("ghp_canary_value"));
         assert_eq!(scrub("token ghp_canary_value!"), "token ***!");
         let encoded = base64::engine::general_purpose::STANDARD.encode("x-access-token:ghp_canary_value");
@@ -173,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_build_secret_never_shows_whole_or_by_its_lines() {
+    fn a_build_secret_is_removed_as_a_whole_and_by_lines() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "\u{feff}-----BEGIN KEY-----\r\n  b1c2d3e4f5\r\nshort\r\n").unwrap();
         register_file(file.path()).unwrap();
@@ -185,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_within_and_across_each_other_leave_nothing_over() {
+    fn overlapping_secrets_are_removed_completely() {
         for secret in ["inner-part", "outer-inner-part-end", "end-of-another"] {
             register(&SecretString::from(secret));
         }
@@ -200,7 +192,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_shows_a_secret(
+        fn no_secret_stays_in_a_text(
             secrets in proptest::collection::vec("[a-cü\"\\\\]{6,12}", 1..6), order in any::<u64>(), between in "[a-cü ]{0,3}",
         ) {
             for secret in &secrets {
@@ -216,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_in_a_url_never_shows() {
+    fn a_password_in_a_url_is_removed() {
         assert_eq!(
             scrub("fetch https://u:p@h/x and ssh://git@h/y"),
             "fetch https://***@h/x and ssh://git@h/y"

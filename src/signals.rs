@@ -1,12 +1,11 @@
-//! SIGINT and SIGTERM stop the work; the second of them ends the process at once.
+//! SIGINT and SIGTERM stop the work; a second signal ends the process at once.
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::cancel::{Cancel, Stop};
 
-/// Stops `cancel` on the first signal. Children notice when their threads do; on a second signal they are killed, and
-/// the process exits with the signal's code.
+/// The first signal stops `cancel`. The second one kills the children and exits with the signal's code.
 pub(crate) fn stop_on_signals(cancel: &Cancel) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let cancel = cancel.clone();

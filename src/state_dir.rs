@@ -1,15 +1,15 @@
-//! The state directory and what is in it belong to their owner alone, whatever the umask.
+//! The state directory and its files are private, independent of the umask.
 
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
-/// What only a state directory holds. One of an earlier version may be readable for others.
+/// Names that identify a state directory; one of an earlier version may be readable for others.
 const MARKS: [&str; 5] = ["queue.db", "serve.lock", "locks", "mirrors", "receipts"];
 
-/// Makes the state directory. One that exists is made private if it is empty or swanci's: a path that was named by mistake,
-/// as `/tmp`, keeps its permissions.
+/// Creates the state directory. An existing one becomes private only if it is empty or swanci's, so that a mistaken path,
+/// such as `/tmp`, keeps its permissions.
 pub(crate) fn create(dir: &Path) -> io::Result<()> {
     create_below(dir)?;
     let shared = dir.metadata()?.permissions().mode() & 0o077 != 0;
@@ -19,12 +19,12 @@ pub(crate) fn create(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a directory of the state directory, with those above it that are missing.
+/// Creates a directory in the state directory, with missing parents.
 pub(crate) fn create_below(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
-/// Writes a file of the state directory.
+/// Writes a file in the state directory.
 pub(crate) fn write(path: &Path, text: &str) -> io::Result<()> {
     let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_state_directory_is_private_and_others_stay_as_they_are() {
+    fn a_state_directory_becomes_private_and_others_do_not_change() {
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         let above = tempfile::tempdir().unwrap();
         let (new, empty, old, other) = ("new/deep", "empty", "old", "other");

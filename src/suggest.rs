@@ -1,17 +1,101 @@
-//! The known word most like one that is not known.
+//! What a mistake probably meant, and what a parser says of it, in the words of the file.
 
-/// The most similar of the known words; `None` when there is none.
-pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let likeness = |known: &str| strsim::jaro_winkler(&word.to_lowercase(), known);
-    known.into_iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
+/// Less alike than this, a word is no suggestion.
+const ALIKE: f64 = 0.75;
+
+/// Jaro-Winkler, which says little of short words: one slip of the fingers is alike too.
+fn likeness(word: &str, known: &str) -> f64 {
+    let (word, known) = (word.to_lowercase(), known.to_lowercase());
+    let is_slip = known.len() > 2 && strsim::osa_distance(&word, &known) <= 1;
+    strsim::jaro_winkler(&word, &known).max(if is_slip { ALIKE } else { 0.0 })
 }
 
-/// From serde's "unknown field `x`, expected one of `a`, `b`": the unknown key and the known one most like it.
-pub(crate) fn nearest_key(message: &str) -> Option<(&str, &str)> {
-    let message = message.strip_prefix("unknown field `")?;
-    let (unknown, known) = message.split_once("`, expected ")?;
-    let known = known.split('`').skip(1).step_by(2);
-    Some((unknown, nearest(unknown, known)?))
+/// The most similar of the known words; `None` when none is similar.
+pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let known = known.into_iter().map(|known| (known, likeness(word, known)));
+    let best = known.max_by(|(_, a), (_, b)| a.total_cmp(b));
+    best.filter(|(_, likeness)| *likeness >= ALIKE).map(|(known, _)| known)
+}
+
+/// What is wrong with a value or a key.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Wrong {
+    /// A key, and those that are known in its place.
+    UnknownKey { key: String, known: Vec<String> },
+    /// Anything else, as a clause.
+    Other(String),
+}
+
+impl Wrong {
+    /// The known key that was probably meant, or all of them.
+    pub(crate) fn hint(&self) -> Option<String> {
+        let Wrong::UnknownKey { key, known } = self else { return None };
+        Some(match nearest(key, known.iter().map(String::as_str)) {
+            Some(nearest) => format!("did you mean `{nearest}`?"),
+            None => format!("known here: {}", known.join(", ")),
+        })
+    }
+}
+
+/// A message of serde's without the words of its data model. `group` is what the format calls keys with values.
+pub(crate) fn in_plain_words(message: &str, group: &str) -> Wrong {
+    // serde_json's place is that of its parser; the caller knows the value's.
+    let message = match message.rsplit_once(" at line ") {
+        Some((message, _)) => message,
+        None => message,
+    };
+    let quoted = |text: &str| text.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+    if let Some((key, known)) =
+        message.strip_prefix("unknown field `").and_then(|rest| rest.split_once("`, "))
+    {
+        return Wrong::UnknownKey { key: key.to_owned(), known: quoted(known) };
+    }
+    let unquoted = |prefix: &str| message.strip_prefix(prefix).and_then(|rest| rest.strip_suffix('`'));
+    Wrong::Other(if let Some(key) = unquoted("missing field `") {
+        format!("`{key}` is missing")
+    } else if let Some(key) = unquoted("duplicate field `") {
+        format!("the key `{key}` is given twice")
+    } else if let Some((word, known)) =
+        message.strip_prefix("unknown variant `").and_then(|rest| rest.split_once("`, "))
+    {
+        let known: Vec<String> = quoted(known);
+        format!("expected one of {}, found `{word}`", known.join(", "))
+    } else if let Some((found, expected)) = message
+        .strip_prefix("invalid type: ")
+        .or_else(|| message.strip_prefix("invalid value: "))
+        .and_then(|rest| rest.rsplit_once(", expected "))
+    {
+        format!("expected {}, found {}", expectation(expected, group), finding(found, group))
+    } else {
+        message.to_owned()
+    })
+}
+
+fn expectation<'a>(expected: &'a str, group: &'a str) -> &'a str {
+    match expected {
+        "a sequence" => "a list",
+        "a map" => group,
+        "a boolean" => "true or false",
+        "path string" => "a path",
+        "u8" | "u16" | "u32" | "u64" | "usize" | "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
+        "f32" | "f64" => "a number",
+        _ if expected.starts_with("struct ") => group,
+        _ => expected,
+    }
+}
+
+fn finding(found: &str, group: &str) -> String {
+    let number = found.strip_prefix("integer ").or_else(|| found.strip_prefix("floating point "));
+    let value = number.or_else(|| found.strip_prefix("boolean "));
+    match found {
+        "sequence" => "a list".to_owned(),
+        "map" => group.to_owned(),
+        "unit value" | "null" => "null".to_owned(),
+        _ => match value {
+            Some(value) => value.trim_matches('`').to_owned(),
+            None => found.strip_prefix("string ").unwrap_or(found).to_owned(),
+        },
+    }
 }
 
 #[cfg(test)]
@@ -19,14 +103,62 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_nearest_key_is_taken_from_what_serde_expects() {
-        for (message, expected) in [
-            ("unknown field `hots`, expected one of `host`, `ca_file`, `plain_http`", Some(("hots", "host"))),
-            ("unknown field `JOBS`, expected one of `jobs`, `timeout`", Some(("JOBS", "jobs"))),
-            ("unknown field `a`b`, expected `images`", Some(("a`b", "images"))),
-            ("missing field `host`", None),
+    fn only_a_similar_word_is_suggested() {
+        for (word, expected) in [
+            ("hots", Some("host")),
+            ("PLAIN_HTTP", Some("plain_http")),
+            ("cafile", Some("ca_file")),
+            ("ohst", Some("host")),
+            ("zebra", None),
+            ("", None),
         ] {
-            assert_eq!(nearest_key(message), expected, "{message}");
+            assert_eq!(nearest(word, ["host", "ca_file", "plain_http"]), expected, "{word}");
         }
+    }
+
+    #[test]
+    fn a_message_of_serdes_is_said_in_the_words_of_the_file() {
+        let key = |key: &str, known: &[&str]| Wrong::UnknownKey {
+            key: key.to_owned(),
+            known: known.iter().map(|known| (*known).to_owned()).collect(),
+        };
+        let other = |text: &str| Wrong::Other(text.to_owned());
+        for (message, expected) in [
+            (
+                "unknown field `hots`, expected one of `host`, `ca_file` at line 1 column 3",
+                key("hots", &["host", "ca_file"]),
+            ),
+            ("unknown field `a`b`, expected `images`", key("a`b", &["images"])),
+            ("unknown field `x`, there are no fields", key("x", &[])),
+            ("missing field `name`", other("`name` is missing")),
+            ("duplicate field `type` at line 2 column 7", other("the key `type` is given twice")),
+            (
+                "unknown variant `done`, expected `built` or `failed`",
+                other("expected one of built, failed, found `done`"),
+            ),
+            (
+                "invalid type: integer `1`, expected a string at line 1 column 9",
+                other("expected a string, found 1"),
+            ),
+            (
+                "invalid type: floating point `1.5`, expected usize",
+                other("expected a whole number, found 1.5"),
+            ),
+            ("invalid type: string \"two\", expected i64", other("expected a whole number, found \"two\"")),
+            ("invalid value: integer `-1`, expected u16", other("expected a whole number, found -1")),
+            (
+                "invalid type: string \"a, expected b\", expected a boolean",
+                other("expected true or false, found \"a, expected b\""),
+            ),
+            ("invalid type: map, expected a sequence", other("expected a list, found a table")),
+            ("invalid type: sequence, expected struct RawServe", other("expected a table, found a list")),
+            ("invalid type: null, expected path string", other("expected a path, found null")),
+            ("invalid type: boolean `true`, expected a map", other("expected a table, found true")),
+            ("EOF while parsing a value at line 1 column 0", other("EOF while parsing a value")),
+        ] {
+            assert_eq!(in_plain_words(message, "a table"), expected, "{message}");
+        }
+        assert_eq!(key("x", &["aaa", "bbb"]).hint().as_deref(), Some("known here: aaa, bbb"));
+        assert_eq!(key("verison", &["version"]).hint().as_deref(), Some("did you mean `version`?"));
     }
 }

@@ -105,7 +105,7 @@ const COMMIT: &str = "0123456789012345678901234567890123456789";
 fn build_secrets_outside_of_a_repository_are_refused_with_their_new_place() {
     let swanci = Swanci::new();
     swanci.config("[build]\nsecrets = { npm = \"/etc/swanci/npm-token\" }\n");
-    let said = ["swanci.toml, line 2", "hint:", "secrets = { id = \"file\" }", "[[repository]]"];
+    let said = ["swanci.toml, line 2", "hint:", "`secrets` belongs to [[repository]]"];
     swanci.pipe(&["evaluate", "-"], "{}").ended(4).saying(&said);
 }
 

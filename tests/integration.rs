@@ -5,6 +5,7 @@
 // Clippy knows `#[test]` functions as tests, but not the helpers beside them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+mod check;
 mod documents;
 mod evaluate_fixtures;
 mod hook;

@@ -1,6 +1,6 @@
 //! The step's summary: Markdown, in which every text from outside is text only.
 
-use crate::documents::{Image, ImageStatus, MoveOutcome};
+use crate::documents::{Image, MoveOutcome};
 use crate::error::Failure;
 
 use super::{Ended, Report};
@@ -47,13 +47,7 @@ pub(super) fn markdown(report: &Report<'_>) -> String {
 }
 
 fn row(image: &Image) -> String {
-    let status = match image.status {
-        ImageStatus::Built => "built",
-        ImageStatus::Unchanged => "unchanged",
-        ImageStatus::Skipped => "skipped",
-        ImageStatus::Failed => "failed",
-        ImageStatus::Planned => "planned",
-    };
+    let status = image.status.as_str();
     let why = [&image.error, &image.reason, &image.note].into_iter().flatten().next();
     let why = why.map(|text| format!(": {}", escaped(text))).unwrap_or_default();
     let seconds = image.seconds.map(|s| format!(" ({s:.1} s)")).unwrap_or_default();

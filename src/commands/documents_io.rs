@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::Session;
 use crate::error::{Classify as _, Failure, Kind};
+use crate::suggest::{self, Wrong};
 
 /// No document of swanci's is larger, bytes; a payload is not either (GitHub caps at 25 MiB).
 const LARGEST: u64 = 32 << 20;
@@ -52,7 +53,11 @@ pub(super) fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8], what: &str) 
         } else {
             format!(", at {}", crate::escape::shortened(&path, 120))
         };
-        let problem = crate::escape::shortened(&error.into_inner().to_string(), 300);
+        let problem = match suggest::in_plain_words(&error.into_inner().to_string(), "an object") {
+            Wrong::Other(problem) => problem,
+            Wrong::UnknownKey { key, .. } => format!("the key `{key}` is not known"),
+        };
+        let problem = crate::escape::shortened(&problem, 300);
         Failure::bad_input(format!("{name}{place}: {problem}")).hint(format!("{what} was expected"))
     })?;
     deserializer.end().map_err(|error| {

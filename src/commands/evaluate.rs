@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use crate::cli::{Evaluate, PayloadArgs};
-use crate::config::{Config, RepositoryConfig, read_secret_file};
+use crate::config::{Config, ForgeConfig, RepositoryConfig, read_secret_file};
 use crate::decide::{self, BranchGlobs, Policy};
 use crate::documents::{DecisionDocument, DecisionWord};
 use crate::error::{Classify as _, Failure, Kind};
@@ -49,8 +49,10 @@ pub(super) fn evaluate(config: &Config, args: &PayloadArgs) -> Result<DecisionDo
     } else {
         Policy { branches: globs(&args.branch).map_err(|f| Failure { kind: Kind::Usage, ..f })? }
     };
+    let sender = delivery.forge;
     let decision = decide::decide(delivery, &policy);
-    let decision = match repository.and_then(|repository| config.forge_of(repository)) {
+    let forge = repository.and_then(|repository| config.forge_of(repository));
+    let decision = match forge.filter(|forge| forge.kind.is_like(sender)) {
         Some(forge) => decision.on(forge.kind, &forge.url),
         None => decision,
     };
@@ -77,17 +79,18 @@ fn verify(forge: ForgeName, file: &Path, signature: &str, body: &[u8]) -> Result
 /// The configured entry for the delivery's repository, on a forge of its kind.
 fn configured<'c>(config: &'c Config, delivery: &Delivery) -> Result<Option<&'c RepositoryConfig>, Failure> {
     let Some(name) = &delivery.repository else { return Ok(None) };
-    let kind_of = |entry: &RepositoryConfig| config.forge_of(entry).map(|forge| forge.kind);
-    let of_kind = |kinds: &[ForgeName]| -> Vec<&RepositoryConfig> {
-        config
-            .repositories_named(name)
-            .filter(|e| kind_of(e).is_some_and(|kind| kinds.contains(&kind)))
-            .collect()
+    let on = |is_it: &dyn Fn(ForgeName) -> bool| -> Vec<&RepositoryConfig> {
+        let named = config.repositories_named(name);
+        named.filter(|entry| config.forge_of(entry).is_some_and(|forge| is_it(forge.kind))).collect()
     };
-    let mut found = of_kind(&[delivery.forge]);
-    if found.is_empty() && matches!(delivery.forge, ForgeName::Gitea | ForgeName::Forgejo) {
-        // Their payloads are not always told apart by their shape.
-        found = of_kind(&[ForgeName::Gitea, ForgeName::Forgejo]);
+    let mut found = on(&|kind| kind == delivery.forge);
+    if found.is_empty() {
+        found = on(&|kind| kind.is_like(delivery.forge));
+    }
+    let github = ForgeConfig::default();
+    if found.is_empty() && matches!(&config.forges[..], [only] if only.url == github.url) {
+        // Who configures no forge, only where the repository is cloned from, need not say which forge it is.
+        found = config.repositories_named(name).filter(|entry| entry.clone_url.is_some()).collect();
     }
     let [_, _, ..] = &found[..] else { return Ok(found.first().copied()) };
     let forges = found.iter().map(|entry| entry.forge.as_str()).collect::<Vec<_>>().join(", ");

@@ -2,13 +2,17 @@
 
 use std::io::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
+use jiff::Timestamp;
 use serde_json::json;
 
 use crate::cli::{Jobs, JobsCommand, JobsList};
+use crate::documents::{DecisionDocument, Receipt};
 use crate::error::{Classify as _, Failure, Kind};
 use crate::escape::{escaped, shortened};
-use crate::queue::{CancelOutcome, JobFilter, JobId, JobRecord, Store};
+use crate::progress::seconds;
+use crate::queue::{self, CancelOutcome, JobFilter, JobId, JobRecord, JobState, Store};
 
 use super::Session;
 use super::documents_io::{print, write_json};
@@ -17,12 +21,13 @@ use super::documents_io::{print, write_json};
 pub(super) fn command(session: &Session, args: &Jobs, out: &mut dyn Write) -> Result<(), Failure> {
     let dir = std::path::absolute(&session.config.state_dir)
         .classify(Kind::Environment, || "the state directory has no absolute path")?;
-    let queue = Store::open_existing(&dir, Arc::new(jiff::Timestamp::now))?;
+    let queue = Store::open_existing(&dir, Arc::new(Timestamp::now))?;
+    let serve_lives = queue::is_served(&dir);
     let all = JobsList::default();
     match args.command.as_ref() {
-        None => list(&queue, &all, session.json, out),
-        Some(JobsCommand::List(list_args)) => list(&queue, list_args, session.json, out),
-        Some(JobsCommand::Show { id }) => show(&queue, JobId(*id), session.json, out),
+        None => list(&queue, &all, session.json, serve_lives, out),
+        Some(JobsCommand::List(list_args)) => list(&queue, list_args, session.json, serve_lives, out),
+        Some(JobsCommand::Show { id }) => show(&queue, JobId(*id), session.json, serve_lives, out),
         Some(JobsCommand::Log { id, follow }) => log(session, &queue, JobId(*id), *follow, out),
         Some(JobsCommand::Retry { id }) => {
             queue.retry(JobId(*id))?;
@@ -43,80 +48,171 @@ fn said(out: &mut dyn Write, as_json: bool, id: i64, word: &str, text: &str) -> 
     }
 }
 
-fn list(queue: &Store, args: &JobsList, as_json: bool, out: &mut dyn Write) -> Result<(), Failure> {
+fn list(
+    queue: &Store,
+    args: &JobsList,
+    as_json: bool,
+    serve_lives: bool,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
     let filter =
         JobFilter { state: args.state, repository: args.repository.as_ref().map(ToString::to_string) };
     let jobs = queue.list(&filter, args.limit)?;
     if as_json {
+        let jobs = jobs.iter().map(|job| record(job, serve_lives)).collect::<Result<Vec<_>, _>>()?;
         return write_json(out, &json!({"schema": 1, "jobs": jobs}));
     }
+    print(out, &listed(&jobs, serve_lives, Timestamp::now()))
+}
+
+/// The job as JSON.
+fn record(job: &JobRecord, serve_lives: bool) -> Result<serde_json::Value, Failure> {
+    let mut record =
+        serde_json::to_value(job).classify(Kind::Failed, || "the job cannot be written as JSON")?;
+    record["interrupted"] = json!(is_interrupted(job, serve_lives));
+    Ok(record)
+}
+
+/// It runs, and the `serve` that ran it is gone: the next one runs it again.
+fn is_interrupted(job: &JobRecord, serve_lives: bool) -> bool {
+    job.state == JobState::Running && !serve_lives
+}
+
+fn state(job: &JobRecord, serve_lives: bool) -> &'static str {
+    if is_interrupted(job, serve_lives) { "interrupted" } else { job.state.as_str() }
+}
+
+/// The columns of a terminal.
+const WIDTH: usize = 80;
+
+fn listed(jobs: &[JobRecord], serve_lives: bool, now: Timestamp) -> String {
     if jobs.is_empty() {
-        return print(out, "no jobs\n");
+        return "no jobs\n".to_owned();
     }
-    let mut text = format!(
-        "{:>6}  {:<9}  {:<20}  {:<12}  {:<20}  {}\n",
-        "JOB", "STATE", "QUEUED", "COMMIT", "BRANCH", "REPOSITORY"
-    );
-    for job in &jobs {
-        text.push_str(&format!(
-            "{:>6}  {:<9}  {:<20}  {:<12}  {:<20}  {}\n",
-            job.id.0,
-            job.state.to_string(),
-            whole_seconds(job.queued),
-            job.commit.as_deref().map_or("-", |commit| commit.get(..12).unwrap_or(commit)),
-            job.branch,
-            job.repository
-        ));
+    let row = |id: &str, state: &str, pr: &str, age: &str, took: &str, repository: &str| {
+        let line = format!("{id:>5}  {state:<11}  {pr:<7}  {age:>4}  {took:>6}  {repository}");
+        format!("{}\n", shortened(&line, WIDTH - 1).trim_end())
+    };
+    let mut text = row("JOB", "STATE", "PR", "AGE", "TOOK", "REPOSITORY");
+    for job in jobs {
+        let pr = job.pull_request.map(|number| format!("#{number}")).unwrap_or_default();
+        let took = took(job, serve_lives, now).map(duration).unwrap_or_default();
+        let id = job.id.to_string();
+        let age = age(job.queued, now);
+        text.push_str(&row(&id, state(job, serve_lives), &pr, &age, &took, &job.repository));
         if let Some(error) = &job.error {
-            text.push_str(&format!("        {}\n", shortened(error, 140)));
+            text.push_str(&format!("       {}\n", shortened(error, WIDTH - 8)));
         }
     }
-    print(out, &text)
+    text
 }
 
-fn whole_seconds(time: jiff::Timestamp) -> String {
-    jiff::Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
+/// `45s`, `12m`, `3h`, `5d`.
+fn age(since: Timestamp, now: Timestamp) -> String {
+    let seconds = now.duration_since(since).as_secs().max(0);
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..172_800 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
 }
 
-fn show(queue: &Store, id: JobId, as_json: bool, out: &mut dyn Write) -> Result<(), Failure> {
+/// How long the last attempt took, or takes so far.
+fn took(job: &JobRecord, serve_lives: bool, now: Timestamp) -> Option<Duration> {
+    let started = job.started?;
+    let end = match job.state {
+        JobState::Running if serve_lives => now,
+        JobState::Running | JobState::Queued => return None,
+        JobState::Succeeded | JobState::Failed | JobState::Cancelled => job.finished?,
+    };
+    Duration::try_from(end.duration_since(started)).ok()
+}
+
+/// `1.84s`, `2m03s`, `3h05m`.
+fn duration(took: Duration) -> String {
+    let minutes = took.as_secs() / 60;
+    if minutes < 60 { seconds(took) } else { format!("{}h{:02}m", minutes / 60, minutes % 60) }
+}
+
+fn whole_seconds(time: Timestamp) -> String {
+    Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
+}
+
+fn show(
+    queue: &Store,
+    id: JobId,
+    as_json: bool,
+    serve_lives: bool,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
     let job = queue.get(id)?;
     let documents = queue.documents(id)?;
     let parsed = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap_or(json!(text));
     if as_json {
-        let mut record =
-            serde_json::to_value(&job).classify(Kind::Failed, || "the job cannot be written as JSON")?;
-        if let Some(fields) = record.as_object_mut() {
-            fields.insert("schema".to_owned(), json!(1));
-            fields.insert("document".to_owned(), parsed(&documents.document));
-            fields.insert(
-                "receipt".to_owned(),
-                documents.outcome.as_deref().map(parsed).unwrap_or(json!(null)),
-            );
-        }
+        let mut record = record(&job, serve_lives)?;
+        record["schema"] = json!(1);
+        record["document"] = parsed(&documents.document);
+        record["receipt"] = documents.outcome.as_deref().map(parsed).unwrap_or(json!(null));
         return write_json(out, &record);
     }
-    print(out, &shown(&job, &queue.log_path(id).display().to_string()))
+    let decision: Option<DecisionDocument> = serde_json::from_str(&documents.document).ok();
+    let receipt: Option<Receipt> =
+        documents.outcome.as_deref().and_then(|text| serde_json::from_str(text).ok());
+    let log = queue.log_path(id).display().to_string();
+    print(out, &shown(&job, decision.as_ref(), receipt.as_ref(), &log, serve_lives, Timestamp::now()))
 }
 
-fn shown(job: &JobRecord, log: &str) -> String {
-    let time = |t: Option<jiff::Timestamp>| t.map_or_else(|| "-".to_owned(), whole_seconds);
-    let rows = [
-        ("job", job.id.to_string()),
-        ("state", job.state.to_string()),
-        ("repository", job.repository.clone()),
-        ("branch", job.branch.clone()),
-        ("commit", job.commit.clone().unwrap_or_else(|| "-".to_owned())),
-        ("delivery", job.delivery_id.clone().unwrap_or_else(|| "-".to_owned())),
-        ("queued", time(Some(job.queued))),
-        ("started", time(job.started)),
-        ("finished", time(job.finished)),
-        ("attempts", job.attempts.to_string()),
-        ("next attempt", time(job.next_attempt)),
-        ("exit code", job.exit_code.map_or_else(|| "-".to_owned(), |c| c.to_string())),
-        ("error", job.error.clone().unwrap_or_else(|| "-".to_owned())),
-        ("log", log.to_owned()),
-    ];
-    rows.iter().map(|(name, value)| format!("{name:<13} {}\n", escaped(value))).collect()
+fn shown(
+    job: &JobRecord,
+    decision: Option<&DecisionDocument>,
+    receipt: Option<&Receipt>,
+    log: &str,
+    serve_lives: bool,
+    now: Timestamp,
+) -> String {
+    let id = job.id;
+    let mut rows: Vec<(&str, String)> = vec![("job", id.to_string())];
+    let interrupted = is_interrupted(job, serve_lives).then_some(": the next serve runs it again");
+    rows.push(("state", format!("{}{}", state(job, serve_lives), interrupted.unwrap_or_default())));
+    rows.push(("repository", job.repository.clone()));
+    let pr = decision.and_then(|d| d.change.as_ref()).and_then(|change| change.pull_request.as_ref());
+    if let Some(pr) = pr {
+        let title = shortened(pr.title.as_deref().unwrap_or_default(), 60);
+        let author = pr.author.as_ref().map(|author| format!(" ({author})")).unwrap_or_default();
+        rows.push(("pull request", format!("#{} {title}{author}", pr.number)));
+        rows.extend(pr.url.clone().map(|url| ("", url)));
+    }
+    rows.push(("branch", job.branch.clone()));
+    rows.extend(job.commit.clone().map(|commit| ("commit", commit)));
+    rows.extend(job.delivery_id.clone().map(|delivery| ("delivery", delivery)));
+    let time = |time: Timestamp| format!("{} ({} ago)", whole_seconds(time), age(time, now));
+    rows.push(("queued", time(job.queued)));
+    rows.extend(job.started.map(|started| ("started", time(started))));
+    rows.extend(job.finished.map(|finished| ("finished", time(finished))));
+    rows.extend(job.next_attempt.map(|next| ("next attempt", whole_seconds(next))));
+    rows.extend(took(job, serve_lives, now).map(|took| ("took", duration(took))));
+    if job.attempts > 1 {
+        rows.push(("attempts", job.attempts.to_string()));
+    }
+    for (i, image) in receipt.iter().flat_map(|receipt| &receipt.images).enumerate() {
+        let tags = image.moved.iter().flatten().filter(|moved| moved.outcome.stands());
+        let tags: Vec<&str> = tags.map(|moved| moved.tag.as_str()).collect();
+        let reason = image.reason.as_deref().unwrap_or_default();
+        let detail = if tags.is_empty() { reason.to_owned() } else { tags.join(", ") };
+        let status = image.status.as_str();
+        rows.push((if i == 0 { "images" } else { "" }, format!("{} {status} {detail}", image.name)));
+    }
+    rows.extend(job.error.clone().map(|error| ("cause", error)));
+    rows.extend(job.exit_code.filter(|code| *code != 0).map(|code| ("exit code", code.to_string())));
+    rows.push(("log", log.to_owned()));
+    let mut text: String =
+        rows.iter().map(|(name, value)| format!("{name:<12}  {}\n", escaped(value).trim_end())).collect();
+    text.push_str(&format!("next: swanci jobs log {id}"));
+    if job.state.may_be_retried() {
+        text.push_str(&format!(", swanci jobs retry {id}"));
+    }
+    text + "\n"
 }
 
 fn log(
@@ -138,3 +234,6 @@ fn log(
     queue.read_log(id, &mut sink)?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 mod announce;
 mod build;
 mod catchup;
+mod check;
 mod completions;
 mod doctor;
 mod documents_io;
@@ -38,6 +39,7 @@ pub(crate) fn dispatch(cli: Cli, cancel: &Cancel, out: &mut dyn Write) -> Result
         Command::Verify(args) => verify::command(&session(&cli.global)?, &args, out),
         Command::Serve(args) => serve::command(&session(&cli.global)?, &cli.global, &args),
         Command::Jobs(args) => jobs::command(&session(&cli.global)?, &args, out),
+        Command::Check(args) => check::command(&cli.global, &args, cancel, out),
         Command::Doctor(args) => doctor::command(&session(&cli.global)?, &args, out),
         Command::Init(args) => init::command(&cli.global, &args, cancel, out),
         Command::Hook(args) => hook::command(&session(&cli.global)?, &args, out),

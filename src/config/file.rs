@@ -8,13 +8,16 @@ use bytesize::ByteSize;
 use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 
-use super::{BuildConfig, Config, Environment, ForgeConfig, RepositoryConfig, ServeConfig, short_for};
+use super::{
+    BuildConfig, Config, Environment, ForgeConfig, Mistake, RepositoryConfig, ServeConfig, short_for,
+};
 use crate::decide::BranchGlobs;
 use crate::error::{Classify as _, Failure, Kind};
 use crate::escape::shortened;
+use crate::json::{Part, line_and_column, parts};
 use crate::manifest::Template;
 use crate::model::{ForgeName, RegistryAddress, RepoName};
-use crate::suggest;
+use crate::suggest::{self, Wrong};
 
 /// All readers of the listener share 128 MiB: a larger body could never be taken.
 const LARGEST_BODY: ByteSize = ByteSize::mib(128);
@@ -108,64 +111,69 @@ pub(super) struct RawRepository {
     submodules: bool,
 }
 
-/// A value that is wrong: its key, as `repository[0].name`, and why.
+/// A value or a key that is wrong: its place, as `repository[0].name`, and why.
 #[derive(Debug)]
 pub(super) struct Invalid {
-    key: String,
-    problem: String,
-    hint: Option<&'static str>,
+    pub(super) key: String,
+    pub(super) problem: String,
+    pub(super) hint: Option<String>,
+    /// The offset in the text, where the key does not lead to it.
+    at: Option<usize>,
 }
 
 impl Invalid {
     fn new(key: impl Into<String>, problem: impl Into<String>) -> Invalid {
-        Invalid { key: key.into(), problem: problem.into(), hint: None }
+        Invalid { key: key.into(), problem: problem.into(), hint: None, at: None }
+    }
+
+    /// The line and the column, from 1.
+    pub(super) fn place(&self, text: &str) -> Option<(usize, usize)> {
+        let by_key = || offset_of(DeTable::parse(text).ok()?.get_ref(), &self.key);
+        Some(line_and_column(text, self.at.or_else(by_key)?))
     }
 
     /// Names the variable, or the file and the line, that the value comes from.
     pub(super) fn explain(self, path: Option<&Path>, text: &str, environment: &Environment) -> Failure {
-        let Invalid { key, problem, hint } = self;
-        let failure = match (environment.variable_of(&key), path) {
-            (Some(variable), _) => Failure::bad_input(format!("{variable}: {problem}")),
-            (None, Some(path)) => {
-                let line = DeTable::parse(text).ok().and_then(|table| line_of(text, table.get_ref(), &key));
-                Failure::bad_input(format!("{}: {key}: {problem}", place(path, line)))
+        let place = match (environment.variable_of(&self.key), path, self.place(text)) {
+            (Some(variable), _, _) => variable.to_owned(),
+            (None, Some(path), Some((line, _))) => {
+                format!("{}, line {line}{}", path.display(), self.at_key())
             }
-            (None, None) => Failure::bad_input(format!("{key}: {problem}")),
+            (None, Some(path), None) => format!("{}{}", path.display(), self.at_key()),
+            (None, None, _) => self.key.clone(),
         };
-        match hint {
+        let failure = Failure::bad_input(format!("{place}: {}", self.problem));
+        match self.hint {
             Some(hint) => failure.hint(hint),
             None => failure,
         }
     }
-}
 
-fn place(path: &Path, line: Option<usize>) -> String {
-    match line {
-        Some(line) => format!("{}, line {line}", path.display()),
-        None => path.display().to_string(),
+    fn at_key(&self) -> String {
+        if self.key.is_empty() { String::new() } else { format!(": {}", self.key) }
     }
 }
 
-fn line_at(text: &str, offset: usize) -> usize {
-    text.as_bytes()[..offset.min(text.len())].iter().filter(|byte| **byte == b'\n').count() + 1
-}
-
-/// The line of the value, or of the innermost table on the way to it that exists.
-fn line_of(text: &str, table: &DeTable<'_>, key: &str) -> Option<usize> {
-    let mut parts = key.split(['.', '[']);
-    let (name, value) = table.get_key_value(parts.next()?)?;
-    let mut found = if value.get_ref().is_table() { name.span() } else { value.span() };
+/// Where the key stands, or the innermost on the way to it that exists.
+fn offset_of(table: &DeTable<'_>, key: &str) -> Option<usize> {
+    let mut parts = parts(key);
+    let Some(Part::Key(first)) = parts.next() else { return None };
+    let (name, value) = table.get_key_value(first)?;
+    let mut found = name.span();
     let mut value = value.get_ref();
     for part in parts {
-        let next = match (part.strip_suffix(']').and_then(|index| index.parse::<usize>().ok()), value) {
-            (Some(index), DeValue::Array(list)) => list.get(index),
-            (_, value) => value.get(part),
+        let next = match (part, value) {
+            (Part::Index(index), DeValue::Array(list)) => list.get(index).map(|next| (next.span(), next)),
+            (Part::Key(key), DeValue::Table(table)) => {
+                table.get_key_value(key).map(|(name, next)| (name.span(), next))
+            }
+            (Part::Index(_) | Part::Key(_), _) => None,
         };
-        let Some(next) = next else { break };
-        found = next.span();
+        let Some((span, next)) = next else { break };
+        found = span;
         value = next.get_ref();
     }
-    Some(line_at(text, found.start))
+    Some(found.start)
 }
 
 /// Reads the file.
@@ -178,25 +186,127 @@ pub(super) fn read(path: &Path) -> Result<String, Failure> {
     Ok(text)
 }
 
-/// Parses the text. An error names the file, the line, and the nearest known key.
-pub(super) fn parse(path: &Path, text: &str) -> Result<RawConfig, Failure> {
-    let parsed = toml::Deserializer::parse(text).map_err(|error| (String::new(), error)).and_then(|toml| {
-        serde_path_to_error::deserialize(toml).map_err(|e| (e.path().to_string(), e.into_inner()))
-    });
-    parsed.map_err(|(key, error)| {
-        let line = error.span().map(|span| line_at(text, span.start));
-        let message = error.message();
-        let failure = Failure::bad_input(format!("{}: {message}", place(path, line)));
-        match suggest::nearest_key(message) {
-            Some(("secrets", _)) if key.starts_with("build") => failure.hint(
-                "build secrets belong to a repository: write `secrets = { id = \"file\" }` under its [[repository]]",
-            ),
-            Some((unknown, nearest)) => {
-                failure.hint(format!("`{unknown}` is not known; did you mean `{nearest}`?"))
+/// The sections, and the lists of sections.
+const SECTIONS: [&str; 3] = ["registry", "build", "serve"];
+const LISTS: [&str; 2] = ["forge", "repository"];
+
+pub(super) fn table(text: &str) -> Result<toml::Table, Invalid> {
+    text.parse::<toml::Table>().map_err(|error| Invalid {
+        at: error.span().map(|span| span.start),
+        ..Invalid::new("", format!("this is not TOML: {}", error.message()))
+    })
+}
+
+/// Reads the table.
+pub(super) fn parse(table: toml::Table) -> Result<RawConfig, Invalid> {
+    for name in SECTIONS.into_iter().chain(LISTS) {
+        let write = match table.get(name) {
+            Some(toml::Value::Array(_)) if SECTIONS.contains(&name) => format!("[{name}]"),
+            Some(toml::Value::Table(_)) if LISTS.contains(&name) => format!("[[{name}]]"),
+            Some(_) | None => continue,
+        };
+        let why = if LISTS.contains(&name) { "there can be several" } else { "there is only one" };
+        return Err(Invalid::new(name, format!("{why}: write {write}")));
+    }
+    serde_path_to_error::deserialize(table).map_err(|error| {
+        let path = error.path().to_string();
+        let message = error.into_inner();
+        let wrong = suggest::in_plain_words(message.message(), "a table");
+        match &wrong {
+            Wrong::Other(problem) => {
+                Invalid::new(if path == "." { String::new() } else { path }, problem.as_str())
             }
-            None => failure,
+            Wrong::UnknownKey { key, known } => {
+                let hint = elsewhere(key, known).or_else(|| wrong.hint());
+                Invalid { hint, ..Invalid::new(path, "unknown key") }
+            }
         }
     })
+}
+
+/// For a key that stands in the wrong section.
+fn elsewhere(key: &str, known: &[String]) -> Option<String> {
+    if suggest::nearest(key, known.iter().map(String::as_str)).is_some() {
+        return None;
+    }
+    let sections = [
+        ("[registry]", keys_of::<RawRegistry>()),
+        ("[build]", keys_of::<RawBuild>()),
+        ("[serve]", keys_of::<RawServe>()),
+        ("[[forge]]", keys_of::<RawForge>()),
+        ("[[repository]]", keys_of::<RawRepository>()),
+    ];
+    let found: Vec<&str> = sections
+        .iter()
+        .filter(|(_, keys)| keys.iter().any(|k| k == key))
+        .map(|(section, _)| *section)
+        .collect();
+    (!found.is_empty()).then(|| format!("`{key}` belongs to {}", found.join(" or ")))
+}
+
+/// The keys of a section, as serde lists them for one that it does not know.
+fn keys_of<T: serde::de::DeserializeOwned>() -> Vec<String> {
+    let unknown = toml::Table::from_iter([(String::new(), toml::Value::Boolean(true))]);
+    match T::deserialize(unknown).map_err(|error| suggest::in_plain_words(error.message(), "a table")) {
+        Err(Wrong::UnknownKey { known, .. }) => known,
+        Err(Wrong::Other(_)) | Ok(_) => Vec::new(),
+    }
+}
+
+/// More are not reported at once.
+const MOST_MISTAKES: usize = 100;
+
+/// Every mistake in the text; the values of the environment are left out.
+pub(super) fn mistakes(text: &str, environment: &Environment) -> Vec<Mistake> {
+    let described = |invalid: Invalid| Mistake {
+        at: invalid.place(text),
+        key: invalid.key,
+        problem: invalid.problem,
+        hint: invalid.hint,
+    };
+    let mut rest = match table(text) {
+        Ok(table) => table,
+        Err(invalid) => return vec![described(invalid)],
+    };
+    let mut found: Vec<Mistake> = Vec::new();
+    while let Err(invalid) = parse(rest.clone()).and_then(|raw| raw.validate(environment)) {
+        let parts: Vec<Part<'_>> = parts(&invalid.key).collect();
+        let mended = mend(&mut rest, &parts, found.len());
+        let again = found.last().is_some_and(|last| last.key == invalid.key);
+        if !again {
+            found.push(described(invalid));
+        }
+        if again || !mended || found.len() == MOST_MISTAKES {
+            break;
+        }
+    }
+    found
+}
+
+/// Takes out what is wrong; a name or a kind, without which its section cannot be read, is replaced.
+fn mend(table: &mut toml::Table, key: &[Part<'_>], number: usize) -> bool {
+    let [Part::Key(first), rest @ ..] = key else { return false };
+    match (*first, rest, table.get_mut(*first)) {
+        (_, _, None) => false,
+        ("name", [], Some(name)) => {
+            *name = toml::Value::String(format!("swanci-check/{number}"));
+            true
+        }
+        ("kind", [], Some(kind)) => {
+            *kind = toml::Value::String("github".to_owned());
+            true
+        }
+        (_, [Part::Index(index), rest @ ..], Some(toml::Value::Array(list)))
+            if list.iter().any(toml::Value::is_table) =>
+        {
+            match list.get_mut(*index) {
+                Some(toml::Value::Table(table)) => mend(table, rest, number),
+                Some(_) | None => false,
+            }
+        }
+        (_, [_, ..], Some(toml::Value::Table(table))) => mend(table, rest, number),
+        (_, _, Some(_)) => table.remove(*first).is_some(),
+    }
 }
 
 impl RawConfig {
@@ -391,7 +501,8 @@ fn answers(forges: &[ForgeConfig], has_git_token: bool) -> Result<(), Invalid> {
     for (i, forge) in forges.iter().enumerate() {
         if forge.status && forge.kind == ForgeName::Gogs {
             let problem = "Gogs has no commit statuses";
-            let hint = Some("set comment = true instead: a comment on the pull request says how it went");
+            let hint =
+                Some("set comment = true instead: a comment on the pull request says how it went".to_owned());
             return Err(Invalid { hint, ..Invalid::new(format!("forge[{i}].status"), problem) });
         }
         // SWANCI_GIT_TOKEN belongs to the only forge, or to the only one without a token of its own.
@@ -399,7 +510,7 @@ fn answers(forges: &[ForgeConfig], has_git_token: bool) -> Result<(), Invalid> {
         if (forge.status || forge.comment) && !has_token {
             let key = if forge.status { "status" } else { "comment" };
             return Err(Invalid {
-                hint: Some("name its token as token_file, or set SWANCI_GIT_TOKEN"),
+                hint: Some("name its token as token_file, or set SWANCI_GIT_TOKEN".to_owned()),
                 ..Invalid::new(format!("forge[{i}].{key}"), "needs a token, and the forge has none")
             });
         }
@@ -438,7 +549,7 @@ fn full_name(key: &str, text: &str) -> Result<RepoName, Invalid> {
         return Ok(name);
     }
     let problem = format!("`{name}` has no owner");
-    Err(Invalid { hint: Some("write OWNER/NAME, as in octocat/hello-world"), ..Invalid::new(key, problem) })
+    Err(Invalid { hint: Some("write OWNER/NAME, as in acme/shop".to_owned()), ..Invalid::new(key, problem) })
 }
 
 fn repositories(raw: Vec<RawRepository>, forges: &[ForgeConfig]) -> Result<Vec<RepositoryConfig>, Invalid> {

@@ -122,6 +122,7 @@ fn build_secrets_belong_to_a_repository() {
     let text = refused("[build]\nsecrets = { npm = 'token' }").render();
     assert!(text.contains("line 2") && text.contains("[[repository]]"), "{text}");
     assert!(refused("[serve]\nsecrets = 1").render().contains("did you mean `secret_file`?"));
+    assert!(refused("[registry]\njobs = 1").render().contains("`jobs` belongs to [build] or [serve]"));
 }
 
 #[test]
@@ -190,7 +191,7 @@ fn a_forge_has_a_kind_and_one_url() {
     assert!(refused("[[forge]]\nkind='gitae'\nurl='https://h'").render().contains("did you mean `gitea`?"));
     assert!(refused("[[forge]]\nurl='https://h'").render().contains("kind"));
     assert!(
-        refused("[[forge]]\nkind='gitea'\nurl='https://h'\nstatuss=true").render().contains("unknown field")
+        refused("[[forge]]\nkind='gitea'\nurl='https://h'\nstatuss=true").render().contains("unknown key")
     );
     let twice = refused("[[forge]]\nkind='gitea'\nurl='https://h'\n[[forge]]\nkind='gogs'\nurl='https://H/'")
         .render();

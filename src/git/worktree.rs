@@ -46,6 +46,14 @@ struct Entries {
     lfs: LfsUse,
 }
 
+/// What `git status` lists below a folder of a working tree; `None` where there is none, or where git does not read it.
+pub(crate) fn uncommitted(dir: &Path, cancel: &Cancel) -> Option<Vec<String>> {
+    let status = ["status", "--porcelain=v1", "-z", "--no-renames", "--untracked-files=normal", "--", "."];
+    let listed = super::git("none", &[]).dir(dir).args(status).run(cancel).ok()?;
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    Some(listed.split('\0').filter_map(|entry| entry.get(3..)).map(str::to_owned).collect())
+}
+
 impl Mirror<'_> {
     /// Writes a context into `into`, under its path, with the attributes above it. Returns the submodules in it.
     pub fn check_out_context(&self, files: &ContextFiles, into: &Path) -> Result<Vec<Gitlink>, GitError> {

@@ -1,62 +1,45 @@
-//! Paths inside a repository, as text. Symlinks are for whoever opens them.
+//! Paths inside a repository. Symlinks are not resolved here.
 
 use std::fmt;
 
 use crate::escape::shortened;
 
-/// A path from the root of a repository, that does not leave it: components joined by `/`, `.` for the root itself.
+/// A path from the root of a repository that does not leave it: components joined by `/`, or `.` for the root.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct RelPath(String);
 
-/// Why a path is refused.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum PathError {
-    #[error("the path is empty (the root is `.`)")]
-    Empty,
-    #[error("`{0}` is absolute; paths start at the root of the repository")]
-    Absolute(String),
-    #[error("`{0}` leaves the repository")]
-    Leaves(String),
-    #[error("`{0}` has a backslash or a control character; folders are separated by `/`")]
-    Character(String),
-    #[error("it is a folder, not a Dockerfile")]
-    NoFile,
-    #[error("the path is longer than 4096 bytes")]
-    Long,
-}
-
 impl RelPath {
-    /// The root of the repository.
     pub(crate) fn root() -> RelPath {
         RelPath(".".to_owned())
     }
 
-    /// Reads a path from the root.
-    pub(super) fn parse(path: &str) -> Result<RelPath, PathError> {
-        RelPath::root().join(path)
+    /// The file `name` at the root.
+    pub(super) fn at_root(name: &'static str) -> RelPath {
+        RelPath(name.to_owned())
     }
 
-    /// The path that `path` is from here. `..` is followed as text, and may not climb out of the root.
-    pub(super) fn join(&self, path: &str) -> Result<RelPath, PathError> {
+    /// Resolves `path` from here, `..` by its text. The error says what is wrong.
+    pub(super) fn join(&self, path: &str) -> Result<RelPath, String> {
         let shown = || shortened(path, 80);
         if path.is_empty() {
-            return Err(PathError::Empty);
+            return Err("the path is empty (the root is `.`)".to_owned());
         }
         if path.len() > 4096 {
-            return Err(PathError::Long);
+            return Err("the path is longer than 4096 bytes".to_owned());
         }
         if path.starts_with('/') {
-            return Err(PathError::Absolute(shown()));
+            return Err(format!("`{}` is absolute; paths start at the root of the repository", shown()));
         }
         if path.chars().any(|c| c == '\\' || c.is_control()) {
-            return Err(PathError::Character(shown()));
+            let path = shown();
+            return Err(format!("`{path}` has a backslash or a control character; the separator is `/`"));
         }
         let mut parts: Vec<&str> = self.components().collect();
         for part in path.split('/') {
             match part {
                 "" | "." => {}
                 ".." => {
-                    parts.pop().ok_or_else(|| PathError::Leaves(shown()))?;
+                    parts.pop().ok_or_else(|| format!("`{}` leaves the repository", shown()))?;
                 }
                 part => parts.push(part),
             }
@@ -64,17 +47,15 @@ impl RelPath {
         Ok(if parts.is_empty() { RelPath::root() } else { RelPath(parts.join("/")) })
     }
 
-    /// The text of the path; `.` for the root.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether it is the root of the repository.
     pub(crate) fn is_root(&self) -> bool {
         self.0 == "."
     }
 
-    /// Its components, none for the root.
+    /// None for the root.
     pub(crate) fn components(&self) -> impl Iterator<Item = &str> {
         self.0.split('/').filter(|part| *part != ".")
     }
@@ -91,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_is_tidied_and_never_leaves_the_repository() {
+    fn a_path_is_normalized_and_never_leaves_the_repository() {
         for (from, path, expected) in [
             (".", "httpd", Ok("httpd")),
             (".", "./a//b/./c/", Ok("a/b/c")),

@@ -7,27 +7,23 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::escape::shortened;
+use crate::escape::{escaped, shortened};
 use crate::model::{BranchName, CommitSha, Tag};
 use crate::suggest;
 
-/// The longest tag (distribution spec).
+/// Distribution spec.
 const MAX_TAG: usize = 128;
 /// Of the SHA-256 of a branch's name.
 const HASH_BYTES: usize = 4;
 
-/// A word of a template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Word {
-    /// `{version}`: of the image.
     Version,
-    /// `{branch}`: what a tag may not hold becomes `-`.
     Branch,
-    /// `{commit}`: the full id.
     Commit,
-    /// `{short}`: the first 12 digits of the commit.
+    /// The first 12 digits of the commit.
     Short,
-    /// `{number}`: of the pull request.
+    /// Of the pull request.
     Number,
 }
 
@@ -57,7 +53,7 @@ enum Part {
     Word(Word),
 }
 
-/// A template that can be read; whether it makes a tag depends on the values.
+/// A template with valid syntax; whether it makes a tag depends on the values.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Template {
@@ -65,112 +61,57 @@ pub struct Template {
     parts: Vec<Part>,
 }
 
-/// Why a template makes no tag: exit code 4.
+/// Why a template makes no tag.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum TemplateError {
-    /// There is nothing in it.
-    #[error("a tag template is empty")]
-    Empty,
-    /// Braces that do not pair.
-    #[error("the tag template `{0}` has unbalanced braces")]
-    Braces(String),
-    /// A word that templates do not know.
-    #[error(
-        "the tag template `{template}` has the unknown word `{{{word}}}`; did you mean `{nearest}`? Known are \
-         {{version}}, {{branch}}, {{commit}}, {{short}} and {{number}}"
-    )]
-    Unknown {
-        /// The template.
-        template: String,
-        /// The word.
-        word: String,
-        /// The known word most like it.
-        nearest: Word,
-    },
-    /// A character that no tag may hold, outside of braces.
-    #[error("the tag template `{template}` has `{character}`, which no tag may hold")]
-    Character {
-        /// The template.
-        template: String,
-        /// The character, escaped.
-        character: String,
-    },
-    /// There is no value for a word.
-    #[error("the tag template `{template}` asks for {word}, and there is none here")]
-    Missing {
-        /// The template.
-        template: String,
-        /// The word.
-        word: Word,
-    },
-    /// The result is not a tag.
-    #[error(
-        "the tag template `{template}` makes `{tag}`, which is no valid tag (at most 128 characters; not starting with `.` or `-`)"
-    )]
-    NoTag {
-        /// The template.
-        template: String,
-        /// What comes out.
-        tag: String,
-    },
-    /// The result is an immutable tag, reserved for commits.
-    #[error("the tag template `{template}` makes `{tag}`; `sha-<commit>` is set by itself and never moves")]
-    Reserved {
-        /// The template.
-        template: String,
-        /// What comes out.
-        tag: Tag,
-    },
+#[error("the tag template `{}` {problem}", shortened(.template, 150))]
+pub struct TemplateError {
+    template: String,
+    problem: String,
 }
 
-/// The values of the words.
 #[derive(Debug, Clone, Copy)]
 pub struct TemplateValues<'a> {
-    /// The image's version.
     pub version: Option<&'a Tag>,
-    /// The branch that the commit landed on.
     pub branch: Option<&'a BranchName>,
-    /// The commit.
     pub commit: &'a CommitSha,
-    /// The pull request's number.
     pub number: Option<u64>,
 }
 
 impl FromStr for Template {
     type Err = TemplateError;
     fn from_str(source: &str) -> Result<Template, TemplateError> {
-        let shown = || shortened(source, 150);
+        let wrong =
+            |problem: &str| TemplateError { template: source.to_owned(), problem: problem.to_owned() };
         if source.is_empty() {
-            return Err(TemplateError::Empty);
+            return Err(wrong("is empty"));
         }
         let mut parts = Vec::new();
         let mut rest = source;
         while !rest.is_empty() {
-            let text = &rest[..rest.find(['{', '}']).unwrap_or(rest.len())];
-            if let Some(c) =
-                text.chars().find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-')))
-            {
-                let character = shortened(c.encode_utf8(&mut [0; 4]), 1);
-                return Err(TemplateError::Character { template: shown(), character });
+            let (text, braced) = rest.split_at(rest.find(['{', '}']).unwrap_or(rest.len()));
+            if let Some(c) = text.chars().find(|c| !is_tag_character(*c)) {
+                let c = escaped(c.encode_utf8(&mut [0; 4]));
+                return Err(wrong(&format!("has `{c}`, which a tag cannot contain")));
             }
             if !text.is_empty() {
                 parts.push(Part::Text(text.to_owned()));
             }
-            rest = &rest[text.len()..];
-            let Some(braced) = rest.strip_prefix('{') else {
-                if rest.is_empty() { break } else { return Err(TemplateError::Braces(shown())) }
+            if braced.is_empty() {
+                break;
+            }
+            let word = braced.strip_prefix('{').and_then(|inner| inner.split_once('}'));
+            let Some((word, behind)) = word.filter(|(word, _)| !word.contains('{')) else {
+                return Err(wrong("has unbalanced braces"));
             };
-            let (word, behind) = match braced.split_once('}') {
-                Some((word, behind)) if !word.contains('{') => (word, behind),
-                _ => return Err(TemplateError::Braces(shown())),
+            let Some(known) = Word::ALL.into_iter().find(|known| known.text() == word) else {
+                let nearest = suggest::nearest(word, Word::ALL.map(Word::text)).unwrap_or_default();
+                return Err(wrong(&format!(
+                    "has the unknown word `{{{}}}`; did you mean `{{{nearest}}}`? The words are {}",
+                    shortened(word, 40),
+                    Word::ALL.map(|word| word.to_string()).join(", ")
+                )));
             };
-            let known = |word: &str| Word::ALL.into_iter().find(|known| known.text() == word);
-            let unknown = || {
-                let nearest = suggest::nearest(word, Word::ALL.map(Word::text)).and_then(known);
-                let nearest = nearest.unwrap_or(Word::Version);
-                TemplateError::Unknown { template: shown(), word: shortened(word, 40), nearest }
-            };
-            parts.push(Part::Word(known(word).ok_or_else(unknown)?));
+            parts.push(Part::Word(known));
             rest = behind;
         }
         Ok(Template { source: source.to_owned(), parts })
@@ -197,83 +138,82 @@ impl fmt::Display for Template {
 }
 
 impl Template {
-    /// The templates of an image for which nobody named any: `{version}`, or `{branch}` without one.
+    /// `{version}`, or `{branch}` for an image without a version.
     pub fn default_list(has_version: bool) -> Vec<Template> {
         let word = if has_version { Word::Version } else { Word::Branch };
         vec![Template { source: word.to_string(), parts: vec![Part::Word(word)] }]
     }
 
-    /// Whether `word` occurs in it.
     pub fn asks_for(&self, word: Word) -> bool {
         self.parts.contains(&Part::Word(word))
     }
 
-    /// The tag that it makes of these values. A branch is fitted into a tag: what a tag may not hold becomes `-`, a
-    /// start that a tag may not have becomes `_`, and it is cut so that the whole fits. When anything but a `/` was
-    /// changed, a hash of the branch's name follows, so that two such branches get two tags.
-    ///
-    /// # Errors
-    /// [`TemplateError`] when a value is missing or no tag comes out.
+    fn wrong(&self, problem: String) -> TemplateError {
+        TemplateError { template: self.source.clone(), problem }
+    }
+
+    /// The tag for these values. A branch is made to fit a tag, see [`fitted`].
     pub fn expand(&self, values: &TemplateValues<'_>) -> Result<Tag, TemplateError> {
         let number = values.number.map(|n| n.to_string());
-        // `None` stands where a branch is to be fitted in.
-        let mut pieces: Vec<Option<&str>> = Vec::with_capacity(self.parts.len());
-        let mut branch = "";
+        let value = |word: Word| {
+            let value = match word {
+                Word::Version => values.version.map(Tag::as_str),
+                Word::Branch => values.branch.map(BranchName::as_str),
+                Word::Commit => Some(values.commit.as_str()),
+                Word::Short => Some(values.commit.short()),
+                Word::Number => number.as_deref(),
+            };
+            value.ok_or_else(|| self.wrong(format!("asks for {word}, which has no value here")))
+        };
+        let mut pieces: Vec<(&str, bool)> = Vec::with_capacity(self.parts.len());
         for part in &self.parts {
-            let missing = |word| TemplateError::Missing { template: self.source.clone(), word };
             pieces.push(match part {
-                Part::Text(text) => Some(text),
-                Part::Word(word @ Word::Version) => {
-                    Some(values.version.ok_or_else(|| missing(*word))?.as_str())
-                }
-                Part::Word(Word::Commit) => Some(values.commit.as_str()),
-                Part::Word(Word::Short) => Some(values.commit.short()),
-                Part::Word(word @ Word::Number) => Some(number.as_deref().ok_or_else(|| missing(*word))?),
-                Part::Word(word @ Word::Branch) => {
-                    branch = values.branch.ok_or_else(|| missing(*word))?.as_str();
-                    None
-                }
+                Part::Text(text) => (text, false),
+                Part::Word(word) => (value(*word)?, *word == Word::Branch),
             });
         }
-        let fixed: usize = pieces.iter().flatten().map(|piece| piece.len()).sum();
-        let branches = pieces.iter().filter(|piece| piece.is_none()).count();
+        let fixed: usize =
+            pieces.iter().filter(|(_, is_branch)| !is_branch).map(|(text, _)| text.len()).sum();
+        let branches = pieces.iter().filter(|(_, is_branch)| *is_branch).count();
         let room = MAX_TAG.saturating_sub(fixed).checked_div(branches).unwrap_or(0);
         let first = self.parts.first() == Some(&Part::Word(Word::Branch));
-        let branch = fitted(branch, room, first);
-        let tag: String = pieces.into_iter().map(|piece| piece.unwrap_or(&branch)).collect();
-        let tag: Tag = tag
-            .parse()
-            .map_err(|_| TemplateError::NoTag { template: self.source.clone(), tag: shortened(&tag, 150) })?;
+        let branch = fitted(values.branch.map_or("", BranchName::as_str), room, first);
+        let text: String =
+            pieces.into_iter().map(|(text, is_branch)| if is_branch { &branch } else { text }).collect();
+        let tag: Tag = text.parse().map_err(|_| {
+            let text = shortened(&text, 150);
+            self.wrong(format!(
+                "makes `{text}`, which is not a valid tag (at most 128 characters; not starting with `.` or `-`)"
+            ))
+        })?;
         if is_immutable(&tag) {
-            return Err(TemplateError::Reserved { template: self.source.clone(), tag });
+            return Err(
+                self.wrong(format!("makes `{tag}`; swanci itself sets `sha-<commit>`, which never moves"))
+            );
         }
         Ok(tag)
     }
 
-    /// The tags of a list of templates, in its order, each once.
-    ///
-    /// # Errors
-    /// The [`TemplateError`] of the first that makes no tag.
+    /// The tags of a list of templates, without duplicates.
     pub fn expand_all(list: &[Template], values: &TemplateValues<'_>) -> Result<Vec<Tag>, TemplateError> {
-        let mut tags = Vec::with_capacity(list.len());
         let mut seen = HashSet::with_capacity(list.len());
-        for template in list {
-            let tag = template.expand(values)?;
-            if seen.insert(tag.clone()) {
-                tags.push(tag);
-            }
-        }
+        let mut tags = list.iter().map(|template| template.expand(values)).collect::<Result<Vec<_>, _>>()?;
+        tags.retain(|tag| seen.insert(tag.clone()));
         Ok(tags)
     }
 }
 
-/// A branch's name as a part of a tag, of at most `room` bytes where its hash fits in; `first` when the tag begins
-/// with it.
+fn is_tag_character(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-')
+}
+
+/// A branch's name as a part of a tag, of at most `room` bytes (or the length of its hash); `first` when the tag starts
+/// with it. Invalid characters become `-`, and an invalid start becomes `_`. Unless only `/` was replaced, a hash of the
+/// name follows, so that two such branches get different tags.
 fn fitted(branch: &str, room: usize, first: bool) -> String {
-    let keep = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
     // One ASCII character for each character of the branch, so that it can be cut anywhere.
-    let mut text: String = branch.chars().map(|c| if keep(c) { c } else { '-' }).collect();
-    let mut changed = text.len() > room || branch.chars().any(|c| !keep(c) && c != '/');
+    let mut text: String = branch.chars().map(|c| if is_tag_character(c) { c } else { '-' }).collect();
+    let mut changed = text.len() > room || branch.chars().any(|c| !is_tag_character(c) && c != '/');
     if first && text.starts_with(['.', '-']) {
         text.replace_range(..1, "_");
         changed = true;
@@ -287,7 +227,7 @@ fn fitted(branch: &str, room: usize, first: bool) -> String {
     text
 }
 
-/// Whether it is a tag of the form that [`CommitSha::immutable_tag`] makes.
+/// Whether [`CommitSha::immutable_tag`] makes tags of this form.
 pub(crate) fn is_immutable(tag: &Tag) -> bool {
     tag.as_str().strip_prefix("sha-").is_some_and(|id| id.parse::<CommitSha>().is_ok())
 }
@@ -318,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn words_become_their_values() {
+    fn words_are_replaced_by_their_values() {
         let long = "a/".repeat(100) + "b";
         for (template, branch, expected) in [
             ("{version}", "main", "1.0"),
@@ -344,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn branches_that_differ_give_tags_that_differ() {
+    fn different_branches_get_different_tags() {
         let long = "x".repeat(128);
         let names = [
             "修复",
@@ -380,12 +320,12 @@ mod tests {
                 }
             }
         }
-        // Only a `/` is replaced without a trace.
+        // Only `/` is replaced without a hash.
         assert_eq!(expand("{branch}", None, Some("feature/x"), None).unwrap().as_str(), "feature-x");
     }
 
     #[test]
-    fn a_list_of_many_tags_takes_no_quadratic_time() {
+    fn a_list_of_many_tags_takes_linear_time() {
         let list: Vec<Template> = (0..50_000).map(|i| format!("t{i}").parse().unwrap()).collect();
         let commit = SHA.parse().unwrap();
         let values = TemplateValues { version: None, branch: None, commit: &commit, number: None };
@@ -393,9 +333,9 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_tag_is_refused_and_the_template_is_named() {
+    fn a_template_that_makes_no_tag_is_refused_by_name() {
         for (template, word) in [
-            ("", "empty"),
+            ("", "is empty"),
             ("{", "unbalanced"),
             ("}", "unbalanced"),
             ("{version", "unbalanced"),
@@ -407,18 +347,18 @@ mod tests {
             ("{Version}", "unknown word"),
             ("{sha}", "unknown word"),
             ("{\u{1b}[2J}", "unknown word"),
-            ("a b", "no tag may hold"),
-            ("a/b", "no tag may hold"),
-            ("a:{version}", "no tag may hold"),
-            ("ü", "no tag may hold"),
-            ("-{short}", "no valid tag"),
-            (".x", "no valid tag"),
+            ("a b", "a tag cannot contain"),
+            ("a/b", "a tag cannot contain"),
+            ("a:{version}", "a tag cannot contain"),
+            ("ü", "a tag cannot contain"),
+            ("-{short}", "not a valid tag"),
+            (".x", "not a valid tag"),
             ("{version}", "asks for {version}"),
             ("{number}", "asks for {number}"),
             ("{branch}", "asks for {branch}"),
             ("sha-{commit}", "never moves"),
-            (&"a".repeat(129), "no valid tag"),
-            (&format!("{}{{branch}}", "a".repeat(125)), "no valid tag"),
+            (&"a".repeat(129), "not a valid tag"),
+            (&format!("{}{{branch}}", "a".repeat(125)), "not a valid tag"),
         ] {
             let message =
                 expand(template, None, if template.len() > 100 { Some("long-branch") } else { None }, None)
@@ -429,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_makes_each_tag_once_and_the_default_follows_the_version() {
+    fn a_list_makes_each_tag_once_and_the_default_depends_on_the_version() {
         let commit = SHA.parse().unwrap();
         let (version, branch) = ("1.0".parse().unwrap(), "main".parse().unwrap());
         let values =

@@ -15,7 +15,7 @@ fn one(keys: &str) -> Result<ImageSpec, ManifestError> {
 }
 
 #[test]
-fn the_originals_file_is_read() {
+fn the_original_projects_file_is_accepted() {
     let text = "\u{feff}{\"images\":[{\"service_name\":\"httpd\",\"version\":\"1.0\",\"type\":\"Docker\"},\
                 {\"service_name\":\"team/postgresql\",\"version\":\"9.6\",\"type\":\"AMI\"}]}";
     let specs = parse(text.as_bytes()).unwrap();
@@ -29,7 +29,7 @@ fn the_originals_file_is_read() {
 }
 
 #[test]
-fn everything_optional_is_read() {
+fn optional_keys_are_read() {
     let spec = one(
         r#""context":".","dockerfile":"build/../Dockerfile.httpd","args":{"A":"x y","n":80,"b":true,"_":""},
            "target":"final","platform":"linux/arm/v7","tags":["latest","pr-{number}"]"#,
@@ -49,7 +49,7 @@ fn everything_optional_is_read() {
 }
 
 #[test]
-fn what_is_wrong_in_an_image_is_refused_with_its_path() {
+fn an_invalid_image_is_refused_with_its_json_path() {
     for (keys, path, word) in [
         (r#""version":"""#, "images[0].version", "valid tag"),
         (r#""version":"a b""#, "images[0].version", "valid tag"),
@@ -68,7 +68,7 @@ fn what_is_wrong_in_an_image_is_refused_with_its_path() {
         (r#""args":{"A":null}"#, "images[0].args.A", "expected a string"),
         (r#""args":{"A":1.10}"#, "images[0].args.A", "expected a string"),
         (r#""args":{"A":["x"]}"#, "images[0].args.A", "expected a string"),
-        (r#""args":{"A":"x","A":"y"}"#, "images[0].args", "duplicate field `A`"),
+        (r#""args":{"A":"x","A":"y"}"#, "images[0].args", "`A` is given twice"),
         (r#""args":["A=x"]"#, "images[0].args", "expected an object"),
         (r#""args":{"NPM_TOKEN":"hunter2"}"#, "images[0].args.NPM_TOKEN", "build secret"),
         (r#""target":"""#, "images[0].target", "stage name"),
@@ -79,45 +79,45 @@ fn what_is_wrong_in_an_image_is_refused_with_its_path() {
         (r#""tags":["x","{sha}"]"#, "images[0].tags[1]", "unknown word"),
         (r#""tags":["{version"]"#, "images[0].tags[0]", "unbalanced"),
         (r#""tags":["{version}"]"#, "images[0].tags[0]", "no `version`"),
-        (r#""tags":["a/b"]"#, "images[0].tags[0]", "no tag may hold"),
-        (r#""tags":"x""#, "images[0].tags", "expected a sequence"),
-        (r#""service":"x""#, "images[0].service", "unknown field"),
+        (r#""tags":["a/b"]"#, "images[0].tags[0]", "a tag cannot contain"),
+        (r#""tags":"x""#, "images[0].tags", "expected a list"),
+        (r#""service":"x""#, "images[0].service", "known key"),
         (r#""dockerfil":"x""#, "images[0].dockerfil", "did you mean `dockerfile`?"),
         (r#""Version":"x""#, "images[0].Version", "did you mean `version`?"),
         (r#""tags":["{vresion}"]"#, "images[0].tags[0]", "did you mean `{version}`?"),
-        (r#""\u001b[2J":"x""#, "images[0].\\u{1b}[2J", "unknown field"),
-        (r#""type":"Docker""#, "images[0]", "duplicate field"),
+        (r#""\u001b[2J":"x""#, "images[0].\\u{1b}[2J", "known key"),
+        (r#""type":"Docker""#, "images[0]", "given twice"),
     ] {
         let error = one(keys).expect_err(keys);
         assert!(error.problem.contains(word), "{keys}: {error}");
         assert_eq!(error.path.as_deref(), Some(path), "{keys}: {error}");
         let shown = error.to_string();
-        assert!(shown.starts_with("images.json: ") && !shown.contains(char::is_control), "{shown:?}");
+        assert!(shown.starts_with("images.json, line 1: ") && !shown.contains(char::is_control), "{shown:?}");
         assert!(!shown.contains("hunter2"), "a refused secret is not shown again: {shown}");
     }
 }
 
 #[test]
-fn what_is_wrong_as_a_whole_is_refused() {
+fn an_invalid_file_is_refused() {
     for (text, word) in [
         ("", "EOF"),
         ("[]", "expected an object"),
         ("[[]]", "expected an object"),
         ("null", "not a list of images"),
         ("{", "EOF"),
-        ("{}", "missing field `images`"),
+        ("{}", "`images` is missing"),
         ("{\"images\":[]}", "is empty"),
-        ("{\"images\":null}", "expected a sequence"),
-        ("{\"images\":{}}", "expected a sequence"),
-        ("{\"images\":[],\"x\":1}", "unknown field"),
-        ("{\"images\":[{}]}", "missing field `service_name`"),
+        ("{\"images\":null}", "expected a list"),
+        ("{\"images\":{}}", "expected a list"),
+        ("{\"images\":[],\"x\":1}", "known key"),
+        ("{\"images\":[{}]}", "`service_name` is missing"),
         ("{\"images\":[[\"httpd\"]]}", "expected an object"),
         ("{\"images\":[{\"service_name\":\"a\"}]} x", "goes on after its end"),
         ("{\"images\":[{\"service_name\":\"a\"}", "EOF"),
         ("{\"images\":[{\"service_name\":\"A\"}]}", "valid image name"),
         ("{\"images\":[{\"service_name\":\"../a\"}]}", "valid image name"),
         ("{\"images\":[{\"service_name\":\"a:1\"}]}", "valid image name"),
-        ("{\"images\":[{\"service_name\":\"a\"},{\"service_name\":\"a\"}]}", "`images[0]` is called already"),
+        ("{\"images\":[{\"service_name\":\"a\"},{\"service_name\":\"a\"}]}", "also the name of `images[0]`"),
     ] {
         let error = parse(text.as_bytes()).expect_err(text);
         assert!(error.to_string().contains(word), "{text}: {error}");
@@ -128,7 +128,51 @@ fn what_is_wrong_as_a_whole_is_refused() {
 }
 
 #[test]
-fn docker_is_a_type_in_any_case() {
+fn every_mistake_is_found_with_its_line_and_column() {
+    let text = r#"{"images": [
+  {"service_name": "good", "version": "1.0"},
+  {"service_name": "Bad", "verison": "1.0",
+   "tags": ["ok", "{x}"]},
+  {"version": 1, "args": {"A-B": "x"}},
+  7,
+  {"service_name": "good", "context": "../x"}
+ ],
+ "image": []}"#;
+    let (mistakes, specs) = mistakes(text.as_bytes());
+    let mut found: Vec<_> = mistakes.iter().map(|m| (m.at.unwrap(), m.path.as_deref().unwrap())).collect();
+    found.sort_unstable();
+    assert_eq!(
+        found,
+        [
+            ((3, 4), "images[1].service_name"),
+            ((3, 27), "images[1].verison"),
+            ((4, 19), "images[1].tags[1]"),
+            ((5, 3), "images[2]"),
+            ((5, 4), "images[2].version"),
+            ((5, 27), "images[2].args.A-B"),
+            ((6, 3), "images[3]"),
+            ((7, 4), "images[4].service_name"),
+            ((7, 28), "images[4].context"),
+            ((9, 2), "image"),
+        ],
+        "{mistakes:#?}"
+    );
+    assert_eq!(specs.keys().collect::<Vec<_>>(), [&0], "the files of the others are not known");
+    assert!(super::mistakes(br#"{"images":[{"service_name":"a"}]}"#).0.is_empty());
+    for whole in [
+        "",
+        "{",
+        "[]",
+        "{\"images\":[]}",
+        "{}",
+        "{\"images\":[{\"service_name\":\"a\",\"args\":{\"a.b\":\"\"}}]}",
+    ] {
+        assert_eq!(super::mistakes(whole.as_bytes()).0.len(), 1, "{whole}");
+    }
+}
+
+#[test]
+fn the_type_docker_ignores_case() {
     for kind in ["Docker", "docker", "DOCKER"] {
         let text = format!(r#"{{"images":[{{"service_name":"a","type":"{kind}"}}]}}"#);
         assert_eq!(parse(text.as_bytes()).unwrap()[0].kind, ImageKind::Docker, "{kind}");
@@ -140,7 +184,7 @@ fn docker_is_a_type_in_any_case() {
 }
 
 #[test]
-fn ten_thousand_images_are_read_at_once() {
+fn ten_thousand_images_are_read() {
     let images: Vec<String> = (0..10_000)
         .map(|i| format!(r#"{{"service_name":"i{i}","args":{{"A":"x"}},"tags":["a","b"]}}"#))
         .collect();
@@ -148,7 +192,7 @@ fn ten_thousand_images_are_read_at_once() {
 }
 
 #[test]
-fn a_repository_with_a_dockerfile_alone_is_one_image_named_after_it() {
+fn a_repository_with_only_a_dockerfile_is_one_image_named_after_it() {
     let spec = ImageSpec::root_dockerfile(&"Team/My.App".parse().unwrap()).unwrap();
     assert_eq!(
         (spec.name.as_str(), spec.context.as_str(), spec.dockerfile.as_str()),
@@ -162,10 +206,11 @@ proptest! {
     #[test]
     fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let _ = parse(&bytes);
+        let _ = mistakes(&bytes);
     }
 
     #[test]
-    fn what_is_accepted_holds_only_good_values(
+    fn accepted_paths_are_normalized(
         context in "[a-z./\\\\\\x00-]{0,12}", dockerfile in "[a-zA-Z./-]{0,12}",
     ) {
         let keys = format!(

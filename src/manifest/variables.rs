@@ -1,12 +1,12 @@
-//! Variables in a Dockerfile's words (docs.docker.com, "Dockerfile reference", environment replacement).
+//! Variables in a Dockerfile (docs.docker.com, "Dockerfile reference", environment replacement).
 
 use std::collections::BTreeMap;
 
-/// How deep `${A:-${B:-…}}` is followed.
+/// Of `${A:-${B:-…}}`.
 const MAX_NESTING: usize = 16;
 
-/// A word with quotes removed and `$NAME`, `${NAME}`, `${NAME:-x}`, `${NAME-x}`, `${NAME:+x}`, `${NAME+x}`, `${NAME:?x}`, `${NAME?x}` replaced;
-/// `None` when it asks for a value that is not known, or for more than that.
+/// Removes quotes and replaces `$NAME`, `${NAME}`, `${NAME:-x}`, `${NAME-x}`, `${NAME:+x}`, `${NAME+x}`, `${NAME:?x}` and
+/// `${NAME?x}`; `None` for an unknown value or another modifier.
 pub(super) fn expand(word: &str, values: &BTreeMap<String, String>, escape: char) -> Option<String> {
     expand_nested(word, values, escape, 0)
 }
@@ -58,7 +58,7 @@ fn is_name(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_'
 }
 
-/// Where the brace ends that was opened before `text`.
+/// The end of a brace that opened before `text`.
 fn closing_brace(text: &str) -> Option<usize> {
     let mut open = 0_usize;
     for (at, c) in text.char_indices() {
@@ -75,24 +75,15 @@ fn closing_brace(text: &str) -> Option<usize> {
 fn braced(inner: &str, values: &BTreeMap<String, String>, escape: char, depth: usize) -> Option<String> {
     let end = inner.find(|c: char| !is_name(c)).unwrap_or(inner.len());
     let (name, modifier) = inner.split_at(end);
-    let known = values.get(name);
-    let filled = known.filter(|value| !value.is_empty());
-    let other = |text: &str| expand_nested(text, values, escape, depth + 1);
-    if modifier.is_empty() {
-        known.cloned()
-    } else if let Some(text) = modifier.strip_prefix(":-") {
-        filled.cloned().or_else(|| other(text))
-    } else if let Some(text) = modifier.strip_prefix('-') {
-        known.cloned().or_else(|| other(text))
-    } else if let Some(text) = modifier.strip_prefix(":+") {
-        filled.map_or(Some(String::new()), |_| other(text))
-    } else if let Some(text) = modifier.strip_prefix('+') {
-        known.map_or(Some(String::new()), |_| other(text))
-    } else if modifier.starts_with(":?") {
-        filled.cloned()
-    } else if modifier.starts_with('?') {
-        known.cloned()
-    } else {
-        None
+    let (colon, modifier) = modifier.strip_prefix(':').map_or((false, modifier), |rest| (true, rest));
+    // With a colon an empty value counts as unset.
+    let value = values.get(name).filter(|value| !(colon && value.is_empty()));
+    let other = || expand_nested(&modifier[1..], values, escape, depth + 1);
+    match modifier.chars().next() {
+        None if !colon => value.cloned(),
+        Some('-') => value.cloned().or_else(other),
+        Some('+') => value.map_or(Some(String::new()), |_| other()),
+        Some('?') => value.cloned(),
+        None | Some(_) => None,
     }
 }

@@ -1,4 +1,4 @@
-//! images.json as it is written.
+//! The JSON of images.json.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,7 +18,6 @@ pub(crate) struct File {
     images: Vec<Object<Image>>,
 }
 
-/// One entry of the list.
 #[derive(Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -29,25 +28,14 @@ pub(super) struct Image {
     pub kind: Option<String>,
     pub context: Option<String>,
     pub dockerfile: Option<String>,
-    #[cfg_attr(test, schemars(with = "Option<BTreeMap<String, ArgSchema>>"))]
+    #[cfg_attr(test, schemars(with = "Option<BTreeMap<String, ArgValue>>"))]
     pub args: Option<Args>,
     pub target: Option<String>,
     pub platform: Option<String>,
     pub tags: Option<Vec<String>>,
 }
 
-/// A build argument, for the schema.
-#[cfg(test)]
-#[derive(schemars::JsonSchema)]
-#[schemars(untagged)]
-#[allow(dead_code, reason = "only its schema is used")]
-enum ArgSchema {
-    Text(String),
-    Number(i64),
-    Flag(bool),
-}
-
-/// Build arguments. A map that refuses a name that stands there twice, as serde's derive does for fields.
+/// Build arguments. Unlike a map, refuses a duplicate name, as serde's derive does for fields.
 #[derive(Default)]
 pub(super) struct Args(pub BTreeMap<String, String>);
 
@@ -62,7 +50,10 @@ impl<'de> Deserialize<'de> for Args {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Args, A::Error> {
                 let mut args = BTreeMap::new();
                 while let Some(name) = map.next_key::<String>()? {
-                    let ArgValue(value) = map.next_value()?;
+                    let value = map.next_value::<ArgValue>()?.to_string();
+                    if value.contains('\0') {
+                        return Err(de::Error::custom("an argument cannot contain a NUL"));
+                    }
                     if args.insert(name.clone(), value).is_some() {
                         return Err(de::Error::custom(format_args!("duplicate field `{name}`")));
                     }
@@ -74,39 +65,29 @@ impl<'de> Deserialize<'de> for Args {
     }
 }
 
-/// An argument's value: a string, or a whole number or a truth value as JSON writes it. A fraction is refused, because
-/// `1.10` would become `1.1`.
-struct ArgValue(String);
+/// A build argument. A fraction is refused, because `1.10` would become `1.1`.
+#[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(untagged, expecting = "expected a string (or a whole number, true or false)")]
+enum ArgValue {
+    Text(String),
+    Number(i64),
+    #[cfg_attr(test, schemars(skip))]
+    Large(u64),
+    Flag(bool),
+}
 
-impl<'de> Deserialize<'de> for ArgValue {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ValueVisitor;
-        impl Visitor<'_> for ValueVisitor {
-            type Value = ArgValue;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string (or a whole number, true or false)")
-            }
-            fn visit_str<E: de::Error>(self, value: &str) -> Result<ArgValue, E> {
-                if value.contains('\0') {
-                    return Err(E::custom("a NUL cannot be part of an argument"));
-                }
-                Ok(ArgValue(value.to_owned()))
-            }
-            fn visit_bool<E: de::Error>(self, value: bool) -> Result<ArgValue, E> {
-                Ok(ArgValue(value.to_string()))
-            }
-            fn visit_i64<E: de::Error>(self, value: i64) -> Result<ArgValue, E> {
-                Ok(ArgValue(value.to_string()))
-            }
-            fn visit_u64<E: de::Error>(self, value: u64) -> Result<ArgValue, E> {
-                Ok(ArgValue(value.to_string()))
-            }
+impl fmt::Display for ArgValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ArgValue::Text(text) => f.write_str(text),
+            ArgValue::Number(number) => number.fmt(f),
+            ArgValue::Large(number) => number.fmt(f),
+            ArgValue::Flag(flag) => flag.fmt(f),
         }
-        deserializer.deserialize_any(ValueVisitor)
     }
 }
 
-/// Reads the list of images.
 pub(super) fn read(bytes: &[u8]) -> Result<Vec<Image>, ManifestError> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let text = std::str::from_utf8(bytes)

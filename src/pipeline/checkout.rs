@@ -69,7 +69,7 @@ pub(crate) fn resolve_by_hand(site: Site, by_hand: &ByHand) -> Result<(Site, Cha
             .ok_or_else(|| Failure::usage(format!("`{}` names no repository", remote.as_git_url())))?,
     };
     // The allow-list is asked before anything is fetched.
-    allowed(&site.repositories, &name, rule_of(&site.repositories, &remote))?;
+    allowed(&site.repositories, &name, &remote)?;
     let commit = match (&by_hand.commit, &by_hand.branch) {
         (Some(commit), _) => match commit.parse() {
             Ok(commit) => commit,

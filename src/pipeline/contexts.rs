@@ -1,4 +1,4 @@
-//! The build contexts of a commit on disk: each is written when the first image needs it, and shared by the others.
+//! The build contexts of a commit on disk. Images with the same context share one copy, written at the first use.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -21,12 +21,10 @@ pub(super) struct Contexts<'a> {
     commit: &'a CommitSha,
     images: &'a [Surveyed],
     scratch: &'a Path,
-    /// Whether the working copy of an image is there.
     written: Vec<Mutex<bool>>,
 }
 
 impl<'a> Contexts<'a> {
-    /// None is written yet. They are removed with `scratch`.
     pub(super) fn new(
         site: &'a Site,
         origin: &'a Origin,
@@ -39,13 +37,13 @@ impl<'a> Contexts<'a> {
         Contexts { site, origin, mirror, commit, images, scratch, written }
     }
 
-    /// Where a remote builder writes an image in the OCI layout.
+    /// Where a remote builder writes an image as an OCI layout.
     pub(super) fn layout(&self, i: usize) -> PathBuf {
         self.scratch.join(format!("layout-{i}"))
     }
 
-    /// The context, and the Dockerfile in a folder of its own, with its ignore file beside it and `names` in place of
-    /// the references of its local bases.
+    /// The context and the Dockerfile. The Dockerfile is in a separate folder, with its ignore file, and has `names` in place
+    /// of the references to its local bases.
     pub(super) fn of(
         &self,
         i: usize,
@@ -58,7 +56,7 @@ impl<'a> Contexts<'a> {
             let stages = DockerfileStages::parse(text, &spec.args).ok()?;
             Some(stages.rewritten(text, names, &self.origin.cache_scope()).into_bytes())
         });
-        // Where no stages can be told, docker explains why.
+        // Docker explains what is wrong with an invalid Dockerfile.
         let content = match stages {
             Some(rewritten) => rewritten,
             None if names.is_empty() => content.clone(),
@@ -72,7 +70,7 @@ impl<'a> Contexts<'a> {
         let write = || {
             fs::create_dir_all(&folder)?;
             fs::write(&dockerfile, content)?;
-            // BuildKit reads the ignore file that has the Dockerfile's name before the context's own.
+            // BuildKit prefers the ignore file with the Dockerfile's name to the context's.
             match &source.files.ignore_file {
                 Some(file) => fs::write(folder.join("Dockerfile.dockerignore"), &file.content),
                 None => Ok(()),
@@ -82,7 +80,6 @@ impl<'a> Contexts<'a> {
         Ok((self.write(i, source)?.join(&source.files.path), dockerfile))
     }
 
-    /// The working copy that holds an image's context.
     fn write(&self, i: usize, source: &Source) -> Result<PathBuf, Failure> {
         let same = |image: &Surveyed| {
             image.source.as_ref().is_some_and(|other| other.files.path == source.files.path)
@@ -92,7 +89,7 @@ impl<'a> Contexts<'a> {
         let mut written = self.written[first].lock().unwrap_or_else(PoisonError::into_inner);
         if !*written {
             checkout::write_out(self.site, self.origin, self.mirror, self.commit, &source.files, &tree)?;
-            for (what, paths) in stand_ins(&tree) {
+            for (what, paths) in placeholders(&tree) {
                 let (first, more) = (crate::escape::shortened(&paths[0], 80), paths.len() - 1);
                 let more = if more == 0 { String::new() } else { format!(" and {more} more") };
                 let name = &self.images[i].spec.name;
@@ -104,8 +101,8 @@ impl<'a> Contexts<'a> {
     }
 }
 
-/// How files begin that are not what their names say, and what they are instead.
-const STAND_INS: [(&[u8], &str); 2] = [
+/// How placeholder files start, and what they are.
+const PLACEHOLDERS: [(&[u8], &str); 2] = [
     (b"\0GITCRYPT\0", "encrypted by git-crypt; the image gets it as it is"),
     (
         b"version https://git-lfs.github.com/spec/v1\n",
@@ -113,8 +110,8 @@ const STAND_INS: [(&[u8], &str); 2] = [
     ),
 ];
 
-/// The files of a working copy that are not what their names say, by what they are.
-fn stand_ins(tree: &Path) -> BTreeMap<&'static str, Vec<String>> {
+/// The placeholder files of a working copy, by what they are.
+fn placeholders(tree: &Path) -> BTreeMap<&'static str, Vec<String>> {
     let mut found: BTreeMap<&'static str, Vec<String>> = BTreeMap::new();
     let mut folders = vec![tree.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -125,7 +122,7 @@ fn stand_ins(tree: &Path) -> BTreeMap<&'static str, Vec<String>> {
                     let mut start = Vec::new();
                     let read =
                         File::open(entry.path()).and_then(|file| file.take(64).read_to_end(&mut start));
-                    let what = STAND_INS.iter().find(|(mark, _)| read.is_ok() && start.starts_with(mark));
+                    let what = PLACEHOLDERS.iter().find(|(mark, _)| read.is_ok() && start.starts_with(mark));
                     if let (Some((_, what)), Ok(path)) = (what, entry.path().strip_prefix(tree)) {
                         found.entry(what).or_default().push(path.display().to_string());
                     }
@@ -142,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_that_are_not_what_their_names_say_are_found() {
+    fn placeholder_files_are_found() {
         let tree = tempfile::tempdir().unwrap();
         fs::create_dir(tree.path().join("a")).unwrap();
         fs::write(tree.path().join("a/key"), b"\0GITCRYPT\0xyz").unwrap();
@@ -150,7 +147,7 @@ mod tests {
             .unwrap();
         fs::write(tree.path().join("a/readme"), b"about git-lfs and GITCRYPT").unwrap();
         std::os::unix::fs::symlink("key", tree.path().join("a/link")).unwrap();
-        let found: Vec<Vec<String>> = stand_ins(tree.path()).into_values().collect();
+        let found: Vec<Vec<String>> = placeholders(tree.path()).into_values().collect();
         assert_eq!(found, [["a/big"], ["a/key"]]);
     }
 }

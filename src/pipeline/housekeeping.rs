@@ -1,4 +1,4 @@
-//! Keeps the disk bounded: old local images, unused mirrors, old receipts. Nothing here can fail a push.
+//! Removes old local images, unused mirrors and old receipts. Errors here do not fail a push.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,10 +8,10 @@ use crate::model::Tag;
 
 use super::{Origin, Site, receipt};
 
-/// Mirrors that nothing has fetched for so long are removed.
+/// For mirrors, since their last fetch.
 const UNUSED: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 
-/// Whoever pushes waits no longer for old images to go; the next push goes on with it.
+/// The longest that a push waits for the removal of old images; the next push continues it.
 const TIDY_UP_TIME: Duration = Duration::from_secs(60);
 
 pub(super) fn after_push(site: &Site, receipt: &Receipt) {
@@ -25,8 +25,7 @@ pub(super) fn after_push(site: &Site, receipt: &Receipt) {
     receipt::prune(&site.state_dir);
 }
 
-/// Of each repository the newest local images stay. An older one is removed if the registry has it: what was built and
-/// not pushed yet stays.
+/// Keeps the newest local images of each repository, and those that are not in the registry yet.
 pub(super) fn remove_old_images(site: &Site, images: &[Image]) {
     let cancel = site.cancel.child(Some(TIDY_UP_TIME));
     let Some(client) = site.client.as_ref().map(|client| client.with_cancel(cancel.clone())) else { return };
@@ -41,7 +40,7 @@ pub(super) fn remove_old_images(site: &Site, images: &[Image]) {
         };
         let old: Vec<&String> = images.iter().skip(site.keep_local).filter(in_registry).collect();
         if !old.is_empty() {
-            // Somebody may run a container of one; then docker refuses, and it stays.
+            // Docker keeps an image that a container uses.
             let _ = site.docker.remove(&old.iter().map(|name| name.as_str()).collect::<Vec<_>>(), &cancel);
         }
     }

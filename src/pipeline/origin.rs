@@ -12,6 +12,9 @@ use crate::model::{BranchName, Change, Digest, ForgeName, ImageName, ImageReposi
 
 use super::{RepositoryRule, Site};
 
+/// The forge where none is configured.
+pub(super) const GITHUB: &str = "https://github.com";
+
 /// Where a change is cloned from, and what its images are called.
 #[derive(Debug, Clone)]
 pub(crate) struct Origin {
@@ -43,67 +46,81 @@ pub(crate) struct ByHand {
 }
 
 impl Origin {
-    /// A change of a forge is found by its forge and full name; what a person typed is taken as it is.
+    /// A change of a forge is found by its forge and its full name; what a person typed is taken as it is.
     pub(crate) fn of<C>(site: &Site, change: &Change<C>) -> Result<Origin, Failure> {
-        let (rules, name) = (&site.repositories, &change.repository);
+        let name = &change.repository;
         let Some(kind) = change.forge else {
             let url = change.clone_url.as_deref().unwrap_or_default();
             let typed = match &site.typed {
                 Some(typed) if typed.as_git_url() == url => typed.clone(),
                 Some(_) | None => typed(site, url).map_err(refused)?,
             };
-            let rule = allowed(rules, name, rule_of(rules, &typed))?;
-            return match rule {
-                Some(rule) => {
-                    let itself = is_known(rule, &typed);
-                    Origin::new(site, Some(rule), &rule.name, typed, itself.then_some(rule.forge.as_str()))
-                }
-                None => Origin::new(site, None, name, typed, None),
-            };
+            let rule = allowed(&site.repositories, name, &typed)?;
+            return Origin::new(site, rule, Some(typed), name, (ForgeName::Github, GITHUB));
         };
-        let forge = forge_of(site, kind, change.forge_url.as_deref())?;
-        let known = rules.iter().find(|rule| rule.name.same_as(name) && rule.forge == forge);
-        match allowed(rules, name, known)? {
-            Some(rule) => Origin::of_rule(site, rule),
-            None => {
-                let remote = Remote::of_forge(kind, forge, name).map_err(refused)?;
-                Origin::new(site, None, name, remote, Some(forge))
+        let forge = forge_of(site, kind, change.forge_url.as_deref());
+        if site.repositories.is_empty() {
+            return Origin::new(site, None, None, name, forge?);
+        }
+        let mut named = site.repositories.iter().filter(|rule| rule.name.same_as(name));
+        let rule = match &forge {
+            Ok((_, url)) => named.clone().find(|rule| rule.forge == *url),
+            Err(_) => None,
+        };
+        // Who configures no forge, only where the repository is cloned from, need not say which forge it is.
+        let unnamed = || named.next().filter(|rule| rule.clone_url.is_some() && no_forge_is_configured(site));
+        match (rule.or_else(unnamed), forge) {
+            (Some(rule), _) => Origin::of_rule(site, rule),
+            (None, Err(failure)) if site.repositories.iter().any(|rule| rule.name.same_as(name)) => {
+                Err(failure)
             }
+            (None, _) => Err(not_allowed(name)),
         }
     }
 
     /// A configured repository.
     pub(super) fn of_rule(site: &Site, rule: &RepositoryRule) -> Result<Origin, Failure> {
-        let remote = match &rule.clone_url {
-            Some(url) => Remote::typed(url).map_err(|error| {
-                Failure::new(Kind::BadInput, error).context(format!("clone_url of `{}`", rule.name))
-            })?,
-            None => rule.on_its_forge().map_err(refused)?,
-        };
-        Origin::new(site, Some(rule), &rule.name, remote, Some(&rule.forge))
+        Origin::new(site, Some(rule), None, &rule.name, (rule.forge_kind, &rule.forge))
     }
 
-    /// `forge` is where the repository lives, for one that is its forge's and not only called so.
     fn new(
         site: &Site,
         rule: Option<&RepositoryRule>,
+        typed: Option<Remote>,
         name: &RepoName,
-        remote: Remote,
-        forge: Option<&str>,
+        forge: (ForgeName, &str),
     ) -> Result<Origin, Failure> {
-        let itself = forge.is_some();
-        let source = forge.map_or_else(|| remote.source(), |forge| source_of(forge, name));
+        let (kind, forge) = rule.map_or(forge, |rule| (rule.forge_kind, rule.forge.as_str()));
+        let itself = match (&typed, rule) {
+            (Some(typed), Some(rule)) => is_known(rule, typed),
+            (None, _) => true,
+            (Some(_), None) => false,
+        };
+        let name = rule.map_or(name, |rule| &rule.name);
+        let configured = rule.and_then(|rule| rule.clone_url.as_deref());
+        let remote = match (typed, configured) {
+            (Some(typed), _) => typed,
+            (None, Some(url)) => Remote::typed(url).map_err(|error| {
+                Failure::new(Kind::BadInput, error).context(format!("clone_url of `{name}`"))
+            })?,
+            (None, None) => Remote::of_forge(kind, forge, name).map_err(refused)?,
+        };
+        let source = if itself { source_of(forge, name) } else { remote.source() };
         let mut secrets = rule.filter(|_| itself).map(|rule| rule.secrets.clone()).unwrap_or_default();
         secrets.extend(site.secrets.clone());
         let namespace = rule.and_then(|rule| rule.namespace.clone());
-        let others = site.repositories.iter().filter(|other| rule.is_none_or(|rule| rule.name != other.name));
+        let is_own = |other: &RepositoryRule, rule: &RepositoryRule| {
+            (&rule.forge, &rule.name) == (&other.forge, &other.name)
+        };
+        let others = site.repositories.iter().filter(|other| rule.is_none_or(|rule| !is_own(other, rule)));
         Ok(Origin {
             remote,
             source,
             former: rule
-                .zip(forge)
+                .filter(|_| itself)
                 .into_iter()
-                .flat_map(|(rule, forge)| rule.former_names.iter().map(|former| source_of(forge, former)))
+                .flat_map(|rule| &rule.former_names)
+                .map(|f| source_of(forge, f))
                 .collect(),
             reserved: others
                 .filter_map(|other| other.namespace.clone())
@@ -130,7 +147,7 @@ impl Origin {
 
     /// The image path belongs to the repository `source`.
     pub(super) fn refusal(&self, repository: &ImageRepository, source: &str) -> Failure {
-        let shown = crate::escape::shortened(source, 120);
+        let shown = shortened(source, 120);
         Failure::refused(format!("{repository} belongs to another repository, {shown}")).hint(format!(
             "give {} a namespace; after a rename add the old name to its former_names; or overwrite with --take-over",
             self.source
@@ -175,36 +192,55 @@ fn source_of(forge: &str, name: &RepoName) -> String {
     format!("{}/{name}", forge.trim_end_matches('/'))
 }
 
-/// The `url` of the forge of a change. A document names one that is configured, or the public instance of its kind.
-fn forge_of<'s>(site: &'s Site, kind: ForgeName, stated: Option<&str>) -> Result<&'s str, Failure> {
-    let mut configured =
-        site.access.iter().filter(|access| access.kind == kind).map(|access| access.forge.as_str());
-    let url = match (stated, kind.public_url()) {
-        (Some(stated), public) => configured.chain(public).find(|url| *url == stated),
-        (None, Some(public)) => match (configured.next(), configured.next()) {
-            (Some(only), None) => Some(only),
-            (_, _) => Some(public),
-        },
-        (None, None) => configured.next().filter(|_| configured.next().is_none()),
-    };
-    url.ok_or_else(|| {
-        let at = stated.map(|url| format!(" at {}", shortened(url, 120))).unwrap_or_default();
-        Failure::refused(format!("it is not known which {}{at} the change is on", kind.title()))
-            .hint(format!("add a [[forge]] with kind = \"{kind}\" and its url to the configuration"))
-    })
+/// The forge of a change that a forge announced: the one that it names, else the public instance of its kind where no
+/// other is configured, else the only one of its kind.
+fn forge_of<'s>(site: &'s Site, kind: ForgeName, url: Option<&str>) -> Result<(ForgeName, &'s str), Failure> {
+    let configured = site.access.iter().map(|access| (access.kind, access.forge.as_str()));
+    if let Some(url) = url {
+        return configured.clone().find(|forge| *forge == (kind, url)).ok_or_else(|| {
+            let shown = shortened(url, 120);
+            Failure::refused(format!("no [[forge]] of kind {kind} with the url {shown} is configured"))
+        });
+    }
+    let same: Vec<_> = configured.clone().filter(|(other, _)| *other == kind).collect();
+    let alike: Vec<_> = configured.filter(|(other, _)| other.is_like(kind)).collect();
+    let public = kind.public_url().map(|url| (kind, url));
+    let among = if same.is_empty() { &alike } else { &same };
+    match (&among[..], public) {
+        (several, Some(public)) if several.is_empty() || several.contains(&public) => Ok(public),
+        ([only], _) => Ok(*only),
+        ([], _) => Err(Failure::bad_input(format!(
+            "the change is of a repository on {}, and no [[forge]] of kind {kind} is configured",
+            kind.title()
+        ))
+        .hint(format!("add one to the configuration: kind = \"{kind}\", and its url"))),
+        (several, _) => {
+            let urls = several.iter().map(|(_, url)| *url).collect::<Vec<_>>().join(", ");
+            Err(Failure::bad_input(format!("the change does not say on which forge it is: {urls}"))
+                .hint("add the repository to the configuration as a [[repository]] with its forge"))
+        }
+    }
 }
 
-/// With a configured allow-list, the entry that was found for this repository.
+fn no_forge_is_configured(site: &Site) -> bool {
+    matches!(&site.access[..], [only] if only.kind == ForgeName::Github && only.forge == GITHUB)
+}
+
+fn not_allowed(repository: &RepoName) -> Failure {
+    Failure::refused(format!("the repository `{repository}` is not on the allow-list"))
+        .hint("add a [[repository]] with its name to the configuration")
+}
+
+/// With a configured allow-list, the entry for what a person typed.
 pub(super) fn allowed<'r>(
-    rules: &[RepositoryRule],
+    rules: &'r [RepositoryRule],
     repository: &RepoName,
-    found: Option<&'r RepositoryRule>,
+    typed: &Remote,
 ) -> Result<Option<&'r RepositoryRule>, Failure> {
-    if found.is_none() && !rules.is_empty() {
-        return Err(Failure::refused(format!("the repository `{repository}` is not on the allow-list"))
-            .hint("add a [[repository]] with its name to the configuration"));
+    if rules.is_empty() {
+        return Ok(None);
     }
-    Ok(found)
+    rule_of(rules, typed).map(Some).ok_or_else(|| not_allowed(repository))
 }
 
 /// The entry for a repository that a person typed: by its clone URL, else by the full name at the end of its path.

@@ -1,24 +1,23 @@
-//! Builds a bounded number of images at a time, each after the local images that it is built on.
+//! Runs a bounded number of builds at a time, each after its local bases.
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Condvar, Mutex, PoisonError};
 
-/// What is left to do.
-struct Left {
+struct Progress {
     waiting: BTreeSet<usize>,
     finished: BTreeSet<usize>,
 }
 
-/// Calls `work` once for each of the `wanted`, on `jobs` threads. `after[i]` are finished before `i` begins, as far as
-/// they are wanted.
+/// Calls `work` once for each of the `wanted`, on `jobs` threads. Those in `after[i]` finish before `i` starts, if they are
+/// wanted.
 pub(super) fn in_order(
     jobs: usize,
     wanted: &BTreeSet<usize>,
     after: &[Vec<usize>],
     work: impl Fn(usize) + Sync,
 ) {
-    let left = Mutex::new(Left { waiting: wanted.clone(), finished: BTreeSet::new() });
+    let left = Mutex::new(Progress { waiting: wanted.clone(), finished: BTreeSet::new() });
     let changed = Condvar::new();
     let worker = || {
         let mut state = left.lock().unwrap_or_else(PoisonError::into_inner);
@@ -30,7 +29,7 @@ pub(super) fn in_order(
             };
             state.waiting.remove(&i);
             drop(state);
-            // A panic goes on as one, but not before the others know: they would wait forever.
+            // A panic continues after the others are notified, which would otherwise wait forever.
             let worked = catch_unwind(AssertUnwindSafe(|| work(i)));
             state = left.lock().unwrap_or_else(PoisonError::into_inner);
             state.finished.insert(i);
@@ -53,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_base_comes_first() {
+    fn a_base_is_built_first() {
         let log = Mutex::new(Vec::new());
         let after = [vec![2], vec![], vec![], vec![0]];
         in_order(3, &BTreeSet::from([0, 1, 2, 3]), &after, |i| log.lock().unwrap().push(i));
@@ -63,14 +62,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_wanted_is_not_waited_for() {
+    fn a_base_that_is_not_wanted_does_not_delay_the_image() {
         let log = Mutex::new(Vec::new());
         in_order(2, &BTreeSet::from([0]), &[vec![1], vec![]], |i| log.lock().unwrap().push(i));
         assert_eq!(log.into_inner().unwrap(), [0]);
     }
 
     #[test]
-    fn a_panic_ends_the_work_and_keeps_nobody_waiting() {
+    fn a_panic_ends_the_work_of_all_threads() {
         let ended = catch_unwind(AssertUnwindSafe(|| {
             in_order(2, &BTreeSet::from([0, 1]), &[vec![], vec![0]], |i| assert!(i != 0, "on purpose"));
         }));

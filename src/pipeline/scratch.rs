@@ -1,4 +1,4 @@
-//! The temporary directory of one build. It goes with the build; when the process was killed, the next build removes it.
+//! The temporary directory of a build. After a crash the next build removes it.
 
 use std::fs::{self, File};
 use std::io;
@@ -9,23 +9,21 @@ use tempfile::TempDir;
 
 const PREFIX: &str = "swanci-";
 
-/// Locked as long as somebody works in the directory.
+/// Locked while the directory is in use.
 const IN_USE: &str = "in-use.lock";
 
-/// Working copies, contexts, and the files that go to docker with them.
 pub(super) struct Scratch {
     directory: TempDir,
     _in_use: File,
 }
 
 impl Scratch {
-    /// Makes one in the directory for temporary files.
     pub(super) fn new(temporary: &Path) -> io::Result<Scratch> {
         let directory = tempfile::Builder::new().prefix(PREFIX).tempdir_in(temporary)?;
-        // It gets its name when it is locked: nobody finds a lock that is free because it is new.
+        // Renamed when it is locked, so that no other process finds it unlocked.
         let unnamed = directory.path().join("new.lock");
         let in_use = File::create(&unnamed)?;
-        // A file system without locks keeps what a killed process leaves.
+        // On a file system without locks, abandoned directories stay.
         if in_use.try_lock().is_ok() {
             fs::rename(unnamed, directory.path().join(IN_USE))?;
         }
@@ -37,11 +35,11 @@ impl Scratch {
     }
 }
 
-/// Removes the directories whose processes were killed.
+/// Removes the directories of killed processes.
 pub(super) fn remove_abandoned(temporary: &Path) {
     let us = rustix::process::geteuid().as_raw();
     for entry in fs::read_dir(temporary).into_iter().flatten().flatten() {
-        // Of a stranger's directory, or through a stranger's link, nothing is opened.
+        // Opens nothing in another user's directory or through a link.
         let ours = entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes())
             && entry.metadata().is_ok_and(|it| it.is_dir() && it.uid() == us);
         if !ours {
@@ -59,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_in_use_or_not_ours_stays() {
+    fn only_abandoned_directories_of_swanci_are_removed() {
         let temporary = tempfile::tempdir().unwrap();
         let scratch = Scratch::new(temporary.path()).unwrap();
         let folder = |name: &str, file: &str| {

@@ -7,8 +7,7 @@ use crate::error::{Classify as _, Failure, Kind};
 use crate::model::RepoName;
 use crate::redact;
 
-/// Checks that each file can be read, and has its content redacted from now on: it may have been replaced since the
-/// configuration was loaded.
+/// Checks that each file is readable, and redacts its content: it may have changed since the configuration was loaded.
 pub(super) fn check(secrets: &BTreeMap<String, PathBuf>, repository: &RepoName) -> Result<(), Failure> {
     for (id, path) in secrets {
         redact::register_file(path).classify(Kind::BadInput, || {

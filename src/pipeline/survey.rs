@@ -1,4 +1,4 @@
-//! Reads a commit's images and everything that decides over them: specs, git objects, tags, local bases, inputs.
+//! Reads and checks a commit's images before anything is built: specs, git objects, tags, local bases, inputs.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,6 @@ use crate::plan::{self, LocalNames};
 
 use super::{Origin, Site, checkout};
 
-/// One image of a commit, surveyed.
 pub(super) struct Surveyed {
     pub(super) spec: ImageSpec,
     pub(super) repository: ImageRepository,
@@ -22,23 +21,21 @@ pub(super) struct Surveyed {
 }
 
 impl Surveyed {
-    /// Local bases: the reference in `FROM`, and the image that it means.
     pub(super) fn bases(&self) -> impl Iterator<Item = &(String, usize)> {
         self.source.iter().flat_map(|source| &source.bases)
     }
 }
 
-/// Where an image's files are, and what they hash to.
 pub(super) struct Source {
     pub(super) inputs: Digest,
     pub(super) files: ContextFiles,
-    /// Local bases: the reference in `FROM`, and the image that it means.
+    /// Local bases: the reference in `FROM`, and the index of its image.
     pub(super) bases: Vec<(String, usize)>,
-    /// The images of other people that it is built on.
+    /// References of other people's images.
     pub(super) foreign_bases: Vec<String>,
 }
 
-/// The images that a commit lists, from images.json or its one Dockerfile.
+/// From images.json, or the Dockerfile at the root.
 pub(super) fn specs(
     mirror: &Mirror<'_>,
     commit: &CommitSha,
@@ -65,7 +62,6 @@ fn no_images() -> Failure {
         .hint(r#"add an images.json: {"images":[{"service_name":"httpd","version":"1.0","type":"Docker"}]}"#)
 }
 
-/// Reads and checks everything before anything is built.
 pub(super) fn survey(
     site: &Site,
     origin: &Origin,
@@ -93,8 +89,8 @@ pub(super) fn survey(
     Ok(surveyed)
 }
 
-/// The moving tags: of the command line, else the image's own, else the configuration's, else the default. A commit
-/// without a branch proves nothing and gets none.
+/// The moving tags: of the command line, else the image's own, else the configuration's, else the default. None without a
+/// branch, because then there is no proof of merge.
 fn tags_of(site: &Site, change: &Change, spec: &ImageSpec) -> Result<Vec<Tag>, Failure> {
     if change.branch.is_none() || spec.kind != ImageKind::Docker {
         return Ok(Vec::new());
@@ -133,7 +129,7 @@ fn find_sources(
         let files = files
             .map_err(|misplaced| Failure::bad_input(format!("image `{}`: {misplaced}", image.spec.name)))?;
         image.source = Some(Source {
-            // Once more by `hash_inputs`, which knows the bases.
+            // `hash_inputs` adds the bases.
             inputs: plan::inputs(&image.spec, &files, BTreeMap::new()),
             files,
             bases: Vec::new(),
@@ -144,12 +140,11 @@ fn find_sources(
     Ok(())
 }
 
-/// A target that is no stage is found before anything is built.
 fn check_target(image: &Surveyed) -> Result<(), Failure> {
     let (Some(target), Some(source)) = (&image.spec.target, &image.source) else { return Ok(()) };
     let text = String::from_utf8_lossy(&source.files.dockerfile.content);
     let stages = DockerfileStages::parse(&text, &image.spec.args)
-        .map_err(|e| Failure::new(Kind::BadInput, e).context(format!("image `{}`", image.spec.name)))?;
+        .map_err(|e| Failure::bad_input(e).context(format!("image `{}`", image.spec.name)))?;
     if stages.has_target(target) {
         return Ok(());
     }
@@ -157,21 +152,18 @@ fn check_target(image: &Surveyed) -> Result<(), Failure> {
     let known =
         if names.is_empty() { "it names none".to_owned() } else { format!("it has {}", names.join(", ")) };
     Err(Failure::bad_input(format!(
-        "image `{}`: the target `{target}` is no stage of its Dockerfile; {known}",
+        "image `{}`: the target `{target}` is not a stage of its Dockerfile; {known}",
         image.spec.name
     )))
 }
 
-/// Local bases with the references that mean them, and the references of other people's images.
-type Bases = (Vec<(String, usize)>, Vec<String>);
-
 /// Finds the local bases, and hashes each image's inputs after those of its bases.
 fn hash_inputs(images: &mut [Surveyed]) -> Result<(), Failure> {
     let names = LocalNames::new(images.iter().map(|image| (&image.spec, &image.repository, &image.tags[..])));
-    let mut bases: Vec<Bases> = Vec::with_capacity(images.len());
+    let mut bases = Vec::with_capacity(images.len());
     for (i, image) in images.iter().enumerate() {
         let text = image.source.as_ref().map(|s| String::from_utf8_lossy(&s.files.dockerfile.content));
-        // A Dockerfile in which no stage can be told is docker's to explain.
+        // Docker explains what is wrong with an invalid Dockerfile.
         let stages = text.and_then(|text| DockerfileStages::parse(&text, &image.spec.args).ok());
         let (mut local, mut foreign) = (Vec::new(), Vec::new());
         for reference in stages.iter().flat_map(|s| s.bases()) {
@@ -184,18 +176,21 @@ fn hash_inputs(images: &mut [Surveyed]) -> Result<(), Failure> {
     }
     let edges: Vec<Vec<usize>> =
         bases.iter().map(|(local, _)| local.iter().map(|(_, b)| *b).collect()).collect();
-    let order = plan::order(&edges, |i| images[i].spec.name.to_string())
-        .map_err(|circle| Failure::new(Kind::BadInput, circle))?;
+    let order = plan::order(&edges).map_err(|circle| {
+        let names: Vec<&str> = circle.iter().map(|i| images[*i].spec.name.as_str()).collect();
+        let names = names.join(", ");
+        Failure::bad_input(format!("these images are built on each other in a circle: {names}"))
+    })?;
     for i in order {
         let (local, foreign) = std::mem::take(&mut bases[i]);
-        let mut stand_on = BTreeMap::new();
+        let mut base_inputs = BTreeMap::new();
         for (_, base) in &local {
             if let Some(source) = &images[*base].source {
-                stand_on.insert(images[*base].spec.name.as_str(), &source.inputs);
+                base_inputs.insert(images[*base].spec.name.as_str(), &source.inputs);
             }
         }
         let Some(source) = &images[i].source else { continue };
-        let inputs = plan::inputs(&images[i].spec, &source.files, stand_on);
+        let inputs = plan::inputs(&images[i].spec, &source.files, base_inputs);
         if let Some(source) = &mut images[i].source {
             source.inputs = inputs;
             source.bases = local;

@@ -1,5 +1,4 @@
-//! A record on disk of every running child, so that a `serve` that starts after a `kill -9` can end what the one
-//! before it left running.
+//! Records every running child on disk, so that after a `kill -9` the next `serve` can end those that still run.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,10 +8,10 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use rustix::process::{Pid, Signal};
 
 static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
-/// The process groups of the children that run now.
+/// The process groups of the running children.
 static LIVE: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
-/// From now on every child is recorded in this directory. Said once, by `serve`, which holds the state directory.
+/// Records every child in this directory from now on. `serve` calls it once.
 pub fn record_children_in(directory: &Path) -> std::io::Result<()> {
     crate::state_dir::create_below(directory)?;
     let _ = DIRECTORY.set(directory.to_owned());
@@ -23,16 +22,16 @@ fn live() -> MutexGuard<'static, BTreeSet<i32>> {
     LIVE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Kills every child that runs now, with what it started: for an end that cannot wait.
+/// Kills all running process groups.
 pub fn kill_children() {
     for group in live().iter().filter_map(|group| Pid::from_raw(*group)) {
-        // An error means that the group is gone already.
+        // An error means that the group has ended.
         let _ = rustix::process::kill_process_group(group, Signal::KILL);
     }
 }
 
-/// The record of one running child: in this process, and on disk as a file named after its process group that holds
-/// its start time, because numbers of processes are used again.
+/// A running child: in memory, and on disk as a file named after its process group with its start time, because process
+/// ids are reused.
 pub(super) struct Record {
     group: Pid,
     path: Option<PathBuf>,
@@ -58,7 +57,7 @@ impl Record {
     }
 }
 
-/// Ends the process groups that are recorded in this directory and still are what was recorded. Returns how many.
+/// Ends the recorded process groups that still run, and returns their number.
 pub fn end_stale_children(directory: &Path) -> usize {
     let Ok(entries) = fs::read_dir(directory) else { return 0 };
     let mut ended = 0;
@@ -76,7 +75,7 @@ pub fn end_stale_children(directory: &Path) -> usize {
     ended
 }
 
-/// Boot id and start time of a process (proc(5), /proc/pid/stat, field 22).
+/// Boot id and start time (proc(5), /proc/pid/stat, field 22).
 fn start_time(pid: Pid) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
     let after_name = stat.rsplit_once(')')?.1;

@@ -1,23 +1,23 @@
 //! The environment of docker, its plugins and its credential helpers.
 //!
-//! They get all of swanci's own: cloud logins (`AWS_*`, `AZURE_*`, `GOOGLE_*`, metadata addresses of ECS and EKS),
-//! password stores, proxies, `DOCKER_HOST` and its like decide where docker works and who it is. Left out is:
+//! They inherit swanci's: cloud logins (`AWS_*`, `AZURE_*`, `GOOGLE_*`, metadata addresses of ECS and EKS), password
+//! stores, proxies, `DOCKER_HOST` and so on. Left out are:
 //!
 //! | variable | why |
 //! |---|---|
-//! | `SWANCI_*` | swanci's own, secrets among them |
-//! | `NOTIFY_SOCKET`, `WATCHDOG_*`, `LISTEN_*`, `CREDENTIALS_DIRECTORY` | systemd's, for swanci alone |
+//! | `SWANCI_*` | may be secret |
+//! | `NOTIFY_SOCKET`, `WATCHDOG_*`, `LISTEN_*`, `CREDENTIALS_DIRECTORY` | systemd's, only for swanci |
 //! | `DOCKER_DEFAULT_PLATFORM` | would change the platform; images.json names it |
-//! | `DOCKER_BUILDKIT` | would choose the builder; swanci sets it where it is needed |
-//! | `DOCKER_CONTENT_TRUST*` | would sign at a push and ask for a passphrase |
-//! | `BUILDX_*` but `BUILDX_CONFIG` | another builder (`build.builder` names it), labels from git, attestations, metadata |
-//! | `BUILDKIT_*` but `BUILDKIT_HOST` | progress, colours |
+//! | `DOCKER_BUILDKIT` | would choose the builder; swanci sets it itself |
+//! | `DOCKER_CONTENT_TRUST*` | would sign pushes and ask for a passphrase |
+//! | `BUILDX_*` except `BUILDX_CONFIG` | another builder (`build.builder` names it), labels from git, attestations, metadata |
+//! | `BUILDKIT_*` except `BUILDKIT_HOST` | progress, colours |
 //! | `EXPERIMENTAL_BUILDKIT_*` | a source policy would replace base images |
-//! | `SOURCE_DATE_EPOCH` | buildx hands it to every build |
+//! | `SOURCE_DATE_EPOCH` | buildx passes it to every build |
 //! | `GIT_*` | buildx runs git in the context, and sends `GIT_AUTH_TOKEN` to the builder |
 //!
 //! `LC_ALL` is set so that messages are English, `DOCKER_CLI_HINTS` so that docker prints no advertisements.
-//! `COMPOSE_*` and `OTEL_*` change neither a build nor a push, and stay.
+//! `COMPOSE_*` and `OTEL_*` change neither a build nor a push, so they stay.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -39,7 +39,7 @@ const NAMES: &[&str] = &[
     "DOCKER_BUILDKIT",
     "SOURCE_DATE_EPOCH",
 ];
-/// Where docker builds, in spite of their prefix.
+/// In spite of their prefix: where docker builds.
 const KEPT: &[&str] = &["BUILDX_CONFIG", "BUILDKIT_HOST"];
 
 fn is_left_out(name: &OsStr) -> bool {
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn docker_gets_everything_but_secrets_and_what_changes_a_build() {
+    fn docker_inherits_everything_except_secrets_and_what_changes_a_build() {
         let kept = [
             "PATH",
             "HOME",

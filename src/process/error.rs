@@ -1,51 +1,31 @@
-//! Why a child did not end well, with what it said last.
+//! Why a child failed.
 
 use crate::cancel::Stop;
 
-/// Why a child did not end well.
+/// Commands are shortened and redacted.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
-    /// There is no such program.
     #[error("`{program}` is not installed or not on the PATH")]
-    NotFound {
-        /// The program.
-        program: String,
-    },
-    /// The system would not start it.
+    NotFound { program: String },
     #[error("cannot start `{program}`")]
     Spawn {
-        /// The program.
         program: String,
-        /// Why.
         #[source]
         source: std::io::Error,
     },
-    /// It ended with an error.
     #[error("`{command}` {}{}", ending(*.code), tail_text(.tail))]
     Exit {
-        /// The command line, shortened and redacted.
         command: String,
-        /// Its exit code; `None` where a signal ended it.
+        /// `None` after a signal.
         code: Option<i32>,
-        /// Its last lines, redacted.
+        /// The last lines of output, redacted.
         tail: Vec<String>,
     },
-    /// It was ended, because its time was up or somebody asked for it.
     #[error("`{command}` was stopped: {stop}")]
-    Stopped {
-        /// The command line, shortened and redacted.
-        command: String,
-        /// Why.
-        stop: Stop,
-    },
-    /// It said more than anyone should read.
+    Stopped { command: String, stop: Stop },
+    /// `cap` in bytes.
     #[error("`{command}` wrote more than {cap} bytes")]
-    TooMuchOutput {
-        /// The command line, shortened and redacted.
-        command: String,
-        /// The cap, bytes.
-        cap: usize,
-    },
+    TooMuchOutput { command: String, cap: usize },
 }
 
 impl CommandError {
@@ -58,15 +38,9 @@ impl CommandError {
         }
     }
 
-    /// The last lines that the child said; empty where it said nothing.
+    /// The last lines of output.
     pub fn tail(&self) -> &[String] {
-        match self {
-            CommandError::Exit { tail, .. } => tail,
-            CommandError::NotFound { .. }
-            | CommandError::Spawn { .. }
-            | CommandError::Stopped { .. }
-            | CommandError::TooMuchOutput { .. } => &[],
-        }
+        if let CommandError::Exit { tail, .. } = self { tail } else { &[] }
     }
 
     /// Whether any of the last lines contains one of these texts, ignoring case.
@@ -80,7 +54,7 @@ fn ending(code: Option<i32>) -> String {
     code.map_or_else(|| "was killed by a signal".to_owned(), |code| format!("ended with code {code}"))
 }
 
-/// The last lines, where there are few enough to stand in a message.
+/// The last two lines.
 fn tail_text(tail: &[String]) -> String {
     let said: Vec<&str> = tail.iter().map(|l| l.trim()).filter(|l| !l.is_empty()).collect();
     let last = &said[said.len().saturating_sub(2)..];

@@ -1,4 +1,4 @@
-//! What a child says, cut into lines: streamed, redacted, the last ones kept, standard output captured.
+//! Splits a child's output into redacted lines, keeps the last ones, and captures standard output.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read};
@@ -6,15 +6,15 @@ use std::io::{ErrorKind, Read};
 use super::{Stream, TAIL_LINES};
 use crate::redact;
 
-/// A line longer than this is cut, bytes: a program that never ends its line must not fill the memory.
+/// Bytes; the rest of a longer line is dropped, so that a program cannot fill the memory.
 const LONGEST_LINE: usize = 16 << 10;
 
 pub(super) struct Lines {
-    /// Standard output as it came.
+    /// Standard output.
     pub(super) captured: Vec<u8>,
-    /// The cap, once standard output exceeded it.
+    /// The cap, if standard output exceeded it.
     pub(super) exceeded: Option<usize>,
-    /// The last lines of standard error, and of standard output, redacted.
+    /// The last lines of both outputs.
     pub(super) tail: VecDeque<String>,
     cap: Option<usize>,
     partial: [Vec<u8>; 2],
@@ -31,7 +31,7 @@ impl Lines {
         }
     }
 
-    /// Takes what is there; `false` at the end of the stream.
+    /// Returns `false` at the end of the stream.
     pub(super) fn read(
         &mut self,
         reader: &mut dyn Read,
@@ -84,7 +84,7 @@ impl Lines {
         self.tail.push_back(line.into_owned());
     }
 
-    /// Ends the lines that were still open when the stream ended.
+    /// Ends the lines without a newline at the end of the streams.
     pub(super) fn flush(&mut self, on_line: &mut dyn FnMut(Stream, &str)) {
         for stream in [Stream::Stdout, Stream::Stderr] {
             self.end_line(stream, on_line);

@@ -1,4 +1,7 @@
+use std::time::{Duration, Instant};
+
 use super::*;
+use crate::cancel::Stop;
 
 fn sh(script: &str) -> Tool {
     Tool::new("sh").args(["-c", script])
@@ -29,7 +32,7 @@ fn a_missing_program_is_named() {
 }
 
 #[test]
-fn a_timeout_ends_the_whole_tree() {
+fn a_timeout_ends_grandchildren_too() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let script = format!("(trap '' TERM; sleep 600) & echo $! > {}; sleep 600", file.path().display());
     let cancel = Cancel::new().child(Some(Duration::from_millis(300)));
@@ -41,7 +44,7 @@ fn a_timeout_ends_the_whole_tree() {
         let stat = std::fs::read_to_string(format!("/proc/{grandchild}/stat")).unwrap_or_default();
         stat.is_empty() || stat.contains(") Z ")
     });
-    assert!(gone, "the grandchild {grandchild} lives on");
+    assert!(gone, "the grandchild {grandchild} still runs");
 }
 
 #[test]
@@ -53,7 +56,7 @@ fn a_grandchild_that_holds_the_pipe_does_not_hold_the_caller() {
 }
 
 #[test]
-fn the_environment_is_stated_not_inherited() {
+fn the_environment_is_explicit() {
     let done = sh("env").env("GIT_X", "1").run(&Cancel::new()).unwrap().text();
     assert!(done.contains("GIT_X=1") && done.contains("PATH="));
     assert!(!done.contains("CARGO_"), "{done}");

@@ -56,6 +56,14 @@ fn holder_in(file: &mut File) -> Option<Holder> {
     serde_json::from_str(&text).ok()
 }
 
+/// Whether a `serve` holds this state directory now.
+pub fn is_served(dir: &Path) -> bool {
+    let Ok(mut file) = File::open(dir.join(LOCK_FILE)) else { return false };
+    // A process of that number may be another one by now: the lock tells.
+    let lives = holder_in(&mut file).is_some_and(|holder| holder.lives());
+    lives && matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
+}
+
 /// The right to be the one `serve` of a state directory; given back when it is dropped or the process ends.
 #[derive(Debug)]
 pub struct ServeLock {

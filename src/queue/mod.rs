@@ -22,7 +22,7 @@ pub use self::job::{
     Accepted, CancelOutcome, ClaimedJob, JobDocuments, JobFilter, JobId, JobRecord, JobState, NewJob,
     QueueStats, UnknownState,
 };
-pub use self::lock::{Holder, ServeLock};
+pub use self::lock::{Holder, ServeLock, is_served};
 pub use self::log::{JobLog, LOG_CAP};
 pub use self::retry::RetryPolicy;
 pub use self::store::{Clock, Outbox, Post, PostKind, Refusal, Retention, Store};

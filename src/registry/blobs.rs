@@ -8,7 +8,6 @@ use crate::model::{Digest, ImageName};
 use super::answer::Answer;
 use super::client::{Redirects, Request};
 use super::error::RegistryError;
-use super::manifest::digest_of;
 use super::token::Scope;
 use super::{Registry, repository_path};
 
@@ -39,7 +38,7 @@ impl Registry {
         if answer.status != 200 {
             return Err(answer.failure());
         }
-        answer.same(digest, &digest_of(&answer.body))?;
+        answer.same(digest, &Digest::of(&answer.body))?;
         Ok(answer.http.body)
     }
 

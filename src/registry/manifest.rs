@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
 
 use crate::model::{Digest, Tag};
 
@@ -80,13 +79,9 @@ pub(crate) enum Content {
     Blob(Digest),
 }
 
-pub(super) fn digest_of(bytes: &[u8]) -> Digest {
-    Digest::from_sha256(Sha256::digest(bytes).into())
-}
-
 impl Manifest {
     pub fn new(bytes: Vec<u8>, media_type: impl Into<String>) -> Manifest {
-        Manifest { digest: digest_of(&bytes), bytes, media_type: media_type.into() }
+        Manifest { digest: Digest::of(&bytes), bytes, media_type: media_type.into() }
     }
 
     /// An OCI index or docker's manifest list.

@@ -8,7 +8,7 @@ use super::answer::Answer;
 use super::client::{Redirects, Request};
 use super::error::{RegistryError, RegistryErrorKind as Kind};
 use super::manifest::{
-    Contents, Descriptor, ImageConfig, MAX_BYTES, MEDIA_TYPES, Manifest, Reference, digest_of, image_config,
+    Contents, Descriptor, ImageConfig, MAX_BYTES, MEDIA_TYPES, Manifest, Reference, image_config,
 };
 use super::token::Scope;
 use super::{Registry, repository_path};
@@ -82,7 +82,7 @@ impl Registry {
         if answer.is_web_page() {
             return Err(answer.protocol("answers with a web page, not with a manifest"));
         }
-        let (computed, said) = (digest_of(&answer.body), content_digest(&answer));
+        let (computed, said) = (Digest::of(&answer.body), content_digest(&answer));
         let digest = match said {
             // In docker's schema 1 the digest does not cover the signatures.
             Some(said) if media_type == SIGNED_SCHEMA_1 => said,
