@@ -45,7 +45,7 @@ fn a_damaged_database_is_refused_and_kept_to_the_byte() {
     pages[4096 * 2..length - 4096].fill(0xa5);
     for damaged in [header, pages] {
         fs::write(&path, &damaged).unwrap();
-        let error = Store::open(lock(dir.path()).unwrap(), system()).unwrap_err();
+        let error = Store::open(lock_soon(dir.path()), system()).unwrap_err();
         assert!(matches!(error, QueueError::Corrupt { .. }), "{error}");
         assert!(error.hint().unwrap().contains("catchup"));
         assert!(fs::read(&path).unwrap() == damaged, "the file was changed");
@@ -185,7 +185,7 @@ fn a_database_of_a_newer_swanci_is_refused() {
     let conn = rusqlite::Connection::open(dir.path().join("queue.db")).unwrap();
     conn.pragma_update(None, "user_version", 999).unwrap();
     drop(conn);
-    let error = Store::open(lock(dir.path()).unwrap(), system()).unwrap_err();
+    let error = Store::open(lock_soon(dir.path()), system()).unwrap_err();
     assert!(matches!(error, QueueError::NewerSchema { found: 999, .. }), "{error}");
     let error = Store::open_existing(dir.path(), system()).unwrap_err();
     assert!(matches!(error, QueueError::NewerSchema { found: 999, .. }), "{error}");
