@@ -39,5 +39,6 @@ mod engine {
     mod serve;
     mod stack;
     mod statuses;
+    mod terminal;
     mod tutorial;
 }
