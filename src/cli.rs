@@ -40,8 +40,11 @@ Examples:
   swanci serve --listen 127.0.0.1:8080
   swanci doctor
 
-Exit codes: 0 done, 1 the work failed, 2 wrong usage, 3 nothing to build (evaluate),
-4 bad input, 5 refused, 6 the environment (git, docker, registry), 130/143 interrupted.";
+Exit codes:
+  0 done                         4 bad input
+  1 the work failed              5 refused
+  2 wrong usage                  6 the environment: git, docker, registry
+  3 nothing to build (evaluate)  130, 143 interrupted";
 
 /// Options that every command takes.
 #[derive(Debug, Args)]
@@ -87,11 +90,8 @@ fn with_global_options_hidden(command: clap::Command, global: &[clap::Arg]) -> c
 /// When to use colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Color {
-    /// On a terminal.
     Auto,
-    /// Always.
     Always,
-    /// Never.
     Never,
 }
 
@@ -153,6 +153,16 @@ pub(crate) enum Command {
         after_help = "Examples:\n  swanci init\n  swanci init --yes --registry registry.example.org:443 --repository acme/shop --branch main --certs\n  swanci init --yes --forge gitea --forge-url https://git.example.org --repository acme/shop\n\nExisting files are never overwritten."
     )]
     Init(Init),
+    /// Make or renew the registry's certificate, signed by an authority of its own
+    #[command(
+        after_help = "Examples:\n  swanci certs registry.example.org\n  swanci certs --dir /etc/swanci/certs registry.example.org 192.0.2.7\n\nThe authority in DIR is kept, so clients that trust it trust the new certificate too. Without one it is made.\nWrites ca.crt (for clients), ca.key, registry.crt and registry.key."
+    )]
+    Certs(Certs),
+    /// Make docker on this machine trust a registry's certificate authority
+    #[command(
+        after_help = "Examples:\n  sudo swanci trust --ca certs/ca.crt registry.example.org:443\n  swanci trust --dir ~/.config/docker/certs.d --ca ca.crt registry.example.org   # rootless docker\n  sudo swanci trust --remove registry.example.org:443\n\nDocker reads the file with each request: nothing is restarted."
+    )]
+    Trust(Trust),
     /// Install, check and redeliver the webhook of a repository on GitHub
     #[command(
         after_help = "Examples:\n  swanci hook url\n  swanci hook install --repo acme/shop\n  swanci hook check --repo acme/shop"
@@ -495,6 +505,34 @@ pub(crate) struct Doctor {
     /// The registry.
     #[command(flatten)]
     pub registry: RegistryArgs,
+}
+
+/// Which certificate.
+#[derive(Debug, Args)]
+pub(crate) struct Certs {
+    /// The registry's host names and addresses; localhost and 127.0.0.1 are added
+    #[arg(value_name = "NAME", required = true)]
+    pub name: Vec<RegistryAddress>,
+    /// The folder of the certificates
+    #[arg(long, value_name = "DIR", default_value = "certs")]
+    pub dir: PathBuf,
+}
+
+/// Whom to trust.
+#[derive(Debug, Args)]
+pub(crate) struct Trust {
+    /// The registry, as it stands in image names
+    #[arg(value_name = "HOST[:PORT]")]
+    pub registry: RegistryAddress,
+    /// The authority's certificate
+    #[arg(long, value_name = "FILE", default_value = "certs/ca.crt")]
+    pub ca: PathBuf,
+    /// Where the engine looks for authorities
+    #[arg(long, value_name = "DIR", default_value = "/etc/docker/certs.d")]
+    pub dir: PathBuf,
+    /// Trust it no longer
+    #[arg(long)]
+    pub remove: bool,
 }
 
 /// For which shell.

@@ -21,7 +21,7 @@ use crate::redact;
 pub use environment::Environment;
 #[cfg(test)]
 pub(crate) use file::RawConfig;
-pub(crate) use file::is_secret_id;
+pub(crate) use file::{forge_url, is_secret_id};
 
 /// The files that are looked for, in this order, where none is named.
 const DEFAULT_FILES: [&str; 2] = ["swanci.toml", "/etc/swanci/swanci.toml"];
@@ -351,6 +351,15 @@ fn short_for(forges: &[ForgeConfig]) -> Result<usize, String> {
 fn path_of(file: Option<&Path>, environment: &Environment) -> Option<PathBuf> {
     let named = file.map(Path::to_owned).or_else(|| environment.get("SWANCI_CONFIG").map(PathBuf::from));
     named.or_else(|| first_of(&DEFAULT_FILES))
+}
+
+/// Reads the text of a configuration file as far as that needs no file.
+#[cfg(fuzzing)]
+pub(crate) fn read_text(text: &str) {
+    let environment = Environment::default();
+    let _ = file::mistakes(text, &environment);
+    let read = file::table(text).and_then(file::parse).and_then(|raw| raw.validate(&environment));
+    let _ = read.map_err(|invalid| invalid.explain(None, text, &environment).render());
 }
 
 /// The first of these files that exists.

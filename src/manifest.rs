@@ -309,7 +309,7 @@ fn from_serde(error: &serde_path_to_error::Error<serde_json::Error>) -> Manifest
     let made = match (path.as_str(), &wrong) {
         (".", Wrong::Other(problem)) => {
             let problem = escaped(problem);
-            ManifestError::whole(format!("is not a list of images like {{\"images\":[…]}}: {problem}"))
+            ManifestError::whole(format!("{problem}; a list of images looks like {{\"images\":[…]}}"))
         }
         (path, Wrong::UnknownKey { .. }) => ManifestError::at(escaped(path), problem + &hint),
         (path, Wrong::Other(_)) => ManifestError::at(escaped(path), problem),

@@ -18,11 +18,11 @@ const FULL: &[&str] = &[
     "init",
     "--yes",
     "--registry",
-    "swan-registry.icesi.edu.co:443/team",
+    "registry.example.org:443/team",
     "--repository",
-    "swan/lake",
+    "acme/shop",
     "--repository",
-    "swan/pond",
+    "acme/pond",
     "--branch",
     "main",
     "--branch",
@@ -60,9 +60,9 @@ fn what_is_written_can_be_loaded() {
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(ran.out.contains("\nwrote secret\nwrote swanci.toml\n"), "{ran:?}");
     let config = load(&dir.path().join("swanci.toml"));
-    assert_eq!(config.registry.unwrap().to_string(), "swan-registry.icesi.edu.co:443/team");
+    assert_eq!(config.registry.unwrap().to_string(), "registry.example.org:443/team");
     let names: Vec<String> = config.repositories.iter().map(|r| r.name.to_string()).collect();
-    assert_eq!(names, ["swan/lake", "swan/pond"]);
+    assert_eq!(names, ["acme/shop", "acme/pond"]);
     assert_eq!(config.repositories[1].branches, ["main", "release/\"*"]);
     let secret = read_secret_file(&config.forges[0].secret_files[0]).unwrap();
     assert_eq!(hex::decode(secret.expose_secret()).unwrap().len(), 32);
@@ -72,8 +72,71 @@ fn what_is_written_can_be_loaded() {
         "{ran:?}"
     );
     let next: Vec<&str> = ran.out.lines().skip_while(|line| *line != "next:").skip(1).collect();
-    assert_eq!(next.len(), 3, "{ran:?}");
-    assert!(next.iter().all(|line| line.starts_with("  swanci ")), "{next:?}");
+    for (i, (line, says)) in next
+        .iter()
+        .zip([
+            "start the registry with certs/registry.crt and certs/registry.key",
+            "sudo swanci trust --ca certs/ca.crt registry.example.org:443",
+            "docker login registry.example.org:443",
+            "commit an images.json to acme/shop",
+            "swanci doctor",
+            "swanci serve",
+            "swanci hook install --repo acme/shop --url https://YOUR-PUBLIC-ADDRESS",
+        ])
+        .enumerate()
+    {
+        assert!(line.starts_with(&format!("  {}. {says}", i + 1)) && line.len() <= 80, "{line}");
+    }
+    assert_eq!(next.len(), 7, "{ran:?}");
+}
+
+#[test]
+fn in_a_git_repository_secret_and_state_are_kept_out_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let git = Command::new("git").args(["init", "-q"]).arg(dir.path()).status().unwrap();
+    assert!(git.success());
+    std::fs::create_dir(dir.path().join("ops")).unwrap();
+    std::fs::write(dir.path().join("ops/.gitignore"), "/state/\nmine").unwrap();
+    let ran = swanci(dir.path(), &[], &["init", "--yes", "--dir", "ops"]);
+    assert!(ran.code == 0 && ran.out.contains("added /secret to ops/.gitignore\n"), "{ran:?}");
+    assert_eq!(
+        std::fs::read_to_string(dir.path().join("ops/.gitignore")).unwrap(),
+        "/state/\nmine\n/secret\n"
+    );
+    let ran = swanci(dir.path(), &[], &["init", "--yes"]);
+    assert!(ran.out.contains("added /secret and /state/ to .gitignore\n"), "{ran:?}");
+    let status =
+        Command::new("git").args(["status", "--porcelain", "-uall"]).current_dir(dir.path()).output();
+    let status = String::from_utf8(status.unwrap().stdout).unwrap();
+    assert!(status.contains("swanci.toml") && !status.contains("secret"), "{status}");
+    let elsewhere = tempfile::tempdir().unwrap();
+    assert_eq!(swanci(elsewhere.path(), &[], &["init"]).code, 0);
+    assert!(!elsewhere.path().join(".gitignore").exists(), "no git, no .gitignore");
+}
+
+#[test]
+fn another_forge_is_written_with_its_url_and_secret() {
+    let dir = tempfile::tempdir().unwrap();
+    let gitea = ["--forge", "gitea", "--forge-url", "https://git.example.org/", "--repository", "acme/shop"];
+    let ran = swanci(dir.path(), &[], &[&["init", "--yes"], &gitea[..]].concat());
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.out.contains("token_file under [[forge]]\n"), "{ran:?}");
+    let config = load(&dir.path().join("swanci.toml"));
+    let [forge] = &config.forges[..] else { panic!("{:?}", config.forges) };
+    assert_eq!((forge.kind.as_str(), forge.url.as_str()), ("gitea", "https://git.example.org"));
+    assert_eq!(forge.secret_files, [dir.path().join("secret")]);
+    assert_eq!(config.repositories[0].forge, forge.url);
+    for (wrong, says) in [
+        (&["--forge", "gitea"][..], "--forge-url"),
+        (&["--forge", "gitae"], "did you mean `gitea`?"),
+        (&["--forge-url", "https://git.example.org"], "--forge"),
+        (&["--forge", "gitea", "--forge-url", "git.example.org"], "not a URL"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let ran = swanci(dir.path(), &[], &[&["init", "--yes"], wrong].concat());
+        assert!(ran.code == 2 && ran.err.contains(says), "{wrong:?}: {ran:?}");
+        assert!(files(dir.path()).is_empty());
+    }
 }
 
 #[test]
@@ -161,7 +224,7 @@ fn the_certificates_are_those_that_clients_take() {
         assert!(output.status.success(), "{arguments:?}: {output:?}");
         String::from_utf8(output.stdout).unwrap()
     };
-    for host in ["swan-registry.icesi.edu.co", "localhost"] {
+    for host in ["registry.example.org", "localhost"] {
         openssl(&[
             "verify",
             "-x509_strict",
@@ -182,6 +245,82 @@ fn the_certificates_are_those_that_clients_take() {
     }
     assert!(openssl(&["x509", "-in", "ca.crt", "-noout", "-text"]).contains("CA:TRUE, pathlen:0"));
     assert!(openssl(&["x509", "-in", "registry.crt", "-noout", "-text"]).contains("CA:FALSE"));
+}
+
+#[test]
+fn certs_renews_the_certificate_with_the_authority_that_clients_trust() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(swanci(dir.path(), &[], FULL).code, 0);
+    let read = |name: &str| std::fs::read_to_string(dir.path().join("certs").join(name)).unwrap();
+    let (ca, old) = (read("ca.crt"), read("registry.crt"));
+    let ran = swanci(dir.path(), &[], &["certs", "registry.example.org:443", "192.0.2.7"]);
+    assert!(
+        ran.code == 0 && ran.out.contains("valid for registry.example.org, localhost, 127.0.0.1, 192.0.2.7"),
+        "{ran:?}"
+    );
+    assert_eq!(read("ca.crt"), ca);
+    assert_ne!(read("registry.crt"), old);
+    assert_eq!(mode(&dir.path().join("certs/registry.key")), 0o600);
+    for name in [["-verify_hostname", "registry.example.org"], ["-verify_ip", "192.0.2.7"]] {
+        let verified = Command::new("openssl")
+            .args(["verify", "-x509_strict", "-purpose", "sslserver"])
+            .args(name)
+            .args(["-CAfile", "ca.crt", "registry.crt"])
+            .current_dir(dir.path().join("certs"))
+            .output()
+            .unwrap();
+        assert!(verified.status.success(), "{name:?}: {verified:?}");
+    }
+    // Half an authority signs nothing, and is not replaced.
+    std::fs::remove_file(dir.path().join("certs/ca.key")).unwrap();
+    let ran = swanci(dir.path(), &[], &["certs", "registry.example.org"]);
+    assert!(ran.code == 4 && ran.err.contains("ca.key"), "{ran:?}");
+    assert_eq!(read("ca.crt"), ca);
+    // Without any, one is made.
+    let ran = swanci(dir.path(), &[], &["certs", "--dir", "new", "registry.example.org", "--json"]);
+    assert_eq!(ran.json()["written"].as_array().unwrap().len(), 4, "{ran:?}");
+    assert_eq!(swanci(dir.path(), &[], &["certs", "https://x"]).code, 2);
+}
+
+#[test]
+fn trust_installs_the_authority_for_docker_and_takes_it_away() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(swanci(dir.path(), &[], FULL).code, 0);
+    let ca = std::fs::read_to_string(dir.path().join("certs/ca.crt")).unwrap();
+    for (registry, folders) in [
+        ("registry.example.org:443", &["registry.example.org", "registry.example.org:443"][..]),
+        ("registry.example.org", &["registry.example.org", "registry.example.org:443"]),
+        ("registry.example.org:5000/team", &["registry.example.org:5000"]),
+    ] {
+        let ran = swanci(dir.path(), &[], &["trust", "--dir", "d", registry]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        let found = Command::new("openssl")
+            .args(["x509", "-in", "certs/ca.crt", "-noout", "-fingerprint", "-sha256"])
+            .current_dir(dir.path())
+            .output()
+            .unwrap();
+        let found = String::from_utf8(found.stdout).unwrap();
+        assert!(ran.out.contains(found.trim().rsplit('=').next().unwrap()), "{found} {ran:?}");
+        let mut there: Vec<_> =
+            std::fs::read_dir(dir.path().join("d")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        there.sort();
+        assert_eq!(there, *folders);
+        for folder in folders {
+            assert_eq!(
+                std::fs::read_to_string(dir.path().join("d").join(folder).join("ca.crt")).unwrap(),
+                ca
+            );
+        }
+        assert_eq!(swanci(dir.path(), &[], &["trust", "--remove", "--dir", "d", registry]).code, 0);
+        assert_eq!(std::fs::read_dir(dir.path().join("d")).unwrap().count(), 0);
+    }
+    for (file, says) in
+        [("certs/registry.key", "private key"), ("swanci.toml", "not a certificate"), ("x", "cannot read x")]
+    {
+        let ran = swanci(dir.path(), &[], &["trust", "--dir", "e", "--ca", file, "registry.example.org"]);
+        assert!(ran.code == 4 && ran.err.contains(says), "{file}: {ran:?}");
+        assert!(!dir.path().join("e").exists());
+    }
 }
 
 #[test]
@@ -261,16 +400,34 @@ fn at_a_terminal_it_asks_for_what_no_flag_said() {
         .stdout(Stdio::piped())
         .spawn()
         .expect("script is missing: apt-get install bsdutils");
-    // The registry, a repository, no more repositories, and no certificates.
+    // The registry, a forge that is misspelt, the forge and its URL, a repository, no more of them, and no certificate.
     let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(b"swan.example.org:443\rswan/lake\r\rn\r").unwrap();
+    stdin.write_all(b"registry.example.org:443\rgitae\rgitea\r\racme/shop\r\r\r").unwrap();
     let output = child.wait_with_output().unwrap();
     drop(stdin);
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}");
+    for question in
+        ["Registry, as", "Forge, as", "URL of Gitea", "Repository to build", "Another repository", "Make a"]
+    {
+        let times = if question == "Forge, as" { 2 } else { 1 };
+        assert_eq!(said.matches(question).count(), times, "{question}: {said}");
+    }
+    assert!(said.contains("did you mean `gitea`?"), "{said}");
     let config = load(&dir.path().join("swanci.toml"));
-    assert_eq!(config.registry.unwrap().to_string(), "swan.example.org:443", "{said}");
-    assert_eq!(config.repositories[0].name.to_string(), "swan/lake");
+    assert_eq!(config.registry.unwrap().to_string(), "registry.example.org:443", "{said}");
+    assert_eq!(config.repositories[0].name.to_string(), "acme/shop");
     assert_eq!(config.repositories[0].branches, ["main"]);
+    assert_eq!(config.forges[0].url, "https://git.example.org");
     assert!(!dir.path().join("certs").exists());
+    // Before any question: what is there.
+    let again = Command::new("script")
+        .args(["-qec", &format!("{} init", env!("CARGO_BIN_EXE_swanci")), "/dev/null"])
+        .current_dir(dir.path())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&again.stdout);
+    assert_eq!(again.status.code(), Some(1), "{said}");
+    assert!(said.contains("swanci.toml already exists") && !said.contains("Registry"), "{said}");
 }

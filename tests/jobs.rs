@@ -34,7 +34,7 @@ fn jobs_are_listed_and_shown_for_people_and_as_json() {
     assert!(lines[0].contains("STATE") && lines[0].contains("REPOSITORY"), "{listed}");
     assert!(lines[1].contains("failed"), "the newest first: {listed}");
     assert!(lines[2].contains("images.json"), "and why: {listed}");
-    assert!(lines.iter().all(|line| line.len() <= 80), "{listed}");
+    assert!(lines.iter().all(|line| line.chars().count() <= 80), "{listed}");
     assert!(listed.contains("succeeded") && listed.contains("juanswan13/sd2018b-exam2"), "{listed}");
     assert_eq!(stdout(&world.run(&["jobs"])).lines().next(), listed.lines().next(), "listing is the default");
     let json: Value =

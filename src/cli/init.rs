@@ -4,24 +4,30 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::model::{RegistryAddress, RepoName};
+use crate::model::{ForgeName, RegistryAddress, RepoName};
 
 /// What to write down; what is not given is asked at a terminal.
 #[derive(Debug, Args)]
 pub(crate) struct Init {
-    /// Where images go
+    /// Where images go [default: none, only local names]
     #[arg(long, value_name = "HOST[:PORT][/NAMESPACE]")]
     pub registry: Option<RegistryAddress>,
+    /// The forge: github, gitlab, gitea, forgejo, gogs, bitbucket, bitbucket-server or gitbucket [default: github]
+    #[arg(long, value_name = "KIND")]
+    pub forge: Option<ForgeName>,
+    /// Where the forge is [default: the public one of its kind]
+    #[arg(long, value_name = "URL", requires = "forge", value_parser = crate::config::forge_url)]
+    pub forge_url: Option<String>,
     /// A repository whose merges are built; repeatable
     #[arg(long, value_name = "OWNER/NAME", value_parser = super::hook::full_name)]
     pub repository: Vec<RepoName>,
-    /// Only merges into a branch that matches, for every repository given; repeatable
+    /// Only merges into a branch that matches, for every repository given; repeatable [default: every branch]
     #[arg(long, value_name = "GLOB")]
     pub branch: Vec<String>,
-    /// Where to clone the (one) repository from instead of the payload's URL
+    /// Where to clone the (one) repository from [default: the forge]
     #[arg(long, value_name = "URL")]
     pub clone_url: Option<String>,
-    /// The webhook's secret: made here, or used as it is where the file is there [default: DIR/secret, made]
+    /// The webhook's secret: used as it is where the file exists, else made [default: DIR/secret, made]
     #[arg(long, value_name = "FILE")]
     pub secret_file: Option<PathBuf>,
     /// Make a certificate authority and the registry's certificate under DIR/certs
@@ -30,7 +36,7 @@ pub(crate) struct Init {
     /// The folder to write into
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub dir: PathBuf,
-    /// Ask nothing; so it is too where standard input is no terminal
+    /// Never prompt (implied when standard input is not a terminal)
     #[arg(short, long)]
     pub yes: bool,
 }

@@ -3,6 +3,7 @@
 mod announce;
 mod build;
 mod catchup;
+mod certs;
 mod check;
 mod completions;
 mod doctor;
@@ -17,6 +18,7 @@ mod run;
 mod serve;
 mod session;
 mod summary;
+mod trust;
 mod verify;
 
 use std::io::Write;
@@ -42,6 +44,8 @@ pub(crate) fn dispatch(cli: Cli, cancel: &Cancel, out: &mut dyn Write) -> Result
         Command::Check(args) => check::command(&cli.global, &args, cancel, out),
         Command::Doctor(args) => doctor::command(&session(&cli.global)?, &args, out),
         Command::Init(args) => init::command(&cli.global, &args, cancel, out),
+        Command::Certs(args) => certs::command(&cli.global, &args, out),
+        Command::Trust(args) => trust::command(&cli.global, &args, out),
         Command::Hook(args) => hook::command(&session(&cli.global)?, &args, out),
         Command::Completions(args) => completions::completions(&args, out),
         Command::Man(args) => completions::man(&args),

@@ -344,7 +344,7 @@ impl RawConfig {
             return Err(Invalid::new(
                 "registry.plain_http",
                 "only a registry on loopback may speak plain HTTP; give the registry a certificate \
-                 (scripts/gen-certs) and name its CA as ca_file",
+                 (`swanci certs` makes one) and name its CA as ca_file",
             ));
         }
         let state_dir = self.state_dir.or_else(|| environment.default_state_dir()).ok_or_else(|| {
@@ -525,7 +525,7 @@ fn public_url(text: &str) -> Result<String, Invalid> {
 
 /// A forge's URL in the one form in which it is compared: scheme and host in lower case, no default port, no slash at
 /// its end.
-fn forge_url(text: &str) -> Result<String, String> {
+pub(crate) fn forge_url(text: &str) -> Result<String, String> {
     let shown = shortened(&crate::redact::scrub(text), 80);
     let url = url::Url::parse(text)
         .map_err(|error| format!("`{shown}` is not a URL: {error}; it looks like https://git.example.org"))?;

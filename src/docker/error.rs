@@ -131,7 +131,7 @@ impl DockerError {
             }
             K::Registry => "check that the registry is up and that the engine reaches it under this name",
             K::Certificate => {
-                "the engine does not trust the registry's certificate: scripts/trust-ca installs the CA for docker"
+                "the engine does not trust the registry's certificate: `sudo swanci trust --ca FILE HOST` installs the CA for docker"
             }
             K::Unauthorized => "run `docker login REGISTRY` as the user that runs swanci",
             K::ManifestRefused => crate::registry::OCI_ONLY_HINT,

@@ -1,4 +1,4 @@
-//! A small certificate authority and a server certificate: what `scripts/gen-certs` makes with openssl.
+//! A small certificate authority and a server certificate, as `scripts/gen-certs` makes them with openssl.
 
 use std::time::Duration;
 
@@ -13,28 +13,28 @@ const CA_DAYS: u32 = 3650;
 /// Days that the server's certificate is valid: Apple's clients take no more.
 const SERVER_DAYS: u32 = 825;
 
-/// PEM texts.
-pub(super) struct Made {
-    pub(super) ca: String,
-    pub(super) ca_key: String,
-    /// With the authority's behind it.
-    pub(super) certificate: String,
-    pub(super) key: String,
+/// A certificate or a chain, and its key: PEM texts.
+pub(crate) struct Pair {
+    pub(crate) certificate: String,
+    pub(crate) key: String,
 }
 
-/// Makes both for a server of these names, host names or addresses. Keys are ECDSA P-256.
-pub(super) fn make(names: &[String], now: jiff::Timestamp) -> anyhow::Result<Made> {
+/// Valid from yesterday on: a client's clock may be behind.
+fn valid_for(days: u32, now: jiff::Timestamp, params: &mut CertificateParams) -> anyhow::Result<()> {
     let today = now.to_zoned(jiff::tz::TimeZone::UTC).date();
     let (month, day) = (u8::try_from(today.month())?, u8::try_from(today.day())?);
-    // A day ago: a client's clock may be behind.
-    let begin = rcgen::date_time_ymd(today.year().into(), month, day) - DAY;
+    params.not_before = rcgen::date_time_ymd(today.year().into(), month, day) - DAY;
+    params.not_after = params.not_before + DAY * days;
+    Ok(())
+}
 
-    let ca_key = KeyPair::generate()?;
+/// Makes an authority. Keys are ECDSA P-256.
+pub(crate) fn authority(now: jiff::Timestamp) -> anyhow::Result<Pair> {
+    let key = KeyPair::generate()?;
     let mut authority = CertificateParams::new(Vec::new())?;
     authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    authority.not_before = begin;
-    authority.not_after = begin + DAY * CA_DAYS;
+    valid_for(CA_DAYS, now, &mut authority)?;
     authority.distinguished_name = rcgen::DistinguishedName::new();
     authority.distinguished_name.push(DnType::OrganizationName, "swanci");
     // Two authorities of one name would be taken for each other.
@@ -43,21 +43,23 @@ pub(super) fn make(names: &[String], now: jiff::Timestamp) -> anyhow::Result<Mad
     authority
         .distinguished_name
         .push(DnType::CommonName, format!("swanci registry CA {}", hex::encode(random)));
-    let ca = authority.self_signed(&ca_key)?.pem();
+    Ok(Pair { certificate: authority.self_signed(&key)?.pem(), key: key.serialize_pem() })
+}
 
+/// Makes a certificate for a server of these names, host names or addresses, with the authority's behind it.
+pub(crate) fn server(authority: &Pair, names: &[String], now: jiff::Timestamp) -> anyhow::Result<Pair> {
+    let issuer = Issuer::from_ca_cert_pem(&authority.certificate, KeyPair::from_pem(&authority.key)?)?;
     let key = KeyPair::generate()?;
     let mut server = CertificateParams::new(names)?;
     server.is_ca = IsCa::ExplicitNoCa;
     server.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     server.use_authority_key_identifier_extension = true;
-    server.not_before = begin;
-    server.not_after = begin + DAY * SERVER_DAYS;
+    valid_for(SERVER_DAYS, now, &mut server)?;
     server.distinguished_name = rcgen::DistinguishedName::new();
     // At most 64 characters (RFC 5280, ub-common-name); clients look at the subjectAltName only.
     let common: String = names.first().map(|name| name.chars().take(64).collect()).unwrap_or_default();
     server.distinguished_name.push(DnType::CommonName, common);
-    let (ca_key_pem, key_pem) = (ca_key.serialize_pem(), key.serialize_pem());
-    let certificate = server.signed_by(&key, &Issuer::new(authority, ca_key))?.pem() + &ca;
-    Ok(Made { ca, ca_key: ca_key_pem, certificate, key: key_pem })
+    let certificate = server.signed_by(&key, &issuer)?.pem() + &authority.certificate;
+    Ok(Pair { certificate, key: key.serialize_pem() })
 }

@@ -1,6 +1,6 @@
 //! A new installation: configuration, webhook secret and certificates, all of them or none, never over what is there.
 
-mod certificates;
+pub(crate) mod certificates;
 mod template;
 
 use std::io::Write as _;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::decide::BranchGlobs;
 use crate::error::{Classify as _, Failure, Kind};
-use crate::model::{RegistryAddress, RepoName};
+use crate::model::{ForgeName, RegistryAddress, RepoName};
 
 /// What is to be written down.
 #[derive(Debug, Clone, Default)]
@@ -19,6 +19,8 @@ pub(crate) struct Answers {
     pub dir: PathBuf,
     /// Where images go.
     pub registry: Option<RegistryAddress>,
+    /// The forge that the repositories live on; `None` for github.com.
+    pub forge: Option<(ForgeName, Option<String>)>,
     /// Whose merges are built.
     pub repositories: Vec<RepoName>,
     /// Into which branches, for each of them.
@@ -42,6 +44,8 @@ pub(crate) struct Written {
     pub secret_kept: bool,
     /// Every file that was made, in order.
     pub files: Vec<PathBuf>,
+    /// Lines that were added to a `.gitignore`, so that git does not take the secret and the state.
+    pub ignored: Vec<String>,
 }
 
 /// Who may read a file.
@@ -71,16 +75,20 @@ pub(crate) fn write(answers: &Answers) -> Result<Written, Failure> {
         crate::config::read_secret_file(&secret)?;
     }
     let mut files = Vec::new();
+    let (gitignore, ignored) = ignored(answers);
     let certs = answers.dir.join("certs");
     if let (true, Some(registry)) = (answers.certificates, &answers.registry) {
         let names = names(registry);
-        let made = certificates::make(&names, jiff::Timestamp::now())
-            .classify(Kind::Failed, || format!("no certificate can be made for {}", names.join(", ")))?;
+        let now = jiff::Timestamp::now();
+        let made = certificates::authority(now)
+            .and_then(|ca| certificates::server(&ca, &names, now).map(|server| (ca, server)));
+        let (ca, server) =
+            made.classify(Kind::Failed, || format!("no certificate can be made for {}", names.join(", ")))?;
         for (name, content, access) in [
-            ("ca.key", made.ca_key, Access::Owner),
-            ("ca.crt", made.ca, Access::Everybody),
-            ("registry.key", made.key, Access::Owner),
-            ("registry.crt", made.certificate, Access::Everybody),
+            ("ca.key", ca.key, Access::Owner),
+            ("ca.crt", ca.certificate, Access::Everybody),
+            ("registry.key", server.key, Access::Owner),
+            ("registry.crt", server.certificate, Access::Everybody),
         ] {
             files.push(NewFile { path: certs.join(name), content: content.into_bytes(), access });
         }
@@ -106,7 +114,39 @@ pub(crate) fn write(answers: &Answers) -> Result<Written, Failure> {
         return Err(already(&there.path));
     }
     let files = write_all(&files)?;
-    Ok(Written { config, secret, secret_kept, files })
+    if !ignored.is_empty() {
+        let append = || -> std::io::Result<()> {
+            let before = std::fs::read_to_string(&gitignore).unwrap_or_default();
+            let newline = if before.is_empty() || before.ends_with('\n') { "" } else { "\n" };
+            let mut file = std::fs::OpenOptions::new().append(true).create(true).open(&gitignore)?;
+            writeln!(file, "{newline}{}", ignored.join("\n"))
+        };
+        append().classify(Kind::Failed, || format!("cannot write {}", gitignore.display()))?;
+    }
+    Ok(Written { config, secret, secret_kept, files, ignored })
+}
+
+/// What stands in the way of the answers that are known so far: asking for the others would be in vain.
+pub(crate) fn is_free(answers: &Answers) -> Result<(), Failure> {
+    let mut wanted = vec![answers.dir.join("swanci.toml")];
+    if answers.secret_file.is_none() {
+        wanted.push(answers.dir.join("secret"));
+    }
+    wanted.iter().find(|path| is_there(path)).map_or(Ok(()), |there| Err(already(there)))
+}
+
+/// The lines that a `.gitignore` in the folder lacks, where the folder is in a git repository.
+fn ignored(answers: &Answers) -> (PathBuf, Vec<String>) {
+    let file = answers.dir.join(".gitignore");
+    let in_git = std::path::absolute(Path::new(".").join(&answers.dir))
+        .is_ok_and(|dir| dir.ancestors().any(|dir| dir.join(".git").exists()));
+    if !in_git {
+        return (file, Vec::new());
+    }
+    let there = std::fs::read_to_string(&file).unwrap_or_default();
+    let secret = answers.secret_file.is_none().then_some("/secret");
+    let lines = secret.into_iter().chain(["/state/"]).map(str::to_owned);
+    (file, lines.filter(|line| !there.lines().any(|known| known.trim() == line)).collect())
 }
 
 fn check(answers: &Answers) -> Result<(), Failure> {
@@ -118,6 +158,13 @@ fn check(answers: &Answers) -> Result<(), Failure> {
     }
     if answers.clone_url.is_some() && answers.repositories.len() != 1 {
         return Err(Failure::usage("--clone-url is for one repository").hint("give one --repository with it"));
+    }
+    if let Some((kind, None)) = answers.forge
+        && kind.public_url().is_none()
+    {
+        return Err(
+            Failure::usage(format!("{} has no public instance", kind.title())).hint("add --forge-url")
+        );
     }
     if answers.certificates && answers.registry.is_none() {
         return Err(
@@ -132,8 +179,8 @@ fn check(answers: &Answers) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The registry's own name, and those of this machine, as `scripts/gen-certs` has them.
-fn names(registry: &RegistryAddress) -> Vec<String> {
+/// The registry's own name, and those of this machine.
+pub(crate) fn names(registry: &RegistryAddress) -> Vec<String> {
     let host = registry.host();
     let bare = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, _)) => address,
@@ -163,7 +210,7 @@ fn is_there(path: &Path) -> bool {
 }
 
 fn already(path: &Path) -> Failure {
-    Failure::failed(format!("{} is there already, and is not overwritten", path.display()))
+    Failure::failed(format!("{} already exists and is not overwritten", path.display()))
         .hint("nothing was written; move it away, or write elsewhere with --dir")
 }
 

@@ -13,6 +13,22 @@ pub(super) fn render(answers: &Answers, secret_file: &Path) -> String {
     let ca_file =
         if answers.certificates { "ca_file = \"certs/ca.crt\"" } else { "#ca_file = \"certs/ca.crt\"" };
     let secret_file = string(&secret_file.display().to_string());
+    let (serve_secret, forge) = match &answers.forge {
+        None => (
+            format!("secret_file = {secret_file}"),
+            "#[[forge]]\n#kind = \"gitea\"\n#url = \"https://git.example.org\"\n\
+             #secret_file = \"git.example.org.secret\""
+                .to_owned(),
+        ),
+        Some((kind, url)) => (
+            "#secret_file = \"secret\"".to_owned(),
+            format!(
+                "[[forge]]\nkind = {}\n{}secret_file = {secret_file}",
+                string(kind.as_str()),
+                url.as_ref().map(|url| format!("url = {}\n", string(url))).unwrap_or_default()
+            ),
+        ),
+    };
     let mut text = format!(
         r#"# swanci's configuration. A line that begins with # and no space shows a key and its default, or an example.
 # Relative paths are relative to this file. The environment (SWANCI_<SECTION>_<KEY>) and flags come before it.
@@ -23,7 +39,7 @@ pub(super) fn render(answers: &Answers, secret_file: &Path) -> String {
 [registry]
 # Where images go; it may end in a namespace.
 {registry}
-# The certificate authority for swanci's own requests; docker has its certs.d (scripts/trust-ca).
+# The certificate authority for swanci's own requests; `swanci trust` installs it for docker.
 {ca_file}
 # Only for a registry on loopback.
 #plain_http = false
@@ -46,8 +62,8 @@ pub(super) fn render(answers: &Answers, secret_file: &Path) -> String {
 [serve]
 # Where webhooks arrive: a tunnel or a reverse proxy with TLS stands in front.
 #listen = "127.0.0.1:8080"
-# What deliveries are signed with; `swanci hook install` gives it to GitHub. Keep it out of git.
-secret_file = {secret_file}
+# The secret that GitHub signs deliveries with; other forges have theirs under [[forge]]. Keep it out of git.
+{serve_secret}
 # Merges at once.
 #jobs = 1
 # For one merge.
@@ -59,10 +75,9 @@ secret_file = {secret_file}
 # Where metrics are served; nowhere unless given.
 #admin_listen = "127.0.0.1:9090"
 
-# Where the repositories live; https://github.com unless given.
-#[[forge]]
-#kind = "gitea"
-#url = "https://git.example.org"
+# Where the repositories live; https://github.com unless given. The token is for private clones, the CA for a
+# certificate of its own.
+{forge}
 #token_file = "git.example.org.token"
 #ca_file = "git-ca.crt"
 
@@ -70,7 +85,7 @@ secret_file = {secret_file}
 "#
     );
     if answers.repositories.is_empty() {
-        text.push_str("#[[repository]]\n#name = \"owner/name\"\n");
+        text.push_str("#[[repository]]\n#name = \"acme/shop\"\n");
         text.push_str(
             "# Globs of the branches; every branch unless given.\n#branches = [\"main\", \"release/*\"]\n",
         );
@@ -97,13 +112,13 @@ secret_file = {secret_file}
 fn optional(clone_url: Option<&str>) -> String {
     let clone_url = match clone_url {
         Some(url) => format!("clone_url = {}", string(url)),
-        None => "#clone_url = \"ssh://git@github.com/owner/name.git\"".to_owned(),
+        None => "#clone_url = \"ssh://git@github.com/acme/shop.git\"".to_owned(),
     };
     format!(
         "# Where to clone from instead of the forge's own address.\n{clone_url}\n\
          # In front of this repository's image names.\n#namespace = \"team-a\"\n\
          # Full names from before a rename: their images are this repository's own.\n\
-         #former_names = [\"owner/old-name\"]\n\
+         #former_names = [\"acme/old-name\"]\n\
          # Docker build secrets of this repository's images, by id: files.\n\
          #secrets = {{ npm = \"/etc/swanci/npm-token\" }}\n#submodules = false\n"
     )

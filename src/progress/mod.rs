@@ -64,6 +64,12 @@ pub(crate) fn write_stderr(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{}", runner::harmless(&shown(line)));
 }
 
+/// A question to a person, without a line break.
+pub(crate) fn prompt(text: &str) {
+    let mut err = std::io::stderr().lock();
+    let _ = write!(err, "{} ", shown(text)).and_then(|()| err.flush());
+}
+
 /// What may stand on a terminal and in a log: no secret, no control character. Everything that is printed or logged
 /// comes through here.
 pub(crate) fn shown(text: &str) -> String {

@@ -181,9 +181,7 @@ fn tls_hint(cause: TlsCause, host: &str) -> String {
             "set `ca_file` under [registry] to the certificate of the authority that signed the registry's; swanci \
              never continues without a valid certificate"
         }
-        TlsCause::AuthorityAsServer => {
-            "`scripts/gen-certs` and `swanci init --certs` make an authority and a certificate that it signed"
-        }
+        TlsCause::AuthorityAsServer => "`swanci certs` makes an authority and a certificate that it signed",
         TlsCause::PlainHttp => {
             "check the port; set `plain_http = true` under [registry] for a registry on this machine; any other needs \
              a certificate"

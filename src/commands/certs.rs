@@ -1,0 +1,75 @@
+//! `swanci certs`: makes or renews the registry's certificate.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use crate::cli::{Certs, Global};
+use crate::error::{Classify as _, Failure, Kind};
+use crate::init::certificates::{Pair, authority, server};
+use crate::init::names;
+
+use super::documents_io::{print, write_json};
+
+pub(super) fn command(global: &Global, args: &Certs, out: &mut dyn Write) -> Result<(), Failure> {
+    let mut all: Vec<String> = Vec::new();
+    for name in args.name.iter().flat_map(names) {
+        if !all.contains(&name) {
+            all.push(name);
+        }
+    }
+    let (crt, key) = (args.dir.join("ca.crt"), args.dir.join("ca.key"));
+    let now = jiff::Timestamp::now();
+    let (ca, is_new) = match (std::fs::read_to_string(&crt), std::fs::read_to_string(&key)) {
+        (Ok(certificate), Ok(key)) => (Pair { certificate, key }, false),
+        (Err(_), Err(_)) if !crt.exists() && !key.exists() => {
+            (authority(now).classify(Kind::Failed, || "no authority can be made")?, true)
+        }
+        (Err(error), _) => return Err(half(&crt, error)),
+        (_, Err(error)) => return Err(half(&key, error)),
+    };
+    let made = server(&ca, &all, now).classify(Kind::Failed, || {
+        format!("no certificate can be made for {} with {}", all.join(", "), crt.display())
+    })?;
+    let mut files = vec![("registry.key", &made.key, 0o600), ("registry.crt", &made.certificate, 0o644)];
+    if is_new {
+        files.extend([("ca.key", &ca.key, 0o600), ("ca.crt", &ca.certificate, 0o644)]);
+    }
+    let mut written: Vec<PathBuf> = Vec::new();
+    for (name, text, mode) in files {
+        let path = args.dir.join(name);
+        replace(&path, text, mode).classify(Kind::Failed, || format!("cannot write {}", path.display()))?;
+        written.push(path);
+    }
+    if global.json {
+        return write_json(out, &json!({"schema": 1, "names": all, "written": written}));
+    }
+    let mut text: String = written.iter().map(|path| format!("wrote {}\n", path.display())).collect();
+    text.push_str(&format!("valid for {}\n", all.join(", ")));
+    if is_new {
+        text.push_str(&format!("next: sudo swanci trust --ca {} {}\n", crt.display(), args.name[0].host()));
+    } else {
+        text.push_str("next: restart the registry, which reads its certificate at its start\n");
+    }
+    print(out, &text)
+}
+
+fn half(path: &Path, error: std::io::Error) -> Failure {
+    Failure::new(Kind::BadInput, error)
+        .context(format!("cannot read {}", path.display()))
+        .hint("an authority needs ca.crt and ca.key; without both, name another folder with --dir")
+}
+
+/// Writes all of the file or nothing.
+fn replace(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(dir)?;
+    let mut temporary = tempfile::Builder::new().prefix(".swanci-").tempfile_in(dir)?;
+    temporary.as_file().set_permissions(std::fs::Permissions::from_mode(mode))?;
+    temporary.write_all(text.as_bytes())?;
+    temporary.as_file().sync_all()?;
+    temporary.persist(path)?;
+    Ok(())
+}
