@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Command;
 use regex_lite::Regex;
+use swanci::config::{Config, Environment};
 use swanci::error::Kind;
 use swanci::listener::{Answer, Metrics, Refusal};
 use swanci::queue::QueueStats;
@@ -329,6 +330,26 @@ fn the_messages_that_troubleshooting_explains_are_those_of_the_program() {
         }
     }
     assert!(found > 15, "only {found} messages were found");
+}
+
+#[test]
+fn every_configuration_that_the_pages_show_is_one_that_swanci_takes() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("swanci.toml");
+    let environment: Environment = [("HOME".to_owned(), "/nowhere".to_owned())].into_iter().collect();
+    let mut loaded = 0;
+    for page in pages() {
+        for block in read(&page).split("```toml\n").skip(1) {
+            let end = block.find("```").unwrap();
+            // Blocks of a list are indented.
+            fs::write(&file, block[..end].replace("\n   ", "\n")).unwrap();
+            if let Err(failure) = Config::load(Some(&file), None, &environment) {
+                panic!("{}: {}\n{}", page.display(), failure.render(), &block[..end]);
+            }
+            loaded += 1;
+        }
+    }
+    assert!(loaded > 10, "only {loaded} configurations were found");
 }
 
 #[test]

@@ -8,6 +8,7 @@
 mod check;
 mod documents;
 mod evaluate_fixtures;
+mod forges;
 mod hook;
 mod init;
 mod landed;
