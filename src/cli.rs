@@ -40,8 +40,11 @@ Examples:
   swanci serve --listen 127.0.0.1:8080
   swanci doctor
 
-Exit codes: 0 done, 1 the work failed, 2 wrong usage, 3 nothing to build (evaluate),
-4 bad input, 5 refused, 6 the environment (git, docker, registry), 130/143 interrupted.";
+Exit codes:
+  0 done                         4 bad input
+  1 the work failed              5 refused
+  2 wrong usage                  6 the environment: git, docker, registry
+  3 nothing to build (evaluate)  130, 143 interrupted";
 
 /// Options that every command takes.
 #[derive(Debug, Args)]
@@ -87,11 +90,8 @@ fn with_global_options_hidden(command: clap::Command, global: &[clap::Arg]) -> c
 /// When to use colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Color {
-    /// On a terminal.
     Auto,
-    /// Always.
     Always,
-    /// Never.
     Never,
 }
 

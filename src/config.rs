@@ -353,6 +353,15 @@ fn path_of(file: Option<&Path>, environment: &Environment) -> Option<PathBuf> {
     named.or_else(|| first_of(&DEFAULT_FILES))
 }
 
+/// Reads the text of a configuration file as far as that needs no file.
+#[cfg(fuzzing)]
+pub(crate) fn read_text(text: &str) {
+    let environment = Environment::default();
+    let _ = file::mistakes(text, &environment);
+    let read = file::table(text).and_then(file::parse).and_then(|raw| raw.validate(&environment));
+    let _ = read.map_err(|invalid| invalid.explain(None, text, &environment).render());
+}
+
 /// The first of these files that exists.
 fn first_of(paths: &[&str]) -> Option<PathBuf> {
     paths.iter().map(PathBuf::from).find(|path| path.exists())

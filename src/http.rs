@@ -1,4 +1,4 @@
-//! The HTTP client behind all of swanci's own requests: registry, token servers, forges.
+//! The HTTP client for registries, token servers and forges.
 //!
 //! Times and sizes are bounded. Redirects, credentials and retries are the caller's.
 
@@ -10,7 +10,7 @@ use std::io::Read as _;
 use std::time::Duration;
 
 use ureq::http::{self, HeaderMap, header};
-use url::{Host, Url};
+use url::Url;
 
 use proxy::Proxies;
 use tls::{TlsCause, Trust};
@@ -222,14 +222,6 @@ fn plain(error: &std::io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or(&text);
     text.to_lowercase()
-}
-
-pub(crate) fn is_loopback(host: &Host<&str>) -> bool {
-    match host {
-        Host::Domain(name) => *name == "localhost",
-        Host::Ipv4(ip) => ip.is_loopback(),
-        Host::Ipv6(ip) => ip.is_loopback(),
-    }
 }
 
 /// The target of `rel="next"` among the links of a `Link` header (RFC 8288).

@@ -16,6 +16,8 @@ pub mod error;
 mod escape;
 mod events;
 pub mod forge;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod git;
 mod hooks;
 mod http;

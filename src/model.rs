@@ -218,18 +218,19 @@ impl RegistryAddress {
             Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
             _ => &self.host,
         };
-        name == "localhost"
-            || name
-                .trim_start_matches('[')
-                .trim_end_matches(']')
-                .parse::<std::net::IpAddr>()
-                .is_ok_and(|ip| ip.is_loopback())
+        is_loopback(name)
     }
 
     /// The same registry with one more namespace behind its own.
     pub fn with_namespace(&self, inner: &ImageName) -> Result<RegistryAddress, InvalidValue> {
         format!("{self}/{inner}").parse()
     }
+}
+
+/// Whether the host of a URL is this machine.
+pub(crate) fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+    host == "localhost" || address.is_ok_and(|ip| ip.is_loopback())
 }
 
 impl FromStr for RegistryAddress {

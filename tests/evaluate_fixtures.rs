@@ -104,12 +104,12 @@ fn a_form_and_a_byte_order_mark_change_nothing_but_the_hash() {
 }
 
 /// One row of the collection's `index.csv`. Only its last column, a note, is ever quoted or holds commas.
-struct Row {
-    file: String,
-    forge: String,
-    events: Vec<Option<String>>,
-    verdict: String,
-    repository: String,
+pub(crate) struct Row {
+    pub(crate) file: String,
+    pub(crate) forge: String,
+    pub(crate) events: Vec<Option<String>>,
+    pub(crate) verdict: String,
+    pub(crate) repository: String,
     branch: String,
     commit: String,
     head: String,
@@ -135,7 +135,7 @@ pub(crate) fn collection(what: &str) -> Option<PathBuf> {
     None
 }
 
-fn rows(collection: &Path) -> Vec<Row> {
+pub(crate) fn rows(collection: &Path) -> Vec<Row> {
     let index = std::fs::read_to_string(collection.join("index.csv")).unwrap();
     let mut lines = index.lines();
     let header: Vec<&str> = lines.next().unwrap().split(',').collect();
@@ -225,12 +225,12 @@ fn every_recorded_payload_gets_its_verdict() {
 }
 
 /// One delivery that was recorded from a real server.
-struct Recording {
-    name: String,
-    headers: Vec<(String, String)>,
-    body: Vec<u8>,
-    merged: bool,
-    secret: String,
+pub(crate) struct Recording {
+    pub(crate) name: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+    pub(crate) merged: bool,
+    pub(crate) secret: String,
 }
 
 impl Recording {
@@ -239,7 +239,7 @@ impl Recording {
     }
 }
 
-fn recordings(folder: &Path) -> Vec<Recording> {
+pub(crate) fn recordings(folder: &Path) -> Vec<Recording> {
     let index = std::fs::read_to_string(folder.join("index.csv")).unwrap();
     let mut lines = index.lines();
     assert_eq!(lines.next(), Some("name,event,content_type,done,expected,landed_sha,secret"));

@@ -3,6 +3,7 @@
 
 mod contexts;
 mod faults;
+mod late;
 mod tokens;
 
 use std::io::{Read as _, Write as _};

@@ -11,6 +11,8 @@ use tempfile::TempDir;
 use crate::support::forge_api::{Asked, ForgeApi};
 use crate::support::github_api::{GitHubApi, Instead, REPOSITORY, TOKEN};
 use crate::support::program::{Ran, swanci};
+use crate::support::registry::Ca;
+use crate::support::tls_front;
 
 const SECRET: &str = "the-webhook-secret-of-the-tests";
 const URL: &str = "https://ci.example.org/webhook";
@@ -659,4 +661,28 @@ fn the_forge_is_the_repositorys_or_the_one_that_is_named() {
         let ran = forge_hook(dir.path(), &[&install[..], &["--forge", forge]].concat());
         assert!(ran.code == 2 && ran.err.contains(says), "{forge}: {ran:?}");
     }
+}
+
+#[test]
+fn a_forge_behind_a_private_authority_is_trusted_with_its_ca_file_alone() {
+    let api = keeps_hooks("gitea");
+    let inner = api.url().rsplit(':').next().unwrap().parse().unwrap();
+    let ca = Ca::new("test");
+    let (certificate, key) = ca.server(&["127.0.0.1"]);
+    let files = tempfile::tempdir().unwrap();
+    let (crt, key_file) = (files.path().join("crt"), files.path().join("key"));
+    std::fs::write(&crt, certificate).unwrap();
+    std::fs::write(&key_file, key).unwrap();
+    let port = tls_front::start(&crt, &key_file, inner, files);
+    let dir = site_of("gitea", &format!("https://127.0.0.1:{port}"));
+    let ran = forge_hook(dir.path(), &["check"]);
+    assert!(ran.code == 6 && ran.err.contains("certificate"), "{ran:?}");
+    assert!(api.asked().is_empty());
+    std::fs::write(dir.path().join("ca.crt"), &ca.pem).unwrap();
+    let config = std::fs::read_to_string(dir.path().join("swanci.toml")).unwrap();
+    let config = config.replace("token_file", "ca_file = \"ca.crt\"\ntoken_file");
+    std::fs::write(dir.path().join("swanci.toml"), config).unwrap();
+    let ran = forge_hook(dir.path(), &["check"]);
+    assert!(ran.code == 1 && ran.err.contains("has no webhook of swanci's"), "{ran:?}");
+    assert_eq!(api.lines(), ["GET /api/v1/repos/swan/shop/hooks?limit=50"]);
 }

@@ -120,7 +120,7 @@ fn another_forge_is_written_with_its_url_and_secret() {
     let gitea = ["--forge", "gitea", "--forge-url", "https://git.example.org/", "--repository", "acme/shop"];
     let ran = swanci(dir.path(), &[], &[&["init", "--yes"], &gitea[..]].concat());
     assert_eq!(ran.code, 0, "{ran:?}");
-    assert!(ran.out.contains("in Gitea, add a webhook"), "{ran:?}");
+    assert!(ran.out.contains("token_file under [[forge]]\n"), "{ran:?}");
     let config = load(&dir.path().join("swanci.toml"));
     let [forge] = &config.forges[..] else { panic!("{:?}", config.forges) };
     assert_eq!((forge.kind.as_str(), forge.url.as_str()), ("gitea", "https://git.example.org"));

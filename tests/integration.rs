@@ -8,6 +8,7 @@
 mod check;
 mod documents;
 mod evaluate_fixtures;
+mod forges;
 mod hook;
 mod init;
 mod landed;
@@ -38,5 +39,6 @@ mod engine {
     mod serve;
     mod stack;
     mod statuses;
+    mod terminal;
     mod tutorial;
 }

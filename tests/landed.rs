@@ -8,6 +8,9 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
+use swanci::cancel::Cancel;
+use swanci::git::{Merge, Mirror, Remote};
+
 use crate::evaluate_fixtures::collection;
 use crate::support::repository::Repository;
 use crate::support::swanci::{Ran, Swanci};
@@ -525,6 +528,31 @@ fn wrong_ways(ways: &[Way]) -> Vec<String> {
     wrong
 }
 
+/// Pull requests, direct pushes, cherry-picks and reverts at random: what is found is never another commit.
+#[test]
+fn on_random_histories_nothing_is_taken_for_what_landed() {
+    let seed = std::env::var("SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
+    println!("SEED={seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let (mut asked, mut found) = (0, 0);
+    for _ in 0..3 {
+        let history = History::new(random.fork());
+        for (told, answer) in history.answers() {
+            asked += 1;
+            found += usize::from(answer.is_some());
+            let what = || format!("SEED={seed}: {} at {:?} became {:?}", told.way, told.merged, told.landed);
+            assert!(
+                answer.is_none() || answer == told.landed,
+                "{}, not {answer:?}\n{}",
+                what(),
+                history.log()
+            );
+        }
+    }
+    println!("{found} of {asked} found");
+    assert!(asked > 10 && found * 10 >= asked * 7, "{found} of {asked}");
+}
+
 /// What the forge no longer has counts no more.
 #[test]
 fn refs_that_the_forge_has_removed_are_not_used() {
@@ -611,4 +639,174 @@ fn every_recorded_merge_is_found() {
         }
     }
     assert_eq!(found, 17);
+}
+
+/// A pull request that was merged.
+struct Merged {
+    number: u64,
+    way: &'static str,
+    created: i64,
+    merged: i64,
+    landed: Option<String>,
+}
+
+struct History {
+    repository: Repository,
+    random: fastrand::Rng,
+    now: i64,
+    merged: Vec<Merged>,
+}
+
+impl History {
+    fn new(random: fastrand::Rng) -> History {
+        let repository = Repository::new();
+        for file in ["one", "two", "three"] {
+            repository.write(file, lines(&[]));
+        }
+        repository.commit("first");
+        let now = time_of(&repository, "main");
+        let mut history = History { repository, random, now, merged: Vec::new() };
+        // Open ones: number, and when they were opened.
+        let mut open: Vec<(u64, i64)> = Vec::new();
+        for number in 1..40 {
+            match history.random.u8(..12) {
+                0..5 => open.extend(history.open(number, &open)),
+                5..10 if !open.is_empty() => {
+                    let (number, created) = open.swap_remove(history.random.usize(..open.len()));
+                    history.merge(number, created);
+                }
+                10 => history.again(&["cherry-pick", "--allow-empty"]),
+                11 => history.again(&["revert", "--no-edit"]),
+                _ => history.push("main"),
+            }
+        }
+        history
+    }
+
+    /// Whether git did it.
+    fn git(&mut self, args: &[&str]) -> bool {
+        self.now += [0, 0, 1, 20, 100][self.random.usize(..5)];
+        let date = format!("{} +0000", self.now);
+        let mut command = Command::new("git");
+        command.args(["-c", "user.name=A", "-c", "user.email=a@b.org", "-c", "core.editor=true"]).args(args);
+        command.current_dir(self.repository.path()).env("GIT_COMMITTER_DATE", &date);
+        if args[0] != "rebase" && args[0] != "cherry-pick" {
+            command.env("GIT_AUTHOR_DATE", &date);
+        }
+        command.output().unwrap().status.success()
+    }
+
+    /// Commits a change of a line to what is checked out; of few files, lines and words, so that some are the same.
+    fn push(&mut self, branch: &str) {
+        assert!(self.git(&["checkout", "--quiet", branch]));
+        let file = ["one", "two", "three"][self.random.usize(..3)];
+        let text = std::fs::read_to_string(self.repository.file(file)).unwrap();
+        let (at, word) = (self.random.usize(..8) * 5, self.random.u8(..3));
+        let changed = text
+            .lines()
+            .enumerate()
+            .map(|(n, line)| if n == at { format!("w{word}\n") } else { format!("{line}\n") });
+        self.repository.write(file, changed.collect::<String>());
+        self.git(&["commit", "--quiet", "--all", "--message", "x"]);
+    }
+
+    fn open(&mut self, number: u64, open: &[(u64, i64)]) -> Option<(u64, i64)> {
+        // Now and then on top of another one, or of an older state.
+        let base = match (self.random.u8(..6), open) {
+            (0, [(below, _), ..]) => format!("topic-{below}"),
+            (1, _) => "main~1".to_owned(),
+            (_, _) => "main".to_owned(),
+        };
+        let topic = format!("topic-{number}");
+        if !self.git(&["checkout", "--quiet", "-b", &topic, &base]) {
+            return None;
+        }
+        for _ in 0..self.random.u8(1..4) {
+            self.push(&topic);
+        }
+        if self.random.u8(..6) == 0 && !self.git(&["merge", "--quiet", "--no-edit", "main"]) {
+            self.git(&["merge", "--abort"]);
+        }
+        let head = self.repository.git(&["rev-parse", "HEAD"]);
+        self.git(&["checkout", "--quiet", "main"]);
+        if self.repository.git(&["rev-list", &head, "^main"]).is_empty() {
+            return None;
+        }
+        self.repository.git(&["update-ref", &format!("refs/pull/{number}/head"), &head]);
+        Some((number, self.now))
+    }
+
+    fn merge(&mut self, number: u64, created: i64) {
+        let topic = format!("topic-{number}");
+        self.now += 1;
+        assert!(self.git(&["checkout", "--quiet", "main"]));
+        let before = self.repository.head();
+        if self.repository.git(&["rev-list", &topic, "^main"]).is_empty() {
+            return;
+        }
+        let way = ["merge", "rebase", "squash", "fast-forward"][self.random.usize(..4)];
+        let done = match way {
+            "merge" => self.git(&["merge", "--quiet", "--no-ff", "--no-edit", &topic]),
+            "fast-forward" => self.git(&["merge", "--quiet", "--ff-only", &topic]),
+            "squash" => {
+                self.git(&["merge", "--quiet", "--squash", &topic])
+                    && self.git(&["commit", "--quiet", "--message", "squash"])
+            }
+            _ => {
+                let rebased = self.git(&["checkout", "--quiet", "-B", "rebased", &topic])
+                    && self.git(&["rebase", "--quiet", "--force-rebase", "main"]);
+                if !rebased {
+                    self.git(&["rebase", "--abort"]);
+                }
+                self.git(&["checkout", "--quiet", "main"])
+                    && rebased
+                    && self.git(&["merge", "--quiet", "--ff-only", "rebased"])
+            }
+        };
+        let landed = self.repository.head();
+        if !done || landed == before {
+            self.git(&["reset", "--quiet", "--hard", &before]);
+            return;
+        }
+        self.now = self.now.max(time_of(&self.repository, &landed));
+        if way == "squash" && self.random.bool() {
+            self.repository.git(&["update-ref", &format!("refs/pull/{number}/merge"), &landed]);
+        }
+        let merged = if way == "fast-forward" { self.now } else { time_of(&self.repository, &landed) };
+        self.merged.push(Merged { number, way, created, merged, landed: Some(landed) });
+    }
+
+    /// Makes or undoes a commit that is somewhere once more.
+    fn again(&mut self, how: &[&str]) {
+        assert!(self.git(&["checkout", "--quiet", "main"]));
+        let all = self.repository.git(&["rev-list", "--all", "--no-merges"]);
+        let all: Vec<&str> = all.lines().collect();
+        let commit = all[self.random.usize(..all.len() - 1)];
+        if !self.git(&[how, &[commit]].concat()) {
+            self.git(&[how[0], "--abort"]);
+        }
+    }
+
+    /// What is found of each.
+    fn answers(&self) -> Vec<(&Merged, Option<String>)> {
+        let (state, cancel) = (tempfile::tempdir().unwrap(), Cancel::new());
+        let remote = Remote::typed(&self.repository.url()).unwrap();
+        let mirror = Mirror::of(state.path(), &remote, &[], &cancel);
+        let answer = |pull: &Merged| {
+            let folder = format!("refs/pull/{}", pull.number);
+            let tip = mirror.fetch_branch_and(&"main".parse().unwrap(), &folder).unwrap();
+            let merge = Merge {
+                heads: mirror.commit_of(&format!("{folder}/head")).unwrap().into_iter().collect(),
+                tried: mirror.commit_of(&format!("{folder}/merge")).unwrap(),
+                created_at: Some(pull.created).filter(|_| pull.number % 2 == 0),
+                merged_at: Some(pull.merged),
+            };
+            mirror.landed(&tip, &merge).unwrap().map(|commit| commit.to_string())
+        };
+        self.merged.iter().map(|pull| (pull, answer(pull))).collect()
+    }
+
+    fn log(&self) -> String {
+        self.repository.git(&["log", "--graph", "--format=%H %ct %at %D", "--all"])
+    }
 }

@@ -14,17 +14,14 @@ mod verify;
 
 use swanci::model::{Digest, ImageName, Tag};
 
-/// A name for a repository.
 pub(crate) fn image(name: &str) -> ImageName {
     name.parse().unwrap()
 }
 
-/// A tag.
 pub(crate) fn tag(tag: &str) -> Tag {
     tag.parse().unwrap()
 }
 
-/// A digest of nothing that exists.
 pub(crate) fn nothing() -> Digest {
     format!("sha256:{}", "0".repeat(64)).parse().unwrap()
 }

@@ -1,13 +1,17 @@
 //! What a forge hears of a merge: the status of its commit and the comment on its pull request, by `serve` and by
 //! `run --status`.
 
+#![allow(clippy::disallowed_methods, reason = "tests may spawn")]
+
+use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
-use super::serve::support::{REPOSITORY, World, until};
+use super::serve::support::{REPOSITORY, SECRET, World, until};
 use crate::support::forge_api::{Asked, ForgeApi};
+use crate::support::http::{delivery, sign};
 
 const TOKEN: &str = "canary-token-of-the-statuses";
 
@@ -42,6 +46,10 @@ fn answering() -> (Arc<AtomicU16>, ForgeApi) {
 
 /// A world whose forge is told of its merges.
 fn world(api: &ForgeApi) -> World {
+    world_of("github", api)
+}
+
+fn world_of(kind: &str, api: &ForgeApi) -> World {
     let world = World::new();
     std::fs::write(world.path("token"), format!("{TOKEN}\n")).unwrap();
     let (repository, clone) = (REPOSITORY, world.path("forge.git").display().to_string());
@@ -49,7 +57,7 @@ fn world(api: &ForgeApi) -> World {
     world.configure(|s| {
         s.serve = "public_url = \"https://ci.example.org/\"".to_owned();
         s.repositories = Some(format!(
-            "[[forge]]\nkind = \"github\"\nurl = \"{url}\"\ntoken_file = \"token\"\nstatus = true\ncomment = true\n\
+            "[[forge]]\nkind = \"{kind}\"\nurl = \"{url}\"\ntoken_file = \"token\"\nstatus = true\ncomment = true\n\
              [[repository]]\nname = \"{repository}\"\nclone_url = \"{clone}\"\n"
         ));
     });
@@ -115,11 +123,7 @@ fn a_failed_build_is_a_failure_with_the_end_of_its_log_and_a_later_success_repla
     let payload = String::from_utf8(other.payload.clone()).unwrap();
     // The same pull request: its comment is updated.
     let again = payload.replace("\"number\":2", "\"number\":1");
-    let answer = serve.ask(crate::support::http::delivery(
-        super::serve::support::SECRET,
-        "pull_request",
-        again.as_bytes(),
-    ));
+    let answer = serve.ask(delivery(SECRET, "pull_request", again.as_bytes()));
     assert_eq!(answer.status, 202, "{answer:?}");
     until("the comment is replaced", || (comments(&api).len() == 2).then_some(()));
     let (method, text) = comments(&api).pop().unwrap();
@@ -157,6 +161,36 @@ fn a_cancelled_job_is_an_error_also_when_it_is_cancelled_beside_serve() {
     assert!(world.run(&["jobs", "cancel", &job.to_string()]).status.success());
     until("it is an error", || (states(&api, &merge.commit) == ["pending", "error"]).then_some(()));
     assert_eq!(statuses(&api, &merge.commit)[1].1, "cancelled");
+    assert_eq!(serve.stop(), 0);
+}
+
+#[test]
+fn a_commit_that_the_forge_does_not_name_is_pending_once_it_is_found() {
+    let (_, api) = answering();
+    let world = world_of("gitbucket", &api);
+    world.hold_builds();
+    let merge = world.merge_page("one");
+    let mut payload: Value = serde_json::from_slice(&merge.payload).unwrap();
+    let head = payload["pull_request"]["head"]["sha"].as_str().unwrap().to_owned();
+    let work = world.path("work");
+    let push = ["push", "-q", "origin", &format!("{head}:refs/pull/1/head")];
+    let pushed = Command::new("git").args(push).current_dir(work).status().unwrap();
+    assert!(pushed.success());
+    payload["pull_request"].as_object_mut().unwrap().remove("merge_commit_sha");
+    payload["repository"]["clone_url"] = json!(format!("{}/git/{REPOSITORY}.git", api.url()));
+    let body = payload.to_string();
+    let serve = world.serve();
+    let answer = serve.ask(format!(
+        "POST /webhook HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nX-Github-Event: pull_request\r\n\
+         User-Agent: Apache-HttpClient/4.5.14\r\nX-Hub-Signature-256: {}\r\nContent-Length: {}\r\n\r\n{body}",
+        sign(SECRET, body.as_bytes()),
+        body.len()
+    ));
+    assert_eq!(answer.status, 202, "{answer:?}");
+    until("it is pending", || (states(&api, &merge.commit) == ["pending"]).then_some(()));
+    assert_eq!(world.job(1)["commit"], merge.commit, "the job names the commit from then on");
+    world.release_builds();
+    until("it has succeeded", || (states(&api, &merge.commit) == ["pending", "success"]).then_some(()));
     assert_eq!(serve.stop(), 0);
 }
 
@@ -205,6 +239,8 @@ fn doctor_tries_the_token_of_the_forge() {
         let out = world.run(&["doctor", "--json"]);
         let document: Value = serde_json::from_slice(&out.stdout).unwrap();
         let checks = document["checks"].as_array().unwrap().clone();
+        let plain = checks.iter().find(|check| check["name"] == "forge").unwrap();
+        assert!(plain["detail"].as_str().unwrap().contains("plain http"), "{plain}");
         checks.into_iter().find(|check| check["name"] == "forge token").unwrap()
     };
     assert_eq!(check(&world)["health"], "ok");

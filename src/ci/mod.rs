@@ -1,4 +1,4 @@
-//! Inside a job of GitHub Actions: step outputs, the summary, and masks (docs.github.com, "Workflow commands for GitHub
+//! In a job of GitHub Actions: step outputs, the summary, and masks (docs.github.com, "Workflow commands for GitHub
 //! Actions").
 
 mod summary;
@@ -15,7 +15,7 @@ use crate::error::{Classify as _, Failure, Kind};
 use crate::model::{Change, Digest, Tag};
 use crate::progress::{runner, write_commands};
 
-/// What the runner says about the job (docs.github.com, "Default environment variables").
+/// The job's environment (docs.github.com, "Default environment variables").
 #[derive(Debug, Clone)]
 pub(crate) struct Actions {
     output: Option<PathBuf>,
@@ -24,34 +24,26 @@ pub(crate) struct Actions {
     event_name: Option<String>,
 }
 
-/// How a run ended.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Ended<'a> {
-    /// Before there was a document.
+    /// Without a document.
     Early,
-    /// With nothing to do.
     Skipped(&'a DecisionDocument),
-    /// With images that failed to build.
+    /// Some images failed to build.
     Built(&'a BuiltDocument),
-    /// With a receipt.
     Pushed(&'a Receipt),
 }
 
-/// What a run has to report.
 #[derive(Debug)]
 pub(crate) struct Report<'a> {
-    /// How it ended.
     pub ended: Ended<'a>,
-    /// Why, in a sentence.
     pub reason: Option<&'a str>,
-    /// What failed.
     pub failure: Option<&'a Failure>,
-    /// Where the receipt is kept.
     pub receipt: Option<&'a Path>,
 }
 
 impl Actions {
-    /// The job around this process; `None` outside of GitHub Actions.
+    /// `None` outside of GitHub Actions.
     pub(crate) fn detect(environment: &Environment) -> Option<Actions> {
         if environment.get("GITHUB_ACTIONS") != Some("true") {
             return None;
@@ -65,29 +57,23 @@ impl Actions {
         })
     }
 
-    /// From now on what is printed is made harmless, and secrets are masked as they become known.
+    /// Escapes workflow commands in the output from now on, and masks secrets.
     pub(crate) fn take_over(&self) {
         runner::expect_runner();
         crate::redact::announce(|secret| {
-            // Each line by itself: that is how the runner compares.
+            // Line by line, like the runner.
             for line in secret.lines().filter(|line| !line.trim().is_empty()) {
                 write_commands(&[runner::command("add-mask", None, line)]);
             }
         });
     }
 
-    /// The event of this payload, where it is the job's own.
+    /// The name of the job's own event, if this is its payload.
     pub(crate) fn event_of(&self, payload: &Path) -> Option<String> {
-        if self.event_path.as_deref() != Some(payload) {
-            return None;
-        }
-        self.event_name.clone()
+        self.event_name.clone().filter(|_| self.event_path.as_deref() == Some(payload))
     }
 
-    /// Writes the step's outputs and its summary, where the runner wants them.
-    ///
-    /// # Errors
-    /// When a file cannot be written: later steps would go on without the outputs.
+    /// Writes the step's outputs and its summary. Fails if a file cannot be written, because later steps need the outputs.
     pub(crate) fn report(&self, report: &Report<'_>) -> Result<(), Failure> {
         if let Some(path) = &self.output {
             append(path, &outputs(report)?, "the step's outputs")?;
@@ -124,7 +110,7 @@ impl Report<'_> {
         }
     }
 
-    /// Repository, branch and commit, as far as they are known.
+    /// Repository, branch and commit; empty if unknown.
     fn place(&self) -> [String; 3] {
         if let Some(change) = self.change() {
             let branch = change.branch.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -138,14 +124,14 @@ impl Report<'_> {
     }
 }
 
-/// One image in the output `images`.
+/// In the output `images`.
 #[derive(Serialize)]
 struct OutputImage<'a> {
     name: &'a str,
     status: crate::documents::ImageStatus,
     image: Option<String>,
     digest: Option<&'a Digest>,
-    /// The moving tags that name it now.
+    /// The moving tags that point to the image now.
     tags: Vec<&'a Tag>,
 }
 
@@ -191,12 +177,11 @@ fn outputs(report: &Report<'_>) -> Result<String, Failure> {
     Ok(text)
 }
 
-/// One output, whose value may have any lines but the delimiter.
 fn output(name: &str, value: &str, delimiter: &str) -> String {
     format!("{name}<<{delimiter}\n{value}\n{delimiter}\n")
 }
 
-/// What nobody who writes a value can know beforehand.
+/// Random, so that no value can contain it.
 fn delimiter() -> Result<String, Failure> {
     let mut random = [0; 16];
     getrandom::fill(&mut random)
@@ -215,14 +200,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_output_of_many_lines_ends_at_a_delimiter_that_cannot_be_guessed() {
+    fn an_output_of_several_lines_ends_at_a_random_delimiter() {
         let (one, two) = (delimiter().unwrap(), delimiter().unwrap());
         assert_ne!(one, two);
         assert_eq!(output("digests", "a\nb", "D"), "digests<<D\na\nb\nD\n");
     }
 
     #[test]
-    fn the_event_is_told_for_the_jobs_own_payload_alone() {
+    fn only_the_jobs_own_payload_has_its_event() {
         let variables = [
             ("GITHUB_ACTIONS", "true"),
             ("GITHUB_EVENT_PATH", "/run/event.json"),

@@ -1,14 +1,13 @@
-//! The step's summary: Markdown, in which every text from outside is text only.
+//! The step's summary in Markdown. Text from outside is escaped.
 
 use crate::documents::{Image, MoveOutcome};
 use crate::error::Failure;
 
 use super::{Ended, Report};
 
-/// A value longer than this is cut: a summary is read at a glance.
+/// Characters; longer values are cut.
 const LONGEST: usize = 300;
 
-/// The summary of a run.
 pub(super) fn markdown(report: &Report<'_>) -> String {
     let [repository, _, commit] = report.place();
     let place = if repository.is_empty() {
@@ -74,8 +73,7 @@ fn code(text: &str) -> String {
     format!("<code>{}</code>", escaped(text))
 }
 
-/// Lines as they are. Nothing but `</pre>` ends such a block (CommonMark, "HTML blocks", kind 1), not even an empty
-/// line.
+/// Only `</pre>` ends such a block (CommonMark, "HTML blocks", kind 1).
 fn preformatted(text: &str) -> String {
     if text.is_empty() {
         return String::new();
@@ -84,8 +82,8 @@ fn preformatted(text: &str) -> String {
     format!("<pre>{}</pre>\n\n", text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;"))
 }
 
-/// One line in which no character means anything to Markdown or HTML: a character reference never does (CommonMark,
-/// "Entity and numeric character references").
+/// One line without markup: punctuation becomes character references (CommonMark, "Entity and numeric character
+/// references").
 fn escaped(text: &str) -> String {
     let text = crate::progress::shown(text);
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");

@@ -326,6 +326,13 @@ fn engine_disk(site: &Site, cancel: &Cancel) -> Check {
 fn forge_tokens(session: &Session, cancel: &dyn Fn() -> Cancel, report: &mut dyn FnMut(Check)) {
     let config = &session.config;
     for forge in &config.forges {
+        if forge.url.starts_with("http://") {
+            report(warning(
+                "forge",
+                format!("{} is on plain http: its token and the code can be read on their way", forge.url),
+                "serve it over https; a private certificate authority is its ca_file",
+            ));
+        }
         let Some(entry) = config.repositories.iter().find(|entry| entry.forge == forge.url) else { continue };
         let answers = forge.status || forge.comment;
         let asked = api_of(config, forge, &entry.name, None, &cancel())

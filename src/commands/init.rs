@@ -197,11 +197,8 @@ fn next(answers: &Answers, written: &Written) -> Vec<String> {
                     "start the registry with {0}/registry.crt and {0}/registry.key",
                     certs.display()
                 ));
-                steps.push(format!(
-                    "sudo swanci trust --ca {} {}   (where images are pulled)",
-                    path(&certs.join("ca.crt")),
-                    registry.host()
-                ));
+                let ca = path(&certs.join("ca.crt"));
+                steps.push(format!("sudo swanci trust --ca {ca} {}", registry.host()));
             }
             steps.push(format!("docker login {}   (where it asks for a password)", registry.host()));
         }
@@ -215,17 +212,11 @@ fn next(answers: &Answers, written: &Written) -> Vec<String> {
     ));
     steps.push(format!("swanci doctor{config}"));
     steps.push(format!("swanci serve{config}"));
-    match answers.forge {
-        None | Some((ForgeName::Github, _)) => {
-            let several = answers.repositories.len() != 1;
-            let repo = if several { format!(" --repo {repository}") } else { String::new() };
-            steps.push(format!("swanci hook install{config}{repo} --url https://YOUR-PUBLIC-ADDRESS"));
-        }
-        Some((kind, _)) => steps.push(format!(
-            "in {}, add a webhook to https://YOUR-PUBLIC-ADDRESS/webhook (secret: {})",
-            kind.title(),
-            written.secret.display()
-        )),
+    if answers.forge.as_ref().is_some_and(|(kind, _)| *kind != ForgeName::Github) {
+        steps.push("make a token at the forge, and name its file: token_file under [[forge]]".to_owned());
     }
+    let several = answers.repositories.len() != 1;
+    let repo = if several { format!(" --repo {repository}") } else { String::new() };
+    steps.push(format!("swanci hook install{config}{repo} --url https://YOUR-PUBLIC-ADDRESS"));
     steps
 }

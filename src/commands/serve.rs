@@ -69,9 +69,6 @@ pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Ser
             .warn("no registry is configured, so every merge will fail: set registry.host or --registry");
     }
     queue.set_posts(posts::wanted(&config))?;
-    // Not waited for at the end: what it has not posted is posted at the next start.
-    let _outbox = posts::start(&queue, &works, &announcer, &session.cancel)
-        .classify(Kind::Environment, || "the thread that posts cannot be started")?;
     let pool = start_pool(&queue, &config, &works, &metrics, &announcer, &session.cancel)?;
     if args.once {
         announcer.say("draining", "running what is queued first");
@@ -321,6 +318,7 @@ fn start_pool(
         jobs: config.serve.jobs,
         timeout: Some(config.serve.timeout),
         retention: Retention { age: config.serve.retention, ..Retention::default() },
+        outbox: Some(posts::outbox(queue, works, announcer, cancel)),
         ..PoolOptions::default()
     };
     let works = Arc::clone(works);

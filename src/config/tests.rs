@@ -331,6 +331,73 @@ fn what_stands_around_a_secret_in_its_file_is_not_part_of_it() {
 }
 
 #[test]
+fn the_short_secret_is_of_githubs_forge_or_of_the_only_one() {
+    let secret = ("SWANCI_SECRET", "s3cret-of-the-environment");
+    let owner = |forges: &str| {
+        let file = format!("[serve]\nsecret_file='/s/0'\n{forges}");
+        let config = load(&file, &[secret])?;
+        let with = |has: &dyn Fn(&ForgeConfig) -> bool| {
+            let urls: Vec<_> =
+                config.forges.iter().filter(|f| has(f)).map(|forge| forge.url.clone()).collect();
+            urls.join(" ")
+        };
+        let by_file = with(&|forge| !forge.secret_files.is_empty());
+        assert_eq!(by_file, with(&|forge| forge.secret.is_some()));
+        Ok::<_, Failure>(by_file)
+    };
+    let gitea = "[[forge]]\nkind='gitea'\nurl='https://gitea'\n";
+    let enterprise = "[[forge]]\nkind='github'\nurl='https://ghe'\n";
+    let public = "[[forge]]\nkind='github'\n";
+    for (forges, url) in [
+        (String::new(), "https://github.com"),
+        (gitea.to_owned(), "https://gitea"),
+        (format!("{gitea}{enterprise}"), "https://ghe"),
+        (format!("{enterprise}{public}{gitea}"), "https://github.com"),
+    ] {
+        assert_eq!(owner(&forges).unwrap(), url, "{forges}");
+    }
+    for forges in [
+        format!("{enterprise}[[forge]]\nkind='github'\nurl='https://ghe2'\n"),
+        format!("{gitea}[[forge]]\nkind='gogs'\nurl='https://gogs'\n"),
+    ] {
+        let text = owner(&forges).unwrap_err().render();
+        assert!(
+            text.contains("line 2: serve.secret_file") && text.contains("secret_file of its own"),
+            "{text}"
+        );
+        let text = load(&forges, &[secret]).unwrap_err().render();
+        assert!(text.contains("SWANCI_SECRET: ") && text.contains("secret_file of its own"), "{text}");
+        assert!(!text.contains("s3cret-of"), "{text}");
+        assert!(load(&forges, &[]).is_ok());
+    }
+}
+
+#[test]
+fn a_flag_replaces_the_secrets_of_the_forge_that_it_is_short_for() {
+    let gitea = "[[forge]]\nkind='gitea'\nurl='https://gitea'\nsecret_file=['/s/1', '/s/2']\n";
+    let mut config = load(gitea, &[("SWANCI_SECRET", "s3cret-value")]).unwrap();
+    config.set_secret_file(Path::new("/s/3")).unwrap();
+    assert_eq!(config.forges[0].secret_files, [PathBuf::from("/s/3")]);
+    assert!(config.forges[0].secret.is_none());
+    let mut config = load(TWO_FORGES, &[]).unwrap();
+    assert_eq!(config.set_secret_file(Path::new("/s/3")).unwrap_err().kind, Kind::Usage);
+}
+
+#[test]
+fn two_forges_may_have_repositories_of_one_name() {
+    let on = |forge: &str, former: &str| {
+        format!("[[repository]]\nname='a/b'\nforge='https://{forge}'\nformer_names=['{former}']\n")
+    };
+    let config = load(&format!("{TWO_FORGES}{}{}", on("one", "x/y"), on("two", "x/y")), &[]).unwrap();
+    let name = "A/B".parse().unwrap();
+    let urls: Vec<_> =
+        config.repositories_named(&name).map(|r| config.forge_of(r).unwrap().url.as_str()).collect();
+    assert_eq!(urls, ["https://one", "https://two"]);
+    let text = refused(&format!("{TWO_FORGES}{}{}", on("one", "x/y"), on("one", "z/z"))).render();
+    assert!(text.contains("line 12: repository[1].name") && text.contains("twice"), "{text}");
+}
+
+#[test]
 fn a_forge_is_told_of_merges_where_it_has_a_token_and_the_means() {
     let config =
         load("[[forge]]\nkind='gogs'\nurl='https://g'\ntoken_file='t'\ncomment=true\n", &[]).unwrap();

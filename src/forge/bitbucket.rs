@@ -149,9 +149,15 @@ impl Pull<'_> {
                 return Err(repository.missing("full_name"));
             }
             let repository = self.target.object("repository")?;
-            repository.object("project")?.needed::<RepoName>("key")?;
-            repository.needed::<RepoName>("slug")?;
-            Err(repository.missing("slug"))
+            let project = repository.object("project")?;
+            let key = project.text("key")?.ok_or_else(|| project.missing("key"))?;
+            let is_wrong = |at: &Object<'_>, name: &str, error| {
+                PayloadError::field(at.path_of(name), format!("is wrong: {error}"))
+            };
+            format!("{key}/x").parse::<RepoName>().map_err(|error| is_wrong(&project, "key", error))?;
+            let slug = repository.text("slug")?.ok_or_else(|| repository.missing("slug"))?;
+            let name = format!("{key}/{slug}").parse::<RepoName>();
+            name.map(drop).map_err(|error| is_wrong(&repository, "slug", error))
         };
         let error: Result<(), PayloadError> = wrong();
         error.err().unwrap_or_else(|| top.missing("repository"))

@@ -2,6 +2,7 @@
 //!
 //! Gitea sends GitHub's and Gogs' headers too, Forgejo all of those, Gogs GitHub's event.
 
+use super::signature::Unverified;
 use crate::model::ForgeName;
 
 /// A header by its name in lower case.
@@ -105,6 +106,17 @@ impl ForgeName {
 pub(crate) fn is_signed(headers: &Lookup<'_>) -> bool {
     let signed = |forge: ForgeName| headers(forge.signature_header(headers)).is_some_and(|s| !s.is_empty());
     ForgeName::ALL.into_iter().any(|forge| forge.can_send(headers) && signed(forge))
+}
+
+/// Why a delivery counts as not signed.
+pub(crate) fn unsigned(headers: &Lookup<'_>) -> Unverified {
+    let sha1 = headers("x-hub-signature").and_then(|value| value.strip_prefix("sha1="));
+    let of_github = ForgeName::Github.can_send(headers) || ForgeName::Gitbucket.can_send(headers);
+    if of_github && sha1.is_some_and(|digits| !digits.is_empty()) {
+        Unverified::OnlySha1
+    } else {
+        Unverified::Missing
+    }
 }
 
 #[cfg(test)]

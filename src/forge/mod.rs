@@ -19,7 +19,7 @@ use crate::model::{ForgeName, RepoName};
 
 pub use body::Encoding;
 pub use headers::Lookup;
-pub(crate) use headers::{READ, delivery_id, event, is_signed};
+pub(crate) use headers::{READ, delivery_id, event, is_signed, unsigned};
 
 /// What a forge delivered.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use sha2::Sha256;
 
 use super::body::{self, Encoding};
-use super::headers::Lookup;
+use super::headers::{Lookup, unsigned};
 use crate::model::ForgeName;
 
 /// How far the time of a GitLab delivery may be from now (Standard Webhooks; the reference libraries take as much).
@@ -107,10 +107,7 @@ pub fn verify(
     let header = forge.signature_header(headers);
     let verified = match (forge, headers(header).filter(|value| !value.is_empty())) {
         (ForgeName::Gitlab, _) => return verify_gitlab(headers, body, secret, now),
-        (_, None) => {
-            let sha1 = headers("x-hub-signature").is_some_and(|value| value.starts_with("sha1="));
-            return Err(if sha1 { Unverified::OnlySha1 } else { Unverified::Missing });
-        }
+        (_, None) => return Err(unsigned(headers)),
         (ForgeName::Gitea | ForgeName::Forgejo | ForgeName::Gogs, signature) => {
             // Over the JSON, also where a form is around it.
             body::signed_json(body, encoding).is_some_and(|json| secret.verifies(&json, signature))

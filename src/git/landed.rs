@@ -58,7 +58,7 @@ impl Merge {
     }
 
     fn is_after_merge(&self, commit: &Commit) -> bool {
-        self.merged_at.is_some_and(|at| commit.time > at.saturating_add(NEAR))
+        self.merged_at.is_some_and(|at| commit.time > at.saturating_add(SAME_MOMENT))
     }
 }
 

@@ -1,16 +1,15 @@
-//! Which proxy a request takes, as docker decides it (Go's `golang.org/x/net/http/httpproxy`).
+//! Chooses the proxy for a request like docker (Go's `golang.org/x/net/http/httpproxy`).
 //!
-//! `HTTPS_PROXY` is for https, `HTTP_PROXY` for http, and `ALL_PROXY` (curl's, not Go's) for what neither covers. A
-//! variable that is empty counts as not set, so that its lower-case form applies. Loopback is always asked directly.
+//! `HTTPS_PROXY` is for https, `HTTP_PROXY` for http, and `ALL_PROXY` (curl's, not Go's) for both otherwise. An empty
+//! variable counts as unset, so that its lower-case form applies. Loopback never uses a proxy.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use url::{Host, Url};
 
-use super::is_loopback;
+use crate::model::is_loopback;
 
-/// The proxies of the environment.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Proxies {
     https: Option<(&'static str, String)>,
@@ -18,13 +17,13 @@ pub(crate) struct Proxies {
     exceptions: Vec<Exception>,
 }
 
-/// One entry of `NO_PROXY`.
+/// An entry of `NO_PROXY`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Exception {
     All,
     Network(IpNet),
     Address(IpAddr, Option<u16>),
-    /// A domain without a leading dot; `itself` says whether it is meant besides what is below it.
+    /// A domain without a leading dot; without `itself`, only its subdomains.
     Domain {
         name: String,
         itself: bool,
@@ -49,17 +48,17 @@ impl Proxies {
         Proxies {
             https: first(["HTTPS_PROXY", "https_proxy"]).or_else(|| all.clone()),
             http: first(["HTTP_PROXY", "http_proxy"]).or(all),
-            // Go knows commas only; curl, and so git, takes blanks too.
+            // Go accepts only commas; curl, and so git, accepts white space too.
             exceptions: exceptions.split([',', ' ', '\t', '\n']).filter_map(Exception::parse).collect(),
         }
     }
 
-    /// Each variable that names a proxy, and the proxy.
+    /// The variables and their proxies.
     pub(crate) fn all(&self) -> impl Iterator<Item = (&'static str, &str)> {
         self.https.iter().chain(&self.http).map(|(variable, address)| (*variable, address.as_str()))
     }
 
-    /// The proxy through which this URL is asked; `None` for a direct connection.
+    /// The proxy for this URL; `None` for a direct connection.
     pub(crate) fn of(&self, url: &Url) -> Option<&str> {
         let (_, proxy) = match url.scheme() {
             "https" => self.https.as_ref()?,
@@ -68,7 +67,8 @@ impl Proxies {
         };
         let host = url.host()?;
         let port = url.port_or_known_default();
-        let direct = is_loopback(&host) || self.exceptions.iter().any(|e| e.matches(&host, port));
+        let direct =
+            url.host_str().is_some_and(is_loopback) || self.exceptions.iter().any(|e| e.matches(&host, port));
         (!direct).then_some(proxy)
     }
 }
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_docker_curl_and_git_ask_directly_is_asked_directly() {
+    fn no_proxy_means_the_same_as_for_docker_curl_and_git() {
         for (list, direct, proxied) in [
             (
                 "example.org",
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn each_scheme_has_its_proxy_and_an_empty_variable_is_not_set() {
+    fn each_scheme_has_its_proxy_and_an_empty_variable_counts_as_unset() {
         let url = "https://r.example.org/";
         assert_eq!(taken(&[("http_proxy", "http://p:1")], url), None);
         assert_eq!(
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_asked_directly_whatever_is_set() {
+    fn loopback_never_uses_a_proxy() {
         let set = [("HTTPS_PROXY", "http://p:1"), ("HTTP_PROXY", "http://p:1")];
         for url in ["http://127.0.0.1:5000/", "https://localhost/", "http://[::1]:5000/", "http://127.9.9.9/"]
         {
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn the_login_of_a_proxy_does_not_show() {
+    fn the_login_of_a_proxy_is_not_shown() {
         assert_eq!(shown("http://user:p@ss@proxy:3128"), "http://proxy:3128");
         assert_eq!(shown("user:pass@proxy:3128"), "proxy:3128");
         assert_eq!(shown("http://proxy:3128"), "http://proxy:3128");

@@ -10,7 +10,6 @@ use serde_json::json;
 use super::answer::{Answer, Refusal, Reply, Verdict};
 use super::head::Head;
 use super::metrics::Metrics;
-use crate::forge::signature::Unverified;
 use crate::forge::{self, Lookup};
 
 /// What stands behind the routes: signature, meaning and queue. The listener knows none of them.
@@ -193,9 +192,7 @@ fn delivery_head(head: &Head) -> Result<ContentKind, Answer> {
     if forge::is_signed(&headers) {
         return Ok(content);
     }
-    let sha1 = headers("x-hub-signature").is_some_and(|value| value.starts_with("sha1="));
-    let why = if sha1 { Unverified::OnlySha1 } else { Unverified::Missing };
-    Err(Answer { log: Some(why.to_string()), ..Answer::unauthorized() })
+    Err(Answer { log: Some(forge::unsigned(&headers).to_string()), ..Answer::unauthorized() })
 }
 
 fn content_kind(head: &Head) -> Option<ContentKind> {

@@ -112,7 +112,7 @@ fn an_invalid_file_is_refused() {
         ("{\"images\":[],\"x\":1}", "known key"),
         ("{\"images\":[{}]}", "`service_name` is missing"),
         ("{\"images\":[[\"httpd\"]]}", "expected an object"),
-        ("{\"images\":[{\"service_name\":\"a\"}]} x", "goes on after its end"),
+        ("{\"images\":[{\"service_name\":\"a\"}]} x", "has text after its end"),
         ("{\"images\":[{\"service_name\":\"a\"}", "EOF"),
         ("{\"images\":[{\"service_name\":\"A\"}]}", "valid image name"),
         ("{\"images\":[{\"service_name\":\"../a\"}]}", "valid image name"),

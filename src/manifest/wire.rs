@@ -95,6 +95,6 @@ pub(super) fn read(bytes: &[u8]) -> Result<Vec<Image>, ManifestError> {
     let mut json = serde_json::Deserializer::from_str(text);
     let Object(file): Object<File> =
         serde_path_to_error::deserialize(&mut json).map_err(|e| from_serde(&e))?;
-    json.end().map_err(|e| ManifestError::whole(format!("goes on after its end: {e}")))?;
+    json.end().map_err(|e| ManifestError::whole(format!("has text after its end: {e}")))?;
     Ok(file.images.into_iter().map(|Object(image)| image).collect())
 }

@@ -28,6 +28,7 @@ pub(crate) struct Verification {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum VerifyOutcome {
+    /// Everything is in the registry, unchanged.
     Intact,
     /// An immutable tag changed, or something is gone.
     Drifted,

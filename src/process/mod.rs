@@ -13,6 +13,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::cancel::Cancel;
+use crate::escape::shortened;
 use crate::redact;
 
 use child::Child;
@@ -177,13 +178,10 @@ impl Tool {
         let mut text = name.into_owned();
         for arg in &self.args {
             text.push(' ');
-            text.extend(arg.to_string_lossy().chars().flat_map(char::escape_debug));
-            if text.chars().count() > 72 {
-                text = text.chars().take(72).collect::<String>() + "…";
-                break;
-            }
+            text.push_str(&arg.to_string_lossy());
         }
-        redact::scrub(&text).into_owned()
+        // Redacted before it is cut, because a part of a secret is not recognized.
+        shortened(&redact::scrub(&text), 72)
     }
 
     pub fn run(self, cancel: &Cancel) -> Result<Finished, CommandError> {

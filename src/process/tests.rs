@@ -26,6 +26,13 @@ fn a_failure_keeps_the_last_lines() {
 }
 
 #[test]
+fn a_secret_is_redacted_from_a_command_line_that_is_cut_within_it() {
+    crate::redact::register(&"secret-of-a-command-line".into());
+    let tool = Tool::new("sh").arg("x".repeat(60)).arg("secret-of-a-command-line");
+    assert_eq!(format!("{tool:?}"), format!("sh {} ***", "x".repeat(60)));
+}
+
+#[test]
 fn a_missing_program_is_named() {
     let error = Tool::new("swanci-no-such-tool").run(&Cancel::new()).unwrap_err();
     assert!(matches!(error, CommandError::NotFound { .. }), "{error:?}");

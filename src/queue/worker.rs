@@ -12,7 +12,7 @@ use super::error::QueueError;
 use super::job::{ClaimedJob, JobId, JobState};
 use super::log::{JobLog, LOG_CAP};
 use super::retry::RetryPolicy;
-use super::store::{Ending, LEASE, Retention, Store};
+use super::store::{Ending, LEASE, Outbox, Retention, Store};
 use crate::cancel::{Cancel, Stop};
 use crate::error::Kind;
 
@@ -80,6 +80,8 @@ pub struct PoolOptions {
     pub poll: Duration,
     /// The most that one job's log may hold, in bytes.
     pub log_cap: u64,
+    /// What is posted about jobs.
+    pub outbox: Option<Arc<Outbox>>,
 }
 
 impl Default for PoolOptions {
@@ -92,6 +94,7 @@ impl Default for PoolOptions {
             retention: Retention::default(),
             poll: Duration::from_millis(500),
             log_cap: LOG_CAP,
+            outbox: None,
         }
     }
 }
@@ -272,6 +275,7 @@ impl Shared {
                     self.store.enforce(self.options.retention)?;
                 }
                 self.store.look(self.options.retry.longest())?;
+                self.options.outbox.as_ref().map_or(Ok(()), Outbox::look)?;
                 for id in if self.running().is_empty() { Vec::new() } else { self.store.to_cancel()? } {
                     self.running().get(&id).inspect(|cancel| cancel.stop(Stop::Cancelled));
                 }

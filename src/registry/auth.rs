@@ -7,7 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use crate::cancel::Stop;
-use crate::http::is_loopback;
+use crate::model::is_loopback;
 
 use super::Registry;
 use super::answer::Answer;
@@ -133,9 +133,10 @@ impl Registry {
             RegistryError::with_message(Kind::RealmRefused, host, message)
         })?;
         // Our own scope, so that the token serves the next request too, and any others that the registry wants.
-        let mut scopes = request.scope.parts().to_vec();
-        let others = wanted.unwrap_or_default().split_ascii_whitespace().map(str::to_owned);
-        scopes.extend(others.filter(|scope| !request.scope.parts().contains(scope)));
+        let own = request.scope.as_str();
+        let others = wanted.unwrap_or_default().split_ascii_whitespace().filter(|scope| *scope != own);
+        let scopes: Vec<&str> =
+            std::iter::once(own).chain(others).filter(|scope| !scope.is_empty()).collect();
         let at = format!("{} (token from {})", request.at, crate::http::server_of(&url));
         let mut call = Request::get(String::new(), at, Scope::none());
         let mut basic = None;
@@ -156,7 +157,7 @@ impl Registry {
             if let Some(service) = service {
                 query.append_pair("service", service);
             }
-            for scope in &scopes {
+            for scope in scopes {
                 query.append_pair("scope", scope);
             }
             if let Credentials::Password { username, .. } = credentials {
@@ -198,14 +199,14 @@ fn bearer(token: &SecretString) -> SecretString {
 /// stored for the registry go there.
 fn check_realm(realm: &str) -> Result<Url, String> {
     let url = Url::parse(realm).map_err(|e| format!("it is not a URL: {e}"))?;
-    let host = url.host().ok_or("it names no host")?;
+    let host = url.host_str().ok_or("it names no host")?;
     match url.scheme() {
         "https" => {}
-        "http" if is_loopback(&host) => {}
+        "http" if is_loopback(host) => {}
         _ => return Err("it is not https".to_owned()),
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err("it carries credentials of its own".to_owned());
+        return Err("it contains credentials".to_owned());
     }
     Ok(url)
 }

@@ -6,7 +6,7 @@ use ureq::http::header;
 use crate::model::{Digest, ImageName};
 
 use super::answer::Answer;
-use super::client::{Redirects, Request};
+use super::client::Request;
 use super::error::RegistryError;
 use super::token::Scope;
 use super::{Registry, repository_path};
@@ -64,7 +64,7 @@ impl Registry {
             format!("{doing} the {what} {repository}@{digest}"),
             Scope::pull(&path),
         );
-        request.redirects = Redirects::Anywhere;
+        request.has_digest = true;
         request
     }
 

@@ -10,8 +10,8 @@ use url::Url;
 
 use crate::http::retry::{self, RetryPolicy};
 use crate::http::tls::{TlsCause, Trust};
-use crate::http::{Client, HttpError, HttpErrorKind, is_loopback, server_of};
-use crate::model::RegistryAddress;
+use crate::http::{Client, HttpError, HttpErrorKind, server_of};
+use crate::model::{RegistryAddress, is_loopback};
 
 use super::answer::Answer;
 use super::auth::Authenticator;
@@ -45,15 +45,6 @@ pub(super) struct Shared {
     reported: Mutex<BTreeSet<u16>>,
 }
 
-/// Where a redirect may lead.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Redirects {
-    /// To https, and from plain http on this machine to the same.
-    Safe,
-    /// Anywhere: the content is checked against its digest.
-    Anywhere,
-}
-
 #[derive(Debug, Clone)]
 pub(super) struct Request {
     pub(super) method: &'static str,
@@ -68,7 +59,9 @@ pub(super) struct Request {
     pub(super) body: Vec<u8>,
     /// Whether the request is idempotent.
     pub(super) repeat: bool,
-    pub(super) redirects: Redirects,
+    /// Whether redirects to plain http are allowed, because the content is checked against its digest. From plain http on
+    /// this machine to the same they are always allowed.
+    pub(super) has_digest: bool,
     /// The longest answer that is read, in bytes.
     pub(super) limit: u64,
 }
@@ -85,7 +78,7 @@ impl Request {
             range: None,
             body: Vec::new(),
             repeat: true,
-            redirects: Redirects::Safe,
+            has_digest: false,
             limit: MAX_BYTES,
         }
     }
@@ -194,10 +187,10 @@ impl Registry {
             }
             let target = answer.header(header::LOCATION).and_then(|to| url.join(to).ok());
             let target = target.ok_or_else(|| answer.protocol("redirects to nowhere"))?;
-            let local = from.scheme() == "http" && target.host().is_some_and(|h| is_loopback(&h));
+            let local = from.scheme() == "http" && target.host_str().is_some_and(is_loopback);
             let allowed = match target.scheme() {
                 "https" => true,
-                "http" => local || request.redirects == Redirects::Anywhere,
+                "http" => local || request.has_digest,
                 _ => false,
             };
             if !allowed {

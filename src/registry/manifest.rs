@@ -73,7 +73,7 @@ pub struct ImageConfig {
 }
 
 /// What a manifest refers to in its own repository.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Content {
     Manifest(Digest),
     Blob(Digest),
@@ -211,13 +211,9 @@ pub(super) fn image_config(digest: Digest, bytes: &[u8]) -> Result<ImageConfig, 
     Ok(ImageConfig { digest, labels, platform })
 }
 
-/// A server's text, on one line and shortened.
+/// A server's text, redacted, on one line and shortened.
 pub(super) fn shown(text: &str) -> String {
-    let mut safe: String = text.chars().take(200).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if text.chars().count() > 200 {
-        safe.push('…');
-    }
-    safe.trim().to_owned()
+    crate::escape::shortened(&crate::redact::scrub(text.trim()), 200)
 }
 
 #[cfg(test)]

@@ -5,10 +5,10 @@ use ureq::http::header;
 use crate::model::{Digest, ImageName};
 
 use super::answer::Answer;
-use super::client::{Redirects, Request};
+use super::client::Request;
 use super::error::{RegistryError, RegistryErrorKind as Kind};
 use super::manifest::{
-    Contents, Descriptor, ImageConfig, MAX_BYTES, MEDIA_TYPES, Manifest, Reference, image_config,
+    Content, Contents, Descriptor, ImageConfig, MAX_BYTES, MEDIA_TYPES, Manifest, Reference, image_config,
 };
 use super::token::Scope;
 use super::{Registry, repository_path};
@@ -29,9 +29,7 @@ impl Registry {
         let at = format!("{doing} the manifest {repository}{separator}{reference}");
         let mut request = Request::get(format!("/v2/{path}/manifests/{reference}"), at, Scope::pull(&path));
         request.accept = Some(MEDIA_TYPES.join(", "));
-        if let Reference::Digest(_) = reference {
-            request.redirects = Redirects::Anywhere;
-        }
+        request.has_digest = matches!(reference, Reference::Digest(_));
         request
     }
 
@@ -96,7 +94,7 @@ impl Registry {
             answer.same(expected, &digest)?;
         }
         let manifest = Manifest { bytes: answer.http.body, media_type, digest };
-        self.shared.memory.keep_manifest(repository, &manifest);
+        self.shared.memory.put(repository, Content::Manifest(manifest.digest.clone()), &manifest);
         Ok(Some(manifest))
     }
 
@@ -136,7 +134,7 @@ impl Registry {
         repository: &ImageName,
         digest: &Digest,
     ) -> Result<Option<Manifest>, RegistryError> {
-        match self.shared.memory.manifest(repository, digest) {
+        match self.shared.memory.get(repository, Content::Manifest(digest.clone())) {
             Some(manifest) => Ok(Some(manifest)),
             None => self.get_manifest(repository, digest),
         }
@@ -205,15 +203,18 @@ impl Registry {
                     let detail = format!("the answer is larger than {MAX_BYTES} bytes");
                     return Err(self.error(Kind::Protocol, &at, &detail));
                 }
-                let bytes = match self.shared.memory.config(repository, &config.digest) {
-                    Some(bytes) => bytes,
+                let key = || Content::Blob(config.digest.clone());
+                let blob = match self.shared.memory.get(repository, key()) {
+                    Some(blob) => blob,
                     None => {
                         let bytes = self.read_blob(repository, &config.digest, "config")?;
-                        self.shared.memory.keep_config(repository, &config.digest, &bytes);
-                        bytes
+                        let blob =
+                            Manifest { bytes, media_type: String::new(), digest: config.digest.clone() };
+                        self.shared.memory.put(repository, key(), &blob);
+                        blob
                     }
                 };
-                image_config(config.digest, &bytes).map_err(wrong)
+                image_config(config.digest, &blob.bytes).map_err(wrong)
             }
             Contents::Index(entries) => {
                 let first = entries.iter().find(|entry| entry.is_image());

@@ -13,33 +13,32 @@ const LONGEST_LIFE: f64 = 24.0 * 3600.0;
 /// A token is renewed this long before its end, or a tenth of its life if that is shorter.
 const MARGIN: Duration = Duration::from_secs(5);
 
-/// `repository:NAME:pull,push` scopes (docker registry token scope documentation).
+/// `repository:NAME:pull,push` (docker registry token scope documentation), or empty.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Scope(Vec<String>);
+pub(super) struct Scope(String);
 
 impl Scope {
     /// For /v2/.
     pub(super) fn none() -> Scope {
-        Scope(Vec::new())
+        Scope(String::new())
     }
 
     pub(super) fn pull(path: &str) -> Scope {
-        Scope(vec![format!("repository:{path}:pull")])
+        Scope(format!("repository:{path}:pull"))
     }
 
     pub(super) fn push(path: &str) -> Scope {
-        Scope(vec![format!("repository:{path}:pull,push")])
+        Scope(format!("repository:{path}:pull,push"))
     }
 
-    pub(super) fn parts(&self) -> &[String] {
+    pub(super) fn as_str(&self) -> &str {
         &self.0
     }
 
     /// The scope that allows writing too: a token for it also allows reading.
     fn wider(&self) -> Scope {
-        let wider =
-            |s: &String| s.strip_suffix(":pull").map_or_else(|| s.clone(), |s| format!("{s}:pull,push"));
-        Scope(self.0.iter().map(wider).collect())
+        let wider = |repository| format!("{repository}:pull,push");
+        Scope(self.0.strip_suffix(":pull").map_or_else(|| self.0.clone(), wider))
     }
 }
 

@@ -19,7 +19,7 @@ fn client(host: &str, credentials: Credentials) -> Registry {
     Registry::connect(settings(host, None), credentials, Cancel::new()).unwrap()
 }
 
-/// Every read of a repository that is not there says so.
+/// Every read of an absent repository returns nothing.
 fn nothing_is_there(registry: &Registry) {
     let new = image("new/app");
     assert_eq!(registry.head_manifest(&new, &tag("1.0")).unwrap(), None);
@@ -29,7 +29,7 @@ fn nothing_is_there(registry: &Registry) {
 }
 
 #[test]
-fn a_read_that_is_refused_to_a_good_login_finds_nothing() {
+fn a_read_that_is_denied_to_a_valid_login_counts_as_absent() {
     let server = RegistryServer::builder().login("swan", "secret").start();
     for (status, body) in [
         // Quay, Nexus
@@ -48,10 +48,10 @@ fn a_read_that_is_refused_to_a_good_login_finds_nothing() {
         let proxy = Proxy::start(server.address);
         proxy.always("*", "/v2/new/", Fault::Reply(Reply::new(status).body(body)));
         nothing_is_there(&client(&proxy.host(), password("swan", "secret")));
-        // Whether the login works is asked once.
+        // The login is checked once.
         assert!(proxy.count("GET", "/v2/") - proxy.count("GET", "/v2/new/") <= 2, "{:?}", proxy.seen());
 
-        // A login that is wrong altogether is an error, and so is a missing one.
+        // A wrong or missing login is an error.
         if status == 404 {
             continue;
         }
@@ -69,7 +69,7 @@ fn a_read_that_is_refused_to_a_good_login_finds_nothing() {
 }
 
 #[test]
-fn a_token_server_that_refuses_an_unknown_repository_finds_nothing() {
+fn a_token_that_is_denied_for_an_unknown_repository_counts_as_absent() {
     let server = RegistryServer::plain();
     let front = TokenRegistry::start(server.address, Some(("swan", "secret")));
     let tokens = Proxy::start(front.proxy.address);
@@ -88,11 +88,11 @@ fn a_token_server_that_refuses_an_unknown_repository_finds_nothing() {
 }
 
 #[test]
-fn a_tag_that_is_listed_never_counts_as_absent() {
+fn a_listed_tag_never_counts_as_absent() {
     let server = RegistryServer::builder().login("swan", "secret").start();
     let digest = server.push_sample_image("a", "sha-1", &[]);
     let proxy = Proxy::start(server.address);
-    // As a scanner's quarantine answers.
+    // Like a scanner's quarantine.
     proxy.always("*", "/v2/a/manifests/", Fault::Reply(Reply::new(403).body("blocked by policy")));
     let registry = client(&proxy.host(), password("swan", "secret"));
     let refused = [
@@ -109,7 +109,7 @@ fn a_tag_that_is_listed_never_counts_as_absent() {
 }
 
 #[test]
-fn a_registry_without_a_login_may_refuse_an_unknown_name_too() {
+fn a_registry_without_a_login_may_deny_an_unknown_name_too() {
     let server = RegistryServer::plain();
     let proxy = Proxy::start(server.address);
     let body = r#"{"errors":[{"code":"NAME_INVALID","message":"no such project"}]}"#;
@@ -118,7 +118,7 @@ fn a_registry_without_a_login_may_refuse_an_unknown_name_too() {
 }
 
 #[test]
-fn what_is_no_image_is_told_apart_from_a_registry_that_fails() {
+fn an_unreadable_image_differs_from_a_failing_registry() {
     let server = RegistryServer::plain();
     let (uploader, registry, repository) = (server.uploader(), server.client(), image("a"));
     let unreadable = |name: &str| {
@@ -151,7 +151,7 @@ fn what_is_no_image_is_told_apart_from_a_registry_that_fails() {
     let error = behind.image_labels(&repository, &manifest).unwrap_err();
     assert_eq!(error.kind, RegistryErrorKind::Rejected { status: 404 });
     assert!(error.to_string().contains("not found"), "{error}");
-    // The same with a registry that fails is not the image's fault.
+    // With a failing registry the image is not at fault.
     proxy.heal();
     proxy.always("GET", child.as_str(), Fault::Reply(Reply::new(503)));
     let error = behind.image_labels(&repository, &manifest).unwrap_err();
@@ -163,7 +163,7 @@ fn a_manifest_of_an_old_format_is_read_as_bytes() {
     let server = RegistryServer::plain();
     let proxy = Proxy::start(server.address);
     const SCHEMA_1: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
-    // Its digest leaves out the signatures, so it is not that of the bytes.
+    // Its digest does not cover the signatures, so it differs from that of the bytes.
     let said = super::nothing();
     let reply = Reply::new(200)
         .header("Content-Type", SCHEMA_1)
@@ -178,7 +178,7 @@ fn a_manifest_of_an_old_format_is_read_as_bytes() {
 }
 
 #[test]
-fn a_registry_that_takes_oci_manifests_only_is_told_with_the_ways_out() {
+fn a_registry_that_accepts_only_oci_manifests_is_reported_with_a_hint() {
     let server = RegistryServer::plain();
     server.push_sample_image("a", "1.0", &[]);
     let proxy = Proxy::start(server.address);

@@ -38,7 +38,7 @@ fn a_manifest_written_under_another_tag_keeps_its_digest() {
 }
 
 #[test]
-fn what_is_not_there_is_none_and_no_error() {
+fn absent_content_is_none_and_not_an_error() {
     let server = RegistryServer::plain();
     let registry = server.client();
     let (repository, missing) = (image("nobody/nothing"), nothing());
@@ -49,7 +49,7 @@ fn what_is_not_there_is_none_and_no_error() {
 }
 
 #[test]
-fn labels_are_those_of_the_image_also_behind_an_index_with_attestations() {
+fn labels_are_read_through_an_index_with_attestations() {
     let server = RegistryServer::plain();
     let registry = server.client();
     let repository = image("httpd");
@@ -62,7 +62,7 @@ fn labels_are_those_of_the_image_also_behind_an_index_with_attestations() {
     assert_eq!(config.labels["b"], "ü");
 
     let index = registry.get_manifest(&repository, &tag("index")).unwrap().unwrap();
-    // Without the types in Accept, 2.8 would answer with another manifest and another digest here.
+    // Without the types in Accept, 2.8 would convert the manifest, which changes the digest.
     assert_eq!((&index.digest, index.media_type.as_str()), (&pushed, OCI_INDEX));
     assert!(index.is_index());
     let labels = registry.image_labels(&repository, &index).unwrap().labels;
@@ -70,7 +70,7 @@ fn labels_are_those_of_the_image_also_behind_an_index_with_attestations() {
 }
 
 #[test]
-fn a_manifest_whose_blobs_are_missing_is_rejected_in_the_registrys_own_words() {
+fn a_manifest_whose_blobs_are_missing_is_rejected_with_the_registrys_message() {
     let server = RegistryServer::plain();
     let registry = server.client();
     let text = format!(
@@ -87,8 +87,8 @@ fn a_manifest_whose_blobs_are_missing_is_rejected_in_the_registrys_own_words() {
     assert!(text.contains("BLOB_UNKNOWN"), "{text}");
 }
 
-/// How many upload sessions a repository has on the registry's disk. (2.8 keeps the empty shell of one that has ended:
-/// only what is still open has a start.)
+/// The number of open upload sessions on the registry's disk. (2.8 keeps an empty folder of a closed one: only an open one
+/// has a start.)
 fn open_uploads(storage: &Path, repository: &str) -> usize {
     let directory = storage.join("docker/registry/v2/repositories").join(repository).join("_uploads");
     let sessions = std::fs::read_dir(directory).unwrap();
@@ -96,7 +96,7 @@ fn open_uploads(storage: &Path, repository: &str) -> usize {
 }
 
 #[test]
-fn asking_whether_one_may_push_leaves_nothing_behind() {
+fn check_push_leaves_no_upload_behind() {
     let directory = tempfile::tempdir().unwrap();
     let server = RegistryServer::builder().storage(directory.path()).start();
     let proxy = Proxy::start(server.address);
@@ -112,11 +112,11 @@ fn asking_whether_one_may_push_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_list_of_tags_is_read_to_its_last_page_and_a_circle_is_seen() {
+fn all_pages_of_tags_are_read_and_a_circle_is_detected() {
     let server = RegistryServer::plain();
     let proxy = Proxy::start(server.address);
     let registry = client(&proxy);
-    // Registry 2.8 sends all at once; the next generation, and others, send pages.
+    // Registry 2.8 sends one page; registry 3 and others send several.
     let page = |tags: &str, link: &str| {
         let reply = Reply::new(200).body(format!(r#"{{"name":"a","tags":[{tags}]}}"#));
         Fault::Reply(if link.is_empty() {
@@ -141,14 +141,14 @@ fn a_list_of_tags_is_read_to_its_last_page_and_a_circle_is_seen() {
     assert!(error.to_string().contains("circle"), "{error}");
 }
 
-/// A page of tags, with a link to the next where there is one.
+/// A page of tags, with a link to the next one if there is one.
 fn page(tags: &str, link: &str) -> Fault {
     let reply = Reply::new(200).body(format!(r#"{{"name":"a","tags":[{tags}]}}"#));
     Fault::Reply(if link.is_empty() { reply } else { reply.header("Link", link) })
 }
 
 #[test]
-fn a_registry_that_refuses_so_many_tags_at_once_is_asked_without_a_number() {
+fn a_registry_that_refuses_the_page_size_gets_a_request_without_it() {
     let server = RegistryServer::plain();
     for status in [400, 405, 416, 422] {
         let proxy = Proxy::start(server.address);
@@ -161,7 +161,7 @@ fn a_registry_that_refuses_so_many_tags_at_once_is_asked_without_a_number() {
 }
 
 #[test]
-fn links_are_followed_in_every_form_and_longer_circles_are_seen() {
+fn links_are_followed_in_every_form_and_longer_circles_are_detected() {
     let server = RegistryServer::plain();
     let proxy = Proxy::start(server.address);
     proxy.always("GET", "last=3", page(r#""4.0""#, "</v2/a/tags/list?n=1>; rel=\"first\""));
@@ -176,7 +176,7 @@ fn links_are_followed_in_every_form_and_longer_circles_are_seen() {
         page("", "<https://r.example.org/v2/a/tags/list?last=2>;Rel=\"next last\""),
     );
     proxy.always("GET", "n=1000", page(r#""1.0""#, "</v2/a/tags/list?last=1&n=1000>; rel=\"next\""));
-    // The first rule that fits counts, and `last=1` fits before `n=1000`.
+    // The first matching rule counts, and `last=1` matches before `n=1000`.
     assert_eq!(client(&proxy).list_tags(&image("a")).unwrap(), ["1.0", "3.0", "4.0"].map(tag));
 
     let proxy = Proxy::start(server.address);
@@ -187,7 +187,7 @@ fn links_are_followed_in_every_form_and_longer_circles_are_seen() {
 }
 
 #[test]
-fn all_pages_together_are_bounded() {
+fn the_size_of_all_pages_is_bounded() {
     let server = RegistryServer::plain();
     let proxy = Proxy::start(server.address);
     let tags = vec![format!("\"{}\"", "t".repeat(120)); 100_000].join(",");
@@ -205,7 +205,7 @@ fn all_pages_together_are_bounded() {
 }
 
 #[test]
-fn a_registry_that_does_not_know_head_is_asked_by_get() {
+fn a_registry_without_head_gets_a_get() {
     let server = RegistryServer::plain();
     let digest = server.push_sample_image("a", "1.0", &[]);
     for status in [405, 501] {
@@ -227,7 +227,7 @@ fn labels_platform_and_config_come_together() {
 }
 
 #[test]
-fn a_long_error_page_is_read_to_its_title_only() {
+fn only_the_title_of_an_error_page_is_shown() {
     let server = RegistryServer::plain();
     let proxy = Proxy::start(server.address);
     let body = format!("<html><head><title>Forbidden by the gateway</title></head>{}", "x".repeat(8 << 20));

@@ -14,7 +14,7 @@ use swanci::registry::{Credentials, Login, Registry, RegistryError, RegistryErro
 use super::{image, tag};
 use crate::support::registry::RegistryServer;
 
-/// What is found, or the error where nothing is.
+/// The credentials, or the error when there are none.
 fn find(directory: &Path, host: &str) -> Result<Credentials, RegistryError> {
     let login = Login::Docker(Some(directory.to_owned()));
     match login.look_up(&host.parse().unwrap(), &Cancel::new()).unwrap() {
@@ -38,7 +38,7 @@ fn shown(credentials: &Credentials) -> String {
 }
 
 #[test]
-fn what_docker_login_left_is_found_under_every_form_of_the_name() {
+fn a_stored_login_is_found_under_every_form_of_the_name() {
     // "swan:secret"
     let auth =
         |key: &str| format!(r#"{{"auths":{{"{key}":{{"auth":"c3dhbjpzZWNyZXQ="}}}},"detachKeys":"ctrl-q"}}"#);
@@ -61,12 +61,12 @@ fn what_docker_login_left_is_found_under_every_form_of_the_name() {
     }
 }
 
-/// `swan:secret` and `old:stale` as docker writes them.
+/// `swan:secret` and `old:stale` in docker's encoding.
 const SWAN: &str = "c3dhbjpzZWNyZXQ=";
 const OLD: &str = "b2xkOnN0YWxl";
 
 #[test]
-fn every_shape_that_docker_takes_is_taken() {
+fn every_form_of_config_that_docker_accepts_is_accepted() {
     let host = "r.example.org";
     for (text, found) in [
         ("", "anonymous"),
@@ -113,7 +113,7 @@ fn every_shape_that_docker_takes_is_taken() {
             r#"{"credHelpers":{"r.example.org":""},"credsStore":"absent","auths":{"r.example.org":{"auth":"SWAN"}}}"#,
             "swan:secret",
         ),
-        // A helper that fails does not hide what the file holds.
+        // A failing helper does not hide a login in the file.
         (
             r#"{"credsStore":"absent-on-this-machine","auths":{"r.example.org":{"auth":"SWAN"}}}"#,
             "swan:secret",
@@ -131,7 +131,7 @@ fn every_shape_that_docker_takes_is_taken() {
 }
 
 #[test]
-fn no_file_means_nobody_and_a_broken_one_is_named() {
+fn no_file_means_anonymous_and_a_broken_one_is_named() {
     let empty = tempfile::tempdir().unwrap();
     assert!(find(empty.path(), "r.example.org").unwrap().is_anonymous());
     for broken in ["{\"auths\":", "[]", "<html>", r#"{"auths":[]}"#, r#"{"credsStore":{}}"#] {
@@ -142,14 +142,14 @@ fn no_file_means_nobody_and_a_broken_one_is_named() {
 }
 
 #[test]
-fn a_store_that_fails_does_not_matter_to_a_registry_that_wants_no_login() {
+fn a_failing_credential_store_does_not_matter_without_a_challenge() {
     let server = RegistryServer::plain();
     let digest = server.push_sample_image("a", "1.0", &[]);
     let directory = config(r#"{"credsStore":"absent-on-this-machine"}"#);
     let login = || Login::Docker(Some(directory.path().to_owned()));
     let registry = Registry::connect(server.settings(), login(), Cancel::new()).unwrap();
     assert_eq!(registry.head_manifest(&image("a"), &tag("1.0")).unwrap().unwrap().digest, digest);
-    // Where one is wanted, the store is the cause.
+    // With a challenge, the store is the cause of the error.
     let server = RegistryServer::builder().login("swan", "secret").start();
     let registry = Registry::connect(server.settings(), login(), Cancel::new()).unwrap();
     let error = registry.head_manifest(&image("a"), &tag("1.0")).unwrap_err();
@@ -166,18 +166,18 @@ fn a_password_does_not_show_when_credentials_are_printed() {
     assert!(!text.contains(r#""secret"#), "{text}");
 }
 
-/// The helpers of this machine are found by PATH, which a test must not change for the others of its process: this one
-/// runs itself again in a process with a PATH of its own.
+/// Helpers are found by PATH, which a test must not change for other tests in the process: this one runs itself again in a
+/// process with another PATH.
 #[test]
-fn a_credential_helper_is_asked_and_its_silence_and_failure_are_told_apart() {
+fn a_credential_helper_without_a_login_differs_from_one_that_fails() {
     const TEST: &str =
-        "registry::credentials::a_credential_helper_is_asked_and_its_silence_and_failure_are_told_apart";
+        "registry::credentials::a_credential_helper_without_a_login_differs_from_one_that_fails";
     if let Some(helpers) = std::env::var_os("SWANCI_TEST_HELPERS") {
         return with_helpers(Path::new(&helpers));
     }
     let helpers = tempfile::tempdir().unwrap();
     for (name, script) in [
-        // Helpers get the registry's name on standard input, and answer with JSON.
+        // Helpers get the registry's name on standard input, and print JSON.
         ("good", r#"printf '{"ServerURL":"%s","Username":"swan","Secret":"for-%s"}' "$host" "$host""#),
         ("token", r#"printf '{"Username":"<token>","Secret":"refresh"}'"#),
         ("empty", "echo 'credentials not found in native keychain'; exit 1"),
@@ -188,7 +188,7 @@ fn a_credential_helper_is_asked_and_its_silence_and_failure_are_told_apart() {
         ("html", "echo '<html>hidden'"),
         ("nothing", "printf '{}'"),
         ("broken", "echo 'pin entry failed' >&2; echo '{\"Secret\":\"hidden\"}'; exit 1"),
-        // Waits for somebody at a terminal, with a child of its own.
+        // Waits like a helper that asks at a terminal, with a child process.
         ("hung", r#"sleep 300 & echo "$$ $!" > "$0.tmp"; mv "$0.tmp" "$0.waits"; wait"#),
     ] {
         let file = helpers.path().join(format!("docker-credential-{name}"));
@@ -235,7 +235,7 @@ fn with_helpers(helpers: &Path) {
     assert_eq!(store("../sh").unwrap_err().kind, RegistryErrorKind::CredentialHelper);
     assert_eq!(store("missing").unwrap_err().kind, RegistryErrorKind::CredentialHelper);
 
-    // One that waits for somebody who is not there does not hold a stop.
+    // A helper that waits does not delay a stop.
     let waits = helpers.join("docker-credential-hung.waits");
     let cancel = Cancel::new();
     let (stopping, seen) = (cancel.clone(), waits.clone());
@@ -253,7 +253,7 @@ fn with_helpers(helpers: &Path) {
         Login::Docker(Some(directory.path().to_owned())).look_up(&"r.example.org".parse().unwrap(), &cancel);
     stopper.join().unwrap();
     assert_eq!(stopped.unwrap_err(), Stop::Interrupted);
-    // Its whole process group is ended.
+    // A stop ends the whole process group.
     let group = fs::read_to_string(&waits).unwrap();
     assert!(!group.trim().is_empty());
     for process in group.split_whitespace() {
@@ -261,7 +261,7 @@ fn with_helpers(helpers: &Path) {
     }
 }
 
-/// Whether a process of this id runs; one that has ended and is not reaped does not.
+/// `false` for a zombie.
 fn is_running(process: &str) -> bool {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().next()).is_some_and(|state| state != "Z")

@@ -12,14 +12,14 @@ use crate::support::proxy::{Fault, Proxy, Reply};
 use crate::support::registry::{Ca, DOCKER_MANIFEST, RegistryServer, digest_of, settings};
 
 struct Scene {
-    /// Ends with the scene.
+    /// Dropped with the scene.
     _server: RegistryServer,
     proxy: Proxy,
     registry: Registry,
     notices: Arc<Mutex<Vec<String>>>,
 }
 
-/// A registry with `a:1.0` behind a proxy, and a client that remembers its notices.
+/// A registry with `a:1.0` behind a proxy, and a client that records its notices.
 fn scene(change: impl FnOnce(&mut Settings)) -> Scene {
     let server = RegistryServer::plain();
     server.push_sample_image("a", "1.0", &[("x", "y")]);
@@ -41,7 +41,7 @@ impl Scene {
 }
 
 #[test]
-fn a_stumble_is_repeated_and_told() {
+fn a_transient_fault_is_retried_and_reported() {
     for status in [500, 502, 503, 504, 408] {
         let s = scene(|_| {});
         s.proxy.on("PUT", "/v2/a/manifests/", 1, Fault::Reply(Reply::new(status)));
@@ -56,7 +56,7 @@ fn a_stumble_is_repeated_and_told() {
 }
 
 #[test]
-fn a_registry_that_stays_broken_is_given_up_after_the_last_attempt() {
+fn a_broken_registry_is_an_error_after_the_last_attempt() {
     let s = scene(|s| s.retry.attempts = 3);
     let body = r#"{"errors":[{"code":"UNAVAILABLE","message":"come \u001b[31mback"}]}"#;
     s.proxy.always("HEAD", "/v2/a/", Fault::Reply(Reply::new(503)));
@@ -71,7 +71,7 @@ fn a_registry_that_stays_broken_is_given_up_after_the_last_attempt() {
 }
 
 #[test]
-fn a_registry_that_asks_for_patience_gets_it() {
+fn retry_after_is_honoured() {
     let s = scene(|_| {});
     s.proxy.on("HEAD", "/v2/a/", 1, Fault::Reply(Reply::new(429).header("Retry-After", "1")));
     let started = Instant::now();
@@ -79,7 +79,7 @@ fn a_registry_that_asks_for_patience_gets_it() {
     assert!(started.elapsed() >= Duration::from_secs(1));
     assert!(s.notices()[0].contains("retrying (2/5) in 1 s"), "{:?}", s.notices());
 
-    // More patience than there is: given up at once.
+    // A longer pause than the limit is an error at once.
     s.proxy.always("HEAD", "/v2/a/", Fault::Reply(Reply::new(429).header("Retry-After", "3600")));
     let error = s.registry.head_manifest(&image("a"), &tag("1.0")).unwrap_err();
     assert!(matches!(error.kind, RegistryErrorKind::Server { status: 429, .. }), "{error:?}");
@@ -88,7 +88,7 @@ fn a_registry_that_asks_for_patience_gets_it() {
 }
 
 #[test]
-fn what_would_not_change_is_not_repeated() {
+fn permanent_errors_are_not_retried() {
     for (status, kind) in
         [(400, Kind::Failed), (403, Kind::Failed), (507, Kind::Environment), (505, Kind::Environment)]
     {
@@ -100,7 +100,7 @@ fn what_would_not_change_is_not_repeated() {
 }
 
 #[test]
-fn opening_an_upload_is_not_repeated() {
+fn starting_an_upload_is_not_retried() {
     let s = scene(|_| {});
     s.proxy.always("POST", "/uploads/", Fault::Reply(Reply::new(500)));
     assert!(matches!(s.registry.check_push(&image("a")).unwrap_err().kind, RegistryErrorKind::Server { .. }));
@@ -108,9 +108,9 @@ fn opening_an_upload_is_not_repeated() {
 }
 
 #[test]
-fn a_full_registry_is_called_full() {
+fn a_full_registry_is_reported_as_full() {
     let s = scene(|_| {});
-    // As docker-registry 2.8.2 answered a POST and a PATCH with its storage on a full tmpfs.
+    // What docker-registry 2.8.2 answers to a POST and a PATCH with its storage on a full tmpfs.
     let bodies = [
         r#"{"errors":[{"code":"UNKNOWN","message":"unknown error","detail":{"DriverName":"filesystem","Enclosed":{"Op":"write","Path":"/data/docker/registry/v2/repositories/a/_uploads/d5af9fcc-691a-463e-a8df-6d3ee40e1c44/startedat","Err":28}}}]}"#,
         r#"{"errors":[{"code":"UNKNOWN","message":"unknown error","detail":"write /data/docker/registry/v2/repositories/a/_uploads/3df6ae3d-1b34-4ea8-91ab-34efb0e4add1/data: no space left on device"}]}"#,
@@ -127,7 +127,7 @@ fn a_full_registry_is_called_full() {
 }
 
 #[test]
-fn an_answer_that_is_cut_off_is_read_again() {
+fn a_truncated_answer_is_retried() {
     for bytes in [0, 10, 400] {
         let s = scene(|_| {});
         s.proxy.on("GET", "/v2/a/manifests/", 1, Fault::CutAfter(bytes));
@@ -137,7 +137,7 @@ fn an_answer_that_is_cut_off_is_read_again() {
 }
 
 #[test]
-fn a_silent_registry_does_not_hold_us() {
+fn a_silent_registry_times_out() {
     // 0: no answer at all; 400: the head and a part of the body.
     for bytes in [0, 400] {
         let s = scene(|s| s.timeouts.silence = Duration::from_millis(200));
@@ -154,7 +154,7 @@ fn a_silent_registry_does_not_hold_us() {
     let error = s.registry.get_manifest(&image("a"), &tag("1.0")).unwrap_err();
     assert!(matches!(error.kind, RegistryErrorKind::Unreachable { .. }), "{error:?}");
     assert_eq!(error.kind(), Kind::Environment);
-    // However the silence is limited, a whole exchange has its own end.
+    // The limit of a whole exchange applies too.
     let s = scene(|s| {
         s.timeouts.silence = Duration::from_secs(3600);
         s.timeouts.exchange = Duration::from_millis(200);
@@ -166,7 +166,7 @@ fn a_silent_registry_does_not_hold_us() {
 }
 
 #[test]
-fn a_stop_ends_the_waiting_between_attempts() {
+fn a_stop_ends_the_delay_between_attempts() {
     let s = scene(|s| {
         s.retry.first_delay = Duration::from_secs(8);
         s.retry.total = Duration::from_secs(3600);
@@ -180,13 +180,13 @@ fn a_stop_ends_the_waiting_between_attempts() {
     assert_eq!(error.kind, RegistryErrorKind::Stopped(Stop::Terminated));
     assert_eq!(error.kind(), Kind::Terminated);
     assert_eq!(s.proxy.count("HEAD", "/v2/a/"), 1);
-    // And one that came before sends nothing at all.
+    // After an earlier stop, nothing is sent.
     assert!(registry.ping().is_err());
     assert_eq!(s.proxy.count("GET", "/v2/"), 0);
 }
 
 #[test]
-fn a_registry_that_is_down_and_comes_back_is_waited_for() {
+fn a_registry_that_comes_back_is_retried_until_then() {
     let mut server = RegistryServer::plain();
     let digest = server.push_sample_image("a", "1.0", &[]);
     let mut settings = server.settings();
@@ -212,7 +212,7 @@ fn a_registry_that_is_down_and_comes_back_is_waited_for() {
 }
 
 #[test]
-fn a_registry_that_is_not_there_is_unreachable_and_named() {
+fn an_unreachable_registry_is_named() {
     let mut server = RegistryServer::plain();
     server.stop();
     let mut settings = server.settings();
@@ -225,7 +225,7 @@ fn a_registry_that_is_not_there_is_unreachable_and_named() {
 }
 
 #[test]
-fn content_that_is_not_what_its_digest_says_is_refused() {
+fn content_that_does_not_match_its_digest_is_refused() {
     let s = scene(|_| {});
     let manifest = s.registry.get_manifest(&image("a"), &tag("1.0")).unwrap().unwrap();
     let other = || Reply::new(200).header("Content-Type", DOCKER_MANIFEST).body(r#"{"schemaVersion":2}"#);
@@ -249,7 +249,7 @@ fn content_that_is_not_what_its_digest_says_is_refused() {
 }
 
 #[test]
-fn an_answer_without_digest_headers_is_digested_here() {
+fn without_a_digest_header_the_digest_is_computed() {
     let s = scene(|_| {});
     let body = r#"{"schemaVersion":2}"#;
     let bare = Reply::new(200).header("Content-Type", format!("{DOCKER_MANIFEST}; charset=utf-8")).body(body);
@@ -274,7 +274,7 @@ fn nonsense_and_endless_answers_are_refused() {
     assert_eq!(s.notices().len(), 0);
 }
 
-/// What push does with 20 unchanged images, by four threads; returns how long it took.
+/// Does what push does with 20 unchanged images, on four threads; returns the time that it took.
 fn promote_twenty(registry: &Registry) -> Duration {
     let next = std::sync::atomic::AtomicUsize::new(0);
     let started = Instant::now();
@@ -330,7 +330,7 @@ fn twenty_unchanged_images_are_promoted_over_tls_with_a_login() {
 }
 
 #[test]
-fn a_registry_that_is_down_is_told_in_one_line_however_many_ask() {
+fn concurrent_retries_are_reported_once() {
     let mut server = RegistryServer::plain();
     server.stop();
     let told = Arc::new(Mutex::new(Vec::new()));
@@ -358,7 +358,7 @@ fn a_registry_that_is_down_is_told_in_one_line_however_many_ask() {
 }
 
 #[test]
-fn a_date_after_which_to_come_back_is_kept() {
+fn a_retry_after_date_is_honoured() {
     let s = scene(|_| {});
     let date = (jiff::Timestamp::now() + Duration::from_secs(2)).to_zoned(jiff::tz::TimeZone::UTC);
     let date = date.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();

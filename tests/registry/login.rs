@@ -18,7 +18,7 @@ fn client(host: &str, credentials: Credentials) -> Registry {
 }
 
 #[test]
-fn a_login_is_sent_once_it_is_asked_for_and_then_with_every_request() {
+fn a_login_is_sent_after_the_first_challenge_and_then_with_every_request() {
     let server = RegistryServer::builder().login("swan", "pässword").start();
     let digest = server.push_sample_image("a", "1.0", &[("x", "y")]);
     let proxy = Proxy::start(server.address);
@@ -33,7 +33,7 @@ fn a_login_is_sent_once_it_is_asked_for_and_then_with_every_request() {
 }
 
 #[test]
-fn a_missing_and_a_wrong_login_are_told_apart_and_end_in_docker_login() {
+fn a_missing_and_a_wrong_login_differ_and_both_hint_at_docker_login() {
     let server = RegistryServer::builder().login("swan", "right").start();
     for (credentials, missing) in [(Credentials::Anonymous, true), (password("swan", "wrong"), false)] {
         let error = client(&server.host(), credentials).ping().unwrap_err();
@@ -45,7 +45,7 @@ fn a_missing_and_a_wrong_login_are_told_apart_and_end_in_docker_login() {
 }
 
 #[test]
-fn a_token_is_fetched_once_for_each_scope_and_one_to_write_reads_too() {
+fn a_token_is_fetched_once_per_scope_and_a_push_token_also_pulls() {
     let server = RegistryServer::plain();
     server.push_sample_image("a", "1.0", &[]);
     let front = TokenRegistry::start(server.address, Some(("swan", "secret")));
@@ -59,7 +59,7 @@ fn a_token_is_fetched_once_for_each_scope_and_one_to_write_reads_too() {
     registry.check_push(&image("a")).unwrap();
     registry.get_manifest(&image("a"), &tag("2.0")).unwrap().unwrap();
     assert_eq!(front.given(), 2);
-    // The password went to the token server alone.
+    // Only the token server got the password.
     for seen in front.proxy.seen() {
         let basic = seen.header("authorization").is_some_and(|v| v.starts_with("Basic"));
         assert_eq!(basic, seen.path.starts_with("/token?"), "{seen:?}");
@@ -79,7 +79,7 @@ fn a_stale_token_is_renewed_once() {
 }
 
 #[test]
-fn a_token_that_says_it_is_over_is_not_sent_again() {
+fn an_expired_token_is_not_sent_again() {
     let server = RegistryServer::plain();
     server.push_sample_image("a", "1.0", &[]);
     let front = TokenRegistry::start(server.address, Some(("swan", "secret")));
@@ -88,12 +88,12 @@ fn a_token_that_says_it_is_over_is_not_sent_again() {
     registry.head_manifest(&image("a"), &tag("1.0")).unwrap().unwrap();
     registry.head_manifest(&image("a"), &tag("1.0")).unwrap().unwrap();
     assert_eq!(front.given(), 2);
-    // It was renewed before it was refused: only the very first request came without one.
+    // It was renewed before the registry refused it: only the first request came without one.
     assert_eq!(front.proxy.seen().iter().filter(|s| s.method == "HEAD").count(), 3);
 }
 
 #[test]
-fn a_token_server_that_stumbles_is_asked_again() {
+fn a_transient_fault_of_the_token_server_is_retried() {
     let server = RegistryServer::plain();
     server.push_sample_image("a", "1.0", &[]);
     let front = TokenRegistry::start(server.address, Some(("swan", "secret")));
@@ -114,7 +114,7 @@ fn a_token_server_that_stumbles_is_asked_again() {
 }
 
 #[test]
-fn an_identity_token_is_traded_by_post() {
+fn an_identity_token_is_exchanged_by_post() {
     let server = RegistryServer::plain();
     server.push_sample_image("a", "1.0", &[]);
     let front = TokenRegistry::start(server.address, Some(("swan", "secret")));
@@ -129,7 +129,7 @@ fn an_identity_token_is_traded_by_post() {
 }
 
 #[test]
-fn who_may_read_but_not_write_is_denied_and_not_sent_to_log_in() {
+fn a_user_without_write_permission_is_denied_without_a_login_hint() {
     let server = RegistryServer::plain();
     server.push_sample_image("a", "1.0", &[]);
     let front = TokenRegistry::start(server.address, Some(("reader", "secret")));
@@ -145,7 +145,7 @@ fn who_may_read_but_not_write_is_denied_and_not_sent_to_log_in() {
 }
 
 #[test]
-fn without_a_login_a_public_repository_is_read_and_a_write_wants_one() {
+fn a_public_repository_is_readable_without_a_login_but_not_writable() {
     let server = RegistryServer::plain();
     server.push_sample_image("a", "1.0", &[]);
     let front = TokenRegistry::start(server.address, None);
@@ -156,11 +156,11 @@ fn without_a_login_a_public_repository_is_read_and_a_write_wants_one() {
 }
 
 #[test]
-fn a_token_server_on_another_host_is_followed_with_the_login_of_this_registry() {
+fn a_token_server_on_another_host_gets_the_login_of_this_registry() {
     let server = RegistryServer::plain();
     server.push_sample_image("a", "1.0", &[]);
     let front = TokenRegistry::start(server.address, Some(("swan", "secret")));
-    // The same machine by another name is another host.
+    // Another name of the same machine is another host.
     let tokens = Proxy::start(front.proxy.address);
     front.realm(&format!("http://localhost:{}/token", tokens.address.port()));
     let registry = client(&front.host(), password("swan", "secret"));
@@ -172,7 +172,7 @@ fn a_token_server_on_another_host_is_followed_with_the_login_of_this_registry() 
 }
 
 #[test]
-fn a_realm_that_is_not_safe_is_refused_and_gets_nothing() {
+fn an_unsafe_realm_is_refused_and_gets_no_request() {
     let server = RegistryServer::plain();
     let front = TokenRegistry::start(server.address, Some(("swan", "secret")));
     for realm in [
@@ -187,12 +187,13 @@ fn a_realm_that_is_not_safe_is_refused_and_gets_nothing() {
         let error = client(&front.host(), password("swan", "secret")).ping().unwrap_err();
         assert_eq!(error.kind, RegistryErrorKind::RealmRefused, "{realm}: {error:?}");
         assert_eq!(error.kind(), Kind::Refused);
-        assert!(error.to_string().contains(realm) && error.hint().unwrap().contains("https"), "{error}");
+        let shown = realm.replace("user:pw", "***");
+        assert!(error.to_string().contains(&shown) && error.hint().unwrap().contains("https"), "{error}");
     }
 }
 
 #[test]
-fn a_basic_challenge_is_answered_where_the_bearer_beside_it_cannot_be() {
+fn basic_is_used_when_the_bearer_challenge_fails() {
     let server = RegistryServer::builder().login("swan", "secret").start();
     server.push_sample_image("a", "1.0", &[]);
     let beside = |bearer: &str| {
@@ -204,7 +205,7 @@ fn a_basic_challenge_is_answered_where_the_bearer_beside_it_cannot_be() {
         proxy.on("HEAD", "/v2/a/", 1, beside(bearer));
         let registry = client(&proxy.host(), password("swan", "secret"));
         let found = registry.head_manifest(&image("a"), &tag("1.0"));
-        // A token server that is down may come back; one that must not be asked is passed over.
+        // A token server that is down may come back; an unsafe one is skipped.
         match bearer {
             "http://127.0.0.1:1/" => assert!(found.is_ok_and(|found| found.is_some())),
             _ => assert!(found.unwrap().is_some()),
@@ -213,7 +214,7 @@ fn a_basic_challenge_is_answered_where_the_bearer_beside_it_cannot_be() {
 }
 
 #[test]
-fn both_names_of_a_token_are_read_and_an_oauth_error_is_told() {
+fn both_names_of_a_token_are_read_and_an_oauth_error_is_shown() {
     let server = RegistryServer::plain();
     server.push_sample_image("a", "1.0", &[]);
     let front = TokenRegistry::start(server.address, Some(("swan", "secret")));
@@ -227,7 +228,7 @@ fn both_names_of_a_token_are_read_and_an_oauth_error_is_told() {
 }
 
 #[test]
-fn a_blob_is_followed_to_its_storage_without_credentials() {
+fn a_blob_redirect_to_storage_is_followed_without_credentials() {
     let server = RegistryServer::plain();
     server.push_sample_image("a", "1.0", &[("x", "y")]);
     let front = TokenRegistry::start(server.address, Some(("swan", "secret")));
@@ -244,13 +245,13 @@ fn a_blob_is_followed_to_its_storage_without_credentials() {
     let seen = storage.seen();
     assert_eq!(seen.iter().map(|s| s.method.as_str()).collect::<Vec<_>>(), ["GET"]);
     assert!(seen.iter().all(|s| s.header("authorization").is_none()), "{seen:?}");
-    // The request that was redirected did carry the token.
+    // The redirected request itself had the token.
     assert!(
         front.proxy.seen().iter().rev().find(|s| s.path == path).unwrap().header("authorization").is_some()
     );
 }
 
-/// A registry whose blobs (and manifests by digest) are elsewhere.
+/// A registry that redirects this path to another server.
 fn redirected(server: &RegistryServer, path: &str, to: &str) -> (Proxy, Registry) {
     let proxy = Proxy::start(server.address);
     proxy.always("*", path, Fault::Reply(Reply::new(307).header("Location", to)));
@@ -259,7 +260,7 @@ fn redirected(server: &RegistryServer, path: &str, to: &str) -> (Proxy, Registry
 }
 
 #[test]
-fn several_redirects_and_relative_ones_are_followed_and_a_circle_is_not() {
+fn redirects_are_followed_but_a_circle_is_an_error() {
     let server = RegistryServer::plain();
     server.push_sample_image("a", "1.0", &[("x", "y")]);
     let manifest = server.client().get_manifest(&image("a"), &tag("1.0")).unwrap().unwrap();
@@ -285,7 +286,7 @@ fn several_redirects_and_relative_ones_are_followed_and_a_circle_is_not() {
 }
 
 #[test]
-fn what_storage_sends_is_checked_and_what_it_refuses_is_its_own() {
+fn content_from_storage_is_checked_and_its_refusal_names_it() {
     let server = RegistryServer::plain();
     server.push_sample_image("a", "1.0", &[("x", "y")]);
     let manifest = server.client().get_manifest(&image("a"), &tag("1.0")).unwrap().unwrap();
@@ -312,7 +313,7 @@ fn what_storage_sends_is_checked_and_what_it_refuses_is_its_own() {
 }
 
 #[test]
-fn a_tag_is_not_followed_to_plain_http_on_another_machine() {
+fn a_redirect_of_a_tag_to_plain_http_elsewhere_is_refused() {
     let server = RegistryServer::plain();
     server.push_sample_image("a", "1.0", &[]);
     let (_proxy, registry) = redirected(&server, "/manifests/", "http://storage.example.org/x");
@@ -324,7 +325,7 @@ fn a_tag_is_not_followed_to_plain_http_on_another_machine() {
 }
 
 #[test]
-fn a_manifest_is_followed_without_credentials() {
+fn a_manifest_redirect_is_followed_without_credentials() {
     let server = RegistryServer::plain();
     let digest = server.push_sample_image("a", "1.0", &[]);
     let front = TokenRegistry::start(server.address, Some(("swan", "secret")));

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::support::program::swanci;
 use crate::support::proxy::{Proxy, Reply};
 
-/// The names that the proxy is asked to connect to when a receipt is verified against this registry.
+/// The names that the proxy gets CONNECT requests for during a verification against this registry.
 fn asked_of_proxy(host: &str, variables: &[(&str, &str)]) -> Vec<String> {
     let stub = Proxy::with_hook("127.0.0.1:1".parse().unwrap(), Box::new(|_| Some(Reply::new(403))));
     let dir = tempfile::tempdir().unwrap();
@@ -39,7 +39,7 @@ fn asked_of_proxy(host: &str, variables: &[(&str, &str)]) -> Vec<String> {
 }
 
 #[test]
-fn a_registry_is_asked_through_the_proxy_that_docker_would_take() {
+fn requests_use_the_same_proxy_as_docker() {
     const HOST: &str = "registry.corp.invalid:5000";
     for variables in [
         &[("HTTPS_PROXY", "PROXY")][..],

@@ -14,7 +14,7 @@ fn connect(settings: Settings) -> Result<Registry, RegistryError> {
     Registry::connect(settings, Credentials::Anonymous, Cancel::new())
 }
 
-/// The error of a ping, which has to be about the certificate and must not have been repeated.
+/// The error of a ping, which must be about TLS and must not have been retried.
 fn refused(settings: Settings) -> String {
     let error = connect(settings).unwrap().ping().unwrap_err();
     assert!(matches!(error.kind, RegistryErrorKind::Tls(_)), "{error:?}");
@@ -23,7 +23,7 @@ fn refused(settings: Settings) -> String {
 }
 
 #[test]
-fn a_private_authority_is_trusted_when_it_is_named() {
+fn a_private_authority_is_trusted_when_it_is_configured() {
     let ca = Ca::new("ours");
     let server = RegistryServer::builder().tls(&ca).login("swan", "secret").start();
     let digest = server.push_sample_image("a", "1.0", &[]);
@@ -33,7 +33,7 @@ fn a_private_authority_is_trusted_when_it_is_named() {
 }
 
 #[test]
-fn a_certificate_of_another_authority_is_refused_with_a_way_out() {
+fn a_certificate_of_an_unknown_authority_is_refused_with_a_hint() {
     let (ours, other) = (Ca::new("same name"), Ca::new("same name"));
     let server = RegistryServer::builder().tls(&other).start();
     let mut settings = server.settings();
@@ -44,7 +44,7 @@ fn a_certificate_of_another_authority_is_refused_with_a_way_out() {
 }
 
 #[test]
-fn a_private_authority_is_not_trusted_unless_it_is_named() {
+fn a_private_authority_is_not_trusted_by_default() {
     let server = RegistryServer::builder().tls(&Ca::new("ours")).start();
     let mut settings = server.settings();
     settings.ca_pem = None;
@@ -62,7 +62,7 @@ fn a_certificate_for_another_name_is_refused() {
 }
 
 #[test]
-fn a_certificate_that_is_over_or_has_not_begun_is_told_with_its_day() {
+fn an_expired_or_not_yet_valid_certificate_is_refused_with_its_date() {
     let ca = Ca::new("ours");
     for (from, to, words) in [
         ((2020, 1, 1), (2021, 2, 3), "expired on 2021-02-03"),
@@ -75,7 +75,7 @@ fn a_certificate_that_is_over_or_has_not_begun_is_told_with_its_day() {
 }
 
 #[test]
-fn plain_http_to_a_port_with_tls_is_told() {
+fn plain_http_to_a_port_with_tls_is_explained() {
     let server = RegistryServer::builder().tls(&Ca::new("ours")).start();
     let mut settings = server.settings();
     settings.plain_http = true;
@@ -85,10 +85,9 @@ fn plain_http_to_a_port_with_tls_is_told() {
 }
 
 #[test]
-fn storage_behind_the_systems_authorities_is_trusted_beside_the_registrys_own() {
-    // The system's are named by SSL_CERT_FILE, which a test must not change for the others of its process.
-    const TEST: &str =
-        "registry::tls::storage_behind_the_systems_authorities_is_trusted_beside_the_registrys_own";
+fn the_systems_authorities_stay_trusted_with_a_ca_file() {
+    // SSL_CERT_FILE names the system's, which a test must not change for other tests in the process.
+    const TEST: &str = "registry::tls::the_systems_authorities_stay_trusted_with_a_ca_file";
     if let Some(hosts) = std::env::var_os("SWANCI_TEST_STORAGE") {
         let hosts = hosts.into_string().unwrap();
         let (registry_host, ca) = hosts.split_once(' ').unwrap();
@@ -132,15 +131,15 @@ fn storage_behind_the_systems_authorities_is_trusted_beside_the_registrys_own() 
 }
 
 #[test]
-fn a_self_signed_certificate_that_is_its_own_authority_is_explained() {
-    // What `openssl req -x509` makes in one step; docker takes it, rustls does not.
+fn an_authority_used_as_a_server_certificate_is_explained() {
+    // What `openssl req -x509` makes in one step; docker accepts it, rustls does not.
     let server = RegistryServer::builder().self_signed().start();
     let text = refused(server.settings());
     assert!(text.contains("an authority's own") && text.contains("swanci certs"), "{text}");
 }
 
 #[test]
-fn a_port_without_tls_is_refused_and_not_asked_in_plain_text() {
+fn a_port_without_tls_is_refused_without_falling_back_to_plain_http() {
     let server = RegistryServer::plain();
     let mut settings = server.settings();
     settings.plain_http = false;
@@ -150,7 +149,7 @@ fn a_port_without_tls_is_refused_and_not_asked_in_plain_text() {
 }
 
 #[test]
-fn plain_http_is_for_loopback_alone() {
+fn plain_http_is_allowed_only_on_loopback() {
     for host in ["registry.example.org:5000", "10.0.0.1:5000", "127.0.0.1.example.org:5000"] {
         let mut settings = Settings::new(host.parse::<RegistryAddress>().unwrap());
         settings.plain_http = true;
@@ -161,7 +160,7 @@ fn plain_http_is_for_loopback_alone() {
 }
 
 #[test]
-fn a_file_that_holds_no_certificate_is_said_to_hold_none() {
+fn a_ca_file_without_a_certificate_is_refused() {
     let key = Ca::new("x").server(&["x"]).1;
     for (pem, why) in [("", "no certificate"), ("nonsense", "no certificate"), (key.as_str(), "private key")]
     {

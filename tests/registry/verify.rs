@@ -59,7 +59,7 @@ fn text(value: &Value) -> &str {
 }
 
 #[test]
-fn content_that_is_gone_is_drift_whatever_it_is() {
+fn any_missing_content_is_drift() {
     let scene = Scene::new();
     let uploader = scene.server.uploader();
     let tag = format!("sha-{COMMIT}");
@@ -94,7 +94,7 @@ fn content_that_is_gone_is_drift_whatever_it_is() {
 }
 
 #[test]
-fn a_moving_tag_that_moved_on_is_no_drift_and_an_immutable_one_is() {
+fn a_moved_moving_tag_is_not_drift_but_a_moved_immutable_tag_is() {
     let scene = Scene::new();
     let tag = format!("sha-{COMMIT}");
     let digest = scene.server.push_sample_image("a", &tag, &[("n", "1")]).to_string();
@@ -107,7 +107,7 @@ fn a_moving_tag_that_moved_on_is_no_drift_and_an_immutable_one_is() {
 }
 
 #[test]
-fn a_registry_that_does_not_answer_is_no_drift() {
+fn an_unreachable_registry_is_not_drift() {
     let mut scene = Scene::new();
     let digest = scene.server.push_sample_image("a", &format!("sha-{COMMIT}"), &[]).to_string();
     scene.server.stop();

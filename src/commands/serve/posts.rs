@@ -23,17 +23,17 @@ pub(super) fn wanted(config: &Config) -> bool {
     config.forges.iter().any(|forge| forge.status || forge.comment)
 }
 
-/// Starts the thread that posts.
-pub(super) fn start(
+/// The outbox of the queue, and what it posts with.
+pub(super) fn outbox(
     queue: &Store,
     works: &Arc<Works>,
     announcer: &Announcer,
     cancel: &Cancel,
-) -> std::io::Result<Outbox> {
+) -> Arc<Outbox> {
     let (store, works, announcer, token) =
         (queue.clone(), Arc::clone(works), announcer.clone(), cancel.clone());
     let post = move |post: &Post| send(&store, &works.config(), post, &token);
-    Outbox::start(queue, cancel, Arc::new(post), Arc::new(move |text: &str| announcer.warn(text)))
+    Outbox::new(queue, cancel, Box::new(post), Box::new(move |text: &str| announcer.warn(text)))
 }
 
 /// Waits until everything is posted, at most for a moment.

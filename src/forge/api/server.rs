@@ -8,7 +8,8 @@ use url::Url;
 use super::error::{ApiError, Problem};
 use super::shown;
 use crate::http::tls::Trust;
-use crate::http::{self as client, Answer, Client, HttpErrorKind, Timeouts, is_loopback};
+use crate::http::{self as client, Answer, Client, HttpErrorKind, Timeouts};
+use crate::model::is_loopback;
 
 const TIMEOUTS: Timeouts = Timeouts {
     connect: Duration::from_secs(10),
@@ -33,8 +34,8 @@ impl Server {
     pub(crate) fn new(address: &str, plain: bool, ca_pem: Option<&[u8]>) -> Result<Server, ApiError> {
         let wrong = |detail: &str| ApiError::settings(format!("`{}` {detail}", shown(address)));
         let mut base = Url::parse(address).map_err(|e| wrong(&format!("is not a URL: {e}")))?;
-        let Some(host) = base.host() else { return Err(wrong("names no host")) };
-        let loopback = is_loopback(&host);
+        let Some(host) = base.host_str() else { return Err(wrong("names no host")) };
+        let loopback = is_loopback(host);
         match base.scheme() {
             "https" => {}
             "http" if plain || loopback => {}

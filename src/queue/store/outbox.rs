@@ -1,10 +1,11 @@
-//! What is still to be posted about jobs, and the thread that posts it.
+//! What is still to be posted about jobs, and how it is posted.
 //!
 //! The rows are written by triggers (`schema.rs`), in the transaction that changes the job. They say only which job to
 //! report on: what is posted is how it stands at that moment.
 
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use rusqlite::{OptionalExtension as _, params};
@@ -23,8 +24,6 @@ const RETRY: RetryPolicy =
 const LONGEST: Duration = Duration::from_secs(30 * 60);
 /// What could not be posted for so long is dropped.
 const DROP_AFTER: Duration = Duration::from_secs(24 * 3600);
-/// After an error of the database.
-const PAUSE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PostKind {
@@ -67,42 +66,47 @@ pub struct Refusal {
 /// Posts one thing. `Ok` also where there is nothing to say.
 type Poster = dyn Fn(&Post) -> Result<(), Refusal> + Send + Sync;
 
-/// The thread that empties the outbox.
-pub struct Outbox(Option<JoinHandle<()>>);
+/// Posts what is in the outbox, on a thread that lives only while there is something to post.
+pub struct Outbox {
+    store: Store,
+    cancel: Cancel,
+    post: Box<Poster>,
+    warn: Box<dyn Fn(&str) + Send + Sync>,
+    busy: AtomicBool,
+}
 
 impl Outbox {
-    /// Posts until `cancel` stops. `warn` is told of what fails and of what is dropped.
-    pub fn start(
+    /// `warn` is told of what fails and of what is dropped.
+    pub fn new(
         store: &Store,
         cancel: &Cancel,
-        post: Arc<Poster>,
-        warn: Arc<dyn Fn(&str) + Send + Sync>,
-    ) -> std::io::Result<Outbox> {
+        post: Box<Poster>,
+        warn: Box<dyn Fn(&str) + Send + Sync>,
+    ) -> Arc<Outbox> {
         let (store, cancel) = (store.clone(), cancel.clone());
-        let weak = Arc::downgrade(&store.0);
-        cancel.on_stop(move || drop(weak.upgrade().inspect(|inner| Store(Arc::clone(inner)).ring())));
-        let run = move || {
-            while cancel.check().is_ok() {
-                let seen = store.changes();
-                let wait = match store.next_post() {
-                    Ok(Ok(post_now)) => {
-                        attempt(&store, &post_now, &*post, &*warn).map_or(PAUSE, |()| Duration::ZERO)
-                    }
-                    Ok(Err(wait)) => wait,
-                    // The workers say what is wrong with the database.
-                    Err(_) => PAUSE,
-                };
-                if cancel.check().is_ok() && !wait.is_zero() {
-                    store.wait_change(seen, wait);
-                }
-            }
-        };
-        Ok(Outbox(Some(thread::Builder::new().name("outbox".to_owned()).spawn(run)?)))
+        Arc::new(Outbox { store, cancel, post, warn, busy: AtomicBool::new(false) })
     }
 
-    /// Waits for the end of the thread, after its token was stopped.
-    pub fn join(mut self) {
-        let _ = self.0.take().map(JoinHandle::join);
+    /// Starts the thread if there is something that may be posted now.
+    pub(in crate::queue) fn look(self: &Arc<Outbox>) -> Result<(), QueueError> {
+        if self.busy.load(Ordering::SeqCst) || self.store.next_post()?.is_none() {
+            return Ok(());
+        }
+        self.busy.store(true, Ordering::SeqCst);
+        let outbox = Arc::clone(self);
+        let started = thread::Builder::new().name("outbox".to_owned()).spawn(move || {
+            // What goes wrong with the database is seen by the next look.
+            while let (Ok(()), Ok(Some(post))) = (outbox.cancel.check(), outbox.store.next_post()) {
+                if attempt(&outbox.store, &post, &*outbox.post, &*outbox.warn).is_err() {
+                    break;
+                }
+            }
+            outbox.busy.store(false, Ordering::SeqCst);
+        });
+        if started.is_err() {
+            self.busy.store(false, Ordering::SeqCst);
+        }
+        Ok(())
     }
 }
 
@@ -155,9 +159,9 @@ impl Store {
         Ok(count.unsigned_abs())
     }
 
-    /// The oldest thing that may be posted now; else how long there is nothing to do. A wait that is longer than any was
-    /// written before the clock was set back, and is over.
-    fn next_post(&self) -> Result<Result<Post, Duration>, QueueError> {
+    /// The oldest thing that may be posted now. A wait that is longer than any was written before the clock was set back,
+    /// and is over.
+    fn next_post(&self) -> Result<Option<Post>, QueueError> {
         let now = self.now();
         let row = self.read(|conn| {
             conn.prepare_cached(
@@ -169,17 +173,10 @@ impl Store {
             })
             .optional()
         })?;
-        let Some((id, is_status, job, created_at, attempts)) = row else {
-            let next: Option<i64> =
-                self.read(|conn| conn.query_row("SELECT min(not_before) FROM outbox", [], |row| row.get(0)))?;
-            let wait = next.map_or(Duration::MAX, |next| {
-                Duration::from_millis(next.saturating_sub(now).clamp(1, millis(LONGEST)).unsigned_abs())
-            });
-            return Ok(Err(wait));
-        };
+        let Some((id, is_status, job, created_at, attempts)) = row else { return Ok(None) };
         let kind = if is_status { PostKind::Status } else { PostKind::Comment };
         let (job, documents) = (self.get(job)?, self.documents(job)?);
-        Ok(Ok(Post { id, kind, job, documents, attempts, created_at }))
+        Ok(Some(Post { id, kind, job, documents, attempts, created_at }))
     }
 
     fn forget_post(&self, id: i64) -> Result<(), QueueError> {
@@ -201,7 +198,7 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
-    use std::sync::atomic::{AtomicI64, Ordering};
+    use std::sync::atomic::AtomicI64;
 
     use jiff::Timestamp;
 
@@ -273,13 +270,18 @@ mod tests {
             job.id
         }
 
-        /// Posts what may be posted at this second, as the thread does; returns how long it would wait.
-        fn post_at(&self, second: i64) -> Duration {
+        /// Posts what may be posted at this second, as the thread does; returns how long what is left waits.
+        fn post_at(&self, second: i64) -> Option<Duration> {
             self.second.store(second, Ordering::SeqCst);
             loop {
-                let post = match self.store().next_post().unwrap() {
-                    Ok(post) => post,
-                    Err(wait) => return wait,
+                let Some(post) = self.store().next_post().unwrap() else {
+                    let now = self.store().now();
+                    let next = self.store().read(|conn| {
+                        conn.query_row("SELECT min(not_before) FROM outbox", [], |row| {
+                            row.get::<_, Option<i64>>(0)
+                        })
+                    });
+                    return next.unwrap().map(|next| Duration::from_millis((next - now).unsigned_abs()));
                 };
                 let poster = |post: &Post| match &*self.fails.lock().unwrap() {
                     Some(refusal) => Err(refusal.clone()),
@@ -320,7 +322,7 @@ mod tests {
     fn a_job_is_reported_when_it_is_queued_and_when_it_has_ended() {
         let fixture = Fixture::new();
         fixture.accept("main", Some(1));
-        assert_eq!(fixture.post_at(0), Duration::MAX);
+        assert_eq!(fixture.post_at(0), None);
         assert_eq!(fixture.posted(), [(Status, 1, JobState::Queued)]);
         let again = Ending::Retry { code: 6, error: "x".to_owned(), wait: Duration::ZERO };
         fixture.run(&again);
@@ -388,9 +390,9 @@ mod tests {
         let mut fixture = Fixture::new();
         fixture.accept("main", Some(1));
         fixture.fail(None);
-        let first = fixture.post_at(0);
+        let first = fixture.post_at(0).unwrap();
         assert!((8.0..=12.0).contains(&first.as_secs_f64()), "{first:?}");
-        let second = fixture.post_at(13);
+        let second = fixture.post_at(13).unwrap();
         assert!((24.0..=36.0).contains(&second.as_secs_f64()), "{second:?}");
         fixture.reopen();
         fixture.succeed();
@@ -406,9 +408,9 @@ mod tests {
         let fixture = Fixture::new();
         fixture.accept("main", Some(1));
         fixture.fail(Some(Duration::from_secs(120)));
-        assert_eq!(fixture.post_at(0), Duration::from_secs(120));
+        assert_eq!(fixture.post_at(0), Some(Duration::from_secs(120)));
         fixture.fail(Some(Duration::from_secs(86_400)));
-        assert_eq!(fixture.post_at(120), LONGEST);
+        assert_eq!(fixture.post_at(120), Some(LONGEST));
         // The clock is set back by a day: the wait is over.
         fixture.succeed();
         fixture.post_at(-86_400);
@@ -422,10 +424,7 @@ mod tests {
         fixture.fail(None);
         let mut second = 0;
         while second < 90_000 {
-            let wait = fixture.post_at(second);
-            if wait == Duration::MAX {
-                break;
-            }
+            let Some(wait) = fixture.post_at(second) else { break };
             second += i64::try_from(wait.as_secs()).unwrap() + 1;
         }
         assert!((86_400..90_000).contains(&second), "{second}");
@@ -447,20 +446,25 @@ mod tests {
     }
 
     #[test]
-    fn the_thread_posts_at_once_and_ends_with_its_token() {
+    fn there_is_a_thread_only_while_there_is_something_to_post() {
         let fixture = Fixture::new();
-        let (cancel, (sent, received)) = (Cancel::new(), std::sync::mpsc::channel());
+        let (sent, received) = std::sync::mpsc::channel();
         let sent = Mutex::new(sent);
         let post = move |post: &Post| {
-            sent.lock().unwrap().send((post.job.id, post.job.state)).unwrap();
+            sent.lock().unwrap().send((post.job.id, thread::current().name().map(str::to_owned))).unwrap();
             Ok(())
         };
-        let outbox =
-            Outbox::start(fixture.store(), &cancel, Arc::new(post), Arc::new(|text: &str| panic!("{text}")))
-                .unwrap();
+        let warn = |text: &str| panic!("{text}");
+        let outbox = Outbox::new(fixture.store(), &Cancel::new(), Box::new(post), Box::new(warn));
+        outbox.look().unwrap();
+        assert!(!outbox.busy.load(Ordering::SeqCst));
         let id = fixture.accept("main", Some(1));
-        assert_eq!(received.recv_timeout(Duration::from_secs(20)).unwrap(), (id, JobState::Queued));
-        cancel.stop(crate::cancel::Stop::Terminated);
-        outbox.join();
+        outbox.look().unwrap();
+        let posted = received.recv_timeout(Duration::from_secs(20)).unwrap();
+        assert_eq!(posted, (id, Some("outbox".to_owned())));
+        while outbox.busy.load(Ordering::SeqCst) {
+            thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(fixture.store().unposted().unwrap(), 0);
     }
 }

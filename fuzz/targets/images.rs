@@ -1,0 +1,5 @@
+//! images.json.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| swanci::fuzzing::images(data));
