@@ -799,7 +799,7 @@ impl History {
     fn again(&mut self, how: &[&str]) {
         assert!(self.git(&["checkout", "--quiet", "main"]));
         let all = self.repository.git(&["rev-list", "--all", "--min-parents=1", "--max-parents=1"]);
-        let Some(commit) = self.random.choice(all.lines()) else { return };
+        let Some(commit) = self.random.choice(all.lines().collect::<Vec<_>>()) else { return };
         if !self.git(&[how, &[commit]].concat()) {
             self.git(&[how[0], "--abort"]);
         }
