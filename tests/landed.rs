@@ -816,7 +816,7 @@ impl History {
             let merge = Merge {
                 heads: mirror.commit_of(&format!("{folder}/head")).unwrap().into_iter().collect(),
                 tried: mirror.commit_of(&format!("{folder}/merge")).unwrap(),
-                created_at: Some(pull.created).filter(|_| pull.number % 2 == 0),
+                created_at: Some(pull.created).filter(|_| pull.number.is_multiple_of(2)),
                 merged_at: Some(pull.merged),
             };
             mirror.landed(&tip, &merge).unwrap().map(|commit| commit.to_string())
