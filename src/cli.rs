@@ -118,7 +118,7 @@ pub(crate) enum Command {
         after_help = "Examples:\n  swanci run payload.json\n  swanci run \"$GITHUB_EVENT_PATH\" --event \"$GITHUB_EVENT_NAME\""
     )]
     Run(Run),
-    /// Build the commits that the registry lacks, without a webhook: for cron
+    /// Build the commits that the registry lacks, without a webhook
     #[command(
         after_help = "Examples:\n  swanci catchup\n  swanci catchup --repository acme/shop --dry-run\n  swanci catchup --repo https://github.com/acme/shop --branch main\n  swanci catchup --repo https://github.com/acme/shop --branch main --since 2026-11-01 --dry-run\n\nOldest first; moving tags never move back. A registry that holds none of the commits gets the newest only, unless --since says from where on. A second catchup of the same repository ends at once, with code 0."
     )]
@@ -163,7 +163,7 @@ pub(crate) enum Command {
         after_help = "Examples:\n  sudo swanci trust --ca certs/ca.crt registry.example.org:443\n  swanci trust --dir ~/.config/docker/certs.d --ca ca.crt registry.example.org   # rootless docker\n  sudo swanci trust --remove registry.example.org:443\n\nDocker reads the file with each request: nothing is restarted."
     )]
     Trust(Trust),
-    /// Install, check and redeliver the webhook of a repository on GitHub
+    /// Install, check and redeliver the webhook at the forge
     #[command(
         after_help = "Examples:\n  swanci hook url\n  swanci hook install --repo acme/shop\n  swanci hook check --repo acme/shop"
     )]

@@ -171,7 +171,6 @@ fn a_payload_of_a_system_that_is_not_supported_is_4_with_its_name() {
             "AWS CodeCommit",
         ),
         (r#"{"trigger":"pullreq_merged","repo":{},"principal":{}}"#, "Harness"),
-        (r#"{"eventKey":"pr:merged","pullRequest":{}}"#, "Bitbucket Data Center"),
     ] {
         swanci.pipe(&["run", "-"], payload).ended(4).saying(&[&format!("the payload comes from {name}")]);
     }
