@@ -280,6 +280,14 @@ fn build_secret(text: &str) -> Result<(String, PathBuf), String> {
     Ok((id.to_owned(), PathBuf::from(file)))
 }
 
+fn job_number(text: &str) -> Result<i64, &'static str> {
+    text.parse().map_err(|_| "a job has a number; `swanci jobs` lists them")
+}
+
+fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "an address looks like 127.0.0.1:8080")
+}
+
 /// A commit id, full or abbreviated.
 fn commit_id(text: &str) -> Result<String, String> {
     let hex = text.bytes().all(|b| b.is_ascii_hexdigit());
@@ -401,7 +409,7 @@ pub(crate) struct Verify {
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
     /// The address to listen on [default: serve.listen of the configuration, else 127.0.0.1:8080]
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     pub listen: Option<SocketAddr>,
     /// Run what is queued, then take one merge, run it, and exit with its code
     #[arg(long)]
@@ -419,7 +427,7 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "OWNER/NAME", value_parser = full_name)]
     pub repository: Vec<RepoName>,
     /// Serve GET /metrics and /readyz here [default: serve.admin_listen of the configuration, else nowhere]
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     pub admin_listen: Option<SocketAddr>,
     /// The registry.
     #[command(flatten)]
@@ -446,12 +454,14 @@ pub(crate) enum JobsCommand {
     #[command(after_help = "Example:\n  swanci jobs show 17")]
     Show {
         /// The job's number
+        #[arg(value_parser = job_number)]
         id: i64,
     },
     /// Print a job's log
     #[command(after_help = "Examples:\n  swanci jobs log 17\n  swanci jobs log 17 --follow")]
     Log {
         /// The job's number
+        #[arg(value_parser = job_number)]
         id: i64,
         /// Print further lines as they come, until the job has ended
         #[arg(short, long)]
@@ -461,12 +471,14 @@ pub(crate) enum JobsCommand {
     #[command(after_help = "Example:\n  swanci jobs retry 17")]
     Retry {
         /// The job's number
+        #[arg(value_parser = job_number)]
         id: i64,
     },
     /// Cancel a job, and stop it if it runs
     #[command(after_help = "Example:\n  swanci jobs cancel 17")]
     Cancel {
         /// The job's number
+        #[arg(value_parser = job_number)]
         id: i64,
     },
 }

@@ -167,3 +167,28 @@ fn a_wrong_variable_is_named() {
     assert!(ran.code == 4 && ran.err.contains("SWANCI_BUILD_JOBS"), "{ran:?}");
     assert_eq!(swanci(dir.path(), &[], &["check"]).code, 0);
 }
+
+#[test]
+fn one_wrong_word_gets_an_answer_that_helps() {
+    let dir = tree(&[
+        ("payload.json", r#"{"action":"closed","repository":{"full_name":"acme/shop"}}"#),
+        (
+            "decision.json",
+            r#"{"schema":1,"decision":"build","reason":"x","change":null,"payload_sha256":"x"}"#,
+        ),
+        ("half.json", r#"{"schema":1,"#),
+    ]);
+    for (arguments, code, says) in [
+        (&["build", "payload.json"][..], 4, "which `swanci evaluate` reads"),
+        (&["push", "decision.json"], 4, "which `swanci build` reads"),
+        (&["verify", "half.json"], 4, "half.json, line 1, column 12: EOF"),
+        (&["jobs", "log", "x"], 2, "a job has a number"),
+        (&["serve", "--listen", "8080"], 2, "an address looks like 127.0.0.1:8080"),
+        (&["evaluate", "x", "--forge", "gitub"], 2, "did you mean `github`?"),
+        (&["evaluate", "x", "--forge", "zebra"], 2, "known: github, gitlab"),
+        (&["chekc"], 2, "'check'"),
+    ] {
+        let ran = swanci(dir.path(), &[], arguments);
+        assert!(ran.code == code && ran.err.contains(says), "{arguments:?}: {ran:?}");
+    }
+}

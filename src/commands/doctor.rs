@@ -152,7 +152,8 @@ fn check_all(session: &Session, site: &Site, report: &mut dyn FnMut(Check)) {
         });
     }
     forge_tokens(session, &cancel, report);
-    session.config.forges.iter().map(webhook_secret).for_each(&mut *report);
+    let forges = &session.config.forges;
+    forges.iter().map(|forge| webhook_secret(forge, forges.len() > 1)).for_each(&mut *report);
     for text in session.config.unreadable_secrets() {
         report(warning("build secret", text, "correct its path, or give it to the user that runs swanci"));
     }
@@ -351,9 +352,9 @@ fn forge_tokens(session: &Session, cancel: &dyn Fn() -> Cancel, report: &mut dyn
 }
 
 /// Whether the deliveries of this forge can be verified.
-fn webhook_secret(forge: &ForgeConfig) -> Check {
+fn webhook_secret(forge: &ForgeConfig, one_of_several: bool) -> Check {
     use std::os::unix::fs::PermissionsExt as _;
-    let at = |text: String| format!("{text} ({})", forge.url);
+    let at = |text: String| if one_of_several { format!("{text} ({})", forge.url) } else { text };
     if forge.secret.is_some() {
         return ok("webhook secret", at("from SWANCI_SECRET".to_owned()));
     }
@@ -380,5 +381,44 @@ fn webhook_secret(forge: &ForgeConfig) -> Check {
             format!("{} can be read by others", path.display()),
             format!("chmod 600 {}", path.display()),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_forge_is_asked_for_the_secret_of_its_deliveries() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secret");
+        std::fs::write(&path, "s3cret-of-a-forge").unwrap();
+        let with_mode =
+            |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let forge = |files: &[&std::path::PathBuf]| ForgeConfig {
+            kind: ForgeName::Gitea,
+            url: "https://gitea".to_owned(),
+            secret_files: files.iter().map(|file| (*file).clone()).collect(),
+            ..ForgeConfig::default()
+        };
+        let asked = |forge: &ForgeConfig| {
+            let Check { health, detail, mend, .. } = webhook_secret(forge, true);
+            (serde_json::to_value(health).unwrap(), detail, mend.unwrap_or_default())
+        };
+        with_mode(0o600);
+        assert_eq!(
+            asked(&forge(&[&path])),
+            ("ok".into(), format!("{} (https://gitea)", path.display()), String::new())
+        );
+        with_mode(0o640);
+        assert_eq!(asked(&forge(&[&path])).2, format!("chmod 600 {}", path.display()));
+        let (health, detail, mend) = asked(&forge(&[]));
+        assert_eq!((health, mend.contains("[[forge]]")), ("warning".into(), true), "{detail}");
+        assert!(detail.contains("https://gitea"), "{detail}");
+        let gone = dir.path().join("gone");
+        assert_eq!(asked(&forge(&[&path, &gone])).0, "failed");
+        let environment = ForgeConfig { secret: Some("s3cret-value".into()), ..forge(&[&gone]) };
+        assert_eq!(asked(&environment).0, "ok");
     }
 }

@@ -48,23 +48,39 @@ pub(super) fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8], what: &str) 
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let parsed: T = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();
-        let place = if path == "." {
-            String::new()
-        } else {
-            format!(", at {}", crate::escape::shortened(&path, 120))
+        let error = error.into_inner();
+        let place = match path.as_str() {
+            "." | "?" => format!(", line {}, column {}", error.line(), error.column()),
+            path => format!(", at {}", crate::escape::shortened(path, 120)),
         };
-        let problem = match suggest::in_plain_words(&error.into_inner().to_string(), "an object") {
+        let problem = match suggest::in_plain_words(&error.to_string(), "an object") {
             Wrong::Other(problem) => problem,
             Wrong::UnknownKey { key, .. } => format!("the key `{key}` is not known"),
         };
         let problem = crate::escape::shortened(&problem, 300);
-        Failure::bad_input(format!("{name}{place}: {problem}")).hint(format!("{what} was expected"))
+        let instead = instead(bytes).map(|instead| format!("; {instead}")).unwrap_or_default();
+        Failure::bad_input(format!("{name}{place}: {problem}")).hint(format!("{what} was expected{instead}"))
     })?;
     deserializer.end().map_err(|error| {
         Failure::bad_input(format!("{name}: something follows the document: {error}"))
             .hint("exactly one JSON document is read")
     })?;
     Ok(parsed)
+}
+
+/// What was given in place of the document that was expected, and what reads it.
+fn instead(bytes: &[u8]) -> Option<&'static str> {
+    let value: serde_json::Value = serde_json::from_slice(bytes).ok()?;
+    let has = |key| value.get(key).is_some();
+    match (has("schema"), has("decision"), has("images"), has("finished")) {
+        (true, true, _, _) => Some("this is one of `swanci evaluate`, which `swanci build` reads"),
+        (true, _, true, true) => Some("this is a receipt, which `swanci verify` reads"),
+        (true, _, true, false) => Some("this is one of `swanci build`, which `swanci push` reads"),
+        (false, false, _, _) if has("repository") || has("repository_url") => {
+            Some("this looks like a webhook payload, which `swanci evaluate` reads")
+        }
+        (_, _, _, _) => None,
+    }
 }
 
 /// Whether standard output gets JSON: redirected, or asked for. This is the one place that decides.

@@ -44,6 +44,15 @@ pub(crate) struct Account {
     pub(crate) token: SecretString,
 }
 
+/// Forges whose APIs have one shape: GitHub's has been copied by many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    Github,
+    Gitlab,
+    Bitbucket,
+    BitbucketServer,
+}
+
 /// The API of a forge, asked about one repository.
 pub(crate) struct Api {
     pub(crate) kind: ForgeName,
@@ -76,24 +85,50 @@ impl Api {
         &self.server.host
     }
 
+    pub(crate) const fn family(&self) -> Family {
+        match self.kind {
+            ForgeName::Github
+            | ForgeName::Gitea
+            | ForgeName::Forgejo
+            | ForgeName::Gogs
+            | ForgeName::Gitbucket => Family::Github,
+            ForgeName::Gitlab => Family::Gitlab,
+            ForgeName::Bitbucket => Family::Bitbucket,
+            ForgeName::BitbucketServer => Family::BitbucketServer,
+        }
+    }
+
+    /// `projects/KEY/repos/SLUG`, as Data Center names a repository.
+    fn in_project(&self) -> String {
+        match self.repository.as_str().split_once('/') {
+            Some((project, slug)) => format!("projects/{project}/repos/{slug}"),
+            None => self.repository.to_string(),
+        }
+    }
+
     /// A page of the repository on the forge, for people.
     pub(crate) fn page(&self, rest: &str) -> String {
-        let name = match (self.kind, self.repository.as_str().split_once('/')) {
-            (ForgeName::BitbucketServer, Some((project, slug))) => format!("projects/{project}/repos/{slug}"),
-            (_, _) => self.repository.to_string(),
-        };
-        format!("{}/{name}/{rest}", self.url)
+        let url = &self.url;
+        match self.family() {
+            Family::Github | Family::Gitlab | Family::Bitbucket => {
+                format!("{url}/{}/{rest}", self.repository)
+            }
+            Family::BitbucketServer => format!("{url}/{}/{rest}", self.in_project()),
+        }
+    }
+
+    /// The page of the repository's webhooks on Data Center.
+    pub(crate) fn webhooks_of_project(&self) -> String {
+        format!("{}/plugins/servlet/webhooks/{}", self.url, self.in_project())
     }
 
     /// Where in the API the repository is.
     fn root(&self) -> String {
-        match (self.kind, self.repository.as_str().split_once('/')) {
-            (ForgeName::Gitlab, _) => format!("projects/{}", self.repository.as_str().replace('/', "%2F")),
-            (ForgeName::Bitbucket, _) => format!("repositories/{}", self.repository),
-            (ForgeName::BitbucketServer, Some((project, slug))) => {
-                format!("api/latest/projects/{project}/repos/{slug}")
-            }
-            (_, _) => format!("repos/{}", self.repository),
+        match self.family() {
+            Family::Github => format!("repos/{}", self.repository),
+            Family::Gitlab => format!("projects/{}", self.repository.as_str().replace('/', "%2F")),
+            Family::Bitbucket => format!("repositories/{}", self.repository),
+            Family::BitbucketServer => format!("api/latest/{}", self.in_project()),
         }
     }
 
@@ -113,12 +148,13 @@ impl Api {
         let at = format!("reading {} by the API", self.repository);
         let found: Value = self.parsed(&self.get(&self.below("")?, &at)?, &at)?;
         let permissions = &found["permissions"];
-        if self.kind != ForgeName::Gitlab {
-            return Ok(permissions["push"].as_bool());
-        }
         let level = |of: &str| permissions[of]["access_level"].as_i64();
-        // 30 is a Developer, who may set statuses and write notes.
-        Ok(level("project_access").max(level("group_access")).map(|level| level >= 30))
+        Ok(match self.family() {
+            Family::Github => permissions["push"].as_bool(),
+            // 30 is a Developer, who may set statuses and write notes.
+            Family::Gitlab => level("project_access").max(level("group_access")).map(|level| level >= 30),
+            Family::Bitbucket | Family::BitbucketServer => None,
+        })
     }
 
     /// Reads a list page by page until `each` says no.
@@ -207,17 +243,12 @@ impl Api {
     fn exchange(&self, method: &str, url: &Url, body: Option<&Value>, at: &str) -> Result<Answer, ApiError> {
         self.cancel.check()?;
         let mut request = http::Request::builder().method(method).header(self.login.0, self.login.1.clone());
-        request = match self.kind {
-            ForgeName::Github => request
+        request = if self.kind == ForgeName::Github {
+            request
                 .header(header::ACCEPT, "application/vnd.github+json")
-                .header("X-GitHub-Api-Version", "2022-11-28"),
-            ForgeName::Gitlab
-            | ForgeName::Gitea
-            | ForgeName::Forgejo
-            | ForgeName::Gogs
-            | ForgeName::Bitbucket
-            | ForgeName::BitbucketServer
-            | ForgeName::Gitbucket => request.header(header::ACCEPT, "application/json"),
+                .header("X-GitHub-Api-Version", "2022-11-28")
+        } else {
+            request.header(header::ACCEPT, "application/json")
         };
         let body = body.map(Value::to_string);
         // A POST without a body still says how long it is.
@@ -349,19 +380,19 @@ fn login(
     token: &SecretString,
 ) -> Result<(&'static str, HeaderValue), ApiError> {
     let token = token.expose_secret();
-    let (name, value) = match (kind, user) {
+    let (name, value) = match kind {
         // An API token of Bitbucket Cloud, or a password of Data Center, goes with its owner's name.
-        (ForgeName::Bitbucket | ForgeName::BitbucketServer, Some(user)) => {
-            let login = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{token}"));
-            ("authorization", format!("Basic {login}"))
+        ForgeName::Bitbucket | ForgeName::BitbucketServer if user.is_some() => {
+            let login = format!("{}:{token}", user.unwrap_or_default());
+            ("authorization", format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(login)))
         }
-        (ForgeName::Github | ForgeName::Bitbucket | ForgeName::BitbucketServer, _) => {
+        ForgeName::Github | ForgeName::Bitbucket | ForgeName::BitbucketServer => {
             ("authorization", format!("Bearer {token}"))
         }
-        (ForgeName::Gitea | ForgeName::Forgejo | ForgeName::Gogs | ForgeName::Gitbucket, _) => {
+        ForgeName::Gitea | ForgeName::Forgejo | ForgeName::Gogs | ForgeName::Gitbucket => {
             ("authorization", format!("token {token}"))
         }
-        (ForgeName::Gitlab, _) => ("private-token", token.to_owned()),
+        ForgeName::Gitlab => ("private-token", token.to_owned()),
     };
     let mut value = HeaderValue::from_str(&value)
         .map_err(|_| ApiError::settings("the token cannot be sent in a header"))?;

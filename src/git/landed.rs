@@ -98,7 +98,15 @@ impl Mirror<'_> {
         match containing {
             None => squash.map_or_else(|| self.rewritten(head, tip, &line, merge), |found| Ok(Some(found))),
             Some(containing) if merge.is_after_merge(&containing) => {
-                // The head has come again, with a later merge. What it made before that is sought on the line below.
+                // The head has come again, with a later merge, or the line goes another way since: somebody merged the
+                // branch into their own and pushed that.
+                let merges = self.commits(&["--ancestry-path", "--merges", &format!("{head}..{tip}")])?;
+                let made =
+                    merges.into_iter().filter(|c| c.parents[1..].contains(head) && merge.is_at_merge(c));
+                if let Some(made) = only(made) {
+                    return Ok(Some(made));
+                }
+                // What it made before that is sought on the line below.
                 let below = line.iter().skip_while(|c| c.id != containing.id).skip(1);
                 let below: Vec<Commit> = below.filter(|c| !merge.is_after_merge(c)).cloned().collect();
                 let earlier = match below.first() {

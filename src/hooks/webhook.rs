@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::deliveries::Delivery;
-use crate::forge::api::{Api, ApiError, Problem};
+use crate::forge::api::{Api, ApiError, Family, Problem};
 use crate::model::ForgeName;
 
 /// The most that is shown of a list of deliveries, and what one page of it has.
@@ -102,50 +102,29 @@ pub(crate) struct Webhooks {
 impl Webhooks {
     /// The event that announces a merge, as the webhook names it.
     pub(crate) fn event(&self) -> &'static str {
-        match self.api.kind {
-            ForgeName::Github
-            | ForgeName::Gitea
-            | ForgeName::Forgejo
-            | ForgeName::Gogs
-            | ForgeName::Gitbucket => "pull_request",
-            ForgeName::Gitlab => "merge_requests_events",
-            ForgeName::Bitbucket => "pullrequest:fulfilled",
-            ForgeName::BitbucketServer => "pr:merged",
+        match self.api.family() {
+            Family::Github => "pull_request",
+            Family::Gitlab => "merge_requests_events",
+            Family::Bitbucket => "pullrequest:fulfilled",
+            Family::BitbucketServer => "pr:merged",
         }
     }
 
     /// Where a person finds this webhook with its deliveries.
     pub(crate) fn page(&self, id: &HookId) -> String {
-        match self.api.kind {
-            ForgeName::Github | ForgeName::Gitea | ForgeName::Forgejo | ForgeName::Gogs => {
-                self.api.page(&format!("settings/hooks/{id}"))
-            }
-            ForgeName::Gitbucket => self.api.page("settings/hooks"),
-            ForgeName::Gitlab => self.api.page(&format!("-/hooks/{id}/edit")),
-            ForgeName::Bitbucket => self.api.page("admin/webhooks"),
-            ForgeName::BitbucketServer => self
-                .api
-                .page("settings")
-                .replacen(
-                    &format!("{}/", self.api.url),
-                    &format!("{}/plugins/servlet/webhooks/", self.api.url),
-                    1,
-                )
-                .trim_end_matches("/settings")
-                .to_owned(),
+        match self.api.family() {
+            Family::Github if self.api.kind == ForgeName::Gitbucket => self.api.page("settings/hooks"),
+            Family::Github => self.api.page(&format!("settings/hooks/{id}")),
+            Family::Gitlab => self.api.page(&format!("-/hooks/{id}/edit")),
+            Family::Bitbucket => self.api.page("admin/webhooks"),
+            Family::BitbucketServer => self.api.webhooks_of_project(),
         }
     }
 
-    const fn folder(&self) -> &'static str {
-        match self.api.kind {
-            ForgeName::BitbucketServer => "webhooks",
-            ForgeName::Github
-            | ForgeName::Gitlab
-            | ForgeName::Gitea
-            | ForgeName::Forgejo
-            | ForgeName::Gogs
-            | ForgeName::Bitbucket
-            | ForgeName::Gitbucket => "hooks",
+    fn folder(&self) -> &'static str {
+        match self.api.family() {
+            Family::Github | Family::Gitlab | Family::Bitbucket => "hooks",
+            Family::BitbucketServer => "webhooks",
         }
     }
 
@@ -276,8 +255,10 @@ impl Webhooks {
             // An edit cannot set the secret: a new one takes its place before the old one goes.
             ForgeName::Gitea | ForgeName::Forgejo | ForgeName::Gogs => {
                 let new = self.create(wanted)?;
-                self.api.send("DELETE", &self.path(id), None, &at)?;
-                return Ok(new);
+                return match self.api.send("DELETE", &self.path(id), None, &at) {
+                    Err(error) if error.problem != Problem::NotFound => Err(error),
+                    Ok(_) | Err(_) => Ok(new),
+                };
             }
         };
         let mut body = self.body(wanted);
@@ -373,20 +354,12 @@ impl Webhooks {
         each: &mut dyn FnMut(Vec<Delivery>, &mut Vec<Delivery>) -> bool,
     ) -> Result<Vec<Delivery>, ApiError> {
         let at = format!("listing the deliveries of webhook {id} of {}", self.api.repository);
-        let list = if self.api.kind == ForgeName::Gitlab { "events" } else { "deliveries" };
+        let list = if self.api.family() == Family::Gitlab { "events" } else { "deliveries" };
         let mut found = Vec::new();
         self.api.pages(&format!("{}/{list}?per_page={per_page}", self.path(id)), &at, &mut |page| {
             let read = |item: Value| {
-                let parsed = match self.api.kind {
-                    ForgeName::Gitlab => Ok(of_gitlab(&item)),
-                    ForgeName::Github
-                    | ForgeName::Gitea
-                    | ForgeName::Forgejo
-                    | ForgeName::Gogs
-                    | ForgeName::Bitbucket
-                    | ForgeName::BitbucketServer
-                    | ForgeName::Gitbucket => serde_json::from_value(item),
-                };
+                let on_gitlab = self.api.family() == Family::Gitlab;
+                let parsed = if on_gitlab { Ok(of_gitlab(&item)) } else { serde_json::from_value(item) };
                 parsed.map_err(|e| self.api.error(Problem::Protocol, &at, e.to_string()))
             };
             let page = page.into_iter().map(read).collect::<Result<Vec<Delivery>, _>>()?;
@@ -399,15 +372,11 @@ impl Webhooks {
     pub(crate) fn redeliver(&self, id: &HookId, delivery: u64) -> Result<(), ApiError> {
         let at = format!("asking for delivery {delivery} again");
         let path = self.path(id);
-        let path = match self.api.kind {
-            ForgeName::Gitlab => format!("{path}/events/{delivery}/resend"),
-            ForgeName::Github
-            | ForgeName::Gitea
-            | ForgeName::Forgejo
-            | ForgeName::Gogs
-            | ForgeName::Bitbucket
-            | ForgeName::BitbucketServer
-            | ForgeName::Gitbucket => format!("{path}/deliveries/{delivery}/attempts"),
+        let path = match self.api.family() {
+            Family::Gitlab => format!("{path}/events/{delivery}/resend"),
+            Family::Github | Family::Bitbucket | Family::BitbucketServer => {
+                format!("{path}/deliveries/{delivery}/attempts")
+            }
         };
         self.api.send("POST", &path, None, &at).map(drop)
     }

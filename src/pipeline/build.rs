@@ -12,12 +12,14 @@ use crate::cancel::Stop;
 use crate::docker::Builder;
 use crate::documents::{BuiltDocument, Image, ImageStatus, SCHEMA, Seconds};
 use crate::error::{Classify as _, Failure, Kind};
+use crate::escape::shortened;
 use crate::events::{Event, Phase, Step};
 use crate::git::CommitInfo;
 use crate::manifest::ImageKind;
 use crate::model::{Change, CommitSha, ImageName};
 use crate::parallel;
 use crate::plan::Action;
+use crate::suggest;
 
 use super::compare::{Asked, ask};
 use super::contexts::Contexts;
@@ -140,10 +142,14 @@ fn choose(surveyed: &[Surveyed], asked: &[ImageName]) -> Result<Vec<usize>, Fail
     for name in asked {
         let Some(i) = surveyed.iter().position(|s| s.spec.name == *name) else {
             let known: Vec<&str> = surveyed.iter().map(|s| s.spec.name.as_str()).collect();
-            return Err(Failure::usage(format!(
+            let failure = Failure::usage(format!(
                 "the commit lists no image `{name}`; it lists {}",
-                known.join(", ")
-            )));
+                shortened(&known.join(", "), 300)
+            ));
+            return Err(match suggest::nearest(name.as_str(), known) {
+                Some(nearest) => failure.hint(format!("did you mean `{nearest}`?")),
+                None => failure,
+            });
         };
         open.push(i);
     }

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::documents::{Receipt, SCHEMA};
 use crate::error::{Classify as _, Failure, Kind};
+use crate::escape::shortened;
 use crate::git::Mirror;
 use crate::lock;
 use crate::model::{BranchName, Change, CommitSha, RepoName};
@@ -144,7 +145,11 @@ fn rules<'s>(site: &'s Site, names: &[RepoName]) -> Result<Vec<&'s RepositoryRul
     }
     let find = |name: &RepoName| {
         let found = site.repositories.iter().find(|rule| rule.name.same_as(name));
-        found.ok_or_else(|| Failure::refused(format!("the repository `{name}` is not on the allow-list")))
+        found.ok_or_else(|| {
+            let known: Vec<&str> = site.repositories.iter().map(|rule| rule.name.as_str()).collect();
+            Failure::refused(format!("the repository `{name}` is not on the allow-list"))
+                .hint(format!("configured: {}", shortened(&known.join(", "), 300)))
+        })
     };
     names.iter().map(find).collect()
 }

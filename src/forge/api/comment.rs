@@ -2,8 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Api, ApiError, Problem};
-use crate::model::ForgeName;
+use super::{Api, ApiError, Family, Problem};
 
 /// Begins a comment of swanci's; readers do not see it.
 const MARK: &str = "<!-- swanci -->";
@@ -23,45 +22,28 @@ impl Api {
     /// Writes swanci's comment on a pull request, or replaces the one that is there.
     pub(crate) fn comment(&self, number: u64, text: &str) -> Result<(), ApiError> {
         let at = format!("commenting on pull request {number} of {}", self.repository);
-        let mark = match self.kind {
-            ForgeName::Bitbucket | ForgeName::BitbucketServer => BITBUCKET_MARK,
-            ForgeName::Github
-            | ForgeName::Gitlab
-            | ForgeName::Gitea
-            | ForgeName::Forgejo
-            | ForgeName::Gogs
-            | ForgeName::Gitbucket => MARK,
+        let mark = match self.family() {
+            Family::Github | Family::Gitlab => MARK,
+            Family::Bitbucket | Family::BitbucketServer => BITBUCKET_MARK,
         };
         let text = format!("{mark}\n\n{text}");
-        let body = match self.kind {
-            ForgeName::Bitbucket => json!({"content": {"raw": text}}),
-            ForgeName::BitbucketServer => json!({"text": text}),
-            ForgeName::Github
-            | ForgeName::Gitlab
-            | ForgeName::Gitea
-            | ForgeName::Forgejo
-            | ForgeName::Gogs
-            | ForgeName::Gitbucket => json!({"body": text}),
-        };
-        let (list, one, edit) = match self.kind {
-            ForgeName::Gitlab => {
+        // Where they are, where one of them is, and how it is edited.
+        let (list, one, edit, body) = match self.family() {
+            Family::Github => {
+                let list = format!("issues/{number}/comments");
+                (list, "issues/comments".to_owned(), "PATCH", json!({"body": text}))
+            }
+            Family::Gitlab => {
                 let notes = format!("merge_requests/{number}/notes");
-                (notes.clone(), notes, "PUT")
+                (notes.clone(), notes, "PUT", json!({"body": text}))
             }
-            ForgeName::Bitbucket => {
+            Family::Bitbucket => {
                 let comments = format!("pullrequests/{number}/comments");
-                (comments.clone(), comments, "PUT")
+                (comments.clone(), comments, "PUT", json!({"content": {"raw": text}}))
             }
-            ForgeName::BitbucketServer => {
+            Family::BitbucketServer => {
                 let comments = format!("pull-requests/{number}/comments");
-                (comments.clone(), comments, "PUT")
-            }
-            ForgeName::Github
-            | ForgeName::Gitea
-            | ForgeName::Forgejo
-            | ForgeName::Gogs
-            | ForgeName::Gitbucket => {
-                (format!("issues/{number}/comments"), "issues/comments".to_owned(), "PATCH")
+                (comments.clone(), comments, "PUT", json!({"text": text}))
             }
         };
         if let Some(own) = self.own_comment(number, &list, mark, &at)? {
@@ -87,16 +69,10 @@ impl Api {
         mark: &str,
         at: &str,
     ) -> Result<Option<Comment>, ApiError> {
-        let path = match self.kind {
+        let path = match self.family() {
+            Family::Github | Family::Gitlab | Family::Bitbucket => list.to_owned(),
             // Its comments are only listed among the other activities.
-            ForgeName::BitbucketServer => format!("pull-requests/{number}/activities"),
-            ForgeName::Github
-            | ForgeName::Gitlab
-            | ForgeName::Gitea
-            | ForgeName::Forgejo
-            | ForgeName::Gogs
-            | ForgeName::Gitbucket
-            | ForgeName::Bitbucket => list.to_owned(),
+            Family::BitbucketServer => format!("pull-requests/{number}/activities"),
         };
         let mut marked: Vec<Comment> = Vec::new();
         self.pages(&format!("{path}{}", self.long_pages()), at, &mut |items| {
@@ -114,18 +90,15 @@ impl Api {
     }
 
     fn read_comment(&self, item: &Value) -> Option<Comment> {
-        let item = if self.kind == ForgeName::BitbucketServer { item.get("comment")? } else { item };
-        let text = match self.kind {
-            ForgeName::Bitbucket => &item["content"]["raw"],
-            ForgeName::BitbucketServer => &item["text"],
-            ForgeName::Github
-            | ForgeName::Gitlab
-            | ForgeName::Gitea
-            | ForgeName::Forgejo
-            | ForgeName::Gogs
-            | ForgeName::Gitbucket => &item["body"],
+        let (item, text, author) = match self.family() {
+            Family::Github => (item, &item["body"], &item["user"]),
+            Family::Gitlab => (item, &item["body"], &item["author"]),
+            Family::Bitbucket => (item, &item["content"]["raw"], &item["user"]),
+            Family::BitbucketServer => {
+                let comment = item.get("comment")?;
+                (comment, &comment["text"], &comment["author"])
+            }
         };
-        let author = if self.kind == ForgeName::Gitlab { &item["author"] } else { &item["user"] };
         Some(Comment {
             id: item["id"].as_u64()?,
             text: text.as_str()?.to_owned(),
@@ -137,7 +110,7 @@ impl Api {
     /// Who the token belongs to. Not every token may ask (those of apps and of repositories), and Data Center has no such
     /// question; there nobody may edit the comments of others.
     fn own_name(&self) -> Option<String> {
-        if self.kind == ForgeName::BitbucketServer {
+        if self.family() == Family::BitbucketServer {
             return None;
         }
         let at = "asking whose token it is";

@@ -69,22 +69,15 @@ impl Api {
                     sent => sent.map(drop),
                 }
             }
-            ForgeName::Bitbucket | ForgeName::BitbucketServer => {
-                let commits = if self.kind == ForgeName::Bitbucket { "commit" } else { "commits" };
-                let url = target_url.clone().unwrap_or_else(|| self.page(&format!("commits/{commit}")));
-                let body = json!({
-                    "key": CONTEXT,
-                    "name": CONTEXT,
-                    "state": word(*state, ["INPROGRESS", "SUCCESSFUL", "FAILED", "FAILED"]),
-                    "description": description,
-                    "url": url,
-                });
-                let end = if self.kind == ForgeName::Bitbucket { "statuses/build" } else { "builds" };
-                match self.send("POST", &format!("{commits}/{commit}/{end}"), Some(&body), &at) {
+            ForgeName::Bitbucket => {
+                let body = self.build(status, &description);
+                self.send("POST", &format!("commit/{commit}/statuses/build"), Some(&body), &at).map(drop)
+            }
+            ForgeName::BitbucketServer => {
+                let body = self.build(status, &description);
+                match self.send("POST", &format!("commits/{commit}/builds"), Some(&body), &at) {
                     // Data Center before 7.4.
-                    Err(error)
-                        if self.kind == ForgeName::BitbucketServer && error.problem == Problem::NotFound =>
-                    {
+                    Err(error) if error.problem == Problem::NotFound => {
                         let url = self.anywhere(&format!("build-status/1.0/commits/{commit}"))?;
                         self.exchange("POST", &url, Some(&body), &at).map(drop)
                     }
@@ -97,6 +90,18 @@ impl Api {
                 "Gogs has no commit statuses; set comment = true instead",
             )),
         }
+    }
+
+    /// A build as both Bitbuckets take it; they need a URL.
+    fn build(&self, status: &Status, description: &str) -> Value {
+        let page = || self.page(&format!("commits/{}", status.commit));
+        json!({
+            "key": CONTEXT,
+            "name": CONTEXT,
+            "state": word(status.state, ["INPROGRESS", "SUCCESSFUL", "FAILED", "FAILED"]),
+            "description": description,
+            "url": status.target_url.clone().unwrap_or_else(page),
+        })
     }
 
     /// Whether the newest status of swanci's on a commit is this one.
