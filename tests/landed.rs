@@ -799,7 +799,7 @@ impl History {
     fn again(&mut self, how: &[&str]) {
         assert!(self.git(&["checkout", "--quiet", "main"]));
         let all = self.repository.git(&["rev-list", "--all", "--min-parents=1", "--max-parents=1"]);
-        let Some(commit) = self.random.choice(all.lines()) else { return };
+        let Some(commit) = self.random.choice(all.lines().collect::<Vec<_>>()) else { return };
         if !self.git(&[how, &[commit]].concat()) {
             self.git(&[how[0], "--abort"]);
         }
@@ -816,7 +816,7 @@ impl History {
             let merge = Merge {
                 heads: mirror.commit_of(&format!("{folder}/head")).unwrap().into_iter().collect(),
                 tried: mirror.commit_of(&format!("{folder}/merge")).unwrap(),
-                created_at: Some(pull.created).filter(|_| pull.number % 2 == 0),
+                created_at: Some(pull.created).filter(|_| pull.number.is_multiple_of(2)),
                 merged_at: Some(pull.merged),
             };
             mirror.landed(&tip, &merge).unwrap().map(|commit| commit.to_string())
