@@ -26,7 +26,7 @@ pub(super) fn decision(document: &DecisionDocument, next: Option<&str>) -> Strin
         if let Some(pr) = &change.pull_request {
             let title = pr.title.as_deref().unwrap_or_default();
             let author = pr.author.as_deref().map(|author| format!(" ({author})")).unwrap_or_default();
-            text.push_str(&format!("  #{} {}{}\n", pr.number, shortened(title, 72), escaped(&author)));
+            text.push_str(&format!("  #{} {}{}\n", pr.number, shortened(title, 54), shortened(&author, 18)));
         }
     }
     for rule in document.rules.iter().flatten() {
@@ -36,6 +36,7 @@ pub(super) fn decision(document: &DecisionDocument, next: Option<&str>) -> Strin
         };
         text.push_str(&format!("  {verdict}  {:<14}  {}\n", rule.rule, shortened(&rule.detail, REASON)));
     }
+    let next = next.filter(|_| matches!(document.decision, DecisionWord::Build));
     text + &next.map(|next| format!("next: {next}\n")).unwrap_or_default()
 }
 

@@ -46,7 +46,8 @@ fn a_decision_ends_with_the_next_command() {
     );
     let skip =
         json!({"schema": 1, "decision": "skip", "reason": "a ping", "change": null, "payload_sha256": "x"});
-    assert_eq!(decision(&serde_json::from_value(skip).unwrap(), None), "skip: a ping\n");
+    let skip = decision(&serde_json::from_value(skip).unwrap(), Some("swanci build -"));
+    assert_eq!(skip, "skip: a ping\n", "there is nothing to build");
 }
 
 #[test]
