@@ -20,7 +20,7 @@ impl BodyBytes {
         self.len
     }
 
-    /// Appends `more`; the whole never exceeds `most` bytes. Returns `false` when out of memory.
+    /// Appends `more`; the whole never exceeds `most` bytes. `false` when there is no room.
     #[must_use]
     pub(crate) fn extend(&mut self, more: &[u8], most: usize) -> bool {
         let end = self.len + more.len();
