@@ -335,7 +335,7 @@ impl ImageRepository {
         &self.path
     }
 
-    /// `repository:tag`, as `docker` takes it.
+    /// `repository:tag`, the format of `docker`.
     pub fn tagged(&self, tag: &Tag) -> String {
         format!("{self}:{tag}")
     }

@@ -1,5 +1,5 @@
-//! The head of one HTTP/1.x request: parsed by `httparse`, then checked against the framing rules of RFC 9112 section
-//! 6. Two readers that disagree on framing make request smuggling possible.
+//! The head of one HTTP/1.x request: parsed by `httparse`, then checked against the framing rules of RFC 9112, section 6:
+//! two readers that disagree on framing make request smuggling possible.
 
 use super::answer::Refusal;
 

@@ -51,7 +51,7 @@ impl Default for Metrics {
     }
 }
 
-/// Seconds: from a cached verdict to the time at which GitHub has given up.
+/// Seconds: from a cached verdict to GitHub's time limit.
 const ACK_BUCKETS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 10.0];
 
 /// Seconds: from moving a tag to a long build.
