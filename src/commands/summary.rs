@@ -15,14 +15,14 @@ use crate::pipeline::verify::Verification;
 const REASON: usize = 200;
 
 pub(super) fn decision(document: &DecisionDocument, next: Option<&str>) -> String {
-    let word = match document.decision {
-        DecisionWord::Build => "build",
-        DecisionWord::Skip => "skip",
+    let (word, unknown_commit, next) = match document.decision {
+        DecisionWord::Build => ("build", "the commit is found on the branch", next),
+        DecisionWord::Skip => ("skip", "", None),
     };
     let mut text = format!("{word}: {}\n", escaped(&document.reason));
     if let Some(change) = &document.change {
-        let commit = change.commit.as_ref().map_or("the commit is found on the branch", CommitSha::short);
-        text.push_str(&format!("  {}\n", place(&change.repository, change.branch.as_ref(), commit)));
+        let commit = change.commit.as_ref().map_or(unknown_commit, CommitSha::short);
+        text.push_str(&format!("  {}\n", place(&change.repository, change.branch.as_ref(), commit).trim_end()));
         if let Some(pr) = &change.pull_request {
             let title = pr.title.as_deref().unwrap_or_default();
             let author = pr.author.as_deref().map(|author| format!(" ({author})")).unwrap_or_default();
