@@ -24,7 +24,7 @@ use url::Url;
 
 use crate::cancel::Cancel;
 use crate::http::retry::{RetryPolicy, retry_after};
-use crate::http::{Answer, next_link};
+use crate::http::{Answer, next_link, shown};
 use crate::model::{ForgeName, RepoName};
 
 /// Pages that are read of one list: a hundred times a hundred entries.
@@ -447,11 +447,6 @@ fn said(answer: &Answer) -> String {
     });
     let all: Vec<String> = [&body.message, error].into_iter().filter_map(text).chain(errors).collect();
     if all.is_empty() { plain() } else { shown(&all.join("; ")) }
-}
-
-/// Text of a server, on one line and without secrets.
-pub(crate) fn shown(text: &str) -> String {
-    crate::escape::shortened(&crate::redact::scrub(text), 200)
 }
 
 #[cfg(test)]
