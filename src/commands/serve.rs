@@ -1,4 +1,4 @@
-//! `swanci serve`: the listener, the queue, the workers, and the signals that govern them.
+//! `swanci serve`: runs the listener, the queue and the workers, and handles signals.
 
 mod posts;
 mod works;
@@ -29,12 +29,12 @@ use super::announce::Announcer;
 use super::session;
 use works::Works;
 
-/// How long running jobs have to end after a signal.
+/// Time for running jobs to end after a signal.
 const SHUTDOWN: Duration = Duration::from_secs(8);
-/// How long an answer of `/readyz` is given again.
+/// How long to reuse a response of `/readyz`.
 const READY_FOR: Duration = Duration::from_secs(1);
 
-/// Listens until a signal comes, or, with `--once`, until one merge is done.
+/// Listens until a signal or, with `--once`, until one merge is done.
 pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Serve) -> Result<(), Failure> {
     let announcer = Announcer::new(session.json, session.quiet, session.events.clone());
     let config = with_flags(session.config.clone(), args)?;
@@ -43,26 +43,18 @@ pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Ser
     }
     let rules = rules(&config)?;
     without_secret(&rules).for_each(|text| announcer.warn(&text));
-    // From the start: until it is handled, SIGHUP ends the process.
+    // First of all, because SIGHUP ends the process until it is handled.
     let hangup = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(SIGHUP, Arc::clone(&hangup))
         .classify(Kind::Environment, || "cannot handle SIGHUP")?;
-    let state_dir = std::path::absolute(&config.state_dir)
-        .classify(Kind::Environment, || "the state directory has no absolute path")?;
-    let mut lock = ServeLock::acquire(&state_dir, None, jiff::Timestamp::now())?;
-    let (public, admin) = sockets(&config)?;
-    let address = public.iter().find_map(|socket| socket.local_addr().ok());
-    lock.listens_on(&address.map(|address| address.to_string()).unwrap_or_default());
-
-    end_stale_children(&state_dir, &announcer)?;
-    let queue = Store::open(lock, Arc::new(jiff::Timestamp::now))?;
+    let (queue, public, admin) = open(&config, &announcer)?;
     let metrics = Metrics::new();
     metrics.watch_queue({
         let queue = queue.clone();
         move || queue.stats().unwrap_or_default()
     });
     let works = Arc::new(Works::new(config.clone(), metrics.clone(), args.registry.clone(), queue.clone()));
-    // A configuration that cannot work is found now, not with the first merge.
+    // Finds an invalid configuration at startup, not with the first merge.
     let site = works.site(&session.events, &session.cancel)?;
     if site.registry.is_none() && config.serve.jobs > 0 {
         announcer
@@ -99,48 +91,76 @@ pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Ser
     let limits = Limits { max_body: config.serve.max_body.as_u64(), ..Limits::default() };
     let app = Arc::clone(&intake) as Arc<dyn listener::App>;
     let listener = Listener::new(public, admin, limits, app, metrics)?;
-    // Nobody can have delivered yet: the listener runs only from here on.
+    // No delivery is possible yet: the listener starts below.
     let _ = once.stopper.set(listener.stopper());
     announce_addresses(&listener, config.serve.admin_listen.is_some(), &announcer);
-    let wake = || "cannot wake the listener";
-    let waker = listener.waker().classify(Kind::Environment, wake)?;
-    signal_hook::low_level::pipe::register(SIGHUP, waker).classify(Kind::Environment, wake)?;
-    let stopper = listener.stopper();
-    session.cancel.on_stop({
-        let stopper = stopper.clone();
-        move || stopper.wake()
-    });
     let limit = args.once.then_some(args.once_timeout).flatten();
     let until = limit.and_then(|limit| Instant::now().checked_add(limit));
-    let listened = listener.run(until, &mut || {
-        if hangup.swap(false, Ordering::SeqCst) {
-            reload(global, args, session, &works, &intake, &announcer);
-        }
-        if session.cancel.stopped().is_some() {
-            stopper.stop();
-        }
+    let listened = listen(listener, until, &session.cancel, &hangup, &mut || {
+        reload(global, args, session, &works, &intake, &announcer);
     });
     if let Some(stop) = session.cancel.stopped() {
         return end(pool, &announcer, stop);
     }
-    match (args.once, once.job.get()) {
-        (true, Some(id)) => match queue.wait_ended(*id, &session.cancel)? {
-            Ok(record) => {
-                posts::flush(&queue, &session.cancel);
-                pool.shutdown(Stop::Terminated, SHUTDOWN);
-                job_failure(record.state, record.exit_code, record.error).map_or(Ok(()), Err)
-            }
-            Err(stop) => end(pool, &announcer, stop),
-        },
-        (true, None) if listened.is_ok() => {
-            pool.shutdown(Stop::Terminated, SHUTDOWN);
+    if args.once
+        && let Some(id) = once.job.get()
+    {
+        let record = match queue.wait_ended(*id, &session.cancel)? {
+            Ok(record) => record,
+            Err(stop) => return end(pool, &announcer, stop),
+        };
+        posts::flush(&queue, &session.cancel);
+        pool.shutdown(Stop::Terminated, SHUTDOWN);
+        return job_failure(record.state, record.exit_code, record.error).map_or(Ok(()), Err);
+    }
+    pool.shutdown(Stop::Terminated, SHUTDOWN);
+    match listened {
+        Ok(()) if args.once => {
             Err(Failure::environment("no delivery queued a job before --once-timeout was over"))
         }
-        (true, None) | (false, _) => {
-            pool.shutdown(Stop::Terminated, SHUTDOWN);
-            listened
-        }
+        listened => listened,
     }
+}
+
+/// The queue, under its lock, and the sockets.
+fn open(
+    config: &Config,
+    announcer: &Announcer,
+) -> Result<(Store, Vec<TcpListener>, Option<TcpListener>), Failure> {
+    let state_dir = std::path::absolute(&config.state_dir)
+        .classify(Kind::Environment, || "the state directory has no absolute path")?;
+    let mut lock = ServeLock::acquire(&state_dir, None, jiff::Timestamp::now())?;
+    let (public, admin) = sockets(config)?;
+    let address = public.iter().find_map(|socket| socket.local_addr().ok());
+    lock.listens_on(&address.map(|address| address.to_string()).unwrap_or_default());
+    end_stale_children(&state_dir, announcer)?;
+    Ok((Store::open(lock, Arc::new(jiff::Timestamp::now))?, public, admin))
+}
+
+/// Runs the listener until it is stopped, a signal comes or the time is up. Each SIGHUP is a call of `reload`.
+fn listen(
+    listener: Listener,
+    until: Option<Instant>,
+    cancel: &Cancel,
+    hangup: &AtomicBool,
+    reload: &mut dyn FnMut(),
+) -> Result<(), Failure> {
+    let wake = || "cannot wake the listener";
+    let waker = listener.waker().classify(Kind::Environment, wake)?;
+    signal_hook::low_level::pipe::register(SIGHUP, waker).classify(Kind::Environment, wake)?;
+    let stopper = listener.stopper();
+    cancel.on_stop({
+        let stopper = stopper.clone();
+        move || stopper.wake()
+    });
+    listener.run(until, &mut || {
+        if hangup.swap(false, Ordering::SeqCst) {
+            reload();
+        }
+        if cancel.stopped().is_some() {
+            stopper.stop();
+        }
+    })
 }
 
 /// `--once`: the first job, and the listener that stops with it.
@@ -158,7 +178,7 @@ impl Once {
     }
 }
 
-/// What a `serve` that was killed left running would build beside this one.
+/// Ends children of a killed `serve`, which would build concurrently with this one.
 fn end_stale_children(state_dir: &Path, announcer: &Announcer) -> Result<(), Failure> {
     let children = state_dir.join("children");
     let ended = process::end_stale_children(&children);
@@ -169,7 +189,7 @@ fn end_stale_children(state_dir: &Path, announcer: &Announcer) -> Result<(), Fai
         .classify(Kind::Environment, || format!("cannot use {}", children.display()))
 }
 
-/// A first signal: running jobs are stopped and stay queued, and that is a good end.
+/// The first signal stops running jobs, which stay queued, and exits with success.
 fn end(pool: Pool, announcer: &Announcer, stop: Stop) -> Result<(), Failure> {
     announcer.say("stopping", &format!("{stop}: running jobs are stopped and stay queued"));
     if !pool.shutdown(stop, SHUTDOWN) {
@@ -213,7 +233,7 @@ fn with_flags(mut config: Config, args: &Serve) -> Result<Config, Failure> {
     Ok(config)
 }
 
-/// Without a secret, or without a repository that is allowed, there is nothing to serve.
+/// Fails without a secret or an allowed repository, because every delivery would be refused.
 fn rules(config: &Config) -> Result<Rules, Failure> {
     let mut forges = Vec::with_capacity(config.forges.len());
     for forge in &config.forges {
@@ -241,7 +261,7 @@ fn rules(config: &Config) -> Result<Rules, Failure> {
     Ok(Rules { forges })
 }
 
-/// Forges whose repositories are allowed and whose deliveries are all refused.
+/// Forges with allowed repositories but without a secret, so that all their deliveries are refused.
 fn without_secret(rules: &Rules) -> impl Iterator<Item = String> {
     let silent = rules.forges.iter().filter(|forge| forge.secret.is_none() && !forge.repositories.is_empty());
     silent.map(|forge| {
@@ -252,7 +272,7 @@ fn without_secret(rules: &Rules) -> impl Iterator<Item = String> {
     })
 }
 
-/// All sockets that systemd hands in, or one of our own; and the one of `admin_listen`.
+/// All sockets from systemd, or a bound one; and the one of `admin_listen`.
 fn sockets(config: &Config) -> Result<(Vec<TcpListener>, Option<TcpListener>), Failure> {
     let mut public = listener::inherited()?;
     if public.is_empty() {
@@ -273,8 +293,8 @@ fn announce_addresses(listener: &Listener, admin: bool, announcer: &Announcer) {
     }
 }
 
-/// The queue and docker are asked at most once a second, however often `/readyz` is, and by one at a time: a docker that
-/// hangs must not hold up the threads that deliveries need.
+/// Checks the queue and docker at most once a second, whatever the request rate, and one request at a time: a docker
+/// that hangs must not block the threads for deliveries.
 fn ready_check(works: Arc<Works>, queue: Store, events: Events) -> Box<listener::ReadyCheck> {
     let last: Mutex<Option<(Instant, Result<(), String>)>> = Mutex::new(None);
     let asking = Mutex::new(());
@@ -339,7 +359,7 @@ fn start_pool(
     .classify(Kind::Environment, || "the workers cannot be started")
 }
 
-/// SIGHUP: the configuration is read again; a wrong one changes nothing.
+/// SIGHUP: reads the configuration again; an invalid one changes nothing.
 fn reload(
     global: &crate::cli::Global,
     args: &Serve,
@@ -348,14 +368,13 @@ fn reload(
     intake: &Intake,
     announcer: &Announcer,
 ) {
-    let read = Session::open(global, &session.cancel)
-        .and_then(|fresh| with_flags(fresh.config, args))
-        .and_then(|config| Ok((rules(&config)?, config)));
-    let checked = read.and_then(|(rules, config)| {
+    let read = || -> Result<(Rules, Config), Failure> {
+        let config = with_flags(Session::open(global, &session.cancel)?.config, args)?;
+        let rules = rules(&config)?;
         session::site(&config, &args.registry, None, &session.events, &session.cancel)?;
         Ok((rules, config))
-    });
-    match checked {
+    };
+    match read() {
         Ok((rules, config)) => {
             intake.replace_rules(rules);
             if let Err(error) = works.queue().set_posts(posts::wanted(&config)) {
