@@ -117,3 +117,16 @@ impl From<QueueError> for Failure {
         Failure { kind, error: error.into(), hint }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_printed_once() {
+        let error = QueueError::io(Path::new("/proc/x"))(io::Error::other("no"));
+        assert!(Failure::from(error).render().starts_with("error: cannot use /proc/x: no\nhint: "));
+        let error = QueueError::from(rusqlite::Error::InvalidQuery);
+        assert_eq!(Failure::from(error).render(), "error: the queue's database: Query is not read-only\n");
+    }
+}

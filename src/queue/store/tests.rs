@@ -82,6 +82,15 @@ fn steps(conn: &Connection) -> i32 {
 }
 
 #[test]
+fn a_duplicate_uses_up_no_job_number() {
+    let fixture = Fixture::new();
+    let first = fixture.new_job("a/b", 1);
+    let duplicate = fixture.store.accept(job("a/b", 1)).unwrap();
+    assert_eq!(duplicate, Accepted::Duplicate { id: first, state: JobState::Queued });
+    assert_eq!((first, fixture.new_job("a/b", 2)), (JobId(1), JobId(2)));
+}
+
+#[test]
 fn a_claim_costs_the_same_after_a_hundred_thousand_jobs() {
     let costs = [100, 100_000].map(|ended| {
         let fixture = Fixture::new();
