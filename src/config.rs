@@ -4,6 +4,7 @@
 
 mod environment;
 mod file;
+mod validate;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -21,7 +22,7 @@ use crate::redact;
 pub use environment::Environment;
 #[cfg(test)]
 pub(crate) use file::RawConfig;
-pub(crate) use file::{forge_url, is_secret_id};
+pub(crate) use validate::{forge_url, is_secret_id};
 
 /// The default files, in order of precedence.
 const DEFAULT_FILES: [&str; 2] = ["swanci.toml", "/etc/swanci/swanci.toml"];

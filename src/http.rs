@@ -242,6 +242,11 @@ pub(crate) fn next_link(value: &str) -> Option<&str> {
     None
 }
 
+/// Text of a server, on one line and without secrets.
+pub(crate) fn shown(text: &str) -> String {
+    crate::escape::shortened(&crate::redact::scrub(text.trim()), 200)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

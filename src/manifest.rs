@@ -9,11 +9,11 @@ pub(crate) mod template;
 mod variables;
 mod wire;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::escape::{escaped, shortened};
-use crate::json::Part;
+use crate::json;
 use crate::model::{ImageName, RepoName, Tag};
 use crate::suggest::{self, Wrong};
 
@@ -71,116 +71,44 @@ impl ManifestError {
     fn whole(problem: impl Into<String>) -> ManifestError {
         ManifestError { path: None, problem: problem.into(), at: None }
     }
+
+    /// Adds where its path leads to in a part of the text, if that is JSON.
+    fn placed(self, text: &str, part: &str) -> ManifestError {
+        let start = part.as_ptr() as usize - text.as_ptr() as usize;
+        let offset = json::offset_of(part, self.path.as_deref().unwrap_or_default());
+        let at = offset.map(|offset| json::line_and_column(text, start + offset)).or(self.at);
+        ManifestError { at, ..self }
+    }
 }
 
 pub(crate) fn parse(bytes: &[u8]) -> Result<Vec<ImageSpec>, ManifestError> {
-    // An error that has no place yet is of a value that was read: its path leads there.
-    read(bytes).map_err(|error| {
-        let text = std::str::from_utf8(bytes).unwrap_or_default().trim_start_matches('\u{feff}');
-        let offset = error.path.as_deref().and_then(|path| crate::json::offset_of(text, path));
-        let at = offset.map(|offset| crate::json::line_and_column(text, offset)).or(error.at);
-        ManifestError { at, ..error }
-    })
+    each(bytes)?.collect()
 }
 
-/// Every mistake in images.json, and the images whose files are known all the same, by their place in the list. After each mistake it is read
-/// again, without the value that is wrong.
-pub(crate) fn mistakes(bytes: &[u8]) -> (Vec<ManifestError>, BTreeMap<usize, ImageSpec>) {
-    let (mut mistakes, mut unplaced) = (Vec::new(), BTreeSet::<usize>::new());
-    let mut parsed = parse(bytes);
-    let mut value = serde_json::from_slice(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes));
-    let text = String::from_utf8_lossy(bytes);
-    let text = text.trim_start_matches('\u{feff}');
-    while let Err(error) = parsed {
-        let path = error.path.clone().unwrap_or_default();
-        let offset = crate::json::offset_of(text, &path);
-        let at = offset.map(|offset| crate::json::line_and_column(text, offset)).or(error.at);
-        let again =
-            mistakes.iter().any(|m: &ManifestError| m.path == error.path && m.problem == error.problem);
-        let places = ["]", "].service_name", "].context", "].dockerfile"];
-        if let Some((index, rest)) = path.strip_prefix("images[").and_then(|rest| rest.split_once(']'))
-            && places.contains(&format!("]{rest}").as_str())
-        {
-            unplaced.extend(index.parse::<usize>());
-        }
-        let mended = match &mut value {
-            Ok(value) if !again => mend(value, &path, mistakes.len()),
-            Ok(_) | Err(_) => false,
-        };
-        if !again {
-            mistakes.push(ManifestError { at, ..error });
-        }
-        if !mended || mistakes.len() == MOST_MISTAKES {
-            return (mistakes, BTreeMap::new());
-        }
-        parsed = parse(&value.as_ref().map(ToString::to_string).unwrap_or_default().into_bytes());
-    }
-    let specs = parsed.unwrap_or_default().into_iter().enumerate();
-    (mistakes, specs.filter(|(index, _)| !unplaced.contains(index)).collect())
-}
-
-/// More are not reported at once.
-const MOST_MISTAKES: usize = 100;
-
-/// Replaces what is wrong at a path by something that is not.
-fn mend(value: &mut serde_json::Value, path: &str, number: usize) -> bool {
-    use serde_json::{Value, json};
-    let (parent, last) = match path.rsplit_once(['.', '[']) {
-        Some((parent, last)) => (parent, last),
-        None => ("", path),
-    };
-    let name = || json!(format!("swanci-check-{number}"));
-    let mut at = value;
-    for part in crate::json::parts(parent).filter(|part| *part != Part::Key("")) {
-        let next = match part {
-            Part::Key(key) => at.get_mut(key),
-            Part::Index(index) => at.get_mut(index),
-        };
-        let Some(next) = next else { return false };
-        at = next;
-    }
-    match at {
-        // Without the list nothing is left to read.
-        Value::Object(_) if path == "images" => false,
-        Value::Object(fields) if last == "service_name" => fields.insert(last.to_owned(), name()).is_some(),
-        Value::Object(fields) => fields.remove(last).is_some(),
-        Value::Array(list) => {
-            let element = last.strip_suffix(']').and_then(|i| i.parse::<usize>().ok());
-            match element.and_then(|i| list.get_mut(i)) {
-                // Its name is missing, or a key of it is given twice, which `value` no longer shows.
-                Some(Value::Object(fields)) => {
-                    fields.entry("service_name").or_insert_with(name);
-                }
-                Some(element) if parent == "images" => *element = json!({ "service_name": name() }),
-                Some(element) => *element = json!("x"),
-                None => return false,
-            }
-            true
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
-    }
-}
-
-fn read(bytes: &[u8]) -> Result<Vec<ImageSpec>, ManifestError> {
-    let images = wire::read(bytes)?;
-    if images.is_empty() {
-        return Err(ManifestError::at("images", "is empty: there is no image to build"));
-    }
-    let mut specs: Vec<ImageSpec> = Vec::with_capacity(images.len());
+/// Every image of the list, or the first mistake in it; the error is a mistake in the file around the list.
+pub(crate) fn each(
+    bytes: &[u8],
+) -> Result<impl Iterator<Item = Result<ImageSpec, ManifestError>>, ManifestError> {
+    let text = wire::text(bytes)?;
+    let images = wire::images(text).map_err(|error| error.placed(text, text))?;
     let mut indexes: BTreeMap<ImageName, usize> = BTreeMap::new();
-    for (index, image) in images.into_iter().enumerate() {
-        let at = |error: ManifestError| {
-            let key = error.path.unwrap_or_default();
-            ManifestError::at(format!("images[{index}].{key}"), error.problem)
-        };
-        let spec = check(image).map_err(at)?;
-        if let Some(first) = indexes.insert(spec.name.clone(), index) {
-            let problem = format!("is `{}`, which is also the name of `images[{first}]`", spec.name);
-            return Err(at(ManifestError::at("service_name", problem)));
-        }
-        specs.push(spec);
-    }
-    Ok(specs)
+    Ok(images.into_iter().enumerate().map(move |(index, image)| {
+        let image = image.get();
+        let spec = wire::image(image).and_then(check).and_then(|spec| {
+            match indexes.insert(spec.name.clone(), index) {
+                Some(first) => {
+                    let problem = format!("is `{}`, which is also the name of `images[{first}]`", spec.name);
+                    Err(ManifestError::at("service_name", problem))
+                }
+                None => Ok(spec),
+            }
+        });
+        spec.map_err(|error| {
+            let error = error.placed(text, image);
+            let key = error.path.map(|key| format!(".{key}")).unwrap_or_default();
+            ManifestError { path: Some(format!("images[{index}]{key}")), ..error }
+        })
+    }))
 }
 
 fn wrong(key: &str, problem: impl fmt::Display) -> ManifestError {
@@ -300,22 +228,18 @@ fn is_platform(platform: &str) -> bool {
 
 fn from_serde(error: &serde_path_to_error::Error<serde_json::Error>) -> ManifestError {
     let wrong = suggest::in_plain_words(&error.inner().to_string(), "an object");
+    let hint = wrong.hint().map(|hint| format!("; {}", escaped(&hint))).unwrap_or_default();
     let problem = match &wrong {
-        Wrong::UnknownKey { .. } => "is not a known key".to_owned(),
+        Wrong::UnknownKey { .. } => format!("is not a known key{hint}"),
         Wrong::Other(problem) => format!("is wrong: {}", escaped(problem)),
     };
-    let hint = wrong.hint().map(|hint| format!("; {}", escaped(&hint))).unwrap_or_default();
     let path = error.path().to_string();
-    let made = match (path.as_str(), &wrong) {
-        (".", Wrong::Other(problem)) => {
-            let problem = escaped(problem);
-            ManifestError::whole(format!("{problem}; a list of images looks like {{\"images\":[…]}}"))
-        }
-        (path, Wrong::UnknownKey { .. }) => ManifestError::at(escaped(path), problem + &hint),
-        (path, Wrong::Other(_)) => ManifestError::at(escaped(path), problem),
-    };
     let inner = error.inner();
-    ManifestError { at: (inner.line() > 0).then(|| (inner.line(), inner.column())), ..made }
+    ManifestError {
+        path: (path != ".").then(|| escaped(&path)),
+        problem,
+        at: (inner.line() > 0).then(|| (inner.line(), inner.column())),
+    }
 }
 
 #[cfg(test)]

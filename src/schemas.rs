@@ -32,7 +32,7 @@ fn the_published_schemas_are_those_of_the_types() {
         ("receipt", "The document of swanci push and swanci run", printed::<Receipt>()),
         ("verification", "The document of swanci verify", printed::<Verification>()),
         ("catchup", "The document of swanci catchup", printed::<CatchupDocument>()),
-        ("images", "images.json at the root of a repository", read::<File>()),
+        ("images", "images.json at the root of a repository", read::<File<'_>>()),
         ("swanci.toml", "swanci.toml, the configuration", read::<RawConfig>()),
     ] {
         let mut schema = schema;

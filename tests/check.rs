@@ -81,20 +81,21 @@ fn no_message_has_words_of_the_program_in_place_of_the_files() {
 }
 
 #[test]
-fn every_mistake_of_a_working_tree_has_its_place() {
+fn the_first_mistake_of_every_image_has_its_place() {
     let dir = tree(&[
         (
             "images.json",
             r#"{"images": [
   {"service_name": "web", "verison": "1.0"},
   {"service_name": "Api"},
-  {"service_name": "wbe", "version": "1.0 beta"},
+  {"service_name": "wbe"},
   {"service_name": "lib", "dockerfile": "Dockerfil"},
   {"service_name": "app", "target": "finl"},
   {"service_name": "one"},
   {"service_name": "two", "context": "2"},
   {"service_name": "out"},
-  {"service_name": "vm", "type": "AMI"}
+  {"service_name": "vm", "type": "AMI"},
+  {"service_name": "web", "version": "1.0 beta", "context": "../web"}
 ]}"#,
         ),
         ("web/Dockerfile", "FROM scratch\n"),
@@ -123,11 +124,11 @@ fn every_mistake_of_a_working_tree_has_its_place() {
         (2, 27, "images[0].verison", "did you mean `version`?"),
         (3, 4, "images[1].service_name", "not a valid image name"),
         (4, 4, "images[2].service_name", "does not exist there is `web`"),
-        (4, 27, "images[2].version", "not a valid tag"),
         (5, 27, "images[3].dockerfile", "does not exist there is `Dockerfile`"),
         (6, 27, "images[4].target", "did you mean `final`?"),
         (7, 4, "images[5].service_name", "in a circle: one, two"),
         (9, 4, "images[7].service_name", "leads out of the repository"),
+        (11, 27, "images[9].version", "not a valid tag"),
     ];
     assert_eq!(problems.len(), expected.len(), "{problems:#?}");
     for ((line, column, path, says), found) in expected.into_iter().zip(&problems) {

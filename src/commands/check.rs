@@ -15,7 +15,7 @@ use crate::git;
 use crate::json::{line_and_column, offset_of};
 use crate::manifest::dockerfile::DockerfileStages;
 use crate::manifest::template::TemplateValues;
-use crate::manifest::{self, ImageKind, ImageSpec, Template};
+use crate::manifest::{self, ImageKind, ImageSpec, ManifestError, Template};
 use crate::model::ImageRepository;
 use crate::plan::{self, LocalNames};
 use crate::suggest;
@@ -172,70 +172,58 @@ impl Tree {
                 return Err(error).classify(Kind::BadInput, || format!("cannot read {}", file.display()));
             }
         };
-        let (mistakes, specs) = manifest::mistakes(&bytes);
-        let names = specs.values().map(|spec| spec.name.to_string()).collect();
-        problems.extend(
-            mistakes
-                .into_iter()
-                .map(|m| Problem::new(&file, m.at, m.path.unwrap_or_default(), m.problem, None)),
-        );
+        let mut specs = BTreeMap::new();
+        let mut mistake = |m: ManifestError| {
+            problems.push(Problem::new(&file, m.at, m.path.unwrap_or_default(), m.problem, None));
+        };
+        match manifest::each(&bytes) {
+            Ok(images) => images.enumerate().for_each(|(index, image)| match image {
+                Ok(spec) => drop(specs.insert(index, spec)),
+                Err(error) => mistake(error),
+            }),
+            Err(error) => mistake(error),
+        }
         let text = String::from_utf8_lossy(&bytes);
         let text = text.trim_start_matches('\u{feff}');
+        let value: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
         let mut report = |index: usize, key: &str, problem: String, hint: Option<String>| {
+            let key = if value["images"][index].get(key).is_some() { key } else { "service_name" };
             let path = format!("images[{index}].{key}");
             let place = offset_of(text, &path).map(|offset| line_and_column(text, offset));
             problems.push(Problem::new(&file, place, path, problem, hint));
         };
         let mut stages = BTreeMap::new();
         for (index, spec) in specs.iter().filter(|(_, spec)| spec.kind == ImageKind::Docker) {
-            let key = |key: &'static str| {
-                let given = serde_json::from_str::<serde_json::Value>(text)
-                    .is_ok_and(|value| value["images"][*index].get(key).is_some());
-                if given { key } else { "service_name" }
-            };
             if let Err(problem) = tags(spec, config) {
-                report(*index, key("tags"), problem, None);
+                report(*index, "tags", problem, None);
             }
-            if let Err((problem, hint)) = self.find(spec.context.as_str(), "folder") {
-                report(*index, key("context"), problem, hint);
-                continue;
-            }
-            let dockerfile = match self.find(spec.dockerfile.as_str(), "file") {
-                Ok(path) => std::fs::read(path).unwrap_or_default(),
-                Err((problem, hint)) => {
-                    report(*index, key("dockerfile"), problem, hint);
-                    continue;
-                }
-            };
-            match DockerfileStages::parse(&String::from_utf8_lossy(&dockerfile), &spec.args) {
-                Ok(found) => {
-                    if let Some(target) = spec.target.as_deref().filter(|target| !found.has_target(target)) {
-                        let names: Vec<&str> = found.names().iter().flatten().map(String::as_str).collect();
-                        let hint =
-                            suggest::nearest(target, names).map(|name| format!("did you mean `{name}`?"));
-                        report(
-                            *index,
-                            "target",
-                            format!("is `{target}`, which is not a stage of the Dockerfile"),
-                            hint,
-                        );
-                    }
-                    stages.insert(*index, found);
-                }
-                Err(error) => {
-                    report(
-                        *index,
-                        key("dockerfile"),
-                        format!("is `{}`: {error}", spec.dockerfile.as_str()),
-                        None,
-                    );
-                }
+            match self.stages(spec) {
+                Ok(found) => drop(stages.insert(*index, found)),
+                Err((key, problem, hint)) => report(*index, key, problem, hint),
             }
         }
         if let Some((index, circle)) = circle(&specs, &stages, config) {
             report(index, "service_name", format!("cannot be built: {circle}"), None);
         }
-        Ok(names)
+        Ok(specs.values().map(|spec| spec.name.to_string()).collect())
+    }
+
+    /// The stages of an image's Dockerfile, or the key that is wrong, why, and a hint.
+    fn stages(&self, spec: &ImageSpec) -> Result<DockerfileStages, (&'static str, String, Option<String>)> {
+        let at = |key| move |(problem, hint)| (key, problem, hint);
+        self.find(spec.context.as_str(), "folder").map_err(at("context"))?;
+        let dockerfile = self.find(spec.dockerfile.as_str(), "file").map_err(at("dockerfile"))?;
+        let dockerfile = std::fs::read(dockerfile).unwrap_or_default();
+        let stages = DockerfileStages::parse(&String::from_utf8_lossy(&dockerfile), &spec.args)
+            .map_err(|error| ("dockerfile", format!("is `{}`: {error}", spec.dockerfile.as_str()), None))?;
+        match &spec.target {
+            Some(target) if !stages.has_target(target) => {
+                let names = stages.names().iter().flatten().map(String::as_str);
+                let hint = suggest::nearest(target, names).map(|name| format!("did you mean `{name}`?"));
+                Err(("target", format!("is `{target}`, which is not a stage of the Dockerfile"), hint))
+            }
+            Some(_) | None => Ok(stages),
+        }
     }
 
     /// The file or folder of the working tree that a path leads to, or what is wrong with it, and what may have been meant.

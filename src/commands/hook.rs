@@ -73,13 +73,7 @@ fn from_ngrok(session: &Session, api: &str, otherwise: &str) -> Result<url::Url,
 
 // ---- which repository, which webhook
 
-struct Site {
-    hooks: Webhooks,
-    forge: ForgeConfig,
-    repository: RepoName,
-}
-
-fn open(session: &Session, target: &HookTarget) -> Result<Site, Failure> {
+fn open(session: &Session, target: &HookTarget) -> Result<Webhooks, Failure> {
     let config = &session.config;
     let forge = forge_of(config, target)?;
     let Some(repository) = repository_of(config, target).cloned() else {
@@ -110,8 +104,7 @@ fn open(session: &Session, target: &HookTarget) -> Result<Site, Failure> {
         user,
         token,
     };
-    let api = Api::new(account, repository.clone(), session.cancel.clone())?;
-    Ok(Site { hooks: Webhooks { api }, forge, repository })
+    Ok(Webhooks { api: Api::new(account, repository, session.cancel.clone())? })
 }
 
 /// The repository that `--repo` names, else the only one.
@@ -170,55 +163,53 @@ fn no_token(forge: &ForgeConfig) -> Failure {
         .hint("name one as token_file of its [[forge]], or set SWANCI_GIT_TOKEN")
 }
 
-impl Site {
-    /// swanci's webhook among the repository's: the one of this number, else the one that was made before, else the
-    /// one that delivers to `url`, else the only one that looks as if swanci had made it.
-    fn find(
-        &self,
-        session: &Session,
-        hooks: Vec<Hook>,
-        id: Option<&HookId>,
-        url: Option<&url::Url>,
-    ) -> Result<Option<Hook>, Failure> {
-        let name = &self.repository;
-        if let Some(id) = id {
-            return match hooks.into_iter().find(|hook| hook.id == *id) {
-                Some(hook) => Ok(Some(hook)),
-                None => Err(Failure::failed(format!("{name} has no webhook {id}"))
-                    .hint("without --id, swanci's own is looked for")),
-            };
-        }
-        let known = installed::recall(&session.config.state_dir, self.hooks.api.host(), name);
-        let position = hooks.iter().position(|hook| known.as_ref() == Some(&hook.id)).or_else(|| {
-            hooks.iter().position(|hook| hook.url.as_deref() == url.map(url::Url::as_str) && url.is_some())
-        });
-        let paths = url.map_or(vec![WEBHOOK_PATH, ORIGINAL_PATH], |url| vec![url.path()]);
-        let mut hooks = hooks;
-        if let Some(position) = position {
-            return Ok(Some(hooks.swap_remove(position)));
-        }
-        hooks.retain(|hook| paths.iter().any(|path| hook.looks_like_ours(path, self.hooks.event())));
-        if hooks.len() > 1 {
-            let all: Vec<String> = hooks
-                .iter()
-                .map(|hook| format!("{} ({})", hook.id, escaped(hook.url.as_deref().unwrap_or("no URL"))))
-                .collect();
-            return Err(Failure::failed(format!(
-                "{name} has several webhooks that could be swanci's: {}",
-                all.join(", ")
-            ))
-            .hint("say which one with --id, or remove those that are no longer needed"));
-        }
-        Ok(hooks.pop())
+/// swanci's webhook among the repository's: the one of this number, else the one that was made before, else the one
+/// that delivers to `url`, else the only one that looks as if swanci had made it.
+fn find(
+    session: &Session,
+    webhooks: &Webhooks,
+    id: Option<&HookId>,
+    url: Option<&url::Url>,
+) -> Result<Option<Hook>, Failure> {
+    let name = &webhooks.api.repository;
+    let mut hooks = webhooks.all()?;
+    if let Some(id) = id {
+        return match hooks.into_iter().find(|hook| hook.id == *id) {
+            Some(hook) => Ok(Some(hook)),
+            None => Err(Failure::failed(format!("{name} has no webhook {id}"))
+                .hint("without --id, swanci's own is looked for")),
+        };
     }
+    let known = installed::recall(&session.config.state_dir, webhooks.api.host(), name);
+    let position = hooks.iter().position(|hook| known.as_ref() == Some(&hook.id)).or_else(|| {
+        let url = url?.as_str();
+        hooks.iter().position(|hook| hook.url.as_deref() == Some(url))
+    });
+    if let Some(position) = position {
+        return Ok(Some(hooks.swap_remove(position)));
+    }
+    let paths = url.map_or(vec![WEBHOOK_PATH, ORIGINAL_PATH], |url| vec![url.path()]);
+    hooks.retain(|hook| paths.iter().any(|path| hook.looks_like_ours(path, webhooks.event())));
+    if hooks.len() > 1 {
+        let all: Vec<String> = hooks
+            .iter()
+            .map(|hook| format!("{} ({})", hook.id, escaped(hook.url.as_deref().unwrap_or("no URL"))))
+            .collect();
+        return Err(Failure::failed(format!(
+            "{name} has several webhooks that could be swanci's: {}",
+            all.join(", ")
+        ))
+        .hint("say which one with --id, or remove those that are no longer needed"));
+    }
+    Ok(hooks.pop())
+}
 
-    fn existing(&self, session: &Session, target: &HookTarget) -> Result<Hook, Failure> {
-        let hooks = self.hooks.all()?;
-        self.find(session, hooks, target.id.as_ref(), None)?.ok_or_else(|| {
-            Failure::failed(format!("{} has no webhook of swanci's", self.repository))
-                .hint(format!("make it with: swanci hook install --repo {}", self.repository))
-        })
-    }
+fn existing(session: &Session, webhooks: &Webhooks, target: &HookTarget) -> Result<Hook, Failure> {
+    let name = &webhooks.api.repository;
+    find(session, webhooks, target.id.as_ref(), None)?.ok_or_else(|| {
+        Failure::failed(format!("{name} has no webhook of swanci's"))
+            .hint(format!("make it with: swanci hook install --repo {name}"))
+    })
 }
 
 // ---- install
@@ -236,7 +227,7 @@ struct InstallDocument<'a> {
 
 fn install(session: &Session, args: &HookInstall, out: &mut dyn Write) -> Result<(), Failure> {
     let secret = secret(&session.config, args)?;
-    let site = open(session, &args.target)?;
+    let webhooks = open(session, &args.target)?;
     let url = match &args.url {
         Some(url) => webhook_url(url).map_err(|problem| Failure::usage(format!("--url: {problem}")))?,
         None => from_ngrok(session, &args.ngrok.ngrok_api, ", --url does without it")?,
@@ -244,25 +235,24 @@ fn install(session: &Session, args: &HookInstall, out: &mut dyn Write) -> Result
     if url.scheme() == "http" {
         session.events.warn("deliveries to an http address can be read on their way; https is better");
     }
-    let name = &site.repository;
+    let name = &webhooks.api.repository;
     if !session.config.repositories.is_empty() && session.config.repositories_named(name).next().is_none() {
         session.events.warn(&format!(
             "{name} is not in the configuration: `serve` will refuse its deliveries until it is"
         ));
     }
     let wanted = Wanted { url: &url, secret: &secret };
-    let found = site.find(session, site.hooks.all()?, args.target.id.as_ref(), Some(&url))?;
+    let found = find(session, &webhooks, args.target.id.as_ref(), Some(&url))?;
     let was = found.as_ref().and_then(|hook| hook.url.clone());
     let (outcome, hook) = match &found {
-        Some(hook) => ("updated", site.hooks.update(&hook.id, &wanted)?),
-        None => ("created", site.hooks.create(&wanted)?),
+        Some(hook) => ("updated", webhooks.update(&hook.id, &wanted)?),
+        None => ("created", webhooks.create(&wanted)?),
     };
-    let remembered = installed::remember(&session.config.state_dir, site.hooks.api.host(), name, &hook.id);
+    let remembered = installed::remember(&session.config.state_dir, webhooks.api.host(), name, &hook.id);
     if let Err(error) = remembered {
         session.events.warn(&format!("the webhook's number cannot be kept in the state directory: {error}"));
     }
-    let mut text =
-        format!("{outcome} webhook {} of {name}: {} events to {url}\n", hook.id, site.hooks.event());
+    let mut text = format!("{outcome} webhook {} of {name}: {} events to {url}\n", hook.id, webhooks.event());
     if let Some(was) = was.as_deref().filter(|was| *was != url.as_str()) {
         text.push_str(&format!("before, it delivered to {}\n", escaped(was)));
     }
@@ -309,17 +299,17 @@ struct CheckDocument<'a> {
 }
 
 fn check(session: &Session, args: &HookCheck, out: &mut dyn Write) -> Result<(), Failure> {
-    let site = open(session, &args.target)?;
-    let hook = site.existing(session, &args.target)?;
-    let mut problems = misconfigured(&hook, site.hooks.event());
+    let webhooks = open(session, &args.target)?;
+    let hook = existing(session, &webhooks, &args.target)?;
+    let mut problems = misconfigured(&hook, webhooks.event());
     let count = usize::from(args.last);
-    let title = site.forge.kind.title();
-    let lists = site.hooks.lists_deliveries();
-    let before = if lists { site.hooks.newest_deliveries(&hook.id, count)? } else { Vec::new() };
-    let test = if args.no_ping { Ok(Test::None) } else { site.hooks.test(&hook) };
+    let title = webhooks.api.kind.title();
+    let lists = webhooks.lists_deliveries();
+    let before = if lists { webhooks.deliveries(&hook.id, count, &mut |_| true)? } else { Vec::new() };
+    let test = if args.no_ping { Ok(Test::None) } else { webhooks.test(&hook) };
     let (deliveries, ping) = match test {
         Ok(Test::Listed) => {
-            let (deliveries, ping) = wait_for_ping(session, &site, &hook, count, &before, args.wait)?;
+            let (deliveries, ping) = wait_for_ping(session, &webhooks, &hook, count, &before, args.wait)?;
             if ping.is_none() {
                 let wait = humantime::format_duration(args.wait);
                 problems.push(format!("{title} shows no ping within {wait}"));
@@ -346,7 +336,7 @@ fn check(session: &Session, args: &HookCheck, out: &mut dyn Write) -> Result<(),
     let document = CheckDocument {
         schema: 1,
         healthy: problems.is_empty(),
-        repository: &site.repository,
+        repository: &webhooks.api.repository,
         id: &hook.id,
         url: hook.url.as_deref(),
         problems: &problems,
@@ -355,10 +345,10 @@ fn check(session: &Session, args: &HookCheck, out: &mut dyn Write) -> Result<(),
         deliveries: &deliveries,
     };
     let address = escaped(hook.url.as_deref().unwrap_or("no URL"));
-    let mut text = format!("webhook {} of {}: {address}\n", hook.id, site.repository);
+    let mut text = format!("webhook {} of {}: {address}\n", hook.id, webhooks.api.repository);
     deliveries.iter().for_each(|delivery| text.push_str(&row(delivery)));
     if !lists {
-        let page = site.hooks.page(&hook.id);
+        let page = webhooks.page(&hook.id);
         text.push_str(&format!("  {title} does not list deliveries by its API; they are at {page}\n"));
     } else if deliveries.is_empty() {
         text.push_str("  no delivery yet\n");
@@ -368,7 +358,7 @@ fn check(session: &Session, args: &HookCheck, out: &mut dyn Write) -> Result<(),
         return shown;
     }
     let failure = Failure::failed(format!("the webhook is not healthy: {}", problems.join("; ")));
-    Err(match advice(&site, &hook, ping.as_ref(), &failed) {
+    Err(match advice(&webhooks, &hook, ping.as_ref(), &failed) {
         Some(hint) => failure.hint(hint),
         None => failure,
     })
@@ -390,7 +380,7 @@ fn misconfigured(hook: &Hook, event: &str) -> Vec<String> {
 /// Looks at the deliveries until the ping is among them and has ended, or the time is up.
 fn wait_for_ping(
     session: &Session,
-    site: &Site,
+    webhooks: &Webhooks,
     hook: &Hook,
     count: usize,
     before: &[Delivery],
@@ -399,9 +389,9 @@ fn wait_for_ping(
     let known: HashSet<u64> = before.iter().map(|delivery| delivery.id).collect();
     let (begun, mut pause) = (Instant::now(), Duration::from_millis(100));
     loop {
-        let deliveries = site.hooks.newest_deliveries(&hook.id, count)?;
+        let deliveries = webhooks.deliveries(&hook.id, count, &mut |_| true)?;
         // Only GitHub has an event of its own for it.
-        let is_test = |d: &&Delivery| d.is_ping() || site.forge.kind != ForgeName::Github;
+        let is_test = |d: &&Delivery| d.is_ping() || webhooks.api.kind != ForgeName::Github;
         let ping = deliveries.iter().filter(is_test).find(|d| !known.contains(&d.id)).cloned();
         let ended = ping.as_ref().is_some_and(|ping| ping.state() != DeliveryState::Pending);
         if ended || begun.elapsed() + pause > wait {
@@ -437,16 +427,16 @@ fn said(delivery: &Delivery) -> String {
 }
 
 /// What the listener's answers say about the way out.
-fn advice(site: &Site, hook: &Hook, ping: Option<&Delivery>, failed: &[&Delivery]) -> Option<String> {
-    let name = &site.repository;
-    if !misconfigured(hook, site.hooks.event()).is_empty() {
+fn advice(webhooks: &Webhooks, hook: &Hook, ping: Option<&Delivery>, failed: &[&Delivery]) -> Option<String> {
+    let name = &webhooks.api.repository;
+    if !misconfigured(hook, webhooks.event()).is_empty() {
         return Some(format!("`swanci hook install --repo {name}` sets it right"));
     }
     let failed_ping = ping.filter(|ping| ping.state() == DeliveryState::Failed);
     let Some(last) = failed_ping.or(failed.last().copied()) else {
         return ping
             .is_none()
-            .then(|| format!("try again in a moment; {} may be late", site.forge.kind.title()));
+            .then(|| format!("try again in a moment; {} may be late", webhooks.api.kind.title()));
     };
     if failed_ping.is_none() && ping.is_some() {
         return Some(format!(
@@ -486,12 +476,12 @@ struct Refused<'a> {
 }
 
 fn redeliver(session: &Session, args: &HookRedeliver, out: &mut dyn Write) -> Result<(), Failure> {
-    let site = open(session, &args.target)?;
-    let hook = site.existing(session, &args.target)?;
-    let title = site.forge.kind.title();
-    if !site.hooks.lists_deliveries() {
+    let webhooks = open(session, &args.target)?;
+    let hook = existing(session, &webhooks, &args.target)?;
+    let title = webhooks.api.kind.title();
+    if !webhooks.lists_deliveries() {
         return Err(Failure::failed(format!("{title} cannot send deliveries again by its API")).hint(
-            format!("{}; `swanci catchup` builds what was merged meanwhile", site.hooks.by_hand(&hook.id)),
+            format!("{}; `swanci catchup` builds what was merged meanwhile", webhooks.by_hand(&hook.id)),
         ));
     }
     let since = i64::try_from(args.since.as_secs()).unwrap_or(i64::MAX);
@@ -499,11 +489,11 @@ fn redeliver(session: &Session, args: &HookRedeliver, out: &mut dyn Write) -> Re
         Timestamp::from_second(Timestamp::now().as_second().saturating_sub(since)).unwrap_or(Timestamp::MIN);
     // The list is newest first. A time that cannot be read does not end it.
     let deliveries =
-        site.hooks.deliveries(&hook.id, &mut |delivery| delivery.time().is_none_or(|time| time >= oldest))?;
+        webhooks.deliveries(&hook.id, usize::MAX, &mut |d| d.time().is_none_or(|time| time >= oldest))?;
     let wanted = unresolved(&deliveries);
     let (mut redelivered, mut refused, mut stopped) = (Vec::new(), Vec::new(), None);
     for delivery in wanted {
-        let asked = if args.dry_run { Ok(()) } else { site.hooks.redeliver(&hook.id, delivery.id) };
+        let asked = if args.dry_run { Ok(()) } else { webhooks.redeliver(&hook.id, delivery.id) };
         match asked {
             Ok(()) => redelivered.push(delivery),
             Err(error) if matches!(error.problem, Problem::Invalid | Problem::NotFound) => {
@@ -527,7 +517,7 @@ fn redeliver(session: &Session, args: &HookRedeliver, out: &mut dyn Write) -> Re
     }
     let document = RedeliverDocument {
         schema: 1,
-        repository: &site.repository,
+        repository: &webhooks.api.repository,
         id: &hook.id,
         dry_run: args.dry_run,
         redelivered: &redelivered,

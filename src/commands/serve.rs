@@ -47,15 +47,7 @@ pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Ser
     let hangup = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(SIGHUP, Arc::clone(&hangup))
         .classify(Kind::Environment, || "cannot handle SIGHUP")?;
-    let state_dir = std::path::absolute(&config.state_dir)
-        .classify(Kind::Environment, || "the state directory has no absolute path")?;
-    let mut lock = ServeLock::acquire(&state_dir, None, jiff::Timestamp::now())?;
-    let (public, admin) = sockets(&config)?;
-    let address = public.iter().find_map(|socket| socket.local_addr().ok());
-    lock.listens_on(&address.map(|address| address.to_string()).unwrap_or_default());
-
-    end_stale_children(&state_dir, &announcer)?;
-    let queue = Store::open(lock, Arc::new(jiff::Timestamp::now))?;
+    let (queue, public, admin) = open(&config, &announcer)?;
     let metrics = Metrics::new();
     metrics.watch_queue({
         let queue = queue.clone();
@@ -102,48 +94,76 @@ pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Ser
     // No delivery is possible yet: the listener starts below.
     let _ = once.stopper.set(listener.stopper());
     announce_addresses(&listener, config.serve.admin_listen.is_some(), &announcer);
-    let wake = || "cannot wake the listener";
-    let waker = listener.waker().classify(Kind::Environment, wake)?;
-    signal_hook::low_level::pipe::register(SIGHUP, waker).classify(Kind::Environment, wake)?;
-    let stopper = listener.stopper();
-    session.cancel.on_stop({
-        let stopper = stopper.clone();
-        move || stopper.wake()
-    });
     let limit = args.once.then_some(args.once_timeout).flatten();
     let until = limit.and_then(|limit| Instant::now().checked_add(limit));
-    let listened = listener.run(until, &mut || {
-        if hangup.swap(false, Ordering::SeqCst) {
-            reload(global, args, session, &works, &intake, &announcer);
-        }
-        if session.cancel.stopped().is_some() {
-            stopper.stop();
-        }
+    let listened = listen(listener, until, &session.cancel, &hangup, &mut || {
+        reload(global, args, session, &works, &intake, &announcer);
     });
     if let Some(stop) = session.cancel.stopped() {
         return end(pool, &announcer, stop);
     }
-    match (args.once, once.job.get()) {
-        (true, Some(id)) => match queue.wait_ended(*id, &session.cancel)? {
-            Ok(record) => {
-                posts::flush(&queue, &session.cancel);
-                pool.shutdown(Stop::Terminated, SHUTDOWN);
-                job_failure(record.state, record.exit_code, record.error).map_or(Ok(()), Err)
-            }
-            Err(stop) => end(pool, &announcer, stop),
-        },
-        (true, None) if listened.is_ok() => {
-            pool.shutdown(Stop::Terminated, SHUTDOWN);
+    if args.once
+        && let Some(id) = once.job.get()
+    {
+        let record = match queue.wait_ended(*id, &session.cancel)? {
+            Ok(record) => record,
+            Err(stop) => return end(pool, &announcer, stop),
+        };
+        posts::flush(&queue, &session.cancel);
+        pool.shutdown(Stop::Terminated, SHUTDOWN);
+        return job_failure(record.state, record.exit_code, record.error).map_or(Ok(()), Err);
+    }
+    pool.shutdown(Stop::Terminated, SHUTDOWN);
+    match listened {
+        Ok(()) if args.once => {
             Err(Failure::environment("no delivery queued a job before --once-timeout was over"))
         }
-        (true, None) | (false, _) => {
-            pool.shutdown(Stop::Terminated, SHUTDOWN);
-            listened
-        }
+        listened => listened,
     }
 }
 
-/// `--once`: the first job; the listener stops after it.
+/// The queue, under its lock, and the sockets.
+fn open(
+    config: &Config,
+    announcer: &Announcer,
+) -> Result<(Store, Vec<TcpListener>, Option<TcpListener>), Failure> {
+    let state_dir = std::path::absolute(&config.state_dir)
+        .classify(Kind::Environment, || "the state directory has no absolute path")?;
+    let mut lock = ServeLock::acquire(&state_dir, None, jiff::Timestamp::now())?;
+    let (public, admin) = sockets(config)?;
+    let address = public.iter().find_map(|socket| socket.local_addr().ok());
+    lock.listens_on(&address.map(|address| address.to_string()).unwrap_or_default());
+    end_stale_children(&state_dir, announcer)?;
+    Ok((Store::open(lock, Arc::new(jiff::Timestamp::now))?, public, admin))
+}
+
+/// Runs the listener until it is stopped, a signal comes or the time is up. Each SIGHUP is a call of `reload`.
+fn listen(
+    listener: Listener,
+    until: Option<Instant>,
+    cancel: &Cancel,
+    hangup: &AtomicBool,
+    reload: &mut dyn FnMut(),
+) -> Result<(), Failure> {
+    let wake = || "cannot wake the listener";
+    let waker = listener.waker().classify(Kind::Environment, wake)?;
+    signal_hook::low_level::pipe::register(SIGHUP, waker).classify(Kind::Environment, wake)?;
+    let stopper = listener.stopper();
+    cancel.on_stop({
+        let stopper = stopper.clone();
+        move || stopper.wake()
+    });
+    listener.run(until, &mut || {
+        if hangup.swap(false, Ordering::SeqCst) {
+            reload();
+        }
+        if cancel.stopped().is_some() {
+            stopper.stop();
+        }
+    })
+}
+
+/// `--once`: the first job, and the listener that stops with it.
 #[derive(Default)]
 struct Once {
     job: OnceLock<JobId>,
@@ -348,14 +368,13 @@ fn reload(
     intake: &Intake,
     announcer: &Announcer,
 ) {
-    let read = Session::open(global, &session.cancel)
-        .and_then(|fresh| with_flags(fresh.config, args))
-        .and_then(|config| Ok((rules(&config)?, config)));
-    let checked = read.and_then(|(rules, config)| {
+    let read = || -> Result<(Rules, Config), Failure> {
+        let config = with_flags(Session::open(global, &session.cancel)?.config, args)?;
+        let rules = rules(&config)?;
         session::site(&config, &args.registry, None, &session.events, &session.cancel)?;
         Ok((rules, config))
-    });
-    match checked {
+    };
+    match read() {
         Ok((rules, config)) => {
             intake.replace_rules(rules);
             if let Err(error) = works.queue().set_posts(posts::wanted(&config)) {

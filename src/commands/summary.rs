@@ -22,7 +22,10 @@ pub(super) fn decision(document: &DecisionDocument, next: Option<&str>) -> Strin
     let mut text = format!("{word}: {}\n", escaped(&document.reason));
     if let Some(change) = &document.change {
         let commit = change.commit.as_ref().map_or(unknown_commit, CommitSha::short);
-        text.push_str(&format!("  {}\n", place(&change.repository, change.branch.as_ref(), commit).trim_end()));
+        text.push_str(&format!(
+            "  {}\n",
+            place(&change.repository, change.branch.as_ref(), commit).trim_end()
+        ));
         if let Some(pr) = &change.pull_request {
             let title = pr.title.as_deref().unwrap_or_default();
             let author = pr.author.as_deref().map(|author| format!(" ({author})")).unwrap_or_default();

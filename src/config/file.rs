@@ -1,28 +1,15 @@
-//! The configuration file (TOML): its shape, where a mistake stands, and its validation.
+//! The configuration file (TOML): its shape, and where a mistake stands.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use bytesize::ByteSize;
 use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 
-use super::{
-    BuildConfig, Config, Environment, ForgeConfig, Mistake, RepositoryConfig, ServeConfig, short_for,
-};
-use crate::decide::BranchGlobs;
+use super::{Environment, Mistake};
 use crate::error::{Classify as _, Failure, Kind};
-use crate::escape::shortened;
 use crate::json::{Part, line_and_column, parts};
-use crate::manifest::Template;
-use crate::model::{ForgeName, RegistryAddress, RepoName};
 use crate::suggest::{self, Wrong};
-
-/// All readers of the listener share 128 MiB: a larger body could never be taken.
-const LARGEST_BODY: ByteSize = ByteSize::mib(128);
-/// Far more than any build takes; later deadlines overflow some clocks.
-const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// The file as it is written: everything optional, nothing validated.
 #[derive(Debug, Default, Deserialize)]
@@ -76,19 +63,19 @@ pub(super) struct RawServe {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawForge {
-    kind: String,
-    url: Option<String>,
-    secret_file: Option<OneOrMore>,
-    token_file: Option<PathBuf>,
-    ca_file: Option<PathBuf>,
-    status: Option<bool>,
-    comment: Option<bool>,
+    pub(super) kind: String,
+    pub(super) url: Option<String>,
+    pub(super) secret_file: Option<OneOrMore>,
+    pub(super) token_file: Option<PathBuf>,
+    pub(super) ca_file: Option<PathBuf>,
+    pub(super) status: Option<bool>,
+    pub(super) comment: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(untagged, expecting = "a path or a list of paths")]
-enum OneOrMore {
+pub(super) enum OneOrMore {
     One(PathBuf),
     More(Vec<PathBuf>),
 }
@@ -97,18 +84,18 @@ enum OneOrMore {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawRepository {
-    name: String,
+    pub(super) name: String,
     #[serde(default)]
-    branches: Vec<String>,
-    forge: Option<String>,
-    clone_url: Option<String>,
-    namespace: Option<String>,
+    pub(super) branches: Vec<String>,
+    pub(super) forge: Option<String>,
+    pub(super) clone_url: Option<String>,
+    pub(super) namespace: Option<String>,
     #[serde(default)]
-    former_names: Vec<String>,
+    pub(super) former_names: Vec<String>,
     #[serde(default)]
-    secrets: BTreeMap<String, PathBuf>,
+    pub(super) secrets: BTreeMap<String, PathBuf>,
     #[serde(default)]
-    submodules: bool,
+    pub(super) submodules: bool,
 }
 
 /// A value or a key that is wrong: its place, as `repository[0].name`, and why.
@@ -118,11 +105,11 @@ pub(super) struct Invalid {
     pub(super) problem: String,
     pub(super) hint: Option<String>,
     /// The offset in the text, where the key does not lead to it.
-    at: Option<usize>,
+    pub(super) at: Option<usize>,
 }
 
 impl Invalid {
-    fn new(key: impl Into<String>, problem: impl Into<String>) -> Invalid {
+    pub(super) fn new(key: impl Into<String>, problem: impl Into<String>) -> Invalid {
         Invalid { key: key.into(), problem: problem.into(), hint: None, at: None }
     }
 
@@ -334,294 +321,4 @@ impl RawConfig {
             }
         }
     }
-
-    /// Checks every value.
-    pub(super) fn validate(self, environment: &Environment) -> Result<Config, Invalid> {
-        let registry: Option<RegistryAddress> =
-            self.registry.host.as_deref().map(|host| at("registry.host", host.parse())).transpose()?;
-        let plain_http = self.registry.plain_http.unwrap_or(false);
-        if plain_http && registry.as_ref().is_some_and(|r| !r.is_loopback()) {
-            return Err(Invalid::new(
-                "registry.plain_http",
-                "only a registry on loopback may speak plain HTTP; give the registry a certificate \
-                 (`swanci certs` makes one) and name its CA as ca_file",
-            ));
-        }
-        let state_dir = self.state_dir.or_else(|| environment.default_state_dir()).ok_or_else(|| {
-            Invalid::new(
-                "state_dir",
-                "neither HOME nor XDG_STATE_HOME is set; set SWANCI_STATE_DIR or --state-dir",
-            )
-        })?;
-        let tags = self.build.tags.as_deref().map(templates).transpose()?;
-        let mut forges = forges(self.forge)?;
-        answers(&forges, environment.secret("SWANCI_GIT_TOKEN").is_some())?;
-        if let Some(file) = self.serve.secret_file {
-            let forge = at("serve.secret_file", short_for(&forges))?;
-            forges[forge].secret_files.insert(0, file);
-        }
-        if let Some(secret) = environment.secret("SWANCI_SECRET") {
-            let forge = at("serve.secret", short_for(&forges))?;
-            forges[forge].secret = Some(secret);
-        }
-        let repositories = repositories(self.repository, &forges)?;
-        Ok(Config {
-            source: None,
-            state_dir,
-            registry,
-            ca_file: self.registry.ca_file,
-            plain_http,
-            build: BuildConfig {
-                jobs: number("build.jobs", self.build.jobs, 1..=256, 2)?,
-                timeout: duration("build.timeout", self.build.timeout, 30 * 60)?,
-                tags,
-                keep_local: number("build.keep_local", self.build.keep_local, 0..=1_000_000, 2)?,
-                builder: self.build.builder,
-                docker: self.build.docker.unwrap_or_else(|| "docker".to_owned()),
-            },
-            serve: ServeConfig {
-                listen: address("serve.listen", self.serve.listen.as_deref().unwrap_or("127.0.0.1:8080"))?,
-                jobs: number("serve.jobs", self.serve.jobs, 0..=64, 1)?,
-                timeout: duration("serve.timeout", self.serve.timeout, 60 * 60)?,
-                max_body: max_body(self.serve.max_body.as_deref())?,
-                retention: duration("serve.retention", self.serve.retention, 90 * 24 * 60 * 60)?,
-                admin_listen: match self.serve.admin_listen.as_deref() {
-                    Some(text) => Some(address("serve.admin_listen", text)?),
-                    None => None,
-                },
-                public_url: self.serve.public_url.as_deref().map(public_url).transpose()?,
-            },
-            forges,
-            repositories,
-            git_token: environment.secret("SWANCI_GIT_TOKEN"),
-            job_token: environment.secret("CI_JOB_TOKEN"),
-            warnings: Vec::new(),
-        })
-    }
-}
-
-/// Puts the key in front of what is wrong with its value.
-fn at<T, E: std::fmt::Display>(key: &str, value: Result<T, E>) -> Result<T, Invalid> {
-    value.map_err(|error| Invalid::new(key, error.to_string()))
-}
-
-fn number(
-    key: &str,
-    value: Option<i64>,
-    range: std::ops::RangeInclusive<i64>,
-    default: usize,
-) -> Result<usize, Invalid> {
-    let Some(value) = value else { return Ok(default) };
-    let problem =
-        || Invalid::new(key, format!("{value} is not between {} and {}", range.start(), range.end()));
-    if !range.contains(&value) {
-        return Err(problem());
-    }
-    usize::try_from(value).map_err(|_| problem())
-}
-
-fn duration(key: &str, value: Option<String>, default_seconds: u64) -> Result<Duration, Invalid> {
-    let Some(text) = value else { return Ok(Duration::from_secs(default_seconds)) };
-    let duration = humantime::parse_duration(&text).map_err(|error| {
-        Invalid::new(
-            key,
-            format!("`{}`: {error}; a duration looks like 30m, 90s or 2h", shortened(&text, 40)),
-        )
-    })?;
-    if duration.is_zero() || duration > LONGEST {
-        return Err(Invalid::new(key, format!("`{text}` is not between a moment and ten years")));
-    }
-    Ok(duration)
-}
-
-fn max_body(value: Option<&str>) -> Result<ByteSize, Invalid> {
-    let key = "serve.max_body";
-    let Some(text) = value else { return Ok(ByteSize::mib(25)) };
-    let size: ByteSize = at(key, text.parse())?;
-    if size.as_u64() == 0 || size > LARGEST_BODY {
-        return Err(Invalid::new(key, format!("`{text}` is not between 1B and 128MiB")));
-    }
-    Ok(size)
-}
-
-fn address(key: &str, text: &str) -> Result<std::net::SocketAddr, Invalid> {
-    text.parse().map_err(|error| {
-        Invalid::new(
-            key,
-            format!("`{}`: {error} (an address looks like 127.0.0.1:8080)", shortened(text, 60)),
-        )
-    })
-}
-
-fn templates(tags: &[String]) -> Result<Vec<Template>, Invalid> {
-    tags.iter().enumerate().map(|(i, tag)| at(&format!("build.tags[{i}]"), tag.parse())).collect()
-}
-
-/// The configured forges; without any, GitHub's public instance.
-fn forges(raw: Vec<RawForge>) -> Result<Vec<ForgeConfig>, Invalid> {
-    let mut forges: Vec<ForgeConfig> = Vec::with_capacity(raw.len());
-    for (i, raw) in raw.into_iter().enumerate() {
-        let kind: ForgeName = at(&format!("forge[{i}].kind"), raw.kind.parse())?;
-        let key = format!("forge[{i}].url");
-        let url = match (&raw.url, kind.public_url()) {
-            (Some(url), _) => at(&key, forge_url(url))?,
-            (None, Some(url)) => url.to_owned(),
-            (None, None) => {
-                let problem = format!("is missing, and {} has no public instance", kind.title());
-                return Err(Invalid::new(key, problem));
-            }
-        };
-        if forges.iter().any(|other| other.url == url) {
-            return Err(Invalid::new(key, format!("`{url}` is listed twice")));
-        }
-        forges.push(ForgeConfig {
-            kind,
-            url,
-            secret_files: match raw.secret_file {
-                Some(OneOrMore::One(file)) => vec![file],
-                Some(OneOrMore::More(files)) => files,
-                None => Vec::new(),
-            },
-            secret: None,
-            token_file: raw.token_file,
-            ca_file: raw.ca_file,
-            status: raw.status.unwrap_or(false),
-            comment: raw.comment.unwrap_or(false),
-        });
-    }
-    if forges.is_empty() {
-        forges.push(ForgeConfig::default());
-    }
-    Ok(forges)
-}
-
-/// Whether the forges can be told how a merge went.
-fn answers(forges: &[ForgeConfig], has_git_token: bool) -> Result<(), Invalid> {
-    let without = forges.iter().filter(|forge| forge.token_file.is_none()).count();
-    for (i, forge) in forges.iter().enumerate() {
-        if forge.status && forge.kind == ForgeName::Gogs {
-            let problem = "Gogs has no commit statuses";
-            let hint =
-                Some("set comment = true instead: a comment on the pull request says how it went".to_owned());
-            return Err(Invalid { hint, ..Invalid::new(format!("forge[{i}].status"), problem) });
-        }
-        // SWANCI_GIT_TOKEN belongs to the only forge, or to the only one without a token of its own.
-        let has_token = forge.token_file.is_some() || has_git_token && without == 1;
-        if (forge.status || forge.comment) && !has_token {
-            let key = if forge.status { "status" } else { "comment" };
-            return Err(Invalid {
-                hint: Some("name its token as token_file, or set SWANCI_GIT_TOKEN".to_owned()),
-                ..Invalid::new(format!("forge[{i}].{key}"), "needs a token, and the forge has none")
-            });
-        }
-    }
-    Ok(())
-}
-
-/// Where people reach `serve`, without a slash at its end.
-fn public_url(text: &str) -> Result<String, Invalid> {
-    at("serve.public_url", forge_url(text))
-}
-
-/// A forge's URL in the one form in which it is compared: scheme and host in lower case, no default port, no slash at
-/// its end.
-pub(crate) fn forge_url(text: &str) -> Result<String, String> {
-    let shown = shortened(&crate::redact::scrub(text), 80);
-    let url = url::Url::parse(text)
-        .map_err(|error| format!("`{shown}` is not a URL: {error}; it looks like https://git.example.org"))?;
-    let problem = if !matches!(url.scheme(), "https" | "http") {
-        "is neither https nor http"
-    } else if !url.username().is_empty() || url.password().is_some() {
-        "has a login in it; name a token_file"
-    } else if url.query().is_some() || url.fragment().is_some() {
-        "has a query or a fragment"
-    } else if url.path().contains("//") || url.path().contains('%') {
-        "has a path that no forge is served under"
-    } else {
-        return Ok(url.as_str().trim_end_matches('/').to_owned());
-    };
-    Err(format!("`{shown}` {problem}"))
-}
-
-fn full_name(key: &str, text: &str) -> Result<RepoName, Invalid> {
-    let name: RepoName = at(key, text.parse())?;
-    if name.has_owner() {
-        return Ok(name);
-    }
-    let problem = format!("`{name}` has no owner");
-    Err(Invalid { hint: Some("write OWNER/NAME, as in acme/shop".to_owned()), ..Invalid::new(key, problem) })
-}
-
-fn repositories(raw: Vec<RawRepository>, forges: &[ForgeConfig]) -> Result<Vec<RepositoryConfig>, Invalid> {
-    let mut repositories: Vec<RepositoryConfig> = Vec::with_capacity(raw.len());
-    // Forges ignore case, so the names are compared without it. Each forge has its own.
-    let mut names = BTreeSet::new();
-    for (i, raw) in raw.into_iter().enumerate() {
-        let at_key = |key: &str| format!("repository[{i}].{key}");
-        let name = full_name(&at_key("name"), &raw.name)?;
-        let forge = forge_of(raw.forge.as_deref(), forges)
-            .map_err(|problem| Invalid::new(at_key("forge"), problem))?;
-        if !names.insert((forge.clone(), name.as_str().to_ascii_lowercase())) {
-            return Err(Invalid::new(at_key("name"), format!("`{name}` is listed twice")));
-        }
-        at(&at_key("branches"), BranchGlobs::new(&raw.branches))?;
-        for id in raw.secrets.keys() {
-            at(&at_key("secrets"), is_secret_id(id))?;
-        }
-        let former_names = raw.former_names.iter().enumerate();
-        repositories.push(RepositoryConfig {
-            branches: raw.branches,
-            forge,
-            clone_url: raw.clone_url,
-            namespace: raw.namespace.map(|n| at(&at_key("namespace"), n.parse())).transpose()?,
-            former_names: former_names
-                .map(|(j, former)| full_name(&at_key(&format!("former_names[{j}]")), former))
-                .collect::<Result<_, _>>()?,
-            secrets: raw.secrets,
-            submodules: raw.submodules,
-            name,
-        });
-    }
-    for (i, repository) in repositories.iter().enumerate() {
-        for (j, former) in repository.former_names.iter().enumerate() {
-            if !names.insert((repository.forge.clone(), former.as_str().to_ascii_lowercase())) {
-                let key = format!("repository[{i}].former_names[{j}]");
-                return Err(Invalid::new(
-                    key,
-                    format!("`{former}` is already the name or a former name of an entry"),
-                ));
-            }
-        }
-    }
-    Ok(repositories)
-}
-
-/// Which forge a repository lives on.
-fn forge_of(named: Option<&str>, forges: &[ForgeConfig]) -> Result<String, String> {
-    let known = || forges.iter().map(|forge| forge.url.as_str()).collect::<Vec<_>>().join(", ");
-    match (named, forges) {
-        (None, [only]) => Ok(only.url.clone()),
-        (None, _) => Err(format!("is missing: several forges are configured, so name one of {}", known())),
-        (Some(named), _) => {
-            let url = forge_url(named)?;
-            let found = forges.iter().any(|forge| forge.url == url);
-            found.then_some(url).ok_or_else(|| {
-                format!(
-                    "`{}` is not the url of a configured forge; known are {}",
-                    shortened(named, 80),
-                    known()
-                )
-            })
-        }
-    }
-}
-
-/// Whether it can name a build secret.
-pub(crate) fn is_secret_id(id: &str) -> Result<(), String> {
-    let valid =
-        !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));
-    if valid {
-        return Ok(());
-    }
-    Err(format!("`{}` is not a valid secret id (letters, digits, `_`, `-`, `.`)", shortened(id, 40)))
 }

@@ -24,7 +24,7 @@ use url::Url;
 
 use crate::cancel::Cancel;
 use crate::http::retry::{RetryPolicy, retry_after};
-use crate::http::{Answer, next_link};
+use crate::http::{Answer, next_link, shown};
 use crate::model::{ForgeName, RepoName};
 
 /// Limit on the pages of one list, of a hundred entries each.
@@ -446,11 +446,6 @@ fn said(answer: &Answer) -> String {
     });
     let all: Vec<String> = [&body.message, error].into_iter().filter_map(text).chain(errors).collect();
     if all.is_empty() { plain() } else { shown(&all.join("; ")) }
-}
-
-/// A server's text on one line, without secrets.
-pub(crate) fn shown(text: &str) -> String {
-    crate::escape::shortened(&crate::redact::scrub(text), 200)
 }
 
 #[cfg(test)]

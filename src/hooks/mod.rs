@@ -12,7 +12,7 @@ pub(crate) use webhook::{Hook, HookId, Test, Wanted, Webhooks};
 
 use url::Url;
 
-use crate::forge::api::shown;
+use crate::http::shown;
 
 /// Where the ngrok agent answers, where no other address is named.
 pub(crate) const NGROK_API: &str = "http://127.0.0.1:4040";

@@ -3,7 +3,8 @@
 use serde::Deserialize;
 use ureq::http;
 
-use crate::forge::api::{ApiError, Problem, Server, shown};
+use crate::forge::api::{ApiError, Problem, Server};
+use crate::http::shown;
 
 #[derive(Deserialize)]
 struct Tunnels {

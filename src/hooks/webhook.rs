@@ -12,7 +12,7 @@ use super::deliveries::Delivery;
 use crate::forge::api::{Api, ApiError, Family, Problem};
 use crate::model::ForgeName;
 
-/// The most that is shown of a list of deliveries, and what one page of it has.
+/// What one page of a list of deliveries has at most.
 const PER_PAGE: usize = 100;
 
 /// A webhook's number; Bitbucket Cloud has UUIDs.
@@ -129,10 +129,7 @@ impl Webhooks {
     }
 
     fn path(&self, id: &HookId) -> String {
-        match id {
-            HookId::Number(id) => format!("{}/{id}", self.folder()),
-            HookId::Text(id) => format!("{}/{id}", self.folder()),
-        }
+        format!("{}/{id}", self.folder())
     }
 
     /// Every webhook of the repository.
@@ -215,17 +212,15 @@ impl Webhooks {
     /// The whole webhook: several forges reset what an edit leaves out.
     fn body(&self, wanted: &Wanted<'_>) -> Value {
         let (url, secret, event) = (wanted.url.as_str(), wanted.secret.expose_secret(), self.event());
-        let config = json!({"url": url, "content_type": "json", "secret": secret});
-        let typed = |name: &str| json!({"type": name, "active": true, "events": [event], "config": config});
         match self.api.kind {
-            ForgeName::Github | ForgeName::Gitbucket => {
-                let config =
-                    json!({"url": url, "content_type": "json", "insecure_ssl": "0", "secret": secret});
-                json!({"name": "web", "active": true, "events": [event], "config": config})
-            }
-            ForgeName::Gitea => typed("gitea"),
-            ForgeName::Forgejo => typed("forgejo"),
-            ForgeName::Gogs => typed("gogs"),
+            ForgeName::Github | ForgeName::Gitbucket => json!({
+                "name": "web", "active": true, "events": [event],
+                "config": {"url": url, "content_type": "json", "insecure_ssl": "0", "secret": secret},
+            }),
+            ForgeName::Gitea | ForgeName::Forgejo | ForgeName::Gogs => json!({
+                "type": self.api.kind.as_str(), "active": true, "events": [event],
+                "config": {"url": url, "content_type": "json", "secret": secret},
+            }),
             ForgeName::Gitlab => json!({
                 "url": url, "token": secret, "push_events": false, "merge_requests_events": true,
                 "enable_ssl_verification": true,
@@ -319,51 +314,28 @@ impl Webhooks {
         format!("{page}: {click}")
     }
 
-    /// The newest deliveries, newest first, at most `count` (up to 100).
-    pub(crate) fn newest_deliveries(&self, id: &HookId, count: usize) -> Result<Vec<Delivery>, ApiError> {
-        let count = count.clamp(1, PER_PAGE);
-        let mut found = self.deliveries_of_pages(id, count, &mut |page, found| {
-            found.extend(page);
-            false
-        })?;
-        found.truncate(count);
-        Ok(found)
-    }
-
-    /// Deliveries, newest first, page after page until `more` says no.
+    /// Deliveries, newest first, until there are `most` or `more` says no.
     pub(crate) fn deliveries(
         &self,
         id: &HookId,
+        most: usize,
         more: &mut dyn FnMut(&Delivery) -> bool,
     ) -> Result<Vec<Delivery>, ApiError> {
-        self.deliveries_of_pages(id, PER_PAGE, &mut |page, found| {
-            for delivery in page {
-                if !more(&delivery) {
-                    return false;
+        let at = format!("listing the deliveries of webhook {id} of {}", self.api.repository);
+        let on_gitlab = self.api.family() == Family::Gitlab;
+        let list = if on_gitlab { "events" } else { "deliveries" };
+        let path = format!("{}/{list}?per_page={}", self.path(id), most.clamp(1, PER_PAGE));
+        let mut found = Vec::new();
+        self.api.pages(&path, &at, &mut |page| {
+            for item in page {
+                let parsed = if on_gitlab { Ok(of_gitlab(&item)) } else { serde_json::from_value(item) };
+                let delivery = parsed.map_err(|e| self.api.error(Problem::Protocol, &at, e.to_string()))?;
+                if found.len() == most || !more(&delivery) {
+                    return Ok(false);
                 }
                 found.push(delivery);
             }
-            true
-        })
-    }
-
-    fn deliveries_of_pages(
-        &self,
-        id: &HookId,
-        per_page: usize,
-        each: &mut dyn FnMut(Vec<Delivery>, &mut Vec<Delivery>) -> bool,
-    ) -> Result<Vec<Delivery>, ApiError> {
-        let at = format!("listing the deliveries of webhook {id} of {}", self.api.repository);
-        let list = if self.api.family() == Family::Gitlab { "events" } else { "deliveries" };
-        let mut found = Vec::new();
-        self.api.pages(&format!("{}/{list}?per_page={per_page}", self.path(id)), &at, &mut |page| {
-            let read = |item: Value| {
-                let on_gitlab = self.api.family() == Family::Gitlab;
-                let parsed = if on_gitlab { Ok(of_gitlab(&item)) } else { serde_json::from_value(item) };
-                parsed.map_err(|e| self.api.error(Problem::Protocol, &at, e.to_string()))
-            };
-            let page = page.into_iter().map(read).collect::<Result<Vec<Delivery>, _>>()?;
-            Ok(each(page, &mut found))
+            Ok(found.len() < most)
         })?;
         Ok(found)
     }

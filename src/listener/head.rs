@@ -115,14 +115,14 @@ fn framing(headers: &[(&str, &[u8])], one_one: bool) -> Result<Framing, Refusal>
 }
 
 impl ParsedHead<'_> {
-    /// The head with only the headers in `read`, each of which must be ASCII.
+    /// The head with only the headers in `read`, each of which must be UTF-8.
     pub(super) fn keep(&self, read: &[&str]) -> Result<Head, Refusal> {
         let mut headers = Vec::with_capacity(read.len());
         for name in read {
             let Some((_, value)) = self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)) else {
                 continue;
             };
-            let text = std::str::from_utf8(value).ok().filter(|value| value.is_ascii());
+            let text = std::str::from_utf8(value).ok();
             if text.is_none() && *name == "user-agent" {
                 continue;
             }
@@ -190,8 +190,10 @@ mod tests {
         .unwrap();
         assert_eq!((head.method.as_str(), head.path.as_str()), ("POST", "/webhook"));
         assert_eq!(head.headers, [("x-github-event".to_owned(), "ping".to_owned())]);
-        let named = b"POST /w HTTP/1.1\r\nHost: h\r\nX-GitHub-Event: p\xc3\xbc\r\n\r\n";
-        assert_eq!(keep(named), Err(Refusal::BadRequest));
+        let utf8 = b"POST /w HTTP/1.1\r\nHost: h\r\nX-GitHub-Event: p\xc3\xbc\r\n\r\n";
+        assert_eq!(keep(utf8).unwrap().get("x-github-event"), Some("p\u{fc}"));
+        let latin1 = b"POST /w HTTP/1.1\r\nHost: h\r\nX-GitHub-Event: p\xfc\r\n\r\n";
+        assert_eq!(keep(latin1), Err(Refusal::BadRequest));
         let other = b"POST /w HTTP/1.1\r\nHost: h\r\nCf-Ipcity: K\xc3\xb6ln\r\n\r\n";
         assert_eq!(keep(other).unwrap().headers, []);
     }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tiny_http::{Request, Server};
+use tiny_http::{Header, Request, Server};
 
 use super::answer::{Refusal, Reply};
 use super::body::BodyBytes;
@@ -105,7 +105,8 @@ impl Inner {
         let method = if head.method == "HEAD" { "GET" } else { &head.method };
         let mut text = format!("{method} {} HTTP/1.1\r\n{SIDE}: {}\r\n", head.path, side.as_str());
         for (name, value) in &head.headers {
-            text.push_str(&format!("{name}: {value}\r\n"));
+            // tiny_http accepts ASCII only, and a GitLab secret may be any UTF-8.
+            text.push_str(&format!("{name}: {}\r\n", hex::encode(value)));
         }
         text.push_str(&format!("Content-Length: {}\r\n\r\n", body.len()));
         let left = limit.saturating_sub(began.elapsed()).max(Duration::from_millis(1));
@@ -236,10 +237,13 @@ fn answer_all(server: &Server, retired: &AtomicBool, routes: &Routes) {
 }
 
 fn answer(request: &mut Request, routes: &Routes) -> Reply {
+    let is_admin =
+        |header: &Header| header.field.equiv(SIDE) && header.value.as_str() == Side::Admin.as_str();
+    let side = if request.headers().iter().any(is_admin) { Side::Admin } else { Side::Public };
+    let decoded = |value: &str| String::from_utf8(hex::decode(value).ok()?).ok();
     let headers = request.headers().iter();
-    let headers = headers.map(|header| (header.field.to_string(), header.value.to_string())).collect();
+    let headers = headers.filter_map(|h| Some((h.field.to_string(), decoded(h.value.as_str())?))).collect();
     let head = Head { method: request.method().to_string(), path: request.url().to_owned(), headers };
-    let side = if head.get(SIDE) == Some(Side::Admin.as_str()) { Side::Admin } else { Side::Public };
     let length = request.body_length().unwrap_or(0);
     let (mut body, mut piece) = (BodyBytes::default(), [0; 16 * 1024]);
     loop {

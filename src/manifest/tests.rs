@@ -128,46 +128,46 @@ fn an_invalid_file_is_refused() {
 }
 
 #[test]
-fn every_mistake_is_found_with_its_line_and_column() {
+fn the_first_mistake_of_every_image_is_found_with_its_line_and_column() {
     let text = r#"{"images": [
   {"service_name": "good", "version": "1.0"},
-  {"service_name": "Bad", "verison": "1.0",
-   "tags": ["ok", "{x}"]},
+  {"service_name": "Bad", "verison": "1.0"},
+  {"service_name": "tags", "tags": ["ok", "{x}"]},
+  {"version": "1", "args": {"A-B": "x"}},
   {"version": 1, "args": {"A-B": "x"}},
   7,
-  {"service_name": "good", "context": "../x"}
- ],
- "image": []}"#;
-    let (mistakes, specs) = mistakes(text.as_bytes());
-    let mut found: Vec<_> = mistakes.iter().map(|m| (m.at.unwrap(), m.path.as_deref().unwrap())).collect();
-    found.sort_unstable();
+  {"service_name": "good"},
+  {"service_name": "path", "context": "../x"}
+ ]}"#;
+    let images: Vec<_> = each(text.as_bytes()).unwrap().collect();
+    let found: Vec<_> = images
+        .iter()
+        .map(|image| image.as_ref().map_err(|m| (m.at.unwrap(), m.path.as_deref().unwrap())))
+        .collect();
     assert_eq!(
         found,
         [
-            ((3, 4), "images[1].service_name"),
-            ((3, 27), "images[1].verison"),
-            ((4, 19), "images[1].tags[1]"),
-            ((5, 3), "images[2]"),
-            ((5, 4), "images[2].version"),
-            ((5, 27), "images[2].args.A-B"),
-            ((6, 3), "images[3]"),
-            ((7, 4), "images[4].service_name"),
-            ((7, 28), "images[4].context"),
-            ((9, 2), "image"),
+            Ok(images[0].as_ref().unwrap()),
+            Err(((3, 27), "images[1].verison")),
+            Err(((4, 43), "images[2].tags[1]")),
+            Err(((5, 3), "images[3]")),
+            Err(((6, 4), "images[4].version")),
+            Err(((7, 3), "images[5]")),
+            Err(((8, 4), "images[6].service_name")),
+            Err(((9, 28), "images[7].context")),
         ],
-        "{mistakes:#?}"
+        "{images:#?}"
     );
-    assert_eq!(specs.keys().collect::<Vec<_>>(), [&0], "the files of the others are not known");
-    assert!(super::mistakes(br#"{"images":[{"service_name":"a"}]}"#).0.is_empty());
-    for whole in [
-        "",
-        "{",
-        "[]",
-        "{\"images\":[]}",
-        "{}",
-        "{\"images\":[{\"service_name\":\"a\",\"args\":{\"a.b\":\"\"}}]}",
+    for (whole, at) in [
+        ("", Some((1, 0))),
+        ("{", Some((1, 1))),
+        ("[]", Some((1, 1))),
+        ("{}", Some((1, 1))),
+        ("{\"images\":[]}", Some((1, 2))),
+        ("{\n \"images\":[{}],\n \"image\":[]}", Some((3, 2))),
+        ("{\"images\":[{}]} x", None),
     ] {
-        assert_eq!(super::mistakes(whole.as_bytes()).0.len(), 1, "{whole}");
+        assert_eq!(each(whole.as_bytes()).err().unwrap().at, at, "{whole}");
     }
 }
 
@@ -205,8 +205,7 @@ fn a_repository_with_only_a_dockerfile_is_one_image_named_after_it() {
 proptest! {
     #[test]
     fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        let _ = parse(&bytes);
-        let _ = mistakes(&bytes);
+        let _ = each(&bytes).map(Iterator::count);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
 
 use super::{ManifestError, from_serde};
 use crate::json::Object;
@@ -13,9 +14,10 @@ use crate::json::Object;
 #[derive(Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
-pub(crate) struct File {
+pub(crate) struct File<'a> {
+    #[serde(borrow)]
     #[cfg_attr(test, schemars(with = "Vec<Image>", length(min = 1)))]
-    images: Vec<Object<Image>>,
+    images: Vec<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -88,13 +90,29 @@ impl fmt::Display for ArgValue {
     }
 }
 
-pub(super) fn read(bytes: &[u8]) -> Result<Vec<Image>, ManifestError> {
+pub(super) fn text(bytes: &[u8]) -> Result<&str, ManifestError> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    let text = std::str::from_utf8(bytes)
-        .map_err(|e| ManifestError::whole(format!("is not UTF-8: byte {} is wrong", e.valid_up_to())))?;
+    std::str::from_utf8(bytes)
+        .map_err(|e| ManifestError::whole(format!("is not UTF-8: byte {} is wrong", e.valid_up_to())))
+}
+
+/// The list, whose images are not read yet.
+pub(super) fn images(text: &str) -> Result<Vec<&RawValue>, ManifestError> {
     let mut json = serde_json::Deserializer::from_str(text);
-    let Object(file): Object<File> =
-        serde_path_to_error::deserialize(&mut json).map_err(|e| from_serde(&e))?;
+    let Object(file): Object<File<'_>> = serde_path_to_error::deserialize(&mut json).map_err(|e| {
+        let error = from_serde(&e);
+        let hint = if error.path.is_none() { "; a list of images looks like {\"images\":[…]}" } else { "" };
+        ManifestError { problem: error.problem + hint, ..error }
+    })?;
     json.end().map_err(|e| ManifestError::whole(format!("has text after its end: {e}")))?;
-    Ok(file.images.into_iter().map(|Object(image)| image).collect())
+    if file.images.is_empty() {
+        return Err(ManifestError::at("images", "is empty: there is no image to build"));
+    }
+    Ok(file.images)
+}
+
+pub(super) fn image(text: &str) -> Result<Image, ManifestError> {
+    let mut json = serde_json::Deserializer::from_str(text);
+    let Object(image) = serde_path_to_error::deserialize(&mut json).map_err(|e| from_serde(&e))?;
+    Ok(image)
 }

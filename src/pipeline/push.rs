@@ -3,13 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use backon::BackoffBuilder as _;
-
 use crate::cancel::Cancel;
 use crate::docker::DockerErrorKind;
 use crate::documents::{BuiltDocument, Image, ImageStatus, PushOutcome, Receipt, SCHEMA};
 use crate::error::{Failure, Kind};
 use crate::events::{Event, Phase, Step};
+use crate::http::retry::RetryPolicy;
 use crate::manifest::template::is_immutable;
 use crate::model::{CommitSha, Digest, ImageRepository, Tag};
 use crate::parallel;
@@ -366,12 +365,8 @@ impl Phase1<'_> {
         cancel: &Cancel,
         on_line: &mut dyn FnMut(&str),
     ) -> Result<Option<Digest>, Failure> {
-        let mut delays = backon::ExponentialBuilder::default()
-            .with_min_delay(Duration::from_secs(1))
-            .with_max_times(3)
-            .with_jitter()
-            .build();
-        let begun = Instant::now();
+        let policy = RetryPolicy { attempts: 4, first_delay: Duration::from_secs(1), total: RETRY_WITHIN };
+        let mut retries = policy.start();
         loop {
             let error = match self.site.docker.push(self.repository, &self.tag(), cancel, on_line) {
                 Ok(digest) => return Ok(Some(digest)),
@@ -379,13 +374,11 @@ impl Phase1<'_> {
                 Err(error) => error,
             };
             let transient = error.kind == DockerErrorKind::Registry;
-            match delays.next().filter(|_| transient && begun.elapsed() < RETRY_WITHIN) {
-                Some(delay) => {
-                    on_line(&format!("{error}; again in {:.1} s", delay.as_secs_f64()));
-                    cancel.sleep(delay)?;
-                }
-                None => return Err(error.into()),
-            }
+            let Some(delay) = retries.next_delay(None).filter(|_| transient) else {
+                return Err(error.into());
+            };
+            on_line(&format!("{error}; again in {:.1} s", delay.as_secs_f64()));
+            cancel.sleep(delay)?;
         }
     }
 

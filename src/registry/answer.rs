@@ -6,11 +6,10 @@ use std::time::Duration;
 use serde_json::Value;
 use ureq::http::header;
 
-use crate::http::retry;
+use crate::http::{retry, shown};
 use crate::model::Digest;
 
 use super::error::{RegistryError, RegistryErrorKind as Kind};
-use super::manifest::shown;
 
 /// An HTTP answer, with what an error about it names.
 #[derive(Debug)]

@@ -7,6 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use crate::cancel::Stop;
+use crate::http::shown;
 use crate::model::is_loopback;
 
 use super::Registry;
@@ -15,7 +16,6 @@ use super::challenge::Challenge;
 use super::client::Request;
 use super::credentials::{Credentials, Login};
 use super::error::{RegistryError, RegistryErrorKind as Kind};
-use super::manifest::shown;
 use super::token::{self, Scope, Tokens};
 
 /// The credentials, and an error of their lookup.

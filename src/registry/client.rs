@@ -10,7 +10,7 @@ use url::Url;
 
 use crate::http::retry::{self, RetryPolicy};
 use crate::http::tls::{TlsCause, Trust};
-use crate::http::{Client, HttpError, HttpErrorKind, server_of};
+use crate::http::{Client, HttpError, HttpErrorKind, server_of, shown};
 use crate::model::{RegistryAddress, is_loopback};
 
 use super::answer::Answer;
@@ -18,7 +18,7 @@ use super::auth::Authenticator;
 use super::challenge::{self, Challenge};
 use super::credentials::{Login, is_docker_hub};
 use super::error::{RegistryError, RegistryErrorKind as Kind};
-use super::manifest::{MAX_BYTES, shown};
+use super::manifest::MAX_BYTES;
 use super::memory::Memory;
 use super::token::Scope;
 use super::{Registry, Settings};

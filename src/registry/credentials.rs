@@ -11,12 +11,12 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 
 use crate::cancel::{Cancel, Stop};
+use crate::http::shown;
 use crate::model::RegistryAddress;
 use crate::process::{CommandError, Stream, Tool};
 use crate::redact;
 
 use super::error::{RegistryError, RegistryErrorKind as Kind};
-use super::manifest::shown;
 
 /// For a credential helper, which may be waiting for input at a terminal.
 const HELPER_TIMEOUT: Duration = Duration::from_secs(20);

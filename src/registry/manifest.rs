@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
+use crate::http::shown;
 use crate::model::{Digest, Tag};
 
 /// Of a manifest or a config blob (OCI distribution spec 1.1, pushing manifests: 4 MiB).
@@ -209,11 +210,6 @@ pub(super) fn image_config(digest: Digest, bytes: &[u8]) -> Result<ImageConfig, 
     });
     let labels = config.config.and_then(|inner| inner.labels).unwrap_or_default();
     Ok(ImageConfig { digest, labels, platform })
-}
-
-/// A server's text, redacted, on one line and shortened.
-pub(super) fn shown(text: &str) -> String {
-    crate::escape::shortened(&crate::redact::scrub(text.trim()), 200)
 }
 
 #[cfg(test)]

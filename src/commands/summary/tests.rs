@@ -47,7 +47,8 @@ fn a_decision_summary_ends_with_the_next_command() {
     let skip =
         json!({"schema": 1, "decision": "skip", "reason": "a ping", "change": null, "payload_sha256": "x"});
     assert_eq!(decision(&serde_json::from_value(skip).unwrap(), Some("swanci build -")), "skip: a ping\n");
-    let mut open = json!({"schema": 1, "decision": "skip", "reason": "open", "change": change(), "payload_sha256": "x"});
+    let mut open =
+        json!({"schema": 1, "decision": "skip", "reason": "open", "change": change(), "payload_sha256": "x"});
     open["change"]["commit"] = Value::Null;
     let shown = decision(&serde_json::from_value(open).unwrap(), Some("swanci build -"));
     assert_eq!(shown.lines().nth(1), Some("  acme/shop main"));

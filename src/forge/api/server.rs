@@ -6,9 +6,8 @@ use ureq::http::{self, header};
 use url::Url;
 
 use super::error::{ApiError, Problem};
-use super::shown;
 use crate::http::tls::Trust;
-use crate::http::{self as client, Answer, Client, HttpErrorKind, Timeouts};
+use crate::http::{self as client, Answer, Client, HttpErrorKind, Timeouts, shown};
 use crate::model::is_loopback;
 
 const TIMEOUTS: Timeouts = Timeouts {
