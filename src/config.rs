@@ -1,6 +1,6 @@
-//! Configuration: default < file < environment < flag, validated into one [`Config`].
+//! Configuration: default < file < environment < flag, validated into a [`Config`].
 //!
-//! Flags are laid on top by the commands that have them. Relative paths are relative to the file that they stand in.
+//! The commands apply their own flags. Relative paths are relative to the file that contains them.
 
 mod environment;
 mod file;
@@ -24,99 +24,93 @@ pub use environment::Environment;
 pub(crate) use file::RawConfig;
 pub(crate) use validate::{forge_url, is_secret_id};
 
-/// The files that are looked for, in this order, where none is named.
+/// The default files, in order of precedence.
 const DEFAULT_FILES: [&str; 2] = ["swanci.toml", "/etc/swanci/swanci.toml"];
 
-/// Everything that can be configured, validated.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The file that was read.
     pub source: Option<PathBuf>,
-    /// Mirrors, receipts, locks, the queue.
+    /// Contains mirrors, receipts, locks, the queue.
     pub state_dir: PathBuf,
-    /// Where images go; `None` builds local names only.
+    /// The target registry; `None` builds only local names.
     pub registry: Option<RegistryAddress>,
     /// The certificate authority for swanci's own requests to the registry.
     pub ca_file: Option<PathBuf>,
-    /// Speak http to the registry; only on loopback.
+    /// Use http for the registry; only on loopback.
     pub plain_http: bool,
-    /// How images are built.
     pub build: BuildConfig,
-    /// How webhooks are taken.
     pub serve: ServeConfig,
-    /// The allow-list; empty means that nothing is restricted by hand, and that `serve` does not start.
+    /// The allow-list; if empty, commands accept any repository and `serve` does not start.
     pub repositories: Vec<RepositoryConfig>,
-    /// Where the repositories live; never empty.
+    /// The configured forges; never empty.
     pub forges: Vec<ForgeConfig>,
     /// `SWANCI_GIT_TOKEN`.
     pub git_token: Option<SecretString>,
-    /// The token of the GitLab job around this process, which has a login of its own.
+    /// The token of the surrounding GitLab job, which has its own login.
     pub job_token: Option<SecretString>,
-    /// What a person should know, as ignored variables.
+    /// Warnings for the user, such as ignored variables.
     pub warnings: Vec<String>,
 }
 
-/// One mistake in the file.
 #[derive(Debug)]
 pub(crate) struct Mistake {
-    /// As `repository[0].name`.
+    /// Such as `repository[0].name`.
     pub key: String,
     pub problem: String,
     pub hint: Option<String>,
-    /// The line and the column, from 1.
+    /// Line and column, starting at 1.
     pub at: Option<(usize, usize)>,
 }
 
-/// Section `[build]`.
+/// The `[build]` section.
 #[derive(Debug, Clone)]
 pub struct BuildConfig {
-    /// Images at once.
+    /// Concurrent image builds.
     pub jobs: usize,
-    /// For each image's build and each image's push.
+    /// The limit for each image's build and each image's push.
     pub timeout: Duration,
-    /// Tag templates for images that name none; `None` is the built-in default.
+    /// Tag templates for images that list none; `None` is the built-in default.
     pub tags: Option<Vec<Template>>,
-    /// Newest local images of each name that stay.
+    /// How many of the newest local images of each name to keep.
     pub keep_local: usize,
-    /// A buildx builder.
     pub builder: Option<String>,
     /// The docker CLI.
     pub docker: String,
 }
 
-/// Section `[serve]`.
+/// The `[serve]` section.
 #[derive(Debug, Clone)]
 pub struct ServeConfig {
-    /// Where webhooks arrive.
+    /// The address for webhooks.
     pub listen: SocketAddr,
-    /// Merges at once; 0 queues without running.
+    /// Concurrent merges; 0 queues without running.
     pub jobs: usize,
-    /// For one merge.
+    /// The limit for one merge.
     pub timeout: Duration,
-    /// The largest body that is read.
+    /// Limit on the size of a request body.
     pub max_body: ByteSize,
-    /// How long finished jobs are kept.
+    /// How long to keep finished jobs.
     pub retention: Duration,
-    /// Where metrics are served; off unless given.
+    /// The address for metrics; off by default.
     pub admin_listen: Option<SocketAddr>,
-    /// Where people reach it, without a slash at its end; links in commit statuses begin with it.
+    /// Its public URL without a trailing slash; the base of links in commit statuses.
     pub public_url: Option<String>,
 }
 
 /// One `[[forge]]`.
 #[derive(Debug, Clone)]
 pub struct ForgeConfig {
-    /// Which software it runs.
     pub kind: ForgeName,
-    /// Without a slash at its end; it may end in a path.
+    /// Without a trailing slash; possibly with a path.
     pub url: String,
     /// Files of its webhook secrets; a delivery may be signed with any of them.
     pub secret_files: Vec<PathBuf>,
-    /// The webhook secret from the environment, in place of the files.
+    /// The webhook secret from the environment, which replaces the files.
     pub secret: Option<SecretString>,
-    /// The file of the token for its private repositories.
+    /// The file with the token for its private repositories.
     pub token_file: Option<PathBuf>,
-    /// A certificate authority that is trusted for it.
+    /// An additional certificate authority.
     pub ca_file: Option<PathBuf>,
     /// Whether commits get a status.
     pub status: bool,
@@ -125,7 +119,6 @@ pub struct ForgeConfig {
 }
 
 impl Default for ForgeConfig {
-    /// GitHub's public instance.
     fn default() -> ForgeConfig {
         ForgeConfig {
             kind: ForgeName::Github,
@@ -141,7 +134,7 @@ impl Default for ForgeConfig {
 }
 
 impl ForgeConfig {
-    /// Its webhook secrets; none where none is configured.
+    /// Its webhook secrets, possibly none.
     pub fn webhook_secrets(&self) -> Result<Vec<SecretString>, Failure> {
         match &self.secret {
             Some(secret) => Ok(vec![secret.clone()]),
@@ -155,24 +148,24 @@ impl ForgeConfig {
 pub struct RepositoryConfig {
     /// Full name on the forge.
     pub name: RepoName,
-    /// Globs of the branches to build; empty means every branch.
+    /// Globs of the branches to build; empty means all.
     pub branches: Vec<String>,
-    /// The `url` of the forge that it lives on.
+    /// The `url` of its forge.
     pub forge: String,
-    /// Where to clone from instead of the forge's own address.
+    /// The clone source in place of the forge's own address.
     pub clone_url: Option<String>,
-    /// In front of this repository's image names.
+    /// The prefix of this repository's image names.
     pub namespace: Option<ImageName>,
     /// Full names from before a rename.
     pub former_names: Vec<RepoName>,
     /// BuildKit secrets of its images: id → file.
     pub secrets: BTreeMap<String, PathBuf>,
-    /// Whether submodules are checked out.
+    /// Whether to check out submodules.
     pub submodules: bool,
 }
 
 impl Config {
-    /// Reads the layers below the flags. `file` is `--config`, `state_dir` is `--state-dir`.
+    /// Reads all layers below the flags. `file` is `--config`, `state_dir` is `--state-dir`.
     pub fn load(
         file: Option<&Path>,
         state_dir: Option<&Path>,
@@ -208,11 +201,11 @@ impl Config {
         Ok(config)
     }
 
-    /// Every mistake in the file that [`Config::load`] would read: after each it is read again, without the value that is
-    /// wrong.
+    /// All mistakes in the file that [`Config::load`] would read: it is parsed repeatedly, each time without the
+    /// invalid values found so far.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// If the file cannot be read.
     pub(crate) fn mistakes(
         file: Option<&Path>,
         environment: &Environment,
@@ -222,10 +215,10 @@ impl Config {
         Ok((Some(path), file::mistakes(&text, environment)))
     }
 
-    /// Puts a repository that a flag named on the allow-list.
+    /// Adds a repository from a flag to the allow-list.
     ///
     /// # Errors
-    /// When several forges are configured: a flag cannot say on which of them it lives.
+    /// If several forges are configured, because a flag cannot select one.
     pub fn allow(&mut self, name: &RepoName) -> Result<(), Failure> {
         if self.repositories.iter().any(|repository| repository.name.same_as(name)) {
             return Ok(());
@@ -247,11 +240,10 @@ impl Config {
         Ok(())
     }
 
-    /// The user name that git sends with a token, and the token: of `USER:TOKEN`, or the name that the forge has for
-    /// tokens. Both are redacted from now on.
+    /// The user name for git and the token: from `USER:TOKEN`, or with the forge's user name for tokens. Redacts both.
     ///
     /// # Errors
-    /// When the text holds blanks or line breaks.
+    /// If the text contains blanks or line breaks.
     pub fn login(&self, kind: ForgeName, text: &SecretString) -> Result<(String, SecretString), Failure> {
         let text = redact::trimmed(text.expose_secret());
         if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
@@ -275,15 +267,15 @@ impl Config {
             ForgeName::Gitlab if is_job_token => "gitlab-ci-token",
             ForgeName::Gitlab => "oauth2",
             ForgeName::Bitbucket | ForgeName::BitbucketServer => "x-token-auth",
-            // These take any name.
+            // These accept any name.
             ForgeName::Gitea | ForgeName::Forgejo | ForgeName::Gogs => "swanci",
-            // GitBucket checks the name; this is its first administrator's.
+            // GitBucket checks the name; this is the default administrator.
             ForgeName::Gitbucket => "root",
         }
     }
 
-    /// The forge that `SWANCI_GIT_TOKEN` belongs to: the only one, or the only one without a token of its own.
-    /// A token never goes to several hosts.
+    /// The forge of `SWANCI_GIT_TOKEN`: the only one, or the only one without its own token. A token is never sent to
+    /// several hosts.
     pub fn forge_of_git_token(&self) -> Option<&ForgeConfig> {
         let mut without = self.forges.iter().filter(|forge| forge.token_file.is_none());
         match (&self.forges[..], without.next(), without.next()) {
@@ -302,7 +294,7 @@ impl Config {
         })
     }
 
-    /// Each build secret that cannot be read, as `repository[NAME].secrets.ID: why`.
+    /// Each unreadable build secret, as `repository[NAME].secrets.ID: why`.
     pub fn unreadable_secrets(&self) -> Vec<String> {
         let files = self.repositories.iter().flat_map(|r| r.secrets.iter().map(move |s| (&r.name, s)));
         files
@@ -313,17 +305,16 @@ impl Config {
             .collect()
     }
 
-    /// The allow-list's entries with this name, ignoring case: at most one for each forge.
+    /// The allow-list's entries with this name, case-insensitive: at most one per forge.
     pub fn repositories_named(&self, name: &RepoName) -> impl Iterator<Item = &RepositoryConfig> {
         self.repositories.iter().filter(move |repository| repository.name.same_as(name))
     }
 
-    /// The forge that a repository lives on.
     pub fn forge_of(&self, repository: &RepositoryConfig) -> Option<&ForgeConfig> {
         self.forges.iter().find(|forge| forge.url == repository.forge)
     }
 
-    /// A file of webhook secrets that a flag named, in place of those of the forge that `serve.secret_file` is short for.
+    /// Replaces the webhook secret files of the forge that `serve.secret_file` applies to.
     pub fn set_secret_file(&mut self, path: &Path) -> Result<(), Failure> {
         let forge = short_for(&self.forges).map_err(Failure::usage)?;
         if let Some(forge) = self.forges.get_mut(forge) {
@@ -333,7 +324,7 @@ impl Config {
     }
 }
 
-/// The forge that `serve.secret_file` is short for: the only GitHub, or the public one of several; else the only forge.
+/// The forge that `serve.secret_file` applies to: the only GitHub, or the public one of several; else the only forge.
 fn short_for(forges: &[ForgeConfig]) -> Result<usize, String> {
     let githubs: Vec<usize> = (0..forges.len()).filter(|i| forges[*i].kind == ForgeName::Github).collect();
     let is_public = |i: &&usize| !ForgeName::Github.is_elsewhere(&forges[**i].url);
@@ -348,13 +339,13 @@ fn short_for(forges: &[ForgeConfig]) -> Result<usize, String> {
     }
 }
 
-/// The file that is read: the named one, else the first that exists.
+/// The file to read: the given one, else the first that exists.
 fn path_of(file: Option<&Path>, environment: &Environment) -> Option<PathBuf> {
     let named = file.map(Path::to_owned).or_else(|| environment.get("SWANCI_CONFIG").map(PathBuf::from));
     named.or_else(|| first_of(&DEFAULT_FILES))
 }
 
-/// Reads the text of a configuration file as far as that needs no file.
+/// Parses a configuration without access to files, for fuzzing.
 #[cfg(fuzzing)]
 pub(crate) fn read_text(text: &str) {
     let environment = Environment::default();
@@ -363,12 +354,11 @@ pub(crate) fn read_text(text: &str) {
     let _ = read.map_err(|invalid| invalid.explain(None, text, &environment).render());
 }
 
-/// The first of these files that exists.
 fn first_of(paths: &[&str]) -> Option<PathBuf> {
     paths.iter().map(PathBuf::from).find(|path| path.exists())
 }
 
-/// Reads a secret or a token from a file: its text, without a byte order mark and the white space around it.
+/// Reads a secret or a token from a file, without a byte order mark and surrounding white space.
 pub fn read_secret_file(path: &Path) -> Result<SecretString, Failure> {
     let text = std::fs::read_to_string(path)
         .classify(Kind::BadInput, || format!("cannot read the secret file {}", path.display()))

@@ -1,7 +1,7 @@
-//! Delivery and policy → [`Decision`], rule by rule. Pure.
+//! Delivery and policy → [`Decision`], by a list of rules. Pure.
 //!
-//! [`verdict`] goes from bytes to a verdict. `serve` calls its two halves ([`crate::forge::parse`], then [`decide`]),
-//! because it checks the repository in between.
+//! [`verdict`] decides from bytes. `serve` calls its two halves ([`crate::forge::parse`], then [`decide`]), because it
+//! checks the repository in between.
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use sha2::{Digest as _, Sha256};
@@ -11,30 +11,27 @@ use crate::escape::{escaped, shortened};
 use crate::forge::{self, Delivery, Event, Headers, PayloadError};
 use crate::model::{BranchName, ForgeName};
 
-/// What the person who runs swanci wants built.
+/// The user's choice of what to build.
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
-    /// The branches whose merges are built.
+    /// The branches whose merges to build.
     pub branches: BranchGlobs,
 }
 
-/// Globs that choose branches, compiled once; none chooses every branch.
+/// Globs that select branches, compiled once; none selects every branch.
 ///
-/// As in GitHub's own filters, `*` and `?` stop at a `/` and `**` does not: `release/*` chooses `release/1.x` and
-/// not `release/1.x/hotfix`. `[a-z]` and `{a,b}` work too. Case matters.
+/// The same as in GitHub's filters: `*` and `?` stop at a `/` and `**` does not, so `release/*` matches `release/1.x`
+/// but not `release/1.x/hotfix`. `[a-z]` and `{a,b}` also work. Case-sensitive.
 #[derive(Debug, Clone, Default)]
 pub struct BranchGlobs {
     globs: Vec<String>,
     set: GlobSet,
 }
 
-/// A glob that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{}` is not a branch glob: {problem}", escaped(.glob))]
 pub struct InvalidGlob {
-    /// The glob.
     pub glob: String,
-    /// What is wrong with it.
     pub problem: String,
 }
 
@@ -42,7 +39,7 @@ impl BranchGlobs {
     /// Compiles the globs.
     ///
     /// # Errors
-    /// [`InvalidGlob`] for the first that cannot be read, or is empty.
+    /// [`InvalidGlob`] for the first that is invalid or empty.
     pub fn new<S: AsRef<str>>(globs: &[S]) -> Result<BranchGlobs, InvalidGlob> {
         let mut set = GlobSetBuilder::new();
         let globs: Vec<String> = globs.iter().map(|glob| glob.as_ref().to_owned()).collect();
@@ -61,41 +58,37 @@ impl BranchGlobs {
         Ok(BranchGlobs { globs, set })
     }
 
-    /// Whether merges into `branch` are chosen.
+    /// Whether the globs match `branch`.
     pub fn choose(&self, branch: &BranchName) -> bool {
         self.globs.is_empty() || self.set.is_match(branch.as_str())
     }
 
-    /// Whether every branch is chosen.
     pub fn choose_all(&self) -> bool {
         self.globs.is_empty()
     }
 }
 
-/// What was decided, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
-    /// Why, as a sentence that is safe to print.
+    /// The reason as a sentence that is safe to print.
     pub reason: String,
-    /// Every rule that was applied, in order, up to the one that decided.
+    /// The applied rules in order; the last one decided.
     pub rules: Vec<RuleOutcome>,
-    /// What to do.
     pub outcome: Outcome,
-    /// Whether it is a skip because the delivery contradicts itself: a merge may be lost with it.
+    /// Whether it is a skip because the delivery contradicts itself, so a merge may be lost.
     pub contradictory: bool,
 }
 
-/// Build or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// This change landed and is wanted.
+    /// This change landed and matches the policy.
     Build(Box<ReportedChange>),
-    /// Nothing to build; a pull request is still described.
+    /// Nothing to build; describes the pull request, if any.
     Skip(Option<Box<ReportedChange>>),
 }
 
 impl Decision {
-    /// The same, of the configured forge at `url`.
+    /// Sets the configured forge at `url`.
     #[must_use]
     pub(crate) fn on(mut self, kind: ForgeName, url: &str) -> Decision {
         let change = match &mut self.outcome {
@@ -109,7 +102,7 @@ impl Decision {
         self
     }
 
-    /// The document of `evaluate`: with its rules when `explain`.
+    /// The document of `evaluate`; `explain` includes the rules.
     pub fn into_document(self, payload_sha256: String, explain: bool) -> DecisionDocument {
         let (decision, change) = match self.outcome {
             Outcome::Build(change) => (DecisionWord::Build, Some(*change)),
@@ -126,15 +119,15 @@ impl Decision {
     }
 }
 
-/// SHA-256 of a payload's bytes as they came, in hex.
+/// SHA-256 of the unchanged payload, in hex.
 pub fn payload_sha256(body: &[u8]) -> String {
     hex::encode(Sha256::digest(body))
 }
 
-/// From bytes to the document of `evaluate`.
+/// Decides from bytes: returns the document of `evaluate`.
 ///
 /// # Errors
-/// [`PayloadError`] when the payload cannot be read.
+/// [`PayloadError`] if the payload cannot be parsed.
 pub fn verdict(
     body: &[u8],
     headers: Headers<'_>,
@@ -145,7 +138,7 @@ pub fn verdict(
     Ok(decide(delivery, policy).into_document(payload_sha256(body), explain))
 }
 
-/// A forge's own words: the event, its action for a merge and for a close without one, and what says that it is a merge.
+/// The forge's terms: the event, its actions for a merge and for a close without one, and the evidence of a merge.
 const fn words(forge: ForgeName) -> [&'static str; 4] {
     match forge {
         ForgeName::Github
@@ -215,7 +208,7 @@ pub fn decide(delivery: Delivery, policy: &Policy) -> Decision {
 fn branch(mut rules: Rules, change: ReportedChange, policy: &Policy) -> Decision {
     let subject = subject(Some(&change));
     let Some(branch) = &change.branch else {
-        // No forge announces a merge without its branch; a filter could not be asked about it.
+        // Every forge names the branch of a merge; without it the branch filter cannot decide.
         let reason = format!("{subject} was merged, but the payload does not say into which branch");
         return rules.skip("branch", "no branch", &reason, Some(Box::new(change)));
     };

@@ -1,7 +1,7 @@
-//! The documents that the steps hand to each other, as CONTRACT.md pins them (schema 1).
+//! The documents that the steps exchange (schema 1; docs/schemas/).
 //!
-//! Reading is strict about values (the newtypes of [`crate::model`]) and lenient about keys that are not known, so
-//! that a document of a later swanci with the same schema is still read.
+//! Parsing is strict about values (the newtypes of [`crate::model`]) and ignores unknown keys, so that documents of a
+//! later swanci with the same schema remain readable.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,14 +10,14 @@ use crate::model::{Change, CommitSha, Digest, ImageRepository, RegistryAddress, 
 /// The schema number of every document.
 pub const SCHEMA: u32 = 1;
 
-/// What `evaluate` decided.
+/// The decision of `evaluate`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum DecisionWord {
-    /// There is a merge to build.
+    /// A merge to build.
     Build,
-    /// There is nothing to build.
+    /// Nothing to build.
     Skip,
 }
 
@@ -29,63 +29,63 @@ pub struct DecisionDocument {
     pub schema: u32,
     /// Build or skip.
     pub decision: DecisionWord,
-    /// Why, as a sentence.
+    /// The reason, as a sentence.
     pub reason: String,
-    /// What landed; also there when a pull request is skipped.
+    /// The change; present for skipped pull requests too.
     pub change: Option<ReportedChange>,
-    /// SHA-256 of the payload's bytes as they came, hex.
+    /// SHA-256 of the unchanged payload, hex.
     pub payload_sha256: String,
-    /// With `--explain`: every rule that was asked, in order.
+    /// With `--explain`: every applied rule, in order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rules: Option<Vec<RuleOutcome>>,
 }
 
-/// What a payload says about a change. The commit is `null` while nothing has landed, and where the forge does not say
-/// which commit did: the build finds it.
+/// A payload's description of a change. The commit is `null` while nothing has landed, and if the forge does not report
+/// it: the build finds it.
 pub type ReportedChange = Change<Option<CommitSha>>;
 
-/// One rule of a decision and what it said.
+/// One rule of a decision and its verdict.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RuleOutcome {
     /// The rule's name.
     pub rule: String,
-    /// What it said.
+    /// Its verdict.
     pub verdict: Verdict,
-    /// What it looked at.
+    /// The values that it checked.
     pub detail: String,
 }
 
-/// What a rule said.
+/// The verdict of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// Go on to the next rule.
+    /// The next rule decides.
     Pass,
-    /// Nothing to build; no further rule is asked.
+    /// Nothing to build; no further rule applies.
     Skip,
 }
 
-/// What became of one image of a commit.
+/// The status of one image of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum ImageStatus {
-    /// Built; it stands in the engine.
+    /// Built; the engine has it.
     Built,
-    /// Its inputs are those of an image that the registry holds.
+    /// The registry has an image with the same inputs.
     Unchanged,
-    /// Not a Docker image; the reason says so.
+    /// Not a Docker image; see the reason.
     Skipped,
-    /// The build failed; the error says why.
+    /// The build failed; see the error.
     Failed,
-    /// `--dry-run`: it would be built.
+    /// `--dry-run`: to be built.
     Planned,
 }
 
 impl ImageStatus {
-    /// The word for it, in documents and for people.
+    /// The name, in documents and in messages.
     pub const fn as_str(self) -> &'static str {
         match self {
             ImageStatus::Built => "built",
@@ -97,13 +97,13 @@ impl ImageStatus {
     }
 }
 
-/// One image of a built document or a receipt. Which of the optional fields are there depends on `status`.
+/// One image of a built document or a receipt. `status` determines which optional fields are present.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Image {
     /// `service_name` of images.json.
     pub name: String,
-    /// What became of it.
+    /// The outcome.
     pub status: ImageStatus,
     /// Its full name without a tag.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -111,37 +111,37 @@ pub struct Image {
     /// `sha-<commit>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub immutable_tag: Option<Tag>,
-    /// The moving tags that it asks for.
+    /// Its moving tags.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tags: Option<Vec<Tag>>,
-    /// `built`: what `docker image inspect` calls its Id.
+    /// `built`: the Id in `docker image inspect`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_id: Option<Digest>,
-    /// The manifest's digest: of an unchanged image, and of every image of a receipt.
+    /// The manifest's digest: for unchanged images, and for every image of a receipt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<Digest>,
-    /// The hash of everything that the image is made from.
+    /// The hash of all inputs of the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inputs: Option<Digest>,
-    /// `skipped`: why.
+    /// `skipped`: the reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// `failed`: why.
+    /// `failed`: the cause.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// What a reader should know, as that the registry's image was kept.
+    /// A remark, for example that the registry's image was kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
-    /// Seconds that its build took.
+    /// Duration of its build.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
-    /// Receipt: what happened to each moving tag.
+    /// Receipt: the moves of its moving tags.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moved: Option<Vec<Move>>,
 }
 
 impl Image {
-    /// An image of which nothing else is known yet.
+    /// An image without any optional field.
     pub fn new(name: String, status: ImageStatus) -> Image {
         Image {
             name,
@@ -161,42 +161,42 @@ impl Image {
     }
 }
 
-/// What happened to one moving tag.
+/// The move of one moving tag.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Move {
     /// The tag.
     pub tag: Tag,
-    /// The digest that it had before.
+    /// The digest before the move.
     pub from: Option<Digest>,
-    /// The digest that this commit has for it.
+    /// The digest of this commit's image.
     pub to: Digest,
-    /// What became of it.
+    /// The outcome.
     pub outcome: MoveOutcome,
-    /// What a reader should know, as that the tag's revision was not known.
+    /// A remark, for example that the tag's revision is unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
 
-/// What became of a moving tag.
+/// The outcome of a move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum MoveOutcome {
-    /// It names this commit's image now.
+    /// It now points to this commit's image.
     Moved,
-    /// It named it before.
+    /// It already pointed to this commit's image.
     Already,
     /// It stays on the image of a newer commit.
     Superseded,
-    /// It was moved and put back, because another move failed.
+    /// It was moved and then restored, because another move failed.
     Restored,
-    /// It did not exist before, another move failed, and nothing is ever deleted.
+    /// It was created, then another move failed; swanci does not delete tags.
     Left,
 }
 
 impl MoveOutcome {
-    /// Whether the tag names this commit's image.
+    /// Whether the tag points to this commit's image.
     pub fn stands(self) -> bool {
         match self {
             MoveOutcome::Moved | MoveOutcome::Already | MoveOutcome::Left => true,
@@ -205,7 +205,7 @@ impl MoveOutcome {
     }
 }
 
-/// Seconds that each step took.
+/// Duration of each step in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Seconds {
@@ -228,7 +228,7 @@ pub struct BuiltDocument {
     pub schema: u32,
     /// What was built.
     pub change: Change,
-    /// Where its images are to go; `null` when only local names were built.
+    /// The target registry; `null` when only local names were built.
     pub registry: Option<RegistryAddress>,
     /// The images, in the order of images.json.
     pub images: Vec<Image>,
@@ -240,33 +240,33 @@ pub struct BuiltDocument {
     pub seconds: Seconds,
 }
 
-/// Whether everything on a receipt got where it should.
+/// Whether everything on a receipt was pushed and tagged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum PushOutcome {
-    /// Every image is there and every tag is where it belongs.
+    /// Every image is pushed and every tag is correct.
     Succeeded,
-    /// Something failed; no moving tag points at half a merge.
+    /// Something failed; no moving tag points to a partial merge.
     Failed,
 }
 
-/// The document of `push`: the built document plus what the registry holds now.
+/// The document of `push`: the built document and the registry's state.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Receipt {
     /// Always 1.
     pub schema: u32,
-    /// How it ended.
+    /// The outcome.
     pub outcome: PushOutcome,
-    /// Why it failed.
+    /// The cause of a failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// What was pushed.
     pub change: Change,
     /// The registry.
     pub registry: Option<RegistryAddress>,
-    /// The images, with digest and moves.
+    /// The images, with digests and moves.
     pub images: Vec<Image>,
     /// SHA-256 of the payload; `null` for a build by hand.
     pub payload_sha256: Option<String>,

@@ -1,7 +1,7 @@
 //! What can go wrong, as a user meets it: an error kind, its exit code, and how an error is printed.
 //!
 //! Code that a caller branches on returns its own small enum; everything that ends a command becomes a
-//! [`Failure`], which knows the exit code that CONTRACT pins for its [`Kind`].
+//! [`Failure`], with the exit code of its [`Kind`].
 
 use std::fmt;
 use std::process::ExitCode;

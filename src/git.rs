@@ -1,7 +1,7 @@
-//! Typed verbs over the `git` CLI: remotes that are allowed, mirrors, objects, working copies.
+//! A typed interface to the `git` CLI: remotes, mirrors, objects, working copies.
 //!
-//! Every call runs with a stated environment: no system or user configuration but credentials and proxy, no
-//! prompts, no hooks, only the transports that the remote needs.
+//! Every call has a fixed environment: no system or user configuration except credentials and proxies, no prompts, no
+//! hooks, only the transports that the remote needs.
 
 mod error;
 mod history;
@@ -30,16 +30,16 @@ pub use remote::{Remote, RemoteError, Transport};
 pub(crate) use worktree::uncommitted;
 pub use worktree::{Gitlink, LfsUse, lfs_is_installed, uses_lfs};
 
-/// Variables of the user's that git may see beside the inherited ones: how to reach a server by ssh or TLS.
+/// Environment variables that git receives in addition to the inherited ones: for ssh and TLS.
 const GIT_VARIABLES: &[&str] =
     &["GIT_SSL_CAINFO", "GIT_SSL_CAPATH", "GIT_SSH", "GIT_SSH_COMMAND", "GNUPGHOME"];
 
-/// The oldest git that knows what this module relies on: configuration from the environment (`GIT_CONFIG_COUNT`).
+/// The oldest git with the required feature: configuration from the environment (`GIT_CONFIG_COUNT`).
 const OLDEST: (u32, u32) = (2, 31);
 
-/// Faults of old histories that change nothing for a checkout, as fsck names them (git-fsck(1)): names, addresses and
-/// dates that importers wrote, modes with a zero before them. What could lead a checkout astray (`.git` and `..` in
-/// trees, links and URLs in `.gitmodules`, trees that are not sorted) stays an error.
+/// fsck errors in old histories that do not affect a checkout (git-fsck(1)): names, addresses and dates that importers
+/// wrote, zero-padded modes. Whatever could mislead a checkout (`.git` and `..` in trees, links and URLs in
+/// `.gitmodules`, unsorted trees) remains an error.
 const HARMLESS: &[&str] = &[
     "badDate",
     "badDateOverflow",
@@ -65,7 +65,7 @@ const HARMLESS: &[&str] = &[
     "zeroPaddedFilemode",
 ];
 
-/// `git`, with everything that could change its behaviour pinned. `config` comes on top, as `key`, `value`.
+/// `git` with fixed settings for all that affects its behavior. `config` adds `key`, `value` pairs.
 fn git(transports: &str, config: &[(String, String)]) -> Tool {
     let fixed = [
         ("core.hooksPath", "/dev/null"),
@@ -74,7 +74,7 @@ fn git(transports: &str, config: &[(String, String)]) -> Tool {
         ("core.autocrlf", "false"),
         ("core.fsmonitor", "false"),
         ("core.symlinks", "true"),
-        // Attributes come from the commit alone, with GIT_ATTR_NOSYSTEM below.
+        // Attributes come only from the commit, with GIT_ATTR_NOSYSTEM below.
         ("core.attributesFile", "/dev/null"),
         ("transfer.fsckObjects", "true"),
         ("gc.auto", "0"),
@@ -82,11 +82,11 @@ fn git(transports: &str, config: &[(String, String)]) -> Tool {
         ("advice.detachedHead", "false"),
         ("http.lowSpeedLimit", "1000"),
         ("http.lowSpeedTime", "60"),
-        // git sends its Authorization header on to wherever a redirect points.
+        // git sends its Authorization header to redirect targets.
         ("http.followRedirects", "false"),
     ];
     let mut tool = Tool::new("git")
-        // The modes of files in a context do not depend on the umask of whoever runs swanci.
+        // File modes in a context do not depend on the user's umask.
         .umask(0o022)
         .inherit(GIT_VARIABLES)
         .env("GIT_TERMINAL_PROMPT", "0")
@@ -119,18 +119,18 @@ fn git(transports: &str, config: &[(String, String)]) -> Tool {
     tool.env("GIT_CONFIG_COUNT", count.to_string())
 }
 
-/// A git that touches no network and no remote's configuration.
+/// A git without network access or remote configuration.
 fn local_git(git_dir: &Path) -> Tool {
     git("none", &[]).arg(format!("--git-dir={}", git_dir.display()))
 }
 
-/// How the repositories of one forge are read. What is in it goes to that forge's host and to no other.
+/// Access to the repositories of one forge. Nothing in it is sent to other hosts.
 #[derive(Debug, Clone)]
 pub struct Access {
     pub kind: ForgeName,
-    /// The forge's `url`, as `https://github.com`; it may end in a path.
+    /// The forge's `url`, such as `https://github.com`, possibly with a path.
     pub forge: String,
-    /// The user name that the forge wants beside a token.
+    /// The user name that the forge requires with a token.
     pub login: String,
     /// For private repositories.
     pub token: Option<SecretString>,
@@ -139,19 +139,19 @@ pub struct Access {
 }
 
 impl Access {
-    /// The entry of the forge that this remote lives on: the same scheme, host, port and path prefix.
+    /// The entry of this remote's forge: same scheme, host, port and path prefix.
     fn to<'a>(remote: &Remote, all: &'a [Access]) -> Option<&'a Access> {
         all.iter().find(|access| remote.is_below(&access.forge))
     }
 
-    /// The forge's `url` with a slash at its end: git's scope for configuration (git-config(1), `http.<url>.*`).
+    /// The forge's `url` with a trailing slash: git's scope for configuration (git-config(1), `http.<url>.*`).
     fn scope(&self) -> String {
         format!("{}/", self.forge.trim_end_matches('/'))
     }
 }
 
-/// What git needs for an http remote: its token or login as a header for the forge or the host alone, the forge's
-/// certificate authority, the user's credential helpers, proxies and authorities.
+/// The configuration for an http remote: its token or login as a header for that forge or host only, the forge's
+/// certificate authority, and the user's credential helpers, proxies and authorities.
 fn http_config(remote: &Remote, access: Option<&Access>) -> Vec<(String, String)> {
     let Some(host) = remote.http_base() else { return Vec::new() };
     let header = |scope: &str, user: &str, secret: &SecretString| {
@@ -175,7 +175,7 @@ fn http_config(remote: &Remote, access: Option<&Access>) -> Vec<(String, String)
     config
 }
 
-/// Of the machine's and the user's git configuration: credential helpers, proxies and certificate authorities.
+/// The credential helpers, proxies and certificate authorities in the machine's and the user's git configuration.
 fn user_config() -> &'static [(String, String)] {
     static USER: OnceLock<Vec<(String, String)>> = OnceLock::new();
     USER.get_or_init(|| {
@@ -183,11 +183,11 @@ fn user_config() -> &'static [(String, String)] {
             r"^(credential\..*|http\.(.*\.)?(proxy|proxyauthmethod|proxysslcainfo|sslcainfo|sslcapath))$";
         let read = Tool::new("git")
             .inherit(&["GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM"])
-            // No repository: neither the current directory's configuration nor that of a folder above it.
+            // No repository: git must not read the configuration of the current directory or of a parent.
             .env("GIT_DIR", "/dev/null")
             .args(["config", "--includes", "--null", "--get-regexp", pattern])
             .run(&Cancel::new());
-        // No such key, or no file: git ends with code 1, and there is nothing to hand on.
+        // For a missing key or file, git exits with 1, and there is nothing to use.
         let text = read.map(|done| String::from_utf8_lossy(&done.stdout).into_owned()).unwrap_or_default();
         text.split('\0')
             .filter_map(|entry| entry.split_once('\n'))
@@ -196,16 +196,16 @@ fn user_config() -> &'static [(String, String)] {
     })
 }
 
-/// Runs a local verb.
+/// Runs a local command.
 fn run(tool: Tool, cancel: &Cancel) -> Result<Finished, GitError> {
     let place = "the state directory or the temporary directory";
     tool.run(cancel).map_err(|error| GitError::of_local(place, error))
 }
 
-/// The version of git; an error where there is none, or one that is too old.
+/// The version of git.
 ///
 /// # Errors
-/// [`GitError::TooOld`], and what keeps git from running.
+/// [`GitError::TooOld`], and errors from running git.
 pub fn version(cancel: &Cancel) -> Result<String, GitError> {
     static VERSION: OnceLock<String> = OnceLock::new();
     let version = match VERSION.get() {

@@ -1,4 +1,4 @@
-//! The words of a merge: newtypes that cannot hold a bad value. Pure: no file, network, process or clock.
+//! Newtypes that are valid by construction. Pure: no file, network, process or clock.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,17 +9,17 @@ use serde::{Deserialize, Serialize};
 use crate::escape::shortened;
 use crate::suggest;
 
-/// A value that is not what its type promises: the value, and what it should have been.
+/// An invalid value and what was expected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{}` is not {expected}", shortened(.value, 80))]
 pub struct InvalidValue {
-    /// What was given.
+    /// The invalid value.
     pub value: String,
-    /// What would have been right, as a noun phrase.
+    /// The expected form, as a noun phrase.
     pub expected: &'static str,
 }
 
-/// Declares a string newtype that is checked whenever it is made, also when it is deserialized.
+/// Declares a string newtype that is validated on construction and deserialization.
 macro_rules! checked_string {
     ($(#[$doc:meta])* $name:ident, $expected:literal, $check:path) => {
         $(#[$doc])*
@@ -64,7 +64,7 @@ checked_string! {
     CommitSha, "a full commit id (40 lower-case hex digits)", is_commit_sha
 }
 checked_string! {
-    /// The beginning of a commit id.
+    /// An abbreviated commit id.
     CommitPrefix, "an abbreviated commit id (7 to 64 lower-case hex digits)", is_commit_prefix
 }
 checked_string! {
@@ -162,7 +162,6 @@ impl CommitSha {
 }
 
 impl Digest {
-    /// A SHA-256 sum as a digest.
     pub fn from_sha256(sum: [u8; 32]) -> Digest {
         Digest(format!("sha256:{}", hex::encode(sum)))
     }
@@ -174,7 +173,7 @@ impl RepoName {
         self.0.rsplit('/').next().unwrap_or(&self.0)
     }
 
-    /// Whether it names its owner too: a repository on a forge has one, one on disk need not.
+    /// Whether it contains an owner: always on a forge, not always on disk.
     pub fn has_owner(&self) -> bool {
         self.0.contains('/')
     }
@@ -186,13 +185,13 @@ impl RepoName {
 }
 
 impl BranchName {
-    /// The full ref, so that no branch name can be mistaken for an option or another ref.
+    /// The full ref, which cannot be mistaken for an option or another ref.
     pub fn full_ref(&self) -> String {
         format!("refs/heads/{}", self.0)
     }
 }
 
-/// Where images go: `HOST[:PORT][/NAMESPACE]`.
+/// The address of a registry: `HOST[:PORT][/NAMESPACE]`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(try_from = "String", into = "String")]
@@ -207,12 +206,12 @@ impl RegistryAddress {
         &self.host
     }
 
-    /// What stands in front of every image name.
+    /// The prefix of every image name.
     pub fn namespace(&self) -> Option<&ImageName> {
         self.namespace.as_ref()
     }
 
-    /// Whether the host is this machine: the only place where plain http is allowed.
+    /// Whether the host is this machine: plain http is allowed only there.
     pub fn is_loopback(&self) -> bool {
         let name = match self.host.rsplit_once(':') {
             Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
@@ -221,7 +220,7 @@ impl RegistryAddress {
         is_loopback(name)
     }
 
-    /// The same registry with one more namespace behind its own.
+    /// The same registry with one more namespace appended.
     pub fn with_namespace(&self, inner: &ImageName) -> Result<RegistryAddress, InvalidValue> {
         format!("{self}/{inner}").parse()
     }
@@ -251,8 +250,8 @@ impl FromStr for RegistryAddress {
     }
 }
 
-/// A registry's authority as docker reads it: a name with a dot, a port, or `localhost`; anything else would be
-/// taken for a namespace on Docker Hub.
+/// A registry's authority by docker's rules: a name with a dot, a port, or `localhost`; docker treats anything else as
+/// a namespace on Docker Hub.
 fn is_host(s: &str) -> bool {
     let (name, port) = match s.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((ip, "")) => (ip, None),
@@ -297,7 +296,7 @@ impl fmt::Display for RegistryAddress {
     }
 }
 
-/// An image's full name without a tag: what docker calls a repository. Local when `registry` is absent.
+/// An image's full name without a tag: docker's term is repository. Local if `registry` is absent.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(try_from = "String", into = "String")]
@@ -309,7 +308,7 @@ pub struct ImageRepository {
 }
 
 impl ImageRepository {
-    /// The repository of image `name`, below `registry` and its namespace where there is one.
+    /// The repository of image `name`, below `registry` and its namespace, if any.
     pub fn new(
         registry: Option<&RegistryAddress>,
         name: &ImageName,
@@ -331,12 +330,12 @@ impl ImageRepository {
         self.registry.as_deref()
     }
 
-    /// The path as it stands in the registry's URLs.
+    /// The path in the registry's URLs.
     pub fn path(&self) -> &ImageName {
         &self.path
     }
 
-    /// `repository:tag`, as `docker` takes it.
+    /// `repository:tag`, the format of `docker`.
     pub fn tagged(&self, tag: &Tag) -> String {
         format!("{self}:{tag}")
     }
@@ -379,7 +378,7 @@ impl fmt::Display for ImageRepository {
     }
 }
 
-/// The software, or the service, that hosts a repository.
+/// The software or the service that hosts a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
@@ -390,7 +389,7 @@ pub enum ForgeName {
     Gitlab,
     /// Gitea.
     Gitea,
-    /// Forgejo, as on codeberg.org.
+    /// Forgejo, for example codeberg.org.
     Forgejo,
     /// Gogs.
     Gogs,
@@ -415,7 +414,7 @@ impl ForgeName {
         ForgeName::Gitbucket,
     ];
 
-    /// The word for it in documents, options and the configuration.
+    /// The name in documents, options and the configuration.
     pub const fn as_str(self) -> &'static str {
         match self {
             ForgeName::Github => "github",
@@ -429,7 +428,7 @@ impl ForgeName {
         }
     }
 
-    /// The product's own name.
+    /// The product's name.
     pub const fn title(self) -> &'static str {
         match self {
             ForgeName::Github => "GitHub",
@@ -443,7 +442,7 @@ impl ForgeName {
         }
     }
 
-    /// The public instance of a forge that has one.
+    /// The public instance of a forge, if any.
     pub const fn public_url(self) -> Option<&'static str> {
         match self {
             ForgeName::Github => Some("https://github.com"),
@@ -457,7 +456,7 @@ impl ForgeName {
         }
     }
 
-    /// Whether payloads without headers can be from either: those of Gitea and Forgejo are not always told apart.
+    /// Whether a payload without headers may come from either: Gitea's and Forgejo's are not always distinguishable.
     pub fn is_like(self, other: ForgeName) -> bool {
         let is_gitea = |forge| matches!(forge, ForgeName::Gitea | ForgeName::Forgejo);
         self == other || is_gitea(self) && is_gitea(other)
@@ -468,7 +467,7 @@ impl ForgeName {
         self.public_url() != Some(url)
     }
 
-    /// What stands between the forge's URL and a repository's name in a clone URL.
+    /// The part between the forge's URL and a repository's name in a clone URL.
     pub const fn clone_prefix(self) -> &'static str {
         match self {
             ForgeName::Gitbucket => "/git",
@@ -502,19 +501,19 @@ impl fmt::Display for ForgeName {
     }
 }
 
-/// What landed where: the subject of every step. `forge` and `pull_request` are absent when a person named the
-/// commit by hand; `branch` is absent when only a commit was named.
+/// A commit that landed on a branch. `forge` and `pull_request` are absent for a build by hand; `branch` is absent if
+/// only a commit was given.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Change<C = CommitSha> {
     /// The forge that announced it.
     pub forge: Option<ForgeName>,
-    /// The configured `url` of its forge, where that is not the public instance of its kind.
+    /// The configured `url` of its forge, unless it is the public instance of its kind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forge_url: Option<String>,
     /// The repository's full name.
     pub repository: RepoName,
-    /// As the payload or the person gave it; not used for a change of a forge.
+    /// From the payload or the command line; not used for a change from a forge.
     #[serde(default)]
     pub clone_url: Option<String>,
     /// The commit that landed on the branch.
@@ -530,7 +529,6 @@ pub struct Change<C = CommitSha> {
 }
 
 impl<C> Change<C> {
-    /// The same change with this commit.
     pub fn at<D>(self, commit: D) -> Change<D> {
         let Change { forge, forge_url, repository, clone_url, branch, default_branch, pull_request, .. } =
             self;
@@ -538,13 +536,13 @@ impl<C> Change<C> {
     }
 }
 
-/// The pull request of a [`Change`], for labels and for people; nothing is decided by it.
+/// The pull request of a [`Change`], for labels and messages; no decision uses it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PullRequest {
     /// Its number in the repository.
     pub number: u64,
-    /// As written by its author: never trust it on a terminal.
+    /// Written by its author: never print it to a terminal unescaped.
     pub title: Option<String>,
     /// The author's login.
     pub author: Option<String>,
@@ -558,7 +556,7 @@ pub struct PullRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub merged_at: Option<Timestamp>,
-    /// How the commit that landed begins, where the forge abbreviates it (Bitbucket Cloud: 12 hex digits).
+    /// The start of the id of the commit that landed, if the forge abbreviates it (Bitbucket Cloud: 12 hex digits).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub landed_prefix: Option<CommitPrefix>,
 }

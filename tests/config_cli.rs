@@ -175,7 +175,8 @@ fn a_payload_of_a_system_that_is_not_supported_is_4_with_its_name() {
         swanci.pipe(&["run", "-"], payload).ended(4).saying(&[&format!("the payload comes from {name}")]);
     }
     let payload = Payload::merged("a/b", "main", COMMIT).bytes();
-    swanci.pipe(&["evaluate", "-", "--forge", "gitea"], payload.clone()).ended(4).saying(&["Gitea"]);
+    let told = swanci.pipe(&["evaluate", "-", "--forge", "gitea"], payload.clone()).ended(0).json();
+    assert_eq!(told["change"]["forge"], "gitea");
     swanci.pipe(&["evaluate", "-", "--forge", "gitae"], payload).ended(2).saying(&["did you mean `gitea`?"]);
 }
 

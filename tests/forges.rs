@@ -268,13 +268,14 @@ fn gitlab_sends_its_token_or_a_signature_that_is_not_old() {
     let served = Served::new(&[(
         ForgeName::Gitlab,
         "https://gitlab.example.org/git",
-        &["to ken", &whsec],
+        &["to ken", "g&+%heim\u{fc}", &whsec],
         &["group/sub/shop", "group/shop"],
     )]);
     let body = gitlab_merge("group/sub/shop", 7);
     let event = ("X-Gitlab-Event", "Merge Request Hook");
     let change = served.change(&served.post(&[JSON, event, ("X-Gitlab-Token", "to ken")], &body));
     assert_eq!((&change["repository"], &change["commit"]), (&json!("group/sub/shop"), &json!(SHA)));
+    assert_eq!(served.post(&[JSON, event, ("X-Gitlab-Token", "g&+%heim\u{fc}")], &body).status, 200);
     for token in ["", "to ke", "to ken2", "TO KEN", &key] {
         assert_eq!(served.post(&[JSON, event, ("X-Gitlab-Token", token)], &body).status, 401, "{token}");
     }

@@ -156,7 +156,7 @@ fn every_key_stands_in_the_file_and_loads_when_it_is_uncommented() {
     let path = dir.path().join("swanci.toml");
     assert_eq!(swanci(dir.path(), &[], &["init"]).code, 0);
     let text = std::fs::read_to_string(&path).unwrap();
-    // The keys of CONTRACT.md, section "Configuration".
+    // Every key of docs/reference.md, section "Configuration".
     for key in [
         "state_dir",
         "host",

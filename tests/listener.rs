@@ -1,4 +1,4 @@
-//! The listener as its clients see it: every answer of CONTRACT's tables, and its limits.
+//! The listener's documented responses and its limits, tested over real connections.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -22,7 +22,14 @@ fn what_is_not_http_is_refused_and_the_next_client_is_served() {
         (header("Bad Name: x").into_bytes(), 400),
         (header("X: a\0b").into_bytes(), 400),
         (header("Host: other").into_bytes(), 400),
-        (header("X-GitHub-Event: \u{fc}").into_bytes(), 400),
+        (
+            header("X-GitHub-Event: \0")
+                .into_bytes()
+                .into_iter()
+                .map(|b| if b == 0 { 0xfc } else { b })
+                .collect(),
+            400,
+        ),
         (header("Expect: a-cup-of-tea").into_bytes(), 417),
         (header(&"X: y\r\n".repeat(100)).into_bytes(), 431),
         (header(&format!("X: {}", "y".repeat(16 * 1024))).into_bytes(), 431),

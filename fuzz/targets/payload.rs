@@ -8,7 +8,7 @@ use swanci::documents::DecisionWord;
 use swanci::forge::Headers;
 use swanci::model::ForgeName;
 
-/// The script that seeds the corpus knows their order.
+/// `scripts/fuzz` has the same order.
 const EVENTS: [Option<&str>; 8] = [
     None,
     Some("pull_request"),
@@ -32,7 +32,10 @@ fuzz_target!(|data: &[u8]| {
                 assert!(change.branch.is_some() && change.pull_request.is_some());
             }
             let text = serde_json::to_string(&document).expect("a document can be written");
-            assert_eq!(serde_json::from_str::<swanci::documents::DecisionDocument>(&text).ok(), Some(document));
+            assert_eq!(
+                serde_json::from_str::<swanci::documents::DecisionDocument>(&text).ok(),
+                Some(document)
+            );
         }
         Err(error) => assert!(!error.to_string().contains(char::is_control), "{error}"),
     }

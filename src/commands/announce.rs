@@ -1,4 +1,4 @@
-//! What `serve` says while it runs: lines for people, or one JSON object a line.
+//! Prints the progress of `serve`: text lines for people, or one JSON object per line.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,13 +20,13 @@ pub(super) struct Announcer {
     refusals: Arc<Mutex<Refusals>>,
 }
 
-/// Refused deliveries: anybody can send them, so they get one line in this time.
+/// Anyone can send deliveries that are refused, so only one line per interval reports them.
 const REFUSALS_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 struct Refusals {
     last_line: Option<Instant>,
-    /// Those without a line since then.
+    /// Refusals without a line since then.
     unsaid: u64,
 }
 
@@ -35,7 +35,7 @@ impl Announcer {
         Announcer { json, quiet, events, refusals: Arc::default() }
     }
 
-    /// Something that happened; `event` is its name for programs.
+    /// Prints an event; `event` is its name for programs.
     pub(super) fn say(&self, event: &str, text: &str) {
         if self.json {
             write_json(&json!({"event": event, "text": text}));
@@ -48,7 +48,7 @@ impl Announcer {
         self.events.warn(text);
     }
 
-    /// One delivery and its answer.
+    /// Prints one delivery and its response.
     pub(super) fn delivery(&self, line: &DeliveryLine<'_>) {
         let delivered = line.delivered;
         let (answer, status) = (&delivered.answer, delivered.answer.status());
@@ -83,7 +83,7 @@ impl Announcer {
         self.say("delivery", &escape::escaped(&text));
     }
 
-    /// How many refusals to mention on this line; `None` when it is one that gets no line.
+    /// The number of unreported refusals for this line; `None` if it must not be printed.
     fn unsaid_refusals(&self, refused: bool) -> Option<u64> {
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
         if refused {
@@ -96,7 +96,7 @@ impl Announcer {
         Some(std::mem::take(&mut refusals.unsaid))
     }
 
-    /// What happens to a job, or to the queue as a whole.
+    /// Prints an event of a job or of the queue.
     pub(super) fn job(&self, job: Option<&ClaimedJob>, event: &JobEvent) {
         let (word, text) = match event {
             JobEvent::Started { attempt } => ("started", format!("started, attempt {attempt}")),

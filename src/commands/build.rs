@@ -46,7 +46,7 @@ pub(super) fn command(session: &Session, args: &Build, out: &mut dyn Write) -> R
             let (site, change) = pipeline::resolve_by_hand(site()?, &by_hand)?;
             (site, change, None)
         }
-        // clap asks for one of the two.
+        // clap requires one of the two.
         (None, None) => return Err(Failure::usage("give a document, or --repo with --commit or --branch")),
     };
     let options = BuildOptions { dry_run: args.dry_run, ..build_options(&args.options) };
@@ -63,7 +63,7 @@ pub(super) fn command(session: &Session, args: &Build, out: &mut dyn Write) -> R
     write_outcome(session, out, &built.document, shown, built.failure)
 }
 
-/// Only what tells a skip from a build.
+/// The field that distinguishes a skip from a build.
 #[derive(Deserialize)]
 struct OnlyDecision {
     decision: Option<DecisionWord>,

@@ -1,4 +1,4 @@
-//! `swanci catchup`: builds every commit of a branch that the registry does not hold yet.
+//! `swanci catchup`: builds the commits of a branch that the registry lacks.
 
 use std::io::Write;
 
@@ -11,7 +11,7 @@ use super::Session;
 use super::documents_io::write_outcome;
 use super::summary;
 
-/// Prints what became of each commit, also when some failed.
+/// Prints the outcome for each commit, also if some failed.
 pub(super) fn command(session: &Session, args: &Catchup, out: &mut dyn Write) -> Result<(), Failure> {
     let build = BuildArgs {
         registry: RegistryArgs { registry: args.registry.registry.clone() },

@@ -1,4 +1,4 @@
-//! `swanci certs`: makes or renews the registry's certificate.
+//! `swanci certs`: creates or renews the registry's certificate.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -61,7 +61,7 @@ fn half(path: &Path, error: std::io::Error) -> Failure {
         .hint("an authority needs ca.crt and ca.key; without both, name another folder with --dir")
 }
 
-/// Writes all of the file or nothing.
+/// Writes the file atomically.
 fn replace(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));

@@ -1,4 +1,4 @@
-//! `swanci completions` and `swanci man`: what packages ship, made from the command line itself.
+//! `swanci completions` and `swanci man`: files for packages, generated from the command line definition.
 
 use std::io::Write;
 
@@ -12,7 +12,7 @@ pub(super) fn completions(args: &Completions, out: &mut dyn Write) -> Result<(),
     out.write_all(&script).classify(Kind::Failed, || "standard output is closed")
 }
 
-/// Writes a manual page for swanci and for each of its commands.
+/// Writes a manual page for swanci and for each command.
 pub(super) fn man(args: &Man) -> Result<(), Failure> {
     std::fs::create_dir_all(&args.dir)
         .and_then(|()| clap_mangen::generate_to(cli::command(), &args.dir))

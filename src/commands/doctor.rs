@@ -1,4 +1,4 @@
-//! `swanci doctor`: every piece of the environment by itself, and how to repair it.
+//! `swanci doctor`: checks each part of the environment and suggests repairs.
 
 use std::io::Write;
 use std::time::Duration;
@@ -21,14 +21,14 @@ use super::Session;
 use super::documents_io::{print, write_json};
 use super::report::api_of;
 
-/// No single check may take longer.
+/// Time limit for a single check.
 const LIMIT: Duration = Duration::from_secs(20);
-/// A certificate that ends within this time is a warning.
+/// Certificates that expire within this time cause a warning.
 const SOON: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-/// Less free space than this is a warning: a build of any size would fill it.
+/// Less free space causes a warning: a single build could fill it.
 const SCARCE: u64 = 2 << 30;
 
-/// How a check went.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Health {
@@ -53,7 +53,7 @@ struct Report<'a> {
     checks: &'a [Check],
 }
 
-/// Prints every check as soon as it is known; one that failed ends with 6.
+/// Prints each check when it is done; a failed one exits with 6.
 pub(super) fn command(session: &Session, args: &Doctor, out: &mut dyn Write) -> Result<(), Failure> {
     let mut checks = Vec::new();
     let mut closed = None;
@@ -173,7 +173,7 @@ fn reach(site: &Site, rule: &RepositoryRule, cancel: &Cancel) -> Result<String, 
     })
 }
 
-/// Which of the servers that are configured are asked through a proxy of the environment.
+/// The configured servers that are accessed through a proxy.
 fn proxies(site: &Site) -> Check {
     let proxies = Proxies::of_environment();
     if proxies.all().next().is_none() {
@@ -227,7 +227,7 @@ fn registry(
             "renew it before then: swanci and docker refuse the registry afterwards",
         ));
     }
-    // Never pushed: the name only has to be one that swanci would be allowed to write.
+    // Never pushed: only a name that swanci may write.
     let Ok(name) = "swanci-doctor".parse::<ImageName>() else { return };
     let Ok(repository) = ImageRepository::new(Some(address), &name) else { return };
     report(checked("registry credentials", client.check_push(repository.path()).map(|()| "may write")));
@@ -304,12 +304,12 @@ fn engine_disk(site: &Site, cancel: &Cancel) -> Check {
                 .collect();
             ok("docker disk", parts.join(", "))
         }
-        // Only shown; the engine also refuses while somebody else asks the same.
+        // Informative only; the engine also fails while it handles the same request of another client.
         Err(error) => warning("docker disk", Failure::from(error).one_line(), "ask again: docker system df"),
     }
 }
 
-/// The token of each forge, tried on the first of its repositories.
+/// Tries the token of each forge on the first of its repositories.
 fn forge_tokens(session: &Session, cancel: &dyn Fn() -> Cancel, report: &mut dyn FnMut(Check)) {
     let config = &session.config;
     for forge in &config.forges {
@@ -375,7 +375,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_forge_is_asked_for_the_secret_of_its_deliveries() {
+    fn each_forge_needs_a_webhook_secret() {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("secret");

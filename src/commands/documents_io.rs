@@ -1,4 +1,4 @@
-//! Reads the documents that commands are given, and writes what they print to standard output.
+//! Reads the input documents of commands and writes their results to standard output.
 
 use std::io::{IsTerminal as _, Read as _, Write};
 use std::path::Path;
@@ -10,10 +10,10 @@ use super::Session;
 use crate::error::{Classify as _, Failure, Kind};
 use crate::suggest::{self, Wrong};
 
-/// No document of swanci's is larger, bytes; a payload is not either (GitHub caps at 25 MiB).
+/// Limit in bytes, larger than any document and any payload (GitHub's limit is 25 MiB).
 const LARGEST: u64 = 32 << 20;
 
-/// A file's bytes, or standard input's for `-`.
+/// The bytes of a file, or of standard input for `-`.
 pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>, Failure> {
     let name = name_of(path);
     let mut bytes = Vec::new();
@@ -33,12 +33,12 @@ fn is_stdin(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
-/// How a person knows the input.
+/// The name of the input in messages.
 pub(super) fn name_of(path: &Path) -> String {
     if is_stdin(path) { "standard input".to_owned() } else { path.display().to_string() }
 }
 
-/// Parses a document; the error names the file and the JSON path.
+/// Parses a document; errors contain the file and the JSON path.
 pub(super) fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8], what: &str) -> Result<T, Failure> {
     let name = name_of(path);
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
@@ -68,7 +68,7 @@ pub(super) fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8], what: &str) 
     Ok(parsed)
 }
 
-/// What was given in place of the document that was expected, and what reads it.
+/// What the input is instead of the expected document, and which command reads it.
 fn instead(bytes: &[u8]) -> Option<&'static str> {
     let value: serde_json::Value = serde_json::from_slice(bytes).ok()?;
     let has = |key| value.get(key).is_some();
@@ -83,12 +83,12 @@ fn instead(bytes: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// Whether standard output gets JSON: redirected, or asked for. This is the one place that decides.
+/// Whether standard output gets JSON: redirected, or requested.
 pub(super) fn wants_json(session: &Session) -> bool {
     session.json || !std::io::stdout().is_terminal()
 }
 
-/// Writes the result: the document, or on a terminal its summary.
+/// Writes the result: the document, or its summary on a terminal.
 pub(super) fn write(
     session: &Session,
     out: &mut dyn Write,
@@ -117,14 +117,13 @@ pub(super) fn write_json(out: &mut dyn Write, document: &impl Serialize) -> Resu
     written.classify(Kind::Failed, || "the work is done, but standard output is closed")
 }
 
-/// Writes lines for a person.
 pub(super) fn print(out: &mut dyn Write, text: &str) -> Result<(), Failure> {
     let text = crate::redact::scrub(text);
     let written = out.write_all(crate::escape::clean(&text).as_bytes()).and_then(|()| out.flush());
     written.classify(Kind::Failed, || "the work is done, but standard output is closed")
 }
 
-/// Writes the result even when the command failed, and returns the failure that counts.
+/// Writes the result even if the command failed, and returns the first failure.
 pub(super) fn write_outcome(
     session: &Session,
     out: &mut dyn Write,

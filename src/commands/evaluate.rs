@@ -1,4 +1,4 @@
-//! `swanci evaluate`: decides, offline, whether a payload is a merge to build.
+//! `swanci evaluate`: decides offline whether a payload is a merge to build.
 
 use std::io::Write;
 use std::path::Path;
@@ -17,7 +17,7 @@ use super::Session;
 use super::documents_io::{name_of, read_bytes, write};
 use super::summary;
 
-/// Prints the decision; a skip ends with 3.
+/// Prints the decision; a skip exits with 3.
 pub(super) fn command(session: &Session, args: &Evaluate, out: &mut dyn Write) -> Result<(), Failure> {
     let document = evaluate(&session.config, &args.payload)?;
     write(session, out, &document, || {
@@ -29,7 +29,7 @@ pub(super) fn command(session: &Session, args: &Evaluate, out: &mut dyn Write) -
     }
 }
 
-/// From the command line's payload to a decision.
+/// Makes the decision for the command line's payload.
 pub(super) fn evaluate(config: &Config, args: &PayloadArgs) -> Result<DecisionDocument, Failure> {
     let body = read_bytes(&args.payload)?;
     if let (Some(file), Some(signature)) = (&args.secret_file, &args.signature) {
@@ -59,7 +59,7 @@ pub(super) fn evaluate(config: &Config, args: &PayloadArgs) -> Result<DecisionDo
     Ok(decision.into_document(decide::payload_sha256(&body), args.explain))
 }
 
-/// Verifies the signature that a person saved beside a payload.
+/// Verifies a signature that was saved with a payload.
 fn verify(forge: ForgeName, file: &Path, signature: &str, body: &[u8]) -> Result<(), Failure> {
     let secret = WebhookSecret::any_of(vec![read_secret_file(file)?])
         .classify(Kind::BadInput, || format!("the secret file {}", file.display()))?;
@@ -76,7 +76,7 @@ fn verify(forge: ForgeName, file: &Path, signature: &str, body: &[u8]) -> Result
     })
 }
 
-/// The configured entry for the delivery's repository, on a forge of its kind.
+/// The configuration of the delivery's repository, on a forge of its kind.
 fn configured<'c>(config: &'c Config, delivery: &Delivery) -> Result<Option<&'c RepositoryConfig>, Failure> {
     let Some(name) = &delivery.repository else { return Ok(None) };
     let on = |is_it: &dyn Fn(ForgeName) -> bool| -> Vec<&RepositoryConfig> {
@@ -89,7 +89,7 @@ fn configured<'c>(config: &'c Config, delivery: &Delivery) -> Result<Option<&'c 
     }
     let github = ForgeConfig::default();
     if found.is_empty() && matches!(&config.forges[..], [only] if only.url == github.url) {
-        // Who configures no forge, only where the repository is cloned from, need not say which forge it is.
+        // With only clone URLs and no forge configured, the kind of forge may be omitted.
         found = config.repositories_named(name).filter(|entry| entry.clone_url.is_some()).collect();
     }
     let [_, _, ..] = &found[..] else { return Ok(found.first().copied()) };
@@ -99,7 +99,6 @@ fn configured<'c>(config: &'c Config, delivery: &Delivery) -> Result<Option<&'c 
     ))
 }
 
-/// The branches that are configured for a repository.
 fn policy_of(repository: Option<&RepositoryConfig>) -> Result<Policy, Failure> {
     let branches = repository.map(|repository| globs(&repository.branches)).transpose()?.unwrap_or_default();
     Ok(Policy { branches })

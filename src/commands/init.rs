@@ -1,4 +1,4 @@
-//! `swanci init`: asks, or takes flags, and writes a new installation down.
+//! `swanci init`: prompts, or takes flags, and writes a new installation.
 
 use std::io::{IsTerminal as _, Write};
 use std::path::Path;
@@ -27,7 +27,7 @@ struct Document<'a> {
     next: &'a [String],
 }
 
-/// Writes, and says what comes next.
+/// Writes the files and prints the next steps.
 pub(super) fn command(
     global: &Global,
     args: &Init,
@@ -35,7 +35,7 @@ pub(super) fn command(
     out: &mut dyn Write,
 ) -> Result<(), Failure> {
     let mut answers = Answers {
-        // The folder one stands in needs no name in what is printed.
+        // The current directory needs no prefix in the output.
         dir: if args.dir == Path::new(".") { std::path::PathBuf::new() } else { args.dir.clone() },
         registry: args.registry.clone(),
         forge: args.forge.map(|kind| (kind, args.forge_url.clone())),
@@ -45,7 +45,7 @@ pub(super) fn command(
         secret_file: args.secret_file.clone(),
         certificates: args.certs,
     };
-    // Prompts are drawn on standard error.
+    // Prompts are printed to standard error.
     if !args.yes && !global.quiet && std::io::stdin().is_terminal() && std::io::stderr().is_terminal() {
         init::is_free(&answers)?;
         ask(&mut answers, cancel)?;
@@ -77,7 +77,7 @@ pub(super) fn command(
     super::documents_io::print(out, &text)
 }
 
-/// Asks for what no flag said. Enter takes what stands in brackets.
+/// Prompts for the values that no flag set. Enter accepts the value in brackets.
 fn ask(answers: &mut Answers, cancel: &Cancel) -> Result<(), Failure> {
     if answers.registry.is_none() {
         let default = "none, only local names";
@@ -116,7 +116,7 @@ fn ask(answers: &mut Answers, cancel: &Cancel) -> Result<(), Failure> {
     Ok(())
 }
 
-/// One line, parsed; asked again until it is well formed; `None` when it is empty.
+/// Prompts for one line until it is valid; `None` if it is empty.
 fn question<T, E: std::fmt::Display>(
     text: &str,
     default: &str,
@@ -136,7 +136,7 @@ fn question<T, E: std::fmt::Display>(
     }
 }
 
-/// A line of the terminal. A signal ends the wait for it.
+/// Reads a line from the terminal. A signal interrupts it.
 fn read_line(cancel: &Cancel) -> Result<String, Failure> {
     let failed =
         |error: std::io::Error| Failure::new(Kind::Failed, error).context("the terminal gives no answer");
@@ -170,7 +170,7 @@ fn yes_or_no(text: &str) -> Result<bool, &'static str> {
     }
 }
 
-/// A list of globs; an empty one is none.
+/// A list of globs, possibly empty.
 fn globs(text: &str) -> Result<Vec<String>, String> {
     let globs: Vec<String> =
         text.split([',', ' ']).filter(|glob| !glob.is_empty()).map(str::to_owned).collect();
@@ -182,7 +182,7 @@ fn registry(text: &str) -> Result<RegistryAddress, String> {
     text.parse().map_err(|error| format!("{error}"))
 }
 
-/// Every step from here to the first image, in order.
+/// The remaining steps up to the first image, in order.
 fn next(answers: &Answers, written: &Written) -> Vec<String> {
     let at_home = answers.dir.as_os_str().is_empty();
     let path = |path: &Path| shell_word(&path.display().to_string());

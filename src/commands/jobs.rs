@@ -1,4 +1,4 @@
-//! `swanci jobs`: looks into the queue of a state directory, also while `serve` runs.
+//! `swanci jobs`: lists and changes the queue of a state directory, also while `serve` runs.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::queue::{self, CancelOutcome, JobFilter, JobId, JobRecord, JobState, S
 use super::Session;
 use super::documents_io::{print, write_json};
 
-/// Dispatches the subcommands; without one it lists.
+/// Without a subcommand, lists the jobs.
 pub(super) fn command(session: &Session, args: &Jobs, out: &mut dyn Write) -> Result<(), Failure> {
     let dir = std::path::absolute(&session.config.state_dir)
         .classify(Kind::Environment, || "the state directory has no absolute path")?;
@@ -65,7 +65,6 @@ fn list(
     print(out, &listed(&jobs, serve_lives, Timestamp::now()))
 }
 
-/// The job as JSON.
 fn record(job: &JobRecord, serve_lives: bool) -> Result<serde_json::Value, Failure> {
     let mut record =
         serde_json::to_value(job).classify(Kind::Failed, || "the job cannot be written as JSON")?;
@@ -73,7 +72,7 @@ fn record(job: &JobRecord, serve_lives: bool) -> Result<serde_json::Value, Failu
     Ok(record)
 }
 
-/// It runs, and the `serve` that ran it is gone: the next one runs it again.
+/// It is running, but the `serve` that started it has ended: the next one runs it again.
 fn is_interrupted(job: &JobRecord, serve_lives: bool) -> bool {
     job.state == JobState::Running && !serve_lives
 }
@@ -82,7 +81,7 @@ fn state(job: &JobRecord, serve_lives: bool) -> &'static str {
     if is_interrupted(job, serve_lives) { "interrupted" } else { job.state.as_str() }
 }
 
-/// The columns of a terminal.
+/// Columns of the list.
 const WIDTH: usize = 80;
 
 fn listed(jobs: &[JobRecord], serve_lives: bool, now: Timestamp) -> String {
@@ -118,7 +117,7 @@ fn age(since: Timestamp, now: Timestamp) -> String {
     }
 }
 
-/// How long the last attempt took, or takes so far.
+/// Duration of the last attempt so far.
 fn took(job: &JobRecord, serve_lives: bool, now: Timestamp) -> Option<Duration> {
     let started = job.started?;
     let end = match job.state {
@@ -222,7 +221,7 @@ fn log(
     follow: bool,
     out: &mut dyn Write,
 ) -> Result<(), Failure> {
-    // An unknown job is told apart from one that has not said anything yet.
+    // Distinguishes an unknown job from one without output.
     queue.get(id)?;
     let mut sink = |bytes: &[u8]| out.write_all(bytes).and_then(|()| out.flush());
     if follow {

@@ -1,4 +1,4 @@
-//! One file for each subcommand: its arguments, and the wiring of the pieces below.
+//! One file per subcommand: its arguments, and the calls to the modules below.
 
 mod announce;
 mod build;
@@ -29,7 +29,7 @@ use crate::error::Failure;
 
 pub(crate) use session::Session;
 
-/// Runs the command. Its result goes to `out`; the error that it returns decides the exit code.
+/// Runs the command. Its result is written to `out`; its error determines the exit code.
 pub(crate) fn dispatch(cli: Cli, cancel: &Cancel, out: &mut dyn Write) -> Result<(), Failure> {
     let session = |global| Session::open(global, cancel);
     match cli.command {

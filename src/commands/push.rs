@@ -1,4 +1,4 @@
-//! `swanci push`: pushes what was built, then moves the tags.
+//! `swanci push`: pushes the built images, then moves the tags.
 
 use std::io::Write;
 
@@ -24,7 +24,7 @@ pub(super) fn command(session: &Session, args: &Push, out: &mut dyn Write) -> Re
         return write(session, out, &skip, || summary::skipped(reason));
     }
     let built: BuiltDocument = parse(&args.built, &bytes, what)?;
-    // The document knows where its images are to go; the configuration is only asked when it does not.
+    // The document names its registry; the configuration is only a fallback.
     let registry =
         RegistryArgs { registry: args.registry.registry.clone().or_else(|| built.registry.clone()) };
     let mut site = session.site(&registry, None)?;
@@ -48,7 +48,7 @@ pub(super) fn push_options(args: &PushArgs) -> PushOptions {
     PushOptions { strict: args.strict, allow_rollback: args.allow_rollback, take_over: args.take_over }
 }
 
-/// Where the result is JSON, the log says how to get what was pushed.
+/// If the result is JSON, the log contains the pull commands.
 pub(super) fn say_pulls(session: &Session, receipt: &Receipt) {
     let pulls = summary::pulls(receipt);
     if wants_json(session) && !pulls.is_empty() {

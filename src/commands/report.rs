@@ -1,4 +1,4 @@
-//! What a forge is told of a merge: the status of its commit, and a comment on its pull request.
+//! The status of a merge's commit and the comment on its pull request.
 
 use secrecy::SecretString;
 
@@ -12,26 +12,26 @@ use crate::model::{ForgeName, RepoName};
 
 use super::session;
 
-/// The end of a log that a comment shows.
+/// Lines at the end of a log that a comment contains.
 const LOG_LINES: usize = 30;
-/// Characters of one of its lines.
+/// Characters of one of these lines.
 const LOG_LINE: usize = 300;
 /// Images and tags that a comment lists.
 const LISTED: usize = 50;
 
-/// How a merge went.
+/// The state of a merge.
 pub(super) enum Progress<'a> {
     Pending,
     Succeeded(&'a Receipt),
     Failed {
-        /// The exit code; `None` for a job that was cancelled.
+        /// The exit code; `None` for a cancelled job.
         code: Option<u8>,
         error: &'a str,
     },
 }
 
 impl Progress<'_> {
-    /// Codes 1 and 4 are the merge's own fault. The limit for one merge is not: it ends with code 1 too.
+    /// Codes 1 and 4 are failures of the merge itself, except when the time limit of a merge caused code 1.
     pub(super) fn state(&self) -> State {
         match self {
             Progress::Pending => State::Pending,
@@ -66,7 +66,7 @@ impl Progress<'_> {
         }
     }
 
-    /// The text of the comment; `None` while there is nothing to say. `log` is the job's, `link` leads to the job.
+    /// The text of the comment; `None` while a merge is queued or running. `log` is the job's log, `link` its URL.
     pub(super) fn comment(&self, commit: Option<&str>, log: &str, link: Option<&str>) -> Option<String> {
         let of = commit.map(|commit| format!(" of {}", &commit[..commit.len().min(12)])).unwrap_or_default();
         let mut text = match self {
@@ -127,14 +127,13 @@ fn lines_of(text: &str) -> String {
     lines[lines.len().saturating_sub(LOG_LINES)..].iter().map(cut).collect()
 }
 
-/// A code block that nothing in the text can end.
+/// A code block that the text cannot end.
 fn fenced(text: &str, language: &str) -> String {
     let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or_default();
     let fence = "`".repeat(longest.max(2) + 1);
     format!("{fence}{language}\n{text}{fence}\n\n")
 }
 
-/// The configured forge of a change.
 pub(super) fn forge_of<'a>(
     config: &'a Config,
     forge: Option<ForgeName>,
@@ -152,7 +151,7 @@ pub(super) fn forge_of<'a>(
     }
 }
 
-/// The API of a forge with its configured token, or else with `token`; `None` without one.
+/// The API of a forge with its configured token, else with `token`; `None` without any.
 pub(super) fn api_of(
     config: &Config,
     forge: &ForgeConfig,
@@ -178,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_in_a_log_ends_its_code_block_or_shows_a_secret() {
+    fn a_log_cannot_end_its_code_block_or_show_a_secret() {
         crate::redact::register(&SecretString::from("canary-of-the-report"));
         let log = "step 1\n```\n````\n@everyone <!-- x -->\u{1b}[31m canary-of-the-report\n";
         let failed = Progress::Failed { code: Some(1), error: "1 image failed: httpd" };
@@ -189,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_log_is_cut_to_its_end() {
+    fn only_the_end_of_a_long_log_is_shown() {
         let log: String = (0..500).map(|i| format!("line {i} {}\n", "x".repeat(1000))).collect();
         let text = Progress::Failed { code: None, error: "cancelled" }.comment(None, &log, None).unwrap();
         assert!(text.contains("line 499") && text.contains("line 470 ") && !text.contains("line 469 "));
@@ -197,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn the_merge_is_at_fault_for_codes_1_and_4_alone() {
+    fn only_codes_1_and_4_are_failures_of_the_merge() {
         let state = |code, error| Progress::Failed { code, error }.state();
         assert_eq!([state(Some(1), "x"), state(Some(4), "x")], [State::Failure; 2]);
         for (code, error) in [(Some(5), "x"), (Some(6), "x"), (None, "x"), (Some(1), "timed out: x")] {

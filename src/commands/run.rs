@@ -1,4 +1,4 @@
-//! `swanci run`: evaluate, build and push in one.
+//! `swanci run`: evaluate, build and push in one step.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -23,10 +23,10 @@ use super::push::{push_options, say_pulls};
 use super::report::{self, Progress};
 use super::summary;
 
-/// For setting a status: also after a signal, which is then what it says.
+/// For setting a status, also after a signal, which the status then reports.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Prints the receipt, or the decision when there is nothing to do.
+/// Prints the receipt, or the decision if there is nothing to build.
 pub(super) fn command(session: &Session, mut args: Run, out: &mut dyn Write) -> Result<(), Failure> {
     let named = args.payload.event.as_deref().is_some_and(|event| !event.trim().is_empty());
     if let (Some(actions), false) = (&session.actions, named) {
@@ -99,7 +99,7 @@ fn tell_end(session: &Session, document: &DecisionDocument, ended: &Result<Outco
     }
 }
 
-/// Sets the commit's status. What goes wrong with it is a warning: the run ends as it ends.
+/// Sets the commit's status. Errors are only warnings.
 fn tell(session: &Session, document: &DecisionDocument, commit: Option<&CommitSha>, progress: &Progress<'_>) {
     let Some(change) = &document.change else { return };
     let Some(commit) = commit.or(change.commit.as_ref()) else { return };
@@ -108,7 +108,7 @@ fn tell(session: &Session, document: &DecisionDocument, commit: Option<&CommitSh
         let forge = report::forge_of(config, change.forge, change.forge_url.as_deref(), name)
             .ok_or_else(|| Failure::usage("its forge is not configured"))?;
         let environment = Environment::of_process();
-        // GitHub's variables belong to the instance of the workflow; without one, to the public one.
+        // GitHub's variables belong to the workflow's instance, else to the public one.
         let github = environment.get("GITHUB_SERVER_URL").unwrap_or("https://github.com");
         let token = environment.secret("GH_TOKEN").or_else(|| environment.secret("GITHUB_TOKEN"));
         let token = token.filter(|_| forge.kind == ForgeName::Github && forge.url == github);
@@ -128,7 +128,7 @@ fn tell(session: &Session, document: &DecisionDocument, commit: Option<&CommitSh
     }
 }
 
-/// Tells the CI job around it how it ended. The run's own failure counts first.
+/// Reports the result to the CI job. The run's own failure takes precedence.
 fn reported(
     session: &Session,
     reason: Option<&str>,
@@ -152,7 +152,7 @@ fn reported(
     }
 }
 
-/// Where the state directory keeps this receipt: among the newest of its commit.
+/// The path of this receipt in the state directory.
 fn kept(state_dir: &Path, receipt: &Receipt) -> Option<PathBuf> {
     let dir = std::path::absolute(state_dir.join("receipts")).ok()?;
     let mut paths: Vec<PathBuf> = std::fs::read_dir(dir).ok()?.flatten().map(|entry| entry.path()).collect();
@@ -161,7 +161,7 @@ fn kept(state_dir: &Path, receipt: &Receipt) -> Option<PathBuf> {
     paths.sort();
     paths.into_iter().rev().find(|path| {
         let bytes = std::fs::read(path).unwrap_or_default();
-        // Not all of it: seconds may change in their last digit on the way through JSON.
+        // Not an exact comparison: JSON may change the last digit of seconds.
         serde_json::from_slice::<Receipt>(&bytes).is_ok_and(|kept| {
             (&kept.started, &kept.finished, &kept.change)
                 == (&receipt.started, &receipt.finished, &receipt.change)

@@ -1,4 +1,4 @@
-//! `swanci serve`: the listener, the queue, the workers, and the signals that govern them.
+//! `swanci serve`: runs the listener, the queue and the workers, and handles signals.
 
 mod posts;
 mod works;
@@ -29,12 +29,12 @@ use super::announce::Announcer;
 use super::session;
 use works::Works;
 
-/// How long running jobs have to end after a signal.
+/// Time for running jobs to end after a signal.
 const SHUTDOWN: Duration = Duration::from_secs(8);
-/// How long an answer of `/readyz` is given again.
+/// How long to reuse a response of `/readyz`.
 const READY_FOR: Duration = Duration::from_secs(1);
 
-/// Listens until a signal comes, or, with `--once`, until one merge is done.
+/// Listens until a signal or, with `--once`, until one merge is done.
 pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Serve) -> Result<(), Failure> {
     let announcer = Announcer::new(session.json, session.quiet, session.events.clone());
     let config = with_flags(session.config.clone(), args)?;
@@ -43,7 +43,7 @@ pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Ser
     }
     let rules = rules(&config)?;
     without_secret(&rules).for_each(|text| announcer.warn(&text));
-    // From the start: until it is handled, SIGHUP ends the process.
+    // First of all, because SIGHUP ends the process until it is handled.
     let hangup = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(SIGHUP, Arc::clone(&hangup))
         .classify(Kind::Environment, || "cannot handle SIGHUP")?;
@@ -54,7 +54,7 @@ pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Ser
         move || queue.stats().unwrap_or_default()
     });
     let works = Arc::new(Works::new(config.clone(), metrics.clone(), args.registry.clone(), queue.clone()));
-    // A configuration that cannot work is found now, not with the first merge.
+    // Finds an invalid configuration at startup, not with the first merge.
     let site = works.site(&session.events, &session.cancel)?;
     if site.registry.is_none() && config.serve.jobs > 0 {
         announcer
@@ -91,7 +91,7 @@ pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Ser
     let limits = Limits { max_body: config.serve.max_body.as_u64(), ..Limits::default() };
     let app = Arc::clone(&intake) as Arc<dyn listener::App>;
     let listener = Listener::new(public, admin, limits, app, metrics)?;
-    // Nobody can have delivered yet: the listener runs only from here on.
+    // No delivery is possible yet: the listener starts below.
     let _ = once.stopper.set(listener.stopper());
     announce_addresses(&listener, config.serve.admin_listen.is_some(), &announcer);
     let limit = args.once.then_some(args.once_timeout).flatten();
@@ -178,7 +178,7 @@ impl Once {
     }
 }
 
-/// What a `serve` that was killed left running would build beside this one.
+/// Ends children of a killed `serve`, which would build concurrently with this one.
 fn end_stale_children(state_dir: &Path, announcer: &Announcer) -> Result<(), Failure> {
     let children = state_dir.join("children");
     let ended = process::end_stale_children(&children);
@@ -189,7 +189,7 @@ fn end_stale_children(state_dir: &Path, announcer: &Announcer) -> Result<(), Fai
         .classify(Kind::Environment, || format!("cannot use {}", children.display()))
 }
 
-/// A first signal: running jobs are stopped and stay queued, and that is a good end.
+/// The first signal stops running jobs, which stay queued, and exits with success.
 fn end(pool: Pool, announcer: &Announcer, stop: Stop) -> Result<(), Failure> {
     announcer.say("stopping", &format!("{stop}: running jobs are stopped and stay queued"));
     if !pool.shutdown(stop, SHUTDOWN) {
@@ -233,7 +233,7 @@ fn with_flags(mut config: Config, args: &Serve) -> Result<Config, Failure> {
     Ok(config)
 }
 
-/// Without a secret, or without a repository that is allowed, there is nothing to serve.
+/// Fails without a secret or an allowed repository, because every delivery would be refused.
 fn rules(config: &Config) -> Result<Rules, Failure> {
     let mut forges = Vec::with_capacity(config.forges.len());
     for forge in &config.forges {
@@ -261,7 +261,7 @@ fn rules(config: &Config) -> Result<Rules, Failure> {
     Ok(Rules { forges })
 }
 
-/// Forges whose repositories are allowed and whose deliveries are all refused.
+/// Forges with allowed repositories but without a secret, so that all their deliveries are refused.
 fn without_secret(rules: &Rules) -> impl Iterator<Item = String> {
     let silent = rules.forges.iter().filter(|forge| forge.secret.is_none() && !forge.repositories.is_empty());
     silent.map(|forge| {
@@ -272,7 +272,7 @@ fn without_secret(rules: &Rules) -> impl Iterator<Item = String> {
     })
 }
 
-/// All sockets that systemd hands in, or one of our own; and the one of `admin_listen`.
+/// All sockets from systemd, or a bound one; and the one of `admin_listen`.
 fn sockets(config: &Config) -> Result<(Vec<TcpListener>, Option<TcpListener>), Failure> {
     let mut public = listener::inherited()?;
     if public.is_empty() {
@@ -293,8 +293,8 @@ fn announce_addresses(listener: &Listener, admin: bool, announcer: &Announcer) {
     }
 }
 
-/// The queue and docker are asked at most once a second, however often `/readyz` is, and by one at a time: a docker that
-/// hangs must not hold up the threads that deliveries need.
+/// Checks the queue and docker at most once a second, whatever the request rate, and one request at a time: a docker
+/// that hangs must not block the threads for deliveries.
 fn ready_check(works: Arc<Works>, queue: Store, events: Events) -> Box<listener::ReadyCheck> {
     let last: Mutex<Option<(Instant, Result<(), String>)>> = Mutex::new(None);
     let asking = Mutex::new(());
@@ -359,7 +359,7 @@ fn start_pool(
     .classify(Kind::Environment, || "the workers cannot be started")
 }
 
-/// SIGHUP: the configuration is read again; a wrong one changes nothing.
+/// SIGHUP: reads the configuration again; an invalid one changes nothing.
 fn reload(
     global: &crate::cli::Global,
     args: &Serve,

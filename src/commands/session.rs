@@ -1,4 +1,4 @@
-//! What every command starts with: configuration, display, and the site that the pipeline works on.
+//! The common start of all commands: configuration, display, and the site of the pipeline.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
@@ -22,26 +22,23 @@ use crate::progress::{Bars, Detail, Groups, Lines, write_stderr};
 use crate::redact;
 use crate::registry::{Login, Registry, Settings};
 
-/// A command's configuration, display and cancellation.
 pub(crate) struct Session {
-    /// The configuration below the flags.
+    /// The configuration, without the flags.
     pub config: Config,
     pub events: Events,
     pub quiet: bool,
     /// Whether `--json` was given.
     pub json: bool,
-    /// Signals.
     pub cancel: Cancel,
-    /// The CI job around it.
+    /// The surrounding CI job.
     pub actions: Option<Actions>,
 }
 
 impl Session {
-    /// Reads the configuration and sets up the display.
     pub(crate) fn open(global: &Global, cancel: &Cancel) -> Result<Session, Failure> {
         let environment = Environment::of_process();
         let actions = Actions::detect(&environment);
-        // Before anything is read: no secret is known before the runner masks it.
+        // First, so that the runner masks every secret before swanci reads it.
         if let Some(actions) = &actions {
             actions.take_over();
         }
@@ -60,7 +57,7 @@ impl Session {
         })
     }
 
-    /// The display that the global options ask for.
+    /// The display for the global options.
     pub(super) fn display(global: &Global, in_actions: bool) -> Events {
         let color = match global.color {
             Color::Always => true,
@@ -82,13 +79,12 @@ impl Session {
         Events::to(vec![display])
     }
 
-    /// The site of a command that builds or pushes, with the flags on top of the configuration.
+    /// The site of a command that builds or pushes: flags override the configuration.
     pub(crate) fn site(&self, registry: &RegistryArgs, build: Option<&BuildArgs>) -> Result<Site, Failure> {
         site(&self.config, registry, build, &self.events, &self.cancel)
     }
 }
 
-/// A [`Site`] of this configuration.
 pub(super) fn site(
     config: &Config,
     registry: &RegistryArgs,
@@ -104,12 +100,12 @@ pub(super) fn site(
             format!("cannot make the state directory {}", config.state_dir.display())
         })
         .map_err(|f| f.hint("choose another with --state-dir or SWANCI_STATE_DIR"))?;
-    // What cannot be read fails the build of its own repository, and no other.
+    // An unreadable file fails only the builds of its own repository.
     for path in config.repositories.iter().flat_map(|r| r.secrets.values()) {
         let _ = redact::register_file(path);
     }
     Ok(Site {
-        // git runs in other directories, so every path is made absolute.
+        // git runs in other directories, so every path must be absolute.
         state_dir: std::path::absolute(&config.state_dir)
             .classify(Kind::Environment, || "the state directory has no absolute path")?,
         repositories: config.repositories.iter().map(|r| rule(config, r)).collect::<Result<_, _>>()?,
@@ -145,7 +141,7 @@ fn rule(config: &Config, repository: &RepositoryConfig) -> Result<RepositoryRule
     })
 }
 
-/// How the repositories of this forge are read.
+/// Access to the repositories of this forge.
 fn access(config: &Config, forge: &ForgeConfig) -> Result<Access, Failure> {
     let (login, token) = match token_text(config, forge)? {
         Some(token) => config.login(forge.kind, &token).map(|(login, token)| (login, Some(token)))?,
@@ -154,7 +150,7 @@ fn access(config: &Config, forge: &ForgeConfig) -> Result<Access, Failure> {
     Ok(Access { kind: forge.kind, forge: forge.url.clone(), login, token, ca_file: forge.ca_file.clone() })
 }
 
-/// The token of a forge as it is configured: `TOKEN` or `USER:TOKEN`.
+/// The configured token of a forge: `TOKEN` or `USER:TOKEN`.
 fn token_text(config: &Config, forge: &ForgeConfig) -> Result<Option<SecretString>, Failure> {
     let owner = config.forge_of_git_token();
     match (config.git_token.as_ref().filter(|_| owner.is_some_and(|o| o.url == forge.url)), &forge.token_file)
@@ -167,7 +163,7 @@ fn token_text(config: &Config, forge: &ForgeConfig) -> Result<Option<SecretStrin
     }
 }
 
-/// The token of a forge for its API, and the user name where one is configured with it.
+/// The API token of a forge, and its user name if configured.
 pub(super) fn api_token(
     config: &Config,
     forge: &ForgeConfig,
@@ -178,7 +174,6 @@ pub(super) fn api_token(
     Ok((named.then_some(user), Some(token)))
 }
 
-/// The certificate authority of a forge.
 pub(super) fn ca_pem(forge: &ForgeConfig) -> Result<Option<Vec<u8>>, Failure> {
     let read = |path: &PathBuf| {
         std::fs::read(path).classify(Kind::BadInput, || {
@@ -188,7 +183,7 @@ pub(super) fn ca_pem(forge: &ForgeConfig) -> Result<Option<Vec<u8>>, Failure> {
     forge.ca_file.as_ref().map(read).transpose()
 }
 
-/// The secrets of `--secret`; a file that cannot be read is found before anything is built.
+/// The secrets of `--secret`; an unreadable file fails before any build.
 fn typed_secrets(typed: &[(String, PathBuf)]) -> Result<BTreeMap<String, PathBuf>, Failure> {
     let mut secrets = BTreeMap::new();
     for (id, path) in typed {
@@ -202,7 +197,7 @@ fn typed_secrets(typed: &[(String, PathBuf)]) -> Result<BTreeMap<String, PathBuf
     Ok(secrets)
 }
 
-/// A client of the registry, with docker's own credentials and the configured certificate authority.
+/// A client of the registry, with docker's credentials and the configured certificate authority.
 pub(super) fn connect(
     config: &Config,
     address: &RegistryAddress,
@@ -230,7 +225,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_forge_gets_its_own_token_and_serves_its_repositories_under_its_own_paths() {
+    fn each_forge_has_its_own_token_and_paths() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("swanci.toml");
         std::fs::write(folder.path().join("one"), "\u{feff}deploy:token-of-one\n").unwrap();

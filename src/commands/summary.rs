@@ -1,4 +1,4 @@
-//! What a person reads on a terminal in place of a document. Pure: a document → text.
+//! The summaries on a terminal, in place of documents. Pure: a document → text.
 
 use std::collections::BTreeMap;
 
@@ -11,18 +11,21 @@ use crate::model::{BranchName, Change, CommitSha, RepoName};
 use crate::pipeline::catchup::{CatchupDocument, CatchupOutcome, CaughtUp};
 use crate::pipeline::verify::Verification;
 
-/// The most characters of a reason or an error in a row.
+/// Characters of a reason or an error in a row.
 const REASON: usize = 200;
 
 pub(super) fn decision(document: &DecisionDocument, next: Option<&str>) -> String {
-    let word = match document.decision {
-        DecisionWord::Build => "build",
-        DecisionWord::Skip => "skip",
+    let (word, unknown_commit, next) = match document.decision {
+        DecisionWord::Build => ("build", "the commit is found on the branch", next),
+        DecisionWord::Skip => ("skip", "", None),
     };
     let mut text = format!("{word}: {}\n", escaped(&document.reason));
     if let Some(change) = &document.change {
-        let commit = change.commit.as_ref().map_or("the commit is found on the branch", CommitSha::short);
-        text.push_str(&format!("  {}\n", place(&change.repository, change.branch.as_ref(), commit)));
+        let commit = change.commit.as_ref().map_or(unknown_commit, CommitSha::short);
+        text.push_str(&format!(
+            "  {}\n",
+            place(&change.repository, change.branch.as_ref(), commit).trim_end()
+        ));
         if let Some(pr) = &change.pull_request {
             let title = pr.title.as_deref().unwrap_or_default();
             let author = pr.author.as_deref().map(|author| format!(" ({author})")).unwrap_or_default();
@@ -39,7 +42,7 @@ pub(super) fn decision(document: &DecisionDocument, next: Option<&str>) -> Strin
     text + &next.map(|next| format!("next: {next}\n")).unwrap_or_default()
 }
 
-/// For a skip that passes through.
+/// The summary of a skip that passes through.
 pub(super) fn skipped(reason: &str) -> String {
     format!("skip: {}\n", escaped(reason))
 }
@@ -120,13 +123,13 @@ pub(super) fn receipt(receipt: &Receipt) -> String {
     }
     notes.iter().for_each(|note| text.push_str(&format!("  {}\n", shortened(note, REASON))));
     if !failed {
-        // Last, so that they stay on the screen.
+        // Last, so that they remain on the screen.
         pulls.iter().for_each(|line| text.push_str(&format!("  {line}\n")));
     }
     text
 }
 
-/// How to get each image that was pushed: under the first tag that names it, else under the immutable one.
+/// How to pull each pushed image: by the first tag that refers to it, else by the immutable one.
 pub(super) fn pulls(receipt: &Receipt) -> Vec<String> {
     let pushed = receipt.images.iter().filter(|image| image.digest.is_some());
     pushed
@@ -213,7 +216,7 @@ fn images(count: usize) -> String {
     if count == 1 { "1 image".to_owned() } else { format!("{count} images") }
 }
 
-/// Columns, indented.
+/// Aligned, indented columns.
 fn table(rows: &[[String; 3]]) -> String {
     let width = |i: usize| rows.iter().map(|row| console::measure_text_width(&row[i])).max().unwrap_or(0);
     let (first, second) = (width(0).min(40), width(1));
@@ -221,7 +224,7 @@ fn table(rows: &[[String; 3]]) -> String {
     rows.iter().map(|row| format!("{}\n", line(row).trim_end())).collect()
 }
 
-/// The command that was typed, with what is to follow it. A command that read standard input cannot be repeated.
+/// The typed command with `followed_by` appended, or only a hint if it read standard input.
 pub(super) fn typed(arguments: impl Iterator<Item = String>, followed_by: &str) -> String {
     let arguments: Vec<String> = arguments.skip(1).filter(|argument| argument != "--dry-run").collect();
     if arguments.iter().any(|argument| argument == "-") {
@@ -231,7 +234,7 @@ pub(super) fn typed(arguments: impl Iterator<Item = String>, followed_by: &str) 
     format!("swanci {} {followed_by}", words.join(" "))
 }
 
-/// A text that a shell reads as one word.
+/// Quotes a text for the shell.
 pub(super) fn shell_word(text: &str) -> String {
     let plain =
         |c: char| c.is_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | '+' | ':' | '=' | ',' | '@');

@@ -1,4 +1,4 @@
-//! `swanci trust`: installs a registry's certificate authority where docker looks for it.
+//! `swanci trust`: installs a registry's certificate authority for docker.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use super::documents_io::{print, write_json};
 
 pub(super) fn command(global: &Global, args: &Trust, out: &mut dyn Write) -> Result<(), Failure> {
     let host = args.registry.host();
-    // Docker looks into the folder that is named as the image name was typed, and HOST is HOST:443.
+    // docker uses the folder with the host as typed in the image name, and HOST is the same as HOST:443.
     let other = match host.strip_suffix(":443") {
         Some(bare) => Some(bare.to_owned()),
         None if host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) => None,
@@ -32,7 +32,7 @@ pub(super) fn command(global: &Global, args: &Trust, out: &mut dyn Write) -> Res
                 }
                 Ok(()) | Err(_) => {}
             }
-            // Only where it is empty: a client certificate may be beside it.
+            // Only if it is empty: it may also contain a client certificate.
             let _ = file.parent().map(std::fs::remove_dir);
         }
         return told(
@@ -75,7 +75,7 @@ fn denied(error: std::io::Error, file: &std::path::Path) -> Failure {
     if is_denied { failure.hint("run it as root: sudo swanci trust …") } else { failure }
 }
 
-/// SHA-256 of the first certificate, as openssl prints it.
+/// SHA-256 of the first certificate, in the format of openssl.
 fn fingerprint(pem: &str) -> Result<String, &'static str> {
     if pem.contains("PRIVATE KEY") {
         return Err("holds a private key; clients get the certificate alone");

@@ -1,4 +1,4 @@
-//! `swanci verify`: asks the registry whether everything on a receipt is still there.
+//! `swanci verify`: checks that the registry still has everything on a receipt.
 
 use std::io::Write;
 
@@ -11,11 +11,11 @@ use super::Session;
 use super::documents_io::{parse, read_bytes, write_outcome};
 use super::summary;
 
-/// Prints what was found; drift ends with 1.
+/// Prints the result; drift exits with 1.
 pub(super) fn command(session: &Session, args: &Verify, out: &mut dyn Write) -> Result<(), Failure> {
     let bytes = read_bytes(&args.receipt)?;
     let receipt: Receipt = parse(&args.receipt, &bytes, "the receipt of `swanci push`")?;
-    // A receipt knows its registry; the configuration is only asked when it does not.
+    // A receipt names its registry; the configuration is only a fallback.
     let registry =
         RegistryArgs { registry: args.registry.registry.clone().or_else(|| receipt.registry.clone()) };
     let site = session.site(&registry, None)?;

@@ -57,7 +57,7 @@ fn an_unknown_key_names_the_file_the_line_and_the_nearest_key() {
 }
 
 #[test]
-fn a_bad_value_names_its_key() {
+fn an_invalid_value_names_its_key() {
     for (toml, key) in [
         ("[build]\ntimeout = 'soon'", "build.timeout"),
         ("[build]\njobs = 0", "build.jobs"),
@@ -94,7 +94,7 @@ fn a_bad_value_names_its_key() {
 }
 
 #[test]
-fn a_bad_value_of_the_environment_names_its_variable() {
+fn an_invalid_environment_value_names_its_variable() {
     for (variable, value) in [
         ("SWANCI_BUILD_JOBS", "0"),
         ("SWANCI_BUILD_TIMEOUT", "soon"),
@@ -126,7 +126,7 @@ fn build_secrets_belong_to_a_repository() {
 }
 
 #[test]
-fn former_names_are_no_other_repositorys_names() {
+fn former_names_must_not_be_names_of_other_repositories() {
     let two = |first: &str, second: &str| {
         format!(
             "[[repository]]\nname='a/new'\nformer_names=[{first}]\n[[repository]]\nname='c/d'\nformer_names=[{second}]"
@@ -148,7 +148,7 @@ fn former_names_are_no_other_repositorys_names() {
 }
 
 #[test]
-fn without_a_forge_repositories_live_on_github() {
+fn repositories_without_a_forge_are_on_github() {
     let config = load("[[repository]]\nname='a/b'", &[]).unwrap();
     assert_eq!(config.forges.len(), 1);
     assert_eq!(
@@ -202,7 +202,7 @@ const TWO_FORGES: &str =
     "[[forge]]\nkind='gitea'\nurl='https://one'\n[[forge]]\nkind='gitea'\nurl='https://two'\n";
 
 #[test]
-fn with_several_forges_a_repository_names_its_own() {
+fn with_several_forges_a_repository_must_name_one() {
     let named = load(&format!("{TWO_FORGES}[[repository]]\nname='a/b'\nforge='https://TWO/'"), &[]).unwrap();
     assert_eq!(named.repositories[0].forge, "https://two");
     let missing = refused(&format!("{TWO_FORGES}[[repository]]\nname='a/b'")).render();
@@ -217,7 +217,7 @@ fn with_several_forges_a_repository_names_its_own() {
 }
 
 #[test]
-fn a_token_of_the_environment_belongs_to_one_forge() {
+fn a_token_from_the_environment_belongs_to_one_forge() {
     let token = ("SWANCI_GIT_TOKEN", "token-of-one-forge");
     let owner = |toml: &str| {
         let config = load(toml, &[token]).unwrap();
@@ -238,7 +238,7 @@ fn a_token_of_the_environment_belongs_to_one_forge() {
 }
 
 #[test]
-fn each_forge_gets_the_login_that_it_wants_beside_a_token() {
+fn each_forge_gets_its_user_name_for_a_token() {
     let config = load("", &[("CI_JOB_TOKEN", "glcbt-64_job-token")]).unwrap();
     for (kind, text, login, token) in [
         (ForgeName::Github, "abc-def", "x-access-token", "abc-def"),
@@ -276,7 +276,7 @@ fn the_first_file_that_exists_is_read() {
 }
 
 #[test]
-fn the_secrets_of_githubs_forge_are_the_listeners() {
+fn the_listener_uses_the_secrets_of_the_github_forge() {
     let config = load(
         "[serve]\nsecret_file='/s/0'\n[[forge]]\nkind='github'\nsecret_file=['/s/1', '/s/2']\n\
          [[forge]]\nkind='gitea'\nurl='https://h'\nsecret_file='/s/3'",
@@ -288,7 +288,7 @@ fn the_secrets_of_githubs_forge_are_the_listeners() {
 }
 
 #[test]
-fn other_swanci_variables_are_warned_about() {
+fn unknown_swanci_variables_cause_a_warning() {
     let config = load("", &[("SWANCI_REGISTRI", "x"), ("SWANCI_SECRET", "s3cret-value")]).unwrap();
     assert_eq!(config.warnings.len(), 1);
     assert!(config.warnings[0].contains("SWANCI_REGISTRI"));
@@ -296,7 +296,7 @@ fn other_swanci_variables_are_warned_about() {
 }
 
 #[test]
-fn the_state_directory_defaults_to_the_xdg_place() {
+fn the_state_directory_defaults_to_the_xdg_directory() {
     let config = Config::load(None, None, &environment(&[("XDG_STATE_HOME", "/x")])).unwrap();
     assert_eq!(config.state_dir, Path::new("/x/swanci"));
     let config = Config::load(None, None, &environment(&[])).unwrap();
@@ -313,7 +313,7 @@ fn an_empty_secret_file_is_refused() {
 }
 
 #[test]
-fn what_stands_around_a_secret_in_its_file_is_not_part_of_it() {
+fn white_space_around_a_secret_in_its_file_is_removed() {
     let file = tempfile::NamedTempFile::new().unwrap();
     for text in [
         "abc def",
@@ -331,7 +331,7 @@ fn what_stands_around_a_secret_in_its_file_is_not_part_of_it() {
 }
 
 #[test]
-fn the_short_secret_is_of_githubs_forge_or_of_the_only_one() {
+fn serve_secret_file_applies_to_github_or_the_only_forge() {
     let secret = ("SWANCI_SECRET", "s3cret-of-the-environment");
     let owner = |forges: &str| {
         let file = format!("[serve]\nsecret_file='/s/0'\n{forges}");
@@ -373,7 +373,7 @@ fn the_short_secret_is_of_githubs_forge_or_of_the_only_one() {
 }
 
 #[test]
-fn a_flag_replaces_the_secrets_of_the_forge_that_it_is_short_for() {
+fn a_flag_replaces_the_secrets_of_the_forge_that_it_applies_to() {
     let gitea = "[[forge]]\nkind='gitea'\nurl='https://gitea'\nsecret_file=['/s/1', '/s/2']\n";
     let mut config = load(gitea, &[("SWANCI_SECRET", "s3cret-value")]).unwrap();
     config.set_secret_file(Path::new("/s/3")).unwrap();
@@ -384,7 +384,7 @@ fn a_flag_replaces_the_secrets_of_the_forge_that_it_is_short_for() {
 }
 
 #[test]
-fn two_forges_may_have_repositories_of_one_name() {
+fn two_forges_may_have_repositories_with_the_same_name() {
     let on = |forge: &str, former: &str| {
         format!("[[repository]]\nname='a/b'\nforge='https://{forge}'\nformer_names=['{former}']\n")
     };
@@ -398,7 +398,7 @@ fn two_forges_may_have_repositories_of_one_name() {
 }
 
 #[test]
-fn a_forge_is_told_of_merges_where_it_has_a_token_and_the_means() {
+fn statuses_and_comments_need_a_token_and_support_by_the_forge() {
     let config =
         load("[[forge]]\nkind='gogs'\nurl='https://g'\ntoken_file='t'\ncomment=true\n", &[]).unwrap();
     assert_eq!((config.forges[0].status, config.forges[0].comment), (false, true));

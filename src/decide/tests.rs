@@ -5,7 +5,7 @@ use crate::forge::Encoding;
 
 const SHA: &str = "8c1c06a1a89e8278937a7d22d8ba1a834bd4c8a1";
 
-/// A merge, with one field replaced by (path, JSON text); an empty text removes it.
+/// A merge with one field replaced by (path, JSON text); an empty text removes it.
 fn merged_with(path: &str, json: &str) -> String {
     let mut value = serde_json::json!({
         "action": "closed", "number": 5,
@@ -38,7 +38,7 @@ fn judge_as(text: &str, event: Option<&str>) -> Result<DecisionDocument, Payload
 }
 
 #[test]
-fn what_the_verdict_does_not_need_may_be_missing_or_null() {
+fn unneeded_fields_may_be_missing_or_null() {
     for path in [
         "pull_request.title",
         "pull_request.user",
@@ -64,7 +64,7 @@ fn what_the_verdict_does_not_need_may_be_missing_or_null() {
 }
 
 #[test]
-fn a_merge_that_does_not_say_what_landed_where_is_refused_with_the_path() {
+fn a_merge_without_a_required_field_is_refused_with_its_path() {
     let long = format!("\"https://github.com/{}\"", "a".repeat(4000));
     for (path, values) in [
         (
@@ -139,7 +139,7 @@ fn only_a_closed_and_merged_pull_request_is_a_merge() {
 }
 
 #[test]
-fn a_skipped_pull_request_is_still_described_and_has_a_commit_only_if_it_landed() {
+fn a_skipped_pull_request_is_described_and_has_a_commit_only_if_it_landed() {
     let closed = judge(&merged_with("pull_request.merged", "false")).unwrap().change.unwrap();
     assert_eq!(closed.commit, None);
     assert_eq!(closed.pull_request.unwrap().number, 5);
@@ -148,7 +148,7 @@ fn a_skipped_pull_request_is_still_described_and_has_a_commit_only_if_it_landed(
 }
 
 #[test]
-fn a_pull_request_that_is_closed_and_open_is_a_contradiction() {
+fn a_closed_pull_request_with_an_open_state_is_a_contradiction() {
     let decide =
         |text: &str| decide(forge::parse(text.as_bytes(), Headers::default()).unwrap(), &Policy::default());
     let open = merged_with("pull_request.state", "\"open\"");
@@ -162,7 +162,7 @@ fn a_pull_request_that_is_closed_and_open_is_a_contradiction() {
         let rules: Vec<_> = document.rules.unwrap().into_iter().map(|rule| rule.rule).collect();
         assert_eq!(rules, ["event", "action", "state"]);
     }
-    // Before its pull request is closed, an open state is what it says.
+    // Before its pull request is closed, an open state is consistent.
     let opened = open.replace("\"closed\"", "\"opened\"");
     assert!(!decide(&opened).contradictory);
     for state in ["\"closed\"", "\"\"", "7", "null", ""] {
@@ -173,7 +173,7 @@ fn a_pull_request_that_is_closed_and_open_is_a_contradiction() {
 }
 
 #[test]
-fn the_event_header_is_followed_even_where_the_body_contradicts_it() {
+fn the_event_header_overrides_the_body() {
     let merge = merged_with("x", "");
     for (event, expected) in [
         (Some("pull_request"), DecisionWord::Build),
@@ -193,13 +193,13 @@ fn the_event_header_is_followed_even_where_the_body_contradicts_it() {
     }
     let push = r#"{"ref":"refs/heads/x","repository":{"full_name":"o/r"}}"#;
     assert_eq!(judge_as(push, Some("pull_request")).unwrap().decision, DecisionWord::Skip);
-    // With its header even a merge that carries a review is a merge.
+    // With its header, even a merge that contains a review is a merge.
     let odd = merged_with("review", "{}");
     assert_eq!(judge_as(&odd, Some("pull_request")).unwrap().decision, DecisionWord::Build);
 }
 
 #[test]
-fn what_is_no_json_object_is_refused() {
+fn anything_but_a_json_object_is_refused() {
     let bomb = "[".repeat(1_000_000);
     let nested = format!("{{\"pull_request\":{}", "{\"a\":".repeat(1_000_000));
     for text in [
@@ -230,16 +230,16 @@ fn what_is_no_json_object_is_refused() {
         assert!(error.to_string().len() < 300, "{error}");
     }
     let error = judge(&merged_with("pull_request.x", "1").replace("\"x\":1", "\"merged\":true")).unwrap_err();
-    // A key that is needed stands there twice: readers would disagree on which one counts.
+    // A duplicate of a required key is an error, because parsers disagree on which one counts.
     assert_eq!(error.path(), Some("pull_request"), "{error}");
     assert!(error.to_string().contains("duplicate field `merged`"), "{error}");
-    // Where nothing is needed, depth costs nothing: it is scanned without recursion.
+    // Unused values may be deeply nested: they are scanned without recursion.
     let deep = format!("{{\"x\":{}{}}}", "[".repeat(500_000), "]".repeat(500_000));
     assert_eq!(judge(&deep).unwrap().decision, DecisionWord::Skip);
 }
 
 #[test]
-fn a_ping_is_told_apart_before_any_verdict() {
+fn a_ping_is_recognized_before_any_verdict() {
     let ping = forge::parse(br#"{"zen":"x","hook_id":1}"#, Headers::default()).unwrap();
     assert_eq!((ping.event, ping.repository), (Event::Ping, None));
     let headers = Headers { event: Some("ping"), encoding: Encoding::Json, forge: None };
@@ -248,7 +248,7 @@ fn a_ping_is_told_apart_before_any_verdict() {
 }
 
 #[test]
-fn the_repository_is_known_before_the_verdict() {
+fn the_repository_is_read_before_the_verdict() {
     for (text, expected) in [
         (r#"{"repository":{"full_name":"o/r"}}"#, Some("o/r")),
         (r#"{"repository":{"full_name":"../r"}}"#, None),
@@ -262,7 +262,7 @@ fn the_repository_is_known_before_the_verdict() {
 }
 
 #[test]
-fn branch_globs_stop_at_a_slash_as_githubs_do() {
+fn branch_globs_stop_at_a_slash_like_githubs() {
     for (globs, chosen, not) in [
         (&[][..], &["main", "a/b/c"][..], &[][..]),
         (&["develop"], &["develop"], &["Develop", "develop2", "x/develop"]),
@@ -288,7 +288,7 @@ fn branch_globs_stop_at_a_slash_as_githubs_do() {
 }
 
 #[test]
-fn a_branch_that_is_not_chosen_is_a_skip_that_says_so() {
+fn an_unselected_branch_is_a_skip_with_the_reason() {
     let policy = Policy { branches: BranchGlobs::new(&["main", "release/*"]).unwrap() };
     let body = merged_with("x", "");
     let document = verdict(body.as_bytes(), Headers::default(), &policy, true).unwrap();
@@ -304,7 +304,7 @@ fn a_branch_that_is_not_chosen_is_a_skip_that_says_so() {
 }
 
 #[test]
-fn rules_are_there_only_when_they_are_asked_for() {
+fn rules_are_included_only_on_request() {
     let body = merged_with("x", "");
     let document = verdict(body.as_bytes(), Headers::default(), &Policy::default(), false).unwrap();
     assert!(!serde_json::to_string(&document).unwrap().contains("rules"));
@@ -312,12 +312,12 @@ fn rules_are_there_only_when_they_are_asked_for() {
 
 proptest! {
     #[test]
-    fn no_bytes_make_it_panic(body in proptest::collection::vec(any::<u8>(), 0..300), event in proptest::option::of(".*")) {
+    fn arbitrary_bytes_do_not_panic(body in proptest::collection::vec(any::<u8>(), 0..300), event in proptest::option::of(".*")) {
         let _ = verdict(&body, Headers { event: event.as_deref(), ..Headers::default() }, &Policy::default(), true);
     }
 
     #[test]
-    fn no_cut_or_flip_of_a_merge_makes_it_panic_or_print_a_control_character(
+    fn a_damaged_merge_neither_panics_nor_prints_control_characters(
         at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<bool>(),
     ) {
         let mut body = merged_with("x", "").into_bytes();
@@ -331,7 +331,7 @@ proptest! {
     }
 }
 
-/// A merge of each forge, with what has to be there for it to be one: (forge, event, payload, needed paths).
+/// A merge of each forge with its required fields: (forge, event, payload, required paths).
 fn merges() -> Vec<(ForgeName, &'static str, serde_json::Value, &'static [&'static str])> {
     let github = serde_json::from_str::<serde_json::Value>(&merged_with("x", "")).unwrap();
     let mut gogs = github.clone();
@@ -407,7 +407,7 @@ fn judge_of(
 }
 
 #[test]
-fn a_merge_of_any_forge_names_what_is_missing_by_its_path() {
+fn a_merge_of_any_forge_names_the_path_of_a_missing_field() {
     for (forge, event, payload, needed) in merges() {
         let document = judge_of(forge, Some(event), &payload).unwrap_or_else(|e| panic!("{forge}: {e}"));
         assert_eq!(document.decision, DecisionWord::Build, "{forge}");
@@ -431,7 +431,7 @@ fn a_merge_of_any_forge_names_what_is_missing_by_its_path() {
 }
 
 #[test]
-fn where_a_forge_does_not_say_what_landed_there_is_no_commit() {
+fn without_a_commit_in_the_payload_there_is_none_in_the_change() {
     for (forge, event, mut payload, _) in merges() {
         for path in
             ["object_attributes.merge_commit_sha", "pullrequest.merge_commit", "pullRequest.properties"]
@@ -458,7 +458,7 @@ fn where_a_forge_does_not_say_what_landed_there_is_no_commit() {
 }
 
 #[test]
-fn a_merge_request_without_its_project_is_of_the_one_that_it_is_merged_into() {
+fn a_merge_request_without_its_project_belongs_to_the_target_project() {
     let (forge, event, merge, _) = merges().swap_remove(5);
     let of = |project: serde_json::Value, target: serde_json::Value, homepage: &str| {
         let mut payload = merge.clone();
@@ -485,7 +485,7 @@ fn a_merge_request_without_its_project_is_of_the_one_that_it_is_merged_into() {
 }
 
 #[test]
-fn a_merge_in_another_state_is_a_contradiction_and_another_event_is_a_skip() {
+fn a_merge_in_another_state_is_a_contradiction_and_other_events_are_skips() {
     for (forge, event, mut payload, _) in merges() {
         for other in
             ["push", "Note Hook", "pullrequest:comment_created", "pr:comment:added", "pull_request_review"]
@@ -497,7 +497,7 @@ fn a_merge_in_another_state_is_a_contradiction_and_another_event_is_a_skip() {
             .into_iter()
             .find(|key| payload.get(key).is_some())
             .unwrap();
-        // GitBucket closes what is open from a branch that something is merged into, and says `merged: false`.
+        // GitBucket closes open pull requests from the target branch of a merge, with `merged: false`.
         payload[root]["state"] = "open".into();
         let headers = Headers { event: Some(event), forge: Some(forge), ..Headers::default() };
         let decision =
@@ -529,7 +529,7 @@ fn any_json() -> impl Strategy<Value = serde_json::Value> {
     })
 }
 
-/// Every place in a JSON value.
+/// Every path in a JSON value.
 fn places(value: &serde_json::Value, at: &str, found: &mut Vec<String>) {
     if let Some(object) = value.as_object() {
         for (key, value) in object {
@@ -542,7 +542,7 @@ fn places(value: &serde_json::Value, at: &str, found: &mut Vec<String>) {
 
 proptest! {
     #[test]
-    fn no_payload_without_a_true_merged_state_is_ever_a_build(
+    fn a_payload_without_a_merged_state_is_never_a_build(
         which in 0..9_usize, at in any::<prop::sample::Index>(), value in any_json(), with_event in any::<bool>(),
         state in any_json(), event in proptest::option::of(".{0,20}"),
     ) {
@@ -551,17 +551,17 @@ proptest! {
         places(&payload, "", &mut paths);
         *payload.pointer_mut(&paths[at.index(paths.len())]).unwrap() = value;
         let event = if with_event { Some(own_event) } else { event.as_deref() };
-        // One thing anywhere is something else: it never panics, and shows no control character.
+        // Replaces each value: parsing never panics, and messages contain no control character.
         match judge_of(forge, event, &payload) {
             Ok(document) => prop_assert!(!document.reason.contains(char::is_control)),
             Err(error) => prop_assert!(!error.to_string().contains(char::is_control)),
         }
-        // And what says that it is merged is something else.
+        // Replaces the evidence of the merge.
         let (path, merged) = match forge {
             ForgeName::Gitlab => ("/object_attributes/state", "merged"),
             ForgeName::Bitbucket => ("/pullrequest/state", "MERGED"),
             ForgeName::BitbucketServer if which == 7 => ("/pullRequest/state", "MERGED"),
-            // The plugin's payloads say it by their event alone.
+            // The plugin's payloads announce a merge only by their event.
             ForgeName::BitbucketServer => return Ok(()),
             ForgeName::Github | ForgeName::Gitea | ForgeName::Forgejo | ForgeName::Gogs | ForgeName::Gitbucket => {
                 ("/pull_request/merged", "")

@@ -1,6 +1,6 @@
-//! A forge's REST API, asked about one repository: what differs between the forges is in the match on their kind.
+//! A client of a forge's REST API for one repository; matches on the kind of forge handle the differences.
 //!
-//! Written for: GitHub's API 2022-11-28, Gitea's and Forgejo's `/api/v1`, Gogs' go-gogs-client, GitBucket's `/api/v3`,
+//! Sources: GitHub's API 2022-11-28, Gitea's and Forgejo's `/api/v1`, Gogs' go-gogs-client, GitBucket's `/api/v3`,
 //! GitLab's `/api/v4`, Bitbucket Cloud's 2.0, Bitbucket Data Center's `latest`.
 
 mod comment;
@@ -27,24 +27,24 @@ use crate::http::retry::{RetryPolicy, retry_after};
 use crate::http::{Answer, next_link, shown};
 use crate::model::{ForgeName, RepoName};
 
-/// Pages that are read of one list: a hundred times a hundred entries.
+/// Limit on the pages of one list, of a hundred entries each.
 const MAX_PAGES: usize = 100;
 
-/// Where an API is, and as whom it is asked.
+/// The address of an API, and its credentials.
 pub(crate) struct Account {
     pub(crate) kind: ForgeName,
-    /// The forge's own URL, without a slash at its end.
+    /// The forge's own URL, without a trailing slash.
     pub(crate) url: String,
-    /// The API's address, where it is not the one that follows from `url`.
+    /// The API's address, if it does not follow from `url`.
     pub(crate) api_url: Option<String>,
-    /// A certificate authority that is trusted for it.
+    /// An additional certificate authority.
     pub(crate) ca_pem: Option<Vec<u8>>,
-    /// The user name, where the token was configured with one.
+    /// The user name, if the token was configured with one.
     pub(crate) user: Option<String>,
     pub(crate) token: SecretString,
 }
 
-/// Forges whose APIs have one shape: GitHub's has been copied by many.
+/// Forges with the same API: several imitate GitHub's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Family {
     Github,
@@ -53,26 +53,25 @@ pub(crate) enum Family {
     BitbucketServer,
 }
 
-/// The API of a forge, asked about one repository.
 pub(crate) struct Api {
     pub(crate) kind: ForgeName,
     pub(crate) repository: RepoName,
-    /// The forge's own URL, without a slash at its end.
+    /// The forge's own URL, without a trailing slash.
     pub(crate) url: String,
     server: Server,
-    /// The name and value of the header that carries the token.
+    /// The name and value of the header with the token.
     login: (&'static str, HeaderValue),
     cancel: Cancel,
 }
 
 impl Api {
-    /// Nothing is sent yet.
+    /// Sends no request yet.
     ///
     /// # Errors
-    /// [`Problem::Settings`] when the address is wrong or would send the token in plain text.
+    /// [`Problem::Settings`] if the address is invalid or would send the token in plain text.
     pub(crate) fn new(account: Account, repository: RepoName, cancel: Cancel) -> Result<Api, ApiError> {
         let Account { kind, url, api_url, ca_pem, user, token } = account;
-        // Plain http is only taken from the configuration's own `url`.
+        // Plain http is accepted only from the configuration's own `url`.
         let plain = api_url.is_none() && url.starts_with("http://");
         let address = api_url.unwrap_or_else(|| api_of(kind, &url));
         let server = Server::new(&address, plain, ca_pem.as_deref())?;
@@ -80,7 +79,7 @@ impl Api {
         Ok(Api { kind, repository, url, server, login, cancel })
     }
 
-    /// The API's host, with its port where it has one.
+    /// The API's host, with its port, if any.
     pub(crate) fn host(&self) -> &str {
         &self.server.host
     }
@@ -98,7 +97,7 @@ impl Api {
         }
     }
 
-    /// `projects/KEY/repos/SLUG`, as Data Center names a repository.
+    /// `projects/KEY/repos/SLUG`, Data Center's path of a repository.
     fn in_project(&self) -> String {
         match self.repository.as_str().split_once('/') {
             Some((project, slug)) => format!("projects/{project}/repos/{slug}"),
@@ -106,7 +105,7 @@ impl Api {
         }
     }
 
-    /// A page of the repository on the forge, for people.
+    /// The URL of a page of the repository on the forge.
     pub(crate) fn page(&self, rest: &str) -> String {
         let url = &self.url;
         match self.family() {
@@ -122,7 +121,7 @@ impl Api {
         format!("{}/plugins/servlet/webhooks/{}", self.url, self.in_project())
     }
 
-    /// Where in the API the repository is.
+    /// The repository's path in the API.
     fn root(&self) -> String {
         match self.family() {
             Family::Github => format!("repos/{}", self.repository),
@@ -134,7 +133,7 @@ impl Api {
 
     /// The URL of `path` below the repository.
     fn below(&self, path: &str) -> Result<Url, ApiError> {
-        // A repository's name holds nothing that would have to be encoded, but the slash for GitLab.
+        // No character of a repository name needs encoding, except the slash for GitLab.
         let all = if path.is_empty() { self.root() } else { format!("{}/{path}", self.root()) };
         self.anywhere(&all)
     }
@@ -143,7 +142,7 @@ impl Api {
         self.server.base.join(path).map_err(|e| ApiError::settings(e.to_string()))
     }
 
-    /// Reads the repository: whether the token may write to it, where the forge says so.
+    /// Whether the token may write to the repository, if the forge reports it.
     pub(crate) fn may_write(&self) -> Result<Option<bool>, ApiError> {
         let at = format!("reading {} by the API", self.repository);
         let found: Value = self.parsed(&self.get(&self.below("")?, &at)?, &at)?;
@@ -151,13 +150,13 @@ impl Api {
         let level = |of: &str| permissions[of]["access_level"].as_i64();
         Ok(match self.family() {
             Family::Github => permissions["push"].as_bool(),
-            // 30 is a Developer, who may set statuses and write notes.
+            // Level 30 is Developer, the lowest that may set statuses and write notes.
             Family::Gitlab => level("project_access").max(level("group_access")).map(|level| level >= 30),
             Family::Bitbucket | Family::BitbucketServer => None,
         })
     }
 
-    /// Reads a list page by page until `each` says no.
+    /// Reads a list page by page until `each` returns false.
     pub(crate) fn pages(
         &self,
         path: &str,
@@ -187,7 +186,7 @@ impl Api {
             let next = url
                 .join(&next)
                 .map_err(|e| self.error(Problem::Protocol, at, format!("its link to the next page: {e}")))?;
-            // The token goes along: only to where it was meant for.
+            // The request contains the token, so it must stay on the same server.
             if next.origin() != url.origin() {
                 let detail = format!("the next page is elsewhere: {}", shown(next.as_str()));
                 return Err(self.error(Problem::Protocol, at, detail));
@@ -197,7 +196,7 @@ impl Api {
         Ok(())
     }
 
-    /// The query that asks for long pages, where there are pages.
+    /// The query for long pages, if the forge has pages.
     pub(crate) fn long_pages(&self) -> &'static str {
         match self.kind {
             ForgeName::Github | ForgeName::Gitlab => "?per_page=100",
@@ -208,7 +207,7 @@ impl Api {
         }
     }
 
-    /// A GET below the repository, repeated for passing causes.
+    /// A GET below the repository, retried after temporary errors.
     pub(crate) fn read<T: DeserializeOwned>(&self, path: &str, at: &str) -> Result<T, ApiError> {
         self.parsed(&self.get(&self.below(path)?, at)?, at)
     }
@@ -228,7 +227,7 @@ impl Api {
         }
     }
 
-    /// One request that changes something below the repository; it is not repeated.
+    /// Sends one changing request below the repository, without retries.
     pub(crate) fn send(
         &self,
         method: &str,
@@ -239,7 +238,7 @@ impl Api {
         self.exchange(method, &self.below(path)?, body, at)
     }
 
-    /// One request; anything but success is an error.
+    /// Sends one request; any status but success is an error.
     fn exchange(&self, method: &str, url: &Url, body: Option<&Value>, at: &str) -> Result<Answer, ApiError> {
         self.cancel.check()?;
         let mut request = http::Request::builder().method(method).header(self.login.0, self.login.1.clone());
@@ -251,7 +250,7 @@ impl Api {
             request.header(header::ACCEPT, "application/json")
         };
         let body = body.map(Value::to_string);
-        // A POST without a body still says how long it is.
+        // A POST without a body still needs a length.
         let body = if method == "POST" { Some(body.unwrap_or_default()) } else { body };
         let answer = self.server.exchange(request, url, body.as_deref().map(str::as_bytes), at)?;
         if matches!(answer.status, 200..=299) { Ok(answer) } else { Err(self.refused(&answer, at)) }
@@ -267,7 +266,7 @@ impl Api {
         ApiError { hint: self.hint(problem), ..self.server.error(problem, at, detail) }
     }
 
-    /// What an unwelcome status means.
+    /// The error for an unsuccessful status.
     fn refused(&self, answer: &Answer, at: &str) -> ApiError {
         let spent = answer.header("x-ratelimit-remaining") == Some("0");
         let pause = answer.header("retry-after").and_then(|v| retry_after(v, jiff::Timestamp::now()));
@@ -332,7 +331,7 @@ impl Api {
         }
     }
 
-    /// What a token needs.
+    /// The permissions that a token needs.
     pub(crate) fn rights(&self) -> &'static str {
         match self.kind {
             ForgeName::Github => {
@@ -361,7 +360,7 @@ impl Api {
     }
 }
 
-/// Where the API of a forge at this URL is.
+/// The API's address of a forge at this URL.
 fn api_of(kind: ForgeName, url: &str) -> String {
     match kind {
         ForgeName::Github if url == "https://github.com" => "https://api.github.com".to_owned(),
@@ -381,7 +380,7 @@ fn login(
 ) -> Result<(&'static str, HeaderValue), ApiError> {
     let token = token.expose_secret();
     let (name, value) = match kind {
-        // An API token of Bitbucket Cloud, or a password of Data Center, goes with its owner's name.
+        // API tokens of Bitbucket Cloud and passwords of Data Center require the user name.
         ForgeName::Bitbucket | ForgeName::BitbucketServer if user.is_some() => {
             let login = format!("{}:{token}", user.unwrap_or_default());
             ("authorization", format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(login)))
@@ -407,7 +406,7 @@ fn started_at(url: &Url, start: &str) -> String {
     next.into()
 }
 
-/// When the rate's owner wants to be asked again.
+/// When the rate limit allows the next request.
 fn again(answer: &Answer, pause: Option<Duration>) -> Option<String> {
     if let Some(pause) = pause {
         return Some(format!("try again in {} s", pause.as_secs()));
@@ -416,7 +415,7 @@ fn again(answer: &Answer, pause: Option<Duration>) -> Option<String> {
     Some(format!("try again after {}", jiff::Timestamp::from_second(reset).ok()?))
 }
 
-/// The body of an error: GitHub's `message` and `errors`, GitLab's `message` (also an object) or `error`, Bitbucket's
+/// The body of an error: GitHub's `message` and `errors`, GitLab's `message` (or an object) or `error`, Bitbucket's
 /// `error.message` and `errors`.
 #[derive(Deserialize)]
 struct ErrorBody {

@@ -8,14 +8,14 @@ use super::{Delivery, Event, PayloadError};
 use crate::documents::ReportedChange;
 use crate::model::{BranchName, CommitPrefix, CommitSha, ForgeName, PullRequest, RepoName};
 
-/// Where a kind of payload says what.
+/// The parts of a payload, independent of its kind.
 struct Pull<'a> {
     forge: ForgeName,
     pull: Object<'a>,
     /// The side that it is merged into.
     target: Object<'a>,
     source: Object<'a>,
-    /// The keys are Cloud's.
+    /// Whether the keys are Cloud's.
     is_like_cloud: bool,
 }
 
@@ -52,7 +52,7 @@ fn read(forge: ForgeName, top: &Object<'_>, key: Option<&str>) -> Result<Deliver
     let reported = || repository.clone().map(|name| Box::new(pull.reported(top, name)));
     let event = if merged {
         let state = pull.pull.peek_text("state");
-        // The plugin's payloads may lack it; Atlassian's examples say `OPEN|MERGED|DECLINED`.
+        // The plugin's payloads may lack it; Atlassian's examples contain `OPEN|MERGED|DECLINED`.
         let is_plugins = pull_key == "pullrequest" && forge == ForgeName::BitbucketServer;
         match state {
             Some(state) if state.split('|').any(|state| state == "MERGED") => {
@@ -70,8 +70,8 @@ fn read(forge: ForgeName, top: &Object<'_>, key: Option<&str>) -> Result<Deliver
     Ok(Delivery { forge, repository, event })
 }
 
-/// The event of a payload that came without its header and names no `eventKey`. A comment, an approval and a request
-/// for changes also carry the pull request, but their own subject stands beside it.
+/// The event of a payload without its header and without `eventKey`. Payloads about a comment, an approval or a request
+/// for changes also contain the pull request, but have an additional key for their own subject.
 fn deduce(top: &Object<'_>) -> Option<String> {
     let about_more = ["comment", "approval", "changes_request", "participant"].iter().any(|key| top.has(key));
     if !top.is_object("pullrequest") || about_more || top.has("eventKey") {
@@ -99,7 +99,7 @@ struct Link {
     href: String,
 }
 
-/// One of the links: an object, or a list of them.
+/// One of the links: an object, or a list of objects.
 fn link(of: &Object<'_>, key: &str, name: &str) -> Option<String> {
     let links = of.peek("links");
     if links.is_object(key) {
@@ -138,7 +138,7 @@ impl Pull<'_> {
         Ok(Event::Merged(Box::new(change)))
     }
 
-    /// What is wrong with the name of the repository.
+    /// The error for an invalid repository name.
     fn unnamed(&self, top: &Object<'_>) -> PayloadError {
         let wrong = || {
             if self.is_like_cloud {
@@ -163,7 +163,7 @@ impl Pull<'_> {
         error.err().unwrap_or_else(|| top.missing("repository"))
     }
 
-    /// Where the commit that landed stands.
+    /// The object and key of the commit that landed.
     fn landed(&self) -> (Object<'_>, &'static str) {
         if self.pull.has("merge_commit") {
             (self.pull.peek("merge_commit"), "hash")

@@ -1,23 +1,22 @@
-//! From the body's bytes to the JSON text in it: UTF-8, byte order mark, form encoding.
+//! Extracts the JSON text from the body's bytes: UTF-8, byte order mark, form encoding.
 
 use std::borrow::Cow;
 
 use super::PayloadError;
 
-/// How a body is written.
+/// The encoding of a body.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Encoding {
-    /// JSON.
     Json,
-    /// The other content type: a form whose field `payload` holds the JSON.
+    /// The other content type: a form with the JSON in its field `payload`.
     Form,
-    /// Nobody said: a body that starts with `payload=` is a form, no JSON text starts so.
+    /// Unknown: a body that starts with `payload=` is a form, because no JSON text starts so.
     #[default]
     Detect,
 }
 
 impl Encoding {
-    /// What a `Content-Type` header stands for; `None` when no forge sends it.
+    /// The encoding for a `Content-Type` header; `None` for one that no forge sends.
     pub fn from_content_type(value: &str) -> Option<Encoding> {
         let essence = value.split(';').next().unwrap_or_default().trim();
         if essence.eq_ignore_ascii_case("application/json") {
@@ -32,7 +31,6 @@ impl Encoding {
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
-/// The JSON text of a body.
 pub(super) fn json_text(body: &[u8], encoding: Encoding) -> Result<Cow<'_, str>, PayloadError> {
     let body = body.strip_prefix(BOM).unwrap_or(body);
     let form = match encoding {
@@ -47,7 +45,7 @@ pub(super) fn json_text(body: &[u8], encoding: Encoding) -> Result<Cow<'_, str>,
     Ok(text)
 }
 
-/// What Gitea, Forgejo and Gogs sign: a JSON body as it came, or the JSON in a form.
+/// The bytes that Gitea, Forgejo and Gogs sign: a JSON body unchanged, or the JSON in a form.
 pub(super) fn signed_json(body: &[u8], encoding: Encoding) -> Option<Cow<'_, [u8]>> {
     let is_form = encoding == Encoding::Form || encoding == Encoding::Detect && body.starts_with(b"payload=");
     if !is_form {
@@ -62,7 +60,7 @@ fn utf8(bytes: &[u8]) -> Result<&str, PayloadError> {
 
 /// The one field `payload` of a form (WHATWG URL standard, `application/x-www-form-urlencoded` parsing).
 fn form_payload(body: &[u8]) -> Result<Cow<'_, str>, PayloadError> {
-    // A file that was saved with an editor ends with a line break; a form never holds one as it is.
+    // An editor ends a saved file with a line break; a form never contains a raw one.
     let body = body.trim_ascii();
     if body.is_empty() {
         return Err(PayloadError::Empty);
@@ -86,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_comes_as_it_is_less_its_byte_order_mark() {
+    fn json_is_unchanged_except_for_its_byte_order_mark() {
         for (body, encoding) in [
             (&b"{\"a\":1}"[..], Encoding::Json),
             (b"\xef\xbb\xbf{\"a\":1}", Encoding::Detect),
@@ -100,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn what_holds_no_json_text_is_refused() {
+    fn a_body_without_json_text_is_refused() {
         for (body, encoding, expected) in [
             (&b""[..], Encoding::Detect, PayloadError::Empty),
             (b" \n\t", Encoding::Json, PayloadError::Empty),
@@ -120,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_two_content_types_of_forges_are_known() {
+    fn only_the_two_content_types_of_forges_are_accepted() {
         for (value, expected) in [
             ("application/json", Some(Encoding::Json)),
             ("Application/JSON; charset=utf-8", Some(Encoding::Json)),

@@ -1,12 +1,12 @@
-//! GitHub (docs.github.com, "Webhook events and payloads"), and the forges that send its payloads with differences:
-//! Gitea, Forgejo, Gogs, GitBucket.
+//! GitHub (docs.github.com, "Webhook events and payloads"), and the forges with similar payloads: Gitea, Forgejo, Gogs,
+//! GitBucket.
 
 use super::wire::Object;
 use super::{Delivery, Event, PayloadError};
 use crate::documents::ReportedChange;
 use crate::model::{BranchName, CommitSha, ForgeName, PullRequest, RepoName};
 
-/// What kind of delivery it is, before anything but its shape was read.
+/// The kind of a delivery, from its shape only.
 enum Kind {
     Ping,
     PullRequest,
@@ -20,12 +20,12 @@ pub(super) fn read(
 ) -> Result<Delivery, PayloadError> {
     let kind = match event {
         Some("ping") => Kind::Ping,
-        // A workflow's own name for the same payload: it only says on which code the workflow runs.
+        // A workflow's other name for the same payload: it only determines which version of the workflow runs.
         Some("pull_request" | "pull_request_target") => Kind::PullRequest,
         Some(other) => Kind::Other(Some(other.to_owned())),
         None => deduce(top),
     };
-    // A delivery that is not about a pull request cannot fail here: a value of another type counts as absent.
+    // An unrelated delivery must not fail here, so a value of another type counts as absent.
     let name = top.peek("repository").peek_as::<RepoName>("full_name");
     let event = match kind {
         Kind::Ping => Event::Ping,
@@ -35,8 +35,8 @@ pub(super) fn read(
     Ok(Delivery { forge, repository: name, event })
 }
 
-/// The event of a payload that came without its header. A review, a comment and a thread also carry a
-/// `pull_request`, but their own subject stands beside it.
+/// The event of a payload without its header. Payloads about a review, a comment or a thread also contain
+/// `pull_request`, but have an additional key for their own subject.
 fn deduce(top: &Object<'_>) -> Kind {
     if top.has("zen") && top.has("hook_id") {
         return Kind::Ping;
@@ -54,7 +54,7 @@ fn pull_request(forge: ForgeName, top: &Object<'_>, name: Option<RepoName>) -> R
     let pull = top.object("pull_request")?;
     let state = pull.peek_text("state").filter(|state| state == "open");
     let merged: Option<bool> = pull.read("merged", "true or false")?;
-    // GitBucket also closes, without a merge, what is open from a branch that something is merged into.
+    // GitBucket also closes, without a merge, open pull requests from the target branch of another merge.
     if let (Some(state), true) = (state, forge != ForgeName::Gitbucket || merged == Some(true)) {
         return Ok(Event::Contradiction { state, change: reported(forge, top, name) });
     }
@@ -64,7 +64,7 @@ fn pull_request(forge: ForgeName, top: &Object<'_>, name: Option<RepoName>) -> R
     }
 }
 
-/// A merge says what landed where, or it is refused with the path of what is missing.
+/// The change of a merge; missing data is an error with its path.
 fn merge(forge: ForgeName, top: &Object<'_>, pull: &Object<'_>) -> Result<ReportedChange, PayloadError> {
     let repository = top.object("repository")?;
     let clone_url = repository.url("clone_url")?;
@@ -95,12 +95,12 @@ fn merge(forge: ForgeName, top: &Object<'_>, pull: &Object<'_>) -> Result<Report
     })
 }
 
-/// What there is to say about a pull request that is not being merged: as much as is readable.
+/// The readable parts of a pull request that is not being merged.
 fn reported(forge: ForgeName, top: &Object<'_>, name: Option<RepoName>) -> Option<Box<ReportedChange>> {
     let (repository, pull) = (top.peek("repository"), top.peek("pull_request"));
     let number = pull.peek_number("number").or_else(|| top.peek_number("number"));
     let merged = pull.read("merged", "").ok().flatten() == Some(true);
-    // While it is not merged, GitHub's is a trial merge that is on no branch.
+    // Before the merge, GitHub's value is a trial merge that is on no branch.
     let landed = pull.peek_as::<CommitSha>("merge_commit_sha").filter(|_| merged && names_commit(forge));
     let is_said = landed.is_some();
     Some(Box::new(ReportedChange {
@@ -115,12 +115,12 @@ fn reported(forge: ForgeName, top: &Object<'_>, name: Option<RepoName>) -> Optio
     }))
 }
 
-/// Whether `merge_commit_sha` is what landed: for Gogs it is the head's tip, and GitBucket has none.
+/// Whether `merge_commit_sha` is what landed: in Gogs it is the head's tip, and GitBucket has none.
 fn names_commit(forge: ForgeName) -> bool {
     !matches!(forge, ForgeName::Gogs | ForgeName::Gitbucket)
 }
 
-/// Everything but its number. The times are for finding the commit that landed, where it is not said.
+/// All fields but the number. The times help to find the commit that landed if it is not reported.
 fn described(forge: ForgeName, pull: &Object<'_>, is_said: bool) -> PullRequest {
     let time = |key: &str| pull.peek_time(key).filter(|_| !is_said);
     let user = pull.peek("user");

@@ -1,4 +1,4 @@
-//! GitLab's merge requests, from a project's webhook and from a system hook (docs.gitlab.com, "Webhook events").
+//! GitLab's merge requests, from webhooks of projects and from system hooks (docs.gitlab.com, "Webhook events").
 
 use super::wire::Object;
 use super::{Delivery, Event, PayloadError};
@@ -18,7 +18,7 @@ pub(super) fn read(top: &Object<'_>, event: Option<&str>) -> Result<Delivery, Pa
     Ok(Delivery { forge: ForgeName::Gitlab, repository: name, event })
 }
 
-/// The project that the delivery is about: of a merge request, the one that it is merged into.
+/// The delivery's project: for a merge request, the target project.
 fn full_name(top: &Object<'_>) -> Option<RepoName> {
     let (project, target) = (top.peek("project"), top.peek("object_attributes").peek("target"));
     let by_path = [&project, &target, top].into_iter().find_map(|at| at.peek_as("path_with_namespace"));
@@ -73,12 +73,12 @@ fn reported(top: &Object<'_>, attributes: &Object<'_>, name: RepoName) -> Report
     let (project, target) = (top.peek("project"), attributes.peek("target"));
     let http_url = |at: &Object<'_>| at.peek_url("git_http_url").or_else(|| at.peek_url("http_url"));
     let landed = attributes.peek_text("state").as_deref() == Some("merged");
-    // Both are null where the branch was only moved forward: then the head landed, which the build proves.
+    // Both are null after a fast-forward: then the head landed, which the build verifies.
     let commit = attributes.peek_as("merge_commit_sha").or_else(|| attributes.peek_as("squash_commit_sha"));
     let commit = commit.filter(|_| landed);
     let time = |key: &str| attributes.peek_time(key).filter(|_| commit.is_none());
     let (created_at, merged_at, user) = (time("created_at"), time("merged_at"), top.peek("user"));
-    // The payload names the user who did it, and only the number of the author.
+    // The payload names the user of the action, but gives only the id of the author.
     let is_author = attributes.peek_number("author_id").is_some_and(|id| user.peek_number("id") == Some(id));
     ReportedChange {
         forge: Some(ForgeName::Gitlab),

@@ -1,14 +1,14 @@
-//! What the headers of a delivery say: which forge it can be from, its event, its id, its signature.
+//! Reads the headers of a delivery: possible forges, event, id, signature.
 //!
-//! Gitea sends GitHub's and Gogs' headers too, Forgejo all of those, Gogs GitHub's event.
+//! Gitea also sends GitHub's and Gogs' headers, Forgejo all of those, and Gogs GitHub's event header.
 
 use super::signature::Unverified;
 use crate::model::ForgeName;
 
-/// A header by its name in lower case.
+/// Looks up a header by its lower-case name.
 pub type Lookup<'a> = dyn Fn(&str) -> Option<&'a str> + 'a;
 
-/// The headers that are looked at.
+/// The headers that swanci reads.
 pub(crate) const READ: [&str; 27] = [
     "content-type",
     "user-agent",
@@ -39,7 +39,7 @@ pub(crate) const READ: [&str; 27] = [
     "x-bitbucket-type",
 ];
 
-/// The name of the event, as the forge that is told by its most special header writes it.
+/// The name of the event, from the most specific forge's header.
 pub(crate) fn event<'a>(headers: &Lookup<'a>) -> Option<&'a str> {
     ["x-forgejo-event", "x-gitea-event", "x-gogs-event", "x-gitlab-event", "x-event-key", "x-github-event"]
         .into_iter()
@@ -63,8 +63,8 @@ pub(crate) fn delivery_id<'a>(headers: &Lookup<'a>) -> Option<&'a str> {
 }
 
 impl ForgeName {
-    /// Whether a delivery with these headers can come from such a forge. GitHub and GitBucket, and the two Bitbuckets,
-    /// are not always told apart by headers; they are by whose secret made the signature.
+    /// Whether this forge can have sent a delivery with these headers. Headers cannot always distinguish GitHub from
+    /// GitBucket, or the two Bitbuckets; the secret behind the signature does.
     pub(crate) fn can_send(self, headers: &Lookup<'_>) -> bool {
         let has = |name: &str| headers(name).is_some();
         let gitlab = has("x-gitlab-event") || has("x-gitlab-token") || has("webhook-signature");
@@ -88,7 +88,7 @@ impl ForgeName {
         }
     }
 
-    /// The header of the signature that decides, where there is one.
+    /// The header of the signature to verify.
     pub(crate) fn signature_header(self, headers: &Lookup<'_>) -> &'static str {
         match self {
             ForgeName::Github | ForgeName::Gitbucket => "x-hub-signature-256",
@@ -102,13 +102,13 @@ impl ForgeName {
     }
 }
 
-/// Whether some forge that can have sent this signed it; an empty signature is none.
+/// Whether a possible sender signed it; an empty signature does not count.
 pub(crate) fn is_signed(headers: &Lookup<'_>) -> bool {
     let signed = |forge: ForgeName| headers(forge.signature_header(headers)).is_some_and(|s| !s.is_empty());
     ForgeName::ALL.into_iter().any(|forge| forge.can_send(headers) && signed(forge))
 }
 
-/// Why a delivery counts as not signed.
+/// Why a delivery counts as unsigned.
 pub(crate) fn unsigned(headers: &Lookup<'_>) -> Unverified {
     let sha1 = headers("x-hub-signature").and_then(|value| value.strip_prefix("sha1="));
     let of_github = ForgeName::Github.can_send(headers) || ForgeName::Gitbucket.can_send(headers);
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_forge_is_told_by_headers_alone() {
+    fn headers_identify_the_forge() {
         use ForgeName::{Bitbucket, BitbucketServer, Forgejo, Gitbucket, Gitea, Github, Gitlab, Gogs};
         for (headers, expected) in [
             (
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_that_the_forge_does_not_send_is_none() {
+    fn a_signature_in_another_forges_header_does_not_count() {
         for (headers, signed) in [
             (&[("x-github-event", "push"), ("x-hub-signature-256", "sha256=00")][..], true),
             (&[("x-github-event", "push"), ("x-hub-signature-256", "")], false),

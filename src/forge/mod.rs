@@ -1,8 +1,8 @@
-//! Bytes and headers → [`Delivery`]: what a forge said, in words that are the same for every forge.
+//! Bytes and headers → [`Delivery`], independent of the forge.
 //!
-//! `headers.rs` tells the forge and finds the signature, `signature.rs` verifies it, and one file for each family
-//! reads its payloads. A new forge is a variant of [`ForgeName`] and an arm in each. Nothing here decides whether to build:
-//! that is [`crate::decide`].
+//! `headers.rs` recognizes the forge and finds the signature, `signature.rs` verifies it, and one file per family reads
+//! its payloads. A new forge is a variant of [`ForgeName`] and an arm in each. [`crate::decide`] decides whether to
+//! build.
 
 pub(crate) mod api;
 mod bitbucket;
@@ -21,108 +21,104 @@ pub use body::Encoding;
 pub use headers::Lookup;
 pub(crate) use headers::{READ, delivery_id, event, is_signed, unsigned};
 
-/// What a forge delivered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
-    /// Who sent it.
+    /// The sender.
     pub forge: ForgeName,
-    /// The repository it is about; `None` for deliveries about an account, and for a name that no repository has.
+    /// The repository; `None` for deliveries about an account, and for an invalid name.
     pub repository: Option<RepoName>,
-    /// What happened.
     pub event: Event,
 }
 
-/// What happened on the forge. Closed, so that a new kind does not compile until every place has classified it.
+/// The event of a delivery. A closed enum, so that the compiler finds every place that must handle a new kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// The forge tries the hook out.
+    /// A test of the webhook.
     Ping,
-    /// A pull request was closed by merging it: the one delivery that announces a merge.
+    /// A pull request was closed by merging it: the only event that announces a merge.
     Merged(Box<ReportedChange>),
-    /// A pull request was closed, and not by merging it.
+    /// A pull request was closed without merging it.
     Closed {
-        /// What the payload says; `None` when it says nothing.
+        /// The payload's value; `None` if absent.
         merged: Option<bool>,
         /// Nothing landed, so its commit is absent.
         change: Option<Box<ReportedChange>>,
     },
-    /// A delivery that contradicts itself: closed or merged, and the pull request in it is in another state. GitHub
-    /// now and then sends it for a pull request that was merged, so a merge may be lost with it.
+    /// The delivery contradicts itself: the event is a close or a merge, but the pull request has another state. GitHub
+    /// occasionally sends this for a merged pull request, so a merge may be lost.
     Contradiction {
-        /// The state that the pull request is said to be in.
+        /// The state of the pull request in the payload.
         state: String,
-        /// The pull request as the delivery describes it.
+        /// The pull request in the payload.
         change: Option<Box<ReportedChange>>,
     },
-    /// Something else happened to a pull request, merged or not.
+    /// Another event of a pull request, merged or not.
     Touched {
-        /// The forge's word for it; `None` when the payload has none.
+        /// The forge's name for it; `None` if the payload has none.
         action: Option<String>,
-        /// The pull request as it stands.
+        /// The pull request in the payload.
         change: Option<Box<ReportedChange>>,
     },
-    /// Anything else: a push, a comment, a review, an event that did not exist when this was written.
+    /// Any other event: a push, a comment, a review, or one unknown to this version.
     Other {
-        /// The event header; `None` when there was none and the payload does not tell.
+        /// The event header; `None` if it is missing and the payload does not identify the event.
         name: Option<String>,
     },
 }
 
-/// What came with a payload's bytes.
+/// The metadata of a payload.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Headers<'a> {
-    /// The event header. When it is absent or empty, the event is deduced from the payload's shape.
+    /// The event header. If absent or empty, the payload's shape determines the event.
     pub event: Option<&'a str>,
-    /// How the body is written.
     pub encoding: Encoding,
-    /// The forge, when a person named it; otherwise the payload's shape tells it.
+    /// The forge from the command line; otherwise the payload's shape determines it.
     pub forge: Option<ForgeName>,
 }
 
-/// Why a payload cannot be read. All of them are exit code 4, and 400 over HTTP.
+/// Why a payload cannot be read. Exit code 4; 400 over HTTP.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PayloadError {
-    /// There are no bytes, or only white space.
+    /// Empty, or only white space.
     #[error("the payload is empty")]
     Empty,
     /// JSON is UTF-8 (RFC 8259, section 8.1).
     #[error("the payload is not UTF-8: byte {offset} is wrong")]
     NotUtf8 {
-        /// Offset of the first wrong byte.
+        /// Offset of the first invalid byte.
         offset: usize,
     },
-    /// The form around the JSON is wrong.
+    /// The form around the JSON is invalid.
     #[error("the form-encoded payload {0}")]
     Form(&'static str),
-    /// It is no JSON object.
+    /// Not a JSON object.
     #[error("the payload is not a JSON object: {0}")]
     Syntax(String),
-    /// It is JSON, but a field that the verdict needs is missing or wrong.
+    /// A required field is missing or invalid.
     #[error("the payload's `{path}` {problem}")]
     Field {
-        /// Where, as a JSON path: `pull_request.merge_commit_sha`.
+        /// Its JSON path, such as `pull_request.merge_commit_sha`.
         path: String,
-        /// What is wrong with it, as the rest of a sentence.
+        /// The problem, as the end of a sentence.
         problem: String,
     },
-    /// It comes from a forge that is not supported.
+    /// It comes from an unsupported forge.
     #[error("the payload comes from {forge}, which swanci does not support (recognized by `{mark}`)")]
     OtherForge {
-        /// The forge's name.
         forge: &'static str,
         /// The JSON path of the key that identifies it.
         mark: &'static str,
     },
-    /// It is not a payload but a document of swanci's own.
+    /// It is a document of swanci itself, not a payload.
     #[error("this is a document of swanci's own, not a webhook payload")]
     OwnDocument {
-        /// The command that takes it.
+        /// The command that reads it.
         command: &'static str,
     },
 }
 
 impl PayloadError {
-    /// The JSON path of what is wrong, where there is one.
+    /// The JSON path of the error, if known.
     pub fn path(&self) -> Option<&str> {
         match self {
             PayloadError::Field { path, .. } => Some(path),
@@ -135,7 +131,6 @@ impl PayloadError {
         }
     }
 
-    /// What a person can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
             PayloadError::OwnDocument { command } => Some(format!("give it to `swanci {command}`")),
@@ -153,22 +148,21 @@ impl PayloadError {
         }
     }
 
-    /// A field that is wrong.
     fn field(path: impl Into<String>, problem: impl Into<String>) -> PayloadError {
         PayloadError::Field { path: path.into(), problem: problem.into() }
     }
 }
 
-/// Reads what a forge delivered.
+/// Parses a delivery.
 ///
 /// # Errors
-/// [`PayloadError`] when the bytes are not a JSON object, come from a system that is not supported, or announce a
-/// merge without saying properly what was merged where.
+/// [`PayloadError`] if the bytes are not a JSON object, come from an unsupported system, or announce a merge without a
+/// required field.
 pub fn parse(body: &[u8], headers: Headers<'_>) -> Result<Delivery, PayloadError> {
     let text = body::json_text(body, headers.encoding)?;
     let top = wire::Object::top(&text)?;
     let forge = match headers.forge {
-        // `--forge` does not turn a document of swanci's own into a payload.
+        // `--forge` does not turn a document of swanci into a payload.
         Some(forge) => match shape::own_document(&top) {
             Some(command) => return Err(PayloadError::OwnDocument { command }),
             None => forge,
@@ -188,7 +182,7 @@ pub fn parse(body: &[u8], headers: Headers<'_>) -> Result<Delivery, PayloadError
     }
 }
 
-/// The forge that a payload without headers comes from, by its shape.
+/// Recognizes the forge of a payload without headers by its shape.
 pub(crate) fn recognize(body: &[u8]) -> Result<ForgeName, PayloadError> {
     let text = body::json_text(body, Encoding::Detect)?;
     shape::recognize(&wire::Object::top(&text)?)

@@ -1,4 +1,4 @@
-//! Which forge a payload comes from, told by its keys alone, for a payload that came without headers.
+//! Recognizes the forge of a payload without headers by its keys.
 
 use super::PayloadError;
 use super::wire::Object;
@@ -6,7 +6,7 @@ use crate::model::ForgeName;
 
 const GITEE: &str = "Gitee";
 
-/// The forge, or what the payload is instead of one of a supported forge. Sources: the forges' documentation of their webhooks.
+/// The forge; an error for payloads of other systems. Sources: the webhook documentation of the forges.
 pub(super) fn recognize(top: &Object<'_>) -> Result<ForgeName, PayloadError> {
     if let Some(command) = own_document(top) {
         return Err(PayloadError::OwnDocument { command });
@@ -35,7 +35,7 @@ pub(super) fn recognize(top: &Object<'_>) -> Result<ForgeName, PayloadError> {
     })
 }
 
-/// The command that takes this document of swanci's.
+/// The command that reads this document of swanci.
 pub(super) fn own_document(top: &Object<'_>) -> Option<&'static str> {
     if !top.is_number("schema") {
         None
@@ -50,7 +50,7 @@ pub(super) fn own_document(top: &Object<'_>) -> Option<&'static str> {
     }
 }
 
-/// A system that is not supported, and the JSON path of the key that identifies it.
+/// An unsupported system, and the JSON path of the key that identifies it.
 fn unsupported(top: &Object<'_>) -> Option<(&'static str, &'static str)> {
     let (repository, sender) = (top.peek("repository"), top.peek("sender"));
     let is_azure = top.is_string("eventType") && top.is_object("resource");
@@ -74,8 +74,8 @@ fn unsupported(top: &Object<'_>) -> Option<(&'static str, &'static str)> {
     marks.into_iter().find(|(found, _, _)| *found).map(|(_, forge, mark)| (forge, mark))
 }
 
-/// GitHub's accounts have only a `login`; those of Gitea, Forgejo and Gogs have a `full_name` and nearly always a
-/// `username`, which newer versions of Forgejo have dropped.
+/// GitHub's accounts have only a `login`; those of Gitea, Forgejo and Gogs have a `full_name` and usually a `username`,
+/// which newer versions of Forgejo have dropped.
 fn of_githubs_family(top: &Object<'_>) -> ForgeName {
     let (repository, pull) = (top.peek("repository"), top.peek("pull_request"));
     if pull.is_string("base_branch") && !pull.is_object("base") {
@@ -89,7 +89,7 @@ fn of_githubs_family(top: &Object<'_>) -> ForgeName {
     if has("username") || has("full_name") {
         return ForgeName::Gitea;
     }
-    // GitBucket's clone URLs have `/git/` in front of the full name, which GitHub's never have, not even that of git/git.
+    // GitBucket's clone URLs have `/git/` before the full name; GitHub's never do, not even for git/git.
     match (repository.peek_text("full_name"), repository.peek_text("clone_url")) {
         (Some(name), Some(url)) if url.ends_with(&format!("/git/{name}.git")) => ForgeName::Gitbucket,
         (_, _) => ForgeName::Github,
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_system_that_is_not_supported_is_named() {
+    fn an_unsupported_system_is_named() {
         for (text, name) in [
             (
                 r#"{"eventType":"git.pullrequest.merged","publisherId":"tfs","resource":{"repository":{}}}"#,
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_supported_forge_is_told_by_its_keys() {
+    fn a_supported_forge_is_recognized_by_its_keys() {
         use ForgeName::{Bitbucket, BitbucketServer, Forgejo, Gitbucket, Gitea, Github, Gitlab, Gogs};
         for (text, forge) in [
             (r#"{"object_kind":"merge_request","repository":{"path_with_namespace":"a/b"}}"#, Gitlab),
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn swancis_own_documents_are_told_by_their_schema() {
+    fn swancis_own_documents_are_recognized_by_their_schema() {
         for (text, command) in [
             (r#"{"schema":1,"decision":"build","change":{}}"#, "build"),
             (r#"{"schema":1,"change":{},"images":[]}"#, "push"),

@@ -1,5 +1,4 @@
-//! Does a delivery come from somebody who knows the secret? What each forge signs, and where it says so, is in
-//! [`ForgeName::signature_header`].
+//! Verifies the signatures and tokens of deliveries. [`ForgeName::signature_header`] names each forge's header.
 
 use std::time::{Duration, SystemTime};
 
@@ -13,22 +12,22 @@ use super::body::{self, Encoding};
 use super::headers::{Lookup, unsigned};
 use crate::model::ForgeName;
 
-/// How far the time of a GitLab delivery may be from now (Standard Webhooks; the reference libraries take as much).
+/// The largest clock difference to a GitLab delivery (the same as in the reference libraries of Standard Webhooks).
 const WINDOW: Duration = Duration::from_secs(5 * 60);
-/// What a key of the Standard Webhooks starts with.
+/// The prefix of Standard Webhooks keys.
 const STANDARD_KEY: &str = "whsec_";
 
-/// A webhook's secrets, more than one while one is being replaced: none is empty, none is shown.
+/// A webhook's secrets: several during a rotation, none of them empty.
 #[derive(Debug, Clone)]
 pub struct WebhookSecret(Vec<SecretSlice<u8>>);
 
-/// Everybody could sign with an empty secret.
+/// Anyone could sign with an empty secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the webhook secret is empty")]
 pub struct EmptySecret;
 
 impl WebhookSecret {
-    /// One secret, byte for byte.
+    /// A single secret, byte for byte.
     ///
     /// # Errors
     /// [`EmptySecret`].
@@ -39,7 +38,7 @@ impl WebhookSecret {
     /// A delivery may be signed with any of these.
     ///
     /// # Errors
-    /// [`EmptySecret`] when there is none, or one of them is empty.
+    /// [`EmptySecret`] if there is none, or one of them is empty.
     pub fn any_of(secrets: Vec<SecretString>) -> Result<WebhookSecret, EmptySecret> {
         if secrets.is_empty() || secrets.iter().any(|secret| secret.expose_secret().is_empty()) {
             return Err(EmptySecret);
@@ -47,8 +46,8 @@ impl WebhookSecret {
         Ok(WebhookSecret(secrets.iter().map(|s| s.expose_secret().as_bytes().to_vec().into()).collect()))
     }
 
-    /// Whether `signature` (`sha256=<64 hex digits>`, or the digits alone) was made over `body` with this secret.
-    /// Compared in constant time. A missing, empty, cut or SHA-1 signature is simply wrong.
+    /// Whether `signature` (`sha256=<64 hex digits>`, or only the digits) matches `body` and this secret. Compares in
+    /// constant time. A missing, empty, truncated or SHA-1 signature does not match.
     #[must_use]
     pub fn verifies(&self, body: &[u8], signature: Option<&str>) -> bool {
         let Some(expected) = signature.and_then(decode) else { return false };
@@ -57,14 +56,14 @@ impl WebhookSecret {
 
     /// Whether the token is one of these secrets.
     fn is_token(&self, token: &str) -> bool {
-        // HMAC only for its comparison in constant time; the key is not secret.
+        // HMAC only serves as a comparison in constant time; the key is not secret.
         let mac =
             |text: &[u8]| Hmac::<Sha256>::new_from_slice(b"token").map(|mac| mac.chain_update(text)).ok();
         let Some(given) = mac(token.as_bytes()).map(|mac| mac.finalize().into_bytes()) else { return false };
         self.0.iter().any(|s| mac(s.expose_secret()).is_some_and(|mac| mac.verify_slice(&given).is_ok()))
     }
 
-    /// Whether one of the signatures (`v1,BASE64 v1,BASE64`) was made over `id.timestamp.body`.
+    /// Whether one of the signatures (`v1,BASE64 v1,BASE64`) matches `id.timestamp.body`.
     fn verifies_standard(&self, id: &str, timestamp: &str, body: &[u8], signatures: &str) -> bool {
         let keys = self.0.iter().filter_map(|secret| {
             let text = std::str::from_utf8(secret.expose_secret()).ok()?.strip_prefix(STANDARD_KEY)?;
@@ -80,7 +79,7 @@ impl WebhookSecret {
     }
 }
 
-/// Why a delivery is not authenticated: for the log, not for whoever sent it.
+/// Why a delivery is not authenticated: for the log, not for the sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unverified {
     #[error("it is not signed")]
@@ -95,7 +94,7 @@ pub enum Unverified {
     Stale,
 }
 
-/// Verifies a delivery of this kind of forge.
+/// Verifies a delivery from this kind of forge.
 pub fn verify(
     forge: ForgeName,
     headers: &Lookup<'_>,
@@ -109,7 +108,7 @@ pub fn verify(
         (ForgeName::Gitlab, _) => return verify_gitlab(headers, body, secret, now),
         (_, None) => return Err(unsigned(headers)),
         (ForgeName::Gitea | ForgeName::Forgejo | ForgeName::Gogs, signature) => {
-            // Over the JSON, also where a form is around it.
+            // The signature covers the JSON, even inside a form.
             body::signed_json(body, encoding).is_some_and(|json| secret.verifies(&json, signature))
         }
         (
@@ -120,7 +119,7 @@ pub fn verify(
     if verified { Ok(()) } else { Err(Unverified::Wrong) }
 }
 
-/// A token is the secret itself; a signature is made with a secret that starts with `whsec_`.
+/// A token is the secret itself; signatures use a secret that starts with `whsec_`.
 fn verify_gitlab(
     headers: &Lookup<'_>,
     body: &[u8],
@@ -152,7 +151,7 @@ fn is_recent(timestamp: &str, now: SystemTime) -> bool {
 }
 
 fn is_mac(key: &[u8], message: &[&[u8]], expected: &[u8]) -> bool {
-    // HMAC takes a key of any length (RFC 2104, section 2), so there is no error to lose here.
+    // HMAC accepts keys of any length (RFC 2104, section 2), so this never fails.
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else { return false };
     message.iter().for_each(|part| mac.update(part));
     mac.verify_slice(expected).is_ok()
@@ -196,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_wrong() {
+    fn any_other_signature_is_rejected() {
         let good = format!("sha256={DIGITS}");
         for value in [
             None,
@@ -218,14 +217,14 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_secret_does_not_exist() {
+    fn an_empty_secret_is_rejected() {
         assert_eq!(WebhookSecret::new(vec![]).err(), Some(EmptySecret));
         assert_eq!(WebhookSecret::any_of(vec![]).err(), Some(EmptySecret));
         assert_eq!(WebhookSecret::any_of(vec!["x".into(), "".into()]).err(), Some(EmptySecret));
     }
 
     #[test]
-    fn while_a_secret_is_replaced_both_verify_and_no_other() {
+    fn during_a_rotation_both_secrets_verify_and_no_other() {
         let both = WebhookSecret::any_of(vec!["new".into(), "old".into()]).unwrap();
         for (key, expected) in [("new", true), ("old", true), ("newold", false), ("other", false)] {
             assert_eq!(both.verifies(BODY, Some(&sign(key, BODY))), expected, "{key}");
@@ -233,14 +232,14 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_never_shown() {
+    fn a_secret_is_never_printed() {
         assert!(!format!("{:?}", secret("hunter2")).contains("hunter2"));
         assert!(!format!("{:?}", secret("hunter2")).contains("104"));
     }
 
     proptest! {
         #[test]
-        fn every_flipped_bit_of_a_signed_body_is_refused(
+        fn a_signed_body_with_a_flipped_bit_is_refused(
             body in proptest::collection::vec(any::<u8>(), 1..200), at in any::<prop::sample::Index>(), bit in 0u8..8,
         ) {
             let signature = sign("s3cret", &body);
@@ -251,7 +250,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_in_place_of_a_signature_panics(value in ".*") {
+        fn arbitrary_text_as_a_signature_does_not_panic(value in ".*") {
             prop_assert!(!secret("s3cret").verifies(b"body", Some(&value)));
         }
     }

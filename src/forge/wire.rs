@@ -1,5 +1,5 @@
-//! A JSON object of a payload. One pass notes where each key's value stands; a value is read when it is asked for, and
-//! a mistake in it is named by its JSON path. What nobody asks for cannot fail a payload.
+//! A JSON object of a payload. One pass records the raw value of each key; values are parsed on access, with errors
+//! that contain the JSON path. Unused values cannot fail a payload.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -15,12 +15,12 @@ use super::PayloadError;
 use crate::escape::{escaped, shortened};
 use crate::model::InvalidValue;
 
-/// Longer than any URL that a forge gives out.
+/// Longer than any forge's URLs.
 const MAX_URL: usize = 2048;
-/// More than any object of any forge has.
+/// More than in any forge's objects.
 const MAX_KEYS: usize = 10_000;
 
-/// An object and its JSON path; an object that is absent or null has no keys.
+/// An object and its JSON path; an absent or null object has no keys.
 #[derive(Debug, Default)]
 pub(super) struct Object<'a> {
     path: String,
@@ -28,13 +28,13 @@ pub(super) struct Object<'a> {
 }
 
 impl<'a> Object<'a> {
-    /// Reads the top level of a payload.
+    /// Parses the top level of a payload.
     pub(super) fn top(text: &'a str) -> Result<Object<'a>, PayloadError> {
         let error = match serde_json::from_str::<Fields<'_>>(text) {
             Ok(Fields(fields)) => return Ok(Object { path: String::new(), fields }),
             Err(error) => escaped(&error.to_string()),
         };
-        // Where in it the mistake stands is looked for only now.
+        // Only now find the position of the error.
         let mut json = serde_json::Deserializer::from_str(text);
         let located =
             serde_path_to_error::deserialize::<_, serde_json::Map<String, serde_json::Value>>(&mut json);
@@ -46,7 +46,6 @@ impl<'a> Object<'a> {
         })
     }
 
-    /// The JSON path of a key.
     pub(super) fn path_of(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
@@ -72,7 +71,7 @@ impl<'a> Object<'a> {
         self.raw(key).is_some_and(|value| value.get().starts_with(|c: char| c.is_ascii_digit()))
     }
 
-    /// The object at a key; without keys where it is absent or null.
+    /// The object at a key; empty if absent or null.
     pub(super) fn object(&self, key: &str) -> Result<Object<'a>, PayloadError> {
         let path = self.path_of(key);
         let Some(value) = self.raw(key) else { return Ok(Object { path, fields: BTreeMap::new() }) };
@@ -87,12 +86,12 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// As [`Object::object`]; without keys also where it cannot be read.
+    /// Like [`Object::object`]; also empty if it cannot be parsed.
     pub(super) fn peek(&self, key: &str) -> Object<'a> {
         self.object(key).unwrap_or_default()
     }
 
-    /// The value of a key, which has to be `what`; `None` where it is absent or null.
+    /// The value of a key, which must be `what`; `None` if absent or null.
     pub(super) fn read<T: DeserializeOwned>(&self, key: &str, what: &str) -> Result<Option<T>, PayloadError> {
         let Some(value) = self.raw(key) else { return Ok(None) };
         let wrong = |_| PayloadError::field(self.path_of(key), format!("is not {what}"));
@@ -108,22 +107,22 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// The text of a key; `None` also where it is of another type.
+    /// The text of a key; `None` for another type.
     pub(super) fn peek_text(&self, key: &str) -> Option<String> {
         self.text(key).ok().flatten()
     }
 
-    /// The text of a key as a value of this kind; `None` where it is not one.
+    /// The text of a key, parsed; `None` if invalid.
     pub(super) fn peek_as<T: FromStr>(&self, key: &str) -> Option<T> {
         self.peek_text(key)?.parse().ok()
     }
 
-    /// A number, also one that is written as a string of digits.
+    /// A number, or a string of digits.
     pub(super) fn peek_number(&self, key: &str) -> Option<u64> {
         self.read(key, "").ok().flatten().or_else(|| self.peek_as(key))
     }
 
-    /// The text of a key, which has to be there and of this kind.
+    /// The text of a required key, parsed.
     pub(super) fn needed<T>(&self, key: &str) -> Result<T, PayloadError>
     where
         T: TryFrom<String, Error = InvalidValue>,
@@ -136,7 +135,7 @@ impl<'a> Object<'a> {
         PayloadError::field(self.path_of(key), "is missing")
     }
 
-    /// A URL whose syntax is harmless; which URL may be cloned is for `build` to say.
+    /// A URL with harmless syntax; `build` decides which URLs may be cloned.
     pub(super) fn url(&self, key: &str) -> Result<Option<String>, PayloadError> {
         let Some(url) = self.text(key)? else { return Ok(None) };
         match problem_of_url(&url) {
@@ -149,7 +148,7 @@ impl<'a> Object<'a> {
         self.url(key).ok().flatten()
     }
 
-    /// A time: RFC 3339, with `UTC` or `+0000` for its offset, or milliseconds since 1970.
+    /// A time: RFC 3339, also with `UTC` or `+0000` as its offset, or milliseconds since 1970.
     pub(super) fn peek_time(&self, key: &str) -> Option<Timestamp> {
         if self.is_number(key) {
             return Timestamp::from_millisecond(self.read(key, "").ok().flatten()?).ok();
@@ -173,7 +172,7 @@ pub(super) fn problem_of_url(url: &str) -> Option<String> {
     }
 }
 
-/// Where the value of each key stands.
+/// The raw value of each key.
 struct Fields<'a>(BTreeMap<Cow<'a, str>, &'a RawValue>);
 
 #[derive(Deserialize)]
@@ -192,7 +191,7 @@ impl<'de> Deserialize<'de> for Fields<'de> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut fields = BTreeMap::new();
                 while let Some((Key(key), value)) = map.next_entry::<Key<'de>, &'de RawValue>()? {
-                    // Readers would disagree on which of the two counts.
+                    // Parsers disagree on which of two duplicates counts.
                     if fields.contains_key(&key) {
                         return Err(A::Error::custom(format!("duplicate field `{}`", shortened(&key, 40))));
                     }
@@ -213,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn in_the_place_of_an_object_any_value_is_taken_until_it_is_needed() {
+    fn unused_values_may_have_any_type() {
         for other in ["true", "-1", "1", "1.5", "\"x\"", "[1,{\"a\":[]}]", "{\"a\":1,\"a\":2}"] {
             let text = format!("{{\"repository\":{other},\"action\":\"closed\"}}");
             let top = Object::top(&text).unwrap();
@@ -228,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_named_by_its_path() {
+    fn errors_contain_the_json_path() {
         for (text, path) in [
             (r#"{"pull_request":{"base":{"ref":1,"x":tru}}}"#, Some("pull_request.base.x")),
             (r#"{"action":1,"action":2}"#, None),
@@ -240,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_read_as_each_forge_writes_them() {
+    fn times_are_read_in_each_forges_format() {
         for (json, expected) in [
             ("\"2026-11-26T12:42:20.70384965Z\"", "2026-11-26T12:42:20.70384965Z"),
             ("\"2023-12-05T19:28:16.861881+01:00\"", "2023-12-05T18:28:16.861881Z"),

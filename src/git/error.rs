@@ -1,20 +1,19 @@
-//! What git could not do, told apart by its own words (LC_ALL pins them to English).
+//! Classifies git's failures by its messages (LC_ALL keeps them in English).
 
 use crate::cancel::Stop;
 use crate::error::{Failure, Kind};
 use crate::process::CommandError;
 
-/// What git could not do, as far as a caller or a person does something different about it.
+/// The failures of git that callers or users handle differently.
 #[derive(Debug, thiserror::Error)]
 pub enum GitError {
-    /// A remote could not be read, for a reason that is known.
+    /// A remote could not be read, for a known reason.
     #[error("{}", .fault.about(.url))]
     Remote {
-        /// The reason.
         fault: Fault,
         /// The remote, without a password.
         url: String,
-        /// What git said.
+        /// git's own message.
         #[source]
         cause: Cause,
     },
@@ -26,23 +25,22 @@ pub enum GitError {
         /// The branch or commit.
         wanted: String,
     },
-    /// The id is an annotated tag's, or that of a file or folder.
+    /// The id belongs to an annotated tag, a file or a folder.
     #[error("`{id}` is the id of a {kind}, not of a commit")]
     NotACommit {
         /// The id.
         id: String,
-        /// The object's type, as git names it.
+        /// git's name for the object's type.
         kind: String,
     },
-    /// More than one commit begins so.
+    /// Several commits start with this prefix.
     #[error("`{abbreviated}` is ambiguous: {} commits begin so", .commits.len())]
     Ambiguous {
-        /// The beginning of an id.
         abbreviated: String,
         /// The commits.
         commits: Vec<String>,
     },
-    /// The installed git lacks what the protection from repositories and configurations needs.
+    /// The installed git lacks a feature that the protection against repositories and configurations needs.
     #[error("git {version} is too old; swanci needs git {}.{} or newer", super::OLDEST.0, super::OLDEST.1)]
     TooOld {
         /// The installed version.
@@ -51,39 +49,36 @@ pub enum GitError {
     /// The disk is full.
     #[error("no space left on the disk for {place}")]
     NoSpace {
-        /// Where.
         place: String,
-        /// What git said.
+        /// git's own message.
         #[source]
         cause: Cause,
     },
-    /// git ended with an error that has no name.
+    /// Any other error of git.
     #[error("git failed")]
     Failed(#[source] Cause),
-    /// git is not there, was stopped, or said too much or nothing.
+    /// git is missing, was stopped, or its output was too long or empty.
     #[error("git failed")]
     Command(#[source] CommandError),
-    /// A file of the mirror could not be handled.
+    /// A file operation on the mirror failed.
     #[error("cannot use the mirror at {place}")]
     Mirror {
-        /// Where.
         place: String,
-        /// Why.
         #[source]
         source: std::io::Error,
     },
-    /// Files of the repository are kept by git-lfs, which is not installed.
+    /// The repository stores files in git-lfs, which is not installed.
     #[error("{url} keeps files in git LFS, and git-lfs is not installed")]
     LfsMissing {
         /// The remote.
         url: String,
     },
-    /// git said something that swanci does not understand.
+    /// git's output has an unexpected format.
     #[error("git said something unexpected: {0}")]
     Unexpected(String),
 }
 
-/// What git itself said of a failure: the lines that name the cause.
+/// The lines of git's output that describe the cause.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{said}")]
 pub struct Cause {
@@ -93,41 +88,41 @@ pub struct Cause {
 /// Why a remote could not be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Its host has no address.
+    /// Its host name cannot be resolved.
     UnknownHost,
-    /// The proxy does not let git through.
+    /// The proxy rejects git's connection.
     Proxy,
-    /// Its certificate comes from an authority that is not trusted, or git does not say what is wrong with it.
+    /// Its certificate comes from an untrusted authority, or git does not report the problem.
     UnknownAuthority,
-    /// Its certificate is over.
+    /// Its certificate has expired.
     Expired,
-    /// Its certificate is another host's.
+    /// Its certificate is for another host.
     WrongName,
     /// It does not speak TLS.
     PlainHttp,
-    /// It answers from another URL.
+    /// It redirects to another URL.
     Moved,
-    /// Its ssh key is not known, or another one.
+    /// Its ssh key is unknown or has changed.
     HostKey,
-    /// It wants other credentials.
+    /// It requires other credentials.
     Unauthorized,
     /// It is a path whose owner git does not trust.
     Owner,
-    /// There is no repository.
+    /// The repository does not exist.
     NoRepository,
-    /// Its history is cut off.
+    /// It is a shallow clone.
     Shallow,
-    /// Its objects are named by SHA-256.
+    /// Its objects use SHA-256.
     ObjectFormat,
-    /// It holds an object that fsck refuses.
+    /// It contains an object that fsck rejects.
     BadObject,
-    /// A file of its LFS storage is missing.
+    /// A file is missing in its LFS storage.
     LfsObject,
-    /// It cannot be reached, or breaks off.
+    /// It is unreachable, or the connection breaks.
     Unreachable,
 }
 
-/// What git, curl, ssh and git-lfs say, in lower case. The first that fits decides.
+/// Messages of git, curl, ssh and git-lfs, in lower case. The first match counts.
 const SIGNS: &[(Fault, &[&str])] = &[
     (Fault::ObjectFormat, &["mismatched algorithms", "unknown object format", "unsupported object format"]),
     (Fault::BadObject, &["fsck error in pack"]),
@@ -326,7 +321,7 @@ impl Fault {
 }
 
 impl GitError {
-    /// What a failed fetch, clone or checkout from a remote was about.
+    /// Classifies a failed fetch, clone or checkout from a remote.
     pub(super) fn of_remote(url: &str, wanted: &str, error: CommandError) -> GitError {
         let url = crate::redact::scrub(url).into_owned();
         let absent =
@@ -335,14 +330,14 @@ impl GitError {
             return GitError::NoSuchRef { url, wanted: wanted.to_owned() };
         }
         match fault_of(error.tail()) {
-            // The connection breaks as well then.
+            // A full disk also breaks the connection.
             Some(_) if error.said(NO_SPACE) => GitError::of_local(&url, error),
             Some(fault) => GitError::Remote { fault, url, cause: Cause::of(error.tail()) },
             None => GitError::of_local(&url, error),
         }
     }
 
-    /// What a failed local verb was about.
+    /// Classifies a failed local command.
     pub(super) fn of_local(place: &str, error: CommandError) -> GitError {
         match &error {
             CommandError::Exit { tail, .. } if error.said(NO_SPACE) => {
@@ -359,7 +354,7 @@ impl GitError {
         }
     }
 
-    /// A fetch from a repository whose history is cut off ends well, with a warning.
+    /// A fetch from a shallow repository succeeds with a warning.
     pub(super) fn shallow(url: &str, tail: &[String]) -> Option<GitError> {
         (fault_of(tail) == Some(Fault::Shallow)).then(|| GitError::Remote {
             fault: Fault::Shallow,
@@ -368,7 +363,7 @@ impl GitError {
         })
     }
 
-    /// Whether a mirror that answers so may be broken, and a fresh one is worth trying.
+    /// Whether the mirror may be broken, so that a new one may help.
     pub(super) fn may_be_a_broken_mirror(&self) -> bool {
         match self {
             GitError::Failed(_)
@@ -446,7 +441,7 @@ fn fault_of(tail: &[String]) -> Option<Fault> {
     SIGNS.iter().find(|(_, signs)| fits(signs)).map(|(fault, _)| *fault)
 }
 
-/// Lines that stand under every failure and name no cause.
+/// Lines that git prints for every failure, without the cause.
 const BOILERPLATE: &[&str] = &[
     "Could not read from remote repository",
     "Please make sure you have the correct access rights",
@@ -469,7 +464,7 @@ const BOILERPLATE: &[&str] = &[
 ];
 
 impl Cause {
-    /// git's own first line about it, and the server's reason.
+    /// git's first relevant line, and the server's reason.
     fn of(tail: &[String]) -> Cause {
         let lines = || tail.iter().map(|line| line.trim()).filter(|line| !line.is_empty());
         let telling: Vec<&str> =
@@ -504,7 +499,7 @@ impl From<Stop> for GitError {
 mod tests {
     use super::*;
 
-    /// What git 2.39, curl, OpenSSH and git-lfs say, word for word.
+    /// Messages of git 2.39, curl, OpenSSH and git-lfs, word for word.
     const SAID: &[(&str, Fault, &str)] = &[
         (
             "fatal: detected dubious ownership in repository at '/srv/x'\nTo add an exception for this directory, \
@@ -580,7 +575,7 @@ mod tests {
     ];
 
     #[test]
-    fn the_cause_is_gits_own_line_and_its_fault_is_known() {
+    fn the_cause_is_gits_own_line_and_its_fault_is_recognized() {
         for (said, fault, cause) in SAID {
             let tail: Vec<String> = said.lines().map(str::to_owned).collect();
             assert_eq!(fault_of(&tail), Some(*fault), "{said}");
@@ -589,7 +584,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hint_is_about_its_own_fault() {
+    fn a_hint_matches_its_fault() {
         let hints: std::collections::BTreeSet<&str> = SAID.iter().map(|(_, fault, _)| fault.hint()).collect();
         assert_eq!(hints.len(), SAID.len());
     }

@@ -1,20 +1,19 @@
-//! How a branch came to be what it is.
+//! The first-parent history of a branch.
 
 use super::mirror::Mirror;
 use super::{GitError, run};
 use crate::model::CommitSha;
 
-/// A commit that once was the tip of a branch: a merge, or the last commit of a direct push or one below it.
+/// A commit that was the tip of a branch at some time: a merge, or a commit of a direct push.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Landed {
-    /// The commit.
     pub commit: CommitSha,
-    /// The committer's time, seconds since the epoch: as right as the clock of who made it.
+    /// The committer date in seconds since the epoch, as accurate as the committer's clock.
     pub time: i64,
 }
 
 impl Mirror<'_> {
-    /// The first-parent commits of `tip`, newest first: at most `max`, and none that can be reached from `beyond`.
+    /// The first-parent commits of `tip`, newest first: at most `max`, without those reachable from `beyond`.
     pub fn first_parents(
         &self,
         tip: &CommitSha,

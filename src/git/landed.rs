@@ -1,5 +1,5 @@
-//! Finds the commit that a merge put on a branch, where the forge does not name it. Nothing is guessed: where several
-//! commits may be meant, there is no answer.
+//! Finds the commit that a merge put on a branch if the forge does not report it. It does not guess: several candidates
+//! give no result.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,12 +7,12 @@ use super::mirror::Mirror;
 use super::{GitError, run};
 use crate::model::{CommitPrefix, CommitSha};
 
-/// What is known of a merge.
+/// The known facts about a merge.
 #[derive(Debug, Clone, Default)]
 pub struct Merge {
-    /// The last commit of the pull request. Several where the forge's ref and the payload differ.
+    /// The last commit of the pull request. Several if the forge's ref and the payload differ.
     pub heads: Vec<CommitSha>,
-    /// GitBucket's `refs/pull/N/merge`: the commit of a squash, else a merge that was only tried.
+    /// GitBucket's `refs/pull/N/merge`: the commit of a squash, else a trial merge.
     pub tried: Option<CommitSha>,
     /// When the pull request was opened, seconds since the epoch.
     pub created_at: Option<i64>,
@@ -20,19 +20,19 @@ pub struct Merge {
     pub merged_at: Option<i64>,
 }
 
-/// How far the time of a commit that the forge's server makes may be from `merged_at`, in seconds.
+/// Tolerance between `merged_at` and the time of a commit that the forge's server created, in seconds.
 const SAME_MOMENT: i64 = 1;
 
-/// A commit whose time is further from `merged_at`, in seconds, was not made by the merge.
+/// A commit whose time differs more from `merged_at`, in seconds, was not created by the merge.
 const NEAR: i64 = 60;
 
-/// A commit of the branch's first-parent line, or of the pull request.
+/// A commit of the branch's first-parent history, or of the pull request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Commit {
     id: CommitSha,
-    /// The committer's time; 0 where it cannot be read.
+    /// The committer date; 0 if unreadable.
     time: i64,
-    /// The author's time, which a rebase and a cherry-pick keep.
+    /// The author date, which a rebase and a cherry-pick keep.
     written: i64,
     parents: Vec<CommitSha>,
 }
@@ -46,9 +46,9 @@ impl Commit {
 
 /// The difference of two commits.
 struct Diff {
-    /// The paths, as git quotes them.
+    /// The paths, quoted by git.
     files: String,
-    /// Its patch-id, which lines that moved leave as it is.
+    /// Its patch-id, which does not depend on line numbers.
     change: String,
 }
 
@@ -63,7 +63,7 @@ impl Merge {
 }
 
 impl Mirror<'_> {
-    /// The commit on the first-parent line of `tip` that this merge put there. All of it is fetched already.
+    /// The commit that this merge put on the first-parent history of `tip`. Everything must be fetched already.
     pub fn landed(&self, tip: &CommitSha, merge: &Merge) -> Result<Option<CommitSha>, GitError> {
         let mut found: Vec<Commit> = Vec::new();
         for head in &merge.heads {
@@ -84,7 +84,7 @@ impl Mirror<'_> {
         tip: &CommitSha,
         merge: &Merge,
     ) -> Result<Option<Commit>, GitError> {
-        // Newest first. Of what the head contains, only the head itself can have landed with it.
+        // Newest first. Of the head's history, only the head itself can have landed with it.
         let line = self.commits(&["--first-parent", tip.as_str(), &format!("^{head}")])?;
         let tried = merge.tried.as_ref();
         let squash = line.iter().find(|c| Some(&c.id) == tried && c.parent().is_some()).cloned();
@@ -98,15 +98,15 @@ impl Mirror<'_> {
         match containing {
             None => squash.map_or_else(|| self.rewritten(head, tip, &line, merge), |found| Ok(Some(found))),
             Some(containing) if merge.is_after_merge(&containing) => {
-                // The head has come again, with a later merge, or the line goes another way since: somebody merged the
-                // branch into their own and pushed that.
+                // The head landed again with a later merge, or the first-parent history has changed since: someone
+                // merged the branch into their own and pushed the result.
                 let merges = self.commits(&["--ancestry-path", "--merges", &format!("{head}..{tip}")])?;
                 let made =
                     merges.into_iter().filter(|c| c.parents[1..].contains(head) && merge.is_at_merge(c));
                 if let Some(made) = only(made) {
                     return Ok(Some(made));
                 }
-                // What it made before that is sought on the line below.
+                // Search the earlier first-parent history for the result of this merge.
                 let below = line.iter().skip_while(|c| c.id != containing.id).skip(1);
                 let below: Vec<Commit> = below.filter(|c| !merge.is_after_merge(c)).cloned().collect();
                 let earlier = match below.first() {
@@ -119,7 +119,7 @@ impl Mirror<'_> {
         }
     }
 
-    /// Of a head that the branch contains: the oldest commit of the first-parent line that contains it.
+    /// The oldest commit of the first-parent history that contains the head.
     fn oldest_containing(
         &self,
         head: &CommitSha,
@@ -135,9 +135,8 @@ impl Mirror<'_> {
         Ok(line.iter().rfind(|commit| descendants.contains(&commit.id)).cloned())
     }
 
-    /// Of a head that was squashed or rebased: the commit of the line that makes the same change as the head's last
-    /// commit, or as all of them; else the only one that was made in the moment of the merge, if it touches the same
-    /// files.
+    /// The commit that a squashed or rebased head became: it makes the same change as the head's last commit, or as all
+    /// its commits; else the only commit from the moment of the merge, if it touches the same files.
     fn rewritten(
         &self,
         head: &CommitSha,
@@ -148,7 +147,7 @@ impl Mirror<'_> {
         let own = ["--topo-order", "--no-merges", head.as_str(), &format!("^{tip}")];
         let own = self.commits(&own)?;
         let Some(last) = own.first() else { return Ok(None) };
-        // The head is no younger than what was made of it, unless somebody's clock is fast.
+        // The head is not newer than the commit made from it, unless a clock is fast.
         let at_latest = merge.merged_at.map_or(last.time, |at| last.time.min(at.saturating_sub(SAME_MOMENT)));
         let opened = merge.created_at.unwrap_or(at_latest);
         let candidates: Vec<(&Commit, &CommitSha)> =
@@ -159,7 +158,7 @@ impl Mirror<'_> {
             Some(parent) => self.diff(&last.id, parent)?,
             None => None,
         };
-        // The whole change begins where the head left the branch, or where a part of it has landed since.
+        // The whole change starts where the head left the branch, or where a part of it has landed since.
         let mut wholes = Vec::new();
         for on_branch in [tip, *before] {
             if let Some(base) = self.merge_base(on_branch, head)? {
@@ -175,7 +174,7 @@ impl Mirror<'_> {
             let Some(diff) = self.diff(&commit.id, parent)? else { continue };
             let is_same = |other: &Diff| other.change == diff.change;
             let is_last = last.as_ref().is_some_and(is_same);
-            // A rebase leaves the commit before it below it: the last one alone may have been cherry-picked.
+            // A rebase puts the previous commit below it; the last commit alone may be a cherry-pick.
             let below = line.iter().find(|below| below.id == **parent).map(|below| below.written);
             let at = own.iter().skip(1).position(|own| Some(own.written) == below);
             let evidence = match (is_last, at) {
@@ -200,13 +199,13 @@ impl Mirror<'_> {
             let most = same_change.iter().map(|(_, evidence)| *evidence).max();
             same_change.retain(|(_, evidence)| Some(*evidence) == most);
         }
-        // A twin, if it is from another time than what the merge made.
+        // A commit with the same change, but not from the time of the merge.
         let is_elsewhere = |c: &Commit| merge.merged_at.is_some_and(|at| (c.time - at).abs() > NEAR);
         let found = only(same_change).map(|(commit, _)| commit);
         Ok(found.filter(|commit| at_merge.is_empty() || !is_elsewhere(commit)).cloned())
     }
 
-    /// The commit of `tip`'s history that begins so; `None` where none does, or several.
+    /// The only commit in `tip`'s history with this prefix; `None` for no commit or several.
     pub fn beginning_with(
         &self,
         prefix: &CommitPrefix,
@@ -222,7 +221,7 @@ impl Mirror<'_> {
         Ok(only(found))
     }
 
-    /// The paths in which each commit differs from the one beside it.
+    /// The paths that differ in each pair of commits.
     fn files(&self, pairs: &[(&CommitSha, &CommitSha)]) -> Result<Vec<String>, GitError> {
         let asked: String = pairs.iter().map(|(commit, from)| format!("{commit} {from}\n")).collect();
         let list = ["diff-tree", "--stdin", "-r", "--raw", "--no-renames"];
@@ -237,13 +236,13 @@ impl Mirror<'_> {
         Ok(pairs.iter().map(|(commit, _)| files.remove(commit.as_str()).unwrap_or_default()).collect())
     }
 
-    /// The difference of a commit from another; `None` where there is none.
+    /// The difference of a commit from another; `None` if there is none.
     fn diff(&self, commit: &CommitSha, from: &CommitSha) -> Result<Option<Diff>, GitError> {
         let files = self.files(&[(commit, from)])?;
         let patch = ["diff-tree", "-p", "--full-index", "--no-ext-diff", "--no-textconv", "--no-renames"];
         let patch = self.local().args(patch).args([from.as_str(), commit.as_str()]);
         let patch = run(patch, self.cancel())?.stdout;
-        // git before 2.39 does not look at the content of binary files.
+        // git before 2.39 ignores the content of binary files.
         let (mut index, mut binary) = (&b""[..], String::new());
         for line in patch.split(|byte| *byte == b'\n') {
             if line.starts_with(b"index ") {
@@ -260,7 +259,7 @@ impl Mirror<'_> {
             .map(|(id, files)| Diff { change: format!("{id} {binary}"), files }))
     }
 
-    /// What `git log` lists with these arguments.
+    /// The output of `git log` with these arguments.
     fn commits(&self, args: &[&str]) -> Result<Vec<Commit>, GitError> {
         let log = self.local().args(["log", "--format=%H %ct %at %P"]);
         let text = run(log.args(args).arg("--"), self.cancel())?.text();
@@ -278,7 +277,7 @@ impl Mirror<'_> {
             .collect()
     }
 
-    /// None for histories that have nothing in common.
+    /// `None` for unrelated histories.
     fn merge_base(&self, one: &CommitSha, other: &CommitSha) -> Result<Option<CommitSha>, GitError> {
         let asked = self.local().args(["merge-base", one.as_str(), other.as_str()]).run(self.cancel());
         match asked {
@@ -286,14 +285,14 @@ impl Mirror<'_> {
                 let text = done.text();
                 text.parse().map(Some).map_err(|_| GitError::Unexpected(format!("merge-base: {text}")))
             }
-            // git-merge-base(1): 1 is "none".
+            // git-merge-base(1): exit code 1 means "none".
             Err(crate::process::CommandError::Exit { code: Some(1), .. }) => Ok(None),
             Err(error) => Err(GitError::of_local(self.remote().as_git_url(), error)),
         }
     }
 }
 
-/// The only one of these.
+/// The element, if there is exactly one.
 fn only<T>(all: impl IntoIterator<Item = T>) -> Option<T> {
     let mut all = all.into_iter();
     all.next().filter(|_| all.next().is_none())

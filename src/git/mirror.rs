@@ -1,4 +1,4 @@
-//! A bare mirror for each repository in the state directory: locked, fetched incrementally, cloned again when it is
+//! A bare mirror for each repository in the state directory: locked, fetched incrementally, and cloned again if it is
 //! broken.
 
 use std::fs::{self, File};
@@ -14,18 +14,18 @@ use crate::cancel::Cancel;
 use crate::model::{BranchName, CommitSha};
 use crate::process::{CommandError, Tool};
 
-/// Its presence says that the mirror was set up to the end.
+/// Exists only in a completely set up mirror.
 const COMPLETE: &str = "swanci-mirror";
 
-/// How the name of a folder begins in which a mirror is being made.
+/// Folder name prefix of a mirror in creation.
 const HALF_MADE: &str = ".new-";
 
-/// Where commits are kept that were fetched by their id.
+/// The refs of commits that were fetched by id.
 const KEPT: &str = "refs/swanci/";
 
 const ALL_BRANCHES: &str = "+refs/heads/*:refs/heads/*";
 
-/// A fetch of exactly what is named; the remote and refspecs follow.
+/// Fetches exactly what is named; the remote and refspecs follow.
 const FETCH: [&str; 6] = [
     "fetch",
     "--quiet",
@@ -35,7 +35,7 @@ const FETCH: [&str; 6] = [
     "--no-auto-maintenance",
 ];
 
-/// The mirror of one remote. It holds every commit of the branches that were fetched.
+/// The mirror of one remote. It contains every commit of the fetched branches.
 pub struct Mirror<'a> {
     remote: &'a Remote,
     dir: PathBuf,
@@ -44,31 +44,29 @@ pub struct Mirror<'a> {
 }
 
 impl<'a> Mirror<'a> {
-    /// The mirror of `remote` under `state_dir/mirrors`; made when it is first fetched.
+    /// The mirror of `remote` under `state_dir/mirrors`; created on the first fetch.
     pub fn of(state_dir: &Path, remote: &'a Remote, access: &'a [Access], cancel: &'a Cancel) -> Mirror<'a> {
         let key = hex::encode(Sha256::digest(remote.as_git_url()));
         let dir = state_dir.join("mirrors").join(format!("{}.git", &key[..24]));
         Mirror { remote, dir, access: Access::to(remote, access), cancel }
     }
 
-    /// The remote.
     pub fn remote(&self) -> &Remote {
         self.remote
     }
 
-    /// The token that waits made under.
     pub(super) fn cancel(&self) -> &Cancel {
         self.cancel
     }
 
-    /// Brings a branch up to date and returns its tip.
+    /// Updates a branch and returns its tip.
     pub fn fetch_branch(&self, branch: &BranchName) -> Result<CommitSha, GitError> {
         let full = branch.full_ref();
         self.fetch(&[&format!("+{full}:{full}")], &format!("branch `{branch}`"))?;
         self.tip(branch)
     }
 
-    /// Brings a branch up to date, and with it the refs below this folder, which the forge keeps for one pull request.
+    /// Updates a branch, and the refs below this folder, which the forge keeps for one pull request.
     pub fn fetch_branch_and(&self, branch: &BranchName, folder: &str) -> Result<CommitSha, GitError> {
         let full = branch.full_ref();
         let refspecs = [format!("+{full}:{full}"), format!("+{folder}/*:{folder}/*")];
@@ -87,10 +85,10 @@ impl<'a> Mirror<'a> {
         Ok(found.next())
     }
 
-    /// Gets a commit that no branch need name. Servers hand such commits out, so this proves nothing about it.
+    /// Fetches a commit by id. Servers return commits of any origin, so this proves nothing about it.
     pub fn fetch_commit(&self, commit: &CommitSha) -> Result<(), GitError> {
         version(self.cancel)?;
-        // A mirror that cannot say is fetched, and mended by that.
+        // An unreadable mirror is fetched, which repairs it.
         match self.has_commit(commit) {
             Ok(true) if self.dir.join(COMPLETE).exists() => return Ok(()),
             Err(error @ GitError::NotACommit { .. }) => return Err(error),
@@ -107,10 +105,10 @@ impl<'a> Mirror<'a> {
         }
     }
 
-    /// The commit of the remote's branches whose id begins so.
+    /// The commit on the remote's branches that the prefix refers to.
     ///
     /// # Errors
-    /// [`GitError::Ambiguous`] where there are several, [`GitError::NoSuchRef`] where there is none.
+    /// [`GitError::Ambiguous`] for several commits, [`GitError::NoSuchRef`] for none.
     pub fn resolve_abbreviation(&self, abbreviated: &str) -> Result<CommitSha, GitError> {
         let abbreviated = abbreviated.to_ascii_lowercase();
         let unknown = || GitError::NoSuchRef {
@@ -133,7 +131,7 @@ impl<'a> Mirror<'a> {
         }
     }
 
-    /// The objects of the mirror whose id begins so: id and kind.
+    /// The objects of the mirror with this id prefix: id and kind.
     pub(super) fn disambiguate(&self, abbreviated: &str) -> Result<Vec<(String, String)>, GitError> {
         let list = self.local().args(["rev-parse", &format!("--disambiguate={abbreviated}")]);
         let ids = run(list, self.cancel)?.text();
@@ -146,7 +144,7 @@ impl<'a> Mirror<'a> {
         Ok(types.lines().filter_map(object).collect())
     }
 
-    /// One fetch under the mirror's lock, on a mirror that is mended or made anew where it has to be.
+    /// One fetch under the mirror's lock; repairs or recreates the mirror if necessary.
     fn fetch(&self, refspecs: &[&str], wanted: &str) -> Result<(), GitError> {
         version(self.cancel)?;
         let _lock = self.lock()?;
@@ -165,7 +163,7 @@ impl<'a> Mirror<'a> {
         let done = self
             .networked()?
             .args(FETCH)
-            // What the forge no longer has of a pull request goes from the mirror too.
+            // Also removes refs of the pull request that the forge no longer has.
             .args((refspecs.len() > 1).then_some("--prune"))
             .args(["--end-of-options", url])
             .args(refspecs)
@@ -178,7 +176,7 @@ impl<'a> Mirror<'a> {
         Ok(())
     }
 
-    /// Asks the remote for its default branch.
+    /// Queries the remote for its default branch.
     pub fn default_branch(&self) -> Result<Option<BranchName>, GitError> {
         version(self.cancel)?;
         let url = self.remote.as_git_url();
@@ -193,7 +191,7 @@ impl<'a> Mirror<'a> {
             .find_map(|line| line.strip_prefix("ref: refs/heads/")?.split('\t').next()?.parse().ok()))
     }
 
-    /// The remote's branches. A name that swanci does not take is left out.
+    /// The remote's branches, without names that swanci does not accept.
     pub(crate) fn branches(&self) -> Result<Vec<BranchName>, GitError> {
         version(self.cancel)?;
         let url = self.remote.as_git_url();
@@ -203,20 +201,20 @@ impl<'a> Mirror<'a> {
         Ok(done.text().lines().filter_map(name).collect())
     }
 
-    /// A git that may reach the remote.
+    /// A git that may access the remote.
     fn reaching(&self) -> Result<Tool, GitError> {
         let mut config = vec![("remote.origin.url".to_owned(), self.remote.as_git_url().to_owned())];
         config.extend(http_config(self.remote, self.access));
         let mut tool = git(self.remote.transports(), &config);
         if self.access.is_some_and(|access| access.ca_file.is_some()) {
-            // It would stand above the forge's own authority, for every host (git-config(1), `http.sslCAInfo`).
+            // It would override the forge's own authority for every host (git-config(1), `http.sslCAInfo`).
             tool = tool.without("GIT_SSL_CAINFO");
         }
         if self.remote.transport() != Transport::File {
             return Ok(tool);
         }
-        // Neither git-upload-pack nor git-lfs hands the configuration of the environment on to the git that reads the
-        // other repository. Of safe.directory only the user's file counts there (git-config(1)).
+        // git-upload-pack and git-lfs do not pass environment configuration to the git that reads the other repository,
+        // and safe.directory counts there only in the user's file (git-config(1)).
         let home = self.dir.with_extension("home");
         let file = home.join(".gitconfig");
         let quoted = |path: &String| path.replace('\\', "\\\\").replace('"', "\\\"");
@@ -236,18 +234,18 @@ impl<'a> Mirror<'a> {
         Ok(tool.env("GIT_CONFIG_GLOBAL", file).env("HOME", home).without("XDG_CONFIG_HOME"))
     }
 
-    /// A git in this mirror that may reach the remote.
+    /// A git in this mirror that may access the remote.
     pub(super) fn networked(&self) -> Result<Tool, GitError> {
         Ok(self.reaching()?.arg(format!("--git-dir={}", self.dir.display())))
     }
 
-    /// A git in this mirror that may not.
+    /// A git in this mirror that may not access the network.
     pub(super) fn local(&self) -> Tool {
         local_git(&self.dir)
     }
 
-    /// Fetches into an empty mirror, and puts it in the place of what is there. What other jobs may be at work with
-    /// comes along: every ref of the old one, or, where that cannot be read, every branch and every kept commit.
+    /// Fetches into an empty mirror, and replaces the existing one. Keeps what other jobs may be using: every ref of
+    /// the old mirror or, if it is unreadable, every branch and every commit fetched by id.
     fn make_anew(&self, refspecs: &[&str], wanted: &str) -> Result<(), GitError> {
         let made = tempfile::Builder::new()
             .prefix(HALF_MADE)
@@ -262,7 +260,7 @@ impl<'a> Mirror<'a> {
                 self.cancel.check()?;
                 fresh.fetch_locked(&[ALL_BRANCHES], wanted)?;
                 for commit in self.kept_commits() {
-                    // The server may not hand it out any more.
+                    // The server may no longer return it.
                     let _ = fresh.fetch_locked(&[&format!("{commit}:{KEPT}{commit}")], wanted);
                 }
             }
@@ -279,7 +277,7 @@ impl<'a> Mirror<'a> {
         fetched
     }
 
-    /// The commits that were fetched by their id, from the names of files alone.
+    /// The commits that were fetched by id, from file names only.
     fn kept_commits(&self) -> Vec<CommitSha> {
         let packed = fs::read_to_string(self.dir.join("packed-refs")).unwrap_or_default();
         let packed = packed.lines().filter_map(|line| line.split_once(KEPT)?.1.parse().ok());
@@ -288,7 +286,7 @@ impl<'a> Mirror<'a> {
         packed.chain(loose).collect()
     }
 
-    /// The folder of all mirrors, which is private whatever the umask.
+    /// The folder of all mirrors, private regardless of the umask.
     fn folder(&self) -> Result<&Path, GitError> {
         let folder = self.dir.parent().unwrap_or(Path::new("."));
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
@@ -303,8 +301,8 @@ impl<'a> Mirror<'a> {
         Ok(file)
     }
 
-    /// A git that was killed leaves lock files, and the next fetch fails on them. Under the mirror's own lock nobody
-    /// else can own one.
+    /// A killed git leaves lock files, which make the next fetch fail. Under the mirror's own lock, no other process
+    /// owns one.
     fn remove_stale_locks(&self) {
         let mut dirs = vec![self.dir.clone(), self.dir.join("objects/info"), self.dir.join("refs")];
         while let Some(dir) = dirs.pop() {
@@ -319,7 +317,7 @@ impl<'a> Mirror<'a> {
         }
     }
 
-    /// The commit that a branch names in the mirror.
+    /// The tip of a branch in the mirror.
     pub fn tip(&self, branch: &BranchName) -> Result<CommitSha, GitError> {
         let spec = format!("{}^{{commit}}", branch.full_ref());
         let text = run(
@@ -330,12 +328,12 @@ impl<'a> Mirror<'a> {
         text.parse().map_err(|_| GitError::Unexpected(format!("rev-parse {spec}: {text}")))
     }
 
-    /// Whether the mirror holds this commit.
+    /// Whether the mirror has this commit.
     ///
     /// # Errors
-    /// [`GitError::NotACommit`] where the id is that of another object.
+    /// [`GitError::NotACommit`] if the id belongs to another object.
     pub fn has_commit(&self, commit: &CommitSha) -> Result<bool, GitError> {
-        // An absent object is an answer, not an error: a git that could not be run must not look like one.
+        // `--batch-check` reports an absent object as output, not as an error, unlike a git that cannot run.
         let tool = self.local().args(["cat-file", "--batch-check"]).stdin(format!("{commit}\n"));
         let text = run(tool, self.cancel)?.text();
         match text.split(' ').collect::<Vec<_>>().as_slice() {
@@ -346,7 +344,7 @@ impl<'a> Mirror<'a> {
         }
     }
 
-    /// Whether `ancestor` can be reached from `descendant`: the proof of merge. An unknown commit cannot.
+    /// Whether `descendant` contains `ancestor`: the proof of merge. False for an unknown commit.
     pub fn is_ancestor(&self, ancestor: &CommitSha, descendant: &CommitSha) -> Result<bool, GitError> {
         let asked = self
             .local()
@@ -354,7 +352,7 @@ impl<'a> Mirror<'a> {
             .run(self.cancel);
         match asked {
             Ok(_) => Ok(true),
-            // git-merge-base(1): 1 is "no"; anything else is an error.
+            // git-merge-base(1): exit code 1 means "no"; any other is an error.
             Err(CommandError::Exit { code: Some(1), .. }) => Ok(false),
             Err(error) => Err(GitError::of_local(self.remote.as_git_url(), error)),
         }
@@ -369,13 +367,13 @@ impl<'a> Mirror<'a> {
             .collect()
     }
 
-    /// Makes the packs of many small fetches few, when there are many.
+    /// Repacks when there are many packs or loose objects.
     pub fn maintain(&self) -> Result<(), GitError> {
         let packs = fs::read_dir(self.dir.join("objects/pack")).map_or(0, |entries| {
             entries.flatten().filter(|e| e.path().extension().is_some_and(|x| x == "pack")).count()
         });
         let loose = fs::read_dir(self.dir.join("objects/17")).map_or(0, Iterator::count);
-        // git's own rule of thumb (git-gc(1), gc.auto and gc.autoPackLimit), at a tenth of its size.
+        // Like git's own heuristic (git-gc(1), gc.auto and gc.autoPackLimit), with lower limits.
         if packs < 20 && loose < 3 {
             return Ok(());
         }
@@ -393,10 +391,10 @@ impl<'a> Mirror<'a> {
     }
 }
 
-/// A mirror is made within moments; what is older was left by a process that was killed.
+/// Creating a mirror takes moments; an older folder is from a killed process.
 const MADE_WITHIN: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Removes the mirrors that nothing has fetched for `age`. Returns how many. Half-made ones go as well.
+/// Removes mirrors that were not fetched for `age`, and incomplete ones. Returns how many.
 pub fn remove_unused_mirrors(state_dir: &Path, age: Duration, now: SystemTime) -> usize {
     let mut removed = 0;
     for entry in fs::read_dir(state_dir.join("mirrors")).into_iter().flatten().flatten() {
@@ -428,7 +426,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mirrors_that_nobody_uses_go_and_so_do_half_made_ones() {
+    fn unused_and_incomplete_mirrors_are_removed() {
         let state = tempfile::tempdir().unwrap();
         let (now, day) = (SystemTime::now(), Duration::from_secs(24 * 60 * 60));
         let folder = |name: &str, days: u32| {

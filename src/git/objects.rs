@@ -1,6 +1,6 @@
-//! What stands in a commit, read from the mirror's objects: no working copy is needed to know it.
+//! Reads a commit's content from the mirror's objects, without a working copy.
 //!
-//! Trees are walked by object id: no text from a repository is part of a revision expression (gitrevisions(7) reads
+//! Trees are walked by object id. Repository text is never part of a revision expression (gitrevisions(7) reads
 //! `COMMIT:api-g1234567` as the commit `1234567`).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -19,11 +19,11 @@ use crate::process::CommandError;
 pub struct Object {
     /// Its git object id, hex.
     pub id: String,
-    /// Its content; empty unless it was asked for.
+    /// Its content; empty if not requested.
     pub content: Vec<u8>,
 }
 
-/// What a path in a commit leads to, symbolic links followed.
+/// What a path in a commit leads to, after symbolic links.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
     /// A file.
@@ -32,37 +32,35 @@ pub enum Found {
     Tree(Object),
     /// A submodule, or something in one.
     Submodule,
-    /// Nothing.
     Missing,
-    /// A link that leads out of the repository, to here.
+    /// A link to this target outside the repository.
     Outside(String),
-    /// A link that leads nowhere or in a circle.
+    /// A broken or circular link.
     Dangling,
 }
 
-/// What an image is built from, as it stands in a commit. Symbolic links are resolved within the commit.
+/// The inputs of an image in a commit. Symbolic links are resolved within the commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContextFiles {
     /// The path of the context, without links; `.` for the root.
     pub path: String,
     /// Its git tree.
     pub tree: String,
-    /// The Dockerfile. Its content is the blob's: git's attributes do not apply to it.
+    /// The Dockerfile. Its content is the unchanged blob: git attributes do not apply to it.
     pub dockerfile: Object,
     /// The ignore file that docker uses: `NAME.dockerignore` beside the Dockerfile, else `.dockerignore`.
     pub ignore_file: Option<Object>,
-    /// The attributes that apply from above the context. Those inside are part of its tree.
+    /// The attributes files above the context. Those inside are part of its tree.
     pub attributes: Vec<AttributesFile>,
-    /// The URLs of the submodules in the context, by path; `None` where submodules are not checked out.
+    /// The URLs of the submodules in the context, by path; `None` if submodules are not checked out.
     pub submodules: Option<BTreeMap<String, String>>,
 }
 
-/// A `.gitattributes` of a commit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AttributesFile {
-    /// Where, from the root of the commit.
+    /// Its path from the root of the commit.
     pub path: String,
-    /// Its mode, octal: git reads a link in another way than a file.
+    /// Its octal mode: git reads a link differently from a file.
     pub mode: String,
     /// Its git blob.
     pub blob: String,
@@ -92,26 +90,23 @@ impl fmt::Display for Misplaced {
     }
 }
 
-/// What is known of a commit itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommitInfo {
-    /// Its first parent.
     pub first_parent: Option<CommitSha>,
-    /// The committer's time, seconds since the epoch.
+    /// The committer date in seconds since the epoch.
     pub time: i64,
 }
 
-/// Links that one path may lead through, as Linux has it (path_resolution(7)).
+/// Limit on the links in one path, the same as in Linux (path_resolution(7)).
 const MOST_LINKS: usize = 40;
 
-/// Bytes in a link, as Linux has it (PATH_MAX).
+/// Limit on the bytes of a link, the same as in Linux (PATH_MAX).
 const LONGEST_LINK: usize = 4096;
 
-/// Commits whose root trees are held in memory at once.
+/// Limit on the commits whose root trees are in memory together.
 const COMMITS_AT_ONCE: usize = 64;
 
 impl Mirror<'_> {
-    /// First parent and time of a commit.
     pub fn commit_info(&self, commit: &CommitSha) -> Result<CommitInfo, GitError> {
         let args = ["log", "-1", "--no-show-signature", "--format=%ct %P", commit.as_str()];
         let text = run(self.local().args(args), self.cancel())?.text();
@@ -123,7 +118,7 @@ impl Mirror<'_> {
         })
     }
 
-    /// What each context (the first path) and its Dockerfile (the second) lead to, all images in one walk.
+    /// What each context (the first path) and its Dockerfile (the second) lead to, for all images in one walk.
     pub fn context_files(
         &self,
         commit: &CommitSha,
@@ -169,7 +164,7 @@ impl Mirror<'_> {
         Ok(files)
     }
 
-    /// What one path leads to in each of these commits, symbolic links followed; no content is read.
+    /// What one path leads to in each of these commits, after symbolic links, without content.
     pub fn look_across(&self, commits: &[CommitSha], path: &str) -> Result<Vec<Found>, GitError> {
         let mut all = Vec::with_capacity(commits.len());
         for commits in commits.chunks(COMMITS_AT_ONCE) {
@@ -179,7 +174,7 @@ impl Mirror<'_> {
         Ok(all)
     }
 
-    /// What a path leads to, symbolic links followed, with the content of a file.
+    /// What a path leads to, after symbolic links, with the content of a file.
     pub fn read_file(&self, commit: &CommitSha, path: &str) -> Result<Found, GitError> {
         match self.look_across(std::slice::from_ref(commit), path)?.pop() {
             Some(Found::Blob(Object { id, .. })) => {
@@ -191,7 +186,6 @@ impl Mirror<'_> {
         }
     }
 
-    /// The content of these blobs.
     pub fn read_blobs(&self, ids: &[String]) -> Result<Vec<Vec<u8>>, GitError> {
         let objects = self.cat(ids)?;
         let blob = |(object, id): (Raw, &String)| match object {
@@ -203,7 +197,7 @@ impl Mirror<'_> {
         objects.into_iter().zip(ids).map(blob).collect()
     }
 
-    /// Reads objects by their ids, or `ID^{tree}`: in one call, as far as the bound on its output allows.
+    /// Reads objects by id or `ID^{tree}`, with as few calls as the limit on git's output allows.
     fn cat(&self, names: &[String]) -> Result<Vec<Raw>, GitError> {
         if names.is_empty() {
             return Ok(Vec::new());
@@ -223,7 +217,7 @@ impl Mirror<'_> {
         objects.ok_or_else(|| GitError::Unexpected("cat-file --batch".to_owned()))
     }
 
-    /// The URLs that `.gitmodules` states, by the path of the submodule; none where there is no such file.
+    /// The URLs in `.gitmodules`, by submodule path; empty if the file does not exist.
     pub fn submodule_urls(&self, commit: &CommitSha) -> Result<BTreeMap<String, String>, GitError> {
         match self.look_across(std::slice::from_ref(commit), ".gitmodules")?.pop() {
             Some(Found::Blob(file)) => self.stated_urls(&file.id),
@@ -249,7 +243,7 @@ impl Mirror<'_> {
     }
 }
 
-/// Makes one image's files of what its paths lead to.
+/// Builds one image's `ContextFiles` from what its paths lead to.
 fn sort_out(
     (context, dockerfile): (&str, &str),
     found: ((String, Found), (String, Found)),
@@ -284,21 +278,20 @@ fn sort_out(
     })
 }
 
-/// The submodules that lie in a folder.
+/// The submodules inside a folder.
 fn within(all: &BTreeMap<String, String>, folder: &str) -> BTreeMap<String, String> {
     let inside =
         |path: &str| folder == "." || path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
     all.iter().filter(|(path, _)| inside(path)).map(|(path, url)| (path.clone(), url.clone())).collect()
 }
 
-/// The types of object that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Blob,
     Tree,
 }
 
-/// Id, type and content of an object; `None` where there is none.
+/// Id, type and content of an object; `None` if it does not exist.
 type Raw = Option<(String, Kind, Vec<u8>)>;
 
 /// An entry of a tree.
@@ -317,31 +310,31 @@ impl Entry {
     }
 }
 
-/// An object that a walk has read.
+/// An object in the walk's cache.
 enum Loaded {
     Tree { id: String, entries: HashMap<Vec<u8>, Entry> },
     Link(Vec<u8>),
     Absent,
 }
 
-/// Follows paths through the trees of commits. Each round of reads is one process, for all paths together.
+/// Follows paths through the trees of commits. Each round of reads is one process for all paths.
 struct Walk<'m, 'a> {
     mirror: &'m Mirror<'a>,
     objects: HashMap<String, Loaded>,
 }
 
-/// A path on its way.
+/// The state of one path.
 struct Path {
-    /// What is left of it, the next component last.
+    /// The remaining components, in reverse order.
     ahead: Vec<String>,
-    /// How many of those the path itself has; the others are of a link.
+    /// How many of them come from the path itself; the others come from a link.
     own: usize,
-    /// The folders and the file that it has come through, without links. The first is the root.
+    /// The folders and the file passed so far, without links. The first is the root.
     behind: Vec<(String, Entry)>,
     links: usize,
 }
 
-/// What a path needs before it can go on, or where it has ended.
+/// The next object that a path needs, or its result.
 enum Step {
     Needs(String),
     Ended(Found),
@@ -390,7 +383,7 @@ impl<'m, 'a> Walk<'m, 'a> {
         }
     }
 
-    /// The attributes in the folders above this one, outermost first. Its path has been followed.
+    /// The attributes files in the folders above this one, outermost first. Its path has been followed.
     fn attributes_above(&self, commit: &CommitSha, folder: &str) -> Vec<AttributesFile> {
         let mut files = Vec::new();
         let (mut tree, mut above) = (root_of(commit), String::new());
@@ -435,12 +428,12 @@ impl Path {
         if parts.is_empty() { ".".to_owned() } else { parts.join("/") }
     }
 
-    /// The next component is not there.
+    /// The result for a missing component.
     fn nothing(&self) -> Step {
         Step::Ended(if self.ahead.len() <= self.own { Found::Missing } else { Found::Dangling })
     }
 
-    /// Goes as far as the objects at hand allow.
+    /// Proceeds as far as the loaded objects allow.
     fn advance(&mut self, objects: &HashMap<String, Loaded>) -> Step {
         loop {
             let Some((_, here)) = self.behind.last() else { return self.nothing() };
@@ -449,7 +442,7 @@ impl Path {
                 Entry::TREE => match objects.get(&here.id) {
                     Some(Loaded::Tree { id, entries }) => Some((id, entries)),
                     Some(Loaded::Link(_) | Loaded::Absent) => return self.nothing(),
-                    // The id of a folder that is the end of the path stands in the folder above, but for the root.
+                    // The last folder of a path need not be loaded, except for the root: its parent has its id.
                     None if !self.ahead.is_empty() || self.behind.len() == 1 => {
                         return Step::Needs(here.id.clone());
                     }
@@ -500,13 +493,13 @@ impl Path {
         }
     }
 
-    /// What is left, for a person.
+    /// The remaining path, for messages.
     fn rest(&self) -> String {
         self.ahead.iter().rev().map(String::as_str).collect::<Vec<_>>().join("/")
     }
 }
 
-/// The answers of `git cat-file --batch` (git-cat-file(1), BATCH OUTPUT).
+/// Parses the output of `git cat-file --batch` (git-cat-file(1), BATCH OUTPUT).
 fn parse(mut output: &[u8]) -> Option<Vec<Raw>> {
     let mut objects = Vec::new();
     while !output.is_empty() {
@@ -552,7 +545,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_answer_of_cat_file_is_understood() {
+    fn every_answer_of_cat_file_is_parsed() {
         let id = "8c1c06a1a89e8278937a7d22d8ba1a834bd4c8a1";
         let output = format!("{id} blob 3\na\nb\n{id} tree 2\nxx\n{id} missing\n");
         let object = |kind, content: &[u8]| Some((id.to_owned(), kind, content.to_vec()));
@@ -564,7 +557,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_that_is_cut_off_is_not_read() {
+    fn a_truncated_tree_is_rejected() {
         let tree = [&b"100644 a b\0"[..], &[1; 20], b"40000 c\0", &[2; 20]].concat();
         let entries = parse_tree(&tree).unwrap();
         assert_eq!(entries[&b"a b"[..]].format(), 0o100_000);

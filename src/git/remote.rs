@@ -1,4 +1,4 @@
-//! Which repository to talk to, and over which transport.
+//! Remote repositories and their transports.
 
 use std::path::Path;
 
@@ -6,48 +6,48 @@ use secrecy::SecretString;
 
 use crate::model::{ForgeName, RepoName};
 
-/// How a remote is reached. Nothing else is spoken: no `git://`, no remote helpers.
+/// The supported transports. Others, such as `git://` and remote helpers, are not used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
     /// `https://`.
     Https,
-    /// `http://`, only to a forge whose configured `url` says so.
+    /// `http://`, only to a forge whose configured `url` uses it.
     Http,
     /// `ssh://`, or `user@host:path`.
     Ssh,
-    /// A path on this machine, which a person typed or configured.
+    /// A path on this machine, typed or configured.
     File,
 }
 
-/// A remote repository that swanci may talk to.
+/// A remote repository that swanci may use.
 #[derive(Debug, Clone)]
 pub struct Remote {
-    /// As git takes it; never with a password.
+    /// The URL for git, without a password.
     url: String,
     transport: Transport,
     /// Lower-case host; empty for a path.
     host: String,
     /// The path on the host, without leading slash and `.git`.
     path: String,
-    /// A user and password that stood in a typed URL.
+    /// The user and password of a typed URL.
     userinfo: Option<(String, SecretString)>,
-    /// Whether a person named it; otherwise a repository's `.gitmodules` did.
+    /// Whether a user typed or configured it; otherwise it comes from a repository's `.gitmodules`.
     is_named_by_a_person: bool,
 }
 
-/// Why a URL is not used.
+/// Why a URL is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RemoteError {
-    /// It is no URL or path.
+    /// Not a URL or path.
     #[error("`{0}` is not a repository URL or path")]
     Malformed(String),
-    /// Its transport is not spoken.
+    /// Its transport is not supported.
     #[error("swanci does not clone over `{0}`; it speaks https and ssh")]
     Transport(String),
 }
 
 impl Remote {
-    /// A URL or path that a person typed or configured: taken as it is, if the transport is spoken.
+    /// A typed or configured URL or path: used unchanged if its transport is supported.
     pub fn typed(text: &str) -> Result<Remote, RemoteError> {
         let malformed =
             || RemoteError::Malformed(text.chars().flat_map(char::escape_debug).take(200).collect());
@@ -69,7 +69,7 @@ impl Remote {
                 Err(RemoteError::Transport(text.split("::").next().unwrap_or("").chars().take(20).collect()))
             }
             None => match text.split_once(':') {
-                // scp's form, unless a slash stands before the colon (git-clone(1), GIT URLS).
+                // scp syntax, unless a slash precedes the colon (git-clone(1), GIT URLS).
                 Some((host, path))
                     if !host.contains('/') && !host.is_empty() && !Path::new(text).exists() =>
                 {
@@ -80,7 +80,7 @@ impl Remote {
         }
     }
 
-    /// A repository of a forge, by the forge's configured `url` and the full name. Plain http where that says so.
+    /// A repository of a forge, from the forge's configured `url` and the full name. Plain http if the `url` uses it.
     pub fn of_forge(kind: ForgeName, forge: &str, repository: &RepoName) -> Result<Remote, RemoteError> {
         let malformed =
             || RemoteError::Malformed(forge.chars().flat_map(char::escape_debug).take(200).collect());
@@ -104,7 +104,7 @@ impl Remote {
             return None;
         }
         let mut userinfo = None;
-        // A user without a password is a token in https, and only a user in ssh.
+        // A user without a password is a token for https, but only a user name for ssh.
         if parsed.password().is_some() || (transport != Transport::Ssh && !parsed.username().is_empty()) {
             let password = parsed.password().unwrap_or("").to_owned();
             if transport == Transport::Ssh {
@@ -127,7 +127,7 @@ impl Remote {
         if parsed.username().starts_with('-') {
             return None;
         }
-        // The default ports are dropped; another port is another server.
+        // Default ports are dropped; another port is another server.
         let place = match (transport, parsed.port()) {
             (Transport::Ssh, Some(22)) | (_, None) => host,
             (_, Some(port)) => format!("{host}:{port}"),
@@ -163,7 +163,7 @@ impl Remote {
     }
 
     fn path(text: &str) -> Option<Remote> {
-        // A path that is not there yet is reported by git, in its own words.
+        // git itself reports a path that does not exist.
         let absolute = std::fs::canonicalize(text).or_else(|_| std::path::absolute(text)).ok()?;
         let url = absolute.to_str()?.trim_end_matches('/').to_owned();
         Some(Remote {
@@ -176,12 +176,11 @@ impl Remote {
         })
     }
 
-    /// What git is given. Without a password, so it may be shown.
+    /// The URL for git. Safe to print: it has no password.
     pub fn as_git_url(&self) -> &str {
         &self.url
     }
 
-    /// How it is reached.
     pub fn transport(&self) -> Transport {
         self.transport
     }
@@ -205,7 +204,7 @@ impl Remote {
         }
     }
 
-    /// Whether it lies below this URL of a forge: the same scheme, host and port, and a path below the URL's.
+    /// Whether it is below this URL of a forge: same scheme, host and port, and a path below the URL's.
     pub(super) fn is_below(&self, forge: &str) -> bool {
         let (Some(base), Ok(forge)) = (self.http_base(), url::Url::parse(forge)) else { return false };
         let Ok(base) = url::Url::parse(&base) else { return false };
@@ -214,18 +213,17 @@ impl Remote {
             && (prefix.is_empty() || self.path.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/')))
     }
 
-    /// What git's `safe.directory` has to name so that it reads a path that another user owns; none for a path that no
-    /// person named.
+    /// The `safe.directory` values that let git read a path of another owner; empty for a path from `.gitmodules`.
     pub(super) fn safe_directories(&self) -> Vec<String> {
-        // `/*` would mean all below it (git-config(1), `safe.directory`).
+        // `/*` would match every repository below it (git-config(1), `safe.directory`).
         if self.transport != Transport::File || !self.is_named_by_a_person || self.url.ends_with("/*") {
             return Vec::new();
         }
-        // The places in which git looks for the repository of a path (gitrepository-layout(5)).
+        // Where git looks for the repository of a path (gitrepository-layout(5)).
         ["", "/.git", ".git", ".git/.git"].map(|end| format!("{}{end}", self.url)).to_vec()
     }
 
-    /// Where git-lfs finds this remote's files by its own rule (git-lfs, docs/api/server-discovery.md).
+    /// The URL where git-lfs looks for this remote's files (git-lfs, docs/api/server-discovery.md).
     pub(super) fn lfs_url(&self) -> String {
         match self.transport {
             Transport::Https | Transport::Http if self.url.ends_with(".git") => {
@@ -237,12 +235,11 @@ impl Remote {
         }
     }
 
-    /// The user and password that stood in a typed URL.
     pub(super) fn userinfo(&self) -> Option<&(String, SecretString)> {
         self.userinfo.as_ref()
     }
 
-    /// One name for one repository, however it is reached: `https://host/path`, or `file:///path`. It becomes the
+    /// One name per repository, independent of the transport: `https://host/path`, or `file:///path`. It becomes the
     /// `source` label.
     pub fn source(&self) -> String {
         match self.transport {
@@ -252,7 +249,7 @@ impl Remote {
         }
     }
 
-    /// The repository's name for a build by hand: `owner/name` of a URL, the folder's name of a path.
+    /// The repository's name for a build by hand: `owner/name` of a URL, or the folder's name of a path.
     pub fn repository_name(&self) -> Option<RepoName> {
         let parts: Vec<&str> = self.path.split('/').collect();
         let take = match self.transport {
@@ -273,9 +270,9 @@ impl Remote {
         path == name || path.ends_with(&format!("/{name}"))
     }
 
-    /// A submodule's URL as this remote's repository states it: absolute, or relative to this one
-    /// (git-submodule(1), `add`). It stays on the same host; below a path, it is relative and stays in the folder that
-    /// this one lies in.
+    /// The remote of a submodule from its URL in this repository: absolute, or relative to this remote
+    /// (git-submodule(1), `add`). It must be on the same host. For a path, it must be relative and in the folder that
+    /// contains this remote.
     pub fn submodule(&self, stated: &str) -> Result<Remote, RemoteError> {
         let outside =
             || RemoteError::Malformed(stated.chars().flat_map(char::escape_debug).take(200).collect());
@@ -325,7 +322,7 @@ impl Remote {
     }
 }
 
-/// Without slashes at the ends and `.git`; `None` for a path that has nothing or climbs.
+/// Removes slashes at both ends and `.git`; `None` for an empty path or one with `..`.
 fn trim_path(path: &str) -> Option<String> {
     let path = path.trim_matches('/');
     let path = path.strip_suffix("/.git").unwrap_or(path);
@@ -338,7 +335,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_https_ssh_and_paths_are_spoken() {
+    fn only_https_ssh_and_paths_are_supported() {
         for (text, transport) in [
             ("https://github.com/a/b.git", Transport::Https),
             ("ssh://git@github.com/a/b", Transport::Ssh),
@@ -371,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn one_repository_has_one_source_however_it_is_reached() {
+    fn one_repository_has_one_source_over_any_transport() {
         let source = |text: &str| Remote::typed(text).unwrap().source();
         assert_eq!(source("https://github.com/a/b.git"), "https://github.com/a/b");
         assert_eq!(source("git@github.com:a/b.git"), "https://github.com/a/b");
@@ -380,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn a_typed_password_does_not_stay_in_the_url() {
+    fn a_typed_password_is_removed_from_the_url() {
         let remote = Remote::typed("https://me:pa%2Fss@h.org/a/b").unwrap();
         assert_eq!(remote.as_git_url(), "https://h.org/a/b");
         assert!(!format!("{remote:?}").contains("pa/ss"));

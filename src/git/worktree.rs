@@ -1,4 +1,4 @@
-//! Working copies that hold only what is asked for, written straight from the mirror's objects.
+//! Partial working copies, written directly from the mirror's objects.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -11,16 +11,16 @@ use crate::cancel::Cancel;
 use crate::model::CommitSha;
 use crate::process::Tool;
 
-/// Whether a tree's files have to go through git-lfs.
+/// Whether a tree's files need git-lfs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LfsUse {
-    /// No `.gitattributes` asks for it.
+    /// No `.gitattributes` mentions it.
     NotUsed,
-    /// One does.
+    /// At least one does.
     Used,
 }
 
-/// Reads a `.gitattributes` file's content for git-lfs's mark.
+/// Whether a `.gitattributes` file uses git-lfs.
 pub fn uses_lfs(gitattributes: &[u8]) -> LfsUse {
     let used = gitattributes
         .split(|b| *b == b'\n')
@@ -29,24 +29,24 @@ pub fn uses_lfs(gitattributes: &[u8]) -> LfsUse {
     if used { LfsUse::Used } else { LfsUse::NotUsed }
 }
 
-/// A submodule that stands in a checked-out tree.
+/// A submodule in a checked-out tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gitlink {
-    /// Where, relative to the root of the commit.
+    /// Its path, relative to the root of the commit.
     pub path: String,
-    /// The commit that it is pinned to.
+    /// Its pinned commit.
     pub commit: CommitSha,
 }
 
-/// What a checkout needs to know of a tree.
+/// A tree's contents for a checkout.
 struct Entries {
-    /// As `update-index --index-info` takes them.
+    /// The input of `update-index --index-info`.
     index: Vec<u8>,
     gitlinks: Vec<Gitlink>,
     lfs: LfsUse,
 }
 
-/// What `git status` lists below a folder of a working tree; `None` where there is none, or where git does not read it.
+/// The output of `git status` below a folder of a working tree; `None` outside of one, or if git cannot read it.
 pub(crate) fn uncommitted(dir: &Path, cancel: &Cancel) -> Option<Vec<String>> {
     let status = ["status", "--porcelain=v1", "-z", "--no-renames", "--untracked-files=normal", "--", "."];
     let listed = super::git("none", &[]).dir(dir).args(status).run(cancel).ok()?;
@@ -55,19 +55,19 @@ pub(crate) fn uncommitted(dir: &Path, cancel: &Cancel) -> Option<Vec<String>> {
 }
 
 impl Mirror<'_> {
-    /// Writes a context into `into`, under its path, with the attributes above it. Returns the submodules in it.
+    /// Writes a context into `into`, under its path, with the attributes above it. Returns its submodules.
     pub fn check_out_context(&self, files: &ContextFiles, into: &Path) -> Result<Vec<Gitlink>, GitError> {
         self.check_out(&files.tree, &files.path, &files.attributes, into)
     }
 
-    /// Writes all of a commit into `into`. Returns the submodules in it.
+    /// Writes a whole commit into `into`. Returns its submodules.
     pub fn check_out_commit(&self, commit: &CommitSha, into: &Path) -> Result<Vec<Gitlink>, GitError> {
         self.check_out(commit.as_str(), ".", &[], into)
     }
 
-    /// Writes a tree into the folder `path` of `into`. A submodule becomes an empty folder.
+    /// Writes a tree into the folder `path` of `into`. Submodules become empty folders.
     ///
-    /// The cost grows with what is written, not with the repository: no index of the whole commit is made.
+    /// The cost depends on the written files, not on the repository: no index of the whole commit is created.
     fn check_out(
         &self,
         tree: &str,
@@ -80,7 +80,7 @@ impl Mirror<'_> {
         fs::create_dir_all(&folder)
             .and_then(|()| fs::set_permissions(&folder, whatever_the_umask))
             .map_err(|source| self.place_error(&folder, source))?;
-        // Gone before anybody reads the copy.
+        // Removed before the copy is used.
         let scratch = tempfile::tempdir_in(into).map_err(|source| self.place_error(into, source))?;
         let index = scratch.path().join("index");
 
@@ -105,7 +105,7 @@ impl Mirror<'_> {
         Ok(entries.gitlinks)
     }
 
-    /// Reads what `ls-tree -r -z` lists (`mode SP type SP id TAB path NUL`).
+    /// Parses the output of `ls-tree -r -z` (`mode SP type SP id TAB path NUL`).
     fn read_entries(
         &self,
         listed: &[u8],
@@ -142,14 +142,14 @@ impl Mirror<'_> {
         Ok(Entries { index, gitlinks, lfs })
     }
 
-    /// A git whose checkout sends files through git-lfs, which may reach the remote for them.
+    /// A git whose checkout passes files through git-lfs, which may fetch them from the remote.
     fn with_lfs(&self) -> Result<Tool, GitError> {
         if !lfs_is_installed(self.cancel()) {
             return Err(GitError::LfsMissing { url: self.remote().as_git_url().to_owned() });
         }
         let url = format!("lfs.url={}", self.remote().lfs_url());
-        // The command line stands above a repository's own .lfsconfig, which names no other server and leaves nothing
-        // out (git-lfs-config(5), LFSCONFIG).
+        // The command line overrides a repository's own .lfsconfig, so that it cannot name another server or exclude
+        // files (git-lfs-config(5), LFSCONFIG).
         let config = [
             "filter.lfs.process=git-lfs filter-process",
             "filter.lfs.required=true",
@@ -166,7 +166,6 @@ impl Mirror<'_> {
     }
 }
 
-/// Whether `git lfs` answers.
 pub fn lfs_is_installed(cancel: &Cancel) -> bool {
     Tool::new("git-lfs").arg("version").run(cancel).is_ok()
 }
@@ -176,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lfs_is_seen_in_attributes_and_not_in_their_comments() {
+    fn lfs_is_detected_in_attributes_but_not_in_comments() {
         assert_eq!(uses_lfs(b"*.bin filter=lfs diff=lfs merge=lfs -text\n"), LfsUse::Used);
         assert_eq!(uses_lfs(b"# filter=lfs\n*.txt text\n"), LfsUse::NotUsed);
     }

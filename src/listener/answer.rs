@@ -1,9 +1,9 @@
-//! Every answer that the listener gives: status, headers and JSON body, in one place.
+//! Every response of the listener: status, headers and JSON body.
 
 use serde_json::json;
 use tiny_http::{HTTPVersion, Header, Response, StatusCode};
 
-/// What a delivery comes to. The statuses are CONTRACT's, under `serve`.
+/// The outcome of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// Its job is on disk.
@@ -11,10 +11,10 @@ pub enum Verdict {
     Duplicate,
     /// Not a merge, or filtered out.
     Skip,
-    /// A skip because the delivery contradicts itself: a merge may be lost with it.
+    /// A skip because the delivery contradicts itself, so a merge may be lost.
     Contradictory,
     Pong,
-    /// No signature or a wrong one: the same bytes for both, so that nobody learns which.
+    /// A missing or wrong signature: the same response for both, so that clients cannot tell which.
     Unauthorized,
     NotAllowed,
     Malformed,
@@ -43,14 +43,14 @@ impl Verdict {
     }
 }
 
-/// What a delivery is answered with.
+/// The response to a delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     pub verdict: Verdict,
     pub job: Option<i64>,
-    /// For whoever delivered it, so it holds nothing of this machine.
+    /// For the sender, so it contains nothing about this machine.
     pub why: String,
-    /// For the log alone.
+    /// For the log only.
     pub log: Option<String>,
 }
 
@@ -79,7 +79,6 @@ impl Answer {
         self.verdict.row().1
     }
 
-    /// The answer as it goes over the wire.
     pub fn reply(&self) -> Reply {
         let (_, status, decision) = self.verdict.row();
         let Some(decision) = decision else {
@@ -95,13 +94,13 @@ impl Answer {
     }
 }
 
-/// Seconds after which a client that got 503 may try again.
+/// Seconds until a client that got 503 may retry.
 const RETRY_AFTER: u32 = 30;
 
-/// Why the gate answers a request itself, or drops it: the request is not one that HTTP allows, or the limits say no.
+/// Why the gate itself rejects or drops a request: invalid HTTP, or an exceeded limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Refusal {
-    /// Not HTTP, or framed in a way that two readers could read differently.
+    /// Not HTTP, or with ambiguous framing.
     BadRequest,
     NotFound,
     MethodNotAllowed(&'static str),
@@ -109,12 +108,12 @@ pub enum Refusal {
     BodyTooLarge,
     /// An `Expect` other than `100-continue`.
     Expectation,
-    /// The head is over its cap of bytes or headers.
+    /// The head exceeds its limit of bytes or headers.
     HeadTooLarge,
-    /// The byte budget is spent, or no answer came in time.
+    /// The byte budget is exhausted, or no response came in time.
     Overloaded,
     Version,
-    /// Dropped without an answer: the oldest unfinished reader, when room was needed.
+    /// Dropped without a response: the oldest unfinished connection, to make room.
     Evicted,
 }
 
@@ -134,7 +133,7 @@ impl Refusal {
         }
     }
 
-    /// What the client is told, where it is told anything.
+    /// The response, if one is sent.
     pub fn reply(self) -> Reply {
         match self {
             Refusal::BadRequest => Reply::error(400, "malformed HTTP request"),
@@ -154,14 +153,14 @@ impl Refusal {
     }
 }
 
-/// An answer as it goes over the wire.
+/// A raw HTTP response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
     pub status: u16,
     pub content_type: &'static str,
-    /// The value of `Allow`, with 405.
+    /// The value of `Allow` for 405.
     pub allow: Option<&'static str>,
-    /// The value of `Retry-After` in seconds, with 503.
+    /// The value of `Retry-After` in seconds for 503.
     pub retry_after: Option<u32>,
     pub body: Vec<u8>,
 }
@@ -173,12 +172,10 @@ impl Reply {
         Reply { body, ..Reply::empty(status) }
     }
 
-    /// A reply without a body.
     pub(super) fn empty(status: u16) -> Reply {
         Reply { status, content_type: "application/json", allow: None, retry_after: None, body: Vec::new() }
     }
 
-    /// As tiny_http sends it.
     pub(super) fn response(&self) -> Response<&[u8]> {
         let retry_after = self.retry_after.map(|seconds| seconds.to_string());
         let headers = [
@@ -186,14 +183,14 @@ impl Reply {
             self.allow.map(|allow| ("Allow", allow)),
             retry_after.as_deref().map(|seconds| ("Retry-After", seconds)),
         ];
-        // Header names and values are swanci's own and ASCII, so none is lost here.
+        // All header names and values are ASCII constants, so none is dropped here.
         let headers = headers.into_iter().flatten();
         let headers = headers.filter_map(|(name, value)| Header::from_bytes(name, value).ok()).collect();
         Response::new(StatusCode(self.status), headers, self.body.as_slice(), Some(self.body.len()), None)
             .with_chunked_threshold(usize::MAX)
     }
 
-    /// The same bytes as tiny_http would send, for what is answered without it.
+    /// The bytes that tiny_http would send, for responses without it.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         // Writing to memory does not fail.
@@ -201,7 +198,7 @@ impl Reply {
         bytes
     }
 
-    /// The answer to a request on which the program itself failed.
+    /// The response when the request handler panicked.
     pub(super) fn panicked() -> Reply {
         Reply::error(500, "this request could not be answered")
     }
@@ -224,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_answer_has_the_status_and_body_that_the_contract_pins() {
+    fn every_answer_has_its_documented_status_and_body() {
         let of_job = |verdict| Answer::of_job(verdict, 17, "x");
         let table = [
             (of_job(Verdict::Queued), 202, r#"{"decision":"build","job":17,"reason":"x"}"#),

@@ -1,5 +1,5 @@
-//! The gate: a blocking thread for each connection reads one whole request within limits, has tiny_http answer it, copies
-//! the answer back and closes. Threads, connections and bytes are bounded for all clients together.
+//! The gate: for each connection, a blocking thread reads one whole request within limits, forwards it to tiny_http,
+//! copies the response back and closes. Threads, connections and bytes are limited across all clients.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -15,11 +15,11 @@ use super::metrics::Metrics;
 use super::request::{Incoming, PIECE};
 use super::routes::{Routes, Side};
 
-/// Stack of a connection's thread: one read buffer, one head, and room.
+/// Stack of a connection's thread: a read buffer, a head, and some reserve.
 const STACK: usize = 128 * 1024;
-/// How long accepting waits for room, and after an error.
+/// The pause of accepting while there is no room, and after an error.
 pub(super) const REST: Duration = Duration::from_millis(20);
-/// How long an unfinished request may still take once the listener was stopped.
+/// Time for unfinished requests after the listener was stopped.
 const LAST_CALL: Duration = Duration::from_millis(500);
 
 pub(super) struct Gate {
@@ -36,14 +36,14 @@ struct State {
     /// By age.
     open: BTreeMap<u64, Open>,
     last: u64,
-    /// Bytes of all bodies that are held.
+    /// Total bytes of all bodies in memory.
     held: usize,
 }
 
 struct Open {
     stream: Arc<TcpStream>,
     held: usize,
-    /// Its request is not whole, or its answer is on the way: closing it loses no work.
+    /// Its request is incomplete, or its response is being sent: closing it loses no work.
     unfinished: bool,
     /// Why its socket was shut down.
     ended_by: Option<Refusal>,
@@ -54,7 +54,7 @@ impl Gate {
         Gate { limits, routes, metrics, inner, state: Mutex::default(), changed: Condvar::new() }
     }
 
-    /// Serves a connection on a thread of its own. Without a thread it is closed.
+    /// Serves a connection on a new thread. If no thread starts, the connection is closed.
     pub(super) fn admit(self: &Arc<Gate>, stream: TcpStream, side: Side) {
         let stream = Arc::new(stream);
         let mut state = self.state();
@@ -71,7 +71,7 @@ impl Gate {
         }
     }
 
-    /// Whether one more connection may be accepted. At the cap the oldest unfinished one is closed for it.
+    /// Whether one more connection may be accepted. At the limit, the oldest unfinished one is closed.
     pub(super) fn has_room(&self) -> bool {
         let full = |state: &mut State| state.open.len() >= self.limits.max_connections;
         let mut state = self.state();
@@ -83,7 +83,7 @@ impl Gate {
         !full(&mut state)
     }
 
-    /// Gives descriptors back after an error of accept.
+    /// Frees descriptors after a failed accept.
     pub(super) fn make_room(&self) {
         self.close_oldest(&mut self.state());
         std::thread::sleep(REST);
@@ -96,7 +96,7 @@ impl Gate {
         }
     }
 
-    /// Answers what has arrived: unfinished requests may take a little longer, whole ones `drain_time`.
+    /// Finishes open requests: a short time for incomplete ones, `drain_time` for complete ones.
     pub(super) fn drain(&self) {
         let began = Instant::now();
         let wait_while = |more: fn(&mut State) -> bool, limit: Duration| {
@@ -157,7 +157,7 @@ impl Connection {
             Err(refusal) => {
                 let ended_by = self.gate.state().open.get(&self.id).and_then(|open| open.ended_by);
                 let refusal = ended_by.unwrap_or(refusal);
-                // Who connects and says nothing is not told anything.
+                // A client that sent nothing gets no response.
                 let silent =
                     matches!(refusal, Refusal::Timeout | Refusal::BadRequest) && incoming.is_silent();
                 if !silent {
@@ -212,8 +212,8 @@ impl Connection {
         Ok(incoming.is_empty())
     }
 
-    /// Counts bytes of this connection's body. Beyond the budget the largest unfinished body goes: this one, or
-    /// another, whose end is waited for.
+    /// Counts bytes of this connection's body. Above the budget, the largest unfinished body is dropped: this one, or
+    /// another, after whose end this one continues.
     fn hold(&self, bytes: usize) -> Result<(), Refusal> {
         let gate = &*self.gate;
         let until = Instant::now() + gate.limits.body_time;
@@ -247,13 +247,13 @@ impl Connection {
         self.send(&for_client(&reply.to_bytes(), head_only));
     }
 
-    /// A client that does not take its answer within the time is closed like any other.
+    /// A client that does not read its response in time is closed like any other.
     fn send(&self, bytes: &[u8]) {
         let _ = (&*self.stream).write_all(bytes);
     }
 
-    /// Reads and discards the rest of a request: closing a socket with unread bytes resets the connection, and the client
-    /// might never see its answer.
+    /// Reads and discards the rest of a request: closing a socket with unread bytes resets the connection, and the
+    /// client might not receive the response.
     fn linger(&self) {
         let until = Instant::now() + self.gate.limits.linger_time;
         let mut piece = [0; PIECE];

@@ -1,15 +1,14 @@
-//! The head of one HTTP/1.x request: parsed by `httparse`, then held to the framing rules of RFC 9112 section 6, where
-//! two readers that disagree make request smuggling possible.
+//! The head of one HTTP/1.x request: parsed by `httparse`, then checked against the framing rules of RFC 9112, section 6:
+//! two readers that disagree on framing make request smuggling possible.
 
 use super::answer::Refusal;
 
-/// The most headers that a request may have, whatever the limits say.
+/// The most headers of a request, whatever the limits.
 pub(super) const MAX_HEADERS: usize = 100;
 
-/// How the end of the body is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Framing {
-    /// 0 without `Content-Length`. Saturates: a number that fits no integer is over every cap.
+    /// 0 without `Content-Length`. Saturates: a number that fits no integer exceeds every limit.
     Length(u64),
     /// `Transfer-Encoding: chunked`.
     Chunked,
@@ -28,10 +27,10 @@ pub(super) struct ParsedHead<'a> {
     pub(super) length: usize,
 }
 
-/// What the routes look at.
+/// The parts of a head that the routes use.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Head {
-    /// As sent; methods are case-sensitive.
+    /// Unchanged, because methods are case-sensitive.
     pub(super) method: String,
     pub(super) path: String,
     pub(super) headers: Vec<(String, String)>,
@@ -44,7 +43,7 @@ impl Head {
     }
 }
 
-/// Parses the head at the start of `data`; `None` while it is not complete.
+/// Parses the head at the start of `data`; `None` while it is incomplete.
 pub(super) fn parse(data: &[u8], max_headers: usize) -> Result<Option<ParsedHead<'_>>, Refusal> {
     let mut room = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let room = room.get_mut(..max_headers).ok_or(Refusal::HeadTooLarge)?;
@@ -107,7 +106,7 @@ fn framing(headers: &[(&str, &[u8])], one_one: bool) -> Result<Framing, Refusal>
         } else {
             continue;
         };
-        // Exactly one of either: duplicates are refused even where they agree.
+        // Exactly one of these: duplicates are refused even if they agree.
         if framing.replace(this).is_some() {
             return Err(Refusal::BadRequest);
         }
@@ -116,14 +115,14 @@ fn framing(headers: &[(&str, &[u8])], one_one: bool) -> Result<Framing, Refusal>
 }
 
 impl ParsedHead<'_> {
-    /// The head with the headers in `read` alone, each of which has to be ASCII.
+    /// The head with only the headers in `read`, each of which must be UTF-8.
     pub(super) fn keep(&self, read: &[&str]) -> Result<Head, Refusal> {
         let mut headers = Vec::with_capacity(read.len());
         for name in read {
             let Some((_, value)) = self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)) else {
                 continue;
             };
-            let text = std::str::from_utf8(value).ok().filter(|value| value.is_ascii());
+            let text = std::str::from_utf8(value).ok();
             if text.is_none() && *name == "user-agent" {
                 continue;
             }
@@ -142,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn framing_that_two_readers_could_read_differently_is_refused() {
+    fn ambiguous_framing_is_refused() {
         let post = |rest: &str| framing(&format!("POST /webhook HTTP/1.1\r\nHost: a\r\n{rest}\r\n"));
         assert_eq!(post("Content-Length: 5\r\n"), Ok(Framing::Length(5)));
         assert_eq!(post("Transfer-Encoding: Chunked\r\n"), Ok(Framing::Chunked));
@@ -182,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn only_headers_that_are_read_and_the_bare_path_are_kept() {
+    fn only_known_headers_and_the_bare_path_are_kept() {
         const READ: [&str; 1] = ["x-github-event"];
         let keep = |data: &[u8]| parse(data, 100).unwrap().unwrap().keep(&READ);
         let head = keep(
@@ -191,8 +190,10 @@ mod tests {
         .unwrap();
         assert_eq!((head.method.as_str(), head.path.as_str()), ("POST", "/webhook"));
         assert_eq!(head.headers, [("x-github-event".to_owned(), "ping".to_owned())]);
-        let named = b"POST /w HTTP/1.1\r\nHost: h\r\nX-GitHub-Event: p\xc3\xbc\r\n\r\n";
-        assert_eq!(keep(named), Err(Refusal::BadRequest));
+        let utf8 = b"POST /w HTTP/1.1\r\nHost: h\r\nX-GitHub-Event: p\xc3\xbc\r\n\r\n";
+        assert_eq!(keep(utf8).unwrap().get("x-github-event"), Some("p\u{fc}"));
+        let latin1 = b"POST /w HTTP/1.1\r\nHost: h\r\nX-GitHub-Event: p\xfc\r\n\r\n";
+        assert_eq!(keep(latin1), Err(Refusal::BadRequest));
         let other = b"POST /w HTTP/1.1\r\nHost: h\r\nCf-Ipcity: K\xc3\xb6ln\r\n\r\n";
         assert_eq!(keep(other).unwrap().headers, []);
     }

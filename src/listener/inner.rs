@@ -1,8 +1,8 @@
-//! tiny_http behind the gate: a server on a private Unix socket, the loop that answers, and the connections to it.
+//! tiny_http behind the gate: a server on a private Unix socket, its worker threads, and the connections to it.
 //!
-//! tiny_http has no timeouts and no caps. It panics when it cannot spawn a thread or duplicate a descriptor, and its accept
-//! loop ends with the first error. So the gate opens all connections when it starts and keeps them; after that tiny_http
-//! neither accepts nor spawns. It reads nothing but requests that the gate has written.
+//! tiny_http has no timeouts and no limits. It panics when it cannot spawn a thread or duplicate a descriptor, and its
+//! accept loop ends with the first error. So the gate opens all connections at startup and keeps them; after that
+//! tiny_http neither accepts nor spawns. It receives only requests that the gate has written.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,21 +12,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tiny_http::{Request, Server};
+use tiny_http::{Header, Request, Server};
 
 use super::answer::{Refusal, Reply};
 use super::body::BodyBytes;
 use super::head::Head;
 use super::routes::{Routes, Side};
 
-/// Threads that answer, and connections to tiny_http, which keeps four threads for them: one of those is always waiting, so
-/// that it starts no other. One of the three that answer may wait for docker (`/readyz`).
+/// Worker threads, and connections to tiny_http. tiny_http keeps four threads; with three connections one is always
+/// idle, so it starts no other. One of the three workers may wait for docker (`/readyz`).
 pub(super) const LINKS: usize = 3;
-/// How long tiny_http's threads have to start, and to notice the end of a connection.
+/// Time for tiny_http's threads to start, and to notice the end of a connection.
 const SETTLE: Duration = Duration::from_millis(20);
-/// How long the first answer of a connection may take.
+/// Time limit for the first response on a connection.
 const START_TIME: Duration = Duration::from_secs(5);
-/// The header that names the side. Only the gate writes it: of a client's headers none but those of the routes pass.
+/// Names the side. Only the gate sets it: it forwards only the client headers that the routes read.
 const SIDE: &str = "Swanci-Side";
 
 pub(super) struct Inner {
@@ -39,14 +39,15 @@ pub(super) struct Inner {
 
 struct Links {
     idle: Vec<UnixStream>,
-    /// Idle ones and those in use.
+    /// Idle connections and those in use.
     alive: usize,
 }
 
 impl Inner {
-    /// Starts the server and opens `links` connections to it, each of which has answered once.
+    /// Starts the server and opens `links` connections to it; each has returned one response.
     pub(super) fn start(routes: &Arc<Routes>, links: usize) -> io::Result<Inner> {
-        // 0700, so nobody else reaches the socket even before its own mode is set. Removed at the end of this function.
+        // 0700: no other user can reach the socket, even before its own mode is set. Removed at the end of this
+        // function.
         let directory = tempfile::Builder::new().prefix("swanci-").tempdir()?;
         let path = directory.path().join("gate");
         let socket = UnixListener::bind(&path)?;
@@ -69,7 +70,7 @@ impl Inner {
             let thread = std::thread::Builder::new().name("answer".to_owned());
             thread.spawn(move || answer_all(&server, &retired, &routes))?;
         }
-        // A thread that tiny_http adds, because its own have not started yet, stays for as long as its connection.
+        // A thread that tiny_http adds because its own are still starting remains as long as its connection.
         std::thread::sleep(SETTLE);
         probe(&UnixStream::connect(&path)?)?;
         std::thread::sleep(SETTLE);
@@ -81,10 +82,10 @@ impl Inner {
         Ok(inner)
     }
 
-    /// The whole answer to a request, as tiny_http wrote it.
+    /// The complete response of tiny_http.
     ///
-    /// `on_late` is called when it takes longer than `limit`. The answer is waited for all the same, because the next
-    /// request on that connection would get it.
+    /// Calls `on_late` after `limit`, but still waits for the response, because the next request on that connection
+    /// would receive it.
     pub(super) fn ask(
         &self,
         side: Side,
@@ -100,11 +101,12 @@ impl Inner {
         let mut links = waited.unwrap_or_else(PoisonError::into_inner).0;
         let link = links.idle.pop().ok_or(Refusal::Overloaded)?;
         drop(links);
-        // An answer to HEAD has no body, and cutting it off is the gate's own business.
+        // A HEAD response has no body; the gate itself removes it.
         let method = if head.method == "HEAD" { "GET" } else { &head.method };
         let mut text = format!("{method} {} HTTP/1.1\r\n{SIDE}: {}\r\n", head.path, side.as_str());
         for (name, value) in &head.headers {
-            text.push_str(&format!("{name}: {value}\r\n"));
+            // tiny_http accepts ASCII only, and a GitLab secret may be any UTF-8.
+            text.push_str(&format!("{name}: {}\r\n", hex::encode(value)));
         }
         text.push_str(&format!("Content-Length: {}\r\n\r\n", body.len()));
         let left = limit.saturating_sub(began.elapsed()).max(Duration::from_millis(1));
@@ -113,7 +115,7 @@ impl Inner {
         answer.map_err(|_| Refusal::Overloaded)
     }
 
-    /// Whether no connection is left, so that nothing can be answered any more.
+    /// Whether no connection is left, so that no request can be answered.
     pub(super) fn is_dead(&self) -> bool {
         self.links.lock().unwrap_or_else(PoisonError::into_inner).alive == 0
     }
@@ -132,7 +134,7 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.retired.store(true, Ordering::SeqCst);
-        // Ends the accept thread. The first loop that wakes passes it on to the next.
+        // Ends the accept thread. The first worker that wakes forwards this to the next.
         let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
         self.server.unblock();
     }
@@ -147,7 +149,7 @@ fn probe(link: &UnixStream) -> io::Result<()> {
     if late { Err(io::Error::other("tiny_http does not answer")) } else { Ok(()) }
 }
 
-/// Sends one request and reads its answer.
+/// Sends one request and reads the response.
 fn exchange(
     link: &UnixStream,
     head: &[u8],
@@ -197,7 +199,7 @@ pub(super) fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
-/// Bytes of a whole answer; `None` while its head is not complete.
+/// Length of a complete response; `None` while its head is incomplete.
 fn answer_length(data: &[u8]) -> io::Result<Option<usize>> {
     let mut room = [httparse::EMPTY_HEADER; 16];
     let mut answer = httparse::Response::new(&mut room);
@@ -209,7 +211,7 @@ fn answer_length(data: &[u8]) -> io::Result<Option<usize>> {
     Ok(Some(head + length.ok_or_else(|| io::Error::other("an answer without a length"))?))
 }
 
-/// The answer as the client gets it: without tiny_http's name, on a connection that is closed after it.
+/// The response for the client: without tiny_http's `Server` header, and with `Connection: close`.
 pub(super) fn for_client(answer: &[u8], head_only: bool) -> Vec<u8> {
     const SERVER: &[u8] = b"Server:";
     let end = answer.windows(4).position(|four| four == b"\r\n\r\n").map_or(answer.len(), |at| at + 2);
@@ -225,20 +227,23 @@ pub(super) fn for_client(answer: &[u8], head_only: bool) -> Vec<u8> {
 
 fn answer_all(server: &Server, retired: &AtomicBool, routes: &Routes) {
     while !retired.load(Ordering::SeqCst) {
-        // An error is the end of tiny_http's accept loop. The connections that are open outlive it.
+        // An error means that tiny_http's accept loop has ended. Open connections remain.
         let Ok(mut request) = server.recv() else { continue };
         let reply = catch_unwind(AssertUnwindSafe(|| answer(&mut request, routes)));
-        // An error here is a connection that is gone, and its request with it.
+        // An error means that the connection is closed, so the request is lost too.
         let _ = request.respond(reply.unwrap_or_else(|_| Reply::panicked()).response());
     }
     server.unblock();
 }
 
 fn answer(request: &mut Request, routes: &Routes) -> Reply {
+    let is_admin =
+        |header: &Header| header.field.equiv(SIDE) && header.value.as_str() == Side::Admin.as_str();
+    let side = if request.headers().iter().any(is_admin) { Side::Admin } else { Side::Public };
+    let decoded = |value: &str| String::from_utf8(hex::decode(value).ok()?).ok();
     let headers = request.headers().iter();
-    let headers = headers.map(|header| (header.field.to_string(), header.value.to_string())).collect();
+    let headers = headers.filter_map(|h| Some((h.field.to_string(), decoded(h.value.as_str())?))).collect();
     let head = Head { method: request.method().to_string(), path: request.url().to_owned(), headers };
-    let side = if head.get(SIDE) == Some(Side::Admin.as_str()) { Side::Admin } else { Side::Public };
     let length = request.body_length().unwrap_or(0);
     let (mut body, mut piece) = (BodyBytes::default(), [0; 16 * 1024]);
     loop {
@@ -257,7 +262,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_whole_at_its_last_byte_and_not_before() {
+    fn a_response_is_complete_at_its_last_byte_and_not_before() {
         let data = b"HTTP/1.1 200 OK\r\nServer: x\r\nDate: y\r\nContent-Length: 2\r\n\r\nok";
         let head = data.len() - 2;
         for end in 0..data.len() {

@@ -1,6 +1,6 @@
-//! From a delivery to a job on disk: signature, payload, ping, allow-list, verdict, queue.
+//! Turns a delivery into a job on disk: signature, payload, ping, allow-list, verdict, queue.
 //!
-//! What a payload means is decided by [`crate::decide`], as it is for `evaluate`: the same bytes, the same verdict.
+//! [`crate::decide`] interprets the payload, for `serve` and `evaluate` alike: the same bytes, the same verdict.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -15,24 +15,24 @@ use crate::queue::{Accepted, JobId, JobState, NewJob, QueueError, Store};
 use super::answer::{Answer, Verdict};
 use super::routes::{App, ContentKind, Delivered, DeliveryLine, RawDelivery};
 
-/// What decides over deliveries, and may be read again while `serve` runs.
+/// The rules for deliveries; SIGHUP replaces them while `serve` runs.
 pub struct Rules {
     pub forges: Vec<ForgeRules>,
 }
 
-/// A delivery that a forge's secret verified may build the repositories of that forge, and no others.
+/// The rules of one forge: a delivery with its signature may build only its own repositories.
 pub struct ForgeRules {
     pub kind: ForgeName,
     pub url: String,
-    /// `None`: no delivery of this forge is taken.
+    /// `None`: deliveries of this forge are refused.
     pub secret: Option<WebhookSecret>,
     /// The allow-list, each repository with its branches.
     pub repositories: Vec<(RepoName, Policy)>,
 }
 
 impl Rules {
-    /// The forges whose secret verifies the delivery, among those that can have sent it. There is at least one, and
-    /// more only where they share a secret.
+    /// The forges whose secret verifies the delivery, among those that can have sent it. At least one; several only if
+    /// they share a secret.
     fn verify(&self, delivery: &RawDelivery<'_>, encoding: Encoding) -> Result<Vec<&ForgeRules>, String> {
         let (mut verified, mut why) = (Vec::new(), None);
         let now = SystemTime::now();
@@ -57,27 +57,26 @@ impl Rules {
     }
 }
 
-/// Asked whether the rest of `serve` is ready.
+/// Checks whether the rest of `serve` is ready.
 pub type ReadyCheck = dyn Fn() -> Result<(), String> + Send + Sync;
-/// Told of a job that was queued by a delivery.
+/// Called for each job that a delivery queued.
 pub type OnQueued = dyn Fn(JobId) + Send + Sync;
-/// Told of each delivery.
+/// Called for each delivery.
 pub type OnDelivery = dyn Fn(&DeliveryLine<'_>) + Send + Sync;
 
-/// Takes deliveries and queues merges.
 pub struct Intake {
     rules: RwLock<Arc<Rules>>,
     queue: Store,
     ready: Box<ReadyCheck>,
     on_queued: Box<OnQueued>,
     on_delivery: Box<OnDelivery>,
-    /// `--once`: one job is enough.
+    /// `--once`: close after one job.
     only_one: bool,
     closed: AtomicBool,
 }
 
 impl Intake {
-    /// An intake under these rules. With `only_one` it closes after the first job.
+    /// With `only_one` it closes after the first job.
     pub fn new(
         rules: Rules,
         queue: Store,
@@ -97,13 +96,12 @@ impl Intake {
         }
     }
 
-    /// Goes on under other rules.
     pub fn replace_rules(&self, rules: Rules) {
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
     }
 }
 
-/// A stranger learns only that nothing was accepted.
+/// Hides the details from clients, who may be unauthenticated.
 fn unavailable(error: &QueueError) -> Answer {
     let reason = match error {
         QueueError::Unavailable(_) | QueueError::Io { .. } | QueueError::Sql(_) => {
@@ -124,8 +122,8 @@ fn unavailable(error: &QueueError) -> Answer {
 }
 
 impl Intake {
-    /// The merge that an authenticated delivery announces; `Err` is the answer to any other. `subject` is filled in as
-    /// far as the payload can be read.
+    /// The merge that an authenticated delivery announces; `Err` is the response to any other delivery. Fills in
+    /// `subject` as far as the payload is readable.
     fn judge(
         &self,
         delivery: &RawDelivery<'_>,

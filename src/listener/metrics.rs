@@ -1,4 +1,4 @@
-//! What is counted, and how it is shown: OpenMetrics text, which Prometheus scrapes.
+//! Metrics of `serve` as OpenMetrics text, for Prometheus.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +15,7 @@ use super::answer::{Answer, Refusal};
 use crate::events::Phase;
 use crate::queue::QueueStats;
 
-/// One label with a value from a closed set, so that no stranger can make the registry grow.
+/// One label with a value from a closed set, so that clients cannot grow the registry.
 type Label = [(&'static str, &'static str); 1];
 
 type Snapshot = Box<dyn Fn() -> QueueStats + Send + Sync>;
@@ -51,10 +51,10 @@ impl Default for Metrics {
     }
 }
 
-/// Seconds: from a cached verdict to a client that GitHub would have given up on.
+/// Seconds: from a cached verdict to GitHub's time limit.
 const ACK_BUCKETS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 10.0];
 
-/// Seconds: from a tag that moves to a build that takes its time.
+/// Seconds: from moving a tag to a long build.
 const STEP_BUCKETS: [f64; 13] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 30.0, 60.0, 300.0, 900.0, 3600.0];
 
 impl Metrics {
@@ -118,7 +118,7 @@ impl Metrics {
         }))
     }
 
-    /// Asks `snapshot` for the state of the queue at every scrape.
+    /// Calls `snapshot` for the state of the queue at every scrape.
     pub fn watch_queue(&self, snapshot: impl Fn() -> QueueStats + Send + Sync + 'static) {
         *self.0.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(snapshot));
     }
@@ -131,7 +131,7 @@ impl Metrics {
         self.0.refused.get_or_create(&[("reason", refusal.label())]).inc();
     }
 
-    /// How long a whole delivery waited for its answer.
+    /// Records how long a whole delivery waited for its response.
     pub fn ack(&self, time: Duration) {
         self.0.ack.observe(time.as_secs_f64());
     }
@@ -146,7 +146,7 @@ impl Metrics {
         histogram.observe(time.as_secs_f64());
     }
 
-    /// A job was queued again after a failure of its environment.
+    /// Counts a job that was queued again after an environment failure.
     pub fn retry(&self) {
         self.0.retries.inc();
     }
@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_scrape_shows_what_was_counted_and_asks_the_queue() {
+    fn a_scrape_contains_the_counts_and_the_queue_state() {
         let metrics = Metrics::new();
         metrics.delivery(&Answer::unauthorized());
         metrics.delivery(&Answer::unauthorized());

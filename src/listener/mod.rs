@@ -1,4 +1,4 @@
-//! The listener: what stands between the network and the queue.
+//! The HTTP listener in front of the queue.
 //!
 //! ```text
 //! TCP or systemd sockets → gate (limits, framing) → tiny_http on a private Unix socket → routes → App
@@ -36,7 +36,7 @@ use routes::{Routes, Side};
 
 use crate::error::{Classify as _, Failure, Kind};
 
-/// Connections that the kernel may hold while the listener is at its cap.
+/// Connections that the kernel queues while the listener is at its limit.
 const BACKLOG: i32 = 1024;
 
 /// Bound sockets with a gate and tiny_http behind them; [`Listener::run`] serves.
@@ -55,20 +55,20 @@ pub struct Stopper {
 }
 
 impl Stopper {
-    /// Stops accepting; [`Listener::run`] returns when what had arrived is answered, or after `drain_time`.
+    /// Stops accepting; [`Listener::run`] returns when open requests are done, or after `drain_time`.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
         self.wake();
     }
 
-    /// Has [`Listener::run`] call its `woken`.
+    /// Makes [`Listener::run`] call its `woken`.
     pub fn wake(&self) {
         // A full pipe wakes it as well.
         let _ = (&*self.wake).write(&[0]);
     }
 }
 
-/// The sockets that systemd handed in (sd_listen_fds(3)), in the unit's order; none without socket activation.
+/// The sockets that systemd passed (sd_listen_fds(3)), in the unit's order; none without socket activation.
 pub fn inherited() -> Result<Vec<TcpListener>, Failure> {
     let mut passed = listenfd::ListenFd::from_env();
     let mut sockets = Vec::new();
@@ -81,7 +81,7 @@ pub fn inherited() -> Result<Vec<TcpListener>, Failure> {
     Ok(sockets)
 }
 
-/// Binds a TCP address, as `127.0.0.1:8080` or `localhost:0`.
+/// Binds a TCP address, such as `127.0.0.1:8080` or `localhost:0`.
 pub fn bind(address: &str) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).classify(Kind::Environment, || format!("cannot listen on {address}")).map_err(
         |failure| {
@@ -91,8 +91,8 @@ pub fn bind(address: &str) -> Result<TcpListener, Failure> {
 }
 
 impl Listener {
-    /// A listener for deliveries on `public` and, on `admin`, for readiness and metrics. Raises the limit of descriptors.
-    /// Nothing is answered before [`Listener::run`], but the kernel already takes connections.
+    /// A listener for deliveries on `public` and for readiness and metrics on `admin`. Raises the limit of descriptors.
+    /// The kernel accepts connections from now on, but responses need [`Listener::run`].
     pub fn new(
         public: Vec<TcpListener>,
         admin: Option<TcpListener>,
@@ -106,7 +106,7 @@ impl Listener {
             let sockets: Vec<_> = public.chain(admin.map(|socket| (socket, Side::Admin))).collect();
             for (socket, _) in &sockets {
                 socket.set_nonblocking(true)?;
-                // Accepted connections inherit it. Answers are small and written at once.
+                // Accepted connections inherit it. Responses are small and written in one call.
                 rustix::net::sockopt::set_tcp_nodelay(socket, true)?;
                 rustix::net::listen(socket, BACKLOG)?;
             }
@@ -122,7 +122,7 @@ impl Listener {
         start().classify(Kind::Environment, || "cannot start the listener")
     }
 
-    /// The addresses that clients connect to, those of the admin side last.
+    /// The addresses that clients connect to, the admin ones last.
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
         self.sockets.iter().filter_map(|(socket, _)| socket.local_addr().ok()).collect()
     }
@@ -131,13 +131,13 @@ impl Listener {
         self.stopper.clone()
     }
 
-    /// As [`Stopper::wake`], for a signal handler: whatever is written here wakes.
+    /// Like [`Stopper::wake`], for a signal handler: any written byte wakes it.
     pub fn waker(&self) -> io::Result<UnixStream> {
         self.stopper.wake.try_clone()
     }
 
-    /// Serves until it is stopped or `until` is over. `woken` is called at the start and whenever something happens. An error means that nothing can be answered any more, and that a
-    /// supervisor should start the process again.
+    /// Serves until it is stopped or `until` has passed. Calls `woken` at the start and on every event. After an error
+    /// no request can be answered; a supervisor should restart the process.
     pub fn run(self, until: Option<Instant>, woken: &mut dyn FnMut()) -> Result<(), Failure> {
         let over = || until.is_some_and(|until| Instant::now() >= until);
         loop {
@@ -160,14 +160,14 @@ impl Listener {
         Ok(())
     }
 
-    /// Waits for a connection or a call of the waker.
+    /// Waits for a connection or a wake-up.
     fn wait(&self, until: Option<Instant>) {
         let mut wanted = vec![PollFd::new(&self.woken, PollFlags::IN)];
         wanted.extend(self.sockets.iter().map(|(socket, _)| PollFd::new(socket, PollFlags::IN)));
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
         let left = left.and_then(|left| Timespec::try_from(left).ok());
         if poll(&mut wanted, left.as_ref()).is_err_and(|error| error != rustix::io::Errno::INTR) {
-            // ENOMEM does not last.
+            // ENOMEM is temporary.
             std::thread::sleep(REST);
         }
     }
@@ -182,7 +182,7 @@ impl Listener {
                 Ok((stream, _)) => self.gate.admit(stream, side),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                // EMFILE, ENFILE, ENOBUFS, ENOMEM, or an error of the network below: none of them lasts.
+                // EMFILE, ENFILE, ENOBUFS, ENOMEM, or an error of the network below: all temporary.
                 Err(_) => return self.gate.make_room(),
             }
         }

@@ -10,14 +10,14 @@ use super::head::{Framing, ParsedHead, parse};
 use super::inner::is_timeout;
 use super::limits::Limits;
 
-/// Bytes of one read. It is on the stack of each connection's thread, and there are hundreds.
+/// Bytes per read. The buffer is on the stack of hundreds of connection threads.
 pub(super) const PIECE: usize = 8 * 1024;
 /// Bytes of a line with a chunk size and its extensions, and of one trailer.
 const MAX_LINE: usize = 256;
 /// Bytes of all trailers, which are discarded.
 const MAX_TRAILERS: usize = 4 * 1024;
 
-/// What a client has sent and nothing has consumed yet.
+/// A client's connection and the received bytes that are not consumed yet.
 pub(super) struct Incoming<'a> {
     stream: &'a TcpStream,
     buffer: Vec<u8>,
@@ -30,12 +30,12 @@ impl<'a> Incoming<'a> {
         Incoming { stream, buffer: Vec::new(), deadline, silent: true }
     }
 
-    /// Whether the client has never sent anything.
+    /// Whether the client has sent nothing so far.
     pub(super) fn is_silent(&self) -> bool {
         self.silent
     }
 
-    /// Whether everything that was read is consumed.
+    /// Whether all received bytes are consumed.
     pub(super) fn is_empty(&self) -> bool {
         self.buffer.is_empty()
     }
@@ -44,7 +44,7 @@ impl<'a> Incoming<'a> {
         self.deadline = deadline;
     }
 
-    /// Waits for more bytes. The end of the stream is [`Refusal::BadRequest`], because the request is not whole.
+    /// Waits for more bytes. The end of the stream is [`Refusal::BadRequest`], because the request is incomplete.
     fn fill(&mut self, piece: &mut [u8; PIECE]) -> Result<usize, Refusal> {
         loop {
             let left = self.deadline.saturating_duration_since(Instant::now());
@@ -71,10 +71,10 @@ impl<'a> Incoming<'a> {
         Ok(())
     }
 
-    /// The bytes of a head, taken out of the buffer.
+    /// Removes the bytes of a head from the buffer.
     ///
-    /// The head is parsed when an empty line has come, and when its length has doubled: what can never become a request
-    /// is refused at once, and a head that comes in single bytes does not cost a parse for each.
+    /// Parses at each empty line, and when the length has doubled: an invalid request is refused early, and a head that
+    /// arrives in single bytes is not parsed for each byte.
     pub(super) fn head(&mut self, limits: &Limits) -> Result<Vec<u8>, Refusal> {
         let (mut taken, mut next_look) = (0, 1);
         loop {
@@ -100,7 +100,7 @@ impl<'a> Incoming<'a> {
         }
     }
 
-    /// The decoded body. `hold` is told of bytes before they are kept, and may refuse them.
+    /// The decoded body. `hold` is called before bytes are stored, and may refuse them.
     pub(super) fn body(
         &mut self,
         head: &ParsedHead<'_>,
@@ -158,7 +158,8 @@ impl<'a> Incoming<'a> {
         Ok(())
     }
 
-    /// One line of the chunked coding, with its CRLF. A bare LF does not end it: request smuggling depends on that.
+    /// One line of the chunked coding, with its CRLF. A bare LF does not end it: otherwise request smuggling is
+    /// possible.
     fn line(&mut self) -> Result<Vec<u8>, Refusal> {
         loop {
             let end = self.buffer.iter().take(MAX_LINE).position(|byte| *byte == b'\n');
@@ -201,7 +202,7 @@ impl<'a> Incoming<'a> {
     }
 }
 
-/// Whether these bytes hold an empty line.
+/// Whether these bytes contain an empty line.
 fn ends_a_head(data: &[u8]) -> bool {
     data.windows(2).any(|two| two == b"\n\n") || data.windows(3).any(|three| three == b"\n\r\n")
 }
@@ -216,7 +217,7 @@ mod tests {
 
     type Parts = (Vec<u8>, Vec<u8>, Vec<u8>);
 
-    /// What is read of `data`, sent in pieces of `step` bytes on a real connection: head, body, and what is left.
+    /// Sends `data` in pieces of `step` bytes over a real connection and returns the head, the body and the rest.
     fn read(data: &[u8], step: usize, max_body: u64) -> Result<Parts, Refusal> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -242,7 +243,7 @@ mod tests {
     const CHUNKED: &[u8] = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
 
     #[test]
-    fn a_request_is_the_same_however_it_is_cut() {
+    fn a_request_is_the_same_in_any_chunks() {
         let coded = b"5;name=x\r\nhello\r\nA\r\n, chunked!\r\n0\r\nTrailer: y\r\n\r\n";
         let data = [&b"\r\n\n"[..], CHUNKED, coded, b"GET /next"].concat();
         for step in [1, 2, 3, 7, 64, data.len()] {
@@ -255,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_chunk_is_refused() {
+    fn invalid_chunks_are_refused() {
         for bad in [
             &b"\r\n"[..],
             b"x\r\n",
@@ -281,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cap_is_over_what_is_decoded_and_known_before_it_comes() {
+    fn the_body_limit_applies_to_decoded_bytes_and_announced_chunks() {
         let chunked = |coded: &[u8]| read(&[CHUNKED, coded].concat(), 9, 100).map(|(_, body, _)| body.len());
         assert_eq!(chunked(b"65\r\n"), Err(Refusal::BodyTooLarge));
         assert_eq!(chunked(b"ffffffffffffffff\r\n"), Err(Refusal::BodyTooLarge));
@@ -291,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_is_held_to_its_limit_also_when_it_ends_in_the_last_read() {
+    fn a_head_over_its_limit_is_refused_even_if_the_last_read_completes_it() {
         let head = |filler: usize| {
             let data = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "y".repeat(filler));
             read(data.as_bytes(), data.len(), 0).map(|(head, _, _)| head.len())

@@ -1,6 +1,6 @@
-//! Which path and method leads where, and what is asked of a delivery before its meaning is.
+//! The routes, and the checks of a delivery's head.
 //!
-//! The order is: path and method, size, content type, signature; JSON, `ping`, repository and verdict belong to the [`App`].
+//! Checks path and method, size, content type, signature; then the [`App`] handles JSON, `ping`, repository, verdict.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,15 +12,15 @@ use super::head::Head;
 use super::metrics::Metrics;
 use crate::forge::{self, Lookup};
 
-/// What stands behind the routes: signature, meaning and queue. The listener knows none of them.
+/// The application behind the routes: signature, payload and queue.
 pub trait App: Send + Sync {
-    /// Judges a delivery, and puts a merge on disk before it answers.
+    /// Judges a delivery; a merge is on disk before this returns.
     fn deliver(&self, delivery: RawDelivery<'_>) -> Delivered;
 
-    /// Whether a delivery could be accepted and run now; `Err` says why not.
+    /// Whether a delivery could be accepted and run now; `Err` contains the reason if not.
     fn ready(&self) -> Result<(), String>;
 
-    /// Told of each delivery and its answer.
+    /// Logs a delivery and its response.
     fn log(&self, line: &DeliveryLine<'_>);
 }
 
@@ -32,7 +32,7 @@ pub enum ContentKind {
     Form,
 }
 
-/// A delivery as it came: nothing in it is authenticated yet.
+/// A delivery as received; nothing in it is authenticated yet.
 #[derive(Clone, Copy)]
 pub struct RawDelivery<'a> {
     pub body: &'a [u8],
@@ -40,11 +40,11 @@ pub struct RawDelivery<'a> {
     pub event: Option<&'a str>,
     /// Not covered by the signature.
     pub delivery_id: Option<&'a str>,
-    /// There is always a signature that is not empty in them.
+    /// Always contain a signature that is not empty.
     pub headers: &'a Lookup<'a>,
 }
 
-/// The answer to a delivery, and what the delivery is about as far as that is known and authenticated.
+/// The response to a delivery, and its subject as far as it is authenticated and readable.
 #[derive(Debug)]
 pub struct Delivered {
     pub answer: Answer,
@@ -58,7 +58,7 @@ impl From<Answer> for Delivered {
     }
 }
 
-/// What the log says of one delivery. All text in it comes from outside.
+/// The log entry of a delivery. All its text comes from outside.
 #[derive(Debug)]
 pub struct DeliveryLine<'a> {
     pub id: Option<&'a str>,
@@ -66,10 +66,10 @@ pub struct DeliveryLine<'a> {
     pub delivered: &'a Delivered,
 }
 
-/// As the OpenMetrics specification names it.
+/// The content type of the OpenMetrics specification.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Which of the two listeners a request came in by.
+/// The listener that received a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
     Public,
@@ -97,7 +97,7 @@ impl Route {
     fn find(side: Side, head: &Head) -> Result<Route, Refusal> {
         let path = head.path.strip_suffix('/').unwrap_or(&head.path);
         let (route, allow) = match (side, path) {
-            // The second is the path of the original's CI server.
+            // The second path is that of swanci's predecessor.
             (Side::Public, "/webhook" | "/ciserver/repository/merged") => (Route::Webhook, "POST"),
             (Side::Public, "/healthz") => (Route::Health, "GET, HEAD"),
             (Side::Admin, "/readyz") => (Route::Ready, "GET, HEAD"),
@@ -122,7 +122,7 @@ impl Routes {
         Routes { app, metrics }
     }
 
-    /// `Err` where the head alone decides the answer, so that no body has to be read.
+    /// `Err` if the head alone decides the response, so that the body is not read.
     pub(super) fn check(&self, side: Side, head: &Head, too_large: bool) -> Result<(), Reply> {
         match Route::find(side, head) {
             Err(refusal) => {
@@ -140,7 +140,7 @@ impl Routes {
         }
     }
 
-    /// The answer to a whole request that passed the check.
+    /// The response to a complete request that passed the check.
     pub(super) fn answer(&self, side: Side, head: &Head, body: &[u8]) -> Reply {
         match Route::find(side, head) {
             Err(refusal) => refusal.reply(),
@@ -182,7 +182,7 @@ impl Routes {
     }
 }
 
-/// What a delivery's head says, or the answer that the head alone decides.
+/// The encoding of a delivery, or the response if its head alone decides it.
 fn delivery_head(head: &Head) -> Result<ContentKind, Answer> {
     let content = content_kind(head).ok_or_else(|| {
         let why = "the content type is neither application/json nor application/x-www-form-urlencoded";
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn each_side_has_its_paths_and_a_wrong_method_is_told_the_right_ones() {
+    fn each_side_has_its_paths_and_a_wrong_method_gets_the_allowed_ones() {
         let find = |side, method, path| Route::find(side, &head(method, path, &[]));
         for path in ["/webhook", "/webhook/", "/ciserver/repository/merged", "/ciserver/repository/merged/"] {
             assert_eq!(find(Side::Public, "POST", path), Ok(Route::Webhook));
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn content_type_is_asked_before_the_signature() {
+    fn the_content_type_is_checked_before_the_signature() {
         let answer = |headers: &[(&str, &str)]| {
             delivery_head(&head("POST", "/webhook", headers)).err().map(|answer| answer.label())
         };

@@ -54,7 +54,7 @@ fn a_branch_follows_git_check_ref_format() {
 }
 
 #[test]
-fn a_repository_name_cannot_climb_or_pose_as_an_option() {
+fn a_repository_name_contains_no_parent_folder_and_is_not_an_option() {
     accepts::<RepoName>(
         &["a/b", "A-b/c.d_e", "g/s/r", "one"],
         &["", "a/", "/a", "a/../b", "./a", "-a/b", "a/-b", "a b/c", "a/b?x", "a/b\n", "a/%2e"],
@@ -74,7 +74,7 @@ fn image_names_and_tags_follow_the_reference_grammar() {
 }
 
 #[test]
-fn a_registry_is_a_host_that_docker_reads_as_one() {
+fn a_registry_follows_dockers_rules_for_hosts() {
     accepts::<RegistryAddress>(
         &[
             "swan-registry.icesi.edu.co:443",

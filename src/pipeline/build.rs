@@ -1,4 +1,4 @@
-//! Builds what a commit lists: plans what to do with each image, then does it.
+//! Plans and builds the images of a commit.
 
 mod image;
 
@@ -28,35 +28,32 @@ use super::scratch::{Scratch, remove_abandoned};
 use super::survey::{Surveyed, survey};
 use super::{Origin, Outcome, REGISTRY_THREADS, Site, checkout, now, seconds};
 
-/// What a build is asked to do differently.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct BuildOptions {
-    /// Only these images; empty means all.
+    /// Build only these images; empty means all.
     pub images: Vec<ImageName>,
-    /// Build even what is unchanged.
+    /// Build unchanged images too.
     pub force: bool,
-    /// Ask for newer base images.
+    /// Pull newer base images.
     pub pull: bool,
-    /// Use no cached step.
+    /// Do not use the build cache.
     pub no_cache: bool,
-    /// Plan, and build nothing.
+    /// Plan only.
     pub dry_run: bool,
-    /// How long to wait before each further fetch of a commit that is not there yet.
+    /// The waits before each retry of fetching a commit that is not available yet.
     pub patience: Vec<Duration>,
-    /// Whether each image is pushed too, and the tags are moved: steps of the same run.
+    /// Whether the same run also pushes the images and moves the tags.
     pub pushes: bool,
-    /// Refuse, before anything is built, when a path belongs to another repository.
+    /// Reject image paths of other repositories before the first build.
     pub only_own_paths: bool,
 }
 
-/// A build that came to its end.
 pub(crate) type Built = Outcome<BuiltDocument>;
 
-/// Called for every image that is ready to be pushed, from the thread that found or built it. `true`: a moment ago the
-/// engine had it under its name, or the registry nothing under the immutable tag of an unchanged one.
+/// Called for every image that is ready to push, from the thread that found or built it. `true` means fresh: the engine
+/// just had a built image under its name, or the registry had nothing under an unchanged image's immutable tag.
 pub(super) type OnReady<'a> = &'a (dyn Fn(&Image, bool) + Sync);
 
-/// Builds a change.
 pub(crate) fn build(
     site: &Site,
     change: &Change,
@@ -75,7 +72,7 @@ pub(crate) fn build(
     let mirror = checkout::fetch(site, &origin, change, &options.patience)?;
     site.events.emit(&Event::Run { repository: &change.repository, commit: &change.commit });
     thread::scope(|scope| {
-        // The answer costs a process: it is asked for while the commit's files are read.
+        // This starts a process, so it overlaps with reading the commit's files.
         let builder = scope.spawn(|| site.docker.find_builder(&site.cancel));
         let surveyed = survey(site, &origin, &mirror, change)?;
         let chosen = choose(&surveyed, &options.images)?;
@@ -132,7 +129,7 @@ pub(crate) fn build(
     })
 }
 
-/// The images that are asked for, with the local bases that they are built on.
+/// The requested images, with the local bases that they are built on.
 fn choose(surveyed: &[Surveyed], asked: &[ImageName]) -> Result<Vec<usize>, Failure> {
     if asked.is_empty() {
         return Ok((0..surveyed.len()).collect());
@@ -161,7 +158,7 @@ fn choose(surveyed: &[Surveyed], asked: &[ImageName]) -> Result<Vec<usize>, Fail
     Ok(chosen.into_iter().collect())
 }
 
-/// What to do with each image; `None` for one that is not asked for.
+/// What to do with each image; `None` for one that was not requested.
 fn plan(
     site: &Site,
     origin: &Origin,
@@ -226,10 +223,10 @@ fn plan(
     Ok(actions)
 }
 
-/// Causes that an error names; the documents have them all.
+/// Limit on the causes that an error lists; the documents list all of them.
 const CAUSES: usize = 10;
 
-/// One failure that speaks for all images, with the hint of the first that has one.
+/// One failure for all images, with the first available hint.
 fn failed_images(document: &BuiltDocument, failures: &[(Kind, Option<String>)]) -> Option<Failure> {
     let kind = failures.iter().map(|(kind, _)| *kind).reduce(Kind::and)?;
     let hint = failures.iter().filter(|(k, _)| *k == kind).find_map(|(_, hint)| hint.clone());
@@ -243,13 +240,13 @@ fn failed_images(document: &BuiltDocument, failures: &[(Kind, Option<String>)]) 
     Some(Failure { kind, error: error?.context(text), hint })
 }
 
-/// What became of an image: its entry in the document, and for a failure its kind and hint.
+/// The result for an image: its document entry and, for a failure, its kind and hint.
 struct Done {
     image: Image,
     failed: Option<(Kind, Option<String>)>,
 }
 
-/// What the images of one commit share, and what became of each.
+/// What the images of one commit share, and the result for each.
 struct Work<'a> {
     site: &'a Site,
     change: &'a Change,
@@ -266,7 +263,7 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Reports what is unchanged, and builds the rest.
+    /// Reports unchanged images and builds the rest.
     fn carry_out(&self) {
         let indices = |wanted: fn(&Action) -> bool| {
             let action = |i: &usize| self.actions[*i].as_ref().is_some_and(wanted);
@@ -304,7 +301,7 @@ impl Work<'_> {
         self.results.lock().unwrap_or_else(PoisonError::into_inner)[i] = Some(done);
     }
 
-    /// An image whose base failed is not tried; it fails with the kind of its base.
+    /// Skips an image whose base failed; it fails with the same kind as its base.
     fn failed_base(&self, i: usize) -> Result<(), Failure> {
         let results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
         for (_, base) in self.surveyed[i].bases() {
@@ -317,7 +314,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// The image as the plan has it.
+    /// The planned document entry of the image.
     fn planned(&self, i: usize) -> Image {
         match &self.actions[i] {
             Some(Action::Build { why }) => {
@@ -347,7 +344,7 @@ impl Work<'_> {
         }
     }
 
-    /// Every image that was asked for, in the order of images.json, and why some failed.
+    /// Every requested image, in the order of images.json, and the failures.
     fn into_images(self) -> (Vec<Image>, Vec<(Kind, Option<String>)>) {
         let mut results = std::mem::take(&mut *self.results.lock().unwrap_or_else(PoisonError::into_inner));
         let (mut images, mut failures) = (Vec::new(), Vec::new());

@@ -1,7 +1,7 @@
-//! Finds the commits of a branch that the registry does not hold, and carries each of them out, oldest first.
+//! Builds and pushes the commits of a branch that the registry lacks, oldest first.
 //!
-//! The registry is the only state: a commit is there when every Docker image that it lists has its `sha-` tag. The
-//! pipeline itself keeps a moving tag from moving back, and makes a commit that `serve` builds at the same time harmless.
+//! The registry is the only state: a commit is present when every Docker image that it lists has its `sha-` tag. The
+//! pipeline never moves a tag back, and tolerates a `serve` that builds the same commit concurrently.
 
 mod branch;
 mod failed_before;
@@ -29,17 +29,17 @@ pub(crate) use since::Since;
 /// Which commits to look at.
 #[derive(Debug, Clone)]
 pub(crate) struct CatchupOptions {
-    /// A repository and branch that a person typed, in place of the configured ones.
+    /// A repository and branch from the command line, in place of the configured ones.
     pub by_hand: Option<ByHand>,
-    /// Of the configured repositories only these; empty means all.
+    /// Restricts the configured repositories to these; empty means all.
     pub repositories: Vec<RepoName>,
-    /// Where to begin; without it, at the 50th newest commit.
+    /// The starting point; defaults to the 50th newest commit.
     pub since: Option<Since>,
-    /// Look at no more than this many of the newest commits; without it 50, or with `since` all.
+    /// Limit on the newest commits to check; defaults to 50, or to all with `since`.
     pub max: Option<usize>,
-    /// Build commits again whose build failed before.
+    /// Retry commits whose build failed before.
     pub retry_failed: bool,
-    /// Say which commits would be built, and build none.
+    /// Report the commits to build, without building them.
     pub dry_run: bool,
 }
 
@@ -49,10 +49,10 @@ pub(crate) struct CatchupOptions {
 pub(crate) struct CatchupDocument {
     /// Always 1.
     pub schema: u32,
-    /// Another catchup of the same repository is at work, so this one left it all to that. Only there when true.
+    /// Another catchup of the same repository is running, so this one did nothing. Present only when true.
     #[serde(skip_serializing_if = "is_false")]
     pub busy: bool,
-    /// The commits that were looked at, oldest first.
+    /// The checked commits, oldest first.
     pub commits: Vec<CaughtUp>,
 }
 
@@ -61,7 +61,7 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
-/// One commit, and what became of it.
+/// One commit and its outcome.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct CaughtUp {
@@ -71,43 +71,43 @@ pub(crate) struct CaughtUp {
     pub branch: BranchName,
     /// The commit.
     pub commit: CommitSha,
-    /// What became of it.
+    /// The outcome.
     pub outcome: CatchupOutcome,
-    /// The receipt itself, the same document that `run` prints and `verify` reads (so that
-    /// `jq '.commits[].receipt | values'` is all it takes); `null` when nothing was pushed.
+    /// The receipt: the same document that `run` prints and `verify` reads (`jq '.commits[].receipt | values'` extracts
+    /// them); `null` when nothing was pushed.
     pub receipt: Option<Receipt>,
-    /// `planned`: why it would be built, with the images that the registry lacks.
+    /// `planned`: the reason to build it, with the images that the registry lacks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// `failed` and `invalid`: why.
+    /// `failed` and `invalid`: the cause.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
-/// What became of a commit.
+/// The outcome for a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum CatchupOutcome {
-    /// Every Docker image that it lists was in the registry already.
+    /// The registry already had every Docker image that it lists.
     Present,
-    /// It was missing, and now it is there.
+    /// It was missing; it was built and pushed.
     Built,
-    /// Its images were there, and now its moving tags are too.
+    /// Its images were present; its moving tags are now set too.
     Finished,
     /// Its build or push failed.
     Failed,
-    /// Its build failed in an earlier run, and is not tried again.
+    /// Its build failed in an earlier run and was not retried.
     FailedBefore,
-    /// It is missing: with `--dry-run`, or because the catchup was interrupted before its turn.
+    /// It is missing and was not built: because of `--dry-run`, or because the catchup was interrupted.
     Planned,
     /// It lists no Docker image.
     Empty,
-    /// Its images.json, or what it names, is malformed.
+    /// Its images.json, or a file that it names, is malformed.
     Invalid,
 }
 
-/// Builds and pushes what is missing. Neither a commit nor a repository that fails keeps the others from their turn.
+/// Builds and pushes what is missing. A failed commit or repository does not stop the others.
 pub(crate) fn catchup(site: &Site, options: &CatchupOptions) -> Result<Outcome<CatchupDocument>, Failure> {
     site.registry_and_client()?;
     let mut document = CatchupDocument { schema: SCHEMA, busy: false, commits: Vec::new() };
@@ -154,7 +154,6 @@ fn rules<'s>(site: &'s Site, names: &[RepoName]) -> Result<Vec<&'s RepositoryRul
     names.iter().map(find).collect()
 }
 
-/// The failure that speaks for several.
 fn worst(failures: Vec<Failure>) -> Option<Failure> {
     let kind = failures.iter().map(|failure| failure.kind).reduce(Kind::and)?;
     failures.into_iter().find(|failure| failure.kind == kind)
@@ -166,7 +165,7 @@ fn by_hand_one(
     options: &CatchupOptions,
     document: &mut CatchupDocument,
 ) -> Result<Option<Failure>, Failure> {
-    // What is wrong with the name is told where it is resolved.
+    // `resolve_by_hand` reports an invalid name.
     let key = match typed(site, &by_hand.repository) {
         Ok(remote) => match rule_of(&site.repositories, &remote) {
             Some(rule) => rule.name.to_string(),
@@ -213,15 +212,14 @@ fn configured(
     Ok(worst(failures))
 }
 
-/// Whether this catchup may begin.
 enum Turn {
-    /// It may; the next one may when the file is closed.
+    /// The turn ends when the file is closed.
     Ours(File),
-    /// Another one is at work.
+    /// Another catchup is running.
     Taken,
 }
 
-/// One catchup of a repository at a time, whatever its branch. Nobody waits: cron comes again.
+/// Allows one catchup per repository, across branches. It does not wait: cron runs it again later.
 fn take_turn(site: &Site, key: &str) -> Result<Turn, Failure> {
     let path = lock::path_of_one(&site.state_dir, "catchup", key);
     let doing = || format!("cannot lock {}", path.display());

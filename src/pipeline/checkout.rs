@@ -1,4 +1,4 @@
-//! Fetches a change's commit, proves that it was merged, and writes out what the builds need of it.
+//! Fetches a change's commit, proves that it was merged, and writes out the files for the builds.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,8 +10,8 @@ use crate::model::{BranchName, Change, CommitSha, RepoName};
 use super::Site;
 use super::origin::{ByHand, Origin, allowed, rule_of, typed};
 
-/// Fetches the commit into the mirror, and proves that it is on the branch that it names. `patience` is how long to wait
-/// before each further fetch of a commit that is not there yet: a webhook can be faster than the forge's own replication.
+/// Fetches the commit into the mirror, and proves that it is on its branch. `patience` lists the waits before each
+/// retry: a webhook can arrive before the forge has replicated the commit.
 pub(super) fn fetch<'a>(
     site: &'a Site,
     origin: &'a Origin,
@@ -26,7 +26,7 @@ pub(super) fn fetch<'a>(
     Ok(mirror)
 }
 
-/// Proof of merge: the commit can be reached from the branch, now. Returns the branch's tip.
+/// Proof of merge: the branch currently contains the commit. Returns the branch's tip.
 pub(super) fn prove(
     site: &Site,
     mirror: &Mirror<'_>,
@@ -56,7 +56,7 @@ pub(super) fn prove(
     }
 }
 
-/// The change that a person named by hand, and the site that knows the login of a typed URL.
+/// The change named on the command line, and the site with the login of a typed URL.
 pub(crate) fn resolve_by_hand(site: Site, by_hand: &ByHand) -> Result<(Site, Change), Failure> {
     let remote = typed(&site, &by_hand.repository).map_err(|error| {
         Failure::new(crate::error::Kind::Refused, error)
@@ -68,7 +68,7 @@ pub(crate) fn resolve_by_hand(site: Site, by_hand: &ByHand) -> Result<(Site, Cha
             .repository_name()
             .ok_or_else(|| Failure::usage(format!("`{}` names no repository", remote.as_git_url())))?,
     };
-    // The allow-list is asked before anything is fetched.
+    // The allow-list is checked before any fetch.
     allowed(&site.repositories, &name, &remote)?;
     let commit = match (&by_hand.commit, &by_hand.branch) {
         (Some(commit), _) => match commit.parse() {
@@ -94,7 +94,7 @@ pub(crate) fn resolve_by_hand(site: Site, by_hand: &ByHand) -> Result<(Site, Cha
     Ok((Site { typed: Some(remote), ..site }, change))
 }
 
-/// Writes an image's context into `into` under its path, submodules too where the repository is configured so.
+/// Writes an image's context into `into` under its path, with submodules if the repository is configured so.
 pub(super) fn write_out(
     site: &Site,
     origin: &Origin,
@@ -110,7 +110,7 @@ pub(super) fn write_out(
     Ok(())
 }
 
-/// Submodules nest; a repository that contains itself must not.
+/// Limit on nested submodules, so that a repository that contains itself ends.
 const DEEPEST_SUBMODULE: usize = 8;
 
 fn write_submodules(

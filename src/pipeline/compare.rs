@@ -1,4 +1,4 @@
-//! Asks the registry what it holds of the paths of a commit's images.
+//! Reads what the registry has under the paths of a commit's images.
 
 use std::collections::BTreeMap;
 
@@ -13,10 +13,10 @@ pub(super) const SOURCE_LABEL: &str = "org.opencontainers.image.source";
 pub(super) const REVISION_LABEL: &str = "org.opencontainers.image.revision";
 pub(super) const INPUTS_LABEL: &str = "io.swanci.inputs";
 
-/// Images of a path that are looked at where those of the commit, its parent and its moving tags name no owner.
+/// How many other images of a path to read if those of the commit, its parent and its moving tags name no owner.
 const OTHERS: usize = 8;
 
-/// What is asked about one image.
+/// The query for one image.
 pub(super) struct Asked<'a> {
     pub(super) repository: &'a ImageRepository,
     pub(super) own: &'a Tag,
@@ -24,7 +24,7 @@ pub(super) struct Asked<'a> {
     pub(super) moving: &'a [Tag],
 }
 
-/// What the registry holds of each path, in the order given.
+/// What the registry has under each path, in the order given.
 pub(super) fn ask(client: &Registry, asked: &[Asked<'_>]) -> Result<Vec<Holdings>, RegistryError> {
     let tags: Vec<(usize, &Tag)> = asked
         .iter()
@@ -50,7 +50,7 @@ pub(super) fn ask(client: &Registry, asked: &[Asked<'_>]) -> Result<Vec<Holdings
     Ok(holdings)
 }
 
-/// Whether the image under the first moving tag is also under the `sha-` tag of its revision.
+/// Whether the image of the first moving tag also has the `sha-` tag of its revision.
 fn confirm(client: &Registry, asked: &[Asked<'_>], holdings: &mut [Holdings]) -> Result<(), RegistryError> {
     let mut doubtful: Vec<(usize, Tag, Digest)> = Vec::new();
     for (i, holdings) in holdings.iter_mut().enumerate() {
@@ -78,7 +78,7 @@ fn confirm(client: &Registry, asked: &[Asked<'_>], holdings: &mut [Holdings]) ->
     Ok(())
 }
 
-/// Some other images of the paths whose owner is not known yet.
+/// Reads some other images of the paths whose owner is still unknown.
 fn look_at_others(
     client: &Registry,
     asked: &[Asked<'_>],
@@ -102,7 +102,7 @@ fn look_at_others(
     Ok(())
 }
 
-/// Whether something is under each of these tags, and the image, if it can be read. What two tags share is read once.
+/// Whether each of these tags exists, and its image, if readable. Content that two tags share is read once.
 fn read(
     client: &Registry,
     tags: &[(&ImageRepository, &Tag)],
@@ -139,7 +139,7 @@ fn read(
     Ok(is_taken.into_iter().zip(tags.iter().zip(&manifests).map(held)).collect())
 }
 
-/// An image that cannot be read counts as absent; a registry that does not answer does not.
+/// An unreadable image counts as absent; a registry that does not respond is an error.
 pub(super) fn absent_if_unreadable<T>(
     answer: Result<Option<T>, RegistryError>,
 ) -> Result<Option<T>, RegistryError> {

@@ -1,4 +1,4 @@
-//! The build contexts of a commit on disk. Images with the same context share one copy, written at the first use.
+//! The build contexts of a commit on disk. Images with the same context share one copy, written at first use.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -42,8 +42,8 @@ impl<'a> Contexts<'a> {
         self.scratch.join(format!("layout-{i}"))
     }
 
-    /// The context and the Dockerfile. The Dockerfile is in a separate folder, with its ignore file, and has `names` in place
-    /// of the references to its local bases.
+    /// The context and the Dockerfile. The Dockerfile is in a separate folder with its ignore file; `names` replace its
+    /// references to local bases.
     pub(super) fn of(
         &self,
         i: usize,
@@ -56,7 +56,7 @@ impl<'a> Contexts<'a> {
             let stages = DockerfileStages::parse(text, &spec.args).ok()?;
             Some(stages.rewritten(text, names, &self.origin.cache_scope()).into_bytes())
         });
-        // Docker explains what is wrong with an invalid Dockerfile.
+        // Docker reports what is wrong with an invalid Dockerfile.
         let content = match stages {
             Some(rewritten) => rewritten,
             None if names.is_empty() => content.clone(),
@@ -70,7 +70,7 @@ impl<'a> Contexts<'a> {
         let write = || {
             fs::create_dir_all(&folder)?;
             fs::write(&dockerfile, content)?;
-            // BuildKit prefers the ignore file with the Dockerfile's name to the context's.
+            // BuildKit prefers the ignore file named after the Dockerfile over the context's.
             match &source.files.ignore_file {
                 Some(file) => fs::write(folder.join("Dockerfile.dockerignore"), &file.content),
                 None => Ok(()),
@@ -101,7 +101,7 @@ impl<'a> Contexts<'a> {
     }
 }
 
-/// How placeholder files start, and what they are.
+/// How placeholder files start, and their kind.
 const PLACEHOLDERS: [(&[u8], &str); 2] = [
     (b"\0GITCRYPT\0", "encrypted by git-crypt; the image gets it as it is"),
     (
@@ -110,7 +110,7 @@ const PLACEHOLDERS: [(&[u8], &str); 2] = [
     ),
 ];
 
-/// The placeholder files of a working copy, by what they are.
+/// The placeholder files of a working copy, by kind.
 fn placeholders(tree: &Path) -> BTreeMap<&'static str, Vec<String>> {
     let mut found: BTreeMap<&'static str, Vec<String>> = BTreeMap::new();
     let mut folders = vec![tree.to_owned()];

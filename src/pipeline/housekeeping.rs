@@ -8,10 +8,10 @@ use crate::model::Tag;
 
 use super::{Origin, Site, receipt};
 
-/// For mirrors, since their last fetch.
+/// Age of unused mirrors, since their last fetch.
 const UNUSED: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 
-/// The longest that a push waits for the removal of old images; the next push continues it.
+/// Limit on how long a push spends on removing old images; the next push continues.
 const TIDY_UP_TIME: Duration = Duration::from_secs(60);
 
 pub(super) fn after_push(site: &Site, receipt: &Receipt) {
@@ -25,7 +25,7 @@ pub(super) fn after_push(site: &Site, receipt: &Receipt) {
     receipt::prune(&site.state_dir);
 }
 
-/// Keeps the newest local images of each repository, and those that are not in the registry yet.
+/// Keeps the newest local images of each repository, and images that are not in the registry yet.
 pub(super) fn remove_old_images(site: &Site, images: &[Image]) {
     let cancel = site.cancel.child(Some(TIDY_UP_TIME));
     let Some(client) = site.client.as_ref().map(|client| client.with_cancel(cancel.clone())) else { return };
@@ -40,7 +40,7 @@ pub(super) fn remove_old_images(site: &Site, images: &[Image]) {
         };
         let old: Vec<&String> = images.iter().skip(site.keep_local).filter(in_registry).collect();
         if !old.is_empty() {
-            // Docker keeps an image that a container uses.
+            // Docker keeps images that a container uses.
             let _ = site.docker.remove(&old.iter().map(|name| name.as_str()).collect::<Vec<_>>(), &cancel);
         }
     }

@@ -1,4 +1,4 @@
-//! Which commit a merge put on its branch, where the forge does not say.
+//! Finds the commit that a merge put on its branch if the forge does not report it.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use crate::model::{BranchName, Change, CommitSha, ForgeName, PullRequest};
 
 use super::{Origin, Site};
 
-/// The change with the commit that landed. Where the payload does not name it, the branch is fetched and it is found there.
-/// `patience` is how long to wait before each further fetch.
+/// The change with the commit that landed. If the payload does not contain it, it is searched on the fetched branch.
+/// `patience` lists the waits before each retry of the fetch.
 pub(crate) fn landed(site: &Site, change: &ReportedChange, patience: &[Duration]) -> Result<Change, Failure> {
     if let Some(commit) = &change.commit {
         return Ok(change.clone().at(commit.clone()));
@@ -74,11 +74,11 @@ fn find(
         None => (mirror.fetch_branch(branch)?, None, None),
     };
     let mut heads: Vec<CommitSha> = own.into_iter().collect();
-    // After a change of the base, GitBucket's payload names another commit.
+    // After a change of the base branch, GitBucket's payload contains another commit.
     if forge != Some(ForgeName::Gitbucket) {
         heads.extend(pull.head.clone().filter(|head| !heads.contains(head)));
     }
-    // The forge may have the last push to the head in the payload, and not yet under its ref.
+    // The payload may contain the last push to the head before the forge updates its ref.
     for head in &heads {
         if may_wait && !mirror.has_commit(head)? {
             return Ok(None);
@@ -93,7 +93,7 @@ fn find(
     Ok(mirror.landed(&tip, &merge)?)
 }
 
-/// The folder of the refs that a forge keeps for a pull request, and which of them is its head.
+/// The folder of the refs that a forge keeps for a pull request, and the name of the head ref.
 fn refs_of(forge: ForgeName, number: u64) -> Option<(String, &'static str)> {
     match forge {
         ForgeName::Github

@@ -1,6 +1,6 @@
-//! Carries a change out: checkout → plan → build → push → promote → receipt.
+//! Processes a change: checkout → plan → build → push → promote → receipt.
 //!
-//! A [`Site`] says where and with what; every step takes it, a document, and returns the next document.
+//! Each step takes a [`Site`] (settings and clients) and a document, and returns the next document.
 
 mod build;
 mod checkout;
@@ -42,66 +42,63 @@ pub(crate) use origin::{ByHand, Origin};
 pub(crate) use push::{PushOptions, push};
 pub(crate) use run::{Ran, run};
 
-/// A repository that may be built, and how.
 #[derive(Debug, Clone)]
 pub(crate) struct RepositoryRule {
     /// Full name on the forge.
     pub name: RepoName,
     /// Where to clone from instead of the payload's URL.
     pub clone_url: Option<String>,
-    /// In front of its image names.
+    /// The prefix of its image names.
     pub namespace: Option<ImageName>,
-    /// Whether submodules are checked out.
+    /// Whether to check out submodules.
     pub submodules: bool,
-    /// The forge that it lives on, and its `url`, as `https://github.com`.
+    /// The forge that hosts it, and its `url`, such as `https://github.com`.
     pub forge_kind: ForgeName,
     pub forge: String,
-    /// The branches that are built.
+    /// The branches to build.
     pub branches: BranchGlobs,
-    /// Earlier full names: images with these sources are its own.
+    /// Earlier full names: images with these sources still belong to it.
     pub former_names: Vec<RepoName>,
-    /// BuildKit secrets, by id.
+    /// BuildKit secrets: id → file.
     pub secrets: BTreeMap<String, PathBuf>,
 }
 
 impl RepositoryRule {
-    /// Where the forge itself serves it.
+    /// Its URL on its forge.
     pub(crate) fn on_its_forge(&self) -> Result<Remote, RemoteError> {
         Remote::of_forge(self.forge_kind, &self.forge, &self.name)
     }
 }
 
-/// Where and with what a change is carried out.
+/// The settings and clients of a command.
 #[derive(Clone)]
 pub(crate) struct Site {
-    /// Mirrors, receipts, locks.
+    /// Contains mirrors, receipts, locks.
     pub state_dir: PathBuf,
-    /// The allow-list; empty restricts nothing.
+    /// The allow-list; empty allows every repository.
     pub repositories: Vec<RepositoryRule>,
-    /// Where images go; `None` builds local names.
+    /// The target registry; `None` builds local names.
     pub registry: Option<RegistryAddress>,
-    /// The same registry, to talk to.
+    /// The client of that registry.
     pub client: Option<Registry>,
-    /// The docker CLI.
     pub docker: Docker,
-    /// How private repositories of each configured forge are read.
+    /// How to read private repositories of each configured forge.
     pub access: Vec<Access>,
-    /// The repository that a person typed, with the login that stood in its URL: no document carries that.
+    /// The typed repository, with the login from its URL, which no document contains.
     pub typed: Option<Remote>,
-    /// Images at once.
+    /// Concurrent image builds.
     pub jobs: usize,
-    /// For each build and each push of an image.
+    /// The limit for each build and each push of an image.
     pub timeout: Duration,
-    /// Tags of every image, from the command line.
+    /// Tags for every image, from the command line.
     pub tags: Option<Vec<Template>>,
-    /// Tags of images that name none, from the configuration.
+    /// Tags for images that list none, from the configuration.
     pub default_tags: Option<Vec<Template>>,
     /// Build secrets from the command line: id → file.
     pub secrets: BTreeMap<String, PathBuf>,
-    /// Newest local images of each name that stay.
+    /// How many of the newest local images of each name to keep.
     pub keep_local: usize,
     pub events: Events,
-    /// Whether to go on.
     pub cancel: Cancel,
 }
 
@@ -115,25 +112,24 @@ impl Site {
     }
 }
 
-/// A document together with how it went: a failed push has a receipt too.
+/// A document and its failure, if any: a failed push also has a receipt.
 #[derive(Debug)]
 pub(crate) struct Outcome<T> {
-    /// The document.
     pub document: T,
-    /// Why the command fails all the same.
+    /// Why the command fails.
     pub failure: Option<Failure>,
 }
 
-/// Threads that talk to the registry at once; each keeps a connection.
+/// Threads for registry requests; each keeps a connection.
 const REGISTRY_THREADS: usize = 8;
 
-/// Now, in UTC, to the second: the `started` and `finished` of documents.
+/// The current UTC time, to the second: the `started` and `finished` of documents.
 fn now() -> String {
     let second = jiff::Timestamp::now().as_second();
     jiff::Timestamp::from_second(second).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string()
 }
 
-/// Seconds, to the millisecond, as documents carry them.
+/// Seconds, rounded to milliseconds, for documents.
 fn seconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1000.0).round() / 1000.0
 }

@@ -1,6 +1,6 @@
-//! Where a change is cloned from, and which repository it is.
+//! The clone source and the identity of a change's repository.
 //!
-//! Both come from the configuration and the full name. No URL of a payload is used.
+//! Both come from the configuration and the full name. URLs in payloads are not used.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,13 +12,13 @@ use crate::model::{BranchName, Change, Digest, ForgeName, ImageName, ImageReposi
 
 use super::{RepositoryRule, Site};
 
-/// The forge where none is configured.
+/// The default forge.
 pub(super) const GITHUB: &str = "https://github.com";
 
-/// Where a change is cloned from, and what its images are called.
+/// The clone source of a change and the names of its images.
 #[derive(Debug, Clone)]
 pub(crate) struct Origin {
-    /// The remote that git is given.
+    /// The remote to clone from.
     pub remote: Remote,
     /// The `source` label of its images.
     pub source: String,
@@ -34,7 +34,7 @@ pub(crate) struct Origin {
     pub(super) secrets: BTreeMap<String, PathBuf>,
 }
 
-/// What a person named instead of a payload.
+/// A change named on the command line.
 #[derive(Debug, Clone)]
 pub(crate) struct ByHand {
     /// A URL or a path.
@@ -46,7 +46,7 @@ pub(crate) struct ByHand {
 }
 
 impl Origin {
-    /// A change of a forge is found by its forge and its full name; what a person typed is taken as it is.
+    /// Finds a forge's change by forge and full name; uses a typed repository unchanged.
     pub(crate) fn of<C>(site: &Site, change: &Change<C>) -> Result<Origin, Failure> {
         let name = &change.repository;
         let Some(kind) = change.forge else {
@@ -67,7 +67,7 @@ impl Origin {
             Ok((_, url)) => named.clone().find(|rule| rule.forge == *url),
             Err(_) => None,
         };
-        // Who configures no forge, only where the repository is cloned from, need not say which forge it is.
+        // With only clone URLs and no forge configured, the kind of forge may be omitted.
         let unnamed = || named.next().filter(|rule| rule.clone_url.is_some() && no_forge_is_configured(site));
         match (rule.or_else(unnamed), forge) {
             (Some(rule), _) => Origin::of_rule(site, rule),
@@ -78,7 +78,6 @@ impl Origin {
         }
     }
 
-    /// A configured repository.
     pub(super) fn of_rule(site: &Site, rule: &RepositoryRule) -> Result<Origin, Failure> {
         Origin::new(site, Some(rule), None, &rule.name, (rule.forge_kind, &rule.forge))
     }
@@ -132,20 +131,19 @@ impl Origin {
         })
     }
 
-    /// Separates what BuildKit caches for this repository where its cache does not look at the content: secrets, and cache
-    /// mounts.
+    /// Separates this repository's BuildKit cache where the cache ignores content: secrets and cache mounts.
     pub(super) fn cache_scope(&self) -> String {
         let hash = Digest::of(self.source.as_bytes());
         format!("swanci-{}", hash.as_str().trim_start_matches("sha256:").get(..16).unwrap_or_default())
     }
 
-    /// Whether an image with this `source` label is of this repository.
+    /// Whether an image with this `source` label belongs to this repository.
     pub(super) fn is_source(&self, label: &str) -> bool {
         let label = label.trim_end_matches('/').trim_end_matches(".git");
         std::iter::once(&self.source).chain(&self.former).any(|name| name.eq_ignore_ascii_case(label))
     }
 
-    /// The image path belongs to the repository `source`.
+    /// The failure for an image path that belongs to the repository `source`.
     pub(super) fn refusal(&self, repository: &ImageRepository, source: &str) -> Failure {
         let shown = shortened(source, 120);
         Failure::refused(format!("{repository} belongs to another repository, {shown}")).hint(format!(
@@ -154,7 +152,7 @@ impl Origin {
         ))
     }
 
-    /// Refuses an image path under a namespace that is reserved for another repository.
+    /// Rejects an image path under a namespace that is reserved for another repository.
     pub(super) fn check_namespace(
         &self,
         repository: &ImageRepository,
@@ -173,7 +171,7 @@ impl Origin {
     }
 }
 
-/// What a person typed. Plain http only below the `url` of a forge that is configured so.
+/// Parses a typed repository. Plain http works only below the `url` of a forge that is configured with http.
 pub(super) fn typed(site: &Site, text: &str) -> Result<Remote, RemoteError> {
     let below = |access: &Access| {
         let forge = format!("{}{}/", access.forge.trim_end_matches('/'), access.kind.clone_prefix());
@@ -192,8 +190,8 @@ fn source_of(forge: &str, name: &RepoName) -> String {
     format!("{}/{name}", forge.trim_end_matches('/'))
 }
 
-/// The forge of a change that a forge announced: the one that it names, else the public instance of its kind where no
-/// other is configured, else the only one of its kind.
+/// The forge of an announced change: the one that it names; else the public instance of its kind if no other is
+/// configured; else the only one of its kind.
 fn forge_of<'s>(site: &'s Site, kind: ForgeName, url: Option<&str>) -> Result<(ForgeName, &'s str), Failure> {
     let configured = site.access.iter().map(|access| (access.kind, access.forge.as_str()));
     if let Some(url) = url {
@@ -231,7 +229,7 @@ fn not_allowed(repository: &RepoName) -> Failure {
         .hint("add a [[repository]] with its name to the configuration")
 }
 
-/// With a configured allow-list, the entry for what a person typed.
+/// The allow-list entry of a typed repository; an error if the list is not empty and lacks it.
 pub(super) fn allowed<'r>(
     rules: &'r [RepositoryRule],
     repository: &RepoName,
@@ -243,14 +241,14 @@ pub(super) fn allowed<'r>(
     rule_of(rules, typed).map(Some).ok_or_else(|| not_allowed(repository))
 }
 
-/// The entry for a repository that a person typed: by its clone URL, else by the full name at the end of its path.
+/// The entry of a typed repository: by its clone URL, else by the full name at the end of its path.
 pub(super) fn rule_of<'r>(rules: &'r [RepositoryRule], remote: &Remote) -> Option<&'r RepositoryRule> {
     let known = rules.iter().find(|rule| is_known(rule, remote));
     known.or_else(|| rules.iter().find(|rule| remote.is_named(&rule.name)))
 }
 
-/// Whether a remote that a person typed is the configured repository itself: its clone URL, its URL on its forge, or a
-/// clone on this machine. A server that only uses the same name is not.
+/// Whether a typed remote is the configured repository: its clone URL, its URL on its forge, or a clone on this
+/// machine. Another server with the same repository name does not match.
 fn is_known(rule: &RepositoryRule, remote: &Remote) -> bool {
     let configured = rule.clone_url.as_deref().and_then(|url| Remote::typed(url).ok());
     configured.is_some_and(|configured| configured.source() == remote.source())

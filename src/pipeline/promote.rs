@@ -1,4 +1,4 @@
-//! Moves the moving tags, when every image of a commit is there: never back, all or none, one mover at a time.
+//! Moves the moving tags once every image of a commit is pushed: never back, all or none, one process at a time.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,22 +21,22 @@ use super::compare::{REVISION_LABEL, SOURCE_LABEL, absent_if_unreadable};
 use super::push::PushOptions;
 use super::{Origin, REGISTRY_THREADS, Site, checkout, survey};
 
-/// A stopped command may still put tags back for so long.
+/// Time limit for restoring tags after the command was stopped.
 const PUT_BACK_TIME: Duration = Duration::from_secs(20);
 
-/// A tag that this commit asks for.
+/// A tag to move to this commit.
 struct Wanted {
     image: usize,
     repository: ImageRepository,
     tag: Tag,
     to: Digest,
-    /// What it names now, read under its lock.
+    /// Its current manifest, read under its lock.
     now: Option<Manifest>,
     note: Option<String>,
     outcome: Option<MoveOutcome>,
 }
 
-/// Phase 2. Fills in `moved` of every image, also when it fails.
+/// Phase 2. Fills in `moved` of every image, also on failure.
 pub(super) fn promote(
     site: &Site,
     origin: &Origin,
@@ -89,13 +89,13 @@ fn wanted(images: &[Image]) -> Vec<Wanted> {
     all
 }
 
-/// Everybody takes the locks of several tags in one order, so that nobody waits in a circle.
+/// Locks are always taken in the same order, to prevent deadlocks.
 fn take_locks(site: &Site, wanted: &[Wanted]) -> Result<Vec<File>, Failure> {
     let names = wanted.iter().map(|w| w.repository.tagged(&w.tag));
     lock::all(&site.state_dir, "tag", names, &site.cancel)
 }
 
-/// Moves the tags of one commit, under their locks.
+/// Moves the tags of one commit while their locks are held.
 struct Mover<'a> {
     site: &'a Site,
     origin: &'a Origin,
@@ -108,16 +108,15 @@ struct Mover<'a> {
 }
 
 impl Mover<'_> {
-    /// Fetches the branch and returns its tip.
     fn fetch(&self) -> Result<CommitSha, Failure> {
         checkout::prove(self.site, &self.mirror, self.branch, &self.change.commit, &[])
     }
 
     fn move_tags(&self, wanted: &mut [Wanted]) -> Result<(), Failure> {
         let step = self.site.events.begin(Step::MoveTags);
-        // What is true now decides, so the branch is fetched again, under the locks.
+        // The decision needs the current tip, so the branch is fetched again under the locks.
         let (now, tip) = std::thread::scope(|scope| {
-            // A tag of an image that was built will have to move: ask both servers at once.
+            // A built image's tag has to move anyway: query both servers in parallel.
             let built = self.images.iter().any(|i| i.status == ImageStatus::Built);
             let tip = built.then(|| scope.spawn(|| self.fetch()));
             let now = parallel::map(REGISTRY_THREADS, wanted, |w| {
@@ -162,8 +161,7 @@ impl Mover<'_> {
         }
     }
 
-    /// Whether all tags of this commit stay as they are, because of a newer commit. A tag of another repository is an
-    /// error.
+    /// Whether a newer commit keeps all tags of this commit where they are. A tag of another repository is an error.
     fn is_superseded(&self, mut tip: CommitSha, wanted: &mut [Wanted]) -> Result<bool, Failure> {
         let labels = parallel::map(REGISTRY_THREADS, wanted, |w| match (&w.now, w.outcome) {
             (Some(manifest), None) => {
@@ -186,14 +184,14 @@ impl Mover<'_> {
             if self.options.allow_rollback {
                 continue;
             }
-            // The tags of one commit mostly have one revision: git is asked once for each.
+            // The tags of one commit mostly share a revision: query git once per revision.
             let relation = match relations.entry(labels.get(REVISION_LABEL).cloned()) {
                 Entry::Occupied(known) => known.get().clone(),
                 Entry::Vacant(new) => {
                     let ask = || relation(&self.mirror, &self.change.commit, new.key().as_deref());
                     let mut relation = ask()?;
                     if matches!(relation, Relation::Unknown(_)) && !fetched_again {
-                        // The tag may have moved after the branch was fetched: it is unknown only if it still is now.
+                        // The tag may have moved after the fetch: fetch again before treating its revision as unknown.
                         tip = self.fetch()?;
                         fetched_again = true;
                         relation = ask()?;
@@ -218,7 +216,7 @@ impl Mover<'_> {
     }
 }
 
-/// How the image under a tag relates to the commit that wants it.
+/// The relation of a tag's current image to the commit.
 #[derive(Clone)]
 enum Relation {
     SameOrOlder,
@@ -245,8 +243,8 @@ fn relation(mirror: &Mirror<'_>, commit: &CommitSha, revision: Option<&str>) -> 
     Ok(Relation::Unknown(format!("its revision {} is on a diverged branch", revision.short())))
 }
 
-/// Whether a newer commit of the branch has its `sha-` tag on every image that it shares with this one. It also covers
-/// a revert: the image under the tag is an old one, and the commit that put it there is new.
+/// Whether a newer commit of the branch has its `sha-` tag on every image that it shares with this one. This covers
+/// reverts: the tag's image is old, but the commit that set it is newer.
 fn newer_commit_is_complete(
     mirror: &Mirror<'_>,
     change: &Change,
@@ -274,7 +272,7 @@ fn newer_commit_is_complete(
         if !tags.values().any(|list| list.contains(&tag)) {
             continue;
         }
-        // A commit whose images.json cannot be read shares nothing.
+        // A commit whose images.json cannot be read shares no image.
         let specs = match survey::specs(mirror, &commit, &change.repository) {
             Ok(specs) => specs,
             Err(failure) if failure.kind == Kind::BadInput => continue,
@@ -292,7 +290,7 @@ fn newer_commit_is_complete(
     Ok(false)
 }
 
-/// Puts this commit's manifests under the tags. On an error the tags that were moved are marked so.
+/// Moves the tags to this commit's manifests. On an error, the tags already moved are marked.
 fn move_all(client: &Registry, wanted: &mut [Wanted]) -> Result<(), Failure> {
     let results = parallel::map(REGISTRY_THREADS, wanted, |w| {
         if w.outcome.is_some() {
@@ -321,7 +319,7 @@ fn move_all(client: &Registry, wanted: &mut [Wanted]) -> Result<(), Failure> {
     failure.map_or(Ok(()), Err)
 }
 
-/// Other machines do not share the locks: each tag is read once more.
+/// Other machines do not share the locks, so each tag is read again.
 fn look_again(client: &Registry, wanted: &mut [Wanted]) {
     let mut moved: Vec<&mut Wanted> =
         wanted.iter_mut().filter(|w| w.outcome == Some(MoveOutcome::Moved)).collect();
@@ -338,7 +336,7 @@ fn look_again(client: &Registry, wanted: &mut [Wanted]) {
     }
 }
 
-/// A failed move may have reached the registry all the same, so every tag that was to move is looked at.
+/// A failed request may still have moved its tag, so every tag is checked.
 fn put_back(site: &Site, client: &Registry, wanted: &mut [Wanted]) {
     let client = client.with_cancel(Cancel::new().child(Some(PUT_BACK_TIME)));
     for tag in wanted.iter_mut().filter(|w| w.outcome != Some(MoveOutcome::Already)) {

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use crate::documents::Receipt;
 use crate::error::{Classify as _, Failure, Kind};
 
-/// Receipts that are kept: the newest ones.
+/// How many of the newest receipts to keep.
 const KEPT: usize = 10_000;
 
-/// Writes a receipt, whole or not at all, and returns its path.
+/// Writes a receipt atomically and returns its path.
 pub(super) fn keep(state_dir: &Path, receipt: &Receipt) -> Result<PathBuf, Failure> {
     let dir = state_dir.join("receipts");
     let time = receipt.finished.replace(['-', ':'], "");
@@ -23,7 +23,7 @@ pub(super) fn keep(state_dir: &Path, receipt: &Receipt) -> Result<PathBuf, Failu
         let mut file = tempfile::Builder::new().prefix(".receipt-").tempfile_in(&dir)?;
         file.write_all(&text)?;
         file.as_file().sync_all()?;
-        // Two pushes of one commit within a second both keep theirs.
+        // Two pushes of one commit within a second need different names.
         for suffix in 0..1000 {
             let path =
                 dir.join(if suffix == 0 { format!("{name}.json") } else { format!("{name}-{suffix}.json") });
@@ -40,7 +40,7 @@ pub(super) fn keep(state_dir: &Path, receipt: &Receipt) -> Result<PathBuf, Failu
     })
 }
 
-/// Removes the oldest receipts beyond the number that is kept. Their names sort by time.
+/// Removes the oldest receipts beyond the limit. Their names sort by time.
 pub(super) fn prune(state_dir: &Path) {
     let entries = fs::read_dir(state_dir.join("receipts"));
     let mut paths: Vec<PathBuf> = entries.into_iter().flatten().flatten().map(|e| e.path()).collect();

@@ -1,4 +1,4 @@
-//! Build and push in one, pushes overlapping builds.
+//! Build and push in one step; pushes overlap with builds.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -14,20 +14,20 @@ use super::build::{BuildOptions, build};
 use super::push::{PushOptions, UPLOADS, finish, needs_push, push_image};
 use super::{Origin, Outcome, Site, housekeeping};
 
-/// An image that waited longer for its upload is looked at again: another build may have taken its name.
+/// An image that waited longer for its upload is checked again, because another build may have taken its name.
 const JUST_NOW: Duration = Duration::from_secs(1);
 
 /// The document of a run.
 #[derive(Debug)]
 pub(crate) enum Ran {
-    /// Images failed to build, or were only planned; nothing was promoted.
+    /// Images failed to build or were only planned; no tag moved.
     Built(BuiltDocument),
-    /// It was pushed, or the push failed.
+    /// The push succeeded or failed.
     Pushed(Receipt),
 }
 
-/// Builds a change and pushes it. An image is uploaded under its immutable tag as soon as it is built; the moving tags
-/// wait for all of them.
+/// Builds and pushes a change. Each image is uploaded under its immutable tag once it is built; the moving tags wait
+/// for all images.
 pub(crate) fn run(
     site: &Site,
     change: &Change,
@@ -58,10 +58,10 @@ pub(crate) fn run(
                     }
                 });
             }
-            // It owns the sender, so that the uploads end with the build, also when it panics.
+            // The build owns the sender, so that the uploads end with it, also on a panic.
             let on_ready = move |image: &Image, just_seen: bool| {
                 if image.status == ImageStatus::Built {
-                    // The receivers live until the sender is gone.
+                    // The receivers outlive the sender.
                     let _ = ready.send((image.clone(), Instant::now()));
                 } else {
                     push(image, just_seen);
@@ -69,7 +69,7 @@ pub(crate) fn run(
             };
             let built = build(site, change, payload_sha256, &build_options, &on_ready);
             if let Ok(Outcome { document, failure: None }) = &built {
-                // The engine has time while the last image is uploaded and the tags move.
+                // The engine is idle while the last image is uploaded and the tags move.
                 let images = document.images.clone();
                 beside.spawn(move || housekeeping::remove_old_images(site, &images));
             }
@@ -97,8 +97,8 @@ pub(crate) fn run(
     })
 }
 
-/// One run of a commit at a time: two builds would give one name of the engine to two images. Whoever waited finds the
-/// commit in the registry, and builds nothing.
+/// Allows one run per commit: two builds would give the same engine name to two images. The second run finds the commit
+/// in the registry and builds nothing.
 fn take_turn(site: &Site, commit: &CommitSha) -> Result<File, Failure> {
     let path = lock::path_of(&site.state_dir, "run", commit.as_str());
     let doing = || format!("cannot lock {}", path.display());

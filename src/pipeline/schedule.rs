@@ -1,4 +1,4 @@
-//! Runs a bounded number of builds at a time, each after its local bases.
+//! Runs a limited number of builds at a time, each after its local bases.
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -9,8 +9,8 @@ struct Progress {
     finished: BTreeSet<usize>,
 }
 
-/// Calls `work` once for each of the `wanted`, on `jobs` threads. Those in `after[i]` finish before `i` starts, if they are
-/// wanted.
+/// Calls `work` once for each of the `wanted`, on `jobs` threads. The wanted ones in `after[i]` finish before `i`
+/// starts.
 pub(super) fn in_order(
     jobs: usize,
     wanted: &BTreeSet<usize>,
@@ -29,7 +29,7 @@ pub(super) fn in_order(
             };
             state.waiting.remove(&i);
             drop(state);
-            // A panic continues after the others are notified, which would otherwise wait forever.
+            // The other threads are notified before the panic resumes; otherwise they would wait forever.
             let worked = catch_unwind(AssertUnwindSafe(|| work(i)));
             state = left.lock().unwrap_or_else(PoisonError::into_inner);
             state.finished.insert(i);
@@ -62,14 +62,14 @@ mod tests {
     }
 
     #[test]
-    fn a_base_that_is_not_wanted_does_not_delay_the_image() {
+    fn an_unrequested_base_does_not_delay_the_image() {
         let log = Mutex::new(Vec::new());
         in_order(2, &BTreeSet::from([0]), &[vec![1], vec![]], |i| log.lock().unwrap().push(i));
         assert_eq!(log.into_inner().unwrap(), [0]);
     }
 
     #[test]
-    fn a_panic_ends_the_work_of_all_threads() {
+    fn a_panic_stops_all_threads() {
         let ended = catch_unwind(AssertUnwindSafe(|| {
             in_order(2, &BTreeSet::from([0, 1]), &[vec![], vec![0]], |i| assert!(i != 0, "on purpose"));
         }));

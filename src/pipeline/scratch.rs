@@ -1,4 +1,4 @@
-//! The temporary directory of a build. After a crash the next build removes it.
+//! The temporary directory of a build. After a crash, the next build removes it.
 
 use std::fs::{self, File};
 use std::io;
@@ -20,10 +20,10 @@ pub(super) struct Scratch {
 impl Scratch {
     pub(super) fn new(temporary: &Path) -> io::Result<Scratch> {
         let directory = tempfile::Builder::new().prefix(PREFIX).tempdir_in(temporary)?;
-        // Renamed when it is locked, so that no other process finds it unlocked.
+        // Renamed once locked, so that no other process finds it unlocked.
         let unnamed = directory.path().join("new.lock");
         let in_use = File::create(&unnamed)?;
-        // On a file system without locks, abandoned directories stay.
+        // On a file system without locks, abandoned directories remain.
         if in_use.try_lock().is_ok() {
             fs::rename(unnamed, directory.path().join(IN_USE))?;
         }
@@ -39,7 +39,7 @@ impl Scratch {
 pub(super) fn remove_abandoned(temporary: &Path) {
     let us = rustix::process::geteuid().as_raw();
     for entry in fs::read_dir(temporary).into_iter().flatten().flatten() {
-        // Opens nothing in another user's directory or through a link.
+        // Does not open directories of other users or follow links.
         let ours = entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes())
             && entry.metadata().is_ok_and(|it| it.is_dir() && it.uid() == us);
         if !ours {

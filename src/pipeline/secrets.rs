@@ -1,5 +1,3 @@
-//! The build secrets of a repository.
-
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -7,7 +5,7 @@ use crate::error::{Classify as _, Failure, Kind};
 use crate::model::RepoName;
 use crate::redact;
 
-/// Checks that each file is readable, and redacts its content: it may have changed since the configuration was loaded.
+/// Checks that each file is readable, and redacts its content, which may have changed since it was first read.
 pub(super) fn check(secrets: &BTreeMap<String, PathBuf>, repository: &RepoName) -> Result<(), Failure> {
     for (id, path) in secrets {
         redact::register_file(path).classify(Kind::BadInput, || {
@@ -22,7 +20,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_that_cannot_be_read_is_named_by_its_id() {
+    fn an_unreadable_secret_is_reported_by_its_id() {
         let folder = tempfile::tempdir().unwrap();
         let name: RepoName = "owner/name".parse().unwrap();
         let good = folder.path().join("good");

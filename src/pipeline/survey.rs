@@ -1,4 +1,4 @@
-//! Reads and checks a commit's images before anything is built: specs, git objects, tags, local bases, inputs.
+//! Reads and checks a commit's images before any build: specs, git objects, tags, local bases, inputs.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ pub(super) struct Surveyed {
     pub(super) spec: ImageSpec,
     pub(super) repository: ImageRepository,
     pub(super) tags: Vec<Tag>,
-    /// `None` for an image that is not built with docker.
+    /// `None` for an image that docker does not build.
     pub(super) source: Option<Source>,
 }
 
@@ -31,11 +31,11 @@ pub(super) struct Source {
     pub(super) files: ContextFiles,
     /// Local bases: the reference in `FROM`, and the index of its image.
     pub(super) bases: Vec<(String, usize)>,
-    /// References of other people's images.
+    /// References to images that this repository does not build.
     pub(super) foreign_bases: Vec<String>,
 }
 
-/// From images.json, or the Dockerfile at the root.
+/// From images.json, or from the Dockerfile at the root.
 pub(super) fn specs(
     mirror: &Mirror<'_>,
     commit: &CommitSha,
@@ -89,7 +89,7 @@ pub(super) fn survey(
     Ok(surveyed)
 }
 
-/// The moving tags: of the command line, else the image's own, else the configuration's, else the default. None without a
+/// The moving tags: from the command line, else the image, else the configuration, else the default. Empty without a
 /// branch, because then there is no proof of merge.
 fn tags_of(site: &Site, change: &Change, spec: &ImageSpec) -> Result<Vec<Tag>, Failure> {
     if change.branch.is_none() || spec.kind != ImageKind::Docker {
@@ -157,13 +157,13 @@ fn check_target(image: &Surveyed) -> Result<(), Failure> {
     )))
 }
 
-/// Finds the local bases, and hashes each image's inputs after those of its bases.
+/// Finds the local bases and hashes each image's inputs, bases first.
 fn hash_inputs(images: &mut [Surveyed]) -> Result<(), Failure> {
     let names = LocalNames::new(images.iter().map(|image| (&image.spec, &image.repository, &image.tags[..])));
     let mut bases = Vec::with_capacity(images.len());
     for (i, image) in images.iter().enumerate() {
         let text = image.source.as_ref().map(|s| String::from_utf8_lossy(&s.files.dockerfile.content));
-        // Docker explains what is wrong with an invalid Dockerfile.
+        // Docker reports what is wrong with an invalid Dockerfile.
         let stages = text.and_then(|text| DockerfileStages::parse(&text, &image.spec.args).ok());
         let (mut local, mut foreign) = (Vec::new(), Vec::new());
         for reference in stages.iter().flat_map(|s| s.bases()) {

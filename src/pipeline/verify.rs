@@ -1,4 +1,4 @@
-//! Checks that everything on a receipt is still in the registry, unchanged.
+//! Checks that the registry still has everything on a receipt, unchanged.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +20,7 @@ pub(crate) struct Verification {
     /// Always 1.
     pub schema: u32,
     pub outcome: VerifyOutcome,
-    /// Every image of the receipt that was pushed.
+    /// Every pushed image of the receipt.
     pub images: Vec<VerifiedImage>,
 }
 
@@ -28,9 +28,9 @@ pub(crate) struct Verification {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum VerifyOutcome {
-    /// Everything is in the registry, unchanged.
+    /// The registry has everything, unchanged.
     Intact,
-    /// An immutable tag changed, or something is gone.
+    /// An immutable tag changed, or something is missing.
     Drifted,
 }
 
@@ -42,7 +42,7 @@ pub(crate) struct VerifiedImage {
     pub tag: Tag,
     /// The receipt's digest.
     pub expected: Digest,
-    /// The registry's digest; null when the tag or any content of the image is gone.
+    /// The registry's digest; null when the tag or any content of the image is missing.
     pub found: Option<Digest>,
 }
 
@@ -55,8 +55,8 @@ impl VerifiedImage {
     }
 }
 
-/// Compares the registry with a receipt: tags, manifests, and all content of the images. A moving tag that has moved since
-/// is not drift; one that is gone is.
+/// Compares the registry with a receipt: tags, manifests, and all content of the images. A moving tag that moved later
+/// is not drift; a missing one is.
 pub(crate) fn verify(site: &Site, receipt: &Receipt) -> Result<Outcome<Verification>, Failure> {
     let (address, client) = site.registry_and_client()?;
     if receipt.schema != SCHEMA {
@@ -90,7 +90,7 @@ pub(crate) fn verify(site: &Site, receipt: &Receipt) -> Result<Outcome<Verificat
     Ok(Outcome { document: Verification { schema: SCHEMA, outcome, images }, failure })
 }
 
-/// Every tag that the receipt set, with nothing found yet.
+/// Every tag that the receipt set, with `found` still empty.
 fn on_receipt(receipt: &Receipt, host: &str) -> Result<Vec<(ImageRepository, VerifiedImage)>, Failure> {
     let mut images = Vec::new();
     for image in &receipt.images {
@@ -116,11 +116,10 @@ fn on_receipt(receipt: &Receipt, host: &str) -> Result<Vec<(ImageRepository, Ver
     Ok(images)
 }
 
-/// Content of a repository.
 type Place = (ImageName, Content);
 
-/// The manifests that are under their tags as expected, but lack some of their content. Each content is requested once,
-/// level by level: an index, its manifests (also attestations), their configs and layers.
+/// The manifests that match their tags but lack some content. Each content is requested once, level by level: indexes,
+/// their manifests (including attestations), then configs and layers.
 fn incomplete(
     client: &Registry,
     images: &[(ImageRepository, VerifiedImage)],
@@ -153,7 +152,7 @@ fn incomplete(
                         }
                     }
                 }
-                // Content that does not match its digest counts as gone.
+                // Content that does not match its digest counts as missing.
                 Ok(None) | Err(RegistryError { kind: RegistryErrorKind::DigestMismatch, .. }) => {
                     missing.push(place)
                 }

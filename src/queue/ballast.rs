@@ -1,7 +1,7 @@
-//! Space that is held back, so that a full disk stops new jobs but not the end of running ones.
+//! Reserved disk space: a full disk then stops new jobs, but running jobs can still end.
 //!
-//! On a full disk even an UPDATE and a checkpoint fail. The ballast is a file that is given up for them; new jobs are
-//! taken only while it is in place, so it comes back before the queue does, unaided.
+//! On a full disk even an UPDATE and a checkpoint fail. The ballast file is deleted to make space for them; new jobs
+//! are accepted only once the file is restored, which happens automatically.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
-/// Twice the log of changes: room to fold it into the database and to write on.
+/// Twice the size of the write-ahead log: enough to fold it into the database and to keep writing.
 pub(crate) const BALLAST_BYTES: u64 = 8 << 20;
 
 #[derive(Debug)]
@@ -26,11 +26,11 @@ impl Ballast {
         Ballast { path, bytes, in_place: false }
     }
 
-    /// Takes the space, unless it is taken already.
+    /// Creates the file, unless it exists already.
     pub(crate) fn put(&mut self) -> io::Result<()> {
         if !self.in_place {
             if let Err(error) = self.allocate() {
-                // What a failed attempt took is needed more elsewhere.
+                // Free the space of the failed attempt.
                 let _ = fs::remove_file(&self.path);
                 return Err(error);
             }
@@ -39,7 +39,7 @@ impl Ballast {
         Ok(())
     }
 
-    /// Gives the space up.
+    /// Deletes the file.
     pub(crate) fn release(&mut self) {
         self.in_place = false;
         let _ = fs::remove_file(&self.path);
@@ -51,7 +51,7 @@ impl Ballast {
         match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, self.bytes) {
             Ok(()) => Ok(()),
             Err(Errno::OPNOTSUPP) => {
-                // Not zeros: a filesystem that compresses would hold nothing back.
+                // Not zeros: a compressing filesystem would reserve nothing.
                 let mut chunk = vec![0; 64 << 10];
                 for _ in 0..self.bytes.div_ceil(64 << 10) {
                     fastrand::fill(&mut chunk);

@@ -1,4 +1,4 @@
-//! What a caller of the queue branches on.
+//! Errors of the queue.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,18 +7,17 @@ use super::job::{JobId, JobState};
 use super::lock::Holder;
 use crate::error::{Failure, Kind};
 
-/// Why the queue did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
-    /// Nothing was written. Trying again may help.
+    /// Nothing was written. A retry may help.
     #[error("the queue cannot be written: {0}")]
     Unavailable(String),
-    /// The database failed its check. It was left as it is.
+    /// The database failed its check and was left unchanged.
     #[error("{} is damaged: {detail}", .path.display())]
     Corrupt { path: PathBuf, detail: String },
     #[error("{} is of a newer swanci (schema {found}; this one knows {known})", .path.display())]
     NewerSchema { path: PathBuf, found: i64, known: i64 },
-    /// No `serve` of this version has brought it up to date yet.
+    /// No `serve` of this version has migrated it yet.
     #[error("{} is of an older swanci (schema {found}; this one needs {known})", .path.display())]
     OlderSchema { path: PathBuf, found: i64, known: i64 },
     #[error("there is no queue in {}", .0.display())]
@@ -26,7 +25,7 @@ pub enum QueueError {
     #[error("{} is held by another serve: {}", .dir.display(), described(.holder.as_ref()))]
     Locked {
         dir: PathBuf,
-        /// `None` when it has not said so yet.
+        /// `None` if the holder is not recorded yet.
         holder: Option<Holder>,
     },
     #[error("there is no job {0}")]
@@ -48,13 +47,11 @@ fn described(holder: Option<&Holder>) -> String {
 }
 
 impl QueueError {
-    /// An error of the system on `path`.
     pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> QueueError + use<> {
         let path = path.to_owned();
         move |source| QueueError::Io { path, source }
     }
 
-    /// What a person can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
             QueueError::Unavailable(_) => {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::model::{BranchName, CommitSha, ForgeName, RepoName};
 
-/// Never used twice, also after the job was removed.
+/// Never reused, even after the job was removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct JobId(pub i64);
@@ -43,7 +43,7 @@ impl JobState {
     pub const ALL: [JobState; 5] =
         [JobState::Queued, JobState::Running, JobState::Succeeded, JobState::Failed, JobState::Cancelled];
 
-    /// The word for it, in the database and for people.
+    /// The name, in the database and in messages.
     pub const fn as_str(self) -> &'static str {
         match self {
             JobState::Queued => "queued",
@@ -54,7 +54,6 @@ impl JobState {
         }
     }
 
-    /// Whether nothing more happens to the job by itself.
     pub const fn is_ended(self) -> bool {
         match self {
             JobState::Queued | JobState::Running => false,
@@ -62,7 +61,6 @@ impl JobState {
         }
     }
 
-    /// Whether a redelivery or `jobs retry` queues the job again.
     pub const fn may_be_retried(self) -> bool {
         match self {
             JobState::Failed | JobState::Cancelled => true,
@@ -89,36 +87,36 @@ impl FromStr for JobState {
     }
 }
 
-/// A merge to be queued.
+/// A merge to queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewJob {
     pub forge: ForgeName,
-    /// Its URL, where it is not the public instance of its kind.
+    /// Its URL, unless it is the public instance of its kind.
     pub forge_url: Option<String>,
-    /// As the forge spells it.
+    /// In the forge's spelling.
     pub repository: RepoName,
     /// The branch that the commit landed on.
     pub branch: BranchName,
-    /// `None` where the forge does not say what landed.
+    /// `None` if the forge does not report what landed.
     pub commit: Option<CommitSha>,
     pub pull_request: Option<i64>,
     /// The last commit of the source branch.
     pub head: Option<CommitSha>,
     pub event: String,
-    /// For people: it is not signed, so nothing is decided by it.
+    /// For people: it is not signed, so no decision uses it.
     pub delivery_id: Option<String>,
-    /// What the handler gets; the queue does not look inside.
+    /// The handler's input; the queue does not parse it.
     pub document: String,
 }
 
 impl NewJob {
-    /// Jobs of one lane run one at a time: they would move the same tags.
+    /// Jobs of one lane run one at a time: they move the same tags.
     pub(super) fn lane(&self) -> String {
         let at = self.forge_url.as_ref().map(|url| format!("@{url}")).unwrap_or_default();
         format!("{}{at}:{}", self.forge, self.repository.as_str().to_ascii_lowercase())
     }
 
-    /// With lane and branch it makes the merge that it is: the commit, or without one the pull request and its head.
+    /// Identifies the merge, together with lane and branch: the commit or, without one, the pull request and its head.
     pub(super) fn merge_key(&self) -> String {
         match &self.commit {
             Some(commit) => commit.to_string(),
@@ -135,7 +133,7 @@ impl NewJob {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accepted {
     New(JobId),
-    /// The same merge as a job that is waiting, running or has succeeded.
+    /// The same merge as a job that is queued, running or succeeded.
     Duplicate {
         id: JobId,
         state: JobState,
@@ -147,7 +145,7 @@ pub enum Accepted {
 /// The result of [`super::Store::cancel`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CancelOutcome {
-    /// It was waiting.
+    /// It was queued.
     Cancelled,
     /// It is running; its worker stops it within a second.
     Requested,
@@ -157,7 +155,7 @@ pub enum CancelOutcome {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClaimedJob {
     pub id: JobId,
-    /// From 1.
+    /// Starts at 1.
     pub attempt: u32,
     pub repository: String,
     pub branch: String,
@@ -166,7 +164,7 @@ pub struct ClaimedJob {
     pub document: String,
 }
 
-/// Everything about a job but its documents.
+/// A job without its documents.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct JobRecord {
     pub id: JobId,
@@ -189,20 +187,20 @@ pub struct JobRecord {
     pub started: Option<Timestamp>,
     #[serde(serialize_with = "optional_rfc3339")]
     pub finished: Option<Timestamp>,
-    /// Attempts that ended by themselves.
+    /// Attempts that ended without an interruption.
     pub attempts: u32,
-    /// Attempts that were cut short by the end of `serve`.
+    /// Attempts that the end of `serve` interrupted.
     pub interruptions: u32,
     #[serde(serialize_with = "optional_rfc3339")]
     pub next_attempt: Option<Timestamp>,
     /// Why its last attempt failed.
     pub error: Option<String>,
-    /// The exit code that `swanci run` would have had.
+    /// The exit code that `swanci run` would have returned.
     pub exit_code: Option<u8>,
     pub cancel_requested: bool,
     /// The process that runs it.
     pub owner: Option<String>,
-    /// Renewed while the job runs; after it another process may take the job.
+    /// Renewed while the job runs; once it expires, another process may take the job.
     #[serde(serialize_with = "optional_rfc3339")]
     pub lease_expires: Option<Timestamp>,
 }
@@ -210,14 +208,14 @@ pub struct JobRecord {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobDocuments {
     pub document: String,
-    /// What its last successful attempt left.
+    /// The document of its last successful attempt.
     pub outcome: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct JobFilter {
     pub state: Option<JobState>,
-    /// Ignoring case.
+    /// Case-insensitive.
     pub repository: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! One `serve` for each state directory: an advisory lock that the kernel drops with the process, kill -9 included.
+//! One `serve` per state directory: an advisory lock that the kernel releases when the process ends, even by kill -9.
 
 use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -17,16 +17,16 @@ use crate::state_dir;
 
 const LOCK_FILE: &str = "serve.lock";
 
-/// How long the lock of a `serve` that is dead may still be held: a child that was just being started when it was
-/// killed has the file open until it runs its program.
+/// How long a dead `serve` may still appear to hold the lock: a child that was starting at that moment keeps the file
+/// open until it runs its program.
 const LET_GO: Duration = Duration::from_secs(3);
 
-/// Who holds a state directory. Only for people: the lock itself is the kernel's.
+/// The holder of a state directory, for people only: the lock itself is the kernel's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
     /// Its process id.
     pub pid: u32,
-    /// The address that it listens on, once it does.
+    /// The address that it listens on, once known.
     pub listen: Option<String>,
     /// When it started: RFC 3339, UTC.
     pub started: String,
@@ -59,12 +59,12 @@ fn holder_in(file: &mut File) -> Option<Holder> {
 /// Whether a `serve` holds this state directory now.
 pub fn is_served(dir: &Path) -> bool {
     let Ok(mut file) = File::open(dir.join(LOCK_FILE)) else { return false };
-    // A process of that number may be another one by now: the lock tells.
+    // The kernel may have reused the process id: the lock decides.
     let lives = holder_in(&mut file).is_some_and(|holder| holder.lives());
     lives && matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
 }
 
-/// The right to be the one `serve` of a state directory; given back when it is dropped or the process ends.
+/// Exclusive use of a state directory by `serve`; released on drop and when the process ends.
 #[derive(Debug)]
 pub struct ServeLock {
     dir: PathBuf,
@@ -73,7 +73,7 @@ pub struct ServeLock {
 }
 
 impl ServeLock {
-    /// Makes the state directory (0700) where it is missing, and takes it. [`QueueError::Locked`] names the holder.
+    /// Creates the state directory (0700) if it is missing, and locks it. [`QueueError::Locked`] names the holder.
     pub fn acquire(dir: &Path, listen: Option<&str>, now: Timestamp) -> Result<ServeLock, QueueError> {
         state_dir::create(dir).map_err(QueueError::io(dir))?;
         let path = dir.join(LOCK_FILE);
@@ -105,18 +105,17 @@ impl ServeLock {
         Ok(lock)
     }
 
-    /// Says where this `serve` listens, once that is known (port 0, systemd's socket).
+    /// Records the address, once it is known (port 0, systemd's socket).
     pub fn listens_on(&mut self, listen: &str) {
         self.holder.listen = Some(listen.to_owned());
         self.write();
     }
 
-    /// The state directory.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// A full disk must not keep `serve` from starting: without the text a second one is refused all the same.
+    /// Ignores errors, so that `serve` starts on a full disk: the lock works without the text.
     fn write(&mut self) {
         let text = serde_json::to_string(&self.holder).unwrap_or_default();
         let _ = self.rewrite(&text);

@@ -1,4 +1,4 @@
-//! One log file for each job: written line by line with a cap, followed by others while it grows.
+//! One log file per job: written line by line up to a limit, and readable while it grows.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -10,15 +10,14 @@ use super::job::JobId;
 use crate::escape::clean;
 use crate::redact::scrub;
 
-/// The most that one job's log may hold.
+/// Size limit for one job's log.
 pub const LOG_CAP: u64 = 8 << 20;
 
-/// Where the log of a job is.
 pub(crate) fn path(dir: &Path, id: JobId) -> PathBuf {
     dir.join("logs").join(format!("{id}.log"))
 }
 
-/// Where a running job's lines go. Clones write to the same file.
+/// Writes a running job's lines. Clones write to the same file.
 #[derive(Clone)]
 pub struct JobLog(Arc<Mutex<Sink>>);
 
@@ -29,9 +28,9 @@ struct Sink {
 }
 
 impl JobLog {
-    /// Opens the log of a job for another attempt. A log that is full already begins anew.
+    /// Opens the log of a job for another attempt, and truncates it if it is full.
     ///
-    /// A log that cannot be opened swallows its lines: a full disk must not fail a job that could be finished.
+    /// If the log cannot be opened, its lines are discarded: a full disk must not fail a job that could finish.
     pub(crate) fn open(dir: &Path, id: JobId, cap: u64) -> JobLog {
         let path = path(dir, id);
         let (file, written) = match open(&path, cap) {
@@ -41,7 +40,7 @@ impl JobLog {
         JobLog(Arc::new(Mutex::new(Sink { file, room: cap.saturating_sub(written), cap })))
     }
 
-    /// Writes one line, without secrets and control characters. It is in the file when this returns.
+    /// Writes one line, without secrets and control characters. The line is in the file on return.
     pub fn line(&self, text: &str) {
         let mut line = clean(&scrub(text)).into_owned();
         line.push('\n');
@@ -67,7 +66,7 @@ impl Sink {
         let Some(file) = self.file.as_mut().filter(|_| self.room > 0) else { return };
         let length = line.len() as u64;
         if length <= self.room {
-            // A line that a full disk cuts is lost; the next one may find space again.
+            // A line that a full disk truncates is lost; later lines may fit again.
             let _ = file.write_all(line.as_bytes());
             self.room -= length;
         } else {
@@ -90,7 +89,7 @@ impl Follower {
         Follower { path, file: None, at: 0 }
     }
 
-    /// Hands over what has come since the last time, in pieces. A log that is not there yet is empty.
+    /// Passes what was added since the last call to `sink`, in chunks. A log that does not exist yet is empty.
     pub(crate) fn advance(&mut self, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
         if self.file.is_none() {
             match File::open(&self.path) {
@@ -101,7 +100,7 @@ impl Follower {
         }
         let Some(file) = &mut self.file else { return Ok(()) };
         if file.metadata()?.len() < self.at {
-            self.at = 0; // another attempt began the log anew
+            self.at = 0; // another attempt truncated the log
         }
         file.seek(SeekFrom::Start(self.at))?;
         let mut piece = vec![0; 64 << 10];
@@ -116,7 +115,6 @@ impl Follower {
     }
 }
 
-/// Removes the logs of these jobs.
 pub(crate) fn remove(dir: &Path, ids: &[JobId]) {
     for id in ids {
         let _ = fs::remove_file(path(dir, *id));
@@ -132,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_stops_at_its_cap_and_says_so_once() {
+    fn a_log_stops_at_its_limit_with_one_notice() {
         let dir = tempfile::tempdir().unwrap();
         let log = JobLog::open(dir.path(), JobId(1), 1000);
         for _ in 0..200 {
@@ -160,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_cannot_be_opened_is_no_error() {
+    fn a_log_that_cannot_be_opened_is_not_an_error() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("logs"), "in the way").unwrap();
         JobLog::open(dir.path(), JobId(1), LOG_CAP).line("lost");

@@ -1,11 +1,11 @@
-//! The durable queue between a delivery and its run, and the workers that empty it.
+//! The durable queue between deliveries and runs, and the workers that process it.
 //!
-//! It takes an opaque document and a handler, and knows nothing of pipelines, forges or HTTP.
+//! A job is an opaque document for a handler: the queue does not depend on pipelines, forges or HTTP.
 //!
-//! - [`Store::accept`] returns after the fsync; what it returned `Ok` for survives kill -9 and power cuts.
-//! - Jobs of one repository run one at a time, in the order of their numbers, except that a job which waits out a
-//!   backoff does not hold up later ones.
-//! - `serve` owns the store by [`ServeLock`]; `swanci jobs` reads and writes beside it by [`Store::open_existing`].
+//! - [`Store::accept`] returns after the fsync: an accepted job survives kill -9 and power cuts.
+//! - Jobs of one repository run one at a time, in the order of their numbers, except that a job in a backoff does not
+//!   delay later ones.
+//! - `serve` owns the store through [`ServeLock`]; `swanci jobs` uses [`Store::open_existing`] concurrently.
 
 mod ballast;
 mod error;

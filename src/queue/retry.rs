@@ -1,29 +1,29 @@
-//! When a failed attempt is tried again. Pure: the random number is a parameter.
+//! Backoff of failed attempts. Pure: the random number is a parameter.
 
 use std::time::Duration;
 
-/// How often an environment failure is tried again, and how long each wait is.
+/// How often to retry an environment failure, and how long to wait.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RetryPolicy {
-    /// Attempts in all, the first one included.
+    /// All attempts, including the first.
     pub attempts: u32,
     /// The wait after the first attempt, before jitter.
     pub first: Duration,
-    /// The factor by which each wait is longer than the one before.
+    /// The growth of each wait over the one before.
     pub factor: u32,
-    /// A wait is longer or shorter by up to this part of itself, so that jobs that failed together come back apart.
+    /// The largest random change of a wait, as a fraction: it spreads the retries of jobs that failed together.
     pub jitter: f64,
 }
 
 impl Default for RetryPolicy {
-    /// 20 s, 1, 3 and 9 minutes, ± 20 %: between 10.6 and 16 minutes in all (CONTRACT: at least 10).
+    /// 20 s, 1, 3 and 9 minutes, ± 20 %: between 10.6 and 16 minutes in total.
     fn default() -> RetryPolicy {
         RetryPolicy { attempts: 5, first: Duration::from_secs(20), factor: 3, jitter: 0.2 }
     }
 }
 
 impl RetryPolicy {
-    /// The wait after attempt number `attempt` (from 1) failed; `None` when it was the last one. `random` is in [0, 1).
+    /// The wait after attempt number `attempt` (from 1) failed; `None` after the last one. `random` is in [0, 1).
     pub fn delay(&self, attempt: u32, random: f64) -> Option<Duration> {
         (attempt < self.attempts).then(|| {
             let plain = self.first.saturating_mul(self.factor.saturating_pow(attempt.saturating_sub(1)));
@@ -31,7 +31,7 @@ impl RetryPolicy {
         })
     }
 
-    /// No wait is longer than this: what lies further ahead was written before the clock was set back.
+    /// The longest possible wait: a later time was written before the clock was set back.
     pub fn longest(&self) -> Duration {
         self.delay(self.attempts.saturating_sub(1), 1.0).unwrap_or_default()
     }
@@ -56,7 +56,7 @@ mod tests {
         }
 
         #[test]
-        fn nothing_is_tried_a_sixth_time(attempt in 5..u32::MAX, random in 0.0..1.0_f64) {
+        fn there_is_no_sixth_attempt(attempt in 5..u32::MAX, random in 0.0..1.0_f64) {
             prop_assert_eq!(RetryPolicy::default().delay(attempt, random), None);
         }
     }

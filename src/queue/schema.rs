@@ -1,9 +1,9 @@
-//! The database file: opening, checking and bringing it up to date.
+//! Opens, checks and migrates the database file.
 //!
-//! SQLite starts an empty database where its file is missing or empty, and reads a log of changes (`-wal`) that was cut
-//! only up to the cut; both without an error. So a mark beside the database says which queue is there and how many changes
-//! it has seen. It is written after each commit, without an fsync: it is exact after the death of the process, and after a
-//! power cut it may be behind, which hides a loss but never reports one that did not happen.
+//! If its file is missing or empty, SQLite starts an empty database; if its write-ahead log (`-wal`) was truncated,
+//! SQLite reads it up to the cut. Neither is an error. So a mark file beside the database records the queue's identity
+//! and its number of changes. It is written after each commit without an fsync: exact after a crash of the process,
+//! possibly behind after a power cut, which can hide a loss but never reports a false one.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -19,13 +19,14 @@ use super::error::QueueError;
 pub(super) const DATABASE: &str = "queue.db";
 const MARK: &str = "queue.mark";
 
-/// Another process (`jobs cancel`) holds the write lock for one small transaction only.
+/// Another process (`jobs cancel`) holds the write lock only for one small transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The log of changes is folded into the database at 1000 pages (4 MiB, SQLite's default) and then cut to this size.
+/// The write-ahead log is folded into the database at 1000 pages (4 MiB, SQLite's default) and then truncated to this
+/// size.
 const WAL_LIMIT: i64 = 4 << 20;
 
-/// Append only: a published entry never changes, because `user_version` counts them.
+/// Append-only: never change a published entry, because `user_version` counts them.
 const MIGRATIONS: &[&str] = &[
     "
     CREATE TABLE jobs (
@@ -62,7 +63,7 @@ const MIGRATIONS: &[&str] = &[
     CREATE TABLE health (id INTEGER PRIMARY KEY CHECK (id = 1), checked_at INTEGER NOT NULL) STRICT;
     INSERT INTO health VALUES (1, 0);
 ",
-    // commit_sha is empty where the forge does not say what landed.
+    // commit_sha is empty if the forge does not report what landed.
     "
     ALTER TABLE jobs ADD COLUMN pull_request INTEGER;
     ALTER TABLE jobs ADD COLUMN merge_key TEXT NOT NULL DEFAULT '';
@@ -78,8 +79,8 @@ const MIGRATIONS: &[&str] = &[
     CREATE TABLE meta (id INTEGER PRIMARY KEY CHECK (id = 1), queue TEXT NOT NULL, changes INTEGER NOT NULL) STRICT;
     INSERT INTO meta VALUES (1, lower(hex(randomblob(8))), 0);
 ",
-    // What the forges are still to be told of jobs. Triggers write it with the change of the job that it is about. A newer
-    // post about the same commit, or the same pull request, takes the place of an older one.
+    // Pending posts to the forges. Triggers write them together with the change of the job. A newer post about the same
+    // commit or pull request replaces an older one.
     "
     ALTER TABLE meta ADD COLUMN posts INTEGER NOT NULL DEFAULT 0;
     CREATE TABLE outbox (
@@ -117,18 +118,17 @@ const MIGRATIONS: &[&str] = &[
 ",
 ];
 
-/// An open database and its mark.
 pub(super) struct Database {
     pub(super) conn: Connection,
     pub(super) mark: Mark,
 }
 
-/// Opens the database for the one `serve`: made where there never was one, checked, and brought up to date.
+/// Opens the database for the one `serve`: created on first use, checked and migrated.
 pub(super) fn open_for_serve(dir: &Path) -> Result<Database, QueueError> {
     let path = dir.join(DATABASE);
     let mark = Mark::read(dir)?;
     check_files(&path, mark.as_ref())?;
-    // SQLite would make it readable for all; its other files get the mode of this one.
+    // SQLite would make it world-readable; its other files get this file's mode.
     let private = std::fs::Permissions::from_mode(0o600);
     let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
     file.and_then(|file| file.set_permissions(private)).map_err(QueueError::io(&path))?;
@@ -138,12 +138,12 @@ pub(super) fn open_for_serve(dir: &Path) -> Result<Database, QueueError> {
     migrate(&mut conn, &path, MIGRATIONS)?;
     let (queue, changes) = conn.query_row(META, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
     let mark = Mark::make(dir, queue, changes)?;
-    // The names of new files are durable only with their directory.
+    // New file names are durable only after an fsync of their directory.
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(QueueError::io(dir))?;
     Ok(Database { conn, mark })
 }
 
-/// Opens a database that is there, beside a `serve` that may be running on it.
+/// Opens an existing database, also while `serve` uses it.
 pub(super) fn open_beside(dir: &Path) -> Result<Database, QueueError> {
     let path = dir.join(DATABASE);
     // Before the database, which a `serve` may change meanwhile.
@@ -167,11 +167,11 @@ pub(super) fn open_beside(dir: &Path) -> Result<Database, QueueError> {
 }
 
 fn connect(path: &Path) -> Result<Connection, QueueError> {
-    // NO_MUTEX: a connection is used by one thread at a time, which Rust's types see to.
+    // NO_MUTEX: only one thread at a time uses a connection, which Rust's types ensure.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags)?;
     conn.busy_timeout(BUSY_TIMEOUT)?;
-    // Until it has passed its check nothing may be written to it, not even by closing it.
+    // Until it has passed its check, nothing may write to it, not even on close.
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     Ok(conn)
 }
@@ -179,7 +179,7 @@ fn connect(path: &Path) -> Result<Connection, QueueError> {
 fn configure(conn: &Connection) -> Result<(), QueueError> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
     conn.pragma_update(None, "journal_mode", "WAL")?;
-    // FULL: each commit is on disk before it is answered; NORMAL lost acknowledged jobs in power cuts.
+    // FULL: each commit is on disk before the response; NORMAL lost acknowledged jobs in power cuts.
     conn.pragma_update(None, "synchronous", "FULL")?;
     conn.pragma_update(None, "journal_size_limit", WAL_LIMIT)?;
     conn.set_prepared_statement_cache_capacity(64);
@@ -205,7 +205,7 @@ fn corrupt(path: &Path, detail: impl Into<String>) -> QueueError {
     QueueError::Corrupt { path: path.to_owned(), detail: detail.into() }
 }
 
-/// Whether what is there before SQLite opens it can be a queue.
+/// Whether the files can be a queue, before SQLite opens them.
 fn check_files(path: &Path, mark: Option<&(String, i64)>) -> Result<(), QueueError> {
     let length = |path: &Path| path.metadata().map_or(0, |file| file.len());
     let log = PathBuf::from(format!("{}-wal", path.display()));
@@ -234,7 +234,7 @@ const META: &str = "SELECT queue, changes FROM meta";
 
 fn check_mark(conn: &Connection, path: &Path, mark: Option<&(String, i64)>) -> Result<(), QueueError> {
     let Some((marked_queue, marked)) = mark else { return Ok(()) };
-    // Marks came with the second version of the schema.
+    // The second version of the schema introduced marks.
     if version(conn, path)? < 2 {
         return Err(corrupt(path, "its content is gone"));
     }
@@ -261,14 +261,14 @@ fn migrate(conn: &mut Connection, path: &Path, migrations: &[&str]) -> Result<()
     Ok(())
 }
 
-/// The file that outlives a lost database.
+/// The file that reveals a lost database.
 pub(super) struct Mark {
     file: File,
     queue: String,
 }
 
 impl Mark {
-    /// The queue and its number of changes; `None` where there never was a queue.
+    /// The queue's identity and its number of changes; `None` if no queue was ever created.
     fn read(dir: &Path) -> Result<Option<(String, i64)>, QueueError> {
         let path = dir.join(MARK);
         let text = match std::fs::read(&path) {
@@ -276,7 +276,7 @@ impl Mark {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(QueueError::io(&path)(error)),
         };
-        // What cannot be read says nothing; that there was a queue still counts.
+        // An unreadable mark contains no count, but still shows that a queue existed.
         let (queue, changes) = text.split_once(' ').unwrap_or_default();
         Ok(Some((queue.to_owned(), changes.trim().parse().unwrap_or(0))))
     }
@@ -294,7 +294,7 @@ impl Mark {
         open().map_err(QueueError::io(&path))
     }
 
-    /// Always of the same length, so that it never needs space.
+    /// Always the same length, so that it never needs space.
     pub(super) fn write(&self, changes: i64) -> io::Result<()> {
         self.file.write_all_at(format!("{} {changes:020}\n", self.queue).as_bytes(), 0)
     }
@@ -305,7 +305,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_later_migration_finds_what_an_earlier_one_left() {
+    fn migrations_build_on_each_other() {
         let mut conn = Connection::open_in_memory().unwrap();
         let path = Path::new("memory");
         migrate(&mut conn, path, &["CREATE TABLE a (x)"]).unwrap();

@@ -1,5 +1,5 @@
-//! The one place where jobs, claims, leases, logs and the end of each attempt are kept: SQLite and files in the state
-//! directory. Whoever uses a [`Store`] knows neither.
+//! Jobs, claims, leases, logs and the end of each attempt: SQLite and files in the state directory, both private to
+//! this module.
 
 mod sql;
 
@@ -25,24 +25,24 @@ use crate::cancel::{Cancel, Stop};
 
 use sql::{RECORD, Sql, accept, end, expired, millis, next, queue_again, record, release, state_of, stats};
 
-/// How long a running job stays its owner's without being renewed.
+/// How long a running job stays with its owner without a renewal.
 pub(super) const LEASE: Duration = Duration::from_secs(60);
 
-/// How often those who wait look for changes of another process.
+/// How often waiting calls check for changes by other processes.
 const POLL: Duration = Duration::from_millis(200);
 
-/// Jobs that one transaction forgets: few, so that a delivery does not wait for it.
+/// Jobs deleted per transaction: few, so that deliveries do not wait long.
 const BATCH: u32 = 200;
 
-/// The wall clock, which a person or NTP may set forward or back at any moment.
+/// The wall clock, which may jump forward or back at any time.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
-/// Which ended jobs are kept.
+/// Which ended jobs to keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
-    /// Those that ended within this time …
+    /// Jobs that ended within this time …
     pub age: Duration,
-    /// … but never more than this many.
+    /// … but at most this many.
     pub count: u32,
 }
 
@@ -69,7 +69,7 @@ pub(super) enum Ending {
         error: String,
         wait: Duration,
     },
-    /// Not an attempt.
+    /// Does not count as an attempt.
     Interrupted,
 }
 
@@ -84,28 +84,28 @@ impl Ending {
     }
 }
 
-/// What a change may do when the disk is full.
+/// How a change is treated on a full disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Class {
-    /// Takes on work: refused unless the ballast is in place.
+    /// Adds work: refused unless the ballast exists.
     Intake,
-    /// Brings work to its end: gets the ballast's space.
+    /// Completes work: may use the ballast's space.
     Essential,
 }
 
-/// A state directory's jobs. Clones share it; the last one closes it.
+/// The jobs of a state directory. Clones share it; dropping the last one closes it.
 #[derive(Clone)]
 pub struct Store(Arc<Inner>);
 
 struct Inner {
     dir: PathBuf,
-    /// This process and this start of it: process ids come again.
+    /// Identifies this process and its start: process ids are reused.
     owner: String,
     clock: Clock,
     writer: Mutex<Writer>,
     changes: Mutex<u64>,
     changed: Condvar,
-    /// Last, so that the database is closed before another `serve` may open it.
+    /// Last field, so that the database is closed before another `serve` may open it.
     lock: Option<ServeLock>,
 }
 
@@ -116,14 +116,14 @@ struct Writer {
 }
 
 impl Store {
-    /// Opens the store for the one `serve` of a state directory, and queues again what an earlier one left running.
+    /// Opens the store for the one `serve` of a state directory, and requeues jobs that an earlier one left running.
     ///
-    /// The database is made, checked and brought up to date. A damaged one is refused and kept as it is.
+    /// The database is created, checked and migrated. A damaged one is refused and left unchanged.
     pub fn open(lock: ServeLock, clock: Clock) -> Result<Store, QueueError> {
         Store::open_with_ballast(lock, clock, BALLAST_BYTES)
     }
 
-    /// [`Store::open`] on a small disk: holds back `ballast` bytes instead of 8 MiB.
+    /// Like [`Store::open`], for small disks: reserves `ballast` bytes instead of 8 MiB.
     pub fn open_with_ballast(lock: ServeLock, clock: Clock, ballast: u64) -> Result<Store, QueueError> {
         let database = schema::open_for_serve(lock.dir())?;
         let ballast = Ballast::new(lock.dir().join("ballast"), ballast);
@@ -133,7 +133,7 @@ impl Store {
         Ok(store)
     }
 
-    /// Opens a store that is there, to look into it or to change it beside a running `serve`.
+    /// Opens an existing store to read or change it, also while `serve` runs.
     pub fn open_existing(dir: &Path, clock: Clock) -> Result<Store, QueueError> {
         Ok(Store::assemble(dir.to_owned(), schema::open_beside(dir)?, None, None, clock))
     }
@@ -151,13 +151,13 @@ impl Store {
         Store(Arc::new(Inner { dir, owner, clock, writer, changes, changed, lock }))
     }
 
-    /// Puts a merge on disk. `Ok` means that it is there (fsync); [`QueueError::Unavailable`] that nothing is.
+    /// Stores a merge on disk. `Ok` means that it is stored (fsync); [`QueueError::Unavailable`] that it is not.
     pub fn accept(&self, job: NewJob) -> Result<Accepted, QueueError> {
         let now = self.now();
         self.write(Class::Intake, |conn| accept(conn, &job, now))
     }
 
-    /// Queues a job again that has failed or was cancelled, with all its attempts before it.
+    /// Queues a failed or cancelled job again, with a fresh set of attempts.
     pub fn retry(&self, id: JobId) -> Result<(), QueueError> {
         let retried = self.write(Class::Intake, |conn| match state_of(conn, id)? {
             Some(state) if state.may_be_retried() => queue_again(conn, id, self.now()).map(|()| Ok(())),
@@ -169,7 +169,7 @@ impl Store {
         })
     }
 
-    /// Cancels a waiting job at once; a running one is stopped by its worker, within a second.
+    /// Cancels a queued job; a running one is stopped by its worker within a second.
     pub fn cancel(&self, id: JobId) -> Result<CancelOutcome, QueueError> {
         let now = self.now();
         let cancelled = self.write(Class::Essential, |conn| match state_of(conn, id)? {
@@ -194,12 +194,12 @@ impl Store {
         })
     }
 
-    /// Takes the oldest job that may run now and whose lane is free, under a lease. A wait that lies further ahead than
-    /// `longest` was written before the clock was set back, and is over.
+    /// Claims the oldest job that may run now and whose lane is free, under a lease. A wait that ends later than
+    /// `longest` from now counts as over: it was written before the clock was set back.
     pub(super) fn claim(&self, longest: Duration) -> Result<Option<ClaimedJob>, QueueError> {
         let (owner, now) = (&self.0.owner, self.now());
         let mut writer = self.writer();
-        // Looking costs no transaction, and most of the time there is nothing.
+        // A plain read needs no transaction, and usually finds nothing.
         if next(&writer.database.conn, now, longest)?.is_none() {
             return Ok(None);
         }
@@ -226,7 +226,7 @@ impl Store {
         claimed.map_err(QueueError::Unavailable)
     }
 
-    /// Renews the leases of this process's jobs, and returns the jobs that it still has.
+    /// Renews the leases of this process's jobs, and returns the jobs that it still owns.
     pub(super) fn renew(&self) -> Result<Vec<JobId>, QueueError> {
         let until = self.now() + millis(LEASE);
         self.write(Class::Essential, |conn| {
@@ -238,7 +238,7 @@ impl Store {
         })
     }
 
-    /// Queues again what other owners left running and did not renew.
+    /// Queues jobs again whose other owners did not renew their leases.
     pub(super) fn release_expired(&self) -> Result<(), QueueError> {
         let (owner, now) = (&self.0.owner, self.now());
         let any = self.read(|conn| {
@@ -250,14 +250,14 @@ impl Store {
         if any { self.write(Class::Essential, |conn| release(conn, owner, now, now)) } else { Ok(()) }
     }
 
-    /// Ends an attempt. Only the owner may; a retry of a job that was cancelled meanwhile is its cancellation.
+    /// Ends an attempt. Only the owner may; a job that was cancelled meanwhile is not retried.
     pub(super) fn end(&self, id: JobId, ending: &Ending) -> Result<JobState, QueueError> {
         let now = self.now();
         let ended = self.write(Class::Essential, |conn| end(conn, id, &self.0.owner, ending, now))?;
         ended.ok_or(QueueError::NotOwner(id))
     }
 
-    /// Running jobs that somebody wants cancelled.
+    /// Running jobs with a cancel request.
     pub(super) fn to_cancel(&self) -> Result<Vec<JobId>, QueueError> {
         self.read(|conn| {
             conn.prepare_cached("SELECT id FROM jobs WHERE state = 'running' AND cancel_requested")?
@@ -266,8 +266,7 @@ impl Store {
         })
     }
 
-    /// Wakes the workers if there is something to do that this process has not done itself: another process has changed
-    /// the database, or a wait is over.
+    /// Wakes the workers if another process has changed the database, or a wait is over.
     pub(super) fn look(&self, longest: Duration) -> Result<(), QueueError> {
         let now = self.now();
         let mut writer = self.writer();
@@ -280,7 +279,7 @@ impl Store {
         Ok(())
     }
 
-    /// Forgets ended jobs, with their logs, in small batches. Returns how many.
+    /// Deletes ended jobs and their logs in small batches. Returns how many.
     pub fn enforce(&self, retention: Retention) -> Result<usize, QueueError> {
         let before = self.now().saturating_sub(millis(retention.age));
         let mut forgotten = 0;
@@ -289,7 +288,8 @@ impl Store {
             if expired.is_empty() {
                 return Ok(forgotten);
             }
-            // Logs first: a crash in between leaves jobs without a log, which go next time, not logs without a job.
+            // Logs first: a crash in between leaves jobs without logs, which the next run deletes, instead of logs
+            // without jobs.
             log::remove(&self.0.dir, &expired);
             let done: usize = self.write(Class::Essential, |conn| {
                 let mut forget =
@@ -297,13 +297,13 @@ impl Store {
                 expired.iter().map(|id| forget.execute([id.0])).sum()
             })?;
             if done == 0 {
-                return Ok(forgotten); // all of them were queued again meanwhile
+                return Ok(forgotten); // all were queued again meanwhile
             }
             forgotten += done;
         }
     }
 
-    /// The newest `limit` jobs that pass the filter, newest first.
+    /// The newest `limit` jobs that match the filter, newest first.
     pub fn list(&self, filter: &JobFilter, limit: u32) -> Result<Vec<JobRecord>, QueueError> {
         let state = filter.state.map(JobState::as_str);
         let repository = filter.repository.as_deref().map(str::to_ascii_lowercase);
@@ -337,7 +337,7 @@ impl Store {
         self.read(stats)
     }
 
-    /// Whether a job could be accepted now: writes one page, as `accept` would.
+    /// Whether a job could be accepted now: writes one page, like `accept`.
     pub fn check_writable(&self) -> Result<(), QueueError> {
         self.writer().write(Class::Intake, |_| Ok(())).map_err(QueueError::Unavailable)
     }
@@ -347,12 +347,12 @@ impl Store {
         JobLog::open(&self.0.dir, id, cap)
     }
 
-    /// Where a person finds the log of a job, once it has begun.
+    /// The path of a job's log, which exists once the job has started.
     pub fn log_path(&self, id: JobId) -> PathBuf {
         log::path(&self.0.dir, id)
     }
 
-    /// Hands over what the log of a job holds now.
+    /// Passes the current content of a job's log to `sink`.
     pub fn read_log(
         &self,
         id: JobId,
@@ -363,8 +363,8 @@ impl Store {
         log::Follower::new(path.clone()).advance(sink).map_err(QueueError::io(&path))
     }
 
-    /// Hands over the log of a job and what is added to it, until the job has ended or `cancel` stops. A job that
-    /// waits for its next attempt has not ended.
+    /// Passes a job's log and all additions to `sink`, until the job has ended or `cancel` stops. A job that waits for
+    /// its next attempt has not ended.
     pub fn follow_log(
         &self,
         id: JobId,
@@ -374,7 +374,7 @@ impl Store {
         let path = self.log_path(id);
         let mut follower = log::Follower::new(path.clone());
         loop {
-            // The state first: a job that has ended writes no more, so nothing is missed after it.
+            // The state first: an ended job writes no more, so no line is missed.
             let record = self.get(id)?;
             follower.advance(sink).map_err(QueueError::io(&path))?;
             if record.state.is_ended() {
@@ -386,7 +386,7 @@ impl Store {
         }
     }
 
-    /// Waits until a job has ended, its retries included.
+    /// Waits until a job has ended, including its retries.
     pub fn wait_ended(&self, id: JobId, cancel: &Cancel) -> Result<Result<JobRecord, Stop>, QueueError> {
         self.wait(cancel, || {
             let record = self.get(id)?;
@@ -394,7 +394,7 @@ impl Store {
         })
     }
 
-    /// Waits until nothing is queued or running any more.
+    /// Waits until no job is queued or running.
     pub fn wait_drained(&self, cancel: &Cancel) -> Result<Result<(), Stop>, QueueError> {
         self.wait(cancel, || {
             let stats = self.stats()?;
@@ -419,24 +419,24 @@ impl Store {
         }
     }
 
-    /// How often something has changed. Ask before looking for work, so that no change is missed before the wait.
+    /// The number of changes so far. Read it before looking for work, so that no change is missed before the wait.
     pub(super) fn changes(&self) -> u64 {
         *self.0.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until more has changed than `seen`, or for `limit`.
+    /// Waits until there are more changes than `seen`, or for `limit`.
     pub(super) fn wait_change(&self, seen: u64, limit: Duration) {
         let changes = self.0.changes.lock().unwrap_or_else(PoisonError::into_inner);
         drop(self.0.changed.wait_timeout_while(changes, limit, |changes| *changes == seen));
     }
 
-    /// Wakes everyone who waits for a change.
+    /// Wakes all threads that wait for a change.
     pub(super) fn ring(&self) {
         *self.0.changes.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         self.0.changed.notify_all();
     }
 
-    /// Who holds the state directory as its `serve`; `None` when this store was opened beside it.
+    /// The lock of `serve`; `None` for [`Store::open_existing`].
     pub fn serve_lock(&self) -> Option<&ServeLock> {
         self.0.lock.as_ref()
     }
@@ -446,7 +446,7 @@ impl Store {
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
-        // A panic rolls its transaction back and leaves nothing half done.
+        // A panic rolls its transaction back, so the data is consistent.
         self.0.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -468,8 +468,8 @@ impl fmt::Debug for Store {
 }
 
 impl Writer {
-    /// Runs `work` in a transaction, a second time if the disk was full and it may have the ballast's space. `Err` is the
-    /// reason why nothing was written.
+    /// Runs `work` in a transaction; retries once on a full disk if it may use the ballast's space. `Err` is the reason
+    /// why nothing was written.
     fn write<T>(&mut self, class: Class, work: impl Fn(&Connection) -> Sql<T>) -> Result<T, String> {
         if let Err(error) = self.put_ballast()
             && class == Class::Intake
@@ -493,7 +493,7 @@ impl Writer {
             .prepare_cached("UPDATE meta SET changes = changes + 1 RETURNING changes")?
             .query_row([], |row| row.get(0))?;
         transaction.commit()?;
-        // The change is on disk. Without its mark a loss of it would not be noticed, and that is all.
+        // The change is on disk. Without its mark, only a later loss of it would go unnoticed.
         let _ = mark.write(changes);
         Ok(done)
     }
@@ -502,7 +502,7 @@ impl Writer {
         self.ballast.as_mut().map_or(Ok(()), Ballast::put)
     }
 
-    /// Gives up the ballast and folds the log of changes into the database, which also frees what the log held.
+    /// Deletes the ballast and folds the write-ahead log into the database, which also frees space.
     fn make_space(&mut self) {
         if let Some(ballast) = &mut self.ballast {
             ballast.release();
@@ -511,7 +511,7 @@ impl Writer {
     }
 }
 
-/// Whether more space on the disk would help. The shared-memory file says "disk I/O error" when it cannot grow.
+/// Whether more disk space would help. SQLite reports "disk I/O error" when the shared-memory file cannot grow.
 fn is_space(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure))
 }

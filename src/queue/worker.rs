@@ -1,4 +1,4 @@
-//! The workers: threads that take jobs, run the handler on them and write down how it ended.
+//! The workers: threads that claim jobs, run the handler on them and record how they ended.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -19,68 +19,67 @@ use crate::error::Kind;
 /// How often retention is enforced.
 const TIDY: Duration = Duration::from_secs(3600);
 
-/// Runs a job: many at once, each on a thread of its own.
+/// Runs a job. Called concurrently, each job on its own thread.
 pub type Handler = dyn Fn(&ClaimedJob, &JobContext) -> JobResult + Send + Sync;
 
-/// Told what happens to a job, or to the queue as a whole. Called on the workers' threads.
+/// Called for every event of a job, or of the queue as a whole (`None`), on the workers' threads.
 pub type Observer = dyn Fn(Option<&ClaimedJob>, &JobEvent) + Send + Sync;
 
-/// What a handler has besides its job.
+/// A handler's input, besides its job.
 pub struct JobContext {
     /// Stops when the job is cancelled, its time is up, or `serve` ends.
     pub cancel: Cancel,
     pub log: JobLog,
 }
 
-/// How a handler ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JobResult {
-    /// The document is kept with the job.
+    /// The document is stored with the job.
     Succeeded { outcome: String },
-    /// It would fail again. `code` is the exit code that the same work by hand would have had.
+    /// A retry would fail again. `code` is the exit code of the same work by hand.
     Failed { code: u8, error: String },
-    /// The environment failed it; it is tried again while attempts are left.
+    /// An environment failure; retried while attempts remain.
     Retry { code: u8, error: String },
-    /// It saw its `cancel` stop and left off.
+    /// The handler stopped because of `cancel`.
     Interrupted,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JobEvent {
     Started {
-        /// From 1.
+        /// Starts at 1.
         attempt: u32,
     },
-    /// An attempt failed and there will be another.
+    /// An attempt failed and another follows.
     Retrying { attempt: u32, wait: Duration, error: String },
     /// `serve` ends; the job is queued again.
     Interrupted,
     Ended {
         state: JobState,
         error: Option<String>,
-        /// Of the last attempt.
+        /// Duration of the last attempt.
         took: Duration,
     },
-    /// The queue could not be read or written; it is tried again.
+    /// The queue could not be read or written; the operation is retried.
     Trouble { error: String },
 }
 
-/// How the workers work.
 #[derive(Clone)]
 pub struct PoolOptions {
-    /// Jobs at a time. None are run when it is 0.
+    /// Concurrent jobs. With 0, none run.
     pub jobs: usize,
     /// The limit for one attempt.
     pub timeout: Option<Duration>,
-    /// When a failed attempt is tried again.
+    /// When to retry a failed attempt.
     pub retry: RetryPolicy,
-    /// Which ended jobs are kept.
+    /// Which ended jobs to keep.
     pub retention: Retention,
-    /// How often changes of other processes are looked for, and waits that are over. Changes of this process are seen at once.
+    /// How often to check for changes by other processes, and for expired waits. Changes by this process are noticed
+    /// immediately.
     pub poll: Duration,
-    /// The most that one job's log may hold, in bytes.
+    /// Size limit for one job's log, in bytes.
     pub log_cap: u64,
-    /// What is posted about jobs.
+    /// Posts the status of jobs to the forges.
     pub outbox: Option<Arc<Outbox>>,
 }
 
@@ -99,7 +98,7 @@ impl Default for PoolOptions {
     }
 }
 
-/// Workers on a store. They go on until the pool is shut down or dropped, or the token that it was given stops.
+/// Workers on a store. They run until the pool is shut down or dropped, or its token stops.
 pub struct Pool {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
@@ -115,7 +114,7 @@ struct Shared {
 }
 
 impl Pool {
-    /// Starts the workers, and a keeper that passes on wishes to cancel, renews leases and forgets old jobs.
+    /// Starts the workers, and a keeper that forwards cancel requests, renews leases and deletes old jobs.
     pub fn start(
         store: &Store,
         options: PoolOptions,
@@ -126,11 +125,11 @@ impl Pool {
         let (jobs, store, running) = (options.jobs, store.clone(), Mutex::default());
         let cancel = cancel.child(None);
         let shared = Arc::new(Shared { store, options, handler, observer, cancel, running });
-        // The workers wait for changes of the store, and a stop is one.
+        // Workers wait for changes of the store, so a stop has to count as one.
         let weak = Arc::downgrade(&shared);
         shared.cancel.on_stop(move || drop(weak.upgrade().inspect(|shared| shared.store.ring())));
         let mut pool = Pool { shared, threads: Vec::new() };
-        // A thread that cannot be started drops the pool, which stops the others.
+        // If a thread fails to start, the pool is dropped, which stops the others.
         pool.spawn("queue-keeper".to_owned(), Shared::keep)?;
         for number in 1..=jobs {
             pool.spawn(format!("worker-{number}"), Shared::work)?;
@@ -144,8 +143,8 @@ impl Pool {
         Ok(())
     }
 
-    /// Takes no more jobs, stops the running ones and waits for them, at most for `limit`. They are queued again.
-    /// Returns whether all have ended; one that has not is queued again by the next `serve`.
+    /// Takes no more jobs, stops the running ones and waits up to `limit` for them. They are queued again. Returns
+    /// whether all have ended; the next `serve` queues the others again.
     pub fn shutdown(mut self, reason: Stop, limit: Duration) -> bool {
         self.stop(reason);
         let deadline = Instant::now() + limit;
@@ -165,7 +164,7 @@ impl Pool {
 }
 
 impl Drop for Pool {
-    /// Stops the workers and does not wait for them.
+    /// Stops the workers without waiting for them.
     fn drop(&mut self) {
         self.stop(Stop::Terminated);
     }
@@ -177,7 +176,7 @@ impl Shared {
             let seen = self.store.changes();
             match self.store.claim(self.options.retry.longest()) {
                 Ok(Some(job)) => self.run(&job),
-                // The keeper wakes it when a wait is over or another process has changed something.
+                // The keeper wakes it when a wait expires or another process has changed something.
                 Ok(None) if self.cancel.check().is_ok() => self.store.wait_change(seen, Duration::MAX),
                 Ok(None) => {}
                 Err(error) => self.trouble(&error),
@@ -206,10 +205,10 @@ impl Shared {
         self.running().remove(&job.id);
     }
 
-    /// What a handler's result means, given why its token stopped. What succeeded has succeeded, whoever wanted it
-    /// stopped; anything else that ended under a stop ended by it.
+    /// The ending for a handler's result, given why its token stopped. A success stays a success; any other result
+    /// after a stop is attributed to the stop.
     fn classify(&self, job: &ClaimedJob, result: JobResult, stopped: Option<Stop>) -> Ending {
-        // A timeout is 1, and the same attempt would take as long again.
+        // A timeout has code 1, and a retry would take as long again.
         let timed_out = stopped == Some(Stop::TimedOut);
         let failed = |error| Ending::Failed { code: Kind::Failed.code(), error };
         match (result, stopped) {
@@ -220,7 +219,7 @@ impl Shared {
             (JobResult::Retry { error, .. }, _) if timed_out => failed(format!("timed out: {error}")),
             (JobResult::Interrupted, _) if timed_out => failed("timed out".to_owned()),
             (JobResult::Retry { code, error }, _) => self.again(job, code, error),
-            // Nobody stopped it, so it counts: a job must not be repeated without end.
+            // It was not stopped, so it counts as an attempt: a job must not repeat endlessly.
             (JobResult::Interrupted, _) => self.again(
                 job,
                 Kind::Environment.code(),
@@ -236,8 +235,8 @@ impl Shared {
         }
     }
 
-    /// Tries until it is written: a job that has ended must not stay `running`. Only the end of `serve` gives it up,
-    /// and then the next one runs the job again.
+    /// Retries until the ending is written: an ended job must not stay `running`. Only the end of `serve` stops the
+    /// retries; the next `serve` then runs the job again.
     fn write_down(&self, job: &ClaimedJob, ending: Ending, began: Instant) {
         let state = loop {
             match self.store.end(job.id, &ending) {
@@ -295,7 +294,7 @@ impl Shared {
         }
     }
 
-    /// A job that is no longer this process's is stopped: another one runs it.
+    /// Also stops jobs that now belong to another process.
     fn renew_leases(&self) -> Result<(), QueueError> {
         let running: Vec<JobId> = self.running().keys().copied().collect();
         if running.is_empty() {
@@ -303,7 +302,7 @@ impl Shared {
         }
         let own = self.store.renew()?;
         for id in running.iter().filter(|id| !own.contains(id)) {
-            // One that has just ended is not in the map any more.
+            // A job that has just ended is no longer in the map.
             self.running().get(id).inspect(|cancel| cancel.stop(Stop::Terminated));
         }
         Ok(())
@@ -313,7 +312,7 @@ impl Shared {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says what is wrong and waits before the next try.
+    /// Reports the error and waits before the next try.
     fn trouble(&self, error: &QueueError) {
         (self.observer)(None, &JobEvent::Trouble { error: error.to_string() });
         let _ = self.cancel.sleep(self.options.poll);

@@ -1,4 +1,4 @@
-//! Every row of CONTRACT's table of answers, and that a verdict is the one of `evaluate`.
+//! Every documented response to a delivery; verdicts match those of `evaluate`.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;

@@ -79,7 +79,7 @@ fn every_delivery_and_every_job_is_a_line_that_names_what_it_is_about() {
     }
     std::thread::sleep(std::time::Duration::from_millis(1100));
     serve.ask(delivery("another secret", "pull_request", &merge));
-    serve.wait_said("401 unauthorized: the signature is missing or wrong; ");
+    serve.wait_said("made with another secret or over another body; ");
 }
 
 /// Everything in the state directory; `mirrors` is private, and what is in it is git's.

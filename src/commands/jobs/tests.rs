@@ -77,7 +77,7 @@ fn ages_are_short() {
 }
 
 #[test]
-fn a_job_is_shown_with_title_images_and_what_to_do_next() {
+fn a_job_is_shown_with_title_images_and_next_step() {
     let decision: DecisionDocument = serde_json::from_value(json!({"schema": 1, "decision": "build", "reason": "x",
         "payload_sha256": "x", "change": {"forge": "github", "repository": "acme/shop", "clone_url": null,
         "commit": COMMIT, "branch": "main",

@@ -1,4 +1,4 @@
-//! What is posted to the forges about the jobs of the queue.
+//! Posts the status of jobs to the forges.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -13,17 +13,17 @@ use crate::queue::{JobState, Outbox, Post, PostKind, Refusal, Store};
 use super::works::Works;
 use crate::commands::announce::Announcer;
 
-/// Of a log, bytes: more than its last lines have.
+/// Bytes at the end of a log to read: more than the last lines that are shown.
 const LOG_END: usize = 64 << 10;
-/// How long the end of `serve --once` waits for what is still to be posted.
+/// How long `serve --once` waits at its end for pending posts.
 const FLUSH: Duration = Duration::from_secs(15);
 
-/// Whether any forge is told of anything.
+/// Whether any forge gets statuses or comments.
 pub(super) fn wanted(config: &Config) -> bool {
     config.forges.iter().any(|forge| forge.status || forge.comment)
 }
 
-/// The outbox of the queue, and what it posts with.
+/// The outbox of the queue, and its function that posts.
 pub(super) fn outbox(
     queue: &Store,
     works: &Arc<Works>,
@@ -36,7 +36,7 @@ pub(super) fn outbox(
     Outbox::new(queue, cancel, Box::new(post), Box::new(move |text: &str| announcer.warn(text)))
 }
 
-/// Waits until everything is posted, at most for a moment.
+/// Waits until everything is posted, up to a limit.
 pub(super) fn flush(queue: &Store, cancel: &Cancel) {
     let end = Instant::now() + FLUSH;
     while queue.unposted().is_ok_and(|left| left > 0) && Instant::now() < end {
@@ -50,7 +50,7 @@ fn send(queue: &Store, config: &Config, post: &Post, cancel: &Cancel) -> Result<
     let refusal = |error: String| Refusal { error, pause: None };
     let document: DecisionDocument = match serde_json::from_str(&post.documents.document) {
         Ok(document) => document,
-        // Such a job fails, and there is no telling whom to tell.
+        // The job fails, and no forge to post to is known.
         Err(_) => return Ok(()),
     };
     let Some(change) = document.change else { return Ok(()) };
@@ -113,6 +113,6 @@ fn log_end(queue: &Store, post: &Post) -> String {
         end.drain(..end.len().saturating_sub(LOG_END));
         Ok(())
     });
-    // Without its log it is still told how it ended.
+    // Without the log, the comment still contains the outcome.
     read.map(|()| String::from_utf8_lossy(&end).into_owned()).unwrap_or_default()
 }

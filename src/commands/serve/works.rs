@@ -1,4 +1,4 @@
-//! One job of the queue, run through the pipeline.
+//! Runs a job of the queue through the pipeline.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -16,10 +16,10 @@ use crate::pipeline::{self, BuildOptions, PushOptions, Ran};
 use crate::progress::{Detail, Lines};
 use crate::queue::{ClaimedJob, JobContext, JobResult, Store};
 
-/// Before each further fetch of a commit that is not there yet: three times within a minute.
+/// The waits before each retry of fetching a commit that is not available yet.
 const PATIENCE: [Duration; 3] = [Duration::from_secs(3), Duration::from_secs(12), Duration::from_secs(40)];
 
-/// What workers need to run a job, replaced as a whole by SIGHUP.
+/// The workers' configuration and tools; SIGHUP replaces the configuration as a whole.
 pub(super) struct Works {
     config: RwLock<Arc<Config>>,
     metrics: Metrics,
@@ -40,13 +40,13 @@ impl Works {
         Arc::clone(&*self.config.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Jobs that start from here on run under this configuration. Returns the one before.
+    /// Sets the configuration for jobs that start from now on. Returns the previous one.
     pub(super) fn replace_config(&self, config: Config) -> Arc<Config> {
         let mut place = self.config.write().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut *place, Arc::new(config))
     }
 
-    /// Where and with what a job is carried out.
+    /// The site for a job.
     pub(super) fn site(&self, events: &Events, cancel: &Cancel) -> Result<pipeline::Site, Failure> {
         session::site(&self.config(), &self.flags, None::<&BuildArgs>, events, cancel)
     }
@@ -89,7 +89,7 @@ impl Works {
     }
 }
 
-/// Only what the environment did is tried again.
+/// Only environment failures are retried.
 fn result_of(failure: &Failure) -> JobResult {
     let (code, error) = (failure.kind.code(), failure.one_line());
     match failure.kind {
@@ -101,7 +101,7 @@ fn result_of(failure: &Failure) -> JobResult {
     }
 }
 
-/// How long the phases of jobs took, for the metrics.
+/// Records the duration of each phase in the metrics.
 struct Timings(Metrics);
 
 impl Consumer for Timings {

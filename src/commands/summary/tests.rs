@@ -35,7 +35,7 @@ fn moved(tag: &str, outcome: &str) -> Value {
 }
 
 #[test]
-fn a_decision_ends_with_the_next_command() {
+fn a_decision_summary_ends_with_the_next_command() {
     let build = json!({"schema": 1, "decision": "build", "reason": "pull request #5 was merged into main",
         "change": change(), "payload_sha256": "x",
         "rules": [{"rule": "event", "verdict": "pass", "detail": "pull_request closed"}]});
@@ -46,11 +46,17 @@ fn a_decision_ends_with_the_next_command() {
     );
     let skip =
         json!({"schema": 1, "decision": "skip", "reason": "a ping", "change": null, "payload_sha256": "x"});
-    assert_eq!(decision(&serde_json::from_value(skip).unwrap(), None), "skip: a ping\n");
+    assert_eq!(decision(&serde_json::from_value(skip).unwrap(), Some("swanci build -")), "skip: a ping\n");
+    let mut open =
+        json!({"schema": 1, "decision": "skip", "reason": "open", "change": change(), "payload_sha256": "x"});
+    open["change"]["commit"] = Value::Null;
+    let shown = decision(&serde_json::from_value(open).unwrap(), Some("swanci build -"));
+    assert_eq!(shown.lines().nth(1), Some("  acme/shop main"));
+    assert!(!shown.contains("next:"), "{shown}");
 }
 
 #[test]
-fn a_build_is_counted_and_listed() {
+fn a_build_summary_counts_and_lists_the_images() {
     let images = json!([
         image("httpd", "built", json!({"seconds": 1.84})),
         image("db", "unchanged", json!({})),
@@ -73,7 +79,7 @@ fn a_build_is_counted_and_listed() {
 }
 
 #[test]
-fn a_receipt_ends_with_how_to_pull() {
+fn a_receipt_summary_ends_with_the_pull_commands() {
     let superseded = json!({"digest": digest('2'), "note": "the registry's image was kept",
         "moved": [moved("1.0", "superseded")]});
     let images = json!([
@@ -109,10 +115,10 @@ fn verified(name: &str, tag: &str, found: Option<char>) -> VerifiedImage {
 }
 
 #[test]
-fn a_verification_counts_tags_and_images() {
+fn a_verification_summary_counts_tags_and_images() {
     let immutable = format!("sha-{COMMIT}");
     let of = |images| verification(&Verification { schema: 1, outcome: VerifyOutcome::Intact, images });
-    // A moving tag may move on.
+    // Drift does not include moving tags that moved later.
     let all = vec![
         verified("a", &immutable, Some('1')),
         verified("a", "1.0", Some('2')),
@@ -155,7 +161,7 @@ fn caught(branch: &str, outcome: CatchupOutcome) -> CaughtUp {
 }
 
 #[test]
-fn a_catchup_is_summed_up_by_branch() {
+fn a_catchup_summary_is_grouped_by_branch() {
     use CatchupOutcome::{Built, Failed, Planned, Present};
     let of = |busy, commits| catchup(&CatchupDocument { schema: 1, busy, commits });
     let commits =
@@ -171,7 +177,7 @@ fn a_catchup_is_summed_up_by_branch() {
 }
 
 #[test]
-fn the_next_command_repeats_what_was_typed() {
+fn the_next_command_repeats_the_typed_one() {
     for (typed_words, expected) in [
         (&["build", "--repo", ".", "--branch", "main"][..], "swanci build --repo . --branch main | x"),
         (

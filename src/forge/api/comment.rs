@@ -1,25 +1,24 @@
-//! One comment on a pull request, made once and updated afterwards.
+//! One comment on a pull request, created once and then updated.
 
 use serde_json::{Value, json};
 
 use super::{Api, ApiError, Family, Problem};
 
-/// Begins a comment of swanci's; readers do not see it.
+/// The invisible start of swanci's comments.
 const MARK: &str = "<!-- swanci -->";
-/// The same where HTML is shown as it is: a link definition that nothing refers to.
+/// The same for forges that escape HTML: an unused link definition.
 const BITBUCKET_MARK: &str = "[//]: # (swanci)";
 
-/// A comment as its forge has it.
 struct Comment {
     id: u64,
     text: String,
     author: Option<String>,
-    /// Data Center counts the edits, and wants to hear the count.
+    /// Data Center's edit counter, which an update must contain.
     version: Option<u64>,
 }
 
 impl Api {
-    /// Writes swanci's comment on a pull request, or replaces the one that is there.
+    /// Creates or replaces swanci's comment on a pull request.
     pub(crate) fn comment(&self, number: u64, text: &str) -> Result<(), ApiError> {
         let at = format!("commenting on pull request {number} of {}", self.repository);
         let mark = match self.family() {
@@ -27,7 +26,7 @@ impl Api {
             Family::Bitbucket | Family::BitbucketServer => BITBUCKET_MARK,
         };
         let text = format!("{mark}\n\n{text}");
-        // Where they are, where one of them is, and how it is edited.
+        // The list's path, one comment's path, the method to edit, and the body.
         let (list, one, edit, body) = match self.family() {
             Family::Github => {
                 let list = format!("issues/{number}/comments");
@@ -52,7 +51,7 @@ impl Api {
                 body["version"] = version.into();
             }
             match self.send(edit, &format!("{one}/{}", own.id), Some(&body), &at) {
-                // It is somebody else's after all, or was removed meanwhile.
+                // Another user wrote it, or it was removed meanwhile.
                 Err(error) if matches!(error.problem, Problem::Forbidden | Problem::NotFound) => {}
                 sent => return sent.map(drop),
             }
@@ -60,8 +59,8 @@ impl Api {
         self.send("POST", &list, Some(&body), &at).map(drop)
     }
 
-    /// The newest comment that begins with the mark. Whoever may write can put the mark into a comment: where the forge
-    /// says who asks and who wrote, only swanci's own counts.
+    /// The newest comment that starts with the mark. Other users can write the mark too: if the forge reports the
+    /// authors, only swanci's own comments count.
     fn own_comment(
         &self,
         number: u64,
@@ -71,7 +70,7 @@ impl Api {
     ) -> Result<Option<Comment>, ApiError> {
         let path = match self.family() {
             Family::Github | Family::Gitlab | Family::Bitbucket => list.to_owned(),
-            // Its comments are only listed among the other activities.
+            // Data Center lists comments only among the other activities.
             Family::BitbucketServer => format!("pull-requests/{number}/activities"),
         };
         let mut marked: Vec<Comment> = Vec::new();
@@ -107,8 +106,8 @@ impl Api {
         })
     }
 
-    /// Who the token belongs to. Not every token may ask (those of apps and of repositories), and Data Center has no such
-    /// question; there nobody may edit the comments of others.
+    /// The owner of the token, if known. Tokens of apps and of repositories may not query it. Data Center has no such
+    /// query, and does not let users edit the comments of others.
     fn own_name(&self) -> Option<String> {
         if self.family() == Family::BitbucketServer {
             return None;

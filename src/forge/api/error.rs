@@ -1,4 +1,4 @@
-//! What can go wrong between swanci and a forge's API.
+//! Errors of a forge's API.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,16 +6,15 @@ use std::time::Duration;
 use crate::cancel::Stop;
 use crate::error::{Failure, Kind};
 
-/// A request that was not answered as hoped.
+/// A failed request.
 #[derive(Debug)]
 pub(crate) struct ApiError {
     pub(crate) problem: Problem,
-    /// What was being done.
+    /// The failed action.
     pub(crate) at: String,
     pub(crate) host: String,
-    /// What the server, or the network, said.
+    /// The cause, from the server or the network.
     pub(crate) detail: String,
-    /// What a person can do about it.
     pub(crate) hint: Option<String>,
 }
 
@@ -27,23 +26,23 @@ pub(crate) enum Problem {
     Unreachable,
     /// 401.
     TokenRefused,
-    /// 403 that is not about rates.
+    /// 403, except for rate limits.
     Forbidden,
-    /// 404; also said where the token may not look.
+    /// 404, which can also mean a lack of permission.
     NotFound,
-    /// 400, 422 and the like.
+    /// 400, 422 and similar.
     Invalid,
-    /// 429, or 403 with the headers of a rate limit; how long to wait, where the server says so.
+    /// 429, or 403 with the headers of a rate limit; with the time to wait, if the server sends it.
     RateLimited(Option<Duration>),
-    /// A redirect. It is not followed, because it would carry the token along.
+    /// A redirect. It is not followed, because it would forward the token.
     Moved,
     /// 5xx.
     Server(u16),
-    /// An answer that the API's description does not have.
+    /// An undocumented response.
     Protocol,
-    /// ngrok runs without a tunnel that fits.
+    /// ngrok runs without a matching tunnel.
     NoTunnel,
-    /// The API cannot do this.
+    /// The API does not support this.
     Lacking,
     Stopped(Stop),
 }
@@ -57,12 +56,12 @@ impl ApiError {
         ApiError { problem, at: String::new(), host: String::new(), detail: detail.into(), hint: None }
     }
 
-    /// How long the server wants to be left alone.
+    /// How long to wait before the next request.
     pub(crate) fn pause(&self) -> Option<Duration> {
         if let Problem::RateLimited(pause) = self.problem { pause } else { None }
     }
 
-    /// Whether asking again in a moment may help.
+    /// Whether a retry may help.
     pub(super) fn is_transient(&self) -> bool {
         matches!(self.problem, Problem::Unreachable | Problem::Server(_))
     }

@@ -18,7 +18,6 @@ const TIMEOUTS: Timeouts = Timeouts {
 /// A page of a hundred deliveries has about 40 kB.
 const LARGEST: u64 = 8 << 20;
 
-/// A server and the client that talks to it.
 pub(crate) struct Server {
     /// Ends in `/`.
     pub(crate) base: Url,
@@ -28,8 +27,8 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// A server under this address. Plain http is taken where `plain` says so, and on loopback. The authorities of
-    /// `ca_pem` are trusted besides the system's.
+    /// A server at this address. Plain http is accepted if `plain` is set, and on loopback. Trusts the authorities in
+    /// `ca_pem` in addition to the system's.
     pub(crate) fn new(address: &str, plain: bool, ca_pem: Option<&[u8]>) -> Result<Server, ApiError> {
         let wrong = |detail: &str| ApiError::settings(format!("`{}` {detail}", shown(address)));
         let mut base = Url::parse(address).map_err(|e| wrong(&format!("is not a URL: {e}")))?;
@@ -54,7 +53,7 @@ impl Server {
         Ok(Server { base, host, client })
     }
 
-    /// Sends one request; every status is an answer.
+    /// Sends one request; any status is `Ok`.
     pub(crate) fn exchange(
         &self,
         request: http::request::Builder,
@@ -87,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_never_travels_in_plain_text() {
+    fn a_token_is_never_sent_in_plain_text() {
         for wrong in ["http://ghe.example.org/api/v3", "http://127.0.0.1.example.org", "ftp://x", "x"] {
             assert!(
                 matches!(Server::new(wrong, false, None), Err(e) if e.problem == Problem::Settings),

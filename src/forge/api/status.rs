@@ -5,9 +5,9 @@ use serde_json::{Value, json};
 use super::{Api, ApiError, Problem};
 use crate::model::{CommitSha, ForgeName};
 
-/// What the status is of, among those that others set on the same commit.
+/// The name of the status, among those of other tools on the same commit.
 const CONTEXT: &str = "swanci";
-/// Characters of a description: GitHub takes no more.
+/// Characters in a description: GitHub's limit.
 pub(crate) const LONGEST_DESCRIPTION: usize = 140;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub(crate) enum State {
     Success,
     /// The merge itself is at fault.
     Failure,
-    /// Something else kept it from being built.
+    /// Something else prevented its build.
     Error,
 }
 
@@ -25,12 +25,12 @@ pub(crate) struct Status {
     pub(crate) commit: CommitSha,
     pub(crate) state: State,
     pub(crate) description: String,
-    /// Where a person reads more.
+    /// A page with details.
     pub(crate) target_url: Option<String>,
 }
 
 impl Api {
-    /// Sets the status of a commit. Setting the same one again is harmless.
+    /// Sets the status of a commit. Idempotent.
     pub(crate) fn set_status(&self, status: &Status) -> Result<(), ApiError> {
         let Status { commit, state, description, target_url } = status;
         let at = format!("setting the status of {} of {}", commit.short(), self.repository);
@@ -45,7 +45,7 @@ impl Api {
                     "description": description,
                     "context": CONTEXT,
                 });
-                // GitBucket answers an empty one with 404.
+                // GitBucket rejects an empty one with 404.
                 if let Some(url) = target_url {
                     body["target_url"] = url.as_str().into();
                 }
@@ -92,7 +92,7 @@ impl Api {
         }
     }
 
-    /// A build as both Bitbuckets take it; they need a URL.
+    /// The status in the format of both Bitbuckets, which require a URL.
     fn build(&self, status: &Status, description: &str) -> Value {
         let page = || self.page(&format!("commits/{}", status.commit));
         json!({
@@ -104,7 +104,7 @@ impl Api {
         })
     }
 
-    /// Whether the newest status of swanci's on a commit is this one.
+    /// Whether swanci's newest status on a commit has this state.
     fn gitlab_has(&self, commit: &CommitSha, state: &str, at: &str) -> Result<bool, ApiError> {
         let path = format!("repository/commits/{commit}/statuses?name={CONTEXT}&per_page=100");
         let found: Vec<Value> = self.read(&path, at)?;

@@ -1,4 +1,4 @@
-//! Each forge's API as published, on a real socket.
+//! Fakes of each forge's published API on a real socket.
 
 use std::collections::BTreeMap;
 
@@ -46,7 +46,7 @@ fn status(state: State, target_url: Option<&str>) -> Status {
 }
 
 #[test]
-fn a_status_is_set_as_each_forge_takes_it() {
+fn a_status_has_each_forges_format() {
     let github = json!({"state": "failure", "description": "1 image", "context": "swanci", "target_url": "https://ci/jobs/1"});
     let gitlab = json!({"state": "failed", "description": "1 image", "name": "swanci", "target_url": "https://ci/jobs/1"});
     let bitbucket = json!({"key": "swanci", "name": "swanci", "state": "FAILED", "description": "1 image", "url": "https://ci/jobs/1"});
@@ -87,7 +87,7 @@ fn a_status_is_set_as_each_forge_takes_it() {
 }
 
 #[test]
-fn each_state_has_its_word_and_a_missing_link_is_left_out_or_made() {
+fn each_state_has_its_name_and_a_missing_link_is_omitted_or_generated() {
     let all = [State::Pending, State::Success, State::Failure, State::Error];
     for (kind, words, link) in [
         (ForgeName::Github, ["pending", "success", "failure", "error"], Value::Null),
@@ -117,7 +117,7 @@ fn each_state_has_its_word_and_a_missing_link_is_left_out_or_made() {
 }
 
 #[test]
-fn a_description_has_no_secret_and_is_no_longer_than_the_forges_take() {
+fn a_description_has_no_secret_and_fits_the_forges_limit() {
     crate::redact::register(&SecretString::from("canary-in-a-description"));
     let server = ForgeApi::start(|_| (201, json!({})));
     let text = format!("canary-in-a-description\u{1b}[1m {}", "ü".repeat(300));
@@ -128,7 +128,7 @@ fn a_description_has_no_secret_and_is_no_longer_than_the_forges_take() {
     assert!(said.chars().count() <= LONGEST_DESCRIPTION, "{}", said.chars().count());
 }
 
-/// GitLab's answer to a state that the commit has already.
+/// GitLab's response to a status that the commit already has.
 fn refuses_transitions(newest: &'static str) -> ForgeApi {
     ForgeApi::start(move |asked| match asked.method.as_str() {
         "GET" => (
@@ -143,7 +143,7 @@ fn refuses_transitions(newest: &'static str) -> ForgeApi {
 }
 
 #[test]
-fn the_same_state_again_is_done_on_gitlab_and_another_is_an_error() {
+fn gitlab_accepts_the_same_state_again_but_not_another() {
     let server = refuses_transitions("pending");
     api(ForgeName::Gitlab, &server).set_status(&status(State::Pending, None)).unwrap();
     let path = "/api/v4/projects/group%2Fsub%2Fshop/repository/commits";
@@ -165,7 +165,7 @@ fn a_data_center_before_7_4_gets_the_status_by_its_older_api() {
 }
 
 #[test]
-fn gogs_has_no_status_and_says_what_to_set_instead() {
+fn gogs_has_no_status_and_the_error_suggests_comments() {
     let server = ForgeApi::start(|_| (404, json!({})));
     let error = api(ForgeName::Gogs, &server).set_status(&status(State::Success, None)).unwrap_err();
     assert!(error.to_string().contains("comment = true"), "{error}");
@@ -183,7 +183,7 @@ fn the_token_is_not_sent_where_a_redirect_points() {
 }
 
 #[test]
-fn a_login_of_bitbucket_goes_with_its_name() {
+fn a_bitbucket_login_contains_its_user_name() {
     let server = ForgeApi::start(|_| (200, json!({})));
     let account = Account {
         kind: ForgeName::Bitbucket,
@@ -200,7 +200,7 @@ fn a_login_of_bitbucket_goes_with_its_name() {
 }
 
 #[test]
-fn the_public_instances_have_apis_of_their_own() {
+fn the_public_instances_have_their_own_api_addresses() {
     for (kind, url, api) in [
         (ForgeName::Github, "https://github.com", "https://api.github.com"),
         (ForgeName::Github, "https://ghe.example.org", "https://ghe.example.org/api/v3"),
@@ -213,7 +213,7 @@ fn the_public_instances_have_apis_of_their_own() {
     }
 }
 
-/// A forge that keeps comments as its API describes them. There is one of somebody else with the mark already.
+/// A forge that stores comments as its API documents. One comment of another user already has the mark.
 fn keeps_comments(kind: ForgeName) -> ForgeApi {
     let user = |name: &str| json!({"login": name, "username": name, "uuid": name});
     let shown = move |id: u64, text: &Value, by: &str| match kind {
@@ -267,7 +267,7 @@ fn keeps_comments(kind: ForgeName) -> ForgeApi {
 }
 
 #[test]
-fn a_pull_request_has_one_comment_of_swancis_which_is_updated() {
+fn a_pull_request_has_one_swanci_comment_which_is_updated() {
     let issues = |base: &str| {
         let repository = format!("/api/{base}/repos/swan/shop/issues");
         (format!("POST {repository}/7/comments"), format!("PATCH {repository}/comments/50"))
@@ -300,7 +300,7 @@ fn a_pull_request_has_one_comment_of_swancis_which_is_updated() {
 }
 
 #[test]
-fn a_comment_that_may_not_be_edited_gets_a_new_one_beside_it() {
+fn a_comment_that_may_not_be_edited_gets_a_successor() {
     let server = ForgeApi::start(|asked| match (asked.method.as_str(), asked.path.ends_with("/user")) {
         ("GET", true) | ("PATCH", _) => (403, json!({"message": "Resource not accessible by integration"})),
         ("GET", false) => (200, json!([{"id": 3, "body": "<!-- swanci -->\n\nold", "user": {"login": "x"}}])),
@@ -311,7 +311,7 @@ fn a_comment_that_may_not_be_edited_gets_a_new_one_beside_it() {
 }
 
 #[test]
-fn lists_of_bitbucket_are_read_to_their_last_page() {
+fn bitbucket_lists_are_read_to_the_last_page() {
     let server = ForgeApi::start(|asked| match asked.path.contains("start=25") {
         true => (200, json!({"values": [3], "isLastPage": true, "nextPageStart": null})),
         false => (200, json!({"values": [1, 2], "isLastPage": false, "nextPageStart": 25})),
@@ -327,7 +327,7 @@ fn lists_of_bitbucket_are_read_to_their_last_page() {
 }
 
 #[test]
-fn the_rights_of_a_token_are_read_where_the_forge_says_them() {
+fn token_permissions_are_read_if_the_forge_reports_them() {
     let access = |level: u64| json!({"permissions": {"project_access": null, "group_access": {"access_level": level}}});
     for (kind, answer, may) in [
         (ForgeName::Gitea, json!({"permissions": {"admin": false, "push": true, "pull": true}}), Some(true)),

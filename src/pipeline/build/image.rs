@@ -1,4 +1,4 @@
-//! The build of one image: its labels, its Dockerfile, its time.
+//! The build of one image: its labels, Dockerfile and timestamp.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use crate::plan::Action;
 
 use super::Work;
 
-/// Builds of an image that the engine does not have afterwards.
+/// How often to try a build whose image is missing from the engine afterwards.
 const BUILDS: usize = 3;
 
 impl Work<'_> {
@@ -48,7 +48,7 @@ impl Work<'_> {
         self.surveyed[i].repository.tagged(&self.change.commit.immutable_tag())
     }
 
-    /// What a local base is called in the builds that need it: its immutable name in the engine, or its digest in the
+    /// The name of a local base in the builds that need it: its immutable name in the engine, or its digest in the
     /// registry.
     fn base_name(&self, base: usize) -> String {
         match &self.actions[base] {
@@ -57,7 +57,7 @@ impl Work<'_> {
         }
     }
 
-    /// The local bases that a remote builder gets as folders, by their names.
+    /// The local bases that a remote builder gets as folders, by name.
     fn base_layouts(&self, source: &Source) -> Result<BTreeMap<String, Layout>, Failure> {
         let mut layouts = BTreeMap::new();
         for (_, base) in &source.bases {
@@ -70,7 +70,7 @@ impl Work<'_> {
         Ok(layouts)
     }
 
-    /// Where a remote builder writes an image that others are built on.
+    /// Where a remote builder writes an image that other images need.
     fn layout_of(&self, i: usize) -> Option<PathBuf> {
         let is_base = self.surveyed.iter().any(|image| image.bases().any(|(_, base)| *base == i));
         let built = matches!(self.actions[i], Some(Action::Build { .. }));
@@ -89,7 +89,7 @@ impl Work<'_> {
         let cancel = self.site.cancel.child(Some(self.site.timeout));
         let in_engine = !names.is_empty() && self.builder != Builder::Remote;
         if self.options.pull && in_engine {
-            // docker's --pull would also ask a registry for the local base, which is only in the engine.
+            // docker's --pull would also look for the local base in a registry, but only the engine has it.
             for reference in source.foreign_bases.iter().filter(|reference| !reference.contains('@')) {
                 let platform = image.spec.platform.as_deref();
                 let newest = self.site.docker.newest(self.builder, reference, platform, &cancel)?;
@@ -120,7 +120,7 @@ impl Work<'_> {
             self.site.docker.build(self.builder, &request, &cancel, &mut |line| step.line(line))?;
             self.read_back(&name, &labels, &cancel)
         };
-        // The engine drops a new image when the same image is removed under its other names at that moment.
+        // The engine drops a new image if the same image is removed under its other names concurrently.
         let built = (0..BUILDS).find_map(|_| build().transpose()).unwrap_or_else(|| {
             Err(Failure::environment(format!("the engine has no {name} after its build")))
         });
@@ -159,7 +159,7 @@ impl Work<'_> {
         }
     }
 
-    /// The Id of the image, if the engine has it. Its labels must be those that were set: what a later run finds in the registry must be true.
+    /// The Id of the image, if the engine has it. Its labels must match the ones set, because later runs rely on them.
     fn read_back(
         &self,
         name: &str,

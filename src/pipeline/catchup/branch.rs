@@ -34,7 +34,7 @@ struct Commit {
 enum State {
     /// The images that the registry lacks.
     Missing(Vec<String>),
-    /// With an error, where there is one.
+    /// The error is set for failures.
     Done(CatchupOutcome, Option<String>),
 }
 
@@ -74,13 +74,13 @@ impl Branch<'_> {
             };
             looked_at.push(Commit { change: Change { commit, ..self.tip.clone() }, state });
         }
-        // In a registry that is new to this repository, history stays history.
+        // If the registry has nothing of this repository yet, older commits are not built.
         let is_new = !looked_at.iter().any(|c| matches!(c.state, State::Done(CatchupOutcome::Present, _)));
         if is_new && self.options.since.is_none() {
             looked_at.drain(..looked_at.len().saturating_sub(1));
         }
         for commit in looked_at.iter_mut().filter(|c| matches!(c.state, State::Missing(_))) {
-            // Read from the mirror alone: a commit that cannot be built costs no fetch, in this run and in the next ones.
+            // Reads only the mirror: a commit that cannot be built costs no fetch, in this run or later ones.
             match survey(self.site, self.origin, self.mirror, &commit.change) {
                 Ok(_) => {}
                 Err(wrong) if wrong.kind == Kind::BadInput => {
@@ -131,7 +131,7 @@ impl Branch<'_> {
                     failed_before::remember(site, self.origin, &change.commit, failure.as_ref());
                     let outcome = match &failure {
                         None => CatchupOutcome::Built,
-                        // What the survey could not see, as in .gitmodules.
+                        // For errors that the survey cannot detect, such as in .gitmodules.
                         Some(failure) if failure.kind == Kind::BadInput => CatchupOutcome::Invalid,
                         Some(_) => CatchupOutcome::Failed,
                     };
@@ -159,8 +159,8 @@ impl Branch<'_> {
         Outcome { document, failure }
     }
 
-    /// A run that failed at the moves is done again: where the newest commit that is in the registry was there before, its
-    /// moving tags are looked at too.
+    /// Completes a run that failed while moving tags: if the newest commit in the registry was already present, its
+    /// moving tags are checked too.
     fn finish_newest(&self, commits: &mut [CaughtUp]) -> Result<Option<Failure>, Failure> {
         let site = self.site;
         let is_there = |commit: &&mut CaughtUp| match commit.outcome {
@@ -178,7 +178,7 @@ impl Branch<'_> {
         let change = Change { commit: newest.commit.clone(), ..self.tip.clone() };
         let surveyed = match survey(site, self.origin, self.mirror, &change) {
             Ok(surveyed) => surveyed,
-            // Its tags cannot be told, as without a pull request.
+            // Its tags cannot be determined, for example without a pull request.
             Err(wrong) if wrong.kind == Kind::BadInput => return Ok(None),
             Err(failure) => return Err(failure),
         };
@@ -202,7 +202,7 @@ impl Branch<'_> {
         site.events.note(&format!("commit {short}: its tags are not in place"));
         let (receipt, failure) = build_one(site, &change);
         match &failure {
-            // A newer commit holds its tags.
+            // A newer commit has its tags.
             None if !receipt.as_ref().is_some_and(has_moved) => {}
             None => {
                 newest.outcome = CatchupOutcome::Finished;
@@ -218,7 +218,7 @@ impl Branch<'_> {
         Ok(failure)
     }
 
-    /// Whether every moving tag names the image that has the commit's own tag. A path of another repository is refused.
+    /// Whether every moving tag points to the commit's own image. A path of another repository is rejected.
     fn tags_are_in_place(&self, commit: &CommitSha, images: &[Surveyed]) -> Result<bool, Failure> {
         let own = commit.immutable_tag();
         let docker: Vec<&Surveyed> = images.iter().filter(|i| i.spec.kind == ImageKind::Docker).collect();
@@ -243,7 +243,7 @@ impl Branch<'_> {
                 return Ok(false);
             }
             for held in holdings.moving.iter().filter(|held| held.digest != *own) {
-                // A newer commit holds the tag, or another branch that shares it.
+                // A newer commit has the tag, or another branch that shares it.
                 let elsewhere = match &held.revision {
                     Some(revision) => {
                         self.mirror.has_commit(revision)? && !self.mirror.is_ancestor(revision, commit)?
@@ -259,8 +259,8 @@ impl Branch<'_> {
     }
 }
 
-/// `{number}` has no value here. Where the configuration asks for it, every commit would be `invalid` and every run
-/// would end well, with nothing built: that is an error of the configuration.
+/// `{number}` has no value here. If the configuration uses it, every commit would be `invalid` and every run would
+/// succeed without a build, so this is a configuration error.
 fn tags_need_no_pull_request(site: &Site, specs: &[ImageSpec]) -> Result<(), Failure> {
     let asks = |templates: &[Template]| templates.iter().any(|t| t.asks_for(Word::Number));
     let by_default = specs.iter().any(|s| s.kind == ImageKind::Docker && s.tags.is_none());

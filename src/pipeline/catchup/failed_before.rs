@@ -18,7 +18,7 @@ pub(super) fn recall(site: &Site, origin: &Origin, commit: &CommitSha) -> Option
     std::fs::read_to_string(path(site, origin, commit)).ok()
 }
 
-/// Remembers how a build ended. A file that cannot be written only means that the commit is tried again.
+/// Records how a build ended. If the file cannot be written, the commit is retried.
 pub(super) fn remember(site: &Site, origin: &Origin, commit: &CommitSha, failure: Option<&Failure>) {
     let file = path(site, origin, commit);
     match failure {

@@ -1,4 +1,4 @@
-//! From where on a catchup looks.
+//! The starting point of a catchup.
 
 use std::str::FromStr;
 
@@ -9,16 +9,15 @@ use jiff::tz::TimeZone;
 use crate::escape::shortened;
 use crate::model::CommitSha;
 
-/// The start of what is looked at: a commit, itself not included, or a moment.
+/// The start of the range: a commit (exclusive) or a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Since {
-    /// What came after this commit.
+    /// Commits after this one.
     Commit(CommitSha),
-    /// What landed at this moment or later, by the committers' clocks.
+    /// Commits that landed at this time or later, by their committer dates.
     Time(Timestamp),
 }
 
-/// It is neither a commit nor a date.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`{}` is neither a full commit id nor a date like 2026-11-22 or 2026-11-22T06:00:00Z",
@@ -29,12 +28,12 @@ pub(crate) struct InvalidSince(String);
 impl FromStr for Since {
     type Err = InvalidSince;
 
-    /// Strict where git is not: to git's own parser of dates, any word is one.
+    /// Stricter than git: git's date parser accepts any word.
     fn from_str(text: &str) -> Result<Since, InvalidSince> {
         if let Ok(commit) = text.parse() {
             return Ok(Since::Commit(commit));
         }
-        // jiff would also take a date with a time behind it, and leave the time out.
+        // jiff also parses a date followed by a time, and drops the time.
         let day = (text.len() == "2026-11-22".len()).then(|| text.parse::<Date>().ok()).flatten();
         let moment = match day {
             Some(day) => day.to_zoned(TimeZone::UTC).ok().map(|midnight| midnight.timestamp()),
@@ -49,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_commit_a_day_and_a_moment_are_told_apart() {
+    fn commits_dates_and_times_are_distinguished() {
         let sha = "8c1c06a1a89e8278937a7d22d8ba1a834bd4c8a1";
         assert_eq!(sha.parse(), Ok(Since::Commit(sha.parse().unwrap())));
         for (text, moment) in [
@@ -63,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_date_is_refused_and_not_guessed_at() {
+    fn invalid_dates_are_rejected() {
         for text in [
             "",
             "yesterday",

@@ -1,4 +1,4 @@
-//! The commits that a catchup looks at, what each lists, and which of them the registry holds.
+//! The commits that a catchup checks, what each lists, and which of them the registry has.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -17,10 +17,10 @@ use crate::registry::Registry;
 use super::super::{Origin, REGISTRY_THREADS, Site};
 use super::{CatchupOptions, Since};
 
-/// Commits of the branch that are looked at unless somebody says otherwise.
+/// Default limit on the checked commits.
 const NEWEST: usize = 50;
 
-/// The commits to look at, oldest first.
+/// The commits to check, oldest first.
 pub(super) fn commits(
     mirror: &Mirror<'_>,
     tip: &CommitSha,
@@ -52,23 +52,22 @@ fn not_on_branch(since: &CommitSha, branch: &BranchName) -> Failure {
         .hint("was the branch force-pushed? a date, as --since 2026-11-22, always works")
 }
 
-/// How many of the commits, newest first, landed at `since` or later. A commit lands after its first parent, so one
-/// with an early time counts too when its parent's time says more: somebody's clock was slow.
+/// How many of the commits, newest first, landed at `since` or later. A commit lands after its first parent, so a
+/// commit with an earlier time (a slow clock) counts too if its parent's time is late enough.
 fn landed_since(landed: &[Landed], since: i64) -> usize {
     landed.iter().rposition(|l| l.time >= since).map_or(0, |oldest| oldest + 1)
 }
 
-/// What a commit asks for.
 pub(super) enum Listing {
-    /// Docker images, at least one.
+    /// At least one Docker image.
     Images(Vec<ImageSpec>),
-    /// Nothing that docker builds.
+    /// No image for docker to build.
     Empty,
-    /// images.json cannot be read; why.
+    /// images.json cannot be read; the cause.
     Invalid(String),
 }
 
-/// What each commit lists. Three calls of git, however many commits there are: most share one images.json.
+/// What each commit lists. Runs git three times for any number of commits: most share one images.json.
 pub(super) fn listings(
     mirror: &Mirror<'_>,
     commits: &[CommitSha],
@@ -101,7 +100,7 @@ pub(super) fn listings(
     Ok(files.iter().zip(&dockerfiles).map(listing).collect())
 }
 
-/// Together as far as git's output may go; `None` for one that is beyond it alone.
+/// Reads the blobs in batches that fit git's output limit; `None` for a blob that exceeds it alone.
 fn read_blobs(mirror: &Mirror<'_>, ids: &[String]) -> Result<Vec<Option<Vec<u8>>>, GitError> {
     match mirror.read_blobs(ids) {
         Ok(contents) => Ok(contents.into_iter().map(Some).collect()),
@@ -128,7 +127,7 @@ fn parse(content: Option<&[u8]>) -> Listing {
     }
 }
 
-/// `{"images":[]}`: for a build there is nothing to build, which is an error; here it is a fact.
+/// `{"images":[]}`: an error in a build, but valid here.
 fn is_empty_list(content: &[u8]) -> bool {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -139,11 +138,11 @@ fn is_empty_list(content: &[u8]) -> bool {
     serde_json::from_slice::<File>(content).is_ok_and(|file| file.images.is_empty())
 }
 
-/// Which commits' tags the registry holds, asked with one list of tags for each image.
+/// Which commits' tags the registry has: one tag list per image.
 pub(super) struct Held(BTreeMap<ImageName, BTreeSet<Tag>>);
 
 impl Held {
-    /// Asks for the images of all these commits.
+    /// Queries the registry for the images of all these commits.
     pub(super) fn ask(
         site: &Site,
         client: &Registry,
@@ -159,10 +158,10 @@ impl Held {
         let names: Vec<ImageName> = names.into_iter().collect();
         let wanted: BTreeSet<Tag> = commits.iter().map(CommitSha::immutable_tag).collect();
         let lists = parallel::map(REGISTRY_THREADS, &names, |name| -> Result<BTreeSet<Tag>, Failure> {
-            // A name that is too long under the namespace is in no registry; the survey of its commit says so.
+            // No registry has a name that is too long under the namespace; the survey of its commit reports it.
             let Ok(repository) = repository(site, origin, name) else { return Ok(BTreeSet::new()) };
             let tags = client.list_tags(repository.path())?;
-            // Only these matter, and a repository may have a hundred thousand others.
+            // A repository may have a hundred thousand other tags.
             Ok(tags.into_iter().filter(|tag| wanted.contains(tag)).collect())
         });
         let mut held = BTreeMap::new();
@@ -202,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slow_clock_hides_no_commit_whose_parent_is_new_enough() {
+    fn a_commit_with_a_slow_clock_counts_if_its_parent_is_new_enough() {
         let at = |times: &[i64]| -> Vec<Landed> {
             let commit: CommitSha = "8c1c06a1a89e8278937a7d22d8ba1a834bd4c8a1".parse().unwrap();
             times.iter().map(|time| Landed { commit: commit.clone(), time: *time }).collect()
@@ -215,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn no_image_is_no_mistake_and_a_mistake_is_not_no_image() {
+    fn an_empty_list_is_valid_and_a_malformed_one_is_not() {
         let word = |text: &str| match parse(Some(text.as_bytes())) {
             Listing::Images(_) => "images",
             Listing::Empty => "empty",

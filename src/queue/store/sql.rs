@@ -1,4 +1,4 @@
-//! The statements of the store. A commit that is not known is the empty string.
+//! The SQL statements of the store. An unknown commit is the empty string.
 
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ pub(super) fn queue_again(conn: &Connection, id: JobId, now: i64) -> Sql<()> {
     Ok(())
 }
 
-/// The oldest job that may run at ?1 (it has no wait, its wait is over, or its wait ends after ?2) and whose lane is free.
+/// The oldest job that may run at ?1 (no wait, its wait is over, or its wait ends after ?2) and whose lane is free.
 pub(super) const NEXT: &str = "
     SELECT id FROM jobs AS job
     WHERE state = 'queued' AND (not_before IS NULL OR not_before <= ?1 OR not_before > ?2)
@@ -68,8 +68,8 @@ pub(super) fn next(conn: &Connection, now: i64, longest: Duration) -> Sql<Option
     conn.prepare_cached(NEXT)?.query_row(params![now, now + millis(longest)], |row| row.get(0)).optional()
 }
 
-/// Queues again what another owner left running and whose lease ended before `expired`: not an attempt. Cancels it if
-/// that was wanted.
+/// Queues jobs of other owners again whose leases ended before `expired`, or cancels those with a cancel request. Does
+/// not count as an attempt.
 pub(super) fn release(conn: &Connection, owner: &str, expired: i64, now: i64) -> Sql<()> {
     conn.prepare_cached(
         "UPDATE jobs SET state = iif(cancel_requested, 'cancelled', 'queued'),
@@ -81,7 +81,7 @@ pub(super) fn release(conn: &Connection, owner: &str, expired: i64, now: i64) ->
     Ok(())
 }
 
-/// `None` if the job is not this owner's.
+/// `None` if the job belongs to another owner.
 pub(super) fn end(
     conn: &Connection,
     id: JobId,
@@ -118,7 +118,7 @@ pub(super) fn end(
     Ok(Some(to))
 }
 
-/// Ended jobs to forget: those that ended before `before`, and those beyond the newest `keep`.
+/// Ended jobs to delete: those that ended before `before`, and those beyond the newest `keep`.
 pub(super) fn expired(conn: &Connection, before: i64, keep: u32) -> Sql<Vec<JobId>> {
     conn.prepare_cached(
         "SELECT id FROM (

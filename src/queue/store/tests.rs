@@ -1,4 +1,4 @@
-//! What the store's SQL promises, on a real database without threads.
+//! The store's SQL on a real database, without threads.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -8,7 +8,7 @@ use super::*;
 
 const LONGEST: Duration = Duration::from_secs(600);
 
-/// A store whose clock the test sets, in seconds.
+/// A store with a clock that the test sets, in seconds.
 struct Fixture {
     dir: tempfile::TempDir,
     second: Arc<AtomicI64>,
@@ -60,7 +60,7 @@ fn job(repository: &str, commit: u64) -> NewJob {
     }
 }
 
-/// `jobs` ended jobs in 50 lanes, written by one statement.
+/// Inserts `jobs` ended jobs in 50 lanes with one statement.
 fn history(conn: &Connection, jobs: u32) {
     conn.execute(
         "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < ?1)
@@ -73,7 +73,7 @@ fn history(conn: &Connection, jobs: u32) {
     .unwrap();
 }
 
-/// Steps of SQLite's virtual machine that a look for the next job takes: its cost, whatever the machine is doing.
+/// SQLite virtual machine steps of one search for the next job: a cost independent of the machine's load.
 fn steps(conn: &Connection) -> i32 {
     let mut next = conn.prepare(super::sql::NEXT).unwrap();
     let found: Option<i64> = next.query_row([0, 600_000], |row| row.get(0)).optional().unwrap();
@@ -94,7 +94,7 @@ fn a_claim_costs_the_same_after_a_hundred_thousand_jobs() {
 }
 
 #[test]
-fn jobs_of_a_lane_come_one_at_a_time_and_in_order() {
+fn jobs_of_a_lane_run_one_at_a_time_and_in_order() {
     let fixture = Fixture::new();
     let (first, second) = (fixture.new_job("Owner/Name", 1), fixture.new_job("owner/NAME", 2));
     let other = fixture.new_job("a/b", 3);
@@ -106,7 +106,7 @@ fn jobs_of_a_lane_come_one_at_a_time_and_in_order() {
 }
 
 #[test]
-fn a_backoff_holds_up_nobody_and_ends_in_time() {
+fn a_backoff_delays_no_other_job_and_ends_on_time() {
     let fixture = Fixture::new();
     let (first, second) = (fixture.new_job("a/b", 1), fixture.new_job("a/b", 2));
     assert_eq!(fixture.claim_at(1), Some((first, 1)));
@@ -131,7 +131,7 @@ fn a_clock_that_was_set_back_does_not_prolong_a_backoff() {
 }
 
 #[test]
-fn a_lease_that_is_renewed_keeps_its_job_and_one_that_is_not_gives_it_to_another_process() {
+fn a_renewed_lease_keeps_its_job_and_an_expired_one_releases_it() {
     let fixture = Fixture::new();
     let id = fixture.new_job("a/b", 1);
     let other = Store::open_existing(fixture.dir.path(), clock(&fixture.second)).unwrap();
@@ -140,7 +140,7 @@ fn a_lease_that_is_renewed_keeps_its_job_and_one_that_is_not_gives_it_to_another
     fixture.at(100);
     other.release_expired().unwrap();
     assert_eq!(other.claim(LONGEST).unwrap(), None);
-    // Its own clock does not take a job from a process that lives.
+    // The clock alone does not take a job from a live process.
     fixture.at(1_000).release_expired().unwrap();
     assert_eq!(fixture.store.get(id).unwrap().state, JobState::Running);
     other.release_expired().unwrap();
@@ -151,7 +151,7 @@ fn a_lease_that_is_renewed_keeps_its_job_and_one_that_is_not_gives_it_to_another
 }
 
 #[test]
-fn a_merge_without_a_commit_is_known_by_its_pull_request_and_head() {
+fn a_merge_without_a_commit_is_identified_by_its_pull_request_and_head() {
     let fixture = Fixture::new();
     let head = |digit: &str| Some(digit.repeat(40).parse().unwrap());
     let merge = |number, head| NewJob { commit: None, pull_request: Some(number), head, ..job("a/b", 1) };
