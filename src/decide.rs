@@ -168,10 +168,12 @@ pub fn decide(delivery: Delivery, policy: &Policy) -> Decision {
             rules.skip("event", &name, &reason, None)
         }
         Event::Touched { action, change } => {
-            let action = action.map_or_else(|| "without an action".to_owned(), |a| shortened(&a, 60));
+            let (action, why) = match action.map(|action| shortened(&action, 60)) {
+                Some(action) => (action.clone(), format!("its action is {action}")),
+                None => ("without an action".to_owned(), "it has no action".to_owned()),
+            };
             rules.pass("event", &format!("{event} {action}"));
-            let subject = subject(change.as_deref());
-            let reason = format!("{subject} was not closed by this event: its action is {action}");
+            let reason = format!("{} was not closed by this event: {why}", subject(change.as_deref()));
             rules.skip("action", &action, &reason, change)
         }
         Event::Closed { merged, change } => {

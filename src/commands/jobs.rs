@@ -177,7 +177,7 @@ fn shown(
     rows.push(("repository", job.repository.clone()));
     let pr = decision.and_then(|d| d.change.as_ref()).and_then(|change| change.pull_request.as_ref());
     if let Some(pr) = pr {
-        let title = shortened(pr.title.as_deref().unwrap_or_default(), 60);
+        let title = shortened(pr.title.as_deref().unwrap_or_default(), 42);
         let author = pr.author.as_ref().map(|author| format!(" ({author})")).unwrap_or_default();
         rows.push(("pull request", format!("#{} {title}{author}", pr.number)));
         rows.extend(pr.url.clone().map(|url| ("", url)));

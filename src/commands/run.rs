@@ -2,14 +2,16 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::cancel::Cancel;
 use crate::ci::{Ended, Report};
 use crate::cli::Run;
 use crate::config::Environment;
 use crate::documents::{BuiltDocument, DecisionDocument, DecisionWord, Receipt};
-use crate::error::Failure;
+use crate::error::{Classify as _, Failure, Kind};
 use crate::forge::api::Status;
 use crate::model::{CommitSha, ForgeName};
 use crate::pipeline::{self, Outcome, Ran};
@@ -25,6 +27,8 @@ use super::summary;
 
 /// For setting a status, also after a signal, which the status then reports.
 const LIMIT: Duration = Duration::from_secs(20);
+/// Its limit after a signal.
+const LIMIT_AFTER_SIGNAL: Duration = Duration::from_secs(2);
 
 /// Prints the receipt, or the decision if there is nothing to build.
 pub(super) fn command(session: &Session, mut args: Run, out: &mut dyn Write) -> Result<(), Failure> {
@@ -121,10 +125,35 @@ fn tell(session: &Session, document: &DecisionDocument, commit: Option<&CommitSh
             description: progress.description(),
             target_url: None,
         };
-        Ok(api.set_status(&status)?)
+        within(&session.cancel, move || api.set_status(&status))
     };
     if let Err(failure) = set() {
         session.events.warn(&format!("the status of {} was not set: {}", commit.short(), failure.one_line()));
+    }
+}
+
+/// Carries out `work` in a thread, because a request to a server that does not answer cannot be interrupted.
+fn within<E>(cancel: &Cancel, work: impl FnOnce() -> Result<(), E> + Send + 'static) -> Result<(), Failure>
+where
+    E: Send + 'static,
+    Failure: From<E>,
+{
+    let (done, ended) = mpsc::channel();
+    let begun = Instant::now();
+    thread::Builder::new()
+        .name("status".to_owned())
+        .spawn(move || done.send(work()))
+        .classify(Kind::Environment, || "cannot start a thread")?;
+    loop {
+        match ended.recv_timeout(Duration::from_millis(20)) {
+            Ok(result) => return Ok(result?),
+            Err(RecvTimeoutError::Disconnected) => return Err(Failure::environment("its thread ended")),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        let limit = if cancel.stopped().is_some() { LIMIT_AFTER_SIGNAL } else { LIMIT };
+        if begun.elapsed() >= limit {
+            return Err(Failure::environment(format!("no answer within {} s", limit.as_secs())));
+        }
     }
 }
 
@@ -167,4 +196,23 @@ fn kept(state_dir: &Path, receipt: &Receipt) -> Option<PathBuf> {
                 == (&receipt.started, &receipt.finished, &receipt.change)
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cancel::Stop;
+
+    #[test]
+    fn a_forge_that_does_not_answer_delays_the_end_after_a_signal_by_two_seconds_at_most() {
+        let cancel = Cancel::new();
+        let answered = within(&cancel, || Err(Failure::refused("no")));
+        assert_eq!(answered.unwrap_err().one_line(), "no");
+        cancel.stop(Stop::Terminated);
+        let (_held, never) = mpsc::channel::<()>();
+        let begun = Instant::now();
+        let hung = within(&cancel, move || never.recv().map_err(|e| Failure::refused(e.to_string())));
+        assert_eq!(hung.unwrap_err().one_line(), "no answer within 2 s");
+        assert!(begun.elapsed() < Duration::from_secs(10));
+    }
 }

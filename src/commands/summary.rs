@@ -29,7 +29,7 @@ pub(super) fn decision(document: &DecisionDocument, next: Option<&str>) -> Strin
         if let Some(pr) = &change.pull_request {
             let title = pr.title.as_deref().unwrap_or_default();
             let author = pr.author.as_deref().map(|author| format!(" ({author})")).unwrap_or_default();
-            text.push_str(&format!("  #{} {}{}\n", pr.number, shortened(title, 72), escaped(&author)));
+            text.push_str(&format!("  #{} {}{}\n", pr.number, shortened(title, 54), shortened(&author, 18)));
         }
     }
     for rule in document.rules.iter().flatten() {

@@ -139,6 +139,12 @@ fn only_a_closed_and_merged_pull_request_is_a_merge() {
 }
 
 #[test]
+fn an_event_without_an_action_is_not_a_merge() {
+    let skip = judge_as(&merged_with("action", ""), Some("pull_request")).unwrap();
+    assert_eq!(skip.reason, "pull request #5 was not closed by this event: it has no action");
+}
+
+#[test]
 fn a_skipped_pull_request_is_described_and_has_a_commit_only_if_it_landed() {
     let closed = judge(&merged_with("pull_request.merged", "false")).unwrap().change.unwrap();
     assert_eq!(closed.commit, None);

@@ -36,10 +36,17 @@ pub enum QueueError {
     NotCancelled { id: JobId, state: JobState },
     #[error("job {0} was taken over by another process")]
     NotOwner(JobId),
-    #[error("{}: {source}", .path.display())]
-    Io { path: PathBuf, source: io::Error },
+    // The causes are in the text, and no `source`: each is printed once.
+    #[error("cannot use {}: {cause}", .path.display())]
+    Io { path: PathBuf, cause: io::Error },
     #[error("the queue's database: {0}")]
-    Sql(#[from] rusqlite::Error),
+    Sql(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for QueueError {
+    fn from(error: rusqlite::Error) -> QueueError {
+        QueueError::Sql(error)
+    }
 }
 
 fn described(holder: Option<&Holder>) -> String {
@@ -49,7 +56,7 @@ fn described(holder: Option<&Holder>) -> String {
 impl QueueError {
     pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> QueueError + use<> {
         let path = path.to_owned();
-        move |source| QueueError::Io { path, source }
+        move |cause| QueueError::Io { path, cause }
     }
 
     pub fn hint(&self) -> Option<String> {
@@ -76,10 +83,12 @@ impl QueueError {
                 Some("stop it first, or give this one a --state-dir of its own".to_owned())
             }
             QueueError::NotFound(_) => Some("`swanci jobs list` shows the jobs".to_owned()),
+            QueueError::Io { .. } => Some(
+                "is it writable? --state-dir or SWANCI_STATE_DIR chooses another state directory".to_owned(),
+            ),
             QueueError::NotRetried { .. }
             | QueueError::NotCancelled { .. }
             | QueueError::NotOwner(_)
-            | QueueError::Io { .. }
             | QueueError::Sql(_) => None,
         }
     }

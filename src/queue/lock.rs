@@ -90,7 +90,7 @@ impl ServeLock {
             match file.try_lock() {
                 Ok(()) => break,
                 Err(TryLockError::WouldBlock) => {}
-                Err(TryLockError::Error(source)) => return Err(QueueError::Io { path, source }),
+                Err(TryLockError::Error(cause)) => return Err(QueueError::Io { path, cause }),
             }
             let holder = holder_in(&mut file);
             if holder.as_ref().is_none_or(Holder::lives) || Instant::now() >= until {
@@ -98,8 +98,8 @@ impl ServeLock {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        let holder =
-            Holder { pid: std::process::id(), listen: listen.map(str::to_owned), started: now.to_string() };
+        let started = Timestamp::from_second(now.as_second()).unwrap_or(now).to_string();
+        let holder = Holder { pid: std::process::id(), listen: listen.map(str::to_owned), started };
         let mut lock = ServeLock { dir: dir.to_owned(), file, holder };
         lock.write();
         Ok(lock)

@@ -15,29 +15,31 @@ pub(super) type Sql<T> = rusqlite::Result<T>;
 pub(super) fn accept(conn: &Connection, job: &NewJob, now: i64) -> Sql<Accepted> {
     let (lane, key) = (job.lane(), job.merge_key());
     let commit = job.commit.as_ref().map(ToString::to_string).unwrap_or_default();
-    let new: Option<i64> = conn
-        .prepare_cached(
-            "INSERT INTO jobs (lane, forge, repository, branch, commit_sha, merge_key, pull_request, event, delivery_id,
-                               document, state, created_at, queued_at)
-             VALUES (:lane, :forge, :repository, :branch, :commit, :key, :pull_request, :event, :delivery,
-                     :document, 'queued', :now, :now)
-             ON CONFLICT (lane, branch, merge_key) DO NOTHING RETURNING id",
-        )?
-        .query_row(
-            named_params! {
-                ":lane": lane, ":forge": job.forge.to_string(), ":repository": job.repository.as_str(),
-                ":branch": job.branch.as_str(), ":commit": commit, ":key": key, ":pull_request": job.pull_request,
-                ":event": job.event, ":delivery": job.delivery_id, ":document": job.document, ":now": now,
-            },
-            |row| row.get(0),
-        )
-        .optional()?;
-    if let Some(id) = new {
-        return Ok(Accepted::New(JobId(id)));
-    }
-    let (id, state) = conn
+    // Not `ON CONFLICT`: it would use up a number for each duplicate.
+    let known = conn
         .prepare_cached("SELECT id, state FROM jobs WHERE lane = ? AND branch = ? AND merge_key = ?")?
-        .query_row(params![lane, job.branch.as_str(), key], |row| Ok((JobId(row.get(0)?), state(row, 1)?)))?;
+        .query_row(params![lane, job.branch.as_str(), key], |row| Ok((JobId(row.get(0)?), state(row, 1)?)))
+        .optional()?;
+    let Some((id, state)) = known else {
+        let id = conn
+            .prepare_cached(
+                "INSERT INTO jobs (lane, forge, repository, branch, commit_sha, merge_key, pull_request, event,
+                                   delivery_id, document, state, created_at, queued_at)
+                 VALUES (:lane, :forge, :repository, :branch, :commit, :key, :pull_request, :event, :delivery,
+                         :document, 'queued', :now, :now)
+                 RETURNING id",
+            )?
+            .query_row(
+                named_params! {
+                    ":lane": lane, ":forge": job.forge.to_string(), ":repository": job.repository.as_str(),
+                    ":branch": job.branch.as_str(), ":commit": commit, ":key": key,
+                    ":pull_request": job.pull_request, ":event": job.event, ":delivery": job.delivery_id,
+                    ":document": job.document, ":now": now,
+                },
+                |row| row.get(0),
+            )?;
+        return Ok(Accepted::New(JobId(id)));
+    };
     if !state.may_be_retried() {
         return Ok(Accepted::Duplicate { id, state });
     }
