@@ -132,7 +132,7 @@ pub struct Image {
     /// A remark, for example that the registry's image was kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
-    /// Duration of its build.
+    /// Duration of its build in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
     /// Receipt: the moves of its moving tags.

@@ -536,7 +536,7 @@ impl<C> Change<C> {
     }
 }
 
-/// The pull request of a [`Change`], for labels and messages; no decision uses it.
+/// The pull request of a change, for labels and messages; no decision uses it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PullRequest {

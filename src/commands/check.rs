@@ -20,7 +20,7 @@ use crate::model::ImageRepository;
 use crate::plan::{self, LocalNames};
 use crate::suggest;
 
-use super::documents_io::{print, write_json};
+use super::documents_io::show;
 
 #[derive(Debug, Serialize)]
 struct Document {
@@ -89,7 +89,7 @@ pub(super) fn command(
     problems.sort();
     let outcome = if problems.is_empty() { "valid" } else { "invalid" };
     let document = Document { schema: 1, outcome, configuration, images, uncommitted, problems };
-    let written = if global.json { write_json(out, &document) } else { print(out, &shown(&document)) };
+    let written = show(out, global.json, &document, || shown(&document));
     match document.problems.len() {
         0 => written,
         1 => Err(Failure::bad_input("1 problem was found")),

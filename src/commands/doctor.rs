@@ -107,37 +107,35 @@ fn failed(name: &'static str, failure: Failure) -> Check {
     Check { name, health: Health::Failed, detail: failure.one_line(), mend: failure.hint }
 }
 
+fn checked<E: Into<Failure>>(name: &'static str, result: Result<impl Into<String>, E>) -> Check {
+    match result {
+        Ok(detail) => ok(name, detail),
+        Err(error) => failed(name, error.into()),
+    }
+}
+
 fn check_all(session: &Session, site: &Site, report: &mut dyn FnMut(Check)) {
     let cancel = || session.cancel.child(Some(LIMIT));
     report(match &session.config.source {
         Some(path) => ok("configuration", path.display().to_string()),
         None => ok("configuration", "no file; defaults, environment and flags"),
     });
-    report(match git::version(&cancel()) {
-        Ok(version) => ok("git", version),
-        Err(error) => failed("git", error.into()),
-    });
+    report(checked("git", git::version(&cancel())));
     report(if git::lfs_is_installed(&cancel()) {
         ok("git-lfs", "installed")
     } else {
         ok("git-lfs", "not installed; only repositories that use git LFS need it")
     });
-    report(match site.docker.client_version(&cancel()) {
-        Ok(version) => ok("docker client", version),
-        Err(error) => failed("docker client", error.into()),
-    });
+    report(checked("docker client", site.docker.client_version(&cancel())));
     let engine = site.docker.engine_version(&cancel());
     let engine_answers = engine.is_ok();
-    report(match engine {
-        Ok(version) => ok("docker engine", version),
-        Err(error) => failed("docker engine", error.into()),
+    report(checked("docker engine", engine));
+    let builder = site.docker.find_builder(&cancel()).map(|builder| match builder {
+        Builder::Buildx => "buildx (BuildKit of the engine)",
+        Builder::Remote => "buildx (a builder outside of the engine)",
+        Builder::Integrated => "BuildKit of the docker client (DOCKER_BUILDKIT=1)",
     });
-    report(match site.docker.find_builder(&cancel()) {
-        Ok(Builder::Buildx) => ok("builder", "buildx (BuildKit of the engine)"),
-        Ok(Builder::Remote) => ok("builder", "buildx (a builder outside of the engine)"),
-        Ok(Builder::Integrated) => ok("builder", "BuildKit of the docker client (DOCKER_BUILDKIT=1)"),
-        Err(error) => failed("builder", error.into()),
-    });
+    report(checked("builder", builder));
     report(disk(site));
     report(state(site));
     if engine_answers {
@@ -146,10 +144,9 @@ fn check_all(session: &Session, site: &Site, report: &mut dyn FnMut(Check)) {
     report(proxies(site));
     registry(site, session.config.plain_http, engine_answers, &cancel, report);
     for rule in &site.repositories {
-        report(match reach(site, rule, &cancel()) {
-            Ok(branch) => ok("repository", format!("{}: {branch}", rule.name)),
-            Err(failure) => failed("repository", failure.context(format!("{} cannot be read", rule.name))),
-        });
+        let branch = reach(site, rule, &cancel()).map(|branch| format!("{}: {branch}", rule.name));
+        let context = |failure: Failure| failure.context(format!("{} cannot be read", rule.name));
+        report(checked("repository", branch.map_err(context)));
     }
     forge_tokens(session, &cancel, report);
     let forges = &session.config.forges;
@@ -219,17 +216,10 @@ fn registry(
     };
     let client = client.with_cancel(cancel());
     let resolves = client.name_resolves();
-    let answers = match client.ping() {
-        Ok(()) => {
-            let trust = if plain_http { "over plain http" } else { "and its certificate is trusted" };
-            report(ok("registry", format!("{address} answers swanci, {trust}")));
-            true
-        }
-        Err(error) => {
-            report(failed("registry", error.into()));
-            false
-        }
-    };
+    let trust = if plain_http { "over plain http" } else { "and its certificate is trusted" };
+    let ping = client.ping().map(|()| format!("{address} answers swanci, {trust}"));
+    let answers = ping.is_ok();
+    report(checked("registry", ping));
     if answers && let Some(day) = client.certificate_ends_within(SOON) {
         report(warning(
             "registry certificate",
@@ -240,10 +230,7 @@ fn registry(
     // Never pushed: only a name that swanci may write.
     let Ok(name) = "swanci-doctor".parse::<ImageName>() else { return };
     let Ok(repository) = ImageRepository::new(Some(address), &name) else { return };
-    report(match client.check_push(repository.path()) {
-        Ok(()) => ok("registry credentials", "may write"),
-        Err(error) => failed("registry credentials", error.into()),
-    });
+    report(checked("registry credentials", client.check_push(repository.path()).map(|()| "may write")));
     if !engine_answers {
         return;
     }
@@ -256,14 +243,13 @@ fn registry(
         return;
     }
     let reference = format!("{repository}:none");
-    report(match site.docker.probe_registry(&reference, &cancel()) {
-        Ok(()) if address.is_loopback() => ok(
-            "registry from docker",
-            "the docker engine reaches it; on loopback it trusts every registry, whatever its certificate",
-        ),
-        Ok(()) => ok("registry from docker", "the docker engine reaches it and trusts its certificate"),
-        Err(error) => failed("registry from docker", error.into()),
+    let reached = site.docker.probe_registry(&reference, &cancel()).map(|()| match address.is_loopback() {
+        true => {
+            "the docker engine reaches it; on loopback it trusts every registry, whatever its certificate"
+        }
+        false => "the docker engine reaches it and trusts its certificate",
     });
+    report(checked("registry from docker", reached));
 }
 
 fn disk(site: &Site) -> Check {

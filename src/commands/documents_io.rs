@@ -95,7 +95,17 @@ pub(super) fn write(
     document: &impl Serialize,
     summary: impl FnOnce() -> String,
 ) -> Result<(), Failure> {
-    if wants_json(session) { write_json(out, document) } else { print(out, &summary()) }
+    show(out, wants_json(session), document, summary)
+}
+
+/// Writes the document as JSON, or its text for a person.
+pub(super) fn show(
+    out: &mut dyn Write,
+    json: bool,
+    document: &impl Serialize,
+    text: impl FnOnce() -> String,
+) -> Result<(), Failure> {
+    if json { write_json(out, document) } else { print(out, &text()) }
 }
 
 /// Writes a document on one line.

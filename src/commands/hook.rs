@@ -19,6 +19,7 @@ use crate::hooks::{
 };
 use crate::model::{ForgeName, RepoName};
 
+use super::documents_io::show;
 use super::{Session, session};
 
 /// The longest pause between two looks for the ping.
@@ -33,14 +34,6 @@ pub(super) fn command(session: &Session, args: &HookArgs, out: &mut dyn Write) -
     }
 }
 
-/// Prints `text`, or the document as JSON.
-fn show(out: &mut dyn Write, json: bool, document: &impl Serialize, text: &str) -> Result<(), Failure> {
-    if json {
-        return super::documents_io::write_json(out, document);
-    }
-    super::documents_io::print(out, text)
-}
-
 // ---- url
 
 #[derive(Serialize)]
@@ -51,7 +44,7 @@ struct UrlDocument<'a> {
 
 fn url(session: &Session, args: &HookUrl, out: &mut dyn Write) -> Result<(), Failure> {
     let url = from_ngrok(session, &args.ngrok.ngrok_api, "")?;
-    show(out, session.json, &UrlDocument { schema: 1, url: url.as_str() }, &format!("{url}\n"))
+    show(out, session.json, &UrlDocument { schema: 1, url: url.as_str() }, || format!("{url}\n"))
 }
 
 /// `otherwise` says what the command takes in its stead.
@@ -264,7 +257,7 @@ fn install(session: &Session, args: &HookInstall, out: &mut dyn Write) -> Result
         url: url.as_str(),
         was: was.as_deref(),
     };
-    show(out, session.json, &document, &text)
+    show(out, session.json, &document, || text)
 }
 
 /// Of several secrets the first: the others are being replaced.
@@ -353,7 +346,7 @@ fn check(session: &Session, args: &HookCheck, out: &mut dyn Write) -> Result<(),
     } else if deliveries.is_empty() {
         text.push_str("  no delivery yet\n");
     }
-    let shown = show(out, session.json, &document, &text);
+    let shown = show(out, session.json, &document, || text);
     if problems.is_empty() {
         return shown;
     }
@@ -523,7 +516,7 @@ fn redeliver(session: &Session, args: &HookRedeliver, out: &mut dyn Write) -> Re
         redelivered: &redelivered,
         refused: &refused,
     };
-    let shown = show(out, session.json, &document, &text);
+    let shown = show(out, session.json, &document, || text);
     match (stopped, refused.len()) {
         (Some(failure), _) => Err(failure.context(format!("after {} redeliveries", redelivered.len()))),
         (None, 0) => shown,

@@ -139,7 +139,7 @@ fn only_a_closed_and_merged_pull_request_is_a_merge() {
 }
 
 #[test]
-fn an_event_without_an_action_is_no_merge() {
+fn an_event_without_an_action_is_not_a_merge() {
     let skip = judge_as(&merged_with("action", ""), Some("pull_request")).unwrap();
     assert_eq!(skip.reason, "pull request #5 was not closed by this event: it has no action");
 }

@@ -164,46 +164,31 @@ impl Webhooks {
                 on.map(|(key, _)| key.clone()).collect()
             }
         };
-        let config = &hook["config"];
-        let (url, content_type, has_secret, verifies_tls) = match self.api.kind {
-            ForgeName::Github => (
-                &config["url"],
-                text(&config["content_type"]),
-                Some(is_set(&config["secret"]).unwrap_or(false)),
-                Some({
-                    let insecure = &config["insecure_ssl"];
-                    insecure.is_null() || insecure.as_str() == Some("0") || insecure.as_i64() == Some(0)
-                }),
-            ),
-            ForgeName::Gitea | ForgeName::Forgejo | ForgeName::Gogs | ForgeName::Gitbucket => {
-                (&config["url"], text(&config["content_type"]), is_set(&config["secret"]), None)
+        let config = if self.api.family() == Family::Github { &hook["config"] } else { hook };
+        let (has_secret, verifies_tls) = match self.api.kind {
+            ForgeName::Github => {
+                let insecure = &config["insecure_ssl"];
+                let verifies = insecure.is_null() || *insecure == "0" || *insecure == 0;
+                (Some(is_set(&config["secret"]).unwrap_or(false)), Some(verifies))
             }
-            ForgeName::Gitlab => (
-                &hook["url"],
-                None,
-                hook["token_present"].as_bool(),
-                hook["enable_ssl_verification"].as_bool(),
-            ),
-            ForgeName::Bitbucket => (
-                &hook["url"],
-                None,
-                hook["secret_set"].as_bool(),
-                hook["skip_cert_verification"].as_bool().map(|skips| !skips),
-            ),
-            ForgeName::BitbucketServer => (
-                &hook["url"],
-                None,
-                is_set(&hook["configuration"]["secret"]),
-                hook["sslVerificationRequired"].as_bool(),
-            ),
+            ForgeName::Gitea | ForgeName::Forgejo | ForgeName::Gogs | ForgeName::Gitbucket => {
+                (is_set(&config["secret"]), None)
+            }
+            ForgeName::Gitlab => (hook["token_present"].as_bool(), hook["enable_ssl_verification"].as_bool()),
+            ForgeName::Bitbucket => {
+                (hook["secret_set"].as_bool(), hook["skip_cert_verification"].as_bool().map(|skips| !skips))
+            }
+            ForgeName::BitbucketServer => {
+                (is_set(&hook["configuration"]["secret"]), hook["sslVerificationRequired"].as_bool())
+            }
         };
         Ok(Hook {
             id,
             // GitLab has no such switch, and other forges may switch one off.
             active: hook["active"].as_bool().unwrap_or(true) && hook["alert_status"] != "disabled",
             events,
-            url: text(url),
-            content_type,
+            url: text(&config["url"]),
+            content_type: text(&config["content_type"]),
             has_secret,
             verifies_tls,
         })

@@ -1,5 +1,6 @@
 //! Build and push in one step; pushes overlap with builds.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
@@ -39,10 +40,10 @@ pub(crate) fn run(
     let origin = Origin::of(site, change)?;
     let build_options =
         BuildOptions { only_own_paths: !push_options.take_over, pushes: true, ..build_options.clone() };
-    let pushed: Mutex<Vec<(String, Result<Image, Failure>)>> = Mutex::new(Vec::new());
+    let pushed: Mutex<BTreeMap<String, Result<Image, Failure>>> = Mutex::default();
     let push = |image: &Image, just_seen: bool| {
         let result = push_image(site, &origin, &change.commit, image, just_seen, push_options);
-        pushed.lock().unwrap_or_else(PoisonError::into_inner).push((image.name.clone(), result));
+        pushed.lock().unwrap_or_else(PoisonError::into_inner).insert(image.name.clone(), result);
     };
     let (ready, to_push) = mpsc::channel::<(Image, Instant)>();
     let to_push = Mutex::new(to_push);
@@ -58,14 +59,10 @@ pub(crate) fn run(
                 });
             }
             // The build owns the sender, so that the uploads end with it, also on a panic.
-            let ready = Mutex::new(ready);
             let on_ready = move |image: &Image, just_seen: bool| {
                 if image.status == ImageStatus::Built {
                     // The receivers outlive the sender.
-                    let _ = ready
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .send((image.clone(), Instant::now()));
+                    let _ = ready.send((image.clone(), Instant::now()));
                 } else {
                     push(image, just_seen);
                 }
@@ -87,8 +84,8 @@ pub(crate) fn run(
             .document
             .images
             .iter()
-            .map(|image| match pushed.iter().position(|(name, _)| *name == image.name) {
-                Some(at) => pushed.swap_remove(at).1.map(Some),
+            .map(|image| match pushed.remove(&image.name) {
+                Some(result) => result.map(Some),
                 None if needs_push(image) => {
                     Err(Failure::failed(format!("the image {} was not pushed", image.name)))
                 }

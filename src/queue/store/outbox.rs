@@ -97,7 +97,7 @@ impl Outbox {
         let started = thread::Builder::new().name("outbox".to_owned()).spawn(move || {
             // What goes wrong with the database is seen by the next look.
             while let (Ok(()), Ok(Some(post))) = (outbox.cancel.check(), outbox.store.next_post()) {
-                if attempt(&outbox.store, &post, &*outbox.post, &*outbox.warn).is_err() {
+                if outbox.attempt(&post).is_err() {
                     break;
                 }
             }
@@ -108,25 +108,19 @@ impl Outbox {
         }
         Ok(())
     }
-}
-
-fn attempt(
-    store: &Store,
-    post: &Post,
-    poster: &dyn Fn(&Post) -> Result<(), Refusal>,
-    warn: &dyn Fn(&str),
-) -> Result<(), QueueError> {
-    let Err(Refusal { error, pause }) = poster(post) else { return store.forget_post(post.id) };
-    let what = format!("the {} about job {}", post.kind.as_str(), post.job.id);
-    if store.now().saturating_sub(post.created_at) >= millis(DROP_AFTER) {
-        warn(&format!("{what} was not posted within a day and is dropped: {error}"));
-        return store.forget_post(post.id);
+    fn attempt(&self, post: &Post) -> Result<(), QueueError> {
+        let Err(Refusal { error, pause }) = (self.post)(post) else { return self.store.forget_post(post.id) };
+        let what = format!("the {} about job {}", post.kind.as_str(), post.job.id);
+        if self.store.now().saturating_sub(post.created_at) >= millis(DROP_AFTER) {
+            (self.warn)(&format!("{what} was not posted within a day and is dropped: {error}"));
+            return self.store.forget_post(post.id);
+        }
+        if post.attempts == 0 {
+            (self.warn)(&format!("{what} was not posted; it is tried again for a day: {error}"));
+        }
+        let wait = RETRY.delay(post.attempts.saturating_add(1), fastrand::f64()).unwrap_or(LONGEST);
+        self.store.postpone(post.id, wait.min(LONGEST).max(pause.unwrap_or_default().min(LONGEST)))
     }
-    if post.attempts == 0 {
-        warn(&format!("{what} was not posted; it is tried again for a day: {error}"));
-    }
-    let wait = RETRY.delay(post.attempts.saturating_add(1), fastrand::f64()).unwrap_or(LONGEST);
-    store.postpone(post.id, wait.min(LONGEST).max(pause.unwrap_or_default().min(LONGEST)))
 }
 
 impl Store {
@@ -212,9 +206,9 @@ mod tests {
         dir: tempfile::TempDir,
         second: Arc<AtomicI64>,
         store: Option<Store>,
-        posted: Mutex<Vec<(PostKind, i64, JobState)>>,
-        warnings: Mutex<Vec<String>>,
-        fails: Mutex<Option<Refusal>>,
+        posted: Arc<Mutex<Vec<(PostKind, i64, JobState)>>>,
+        warnings: Arc<Mutex<Vec<String>>>,
+        fails: Arc<Mutex<Option<Refusal>>>,
     }
 
     impl Fixture {
@@ -223,9 +217,9 @@ mod tests {
                 dir: tempfile::tempdir().unwrap(),
                 second: Arc::new(AtomicI64::new(0)),
                 store: None,
-                posted: Mutex::default(),
-                warnings: Mutex::default(),
-                fails: Mutex::default(),
+                posted: Arc::default(),
+                warnings: Arc::default(),
+                fails: Arc::default(),
             };
             fixture.reopen();
             fixture.store().set_posts(true).unwrap();
@@ -273,6 +267,17 @@ mod tests {
         /// Posts what may be posted at this second, as the thread does; returns how long what is left waits.
         fn post_at(&self, second: i64) -> Option<Duration> {
             self.second.store(second, Ordering::SeqCst);
+            let (fails, posted) = (Arc::clone(&self.fails), Arc::clone(&self.posted));
+            let poster = move |post: &Post| match &*fails.lock().unwrap() {
+                Some(refusal) => Err(refusal.clone()),
+                None => {
+                    posted.lock().unwrap().push((post.kind, post.job.id.0, post.job.state));
+                    Ok(())
+                }
+            };
+            let warnings = Arc::clone(&self.warnings);
+            let warn = move |text: &str| warnings.lock().unwrap().push(text.to_owned());
+            let outbox = Outbox::new(self.store(), &Cancel::new(), Box::new(poster), Box::new(warn));
             loop {
                 let Some(post) = self.store().next_post().unwrap() else {
                     let now = self.store().now();
@@ -283,15 +288,7 @@ mod tests {
                     });
                     return next.unwrap().map(|next| Duration::from_millis((next - now).unsigned_abs()));
                 };
-                let poster = |post: &Post| match &*self.fails.lock().unwrap() {
-                    Some(refusal) => Err(refusal.clone()),
-                    None => {
-                        self.posted.lock().unwrap().push((post.kind, post.job.id.0, post.job.state));
-                        Ok(())
-                    }
-                };
-                let warn = |text: &str| self.warnings.lock().unwrap().push(text.to_owned());
-                attempt(self.store(), &post, &poster, &warn).unwrap();
+                outbox.attempt(&post).unwrap();
             }
         }
 
