@@ -120,7 +120,7 @@ pub(crate) enum Command {
     Run(Run),
     /// Build the commits that the registry lacks, without a webhook
     #[command(
-        after_help = "Examples:\n  swanci catchup\n  swanci catchup --repository acme/shop --dry-run\n  swanci catchup --repo https://github.com/acme/shop --branch main\n  swanci catchup --repo https://github.com/acme/shop --branch main --since 2026-11-01 --dry-run\n\nOldest first; moving tags never move back. A registry that holds none of the commits gets the newest only, unless --since says from where on. A second catchup of the same repository ends at once, with code 0."
+        after_help = "Examples:\n  swanci catchup\n  swanci catchup --repository acme/shop --dry-run\n  swanci catchup --repo https://github.com/acme/shop --branch main\n  swanci catchup --repo https://github.com/acme/shop --branch main \\\n      --since 2026-11-01 --dry-run\n\nOldest first; moving tags never move back. A registry that holds none of the commits gets the newest only, unless --since says from where on. A second catchup of the same repository ends at once, with code 0."
     )]
     Catchup(Catchup),
     /// Check that everything on a receipt is still in the registry, unchanged
@@ -150,7 +150,7 @@ pub(crate) enum Command {
     Doctor(Doctor),
     /// Write a commented configuration, a webhook secret and, if wanted, certificates
     #[command(
-        after_help = "Examples:\n  swanci init\n  swanci init --yes --registry registry.example.org:443 --repository acme/shop --branch main --certs\n  swanci init --yes --forge gitea --forge-url https://git.example.org --repository acme/shop\n\nExisting files are never overwritten."
+        after_help = "Examples:\n  swanci init\n  swanci init --yes --registry registry.example.org:443 \\\n      --repository acme/shop --branch main --certs\n  swanci init --yes --forge gitea --forge-url https://git.example.org \\\n      --repository acme/shop\n\nExisting files are never overwritten."
     )]
     Init(Init),
     /// Make or renew the registry's certificate, signed by an authority of its own
@@ -160,7 +160,7 @@ pub(crate) enum Command {
     Certs(Certs),
     /// Make docker on this machine trust a registry's certificate authority
     #[command(
-        after_help = "Examples:\n  sudo swanci trust --ca certs/ca.crt registry.example.org:443\n  swanci trust --dir ~/.config/docker/certs.d --ca ca.crt registry.example.org   # rootless docker\n  sudo swanci trust --remove registry.example.org:443\n\nDocker reads the file with each request: nothing is restarted."
+        after_help = "Examples:\n  sudo swanci trust --ca certs/ca.crt registry.example.org:443\n  # rootless docker:\n  swanci trust --dir ~/.config/docker/certs.d --ca ca.crt registry.example.org\n  sudo swanci trust --remove registry.example.org:443\n\nDocker reads the file with each request: nothing is restarted."
     )]
     Trust(Trust),
     /// Install, check and redeliver the webhook at the forge

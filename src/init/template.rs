@@ -74,12 +74,18 @@ pub(super) fn render(answers: &Answers, secret_file: &Path) -> String {
 #retention = "90d"
 # Where metrics are served; nowhere unless given.
 #admin_listen = "127.0.0.1:9090"
+# The address of this machine for people; links in commit statuses begin with it.
+#public_url = "https://ci.example.org"
 
-# Where the repositories live; https://github.com unless given. The token is for private clones, the CA for a
-# certificate of its own.
+# Where the repositories live; https://github.com unless given. The token is for private clones, statuses and comments,
+# the CA for a certificate of its own.
 {forge}
 #token_file = "git.example.org.token"
 #ca_file = "git-ca.crt"
+# A status on the commit that landed; it needs the token.
+#status = false
+# A comment on the pull request with the pull commands.
+#comment = false
 
 # The repositories whose merges are built: `serve` takes deliveries of no other.
 "#
