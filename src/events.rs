@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::model::{CommitSha, RepoName};
 
 /// One thing that happened. Texts from outside are neither redacted nor escaped yet: that is for who shows them.
-pub(crate) enum Event<'a> {
+pub(crate) enum RunEvent<'a> {
     /// The run is about this commit, now that it is known to have landed.
     Run {
         repository: &'a RepoName,
@@ -33,7 +33,7 @@ pub(crate) enum Event<'a> {
     Ended {
         id: u64,
         step: &'a Step,
-        outcome: Outcome<'a>,
+        outcome: StepEnd<'a>,
         took: Duration,
     },
     /// A phase of the run is over, with all of its steps.
@@ -56,7 +56,7 @@ pub(crate) enum Step {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome<'a> {
+pub(crate) enum StepEnd<'a> {
     Done {
         detail: &'a str,
     },
@@ -88,7 +88,7 @@ impl fmt::Display for Step {
 }
 
 pub(crate) trait Consumer: Send + Sync {
-    fn event(&self, event: &Event<'_>);
+    fn event(&self, event: &RunEvent<'_>);
 }
 
 /// Where events go. Clones share the consumers.
@@ -103,21 +103,21 @@ impl Events {
         Events { consumers: consumers.into(), steps: Arc::default() }
     }
 
-    pub(crate) fn emit(&self, event: &Event<'_>) {
+    pub(crate) fn emit(&self, event: &RunEvent<'_>) {
         self.consumers.iter().for_each(|consumer| consumer.event(event));
     }
 
     pub(crate) fn warn(&self, text: &str) {
-        self.emit(&Event::Warning(text));
+        self.emit(&RunEvent::Warning(text));
     }
 
     pub(crate) fn note(&self, text: &str) {
-        self.emit(&Event::Note(text));
+        self.emit(&RunEvent::Note(text));
     }
 
     pub(crate) fn begin(&self, step: Step) -> Running<'_> {
         let id = self.steps.fetch_add(1, Ordering::Relaxed);
-        self.emit(&Event::Started { id, step: &step });
+        self.emit(&RunEvent::Started { id, step: &step });
         Running { events: self, id, step, begun: Instant::now(), ended: false }
     }
 }
@@ -133,28 +133,28 @@ pub(crate) struct Running<'a> {
 
 impl Running<'_> {
     pub(crate) fn line(&self, line: &str) {
-        self.events.emit(&Event::Line { id: self.id, step: &self.step, line });
+        self.events.emit(&RunEvent::Line { id: self.id, step: &self.step, line });
     }
 
     pub(crate) fn done(mut self, detail: &str) {
-        self.end(Outcome::Done { detail });
+        self.end(StepEnd::Done { detail });
     }
 
     pub(crate) fn failed(mut self, why: &str) {
-        self.end(Outcome::Failed { why });
+        self.end(StepEnd::Failed { why });
     }
 
-    fn end(&mut self, outcome: Outcome<'_>) {
+    fn end(&mut self, outcome: StepEnd<'_>) {
         self.ended = true;
         let took = self.begun.elapsed();
-        self.events.emit(&Event::Ended { id: self.id, step: &self.step, outcome, took });
+        self.events.emit(&RunEvent::Ended { id: self.id, step: &self.step, outcome, took });
     }
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         if !self.ended {
-            self.end(Outcome::Abandoned);
+            self.end(StepEnd::Abandoned);
         }
     }
 }

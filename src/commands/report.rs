@@ -7,7 +7,7 @@ use crate::config::{Config, ForgeConfig};
 use crate::documents::{Image, Receipt};
 use crate::error::Failure;
 use crate::escape::{clean, escaped};
-use crate::forge::api::{Account, Api, LONGEST_DESCRIPTION, State};
+use crate::forge::api::{Account, Api, CommitState, LONGEST_DESCRIPTION};
 use crate::model::{ForgeName, RepoName};
 
 use super::session;
@@ -20,7 +20,7 @@ const LOG_LINE: usize = 300;
 const LISTED: usize = 50;
 
 /// The state of a merge.
-pub(super) enum Progress<'a> {
+pub(super) enum MergeState<'a> {
     Pending,
     Succeeded(&'a Receipt),
     Failed {
@@ -30,24 +30,24 @@ pub(super) enum Progress<'a> {
     },
 }
 
-impl Progress<'_> {
+impl MergeState<'_> {
     /// Codes 1 and 4 are failures of the merge itself, except when the time limit of a merge caused code 1.
-    pub(super) fn state(&self) -> State {
+    pub(super) fn state(&self) -> CommitState {
         match self {
-            Progress::Pending => State::Pending,
-            Progress::Succeeded(_) => State::Success,
-            Progress::Failed { code: Some(1 | 4), error } if !error.starts_with("timed out") => {
-                State::Failure
+            MergeState::Pending => CommitState::Pending,
+            MergeState::Succeeded(_) => CommitState::Success,
+            MergeState::Failed { code: Some(1 | 4), error } if !error.starts_with("timed out") => {
+                CommitState::Failure
             }
-            Progress::Failed { .. } => State::Error,
+            MergeState::Failed { .. } => CommitState::Error,
         }
     }
 
     pub(super) fn description(&self) -> String {
         match self {
-            Progress::Pending => "images are being built".to_owned(),
-            Progress::Failed { error, .. } => (*error).to_owned(),
-            Progress::Succeeded(receipt) => {
+            MergeState::Pending => "images are being built".to_owned(),
+            MergeState::Failed { error, .. } => (*error).to_owned(),
+            MergeState::Succeeded(receipt) => {
                 let images: Vec<&Image> = receipt.images.iter().filter(|i| i.digest.is_some()).collect();
                 let count =
                     if images.len() == 1 { "1 image".to_owned() } else { format!("{} images", images.len()) };
@@ -70,8 +70,8 @@ impl Progress<'_> {
     pub(super) fn comment(&self, commit: Option<&str>, log: &str, link: Option<&str>) -> Option<String> {
         let of = commit.map(|commit| format!(" of {}", &commit[..commit.len().min(12)])).unwrap_or_default();
         let mut text = match self {
-            Progress::Pending => return None,
-            Progress::Succeeded(receipt) => {
+            MergeState::Pending => return None,
+            MergeState::Succeeded(receipt) => {
                 let mut text = format!("swanci: the images{of} are in the registry.\n\n");
                 let images: Vec<&Image> = receipt.images.iter().filter(|i| i.digest.is_some()).collect();
                 let pulls: Vec<String> = images.iter().flat_map(|image| pull_commands(image)).collect();
@@ -82,7 +82,7 @@ impl Progress<'_> {
                 text.push_str(&first(&digests.collect::<Vec<_>>()));
                 text
             }
-            Progress::Failed { error, .. } => {
+            MergeState::Failed { error, .. } => {
                 let mut text = format!("swanci: the images{of} were not built.\n\n");
                 text.push_str(&fenced(&lines_of(error), "text"));
                 if !log.trim().is_empty() {
@@ -180,7 +180,7 @@ mod tests {
     fn a_log_cannot_end_its_code_block_or_show_a_secret() {
         crate::redact::register(&SecretString::from("canary-of-the-report"));
         let log = "step 1\n```\n````\n@everyone <!-- x -->\u{1b}[31m canary-of-the-report\n";
-        let failed = Progress::Failed { code: Some(1), error: "1 image failed: httpd" };
+        let failed = MergeState::Failed { code: Some(1), error: "1 image failed: httpd" };
         let text = failed.comment(Some("0123456789abcdef"), log, Some("https://ci/jobs/7")).unwrap();
         assert!(text.contains("`````text\nstep 1\n```\n````\n@everyone <!-- x --> ***\n`````\n"), "{text}");
         assert!(text.contains("of 0123456789ab were not built") && text.ends_with("\nhttps://ci/jobs/7\n"));
@@ -190,17 +190,17 @@ mod tests {
     #[test]
     fn only_the_end_of_a_long_log_is_shown() {
         let log: String = (0..500).map(|i| format!("line {i} {}\n", "x".repeat(1000))).collect();
-        let text = Progress::Failed { code: None, error: "cancelled" }.comment(None, &log, None).unwrap();
+        let text = MergeState::Failed { code: None, error: "cancelled" }.comment(None, &log, None).unwrap();
         assert!(text.contains("line 499") && text.contains("line 470 ") && !text.contains("line 469 "));
         assert!(text.len() < 12_000, "{}", text.len());
     }
 
     #[test]
     fn only_codes_1_and_4_are_failures_of_the_merge() {
-        let state = |code, error| Progress::Failed { code, error }.state();
-        assert_eq!([state(Some(1), "x"), state(Some(4), "x")], [State::Failure; 2]);
+        let state = |code, error| MergeState::Failed { code, error }.state();
+        assert_eq!([state(Some(1), "x"), state(Some(4), "x")], [CommitState::Failure; 2]);
         for (code, error) in [(Some(5), "x"), (Some(6), "x"), (None, "x"), (Some(1), "timed out: x")] {
-            assert_eq!(state(code, error), State::Error, "{code:?} {error}");
+            assert_eq!(state(code, error), CommitState::Error, "{code:?} {error}");
         }
     }
 
@@ -218,8 +218,8 @@ mod tests {
             .unwrap()
         };
         let one = receipt(&["httpd"]);
-        assert_eq!(Progress::Succeeded(&one).description(), format!("1 image; httpd {digest}"));
+        assert_eq!(MergeState::Succeeded(&one).description(), format!("1 image; httpd {digest}"));
         let two = receipt(&["httpd", "db"]);
-        assert_eq!(Progress::Succeeded(&two).description(), format!("2 images; httpd {digest}, …"));
+        assert_eq!(MergeState::Succeeded(&two).description(), format!("2 images; httpd {digest}, …"));
     }
 }

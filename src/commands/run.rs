@@ -12,7 +12,7 @@ use crate::cli::Run;
 use crate::config::Environment;
 use crate::documents::{BuiltDocument, DecisionDocument, DecisionWord, Receipt};
 use crate::error::{Classify as _, Failure, Kind};
-use crate::forge::api::Status;
+use crate::forge::api::CommitStatus;
 use crate::model::{CommitSha, ForgeName};
 use crate::pipeline::{self, Outcome, Ran};
 use crate::redact;
@@ -22,7 +22,7 @@ use super::build::{build_options, change_of};
 use super::documents_io::{wants_json, write, write_outcome};
 use super::evaluate::evaluate;
 use super::push::{push_options, say_pulls};
-use super::report::{self, Progress};
+use super::report::{self, MergeState};
 use super::summary;
 
 /// For setting a status, also after a signal, which the status then reports.
@@ -79,7 +79,7 @@ fn carry_out(session: &Session, args: &Run, document: &DecisionDocument) -> Resu
     let site = session.site(&args.build.registry, Some(&args.build))?;
     let change = pipeline::landed(&site, change_of(document)?, &[])?;
     if args.status {
-        tell(session, document, Some(&change.commit), &Progress::Pending);
+        tell(session, document, Some(&change.commit), &MergeState::Pending);
     }
     let (build, push) = (build_options(&args.build), push_options(&args.push));
     pipeline::run(&site, &change, Some(&document.payload_sha256), &build, &push)
@@ -88,11 +88,16 @@ fn carry_out(session: &Session, args: &Run, document: &DecisionDocument) -> Resu
 fn tell_end(session: &Session, document: &DecisionDocument, ended: &Result<Outcome<Ran>, Failure>) {
     let failed = |failure: &Failure, commit: Option<&CommitSha>| {
         let error = failure.one_line();
-        tell(session, document, commit, &Progress::Failed { code: Some(failure.kind.code()), error: &error });
+        tell(
+            session,
+            document,
+            commit,
+            &MergeState::Failed { code: Some(failure.kind.code()), error: &error },
+        );
     };
     match ended {
         Ok(Outcome { document: Ran::Pushed(receipt), failure: None }) => {
-            tell(session, document, Some(&receipt.change.commit), &Progress::Succeeded(receipt));
+            tell(session, document, Some(&receipt.change.commit), &MergeState::Succeeded(receipt));
         }
         Ok(Outcome { document: Ran::Pushed(Receipt { change, .. }), failure: Some(failure) })
         | Ok(Outcome { document: Ran::Built(BuiltDocument { change, .. }), failure: Some(failure) }) => {
@@ -104,7 +109,12 @@ fn tell_end(session: &Session, document: &DecisionDocument, ended: &Result<Outco
 }
 
 /// Sets the commit's status. Errors are only warnings.
-fn tell(session: &Session, document: &DecisionDocument, commit: Option<&CommitSha>, progress: &Progress<'_>) {
+fn tell(
+    session: &Session,
+    document: &DecisionDocument,
+    commit: Option<&CommitSha>,
+    progress: &MergeState<'_>,
+) {
     let Some(change) = &document.change else { return };
     let Some(commit) = commit.or(change.commit.as_ref()) else { return };
     let set = || -> Result<(), Failure> {
@@ -119,7 +129,7 @@ fn tell(session: &Session, document: &DecisionDocument, commit: Option<&CommitSh
         token.iter().for_each(redact::register);
         let api = report::api_of(config, forge, name, token, &Cancel::new().child(Some(LIMIT)))?
             .ok_or_else(|| Failure::usage(format!("there is no token for {}", forge.url)))?;
-        let status = Status {
+        let status = CommitStatus {
             commit: commit.clone(),
             state: progress.state(),
             description: progress.description(),

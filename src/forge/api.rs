@@ -10,7 +10,7 @@ mod status;
 
 pub(crate) use error::{ApiError, Problem};
 pub(crate) use server::Server;
-pub(crate) use status::{LONGEST_DESCRIPTION, State, Status};
+pub(crate) use status::{CommitState, CommitStatus, LONGEST_DESCRIPTION};
 
 use std::time::Duration;
 

@@ -335,7 +335,7 @@ struct Path {
 }
 
 /// The next object that a path needs, or its result.
-enum Step {
+enum Advance {
     Needs(String),
     Ended(Found),
 }
@@ -356,8 +356,8 @@ impl<'m, 'a> Walk<'m, 'a> {
             let mut needed = BTreeSet::new();
             for (path, found) in paths.iter_mut().filter(|(_, found)| found.is_none()) {
                 match path.advance(&self.objects) {
-                    Step::Needs(object) => drop(needed.insert(object)),
-                    Step::Ended(there) => *found = Some(there),
+                    Advance::Needs(object) => drop(needed.insert(object)),
+                    Advance::Ended(there) => *found = Some(there),
                 }
             }
             if needed.is_empty() {
@@ -429,29 +429,29 @@ impl Path {
     }
 
     /// The result for a missing component.
-    fn nothing(&self) -> Step {
-        Step::Ended(if self.ahead.len() <= self.own { Found::Missing } else { Found::Dangling })
+    fn nothing(&self) -> Advance {
+        Advance::Ended(if self.ahead.len() <= self.own { Found::Missing } else { Found::Dangling })
     }
 
     /// Proceeds as far as the loaded objects allow.
-    fn advance(&mut self, objects: &HashMap<String, Loaded>) -> Step {
+    fn advance(&mut self, objects: &HashMap<String, Loaded>) -> Advance {
         loop {
             let Some((_, here)) = self.behind.last() else { return self.nothing() };
             let entries = match here.format() {
-                Entry::SUBMODULE => return Step::Ended(Found::Submodule),
+                Entry::SUBMODULE => return Advance::Ended(Found::Submodule),
                 Entry::TREE => match objects.get(&here.id) {
                     Some(Loaded::Tree { id, entries }) => Some((id, entries)),
                     Some(Loaded::Link(_) | Loaded::Absent) => return self.nothing(),
                     // The last folder of a path need not be loaded, except for the root: its parent has its id.
                     None if !self.ahead.is_empty() || self.behind.len() == 1 => {
-                        return Step::Needs(here.id.clone());
+                        return Advance::Needs(here.id.clone());
                     }
                     None => None,
                 },
                 _ => None,
             };
             let Some(part) = self.ahead.last() else {
-                return Step::Ended(match here.format() {
+                return Advance::Ended(match here.format() {
                     Entry::TREE => {
                         let id = entries.map_or(&here.id, |(id, _)| id).clone();
                         Found::Tree(Object { id, content: Vec::new() })
@@ -465,21 +465,23 @@ impl Path {
                 ".." if self.behind.len() > 1 => {
                     self.behind.pop();
                 }
-                ".." => return Step::Ended(Found::Outside(self.rest())),
+                ".." => return Advance::Ended(Found::Outside(self.rest())),
                 name => {
                     let Some(entry) = entries.get(name.as_bytes()) else { return self.nothing() };
                     let (mode, id) = (entry.mode, entry.id.clone());
                     if entry.format() == Entry::LINK {
                         let target = match objects.get(&id) {
-                            None => return Step::Needs(id),
+                            None => return Advance::Needs(id),
                             Some(Loaded::Link(target)) => std::str::from_utf8(target).ok(),
                             Some(Loaded::Tree { .. } | Loaded::Absent) => None,
                         };
                         self.links += 1;
                         let fits = |target: &&str| self.links <= MOST_LINKS && target.len() <= LONGEST_LINK;
-                        let Some(target) = target.filter(fits) else { return Step::Ended(Found::Dangling) };
+                        let Some(target) = target.filter(fits) else {
+                            return Advance::Ended(Found::Dangling);
+                        };
                         if target.starts_with('/') {
-                            return Step::Ended(Found::Outside(target.to_owned()));
+                            return Advance::Ended(Found::Outside(target.to_owned()));
                         }
                         self.ahead.pop();
                         self.own = self.own.min(self.ahead.len());

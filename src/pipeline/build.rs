@@ -13,7 +13,7 @@ use crate::docker::Builder;
 use crate::documents::{BuiltDocument, Image, ImageStatus, SCHEMA, Seconds};
 use crate::error::{Classify as _, Failure, Kind};
 use crate::escape::shortened;
-use crate::events::{Event, Phase, Step};
+use crate::events::{Phase, RunEvent, Step};
 use crate::git::CommitInfo;
 use crate::manifest::ImageKind;
 use crate::model::{Change, CommitSha, ImageName};
@@ -70,7 +70,7 @@ pub(crate) fn build(
     let step = site.events.begin(Step::Checkout { commit: change.commit.short().to_owned() });
     step.line(&format!("fetching {}", origin.remote.as_git_url()));
     let mirror = checkout::fetch(site, &origin, change, &options.patience)?;
-    site.events.emit(&Event::Run { repository: &change.repository, commit: &change.commit });
+    site.events.emit(&RunEvent::Run { repository: &change.repository, commit: &change.commit });
     thread::scope(|scope| {
         // This starts a process, so it overlaps with reading the commit's files.
         let builder = scope.spawn(|| site.docker.find_builder(&site.cancel));
@@ -79,7 +79,7 @@ pub(crate) fn build(
         let info = mirror.commit_info(&change.commit)?;
         step.done(&if chosen.len() == 1 { "1 image".to_owned() } else { format!("{} images", chosen.len()) });
         let checkout = begun.elapsed();
-        site.events.emit(&Event::Phase { phase: Phase::Checkout, took: checkout });
+        site.events.emit(&RunEvent::Phase { phase: Phase::Checkout, took: checkout });
 
         let begun = Instant::now();
         let actions = plan(site, &origin, change, &info, &surveyed, &chosen, options)?;
@@ -105,14 +105,14 @@ pub(crate) fn build(
             let docker = count(|action| !matches!(action, Action::Skip { .. }));
             let steps = count(|action| matches!(action, Action::Build { .. }))
                 + if options.pushes { docker + 1 } else { 0 };
-            site.events.emit(&Event::Planned { steps });
+            site.events.emit(&RunEvent::Planned { steps });
             if actions.iter().any(|action| matches!(action, Some(Action::Build { .. }))) {
                 work.builder = builder.join().unwrap_or_else(|panic| resume_unwind(panic))?;
             }
             work.carry_out();
         }
         let build = begun.elapsed();
-        site.events.emit(&Event::Phase { phase: Phase::Build, took: build });
+        site.events.emit(&RunEvent::Phase { phase: Phase::Build, took: build });
         let (images, failures) = work.into_images();
         let document = BuiltDocument {
             schema: SCHEMA,

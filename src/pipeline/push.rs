@@ -7,7 +7,7 @@ use crate::cancel::Cancel;
 use crate::docker::DockerErrorKind;
 use crate::documents::{BuiltDocument, Image, ImageStatus, PushOutcome, Receipt, SCHEMA};
 use crate::error::{Failure, Kind};
-use crate::events::{Event, Phase, Step};
+use crate::events::{Phase, RunEvent, Step};
 use crate::http::retry::RetryPolicy;
 use crate::manifest::template::is_immutable;
 use crate::model::{CommitSha, Digest, ImageRepository, Tag};
@@ -44,7 +44,7 @@ pub(crate) fn push(
         check_owner(site, &origin, &built)?;
     }
     let steps = built.images.iter().filter(|image| needs_push(image)).count() + 1;
-    site.events.emit(&Event::Planned { steps });
+    site.events.emit(&RunEvent::Planned { steps });
     let pushed = parallel::map(UPLOADS, &built.images, |image| {
         if needs_push(image) {
             push_image(site, &origin, &built.change.commit, image, false, options).map(Some)
@@ -186,7 +186,7 @@ fn write_receipt(
         seconds: built.seconds,
     };
     let took = begun.elapsed();
-    site.events.emit(&Event::Phase { phase: Phase::Push, took });
+    site.events.emit(&RunEvent::Phase { phase: Phase::Push, took });
     receipt.seconds.push = Some(seconds(took));
     let kept = receipt::keep(&site.state_dir, &receipt);
     let failure = match (failure, kept) {

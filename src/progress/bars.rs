@@ -9,7 +9,7 @@ use console::Term;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 
 use crate::escape::escaped;
-use crate::events::{Consumer, Event};
+use crate::events::{Consumer, RunEvent};
 
 use super::{Detail, Lines, shown, write_stderr};
 
@@ -81,14 +81,14 @@ fn style(template: &str) -> ProgressStyle {
 }
 
 impl Consumer for Bars {
-    fn event(&self, event: &Event<'_>) {
+    fn event(&self, event: &RunEvent<'_>) {
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         match *event {
-            Event::Planned { steps } => {
+            RunEvent::Planned { steps } => {
                 live.planned = live.begun + steps;
                 self.arrange(&mut live);
             }
-            Event::Started { id, step } => {
+            RunEvent::Started { id, step } => {
                 let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
                 bar.set_style(style("{spinner:.cyan} {prefix} {elapsed:.dim}\n  {wide_msg:.dim}"));
                 bar.set_prefix(escaped(&step.to_string()));
@@ -96,7 +96,7 @@ impl Consumer for Bars {
                 live.waiting.push_back((id, bar));
                 self.arrange(&mut live);
             }
-            Event::Line { id, line, .. } => {
+            RunEvent::Line { id, line, .. } => {
                 let line = shown(line);
                 let mut bars = live.shown.iter().chain(&live.waiting);
                 if let Some((_, bar)) = bars.find(|(of, _)| *of == id)
@@ -105,7 +105,7 @@ impl Consumer for Bars {
                     bar.set_message(line);
                 }
             }
-            Event::Ended { id, .. } => {
+            RunEvent::Ended { id, .. } => {
                 live.ended += 1;
                 if let Some(at) = live.shown.iter().position(|(of, _)| *of == id) {
                     let (_, bar) = live.shown.remove(at);
@@ -115,7 +115,7 @@ impl Consumer for Bars {
                 live.waiting.retain(|(of, _)| *of != id);
                 self.arrange(&mut live);
             }
-            Event::Run { .. } | Event::Phase { .. } | Event::Warning(_) | Event::Note(_) => {}
+            RunEvent::Run { .. } | RunEvent::Phase { .. } | RunEvent::Warning(_) | RunEvent::Note(_) => {}
         }
         drop(live);
         self.lines.event(event);

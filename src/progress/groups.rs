@@ -2,7 +2,7 @@
 //! side and the runner does not nest groups.
 
 use crate::escape::escaped;
-use crate::events::{Consumer, Event, Outcome};
+use crate::events::{Consumer, RunEvent, StepEnd};
 
 use super::{Tails, runner, seconds, shown, write_commands, write_stderr};
 
@@ -35,31 +35,31 @@ impl Groups {
 }
 
 impl Consumer for Groups {
-    fn event(&self, event: &Event<'_>) {
+    fn event(&self, event: &RunEvent<'_>) {
         match *event {
-            Event::Started { step, .. } => write_stderr(&format!("{} …", escaped(&step.to_string()))),
-            Event::Line { id, line, .. } => {
+            RunEvent::Started { step, .. } => write_stderr(&format!("{} …", escaped(&step.to_string()))),
+            RunEvent::Line { id, line, .. } => {
                 let line = shown(line);
                 if !line.is_empty() {
                     self.tails.push(id, line);
                 }
             }
-            Event::Ended { id, step, outcome, took } => {
+            RunEvent::Ended { id, step, outcome, took } => {
                 let name = escaped(&step.to_string());
                 match outcome {
-                    Outcome::Done { detail } => {
+                    StepEnd::Done { detail } => {
                         self.write(id, &format!("{name}: {} ({})", detail.trim_end(), seconds(took)), None);
                     }
-                    Outcome::Failed { why } => {
+                    StepEnd::Failed { why } => {
                         let error = runner::command("error", Some(&shown(&name)), &shown(why));
                         self.write(id, &format!("{name}: FAILED ({})", seconds(took)), Some(error));
                     }
-                    Outcome::Abandoned => drop(self.tails.take(id)),
+                    StepEnd::Abandoned => drop(self.tails.take(id)),
                 }
             }
-            Event::Warning(text) => write_stderr(&format!("warning: {text}")),
-            Event::Note(text) => write_stderr(text),
-            Event::Run { .. } | Event::Planned { .. } | Event::Phase { .. } => {}
+            RunEvent::Warning(text) => write_stderr(&format!("warning: {text}")),
+            RunEvent::Note(text) => write_stderr(text),
+            RunEvent::Run { .. } | RunEvent::Planned { .. } | RunEvent::Phase { .. } => {}
         }
     }
 }

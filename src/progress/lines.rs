@@ -1,7 +1,7 @@
 //! One line per step, as text: for pipes, for `--quiet`, and for a job's log.
 
 use crate::escape::escaped;
-use crate::events::{Consumer, Event, Outcome};
+use crate::events::{Consumer, RunEvent, StepEnd};
 use crate::process::TAIL_LINES;
 
 use super::{Tails, seconds, shown};
@@ -34,15 +34,15 @@ impl Lines {
 }
 
 impl Consumer for Lines {
-    fn event(&self, event: &Event<'_>) {
+    fn event(&self, event: &RunEvent<'_>) {
         let quiet = self.detail == Detail::Quiet;
         match *event {
-            Event::Started { step, .. } => match self.detail {
+            RunEvent::Started { step, .. } => match self.detail {
                 Detail::Verbose => self.print(&format!("{} …", escaped(&step.to_string()))),
                 Detail::Log => self.print(&format!("== {}", escaped(&step.to_string()))),
                 Detail::Quiet | Detail::Steps => {}
             },
-            Event::Line { id, step, line } => {
+            RunEvent::Line { id, step, line } => {
                 let line = shown(line);
                 if line.is_empty() {
                     return;
@@ -57,15 +57,15 @@ impl Consumer for Lines {
                     self.tails.push(id, line);
                 }
             }
-            Event::Ended { id, step, outcome, took } => {
+            RunEvent::Ended { id, step, outcome, took } => {
                 let tail = self.tails.take(id);
                 let name = escaped(&step.to_string());
                 match outcome {
-                    Outcome::Done { .. } if quiet => {}
-                    Outcome::Done { detail } => {
+                    StepEnd::Done { .. } if quiet => {}
+                    StepEnd::Done { detail } => {
                         self.print(&format!("{name}: {} ({})", detail.trim_end(), seconds(took)));
                     }
-                    Outcome::Failed { .. } => {
+                    StepEnd::Failed { .. } => {
                         let mut text = format!("{name}: FAILED ({})", seconds(took));
                         if !tail.is_empty() {
                             text.push_str(&format!("\n  its last {} lines:", tail.len()));
@@ -73,16 +73,16 @@ impl Consumer for Lines {
                         }
                         self.print(&text);
                     }
-                    Outcome::Abandoned => {}
+                    StepEnd::Abandoned => {}
                 }
             }
-            Event::Warning(text) => self.print(&format!("warning: {text}")),
-            Event::Note(text) if !quiet => self.print(text),
-            Event::Run { repository, commit } => match self.detail {
+            RunEvent::Warning(text) => self.print(&format!("warning: {text}")),
+            RunEvent::Note(text) if !quiet => self.print(text),
+            RunEvent::Run { repository, commit } => match self.detail {
                 Detail::Verbose | Detail::Log => self.print(&format!("commit {commit} of {repository}")),
                 Detail::Quiet | Detail::Steps => {}
             },
-            Event::Note(_) | Event::Planned { .. } | Event::Phase { .. } => {}
+            RunEvent::Note(_) | RunEvent::Planned { .. } | RunEvent::Phase { .. } => {}
         }
     }
 }

@@ -25,5 +25,5 @@ pub use self::job::{
 pub use self::lock::{Holder, ServeLock, is_served};
 pub use self::log::{JobLog, LOG_CAP};
 pub use self::retry::RetryPolicy;
-pub use self::store::{Clock, Outbox, Post, PostKind, Refusal, Retention, Store};
+pub use self::store::{Clock, Outbox, Post, PostError, PostKind, Retention, Store};
 pub use self::worker::{Handler, JobContext, JobEvent, JobResult, Observer, Pool, PoolOptions};

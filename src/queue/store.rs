@@ -520,4 +520,4 @@ fn is_space(error: &rusqlite::Error) -> bool {
 mod tests;
 
 mod outbox;
-pub use outbox::{Outbox, Post, PostKind, Refusal};
+pub use outbox::{Outbox, Post, PostError, PostKind};

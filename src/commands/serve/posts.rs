@@ -4,11 +4,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::cancel::Cancel;
-use crate::commands::report::{self, Progress};
+use crate::commands::report::{self, MergeState};
 use crate::config::Config;
 use crate::documents::{DecisionDocument, Receipt};
-use crate::forge::api::Status;
-use crate::queue::{JobState, Outbox, Post, PostKind, Refusal, Store};
+use crate::forge::api::CommitStatus;
+use crate::queue::{JobState, Outbox, Post, PostError, PostKind, Store};
 
 use super::works::Works;
 use crate::commands::announce::Announcer;
@@ -46,8 +46,8 @@ pub(super) fn flush(queue: &Store, cancel: &Cancel) {
     }
 }
 
-fn send(queue: &Store, config: &Config, post: &Post, cancel: &Cancel) -> Result<(), Refusal> {
-    let refusal = |error: String| Refusal { error, pause: None };
+fn send(queue: &Store, config: &Config, post: &Post, cancel: &Cancel) -> Result<(), PostError> {
+    let failed = |error: String| PostError { error, pause: None };
     let document: DecisionDocument = match serde_json::from_str(&post.documents.document) {
         Ok(document) => document,
         // The job fails, and no forge to post to is known.
@@ -64,20 +64,20 @@ fn send(queue: &Store, config: &Config, post: &Post, cancel: &Cancel) -> Result<
     if !wanted {
         return Ok(());
     }
-    let api = report::api_of(config, forge, name, None, cancel).map_err(|e| refusal(e.one_line()))?;
-    let Some(api) = api else { return Err(refusal(format!("the forge {} has no token", forge.url))) };
+    let api = report::api_of(config, forge, name, None, cancel).map_err(|e| failed(e.one_line()))?;
+    let Some(api) = api else { return Err(failed(format!("the forge {} has no token", forge.url))) };
 
     let receipt = OnceLock::new();
     let progress = match post.job.state {
-        JobState::Queued | JobState::Running => Progress::Pending,
+        JobState::Queued | JobState::Running => MergeState::Pending,
         JobState::Succeeded => {
             let outcome = post.documents.outcome.as_deref().unwrap_or_default();
             match serde_json::from_str::<Receipt>(outcome) {
-                Ok(read) => Progress::Succeeded(receipt.get_or_init(|| read)),
-                Err(error) => return Err(refusal(format!("the receipt cannot be read: {error}"))),
+                Ok(read) => MergeState::Succeeded(receipt.get_or_init(|| read)),
+                Err(error) => return Err(failed(format!("the receipt cannot be read: {error}"))),
             }
         }
-        JobState::Failed | JobState::Cancelled => Progress::Failed {
+        JobState::Failed | JobState::Cancelled => MergeState::Failed {
             code: post.job.exit_code.filter(|_| post.job.state == JobState::Failed),
             error: post.job.error.as_deref().unwrap_or("cancelled"),
         },
@@ -88,10 +88,10 @@ fn send(queue: &Store, config: &Config, post: &Post, cancel: &Cancel) -> Result<
         PostKind::Status => {
             let Some(commit) = commit.and_then(|commit| commit.parse().ok()) else { return Ok(()) };
             let description = progress.description();
-            api.set_status(&Status { commit, state: progress.state(), description, target_url: link })
+            api.set_status(&CommitStatus { commit, state: progress.state(), description, target_url: link })
         }
         PostKind::Comment => {
-            let log = if matches!(progress, Progress::Failed { .. }) {
+            let log = if matches!(progress, MergeState::Failed { .. }) {
                 log_end(queue, post)
             } else {
                 String::new()
@@ -103,7 +103,7 @@ fn send(queue: &Store, config: &Config, post: &Post, cancel: &Cancel) -> Result<
             }
         }
     };
-    sent.map_err(|error| Refusal { pause: error.pause(), error: error.to_string() })
+    sent.map_err(|error| PostError { pause: error.pause(), error: error.to_string() })
 }
 
 fn log_end(queue: &Store, post: &Post) -> String {

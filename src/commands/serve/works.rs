@@ -10,7 +10,7 @@ use crate::commands::session;
 use crate::config::Config;
 use crate::documents::DecisionDocument;
 use crate::error::{Classify as _, Failure, Kind};
-use crate::events::{Consumer, Event, Events};
+use crate::events::{Consumer, Events, RunEvent};
 use crate::listener::Metrics;
 use crate::pipeline::{self, BuildOptions, PushOptions, Ran};
 use crate::progress::{Detail, Lines};
@@ -105,16 +105,16 @@ fn result_of(failure: &Failure) -> JobResult {
 struct Timings(Metrics);
 
 impl Consumer for Timings {
-    fn event(&self, event: &Event<'_>) {
+    fn event(&self, event: &RunEvent<'_>) {
         match *event {
-            Event::Phase { phase, took } => self.0.phase(phase, took),
-            Event::Run { .. }
-            | Event::Planned { .. }
-            | Event::Started { .. }
-            | Event::Line { .. }
-            | Event::Ended { .. }
-            | Event::Warning(_)
-            | Event::Note(_) => {}
+            RunEvent::Phase { phase, took } => self.0.phase(phase, took),
+            RunEvent::Run { .. }
+            | RunEvent::Planned { .. }
+            | RunEvent::Started { .. }
+            | RunEvent::Line { .. }
+            | RunEvent::Ended { .. }
+            | RunEvent::Warning(_)
+            | RunEvent::Note(_) => {}
         }
     }
 }

@@ -11,7 +11,7 @@ const CONTEXT: &str = "swanci";
 pub(crate) const LONGEST_DESCRIPTION: usize = 140;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum State {
+pub(crate) enum CommitState {
     Pending,
     Success,
     /// The merge itself is at fault.
@@ -21,9 +21,9 @@ pub(crate) enum State {
 }
 
 #[derive(Debug)]
-pub(crate) struct Status {
+pub(crate) struct CommitStatus {
     pub(crate) commit: CommitSha,
-    pub(crate) state: State,
+    pub(crate) state: CommitState,
     pub(crate) description: String,
     /// A page with details.
     pub(crate) target_url: Option<String>,
@@ -31,8 +31,8 @@ pub(crate) struct Status {
 
 impl Api {
     /// Sets the status of a commit. Idempotent.
-    pub(crate) fn set_status(&self, status: &Status) -> Result<(), ApiError> {
-        let Status { commit, state, description, target_url } = status;
+    pub(crate) fn set_status(&self, status: &CommitStatus) -> Result<(), ApiError> {
+        let CommitStatus { commit, state, description, target_url } = status;
         let at = format!("setting the status of {} of {}", commit.short(), self.repository);
         let mut description = crate::escape::escaped(&crate::redact::scrub(description));
         if description.chars().count() > LONGEST_DESCRIPTION {
@@ -93,7 +93,7 @@ impl Api {
     }
 
     /// The status in the format of both Bitbuckets, which require a URL.
-    fn build(&self, status: &Status, description: &str) -> Value {
+    fn build(&self, status: &CommitStatus, description: &str) -> Value {
         let page = || self.page(&format!("commits/{}", status.commit));
         json!({
             "key": CONTEXT,
@@ -113,11 +113,11 @@ impl Api {
     }
 }
 
-fn word(state: State, [pending, success, failure, error]: [&'static str; 4]) -> &'static str {
+fn word(state: CommitState, [pending, success, failure, error]: [&'static str; 4]) -> &'static str {
     match state {
-        State::Pending => pending,
-        State::Success => success,
-        State::Failure => failure,
-        State::Error => error,
+        CommitState::Pending => pending,
+        CommitState::Success => success,
+        CommitState::Failure => failure,
+        CommitState::Error => error,
     }
 }

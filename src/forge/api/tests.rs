@@ -36,8 +36,8 @@ fn api(kind: ForgeName, server: &ForgeApi) -> Api {
     Api::new(account, name.parse().unwrap(), Cancel::new()).unwrap()
 }
 
-fn status(state: State, target_url: Option<&str>) -> Status {
-    Status {
+fn status(state: CommitState, target_url: Option<&str>) -> CommitStatus {
+    CommitStatus {
         commit: SHA.parse::<CommitSha>().unwrap(),
         state,
         description: "1 image".to_owned(),
@@ -77,7 +77,7 @@ fn a_status_has_each_forges_format() {
         ),
     ] {
         let server = ForgeApi::start(|_| (201, json!({})));
-        api(kind, &server).set_status(&status(State::Failure, Some("https://ci/jobs/1"))).unwrap();
+        api(kind, &server).set_status(&status(CommitState::Failure, Some("https://ci/jobs/1"))).unwrap();
         let asked = server.asked();
         assert_eq!(server.lines(), [format!("POST {}", path.replace("SHA", SHA))], "{kind}");
         assert_eq!(asked[0].headers.get(header), Some(value), "{kind}");
@@ -88,7 +88,7 @@ fn a_status_has_each_forges_format() {
 
 #[test]
 fn each_state_has_its_name_and_a_missing_link_is_omitted_or_generated() {
-    let all = [State::Pending, State::Success, State::Failure, State::Error];
+    let all = [CommitState::Pending, CommitState::Success, CommitState::Failure, CommitState::Error];
     for (kind, words, link) in [
         (ForgeName::Github, ["pending", "success", "failure", "error"], Value::Null),
         (ForgeName::Gitbucket, ["pending", "success", "failure", "error"], Value::Null),
@@ -121,7 +121,7 @@ fn a_description_has_no_secret_and_fits_the_forges_limit() {
     crate::redact::register(&SecretString::from("canary-in-a-description"));
     let server = ForgeApi::start(|_| (201, json!({})));
     let text = format!("canary-in-a-description\u{1b}[1m {}", "ü".repeat(300));
-    let long = Status { description: text, ..status(State::Error, None) };
+    let long = CommitStatus { description: text, ..status(CommitState::Error, None) };
     api(ForgeName::Github, &server).set_status(&long).unwrap();
     let said = server.asked()[0].body["description"].as_str().unwrap().to_owned();
     assert!(said.starts_with("***\\u{1b}[1m ü") && said.ends_with('…'), "{said}");
@@ -145,11 +145,11 @@ fn refuses_transitions(newest: &'static str) -> ForgeApi {
 #[test]
 fn gitlab_accepts_the_same_state_again_but_not_another() {
     let server = refuses_transitions("pending");
-    api(ForgeName::Gitlab, &server).set_status(&status(State::Pending, None)).unwrap();
+    api(ForgeName::Gitlab, &server).set_status(&status(CommitState::Pending, None)).unwrap();
     let path = "/api/v4/projects/group%2Fsub%2Fshop/repository/commits";
     assert!(server.lines()[1].starts_with(&format!("GET {path}/{SHA}/statuses?name=swanci")));
     let server = refuses_transitions("success");
-    let error = api(ForgeName::Gitlab, &server).set_status(&status(State::Pending, None)).unwrap_err();
+    let error = api(ForgeName::Gitlab, &server).set_status(&status(CommitState::Pending, None)).unwrap_err();
     assert!(error.to_string().contains("Cannot transition"), "{error}");
 }
 
@@ -158,7 +158,7 @@ fn a_data_center_before_7_4_gets_the_status_by_its_older_api() {
     let old =
         |asked: &Asked| if asked.path.ends_with("/builds") { (404, json!({})) } else { (204, json!({})) };
     let server = ForgeApi::start(old);
-    api(ForgeName::BitbucketServer, &server).set_status(&status(State::Success, None)).unwrap();
+    api(ForgeName::BitbucketServer, &server).set_status(&status(CommitState::Success, None)).unwrap();
     let asked = server.asked();
     assert_eq!(asked[1].line(), format!("POST /rest/build-status/1.0/commits/{SHA}"));
     assert_eq!(asked[1].body, asked[0].body);
@@ -167,7 +167,7 @@ fn a_data_center_before_7_4_gets_the_status_by_its_older_api() {
 #[test]
 fn gogs_has_no_status_and_the_error_suggests_comments() {
     let server = ForgeApi::start(|_| (404, json!({})));
-    let error = api(ForgeName::Gogs, &server).set_status(&status(State::Success, None)).unwrap_err();
+    let error = api(ForgeName::Gogs, &server).set_status(&status(CommitState::Success, None)).unwrap_err();
     assert!(error.to_string().contains("comment = true"), "{error}");
     assert!(server.asked().is_empty());
 }
@@ -177,7 +177,7 @@ fn the_token_is_not_sent_where_a_redirect_points() {
     let trap = ForgeApi::start(|_| (201, json!({})));
     let to = format!("{}/elsewhere", trap.url());
     let server = ForgeApi::start(move |_| (307, json!(to)));
-    let error = api(ForgeName::Gitea, &server).set_status(&status(State::Success, None)).unwrap_err();
+    let error = api(ForgeName::Gitea, &server).set_status(&status(CommitState::Success, None)).unwrap_err();
     assert_eq!(error.problem, Problem::Moved);
     assert!(trap.asked().is_empty());
 }
@@ -194,7 +194,7 @@ fn a_bitbucket_login_contains_its_user_name() {
         token: SecretString::from(TOKEN),
     };
     let api = Api::new(account, "swan/shop".parse().unwrap(), Cancel::new()).unwrap();
-    api.set_status(&status(State::Success, None)).unwrap();
+    api.set_status(&status(CommitState::Success, None)).unwrap();
     let login = base64::engine::general_purpose::STANDARD.encode(format!("jane@example.org:{TOKEN}"));
     assert_eq!(server.asked()[0].headers["authorization"], format!("Basic {login}"));
 }

@@ -57,14 +57,14 @@ pub struct Post {
 
 /// Why something was not posted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub struct PostError {
     pub error: String,
     /// How long the server wants to be left alone.
     pub pause: Option<Duration>,
 }
 
 /// Posts one thing. `Ok` also where there is nothing to say.
-type Poster = dyn Fn(&Post) -> Result<(), Refusal> + Send + Sync;
+type Poster = dyn Fn(&Post) -> Result<(), PostError> + Send + Sync;
 
 /// Posts what is in the outbox, on a thread that lives only while there is something to post.
 pub struct Outbox {
@@ -108,8 +108,11 @@ impl Outbox {
         }
         Ok(())
     }
+
     fn attempt(&self, post: &Post) -> Result<(), QueueError> {
-        let Err(Refusal { error, pause }) = (self.post)(post) else { return self.store.forget_post(post.id) };
+        let Err(PostError { error, pause }) = (self.post)(post) else {
+            return self.store.forget_post(post.id);
+        };
         let what = format!("the {} about job {}", post.kind.as_str(), post.job.id);
         if self.store.now().saturating_sub(post.created_at) >= millis(DROP_AFTER) {
             (self.warn)(&format!("{what} was not posted within a day and is dropped: {error}"));
@@ -208,7 +211,7 @@ mod tests {
         store: Option<Store>,
         posted: Arc<Mutex<Vec<(PostKind, i64, JobState)>>>,
         warnings: Arc<Mutex<Vec<String>>>,
-        fails: Arc<Mutex<Option<Refusal>>>,
+        fails: Arc<Mutex<Option<PostError>>>,
     }
 
     impl Fixture {
@@ -269,7 +272,7 @@ mod tests {
             self.second.store(second, Ordering::SeqCst);
             let (fails, posted) = (Arc::clone(&self.fails), Arc::clone(&self.posted));
             let poster = move |post: &Post| match &*fails.lock().unwrap() {
-                Some(refusal) => Err(refusal.clone()),
+                Some(failed) => Err(failed.clone()),
                 None => {
                     posted.lock().unwrap().push((post.kind, post.job.id.0, post.job.state));
                     Ok(())
@@ -293,7 +296,7 @@ mod tests {
         }
 
         fn fail(&self, pause: Option<Duration>) {
-            *self.fails.lock().unwrap() = Some(Refusal { error: "502".to_owned(), pause });
+            *self.fails.lock().unwrap() = Some(PostError { error: "502".to_owned(), pause });
         }
 
         fn succeed(&self) {
