@@ -188,6 +188,10 @@ impl Shared {
         let began = Instant::now();
         let cancel = self.cancel.child(self.options.timeout);
         self.running().insert(job.id, cancel.clone());
+        // A short job would end, and replace its pending status, before the keeper's next look.
+        if let Err(error) = self.options.outbox.as_ref().map_or(Ok(()), Outbox::look) {
+            self.trouble(&error);
+        }
         self.tell(job, JobEvent::Started { attempt: job.attempt });
         let log = self.store.open_log(job.id, self.options.log_cap);
         let context = JobContext { cancel, log };
