@@ -283,9 +283,17 @@ impl Shop {
 
     /// Opens a pull request; its number.
     fn open(&self, head: &str) -> u64 {
+        let path = format!("repos/{}/pulls", self.name);
         let pull = json!({"title": head, "head": head, "base": "main"});
-        let pull = self.gitea.change("POST", &format!("repos/{}/pulls", self.name), &pull);
-        pull["number"].as_u64().unwrap()
+        let mut number = None;
+        eventually("the pull request is open", || {
+            // 404 until Gitea has worked off the push of the branch, which it does after git has ended.
+            let (status, answer) = self.gitea.ask("POST", &path, &pull);
+            assert!([201, 404].contains(&status), "{status} {answer}");
+            number = answer["number"].as_u64();
+            number.is_some()
+        });
+        number.unwrap()
     }
 
     /// Merges it in this style; the commit that landed.
