@@ -12,20 +12,18 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use crate::manifest::Template;
 use crate::model::{BranchName, ForgeName, ImageName, RegistryAddress, RepoName};
 use crate::pipeline::catchup::Since;
-use crate::queue::JobState;
+use crate::queue::{JobId, JobState};
 
 pub(crate) use hook::full_name;
-pub(crate) use hook::{Hook, HookAction, HookCheck, HookInstall, HookRedeliver, HookTarget, HookUrl};
+pub(crate) use hook::{HookAction, HookCheck, HookInstall, HookRedeliver, HookTarget};
 pub(crate) use init::Init;
 
 /// Turns a merged pull request into Docker images in a private registry.
 #[derive(Debug, Parser)]
 #[command(name = "swanci", version, arg_required_else_help = true, after_help = EXAMPLES, propagate_version = false)]
 pub(crate) struct Cli {
-    /// Options that every command takes.
     #[command(flatten)]
     pub global: Global,
-    /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -46,26 +44,26 @@ Exit codes:
   2 wrong usage                  6 the environment: git, docker, registry
   3 nothing to build (evaluate)  130, 143 interrupted";
 
-/// Options that every command takes.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
     /// The configuration file [default: $SWANCI_CONFIG, else ./swanci.toml, else /etc/swanci/swanci.toml]
-    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Where mirrors, receipts and the queue are kept [default: state_dir of the configuration, else $XDG_STATE_HOME/swanci]
-    #[arg(long, global = true, value_name = "DIR", help_heading = "Global options")]
+    #[arg(long, global = true, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
     /// Print only the result, warnings and errors
-    #[arg(short, long, global = true, help_heading = "Global options")]
+    #[arg(short, long, global = true)]
     pub quiet: bool,
     /// Show what git and docker say; repeat for more
-    #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "quiet", help_heading = "Global options")]
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "quiet")]
     pub verbose: u8,
     /// When to use colours and live bars (NO_COLOR is honoured)
-    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", help_heading = "Global options")]
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub color: Color,
     /// Print JSON also on a terminal [default: JSON when standard output is redirected]
-    #[arg(long, global = true, help_heading = "Global options")]
+    #[arg(long, global = true)]
     pub json: bool,
 }
 
@@ -95,14 +93,13 @@ pub(crate) enum Color {
     Never,
 }
 
-/// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Decide whether a webhook payload is a merge to build, and say why
     #[command(
         after_help = "Examples:\n  swanci evaluate payload.json --explain\n  swanci evaluate - --event pull_request < body\n\nWorks offline. Exit code 3: nothing to build."
     )]
-    Evaluate(Evaluate),
+    Evaluate(PayloadArgs),
     /// Clone the merged commit and build its images
     #[command(
         after_help = "Examples:\n  swanci evaluate payload.json | swanci build -\n  swanci build --repo https://github.com/acme/shop --branch main\n  swanci build --repo . --branch main --image httpd --dry-run"
@@ -127,7 +124,13 @@ pub(crate) enum Command {
     #[command(
         after_help = "Examples:\n  swanci run payload.json > receipt.json && swanci verify receipt.json\n  swanci run payload.json | swanci verify -"
     )]
-    Verify(Verify),
+    Verify {
+        /// The receipt, a file or `-` for standard input
+        #[arg(value_name = "RECEIPT")]
+        receipt: PathBuf,
+        #[arg(long, value_name = REGISTRY, help = WHERE_IMAGES_GO)]
+        registry: Option<RegistryAddress>,
+    },
     /// Listen for webhooks and run the same pipeline for every merge
     #[command(
         after_help = "Examples:\n  swanci serve --secret-file secret --repository acme/shop\n  swanci serve --once --once-timeout 1h\n\nSIGTERM stops: running jobs stay queued. SIGHUP reads the configuration again."
@@ -137,17 +140,27 @@ pub(crate) enum Command {
     #[command(
         after_help = "Examples:\n  swanci jobs\n  swanci jobs list --state failed\n  swanci jobs show 17\n  swanci jobs log 17 -f\n  swanci jobs retry 17"
     )]
-    Jobs(Jobs),
+    Jobs {
+        #[command(subcommand)]
+        command: Option<JobsCommand>,
+    },
     /// Validate the configuration, and the images.json of a working tree, without building
     #[command(
         after_help = "Examples:\n  swanci check\n  swanci check ~/src/shop\n  swanci check --config /etc/swanci/swanci.toml\n\nWorks offline. Exit code 4: something is wrong; each problem is printed with file, line and column."
     )]
-    Check(Check),
+    Check {
+        /// The root of a working tree [default: ., where it has an images.json or a Dockerfile]
+        #[arg(value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
     /// Check git, docker, builder, registry, certificates, credentials and disk
     #[command(
         after_help = "Examples:\n  swanci doctor\n  swanci doctor --registry registry.example.org:443 --json"
     )]
-    Doctor(Doctor),
+    Doctor {
+        #[arg(long, value_name = REGISTRY, help = WHERE_IMAGES_GO)]
+        registry: Option<RegistryAddress>,
+    },
     /// Write a commented configuration, a webhook secret and, if wanted, certificates
     #[command(
         after_help = "Examples:\n  swanci init\n  swanci init --yes --registry registry.example.org:443 \\\n      --repository acme/shop --branch main --certs\n  swanci init --yes --forge gitea --forge-url https://git.example.org \\\n      --repository acme/shop\n\nExisting files are never overwritten."
@@ -167,26 +180,25 @@ pub(crate) enum Command {
     #[command(
         after_help = "Examples:\n  swanci hook url\n  swanci hook install --repo acme/shop\n  swanci hook check --repo acme/shop"
     )]
-    Hook(Hook),
+    #[command(subcommand)]
+    Hook(HookAction),
     /// Print a shell completion script
     #[command(
         after_help = "Examples:\n  swanci completions bash > ~/.local/share/bash-completion/completions/swanci\n  swanci completions zsh > ~/.zfunc/_swanci\n  swanci completions fish > ~/.config/fish/completions/swanci.fish"
     )]
-    Completions(Completions),
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
     /// Write the manual pages into a folder
     #[command(after_help = "Example:\n  swanci man ~/.local/share/man/man1 && man swanci-build")]
-    Man(Man),
+    Man {
+        /// The folder
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
 }
 
-/// Which payload, and what to decide by.
-#[derive(Debug, Args)]
-pub(crate) struct Evaluate {
-    /// Which payload.
-    #[command(flatten)]
-    pub payload: PayloadArgs,
-}
-
-/// A payload and how to read it; `run` takes the same.
 #[derive(Debug, Args)]
 pub(crate) struct PayloadArgs {
     /// The webhook's body, a file or `-` for standard input
@@ -212,7 +224,6 @@ pub(crate) struct PayloadArgs {
     pub explain: bool,
 }
 
-/// What to build, and how.
 #[derive(Debug, Args)]
 #[command(group(clap::ArgGroup::new("what").args(["change", "repo"]).required(true)))]
 pub(crate) struct Build {
@@ -228,7 +239,6 @@ pub(crate) struct Build {
     /// The branch to build, or that the commit must be on
     #[arg(long, value_name = "NAME", requires = "repo")]
     pub branch: Option<BranchName>,
-    /// How to build.
     #[command(flatten)]
     pub options: BuildArgs,
     /// Print what would be built, and why; build nothing
@@ -236,27 +246,17 @@ pub(crate) struct Build {
     pub dry_run: bool,
 }
 
-/// How to build; `run` takes the same.
-#[derive(Debug, Args)]
-pub(crate) struct BuildArgs {
-    /// The registry.
-    #[command(flatten)]
-    pub registry: RegistryArgs,
-    /// Only this image; repeatable [default: every image of images.json]
-    #[arg(long, value_name = "NAME")]
-    pub image: Vec<ImageName>,
-    /// A moving tag: {version}, {branch}, {commit}, {short}, {number}; repeatable [default: build.tags of the configuration, else {version}, or {branch} without a version]
+const REGISTRY: &str = "HOST[:PORT][/NAMESPACE]";
+const WHERE_IMAGES_GO: &str = "Where images go [default: registry.host of the configuration]";
+
+/// What overrides the configuration of a site.
+#[derive(Debug, Default, Args)]
+pub(crate) struct SiteArgs {
+    #[arg(long, value_name = REGISTRY, help = WHERE_IMAGES_GO)]
+    pub registry: Option<RegistryAddress>,
+    /// A moving tag: {version}, {branch}, {commit}, {short}, {number} (of the pull request); repeatable [default: build.tags of the configuration, else {version}, or {branch} without a version]
     #[arg(long, value_name = "TEMPLATE")]
     pub tag: Vec<Template>,
-    /// Build even what is unchanged
-    #[arg(long)]
-    pub force: bool,
-    /// Ask for newer base images
-    #[arg(long)]
-    pub pull: bool,
-    /// Use no cached step
-    #[arg(long)]
-    pub no_cache: bool,
     /// Images at once [default: build.jobs of the configuration, else 2]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub jobs: Option<u16>,
@@ -266,6 +266,24 @@ pub(crate) struct BuildArgs {
     /// A buildx builder [default: build.builder of the configuration, else the engine's own]
     #[arg(long, value_name = "NAME")]
     pub builder: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BuildArgs {
+    #[command(flatten)]
+    pub site: SiteArgs,
+    /// Only this image; repeatable [default: every image of images.json]
+    #[arg(long, value_name = "NAME")]
+    pub image: Vec<ImageName>,
+    /// Build even what is unchanged
+    #[arg(long)]
+    pub force: bool,
+    /// Ask for newer base images
+    #[arg(long)]
+    pub pull: bool,
+    /// Use no cached step
+    #[arg(long)]
+    pub no_cache: bool,
     /// A file that RUN --mount=type=secret,id=ID can read; repeatable
     #[arg(long, value_name = "ID=FILE", value_parser = build_secret)]
     pub secret: Vec<(String, PathBuf)>,
@@ -280,8 +298,12 @@ fn build_secret(text: &str) -> Result<(String, PathBuf), String> {
     Ok((id.to_owned(), PathBuf::from(file)))
 }
 
-fn job_number(text: &str) -> Result<i64, &'static str> {
-    text.parse().map_err(|_| "a job has a number; `swanci jobs` lists them")
+fn job_number(text: &str) -> Result<JobId, &'static str> {
+    text.parse().map(JobId).map_err(|_| "a job has a number; `swanci jobs` lists them")
+}
+
+fn server_name(text: &str) -> Result<RegistryAddress, &'static str> {
+    text.parse().map_err(|_| "it is neither a host name nor an address")
 }
 
 fn address(text: &str) -> Result<SocketAddr, &'static str> {
@@ -297,15 +319,6 @@ fn commit_id(text: &str) -> Result<String, String> {
     Err("a commit id has 4 to 40 hexadecimal digits".to_owned())
 }
 
-/// The registry.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct RegistryArgs {
-    /// Where images go [default: registry.host of the configuration]
-    #[arg(long, value_name = "HOST[:PORT][/NAMESPACE]")]
-    pub registry: Option<RegistryAddress>,
-}
-
-/// How to push; `run` takes the same.
 #[derive(Debug, Args)]
 pub(crate) struct PushArgs {
     /// Fail when an immutable tag is in the registry already with another digest
@@ -319,33 +332,26 @@ pub(crate) struct PushArgs {
     pub take_over: bool,
 }
 
-/// What to push.
 #[derive(Debug, Args)]
 pub(crate) struct Push {
     /// The document of `build`, a file or `-` for standard input
     #[arg(value_name = "BUILT")]
     pub built: PathBuf,
-    /// The registry.
-    #[command(flatten)]
-    pub registry: RegistryArgs,
+    #[arg(long, value_name = REGISTRY, help = WHERE_IMAGES_GO)]
+    pub registry: Option<RegistryAddress>,
     /// The longest that one image may take, as 30m or 90s [default: build.timeout of the configuration, else 30m]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub timeout: Option<Duration>,
-    /// How to push.
     #[command(flatten)]
     pub options: PushArgs,
 }
 
-/// The three steps in one.
 #[derive(Debug, Args)]
 pub(crate) struct Run {
-    /// Which payload.
     #[command(flatten)]
     pub payload: PayloadArgs,
-    /// How to build.
     #[command(flatten)]
     pub build: BuildArgs,
-    /// How to push.
     #[command(flatten)]
     pub push: PushArgs,
     /// Set the commit's status on its forge, pending and then how it ended (needs the forge's token)
@@ -353,7 +359,6 @@ pub(crate) struct Run {
     pub status: bool,
 }
 
-/// Which commits to look at, and how to build those that are missing.
 #[derive(Debug, Args)]
 pub(crate) struct Catchup {
     /// Only this configured repository; repeatable [default: all]
@@ -377,35 +382,10 @@ pub(crate) struct Catchup {
     /// Print which commits would be built, and why; build nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// The registry.
     #[command(flatten)]
-    pub registry: RegistryArgs,
-    /// A moving tag: {version}, {branch}, {commit}, {short}; repeatable [default: build.tags of the configuration, else {version}, or {branch} without a version]
-    #[arg(long, value_name = "TEMPLATE")]
-    pub tag: Vec<Template>,
-    /// Images at once [default: build.jobs of the configuration, else 2]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub jobs: Option<u16>,
-    /// The longest that one image may take, as 30m or 90s [default: build.timeout of the configuration, else 30m]
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
-    pub timeout: Option<Duration>,
-    /// A buildx builder [default: build.builder of the configuration, else the engine's own]
-    #[arg(long, value_name = "NAME")]
-    pub builder: Option<String>,
+    pub site: SiteArgs,
 }
 
-/// What to verify.
-#[derive(Debug, Args)]
-pub(crate) struct Verify {
-    /// The receipt, a file or `-` for standard input
-    #[arg(value_name = "RECEIPT")]
-    pub receipt: PathBuf,
-    /// The registry.
-    #[command(flatten)]
-    pub registry: RegistryArgs,
-}
-
-/// How to listen.
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
     /// The address to listen on [default: serve.listen of the configuration, else 127.0.0.1:8080]
@@ -429,20 +409,10 @@ pub(crate) struct Serve {
     /// Serve GET /metrics and /readyz here [default: serve.admin_listen of the configuration, else nowhere]
     #[arg(long, value_name = "ADDR", value_parser = address)]
     pub admin_listen: Option<SocketAddr>,
-    /// The registry.
-    #[command(flatten)]
-    pub registry: RegistryArgs,
+    #[arg(long, value_name = REGISTRY, help = WHERE_IMAGES_GO)]
+    pub registry: Option<RegistryAddress>,
 }
 
-/// What to do with the queue.
-#[derive(Debug, Args)]
-pub(crate) struct Jobs {
-    /// The subcommand; lists without one.
-    #[command(subcommand)]
-    pub command: Option<JobsCommand>,
-}
-
-/// The subcommands of `jobs`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum JobsCommand {
     /// List jobs, the newest first
@@ -455,14 +425,14 @@ pub(crate) enum JobsCommand {
     Show {
         /// The job's number
         #[arg(value_parser = job_number)]
-        id: i64,
+        id: JobId,
     },
     /// Print a job's log
     #[command(after_help = "Examples:\n  swanci jobs log 17\n  swanci jobs log 17 --follow")]
     Log {
         /// The job's number
         #[arg(value_parser = job_number)]
-        id: i64,
+        id: JobId,
         /// Print further lines as they come, until the job has ended
         #[arg(short, long)]
         follow: bool,
@@ -472,19 +442,18 @@ pub(crate) enum JobsCommand {
     Retry {
         /// The job's number
         #[arg(value_parser = job_number)]
-        id: i64,
+        id: JobId,
     },
     /// Cancel a job, and stop it if it runs
     #[command(after_help = "Example:\n  swanci jobs cancel 17")]
     Cancel {
         /// The job's number
         #[arg(value_parser = job_number)]
-        id: i64,
+        id: JobId,
     },
 }
 
-/// Which jobs to list.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct JobsList {
     /// Only jobs in this state: queued, running, succeeded, failed or cancelled [default: all]
     #[arg(long, value_name = "STATE")]
@@ -492,45 +461,21 @@ pub(crate) struct JobsList {
     /// Only jobs of this repository [default: all]
     #[arg(long, value_name = "OWNER/NAME")]
     pub repository: Option<RepoName>,
-    /// List no more than N jobs
-    #[arg(long, value_name = "N", default_value_t = 50)]
-    pub limit: u32,
+    /// List no more than N jobs [default: 50]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: Option<u32>,
 }
 
-impl Default for JobsList {
-    fn default() -> JobsList {
-        JobsList { state: None, repository: None, limit: 50 }
-    }
-}
-
-/// What to validate.
-#[derive(Debug, Args)]
-pub(crate) struct Check {
-    /// The root of a working tree [default: ., where it has an images.json or a Dockerfile]
-    #[arg(value_name = "DIR")]
-    pub dir: Option<PathBuf>,
-}
-
-/// What to check.
-#[derive(Debug, Args)]
-pub(crate) struct Doctor {
-    /// The registry.
-    #[command(flatten)]
-    pub registry: RegistryArgs,
-}
-
-/// Which certificate.
 #[derive(Debug, Args)]
 pub(crate) struct Certs {
     /// The registry's host names and addresses; localhost and 127.0.0.1 are added
-    #[arg(value_name = "NAME", required = true)]
+    #[arg(value_name = "NAME", required = true, value_parser = server_name)]
     pub name: Vec<RegistryAddress>,
     /// The folder of the certificates
     #[arg(long, value_name = "DIR", default_value = "certs")]
     pub dir: PathBuf,
 }
 
-/// Whom to trust.
 #[derive(Debug, Args)]
 pub(crate) struct Trust {
     /// The registry, as it stands in image names
@@ -545,19 +490,4 @@ pub(crate) struct Trust {
     /// Trust it no longer
     #[arg(long)]
     pub remove: bool,
-}
-
-/// For which shell.
-#[derive(Debug, Args)]
-pub(crate) struct Completions {
-    /// The shell
-    pub shell: clap_complete::Shell,
-}
-
-/// Where to.
-#[derive(Debug, Args)]
-pub(crate) struct Man {
-    /// The folder
-    #[arg(value_name = "DIR")]
-    pub dir: PathBuf,
 }

@@ -36,7 +36,7 @@ pub mod queue;
 mod redact;
 pub mod registry;
 #[cfg(test)]
-mod schemas;
+mod schema_tests;
 mod signals;
 mod state_dir;
 mod suggest;
@@ -50,7 +50,7 @@ pub fn main() -> ExitCode {
     if let Err(error) = signals::stop_on_signals(&cancel) {
         progress::write_stderr(&format!("warning: signals cannot be handled: {error}"));
     }
-    match commands::dispatch(cli, &cancel, &mut std::io::stdout()) {
+    match commands::dispatch(cli, &cancel) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             let kind = cancel.stopped().map_or(failure.kind, |stop| stop.kind().and(failure.kind));

@@ -14,20 +14,15 @@ pub(crate) fn full_name(text: &str) -> Result<RepoName, String> {
     if name.as_str().contains('/') { Ok(name) } else { Err("its owner is missing: owner/name".to_owned()) }
 }
 
-/// The forge's side of the webhook.
-#[derive(Debug, Args)]
-pub(crate) struct Hook {
-    /// What to do.
-    #[command(subcommand)]
-    pub action: HookAction,
-}
-
-/// What can be done with the webhook.
 #[derive(Debug, Subcommand)]
 pub(crate) enum HookAction {
     /// Print the webhook URL, from ngrok's public address
     #[command(after_help = "Example:\n  swanci hook url")]
-    Url(HookUrl),
+    Url {
+        /// The ngrok agent's local API
+        #[arg(long, value_name = "URL", default_value = crate::hooks::NGROK_API)]
+        ngrok_api: String,
+    },
     /// Create or update the repository's webhook on its forge
     #[command(
         after_help = "Examples:\n  swanci hook install --repo owner/name\n  swanci hook install --repo owner/name --url https://ci.example.org/webhook\n  swanci hook install --repo owner/name --forge https://git.example.org --url https://ci.example.org/webhook\n\nThe token for GitHub is read from GH_TOKEN or GITHUB_TOKEN: a classic one with the scope admin:repo_hook, or a\nfine-grained one with the repository permission \"Webhooks: write\". For the other forges it is the token_file of\nthe [[forge]], or SWANCI_GIT_TOKEN. Running it again leaves one webhook."
@@ -45,15 +40,6 @@ pub(crate) enum HookAction {
     Redeliver(HookRedeliver),
 }
 
-/// Where ngrok is asked.
-#[derive(Debug, Args)]
-pub(crate) struct NgrokArgs {
-    /// The ngrok agent's local API
-    #[arg(long, value_name = "URL", default_value = crate::hooks::NGROK_API)]
-    pub ngrok_api: String,
-}
-
-/// Which webhook.
 #[derive(Debug, Args)]
 pub(crate) struct HookTarget {
     /// The repository [default: the configuration's, where it has one only]
@@ -70,35 +56,23 @@ pub(crate) struct HookTarget {
     pub id: Option<HookId>,
 }
 
-/// How to find the public address.
-#[derive(Debug, Args)]
-pub(crate) struct HookUrl {
-    /// ngrok.
-    #[command(flatten)]
-    pub ngrok: NgrokArgs,
-}
-
-/// What to install.
 #[derive(Debug, Args)]
 pub(crate) struct HookInstall {
-    /// Which webhook.
     #[command(flatten)]
     pub target: HookTarget,
     /// Where the forge delivers to; /webhook is added to a bare address [default: ngrok's public address]
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
-    /// ngrok.
-    #[command(flatten)]
-    pub ngrok: NgrokArgs,
+    /// The ngrok agent's local API
+    #[arg(long, value_name = "URL", default_value = crate::hooks::NGROK_API)]
+    pub ngrok_api: String,
     /// The webhook's secret [default: the first secret_file of the forge, or SWANCI_SECRET]
     #[arg(long, value_name = "FILE")]
     pub secret_file: Option<PathBuf>,
 }
 
-/// What to check.
 #[derive(Debug, Args)]
 pub(crate) struct HookCheck {
-    /// Which webhook.
     #[command(flatten)]
     pub target: HookTarget,
     /// Deliveries to look at
@@ -112,10 +86,8 @@ pub(crate) struct HookCheck {
     pub no_ping: bool,
 }
 
-/// What to send again.
 #[derive(Debug, Args)]
 pub(crate) struct HookRedeliver {
-    /// Which webhook.
     #[command(flatten)]
     pub target: HookTarget,
     /// Only events of which the newest attempt is younger than this (GitHub keeps deliveries for 3 days)

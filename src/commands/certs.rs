@@ -1,6 +1,6 @@
 //! `swanci certs`: creates or renews the registry's certificate.
 
-use std::io::Write;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -10,9 +10,9 @@ use crate::error::{Classify as _, Failure, Kind};
 use crate::init::certificates::{Pair, authority, server};
 use crate::init::names;
 
-use super::documents_io::{print, write_json};
+use super::documents_io::show;
 
-pub(super) fn command(global: &Global, args: &Certs, out: &mut dyn Write) -> Result<(), Failure> {
+pub(super) fn command(global: &Global, args: &Certs) -> Result<(), Failure> {
     let mut all: Vec<String> = Vec::new();
     for name in args.name.iter().flat_map(names) {
         if !all.contains(&name) {
@@ -42,9 +42,6 @@ pub(super) fn command(global: &Global, args: &Certs, out: &mut dyn Write) -> Res
         replace(&path, text, mode).classify(Kind::Failed, || format!("cannot write {}", path.display()))?;
         written.push(path);
     }
-    if global.json {
-        return write_json(out, &json!({"schema": 1, "names": all, "written": written}));
-    }
     let mut text: String = written.iter().map(|path| format!("wrote {}\n", path.display())).collect();
     text.push_str(&format!("valid for {}\n", all.join(", ")));
     if is_new {
@@ -52,7 +49,7 @@ pub(super) fn command(global: &Global, args: &Certs, out: &mut dyn Write) -> Res
     } else {
         text.push_str("next: restart the registry, which reads its certificate at its start\n");
     }
-    print(out, &text)
+    show(global.json, &json!({"schema": 1, "names": all, "written": written}), || text)
 }
 
 fn half(path: &Path, error: std::io::Error) -> Failure {

@@ -1,13 +1,12 @@
 //! `swanci check`: validates the configuration and the images.json of a working tree, without building.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use crate::cancel::Cancel;
-use crate::cli::{Check, Global};
+use crate::cli::Global;
 use crate::config::{Config, Environment};
 use crate::error::{Classify as _, Failure, Kind};
 use crate::escape::{escaped, shortened};
@@ -63,12 +62,7 @@ impl Problem {
 }
 
 /// Prints every problem; with any it ends with 4.
-pub(super) fn command(
-    global: &Global,
-    args: &Check,
-    cancel: &Cancel,
-    out: &mut dyn Write,
-) -> Result<(), Failure> {
+pub(super) fn command(global: &Global, dir: Option<&Path>, cancel: &Cancel) -> Result<(), Failure> {
     let environment = Environment::of_process();
     let (configuration, mistakes) = Config::mistakes(global.config.as_deref(), &environment)?;
     let file = configuration.clone().unwrap_or_default();
@@ -79,17 +73,16 @@ pub(super) fn command(
         true => Some(Config::load(global.config.as_deref(), global.state_dir.as_deref(), &environment)?),
         false => None,
     };
-    let dir = args.dir.clone().unwrap_or_default();
-    let tree = Tree::open(&dir)?;
+    let tree = Tree::open(dir.unwrap_or(Path::new("")))?;
     let (mut images, mut uncommitted) = (Vec::new(), Vec::new());
-    if args.dir.is_some() || configuration.is_none() || tree.lists_images() {
+    if dir.is_some() || configuration.is_none() || tree.lists_images() {
         images = tree.check(config.as_ref(), &mut problems)?;
         uncommitted = git::uncommitted(&tree.root, cancel).unwrap_or_default();
     }
     problems.sort();
     let outcome = if problems.is_empty() { "valid" } else { "invalid" };
     let document = Document { schema: 1, outcome, configuration, images, uncommitted, problems };
-    let written = show(out, global.json, &document, || shown(&document));
+    let written = show(global.json, &document, || shown(&document));
     match document.problems.len() {
         0 => written,
         1 => Err(Failure::bad_input("1 problem was found")),

@@ -1,24 +1,24 @@
 //! `swanci doctor`: checks each part of the environment and suggests repairs.
 
-use std::io::Write;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use serde::Serialize;
+use serde_json::json;
 use url::Url;
 
 use crate::cancel::Cancel;
-use crate::cli::Doctor;
+use crate::cli::SiteArgs;
 use crate::config::ForgeConfig;
 use crate::docker::Builder;
 use crate::error::{Failure, Kind};
 use crate::git;
 use crate::http::proxy::{self, Proxies};
-use crate::model::{ForgeName, ImageName, ImageRepository};
+use crate::model::{ForgeName, ImageName, ImageRepository, RegistryAddress};
 use crate::pipeline::{RepositoryRule, Site};
 
 use super::Session;
-use super::documents_io::{print, write_json};
+use super::documents_io::{print, show};
 use super::report::api_of;
 
 /// Time limit for a single check.
@@ -46,24 +46,17 @@ struct Check {
     mend: Option<String>,
 }
 
-#[derive(Serialize)]
-struct Report<'a> {
-    schema: u32,
-    healthy: bool,
-    checks: &'a [Check],
-}
-
 /// Prints each check when it is done; a failed one exits with 6.
-pub(super) fn command(session: &Session, args: &Doctor, out: &mut dyn Write) -> Result<(), Failure> {
+pub(super) fn command(session: &Session, registry: Option<RegistryAddress>) -> Result<(), Failure> {
     let mut checks = Vec::new();
     let mut closed = None;
     let mut report = |check: Check| {
         if !session.json && closed.is_none() {
-            closed = print(out, &shown(&check)).err();
+            closed = print(&shown(&check)).err();
         }
         checks.push(check);
     };
-    match session.site(&args.registry, None) {
+    match session.site(&SiteArgs { registry, ..SiteArgs::default() }) {
         Ok(site) => check_all(session, &site, &mut report),
         Err(failure) => report(failed("configuration", failure)),
     }
@@ -71,10 +64,9 @@ pub(super) fn command(session: &Session, args: &Doctor, out: &mut dyn Write) -> 
         return Err(stop.into());
     }
     let healthy = checks.iter().all(|c| c.health != Health::Failed);
-    if session.json {
-        write_json(out, &Report { schema: 1, healthy, checks: &checks })?;
-    }
-    closed.map_or(Ok(()), Err)?;
+    let document = json!({"schema": 1, "healthy": healthy, "checks": checks});
+    let written = if session.json { show(true, &document, String::new) } else { closed.map_or(Ok(()), Err) };
+    written?;
     if healthy {
         return Ok(());
     }

@@ -1,10 +1,9 @@
 //! `swanci evaluate`: decides offline whether a payload is a merge to build.
 
-use std::io::Write;
 use std::path::Path;
 use std::time::SystemTime;
 
-use crate::cli::{Evaluate, PayloadArgs};
+use crate::cli::PayloadArgs;
 use crate::config::{Config, ForgeConfig, RepositoryConfig, read_secret_file};
 use crate::decide::{self, BranchGlobs, Policy};
 use crate::documents::{DecisionDocument, DecisionWord};
@@ -18,9 +17,9 @@ use super::documents_io::{name_of, read_bytes, write};
 use super::summary;
 
 /// Prints the decision; a skip exits with 3.
-pub(super) fn command(session: &Session, args: &Evaluate, out: &mut dyn Write) -> Result<(), Failure> {
-    let document = evaluate(&session.config, &args.payload)?;
-    write(session, out, &document, || {
+pub(super) fn command(session: &Session, args: &PayloadArgs) -> Result<(), Failure> {
+    let document = evaluate(&session.config, args)?;
+    write(session, &document, || {
         summary::decision(&document, Some(&summary::typed(std::env::args(), "| swanci build -")))
     })?;
     match document.decision {

@@ -1,14 +1,13 @@
 //! `swanci hook`: the webhook on the forge made, checked, and its failed deliveries sent again.
 
 use std::collections::HashSet;
-use std::io::Write;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use secrecy::SecretString;
 use serde::Serialize;
 
-use crate::cli::{Hook as HookArgs, HookAction, HookCheck, HookInstall, HookRedeliver, HookTarget, HookUrl};
+use crate::cli::{HookAction, HookCheck, HookInstall, HookRedeliver, HookTarget};
 use crate::config::{Config, Environment, ForgeConfig, read_secret_file};
 use crate::error::Failure;
 use crate::escape::escaped;
@@ -25,12 +24,12 @@ use super::{Session, session};
 /// The longest pause between two looks for the ping.
 const SLOWEST_LOOK: Duration = Duration::from_secs(2);
 
-pub(super) fn command(session: &Session, args: &HookArgs, out: &mut dyn Write) -> Result<(), Failure> {
-    match &args.action {
-        HookAction::Url(args) => url(session, args, out),
-        HookAction::Install(args) => install(session, args, out),
-        HookAction::Check(args) => check(session, args, out),
-        HookAction::Redeliver(args) => redeliver(session, args, out),
+pub(super) fn command(session: &Session, action: &HookAction) -> Result<(), Failure> {
+    match action {
+        HookAction::Url { ngrok_api } => url(session, ngrok_api),
+        HookAction::Install(args) => install(session, args),
+        HookAction::Check(args) => check(session, args),
+        HookAction::Redeliver(args) => redeliver(session, args),
     }
 }
 
@@ -42,9 +41,9 @@ struct UrlDocument<'a> {
     url: &'a str,
 }
 
-fn url(session: &Session, args: &HookUrl, out: &mut dyn Write) -> Result<(), Failure> {
-    let url = from_ngrok(session, &args.ngrok.ngrok_api, "")?;
-    show(out, session.json, &UrlDocument { schema: 1, url: url.as_str() }, || format!("{url}\n"))
+fn url(session: &Session, ngrok_api: &str) -> Result<(), Failure> {
+    let url = from_ngrok(session, ngrok_api, "")?;
+    show(session.json, &UrlDocument { schema: 1, url: url.as_str() }, || format!("{url}\n"))
 }
 
 /// `otherwise` says what the command takes in its stead.
@@ -218,12 +217,12 @@ struct InstallDocument<'a> {
     was: Option<&'a str>,
 }
 
-fn install(session: &Session, args: &HookInstall, out: &mut dyn Write) -> Result<(), Failure> {
+fn install(session: &Session, args: &HookInstall) -> Result<(), Failure> {
     let secret = secret(&session.config, args)?;
     let webhooks = open(session, &args.target)?;
     let url = match &args.url {
         Some(url) => webhook_url(url).map_err(|problem| Failure::usage(format!("--url: {problem}")))?,
-        None => from_ngrok(session, &args.ngrok.ngrok_api, ", --url does without it")?,
+        None => from_ngrok(session, &args.ngrok_api, ", --url does without it")?,
     };
     if url.scheme() == "http" {
         session.events.warn("deliveries to an http address can be read on their way; https is better");
@@ -257,7 +256,7 @@ fn install(session: &Session, args: &HookInstall, out: &mut dyn Write) -> Result
         url: url.as_str(),
         was: was.as_deref(),
     };
-    show(out, session.json, &document, || text)
+    show(session.json, &document, || text)
 }
 
 /// Of several secrets the first: the others are being replaced.
@@ -291,7 +290,7 @@ struct CheckDocument<'a> {
     deliveries: &'a [Delivery],
 }
 
-fn check(session: &Session, args: &HookCheck, out: &mut dyn Write) -> Result<(), Failure> {
+fn check(session: &Session, args: &HookCheck) -> Result<(), Failure> {
     let webhooks = open(session, &args.target)?;
     let hook = existing(session, &webhooks, &args.target)?;
     let mut problems = misconfigured(&hook, webhooks.event());
@@ -346,7 +345,7 @@ fn check(session: &Session, args: &HookCheck, out: &mut dyn Write) -> Result<(),
     } else if deliveries.is_empty() {
         text.push_str("  no delivery yet\n");
     }
-    let shown = show(out, session.json, &document, || text);
+    let shown = show(session.json, &document, || text);
     if problems.is_empty() {
         return shown;
     }
@@ -468,7 +467,7 @@ struct Refused<'a> {
     error: String,
 }
 
-fn redeliver(session: &Session, args: &HookRedeliver, out: &mut dyn Write) -> Result<(), Failure> {
+fn redeliver(session: &Session, args: &HookRedeliver) -> Result<(), Failure> {
     let webhooks = open(session, &args.target)?;
     let hook = existing(session, &webhooks, &args.target)?;
     let title = webhooks.api.kind.title();
@@ -516,7 +515,7 @@ fn redeliver(session: &Session, args: &HookRedeliver, out: &mut dyn Write) -> Re
         redelivered: &redelivered,
         refused: &refused,
     };
-    let shown = show(out, session.json, &document, || text);
+    let shown = show(session.json, &document, || text);
     match (stopped, refused.len()) {
         (Some(failure), _) => Err(failure.context(format!("after {} redeliveries", redelivered.len()))),
         (None, 0) => shown,

@@ -1,11 +1,11 @@
 //! `swanci init`: prompts, or takes flags, and writes a new installation.
 
-use std::io::{IsTerminal as _, Write};
+use std::io::IsTerminal as _;
 use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use serde::Serialize;
+use serde_json::json;
 
 use crate::cancel::Cancel;
 use crate::cli::{Global, Init, full_name};
@@ -16,24 +16,11 @@ use crate::init::{self, Answers, Written};
 use crate::model::{ForgeName, RegistryAddress};
 use crate::progress::{prompt, write_stderr};
 
+use super::documents_io::show;
 use super::summary::shell_word;
 
-#[derive(Serialize)]
-struct Document<'a> {
-    schema: u32,
-    config: &'a Path,
-    secret_file: &'a Path,
-    written: &'a [std::path::PathBuf],
-    next: &'a [String],
-}
-
 /// Writes the files and prints the next steps.
-pub(super) fn command(
-    global: &Global,
-    args: &Init,
-    cancel: &Cancel,
-    out: &mut dyn Write,
-) -> Result<(), Failure> {
+pub(super) fn command(global: &Global, args: &Init, cancel: &Cancel) -> Result<(), Failure> {
     let mut answers = Answers {
         // The current directory needs no prefix in the output.
         dir: if args.dir == Path::new(".") { std::path::PathBuf::new() } else { args.dir.clone() },
@@ -64,17 +51,11 @@ pub(super) fn command(
     for (i, step) in next.iter().enumerate() {
         text.push_str(&format!("  {}. {step}\n", i + 1));
     }
-    if global.json {
-        let document = Document {
-            schema: 1,
-            config: &written.config,
-            secret_file: &written.secret,
-            written: &written.files,
-            next: &next,
-        };
-        return super::documents_io::write_json(out, &document);
-    }
-    super::documents_io::print(out, &text)
+    let document = json!({
+        "schema": 1, "config": written.config, "secret_file": written.secret, "written": written.files,
+        "next": next,
+    });
+    show(global.json, &document, || text)
 }
 
 /// Prompts for the values that no flag set. Enter accepts the value in brackets.

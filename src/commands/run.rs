@@ -1,6 +1,5 @@
 //! `swanci run`: evaluate, build and push in one step.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -18,8 +17,8 @@ use crate::pipeline::{self, Outcome, Ran};
 use crate::redact;
 
 use super::Session;
-use super::build::{build_options, change_of};
-use super::documents_io::{wants_json, write, write_outcome};
+use super::build::{self, build_options, change_of};
+use super::documents_io::{wants_json, write};
 use super::evaluate::evaluate;
 use super::push::{push_options, say_pulls};
 use super::report::{self, MergeState};
@@ -31,7 +30,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 const LIMIT_AFTER_SIGNAL: Duration = Duration::from_secs(2);
 
 /// Prints the receipt, or the decision if there is nothing to build.
-pub(super) fn command(session: &Session, mut args: Run, out: &mut dyn Write) -> Result<(), Failure> {
+pub(super) fn command(session: &Session, mut args: Run) -> Result<(), Failure> {
     let named = args.payload.event.as_deref().is_some_and(|event| !event.trim().is_empty());
     if let (Some(actions), false) = (&session.actions, named) {
         args.payload.event = actions.event_of(&args.payload.payload);
@@ -46,13 +45,14 @@ pub(super) fn command(session: &Session, mut args: Run, out: &mut dyn Write) -> 
             if wants_json(session) {
                 session.events.note(&format!("nothing to do: {}", document.reason));
             }
-            let written = write(session, out, &document, || summary::decision(&document, None));
+            let written = write(session, &document, || summary::decision(&document, None));
             return reported(session, reason, Ended::Skipped(&document), None, None, written);
         }
         DecisionWord::Build => session.events.note(&document.reason),
     }
-    let carried_out = carry_out(session, &args, &document);
-    if args.status {
+    let status = args.status;
+    let carried_out = carry_out(session, args, &document);
+    if status {
         tell_end(session, &document, &carried_out);
     }
     let Outcome { document: ran, failure } = match carried_out {
@@ -61,27 +61,27 @@ pub(super) fn command(session: &Session, mut args: Run, out: &mut dyn Write) -> 
     };
     match &ran {
         Ran::Built(built) => {
-            let written = write_outcome(session, out, built, || summary::built(built, None), None);
+            let written = write(session, built, || summary::built(built, None));
             reported(session, reason, Ended::Built(built), failure, None, written)
         }
         Ran::Pushed(receipt) => {
             if failure.is_none() {
                 say_pulls(session, receipt);
             }
-            let written = write_outcome(session, out, receipt, || summary::receipt(receipt), None);
+            let written = write(session, receipt, || summary::receipt(receipt));
             let kept = session.actions.as_ref().and_then(|_| kept(&session.config.state_dir, receipt));
             reported(session, reason, Ended::Pushed(receipt), failure, kept.as_deref(), written)
         }
     }
 }
 
-fn carry_out(session: &Session, args: &Run, document: &DecisionDocument) -> Result<Outcome<Ran>, Failure> {
-    let site = session.site(&args.build.registry, Some(&args.build))?;
+fn carry_out(session: &Session, args: Run, document: &DecisionDocument) -> Result<Outcome<Ran>, Failure> {
+    let site = build::site(session, &args.build)?;
     let change = pipeline::landed(&site, change_of(document)?, &[])?;
     if args.status {
         tell(session, document, Some(&change.commit), &MergeState::Pending);
     }
-    let (build, push) = (build_options(&args.build), push_options(&args.push));
+    let (build, push) = (build_options(args.build), push_options(&args.push));
     pipeline::run(&site, &change, Some(&document.payload_sha256), &build, &push)
 }
 

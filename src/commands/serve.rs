@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::SIGHUP;
 
 use crate::cancel::{Cancel, Stop};
-use crate::cli::Serve;
+use crate::cli::{Serve, SiteArgs};
 use crate::config::Config;
 use crate::decide::{BranchGlobs, Policy};
 use crate::error::{Classify as _, Failure, Kind};
@@ -53,7 +53,12 @@ pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Ser
         let queue = queue.clone();
         move || queue.stats().unwrap_or_default()
     });
-    let works = Arc::new(Works::new(config.clone(), metrics.clone(), args.registry.clone(), queue.clone()));
+    let works = Arc::new(Works::new(
+        config.clone(),
+        metrics.clone(),
+        SiteArgs { registry: args.registry.clone(), ..SiteArgs::default() },
+        queue.clone(),
+    ));
     // Finds an invalid configuration at startup, not with the first merge.
     let site = works.site(&session.events, &session.cancel)?;
     if site.registry.is_none() && config.serve.jobs > 0 {
@@ -371,7 +376,12 @@ fn reload(
     let read = || -> Result<(Rules, Config), Failure> {
         let config = with_flags(Session::open(global, &session.cancel)?.config, args)?;
         let rules = rules(&config)?;
-        session::site(&config, &args.registry, None, &session.events, &session.cancel)?;
+        session::site(
+            &config,
+            &SiteArgs { registry: args.registry.clone(), ..SiteArgs::default() },
+            &session.events,
+            &session.cancel,
+        )?;
         Ok((rules, config))
     };
     match read() {

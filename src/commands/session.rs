@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::cancel::Cancel;
 use crate::ci::Actions;
-use crate::cli::{BuildArgs, Color, Global, RegistryArgs};
+use crate::cli::{Color, Global, SiteArgs};
 use crate::config::{Config, Environment, ForgeConfig, RepositoryConfig, read_secret_file};
 use crate::decide::BranchGlobs;
 use crate::docker::Docker;
@@ -80,21 +80,20 @@ impl Session {
     }
 
     /// The site of a command that builds or pushes: flags override the configuration.
-    pub(crate) fn site(&self, registry: &RegistryArgs, build: Option<&BuildArgs>) -> Result<Site, Failure> {
-        site(&self.config, registry, build, &self.events, &self.cancel)
+    pub(crate) fn site(&self, flags: &SiteArgs) -> Result<Site, Failure> {
+        site(&self.config, flags, &self.events, &self.cancel)
     }
 }
 
 pub(super) fn site(
     config: &Config,
-    registry: &RegistryArgs,
-    build: Option<&BuildArgs>,
+    flags: &SiteArgs,
     events: &Events,
     cancel: &Cancel,
 ) -> Result<Site, Failure> {
-    let address = registry.registry.clone().or_else(|| config.registry.clone());
+    let address = flags.registry.clone().or_else(|| config.registry.clone());
     let client = address.as_ref().map(|address| connect(config, address, events, cancel)).transpose()?;
-    let builder = build.and_then(|b| b.builder.as_deref()).or(config.build.builder.as_deref());
+    let builder = flags.builder.as_deref().or(config.build.builder.as_deref());
     crate::state_dir::create(&config.state_dir)
         .classify(Kind::Environment, || {
             format!("cannot make the state directory {}", config.state_dir.display())
@@ -114,11 +113,11 @@ pub(super) fn site(
         docker: Docker::new(&config.build.docker, builder),
         access: config.forges.iter().map(|forge| access(config, forge)).collect::<Result<_, _>>()?,
         typed: None,
-        jobs: build.and_then(|b| b.jobs).map_or(config.build.jobs, usize::from),
-        timeout: build.and_then(|b| b.timeout).unwrap_or(config.build.timeout),
-        tags: build.map(|b| b.tag.clone()).filter(|tags| !tags.is_empty()),
+        jobs: flags.jobs.map_or(config.build.jobs, usize::from),
+        timeout: flags.timeout.unwrap_or(config.build.timeout),
+        tags: Some(flags.tag.clone()).filter(|tags| !tags.is_empty()),
         default_tags: config.build.tags.clone(),
-        secrets: build.map(|b| typed_secrets(&b.secret)).transpose()?.unwrap_or_default(),
+        secrets: BTreeMap::new(),
         keep_local: config.build.keep_local,
         events: events.clone(),
         cancel: cancel.clone(),
@@ -184,7 +183,7 @@ pub(super) fn ca_pem(forge: &ForgeConfig) -> Result<Option<Vec<u8>>, Failure> {
 }
 
 /// The secrets of `--secret`; an unreadable file fails before any build.
-fn typed_secrets(typed: &[(String, PathBuf)]) -> Result<BTreeMap<String, PathBuf>, Failure> {
+pub(super) fn typed_secrets(typed: &[(String, PathBuf)]) -> Result<BTreeMap<String, PathBuf>, Failure> {
     let mut secrets = BTreeMap::new();
     for (id, path) in typed {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());

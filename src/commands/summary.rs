@@ -212,7 +212,7 @@ fn place(repository: &RepoName, branch: Option<&BranchName>, commit: &str) -> St
     }
 }
 
-fn images(count: usize) -> String {
+pub(super) fn images(count: usize) -> String {
     if count == 1 { "1 image".to_owned() } else { format!("{count} images") }
 }
 

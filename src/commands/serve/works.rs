@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::cancel::Cancel;
-use crate::cli::{BuildArgs, RegistryArgs};
+use crate::cli::SiteArgs;
 use crate::commands::build::change_of;
 use crate::commands::session;
 use crate::config::Config;
@@ -23,12 +23,12 @@ const PATIENCE: [Duration; 3] = [Duration::from_secs(3), Duration::from_secs(12)
 pub(super) struct Works {
     config: RwLock<Arc<Config>>,
     metrics: Metrics,
-    flags: RegistryArgs,
+    flags: SiteArgs,
     queue: Store,
 }
 
 impl Works {
-    pub(super) fn new(config: Config, metrics: Metrics, flags: RegistryArgs, queue: Store) -> Works {
+    pub(super) fn new(config: Config, metrics: Metrics, flags: SiteArgs, queue: Store) -> Works {
         Works { config: RwLock::new(Arc::new(config)), metrics, flags, queue }
     }
 
@@ -48,7 +48,7 @@ impl Works {
 
     /// The site for a job.
     pub(super) fn site(&self, events: &Events, cancel: &Cancel) -> Result<pipeline::Site, Failure> {
-        session::site(&self.config(), &self.flags, None::<&BuildArgs>, events, cancel)
+        session::site(&self.config(), &self.flags, events, cancel)
     }
 
     pub(super) fn run(&self, job: &ClaimedJob, context: &JobContext) -> JobResult {
