@@ -1,14 +1,13 @@
 //! `swanci certs`: creates or renews the registry's certificate.
 
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::json;
 
 use crate::cli::{Certs, Global};
 use crate::error::{Classify as _, Failure, Kind};
 use crate::init::certificates::{Pair, authority, server};
-use crate::init::names;
+use crate::init::{folder_of, names, temporary};
 
 use super::documents_io::show;
 
@@ -36,13 +35,13 @@ pub(super) fn command(global: &Global, args: &Certs) -> Result<(), Failure> {
     if is_new {
         files.extend([("ca.key", &ca.key, 0o600), ("ca.crt", &ca.certificate, 0o644)]);
     }
-    let mut written: Vec<PathBuf> = Vec::new();
+    let mut written: Vec<String> = Vec::new();
     for (name, text, mode) in files {
         let path = args.dir.join(name);
         replace(&path, text, mode).classify(Kind::Failed, || format!("cannot write {}", path.display()))?;
-        written.push(path);
+        written.push(path.display().to_string());
     }
-    let mut text: String = written.iter().map(|path| format!("wrote {}\n", path.display())).collect();
+    let mut text: String = written.iter().map(|path| format!("wrote {path}\n")).collect();
     text.push_str(&format!("valid for {}\n", all.join(", ")));
     if is_new {
         text.push_str(&format!("next: sudo swanci trust --ca {} {}\n", crt.display(), args.name[0].host()));
@@ -60,13 +59,7 @@ fn half(path: &Path, error: std::io::Error) -> Failure {
 
 /// Writes the file atomically.
 fn replace(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(dir)?;
-    let mut temporary = tempfile::Builder::new().prefix(".swanci-").tempfile_in(dir)?;
-    temporary.as_file().set_permissions(std::fs::Permissions::from_mode(mode))?;
-    temporary.write_all(text.as_bytes())?;
-    temporary.as_file().sync_all()?;
-    temporary.persist(path)?;
+    std::fs::create_dir_all(folder_of(path))?;
+    temporary(path, text, mode)?.persist(path)?;
     Ok(())
 }

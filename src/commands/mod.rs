@@ -42,7 +42,7 @@ pub(crate) fn dispatch(cli: Cli, cancel: &Cancel) -> Result<(), Failure> {
         Command::Jobs { command } => jobs::command(&session()?, command),
         Command::Check { dir } => check::command(&global, dir.as_deref(), cancel),
         Command::Doctor { registry } => doctor::command(&session()?, registry),
-        Command::Init(args) => init::command(&global, &args, cancel),
+        Command::Init(args) => init::command(&global, args, cancel),
         Command::Certs(args) => certs::command(&global, &args),
         Command::Trust(args) => trust::command(&global, &args),
         Command::Hook(args) => hook::command(&session()?, &args),

@@ -23,6 +23,7 @@ pub(super) fn command(global: &Global, args: &Trust) -> Result<(), Failure> {
         .chain(other)
         .map(|folder| args.dir.join(folder).join("ca.crt"))
         .collect();
+    let shown: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
     if args.remove {
         for file in &files {
             match std::fs::remove_file(file) {
@@ -35,7 +36,7 @@ pub(super) fn command(global: &Global, args: &Trust) -> Result<(), Failure> {
             let _ = file.parent().map(std::fs::remove_dir);
         }
         let text = || format!("docker no longer trusts it for {host}\n");
-        return show(global.json, &json!({"schema": 1, "removed": files}), text);
+        return show(global.json, &json!({"schema": 1, "removed": shown}), text);
     }
     let pem = std::fs::read_to_string(&args.ca)
         .classify(Kind::BadInput, || format!("cannot read {}", args.ca.display()))
@@ -50,9 +51,9 @@ pub(super) fn command(global: &Global, args: &Trust) -> Result<(), Failure> {
     }
     let text = format!(
         "wrote {}\ncompare on the registry's machine: SHA-256 {fingerprint}\n",
-        files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join("\nwrote ")
+        shown.join("\nwrote ")
     );
-    show(global.json, &json!({"schema": 1, "written": files, "sha256": fingerprint}), || text)
+    show(global.json, &json!({"schema": 1, "written": shown, "sha256": fingerprint}), || text)
 }
 
 fn denied(error: std::io::Error, file: &std::path::Path) -> Failure {
