@@ -20,6 +20,7 @@ use crate::plan::{self, LocalNames};
 use crate::suggest;
 
 use super::documents_io::show;
+use super::summary;
 
 #[derive(Debug, Serialize)]
 struct Document {
@@ -111,8 +112,7 @@ fn shown(document: &Document) -> String {
             text.push_str(&format!("ok  {}\n", escaped(&configuration.display().to_string())));
         }
         if !document.images.is_empty() {
-            let count = document.images.len();
-            let images = if count == 1 { "1 image".to_owned() } else { format!("{count} images") };
+            let images = summary::images(document.images.len());
             text.push_str(&format!("ok  {images}: {}\n", shortened(&document.images.join(", "), 200)));
         }
     }

@@ -7,7 +7,7 @@ use crate::documents::{
     Verdict,
 };
 use crate::escape::{escaped, shortened};
-use crate::model::{BranchName, Change, CommitSha, RepoName};
+use crate::model::{BranchName, Change, CommitSha, RepoName, Tag};
 use crate::pipeline::catchup::{CatchupDocument, CatchupOutcome, CaughtUp};
 use crate::pipeline::verify::Verification;
 
@@ -129,16 +129,22 @@ pub(super) fn receipt(receipt: &Receipt) -> String {
     text
 }
 
-/// How to pull each pushed image: by the first tag that refers to it, else by the immutable one.
+/// How to pull each pushed image: by the first tag that refers to it.
 pub(super) fn pulls(receipt: &Receipt) -> Vec<String> {
     let pushed = receipt.images.iter().filter(|image| image.digest.is_some());
-    pushed
-        .filter_map(|image| {
-            let stands = image.moved.iter().flatten().find(|m| m.outcome.stands()).map(|m| &m.tag);
-            let tag = stands.or(image.immutable_tag.as_ref())?;
-            Some(format!("docker pull {}", image.repository.as_ref()?.tagged(tag)))
-        })
-        .collect()
+    pushed.filter_map(|image| pull_commands(image).into_iter().next()).collect()
+}
+
+/// By each moving tag that refers to the image, else by the immutable one.
+pub(super) fn pull_commands(image: &Image) -> Vec<String> {
+    let standing =
+        image.moved.iter().flatten().filter(|moved| moved.outcome.stands()).map(|moved| &moved.tag);
+    let mut tags: Vec<&Tag> = standing.collect();
+    if tags.is_empty() {
+        tags.extend(&image.immutable_tag);
+    }
+    let repositories = tags.iter().zip(std::iter::repeat(image.repository.as_ref()));
+    repositories.filter_map(|(tag, name)| Some(format!("docker pull {}", name?.tagged(tag)))).collect()
 }
 
 pub(super) fn verification(document: &Verification) -> String {

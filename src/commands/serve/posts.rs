@@ -1,12 +1,12 @@
 //! Posts the status of jobs to the forges.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::cancel::Cancel;
 use crate::commands::report::{self, MergeState};
 use crate::config::Config;
-use crate::documents::{DecisionDocument, Receipt};
+use crate::documents::DecisionDocument;
 use crate::forge::api::CommitStatus;
 use crate::queue::{JobState, Outbox, Post, PostError, PostKind, Store};
 
@@ -67,19 +67,18 @@ fn send(queue: &Store, config: &Config, post: &Post, cancel: &Cancel) -> Result<
     let api = report::api_of(config, forge, name, None, cancel).map_err(|e| failed(e.one_line()))?;
     let Some(api) = api else { return Err(failed(format!("the forge {} has no token", forge.url))) };
 
-    let receipt = OnceLock::new();
     let progress = match post.job.state {
         JobState::Queued | JobState::Running => MergeState::Pending,
         JobState::Succeeded => {
             let outcome = post.documents.outcome.as_deref().unwrap_or_default();
-            match serde_json::from_str::<Receipt>(outcome) {
-                Ok(read) => MergeState::Succeeded(receipt.get_or_init(|| read)),
+            match serde_json::from_str(outcome) {
+                Ok(read) => MergeState::Succeeded(read),
                 Err(error) => return Err(failed(format!("the receipt cannot be read: {error}"))),
             }
         }
         JobState::Failed | JobState::Cancelled => MergeState::Failed {
             code: post.job.exit_code.filter(|_| post.job.state == JobState::Failed),
-            error: post.job.error.as_deref().unwrap_or("cancelled"),
+            error: post.job.error.clone().unwrap_or_else(|| "cancelled".to_owned()),
         },
     };
     let link = config.serve.public_url.as_ref().map(|url| format!("{url}/jobs/{}", post.job.id));
