@@ -16,19 +16,13 @@ use crate::queue::{ClaimedJob, JobEvent};
 pub(super) struct Announcer {
     json: bool,
     quiet: bool,
-    events: Events,
-    refusals: Arc<Mutex<Refusals>>,
+    pub(super) events: Events,
+    /// When a refusal was last printed, and the number of refusals since then.
+    refusals: Arc<Mutex<(Option<Instant>, u64)>>,
 }
 
 /// Anyone can send deliveries that are refused, so only one line per interval reports them.
 const REFUSALS_EVERY: Duration = Duration::from_secs(1);
-
-#[derive(Default)]
-struct Refusals {
-    last_line: Option<Instant>,
-    /// Refusals without a line since then.
-    unsaid: u64,
-}
 
 impl Announcer {
     pub(super) fn new(json: bool, quiet: bool, events: Events) -> Announcer {
@@ -86,14 +80,15 @@ impl Announcer {
     /// The number of unreported refusals for this line; `None` if it must not be printed.
     fn unsaid_refusals(&self, refused: bool) -> Option<u64> {
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        let (printed, unsaid) = &mut *refusals;
         if refused {
-            if refusals.last_line.is_some_and(|last| last.elapsed() < REFUSALS_EVERY) {
-                refusals.unsaid += 1;
+            if printed.is_some_and(|printed| printed.elapsed() < REFUSALS_EVERY) {
+                *unsaid += 1;
                 return None;
             }
-            refusals.last_line = Some(Instant::now());
+            *printed = Some(Instant::now());
         }
-        Some(std::mem::take(&mut refusals.unsaid))
+        Some(std::mem::take(unsaid))
     }
 
     /// Prints an event of a job or of the queue.

@@ -10,8 +10,7 @@ use crate::documents::DecisionDocument;
 use crate::forge::api::CommitStatus;
 use crate::queue::{JobState, Outbox, Post, PostError, PostKind, Store};
 
-use super::works::Works;
-use crate::commands::announce::Announcer;
+use super::service::Service;
 
 /// Bytes at the end of a log to read: more than the last lines that are shown.
 const LOG_END: usize = 64 << 10;
@@ -24,16 +23,15 @@ pub(super) fn wanted(config: &Config) -> bool {
 }
 
 /// The outbox of the queue, and its function that posts.
-pub(super) fn outbox(
-    queue: &Store,
-    works: &Arc<Works>,
-    announcer: &Announcer,
-    cancel: &Cancel,
-) -> Arc<Outbox> {
-    let (store, works, announcer, token) =
-        (queue.clone(), Arc::clone(works), announcer.clone(), cancel.clone());
-    let post = move |post: &Post| send(&store, &works.config(), post, &token);
-    Outbox::new(queue, cancel, Box::new(post), Box::new(move |text: &str| announcer.warn(text)))
+pub(super) fn outbox(service: &Arc<Service>) -> Arc<Outbox> {
+    let (sender, announcer) = (Arc::clone(service), service.announcer.clone());
+    let post = move |post: &Post| send(&sender, post);
+    Outbox::new(
+        &service.queue,
+        &service.cancel,
+        Box::new(post),
+        Box::new(move |text: &str| announcer.warn(text)),
+    )
 }
 
 /// Waits until everything is posted, up to a limit.
@@ -46,7 +44,8 @@ pub(super) fn flush(queue: &Store, cancel: &Cancel) {
     }
 }
 
-fn send(queue: &Store, config: &Config, post: &Post, cancel: &Cancel) -> Result<(), PostError> {
+fn send(service: &Service, post: &Post) -> Result<(), PostError> {
+    let config = &*service.config();
     let failed = |error: String| PostError { error, pause: None };
     let document: DecisionDocument = match serde_json::from_str(&post.documents.document) {
         Ok(document) => document,
@@ -64,7 +63,7 @@ fn send(queue: &Store, config: &Config, post: &Post, cancel: &Cancel) -> Result<
     if !wanted {
         return Ok(());
     }
-    let api = report::api_of(config, forge, name, None, cancel).map_err(|e| failed(e.one_line()))?;
+    let api = report::api_of(config, forge, name, None, &service.cancel).map_err(|e| failed(e.one_line()))?;
     let Some(api) = api else { return Err(failed(format!("the forge {} has no token", forge.url))) };
 
     let progress = match post.job.state {
@@ -91,7 +90,7 @@ fn send(queue: &Store, config: &Config, post: &Post, cancel: &Cancel) -> Result<
         }
         PostKind::Comment => {
             let log = if matches!(progress, MergeState::Failed { .. }) {
-                log_end(queue, post)
+                log_end(&service.queue, post)
             } else {
                 String::new()
             };

@@ -1,10 +1,11 @@
-//! Runs a job of the queue through the pipeline.
+//! What the threads of `serve` share: configuration, queue and metrics.
 
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, TryLockError};
+use std::time::{Duration, Instant};
 
 use crate::cancel::Cancel;
 use crate::cli::SiteArgs;
+use crate::commands::announce::Announcer;
 use crate::commands::build::change_of;
 use crate::commands::session;
 use crate::config::Config;
@@ -14,26 +15,38 @@ use crate::events::{Consumer, Events, RunEvent};
 use crate::listener::Metrics;
 use crate::pipeline::{self, BuildOptions, PushOptions, Ran};
 use crate::progress::{Detail, Lines};
-use crate::queue::{ClaimedJob, JobContext, JobResult, Store};
+use crate::queue::{ClaimedJob, JobContext, JobEvent, JobResult, Store};
 
 /// The waits before each retry of fetching a commit that is not available yet.
 const PATIENCE: [Duration; 3] = [Duration::from_secs(3), Duration::from_secs(12), Duration::from_secs(40)];
+/// How long to reuse a response of `/readyz`.
+const READY_FOR: Duration = Duration::from_secs(1);
 
-/// The workers' configuration and tools; SIGHUP replaces the configuration as a whole.
-pub(super) struct Works {
+pub(super) struct Service {
+    /// SIGHUP replaces it as a whole.
     config: RwLock<Arc<Config>>,
-    metrics: Metrics,
-    flags: SiteArgs,
-    queue: Store,
+    pub(super) flags: SiteArgs,
+    pub(super) queue: Store,
+    pub(super) metrics: Metrics,
+    pub(super) announcer: Announcer,
+    pub(super) cancel: Cancel,
+    /// The last response of `/readyz`.
+    ready: Mutex<Option<(Instant, Result<(), String>)>>,
+    /// Held while readiness is checked.
+    checking: Mutex<()>,
 }
 
-impl Works {
-    pub(super) fn new(config: Config, metrics: Metrics, flags: SiteArgs, queue: Store) -> Works {
-        Works { config: RwLock::new(Arc::new(config)), metrics, flags, queue }
-    }
-
-    pub(super) fn queue(&self) -> &Store {
-        &self.queue
+impl Service {
+    pub(super) fn new(
+        config: Config,
+        flags: SiteArgs,
+        queue: Store,
+        announcer: Announcer,
+        cancel: Cancel,
+    ) -> Service {
+        let (config, metrics) = (RwLock::new(Arc::new(config)), Metrics::new());
+        let (ready, checking) = Default::default();
+        Service { config, flags, queue, metrics, announcer, cancel, ready, checking }
     }
 
     pub(super) fn config(&self) -> Arc<Config> {
@@ -55,10 +68,9 @@ impl Works {
         let log = context.log.clone();
         let events = Events::to(vec![
             Arc::new(Lines::to(Detail::Log, move |line| log.line(line))),
-            Arc::new(Timings(self.metrics.clone())),
+            Arc::new(self.metrics.clone()),
         ]);
-        let result = self.run_pipeline(job, &events, &context.cancel);
-        match result {
+        match self.run_pipeline(job, &events, &context.cancel) {
             Ok(outcome) => JobResult::Succeeded { outcome },
             Err(failure) => {
                 events.note(failure.render().trim_end());
@@ -87,6 +99,39 @@ impl Works {
             (Ran::Built(_), None) => Err(Failure::failed("the build ended without a push")),
         }
     }
+
+    pub(super) fn observe(&self, job: Option<&ClaimedJob>, event: &JobEvent) {
+        if matches!(event, JobEvent::Retrying { .. }) {
+            self.metrics.retry();
+        }
+        self.announcer.job(job, event);
+    }
+
+    /// Checks the queue and docker at most once a second, whatever the request rate, and one request at a time: a
+    /// docker that hangs must not block the threads for deliveries.
+    pub(super) fn ready(&self) -> Result<(), String> {
+        let last = self.ready.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((checked, answer)) = &last
+            && checked.elapsed() < READY_FOR
+        {
+            return answer.clone();
+        }
+        let _checking = match self.checking.try_lock() {
+            Ok(checking) => checking,
+            Err(TryLockError::Poisoned(checking)) => checking.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                return last.map_or(Err("docker has not answered yet".to_owned()), |(_, answer)| answer);
+            }
+        };
+        let cancel = Cancel::new().child(Some(Duration::from_secs(3)));
+        let answer = || -> Result<String, Failure> {
+            self.queue.check_writable()?;
+            Ok(self.site(&self.announcer.events, &cancel)?.docker.engine_version(&cancel)?)
+        };
+        let answer = answer().map(drop).map_err(|failure| failure.one_line());
+        *self.ready.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), answer.clone()));
+        answer
+    }
 }
 
 /// Only environment failures are retried.
@@ -101,13 +146,11 @@ fn result_of(failure: &Failure) -> JobResult {
     }
 }
 
-/// Records the duration of each phase in the metrics.
-struct Timings(Metrics);
-
-impl Consumer for Timings {
+/// Records the duration of each phase.
+impl Consumer for Metrics {
     fn event(&self, event: &RunEvent<'_>) {
         match *event {
-            RunEvent::Phase { phase, took } => self.0.phase(phase, took),
+            RunEvent::Phase { phase, took } => self.phase(phase, took),
             RunEvent::Run { .. }
             | RunEvent::Planned { .. }
             | RunEvent::Started { .. }
