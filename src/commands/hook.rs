@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use secrecy::SecretString;
-use serde::Serialize;
+use serde_json::json;
 
 use crate::cli::{HookAction, HookCheck, HookInstall, HookRedeliver, HookTarget};
 use crate::config::{Config, Environment, ForgeConfig, read_secret_file};
@@ -13,8 +13,8 @@ use crate::error::Failure;
 use crate::escape::escaped;
 use crate::forge::api::{Account, Api, Problem};
 use crate::hooks::{
-    Delivery, DeliveryState, Hook, HookId, ORIGINAL_PATH, Test, WEBHOOK_PATH, Wanted, Webhooks, installed,
-    public_url, unresolved, webhook_url,
+    Delivery, DeliveryState, Hook, HookId, ORIGINAL_PATH, WEBHOOK_PATH, Webhooks, installed, public_url,
+    unresolved, webhook_url,
 };
 use crate::model::{ForgeName, RepoName};
 
@@ -33,17 +33,9 @@ pub(super) fn command(session: &Session, action: &HookAction) -> Result<(), Fail
     }
 }
 
-// ---- url
-
-#[derive(Serialize)]
-struct UrlDocument<'a> {
-    schema: u32,
-    url: &'a str,
-}
-
 fn url(session: &Session, ngrok_api: &str) -> Result<(), Failure> {
     let url = from_ngrok(session, ngrok_api, "")?;
-    show(session.json, &UrlDocument { schema: 1, url: url.as_str() }, || format!("{url}\n"))
+    show(session.json, &json!({"schema": 1, "url": url.as_str()}), || format!("{url}\n"))
 }
 
 /// `otherwise` says what the command takes in its stead.
@@ -62,8 +54,6 @@ fn from_ngrok(session: &Session, api: &str, otherwise: &str) -> Result<url::Url,
     })?;
     webhook_url(&public).map_err(|problem| Failure::failed(format!("ngrok's address: {problem}")))
 }
-
-// ---- which repository, which webhook
 
 fn open(session: &Session, target: &HookTarget) -> Result<Webhooks, Failure> {
     let config = &session.config;
@@ -96,7 +86,7 @@ fn open(session: &Session, target: &HookTarget) -> Result<Webhooks, Failure> {
         user,
         token,
     };
-    Ok(Webhooks { api: Api::new(account, repository, session.cancel.clone())? })
+    Ok(Webhooks::new(Api::new(account, repository, session.cancel.clone())?))
 }
 
 /// The repository that `--repo` names, else the only one.
@@ -155,8 +145,8 @@ fn no_token(forge: &ForgeConfig) -> Failure {
         .hint("name one as token_file of its [[forge]], or set SWANCI_GIT_TOKEN")
 }
 
-/// swanci's webhook among the repository's: the one of this number, else the one that was made before, else the one
-/// that delivers to `url`, else the only one that looks as if swanci had made it.
+/// swanci's webhook among the repository's: the one with this id, else the one that was made before, else the one that
+/// delivers to `url`, else the only one that looks as if swanci had made it.
 fn find(
     session: &Session,
     webhooks: &Webhooks,
@@ -166,34 +156,32 @@ fn find(
     let name = &webhooks.api.repository;
     let mut hooks = webhooks.all()?;
     if let Some(id) = id {
-        return match hooks.into_iter().find(|hook| hook.id == *id) {
-            Some(hook) => Ok(Some(hook)),
-            None => Err(Failure::failed(format!("{name} has no webhook {id}"))
-                .hint("without --id, swanci's own is looked for")),
-        };
+        let hook = hooks.into_iter().find(|hook| hook.id == *id);
+        return hook.map(Some).ok_or_else(|| {
+            Failure::failed(format!("{name} has no webhook {id}"))
+                .hint("without --id, swanci's own is looked for")
+        });
     }
     let known = installed::recall(&session.config.state_dir, webhooks.api.host(), name);
-    let position = hooks.iter().position(|hook| known.as_ref() == Some(&hook.id)).or_else(|| {
-        let url = url?.as_str();
-        hooks.iter().position(|hook| hook.url.as_deref() == Some(url))
-    });
-    if let Some(position) = position {
+    let made = hooks.iter().position(|hook| known.as_ref() == Some(&hook.id));
+    let at_url =
+        || hooks.iter().position(|hook| url.is_some() && hook.url.as_deref() == url.map(url::Url::as_str));
+    if let Some(position) = made.or_else(at_url) {
         return Ok(Some(hooks.swap_remove(position)));
     }
     let paths = url.map_or(vec![WEBHOOK_PATH, ORIGINAL_PATH], |url| vec![url.path()]);
     hooks.retain(|hook| paths.iter().any(|path| hook.looks_like_ours(path, webhooks.event())));
     if hooks.len() > 1 {
-        let all: Vec<String> = hooks
-            .iter()
-            .map(|hook| format!("{} ({})", hook.id, escaped(hook.url.as_deref().unwrap_or("no URL"))))
-            .collect();
-        return Err(Failure::failed(format!(
-            "{name} has several webhooks that could be swanci's: {}",
-            all.join(", ")
-        ))
-        .hint("say which one with --id, or remove those that are no longer needed"));
+        let all: Vec<String> = hooks.iter().map(|hook| format!("{} ({})", hook.id, address(hook))).collect();
+        let problem = format!("{name} has several webhooks that could be swanci's: {}", all.join(", "));
+        return Err(Failure::failed(problem)
+            .hint("say which one with --id, or remove those that are no longer needed"));
     }
     Ok(hooks.pop())
+}
+
+fn address(hook: &Hook) -> String {
+    escaped(hook.url.as_deref().unwrap_or("no URL"))
 }
 
 fn existing(session: &Session, webhooks: &Webhooks, target: &HookTarget) -> Result<Hook, Failure> {
@@ -202,19 +190,6 @@ fn existing(session: &Session, webhooks: &Webhooks, target: &HookTarget) -> Resu
         Failure::failed(format!("{name} has no webhook of swanci's"))
             .hint(format!("make it with: swanci hook install --repo {name}"))
     })
-}
-
-// ---- install
-
-#[derive(Serialize)]
-struct InstallDocument<'a> {
-    schema: u32,
-    outcome: &'static str,
-    repository: &'a RepoName,
-    id: &'a HookId,
-    url: &'a str,
-    /// Where it delivered before.
-    was: Option<&'a str>,
 }
 
 fn install(session: &Session, args: &HookInstall) -> Result<(), Failure> {
@@ -233,29 +208,23 @@ fn install(session: &Session, args: &HookInstall) -> Result<(), Failure> {
             "{name} is not in the configuration: `serve` will refuse its deliveries until it is"
         ));
     }
-    let wanted = Wanted { url: &url, secret: &secret };
     let found = find(session, &webhooks, args.target.id.as_ref(), Some(&url))?;
     let was = found.as_ref().and_then(|hook| hook.url.clone());
-    let (outcome, hook) = match &found {
-        Some(hook) => ("updated", webhooks.update(&hook.id, &wanted)?),
-        None => ("created", webhooks.create(&wanted)?),
+    let (outcome, id) = match &found {
+        Some(hook) => ("updated", webhooks.update(&hook.id, &url, &secret)?),
+        None => ("created", webhooks.create(&url, &secret)?),
     };
-    let remembered = installed::remember(&session.config.state_dir, webhooks.api.host(), name, &hook.id);
+    let remembered = installed::remember(&session.config.state_dir, webhooks.api.host(), name, &id);
     if let Err(error) = remembered {
         session.events.warn(&format!("the webhook's number cannot be kept in the state directory: {error}"));
     }
-    let mut text = format!("{outcome} webhook {} of {name}: {} events to {url}\n", hook.id, webhooks.event());
+    let mut text = format!("{outcome} webhook {id} of {name}: {} events to {url}\n", webhooks.event());
     if let Some(was) = was.as_deref().filter(|was| *was != url.as_str()) {
         text.push_str(&format!("before, it delivered to {}\n", escaped(was)));
     }
-    let document = InstallDocument {
-        schema: 1,
-        outcome,
-        repository: name,
-        id: &hook.id,
-        url: url.as_str(),
-        was: was.as_deref(),
-    };
+    let document = json!({
+        "schema": 1, "outcome": outcome, "repository": name, "id": id, "url": url.as_str(), "was": was,
+    });
     show(session.json, &document, || text)
 }
 
@@ -273,50 +242,30 @@ fn secret(config: &Config, args: &HookInstall) -> Result<SecretString, Failure> 
     })
 }
 
-// ---- check
-
-#[derive(Serialize)]
-struct CheckDocument<'a> {
-    schema: u32,
-    healthy: bool,
-    repository: &'a RepoName,
-    id: &'a HookId,
-    url: Option<&'a str>,
-    problems: &'a [String],
-    ping: Option<&'a Delivery>,
-    /// The newest attempt of each event that never arrived.
-    failed: &'a [&'a Delivery],
-    /// Newest first.
-    deliveries: &'a [Delivery],
-}
-
 fn check(session: &Session, args: &HookCheck) -> Result<(), Failure> {
     let webhooks = open(session, &args.target)?;
     let hook = existing(session, &webhooks, &args.target)?;
-    let mut problems = misconfigured(&hook, webhooks.event());
-    let count = usize::from(args.last);
-    let title = webhooks.api.kind.title();
+    let mut problems = hook.problems.clone();
+    let (title, count) = (webhooks.api.kind.title(), usize::from(args.last));
     let lists = webhooks.lists_deliveries();
-    let before = if lists { webhooks.deliveries(&hook.id, count, &mut |_| true)? } else { Vec::new() };
-    let test = if args.no_ping { Ok(Test::None) } else { webhooks.test(&hook) };
-    let (deliveries, ping) = match test {
-        Ok(Test::Listed) => {
-            let (deliveries, ping) = wait_for_ping(session, &webhooks, &hook, count, &before, args.wait)?;
+    let mut deliveries =
+        if lists { webhooks.deliveries(&hook.id, count, &mut |_| true)? } else { Vec::new() };
+    let mut ping = None;
+    match if args.no_ping { Ok(None) } else { webhooks.test(&hook) } {
+        Ok(None) if lists && !args.no_ping => {
+            (deliveries, ping) = wait_for_ping(session, &webhooks, &hook, &deliveries, args)?;
             if ping.is_none() {
                 let wait = humantime::format_duration(args.wait);
                 problems.push(format!("{title} shows no ping within {wait}"));
             }
-            (deliveries, ping)
         }
-        Ok(Test::Answered(ping)) => (before, Some(*ping)),
-        Ok(Test::None) => (before, None),
+        Ok(answered) => ping = answered,
         // GitLab needs a merge request for its test.
         Err(error) if error.problem == Problem::Invalid => {
             problems.push(format!("the test was not sent: {}", error.detail));
-            (before, None)
         }
         Err(error) => return Err(error.into()),
-    };
+    }
     if let Some(ping) = ping.as_ref().filter(|ping| ping.state() != DeliveryState::Succeeded) {
         problems.push(format!("the ping failed: {}", said(ping)));
     }
@@ -325,20 +274,13 @@ fn check(session: &Session, args: &HookCheck) -> Result<(), Failure> {
         let they = if failed.len() == 1 { "1 event" } else { &format!("{} events", failed.len()) };
         problems.push(format!("{they} never arrived"));
     }
-    let document = CheckDocument {
-        schema: 1,
-        healthy: problems.is_empty(),
-        repository: &webhooks.api.repository,
-        id: &hook.id,
-        url: hook.url.as_deref(),
-        problems: &problems,
-        ping: ping.as_ref(),
-        failed: &failed,
-        deliveries: &deliveries,
-    };
-    let address = escaped(hook.url.as_deref().unwrap_or("no URL"));
-    let mut text = format!("webhook {} of {}: {address}\n", hook.id, webhooks.api.repository);
-    deliveries.iter().for_each(|delivery| text.push_str(&row(delivery)));
+    // `failed`: the newest attempt of each event that never arrived. `deliveries`: newest first.
+    let document = json!({
+        "schema": 1, "healthy": problems.is_empty(), "repository": webhooks.api.repository, "id": hook.id,
+        "url": hook.url, "problems": problems, "ping": ping, "failed": failed, "deliveries": deliveries,
+    });
+    let mut text = format!("webhook {} of {}: {}\n", hook.id, webhooks.api.repository, address(&hook));
+    text.extend(deliveries.iter().map(row));
     if !lists {
         let page = webhooks.page(&hook.id);
         text.push_str(&format!("  {title} does not list deliveries by its API; they are at {page}\n"));
@@ -349,24 +291,9 @@ fn check(session: &Session, args: &HookCheck) -> Result<(), Failure> {
     if problems.is_empty() {
         return shown;
     }
+    let hint = advice(&webhooks, &hook, ping.as_ref(), &failed);
     let failure = Failure::failed(format!("the webhook is not healthy: {}", problems.join("; ")));
-    Err(match advice(&webhooks, &hook, ping.as_ref(), &failed) {
-        Some(hint) => failure.hint(hint),
-        None => failure,
-    })
-}
-
-/// How the webhook differs from what `install` makes, as far as the forge shows it.
-fn misconfigured(hook: &Hook, event: &str) -> Vec<String> {
-    let readable = matches!(hook.content_type.as_deref(), None | Some("json" | "form"));
-    let checks = [
-        (hook.active, "it is switched off".to_owned()),
-        (hook.delivers(event), format!("it does not deliver {event} events")),
-        (hook.has_secret.unwrap_or(true), "it has no secret, so `serve` refuses what it delivers".to_owned()),
-        (readable, "its content type is neither json nor form".to_owned()),
-        (hook.verifies_tls.unwrap_or(true), "it does not check the listener's certificate".to_owned()),
-    ];
-    checks.into_iter().filter(|(well, _)| !well).map(|(_, problem)| problem).collect()
+    Err(Failure { hint, ..failure })
 }
 
 /// Looks at the deliveries until the ping is among them and has ended, or the time is up.
@@ -374,19 +301,18 @@ fn wait_for_ping(
     session: &Session,
     webhooks: &Webhooks,
     hook: &Hook,
-    count: usize,
     before: &[Delivery],
-    wait: Duration,
+    args: &HookCheck,
 ) -> Result<(Vec<Delivery>, Option<Delivery>), Failure> {
     let known: HashSet<u64> = before.iter().map(|delivery| delivery.id).collect();
     let (begun, mut pause) = (Instant::now(), Duration::from_millis(100));
     loop {
-        let deliveries = webhooks.deliveries(&hook.id, count, &mut |_| true)?;
+        let deliveries = webhooks.deliveries(&hook.id, usize::from(args.last), &mut |_| true)?;
         // Only GitHub has an event of its own for it.
         let is_test = |d: &&Delivery| d.is_ping() || webhooks.api.kind != ForgeName::Github;
         let ping = deliveries.iter().filter(is_test).find(|d| !known.contains(&d.id)).cloned();
         let ended = ping.as_ref().is_some_and(|ping| ping.state() != DeliveryState::Pending);
-        if ended || begun.elapsed() + pause > wait {
+        if ended || begun.elapsed() + pause > args.wait {
             return Ok((deliveries, ping));
         }
         session.cancel.sleep(pause)?;
@@ -421,7 +347,7 @@ fn said(delivery: &Delivery) -> String {
 /// What the listener's answers say about the way out.
 fn advice(webhooks: &Webhooks, hook: &Hook, ping: Option<&Delivery>, failed: &[&Delivery]) -> Option<String> {
     let name = &webhooks.api.repository;
-    if !misconfigured(hook, webhooks.event()).is_empty() {
+    if !hook.problems.is_empty() {
         return Some(format!("`swanci hook install --repo {name}` sets it right"));
     }
     let failed_ping = ping.filter(|ping| ping.state() == DeliveryState::Failed);
@@ -447,26 +373,6 @@ fn advice(webhooks: &Webhooks, hook: &Hook, ping: Option<&Delivery>, failed: &[&
     })
 }
 
-// ---- redeliver
-
-#[derive(Serialize)]
-struct RedeliverDocument<'a> {
-    schema: u32,
-    repository: &'a RepoName,
-    id: &'a HookId,
-    dry_run: bool,
-    /// What was asked for again, oldest first.
-    redelivered: &'a [&'a Delivery],
-    /// What the forge would not send again.
-    refused: &'a [Refused<'a>],
-}
-
-#[derive(Serialize)]
-struct Refused<'a> {
-    delivery: &'a Delivery,
-    error: String,
-}
-
 fn redeliver(session: &Session, args: &HookRedeliver) -> Result<(), Failure> {
     let webhooks = open(session, &args.target)?;
     let hook = existing(session, &webhooks, &args.target)?;
@@ -489,7 +395,7 @@ fn redeliver(session: &Session, args: &HookRedeliver) -> Result<(), Failure> {
         match asked {
             Ok(()) => redelivered.push(delivery),
             Err(error) if matches!(error.problem, Problem::Invalid | Problem::NotFound) => {
-                refused.push(Refused { delivery, error: error.to_string() });
+                refused.push((delivery, error.to_string()));
             }
             // What stops one stops the rest too: no token, no rate, no network.
             Err(error) => {
@@ -501,20 +407,18 @@ fn redeliver(session: &Session, args: &HookRedeliver) -> Result<(), Failure> {
     let verb = if args.dry_run { "would send" } else { "sends" };
     let mut text: String =
         redelivered.iter().map(|delivery| format!("{title} {verb} again:\n{}", row(delivery))).collect();
-    for one in &refused {
-        text.push_str(&format!("not sent again: {}\n{}", escaped(&one.error), row(one.delivery)));
+    for (delivery, error) in &refused {
+        text.push_str(&format!("not sent again: {}\n{}", escaped(error), row(delivery)));
     }
     if text.is_empty() && stopped.is_none() {
         text.push_str("nothing to send again: every event of that time has arrived\n");
     }
-    let document = RedeliverDocument {
-        schema: 1,
-        repository: &webhooks.api.repository,
-        id: &hook.id,
-        dry_run: args.dry_run,
-        redelivered: &redelivered,
-        refused: &refused,
-    };
+    let refused: Vec<_> =
+        refused.iter().map(|(delivery, error)| json!({"delivery": delivery, "error": error})).collect();
+    let document = json!({
+        "schema": 1, "repository": webhooks.api.repository, "id": hook.id, "dry_run": args.dry_run,
+        "redelivered": redelivered, "refused": refused,
+    });
     let shown = show(session.json, &document, || text);
     match (stopped, refused.len()) {
         (Some(failure), _) => Err(failure.context(format!("after {} redeliveries", redelivered.len()))),

@@ -8,7 +8,7 @@ mod webhook;
 
 pub(crate) use deliveries::{Delivery, DeliveryState, unresolved};
 pub(crate) use ngrok::public_url;
-pub(crate) use webhook::{Hook, HookId, Test, Wanted, Webhooks};
+pub(crate) use webhook::{Hook, HookId, Webhooks};
 
 use url::Url;
 
