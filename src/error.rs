@@ -6,25 +6,25 @@
 use std::fmt;
 use std::process::ExitCode;
 
-/// Why a command ended without doing what it was asked to. Each kind has one exit code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Why a command failed. Of several failures the first in this order determines the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// A build, a push or a verification failed.
-    Failed,
-    /// The command line is wrong.
-    Usage,
-    /// `evaluate` alone: there is nothing to build.
-    NothingToBuild,
-    /// A payload, images.json, document or configuration is malformed.
-    BadInput,
-    /// Signature, allow-list or proof of merge said no.
-    Refused,
-    /// git, docker or the registry is missing, unreachable or full; another run may help.
-    Environment,
     /// SIGINT.
     Interrupted,
     /// SIGTERM.
     Terminated,
+    /// The command line is wrong.
+    Usage,
+    /// A payload, images.json, document or configuration is malformed.
+    BadInput,
+    /// Signature, allow-list or proof of merge.
+    Refused,
+    /// A build, a push or a verification failed.
+    Failed,
+    /// git, docker or the registry is missing, unreachable or full; another run may help.
+    Environment,
+    /// `evaluate` alone: there is nothing to build.
+    NothingToBuild,
 }
 
 impl Kind {
@@ -42,23 +42,9 @@ impl Kind {
         }
     }
 
-    /// Which of several failures names the exit code: the lower rank wins. A signal, then 4 and 5, then 1,
-    /// and 6 only when every failure is the environment's.
-    const fn rank(self) -> u8 {
-        match self {
-            Kind::Interrupted | Kind::Terminated => 0,
-            Kind::Usage => 1,
-            Kind::BadInput => 2,
-            Kind::Refused => 3,
-            Kind::Failed => 4,
-            Kind::Environment => 5,
-            Kind::NothingToBuild => 6,
-        }
-    }
-
-    /// The kind that speaks for both when several things failed.
+    /// The kind of several failures.
     pub fn and(self, other: Kind) -> Kind {
-        if other.rank() < self.rank() { other } else { self }
+        self.min(other)
     }
 }
 

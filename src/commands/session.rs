@@ -18,7 +18,7 @@ use crate::events::{Consumer, Events};
 use crate::git::Access;
 use crate::model::{ForgeName, RegistryAddress};
 use crate::pipeline::{RepositoryRule, Site};
-use crate::progress::{Bars, Detail, Groups, Lines, write_stderr};
+use crate::progress::{Bars, Detail, Lines, write_stderr};
 use crate::redact;
 use crate::registry::{Login, Registry, Settings};
 
@@ -71,7 +71,7 @@ impl Session {
         };
         let display: Arc<dyn Consumer> = match (global.quiet, in_actions, live) {
             (true, _, _) => Arc::new(Lines::to(Detail::Quiet, write_stderr)),
-            (false, true, _) => Arc::new(Groups::new()),
+            (false, true, _) => Arc::new(Lines::to(Detail::Groups, write_stderr)),
             (false, false, true) => Arc::new(Bars::new()),
             (false, false, false) if global.verbose > 0 => Arc::new(Lines::to(Detail::Verbose, write_stderr)),
             (false, false, false) => Arc::new(Lines::to(Detail::Steps, write_stderr)),

@@ -127,23 +127,17 @@ impl Consumer for Bars {
 #[derive(Debug)]
 struct Resizable {
     term: Term,
-    drawn: Mutex<Drawn>,
-}
-
-/// The width of what was drawn last, in columns, and the columns in total.
-#[derive(Debug, Default, Clone, Copy)]
-struct Drawn {
-    width: usize,
-    columns: usize,
+    /// The width of what was drawn last, and its columns in total.
+    drawn: Mutex<(usize, usize)>,
 }
 
 impl Resizable {
     /// Lines that the terminal made of those that were drawn, besides them. Every line fills the width.
     fn wrapped(&self) -> usize {
         let mut drawn = self.drawn.lock().unwrap_or_else(PoisonError::into_inner);
-        let (was, now) = (drawn.width, usize::from(self.width()));
-        let lines = drawn.columns.checked_div(was).unwrap_or_default();
-        *drawn = Drawn { width: now, columns: 0 };
+        let ((was, columns), now) = (*drawn, usize::from(self.width()));
+        let lines = columns.checked_div(was).unwrap_or_default();
+        *drawn = (now, 0);
         if now > 0 && was > now { lines * (was.div_ceil(now) - 1) } else { 0 }
     }
 }
@@ -185,7 +179,7 @@ impl TermLike for Resizable {
 
     fn write_str(&self, text: &str) -> io::Result<()> {
         let columns = console::measure_text_width(text);
-        self.drawn.lock().unwrap_or_else(PoisonError::into_inner).columns += columns;
+        self.drawn.lock().unwrap_or_else(PoisonError::into_inner).1 += columns;
         self.term.write_str(text)
     }
 

@@ -2,45 +2,16 @@
 //! every line in a job's log. All that swanci prints passes through here.
 
 mod bars;
-mod groups;
 mod lines;
 pub(crate) mod runner;
 
-use std::collections::{HashMap, VecDeque};
 use std::io::Write as _;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::escape::clean;
 
 pub(crate) use bars::Bars;
-pub(crate) use groups::Groups;
 pub(crate) use lines::{Detail, Lines};
-
-/// The last lines of each running step, shown when it fails.
-struct Tails {
-    limit: usize,
-    of_step: Mutex<HashMap<u64, VecDeque<String>>>,
-}
-
-impl Tails {
-    fn of(limit: usize) -> Tails {
-        Tails { limit, of_step: Mutex::default() }
-    }
-
-    fn push(&self, id: u64, line: String) {
-        let mut tails = self.of_step.lock().unwrap_or_else(PoisonError::into_inner);
-        let tail = tails.entry(id).or_default();
-        if tail.len() == self.limit {
-            tail.pop_front();
-        }
-        tail.push_back(line);
-    }
-
-    fn take(&self, id: u64) -> VecDeque<String> {
-        self.of_step.lock().unwrap_or_else(PoisonError::into_inner).remove(&id).unwrap_or_default()
-    }
-}
 
 /// `1.84s`, `2m03s`.
 pub(crate) fn seconds(duration: Duration) -> String {
@@ -84,7 +55,7 @@ pub(crate) fn write_commands(lines: &[String]) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::sync::{Arc, Mutex};
 
     use super::*;
     use crate::events::{Events, Step};
