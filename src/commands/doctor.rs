@@ -314,7 +314,7 @@ fn forge_tokens(session: &Session, cancel: &dyn Fn() -> Cancel, report: &mut dyn
         }
         let Some(entry) = config.repositories.iter().find(|entry| entry.forge == forge.url) else { continue };
         let answers = forge.status || forge.comment;
-        let asked = api_of(config, forge, &entry.name, None, &cancel())
+        let asked = api_of(config, forge, &entry.name, None, None, &cancel())
             .and_then(|api| api.map(|api| Ok((api.may_write()?, api.rights()))).transpose());
         report(match asked {
             Ok(None) => continue,

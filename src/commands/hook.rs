@@ -11,15 +11,16 @@ use crate::cli::{HookAction, HookCheck, HookInstall, HookRedeliver, HookTarget};
 use crate::config::{Config, Environment, ForgeConfig, read_secret_file};
 use crate::error::Failure;
 use crate::escape::escaped;
-use crate::forge::api::{Account, Api, Problem};
+use crate::forge::api::Problem;
 use crate::hooks::{
     Delivery, DeliveryState, Hook, HookId, ORIGINAL_PATH, WEBHOOK_PATH, Webhooks, installed, public_url,
     unresolved, webhook_url,
 };
 use crate::model::{ForgeName, RepoName};
 
+use super::Session;
 use super::documents_io::show;
-use super::{Session, session};
+use super::report::api_of;
 
 /// The longest pause between two looks for the ping.
 const SLOWEST_LOOK: Duration = Duration::from_secs(2);
@@ -38,19 +39,16 @@ fn url(session: &Session, ngrok_api: &str) -> Result<(), Failure> {
     show(session.json, &json!({"schema": 1, "url": url.as_str()}), || format!("{url}\n"))
 }
 
-/// `otherwise` says what the command takes in its stead.
+/// `otherwise` names an alternative in the hint.
 fn from_ngrok(session: &Session, api: &str, otherwise: &str) -> Result<url::Url, Failure> {
-    let listen = session.config.serve.listen;
-    let public = public_url(api, listen.port()).map_err(|error| {
-        let unreachable = error.problem == Problem::Unreachable;
-        let failure = Failure::from(error);
-        if !unreachable {
-            return failure;
+    let port = session.config.serve.listen.port();
+    let public = public_url(api, port).map_err(|mut error| {
+        if error.problem == Problem::Unreachable {
+            error.hint = Some(format!(
+                "is ngrok running? `ngrok http {port}` starts it; --ngrok-api names another address{otherwise}"
+            ));
         }
-        failure.hint(format!(
-            "is ngrok running? `ngrok http {}` starts it; --ngrok-api names another address{otherwise}",
-            listen.port()
-        ))
+        error
     })?;
     webhook_url(&public).map_err(|problem| Failure::failed(format!("ngrok's address: {problem}")))
 }
@@ -58,35 +56,21 @@ fn from_ngrok(session: &Session, api: &str, otherwise: &str) -> Result<url::Url,
 fn open(session: &Session, target: &HookTarget) -> Result<Webhooks, Failure> {
     let config = &session.config;
     let forge = forge_of(config, target)?;
-    let Some(repository) = repository_of(config, target).cloned() else {
+    let Some(repository) = repository_of(config, target) else {
         let many = if config.repositories.is_empty() { "no repository" } else { "several repositories" };
         return Err(
             Failure::usage(format!("the configuration has {many}")).hint("say which one: --repo owner/name")
         );
     };
     let environment = Environment::of_process();
-    let on_github = forge.kind == ForgeName::Github;
-    let from_environment = environment.get("GITHUB_API_URL").filter(|_| on_github);
-    let api_url = target.api_url.as_deref().or(from_environment).map(str::to_owned);
-    // In this order, as GitHub's own `gh`.
-    let token = environment.secret("GH_TOKEN").or_else(|| environment.secret("GITHUB_TOKEN"));
-    let (user, token) = match token.filter(|_| on_github) {
-        Some(token) => {
-            crate::redact::register(&token);
-            (None, Some(token))
-        }
-        None => session::api_token(config, &forge)?,
-    };
-    let Some(token) = token else { return Err(no_token(&forge)) };
-    let account = Account {
-        kind: forge.kind,
-        url: forge.url.clone(),
-        api_url,
-        ca_pem: session::ca_pem(&forge)?,
-        user,
-        token,
-    };
-    Ok(Webhooks::new(Api::new(account, repository, session.cancel.clone())?))
+    let (mut api_url, mut token) = (target.api_url.clone(), None);
+    if forge.kind == ForgeName::Github {
+        api_url = api_url.or_else(|| environment.get("GITHUB_API_URL").map(str::to_owned));
+        // In this order, as GitHub's own `gh`.
+        token = environment.secret("GH_TOKEN").or_else(|| environment.secret("GITHUB_TOKEN"));
+    }
+    let api = api_of(config, &forge, repository, api_url, token, &session.cancel)?;
+    api.map(Webhooks::new).ok_or_else(|| no_token(&forge))
 }
 
 /// The repository that `--repo` names, else the only one.
@@ -100,35 +84,32 @@ fn repository_of<'a>(config: &'a Config, target: &'a HookTarget) -> Option<&'a R
 
 /// The forge that `--forge` names, else the repository's own, else the only one.
 fn forge_of(config: &Config, target: &HookTarget) -> Result<ForgeConfig, Failure> {
-    let with_url = |url: &str| config.forges.iter().find(|forge| forge.url == url).cloned();
+    let several = |problem: String| Failure::usage(problem).hint("say which one: --forge URL");
     let Some(named) = &target.forge else {
-        let named = repository_of(config, target).into_iter();
-        let mut entries = named.flat_map(|name| config.repositories_named(name));
-        return match (entries.next(), entries.next(), &config.forges[..]) {
-            (_, _, [only]) => Ok(only.clone()),
-            (Some(entry), None, _) => Ok(config.forge_of(entry).cloned().unwrap_or_default()),
-            (_, _, _) => Err(Failure::usage("several forges are configured, and it could be on any of them")
-                .hint("say which one: --forge URL")),
+        let entries =
+            repository_of(config, target).into_iter().flat_map(|name| config.repositories_named(name));
+        let forges: Vec<_> =
+            entries.map(|entry| config.forge_of(entry).cloned().unwrap_or_default()).collect();
+        return match (&config.forges[..], &forges[..]) {
+            ([only], _) | (_, [only]) => Ok(only.clone()),
+            (_, _) => {
+                Err(several("several forges are configured, and it could be on any of them".to_owned()))
+            }
         };
     };
-    let Ok(kind) = named.parse::<ForgeName>() else {
-        return with_url(named.trim_end_matches('/')).ok_or_else(|| {
-            Failure::usage(format!(
-                "--forge: `{}` is neither a kind nor the url of a [[forge]]",
-                escaped(named)
-            ))
-            .hint("add it to the configuration: [[forge]] with kind, url and token_file")
-        });
+    let (kind, url) = (named.parse::<ForgeName>().ok(), named.trim_end_matches('/'));
+    let is_named = |forge: &&ForgeConfig| kind.map_or(forge.url == url, |kind| forge.kind == kind);
+    let found: Vec<_> = config.forges.iter().filter(is_named).collect();
+    let problem = match (&found[..], kind) {
+        ([only], _) => return Ok((*only).clone()),
+        ([_, ..], _) => return Err(several(format!("several forges of kind {named} are configured"))),
+        ([], Some(kind)) => match kind.public_url() {
+            Some(url) => return Ok(ForgeConfig { kind, url: url.to_owned(), ..ForgeConfig::default() }),
+            None => format!("no forge of kind {kind} is configured"),
+        },
+        ([], None) => format!("--forge: `{}` is neither a kind nor the url of a [[forge]]", escaped(named)),
     };
-    let mut of_kind = config.forges.iter().filter(|forge| forge.kind == kind);
-    match (of_kind.next(), of_kind.next(), kind.public_url()) {
-        (Some(only), None, _) => Ok(only.clone()),
-        (Some(_), Some(_), _) => Err(Failure::usage(format!("several forges of kind {kind} are configured"))
-            .hint("say which one: --forge URL")),
-        (None, _, Some(url)) => Ok(ForgeConfig { kind, url: url.to_owned(), ..ForgeConfig::default() }),
-        (None, _, None) => Err(Failure::usage(format!("no forge of kind {kind} is configured"))
-            .hint("add it to the configuration: [[forge]] with kind, url and token_file")),
-    }
+    Err(Failure::usage(problem).hint("add it to the configuration: [[forge]] with kind, url and token_file"))
 }
 
 fn no_token(forge: &ForgeConfig) -> Failure {

@@ -9,6 +9,7 @@ use crate::error::Failure;
 use crate::escape::{clean, escaped};
 use crate::forge::api::{Account, Api, CommitState, LONGEST_DESCRIPTION};
 use crate::model::{ForgeName, RepoName};
+use crate::redact;
 
 use super::{session, summary};
 
@@ -108,7 +109,7 @@ fn first(lines: &[String]) -> String {
 
 /// The last lines of a text from outside, without secrets and control characters.
 fn lines_of(text: &str) -> String {
-    let text = crate::redact::scrub(text);
+    let text = redact::scrub(text);
     let text = clean(&text);
     let lines: Vec<&str> = text.lines().collect();
     let cut = |line: &&str| match line.char_indices().nth(LOG_LINE) {
@@ -142,24 +143,23 @@ pub(super) fn forge_of<'a>(
     }
 }
 
-/// The API of a forge with its configured token, else with `token`; `None` without any.
+/// The API of a forge, at `api_url` if given, with `token`, else with the configured token; `None` without any.
 pub(super) fn api_of(
     config: &Config,
     forge: &ForgeConfig,
     repository: &RepoName,
+    api_url: Option<String>,
     token: Option<SecretString>,
     cancel: &Cancel,
 ) -> Result<Option<Api>, Failure> {
-    let (user, configured) = session::api_token(config, forge)?;
-    let Some(token) = configured.or(token) else { return Ok(None) };
-    let account = Account {
-        kind: forge.kind,
-        url: forge.url.clone(),
-        api_url: None,
-        ca_pem: session::ca_pem(forge)?,
-        user,
-        token,
+    token.iter().for_each(redact::register);
+    let (user, token) = match token {
+        Some(token) => (None, Some(token)),
+        None => session::api_token(config, forge)?,
     };
+    let Some(token) = token else { return Ok(None) };
+    let (kind, url, ca_pem) = (forge.kind, forge.url.clone(), session::ca_pem(forge)?);
+    let account = Account { kind, url, api_url, ca_pem, user, token };
     Ok(Some(Api::new(account, repository.clone(), cancel.clone())?))
 }
 
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_log_cannot_end_its_code_block_or_show_a_secret() {
-        crate::redact::register(&SecretString::from("canary-of-the-report"));
+        redact::register(&SecretString::from("canary-of-the-report"));
         let log = "step 1\n```\n````\n@everyone <!-- x -->\u{1b}[31m canary-of-the-report\n";
         let failed = MergeState::Failed { code: Some(1), error: "1 image failed: httpd".to_owned() };
         let text = failed.comment(Some("0123456789abcdef"), log, Some("https://ci/jobs/7")).unwrap();

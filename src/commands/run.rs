@@ -14,7 +14,6 @@ use crate::error::{Classify as _, Failure, Kind};
 use crate::forge::api::CommitStatus;
 use crate::model::{CommitSha, ForgeName};
 use crate::pipeline::{self, Outcome, Ran};
-use crate::redact;
 
 use super::Session;
 use super::build::{self, build_options, change_of};
@@ -22,7 +21,7 @@ use super::documents_io::{wants_json, write};
 use super::evaluate::evaluate;
 use super::push::{push_options, say_pulls};
 use super::report::{self, MergeState};
-use super::summary;
+use super::{session, summary};
 
 /// For setting a status, also after a signal, which the status then reports.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -129,9 +128,10 @@ fn tell(session: &Session, document: &DecisionDocument, commit: Option<&CommitSh
         // GitHub's variables belong to the workflow's instance, else to the public one.
         let github = environment.get("GITHUB_SERVER_URL").unwrap_or("https://github.com");
         let token = environment.secret("GH_TOKEN").or_else(|| environment.secret("GITHUB_TOKEN"));
-        let token = token.filter(|_| forge.kind == ForgeName::Github && forge.url == github);
-        token.iter().for_each(redact::register);
-        let api = report::api_of(config, forge, name, token, &Cancel::new().child(Some(LIMIT)))?
+        let (_, configured) = session::api_token(config, forge)?;
+        let is_instance = forge.kind == ForgeName::Github && forge.url == github;
+        let token = configured.is_none().then_some(token).flatten().filter(|_| is_instance);
+        let api = report::api_of(config, forge, name, None, token, &Cancel::new().child(Some(LIMIT)))?
             .ok_or_else(|| Failure::usage(format!("there is no token for {}", forge.url)))?;
         let (state, description) = (state.state(), state.description());
         let status = CommitStatus { commit: commit.clone(), state, description, target_url: None };

@@ -63,7 +63,8 @@ fn send(service: &Service, post: &Post) -> Result<(), PostError> {
     if !wanted {
         return Ok(());
     }
-    let api = report::api_of(config, forge, name, None, &service.cancel).map_err(|e| failed(e.one_line()))?;
+    let api =
+        report::api_of(config, forge, name, None, None, &service.cancel).map_err(|e| failed(e.one_line()))?;
     let Some(api) = api else { return Err(failed(format!("the forge {} has no token", forge.url))) };
 
     let progress = match post.job.state {
