@@ -1,7 +1,6 @@
-//! What can go wrong, as a user meets it: an error kind, its exit code, and how an error is printed.
+//! Errors that end a command: kinds, exit codes, and how they are printed.
 //!
-//! Code that a caller branches on returns its own small enum; everything that ends a command becomes a
-//! [`Failure`], with the exit code of its [`Kind`].
+//! Functions whose callers distinguish errors return a small enum of their own, which converts into a [`Failure`].
 
 use std::fmt;
 use std::process::ExitCode;
@@ -28,7 +27,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The exit code of this kind.
+    /// The exit code.
     pub const fn code(self) -> u8 {
         match self {
             Kind::Failed => 1,
@@ -57,7 +56,7 @@ impl From<Kind> for ExitCode {
 /// An error that ends a command: what failed, its causes, and what a person can do about it.
 #[derive(Debug)]
 pub struct Failure {
-    /// Decides the exit code.
+    /// Determines the exit code.
     pub kind: Kind,
     /// What failed, with its chain of causes.
     pub error: anyhow::Error,
@@ -66,46 +65,45 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure of `kind` with this message or error.
     pub fn new(kind: Kind, error: impl Into<anyhow::Error>) -> Failure {
         Failure { kind, error: error.into(), hint: None }
     }
 
-    /// The same failure with a way out for the person who reads it.
+    /// Adds what a person can do about it.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Failure {
         self.hint = Some(hint.into());
         self
     }
 
-    /// The same failure under a sentence that says what was being done.
+    /// Adds what failed as a consequence.
     #[must_use]
     pub fn context(mut self, context: impl fmt::Display + Send + Sync + 'static) -> Failure {
         self.error = self.error.context(context);
         self
     }
 
-    /// A build, a push or a verification failed (1).
+    /// Exit code 1.
     pub fn failed(message: impl fmt::Display) -> Failure {
         Failure::new(Kind::Failed, anyhow::anyhow!("{message}"))
     }
 
-    /// The command line is wrong (2).
+    /// Exit code 2.
     pub fn usage(message: impl fmt::Display) -> Failure {
         Failure::new(Kind::Usage, anyhow::anyhow!("{message}"))
     }
 
-    /// Something that was read is malformed (4).
+    /// Exit code 4.
     pub fn bad_input(message: impl fmt::Display) -> Failure {
         Failure::new(Kind::BadInput, anyhow::anyhow!("{message}"))
     }
 
-    /// A guard said no (5).
+    /// Exit code 5.
     pub fn refused(message: impl fmt::Display) -> Failure {
         Failure::new(Kind::Refused, anyhow::anyhow!("{message}"))
     }
 
-    /// A tool, the disk or the registry is not there (6).
+    /// Exit code 6.
     pub fn environment(message: impl fmt::Display) -> Failure {
         Failure::new(Kind::Environment, anyhow::anyhow!("{message}"))
     }
@@ -134,9 +132,8 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Gives an error of any type its kind, and the sentence that says what was being done.
+/// Turns an error of any type into a [`Failure`].
 pub trait Classify<T> {
-    /// Wraps the error as a [`Failure`] of `kind`, under `context`.
     fn classify<C: fmt::Display + Send + Sync + 'static>(
         self,
         kind: Kind,

@@ -1,5 +1,4 @@
-//! What happens in a run, as it happens. The pipeline emits events and does not know who consumes them: the display, a
-//! job's log, metrics.
+//! The events of a run. The pipeline emits them, independently of their consumers: the display, a job's log, metrics.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,23 +7,23 @@ use std::time::{Duration, Instant};
 
 use crate::model::{CommitSha, RepoName};
 
-/// One thing that happened. Texts from outside are neither redacted nor escaped yet: that is for who shows them.
+/// Consumers must redact and escape the texts.
 pub(crate) enum RunEvent<'a> {
-    /// The run is about this commit, now that it is known to have landed.
+    /// The run processes this commit, which has landed.
     Run {
         repository: &'a RepoName,
         commit: &'a CommitSha,
     },
-    /// This many steps are to come, besides those that began already.
+    /// The number of further steps.
     Planned {
         steps: usize,
     },
-    /// A step began. Steps run side by side; `id` tells them apart.
+    /// Steps run concurrently; `id` identifies a step.
     Started {
         id: u64,
         step: &'a Step,
     },
-    /// What the tool under a step said.
+    /// A line of output from a step's tool.
     Line {
         id: u64,
         step: &'a Step,
@@ -36,7 +35,7 @@ pub(crate) enum RunEvent<'a> {
         outcome: StepEnd<'a>,
         took: Duration,
     },
-    /// A phase of the run is over, with all of its steps.
+    /// A phase ended with all of its steps.
     Phase {
         phase: Phase,
         took: Duration,
@@ -63,7 +62,7 @@ pub(crate) enum StepEnd<'a> {
     Failed {
         why: &'a str,
     },
-    /// Ended by a signal or by the failure of another step.
+    /// Stopped by a signal or by the failure of another step.
     Abandoned,
 }
 
@@ -91,7 +90,7 @@ pub(crate) trait Consumer: Send + Sync {
     fn event(&self, event: &RunEvent<'_>);
 }
 
-/// Where events go. Clones share the consumers.
+/// Clones share the consumers.
 #[derive(Clone)]
 pub(crate) struct Events {
     consumers: Arc<[Arc<dyn Consumer>]>,
@@ -122,7 +121,7 @@ impl Events {
     }
 }
 
-/// A step under way; dropped without an end, it was abandoned.
+/// A running step. Dropping it abandons the step.
 pub(crate) struct Running<'a> {
     events: &'a Events,
     id: u64,

@@ -43,7 +43,7 @@ mod suggest;
 
 /// Parses the command line, runs the command, and prints its failure.
 pub fn main() -> ExitCode {
-    // clap prints the error, or the help, and exits.
+    // On an error, and for the help, clap prints and exits.
     let matches = cli::command().get_matches();
     let cli = cli::Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let cancel = cancel::Cancel::new();
@@ -62,7 +62,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The command line, for tests that compare it with the documents.
+/// For tests that compare it with the documentation.
 pub fn command_line() -> clap::Command {
     cli::command()
 }

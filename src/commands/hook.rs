@@ -1,4 +1,4 @@
-//! `swanci hook`: the webhook on the forge made, checked, and its failed deliveries sent again.
+//! `swanci hook`: creates and checks the webhook on the forge, and sends failed deliveries again.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -22,8 +22,8 @@ use super::Session;
 use super::documents_io::show;
 use super::report::api_of;
 
-/// The longest pause between two looks for the ping.
-const SLOWEST_LOOK: Duration = Duration::from_secs(2);
+/// The longest interval between two requests for the ping.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 pub(super) fn command(session: &Session, action: &HookAction) -> Result<(), Failure> {
     match action {
@@ -126,8 +126,8 @@ fn no_token(forge: &ForgeConfig) -> Failure {
         .hint("name one as token_file of its [[forge]], or set SWANCI_GIT_TOKEN")
 }
 
-/// swanci's webhook among the repository's: the one with this id, else the one that was made before, else the one that
-/// delivers to `url`, else the only one that looks as if swanci had made it.
+/// The webhook with this id, else the one that swanci created, else the one that delivers to `url`, else the only one that
+/// looks like swanci's.
 fn find(
     session: &Session,
     webhooks: &Webhooks,
@@ -209,7 +209,7 @@ fn install(session: &Session, args: &HookInstall) -> Result<(), Failure> {
     show(session.json, &document, || text)
 }
 
-/// Of several secrets the first: the others are being replaced.
+/// The first secret: a forge has several only while they are being replaced.
 fn secret(config: &Config, args: &HookInstall) -> Result<SecretString, Failure> {
     if let Some(path) = &args.secret_file {
         return read_secret_file(path);
@@ -277,7 +277,7 @@ fn check(session: &Session, args: &HookCheck) -> Result<(), Failure> {
     Err(Failure { hint, ..failure })
 }
 
-/// Looks at the deliveries until the ping is among them and has ended, or the time is up.
+/// Reads the deliveries until the ping has ended or the time is up.
 fn wait_for_ping(
     session: &Session,
     webhooks: &Webhooks,
@@ -289,7 +289,7 @@ fn wait_for_ping(
     let (begun, mut pause) = (Instant::now(), Duration::from_millis(100));
     loop {
         let deliveries = webhooks.deliveries(&hook.id, usize::from(args.last), &mut |_| true)?;
-        // Only GitHub has an event of its own for it.
+        // Only GitHub has an event for pings.
         let is_test = |d: &&Delivery| d.is_ping() || webhooks.api.kind != ForgeName::Github;
         let ping = deliveries.iter().filter(is_test).find(|d| !known.contains(&d.id)).cloned();
         let ended = ping.as_ref().is_some_and(|ping| ping.state() != DeliveryState::Pending);
@@ -297,7 +297,7 @@ fn wait_for_ping(
             return Ok((deliveries, ping));
         }
         session.cancel.sleep(pause)?;
-        pause = (pause * 2).min(SLOWEST_LOOK);
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
@@ -325,7 +325,7 @@ fn said(delivery: &Delivery) -> String {
     }
 }
 
-/// What the listener's answers say about the way out.
+/// The hint for an unhealthy webhook.
 fn advice(webhooks: &Webhooks, hook: &Hook, ping: Option<&Delivery>, failed: &[&Delivery]) -> Option<String> {
     let name = &webhooks.api.repository;
     if !hook.problems.is_empty() {
@@ -366,7 +366,7 @@ fn redeliver(session: &Session, args: &HookRedeliver) -> Result<(), Failure> {
     let since = i64::try_from(args.since.as_secs()).unwrap_or(i64::MAX);
     let oldest =
         Timestamp::from_second(Timestamp::now().as_second().saturating_sub(since)).unwrap_or(Timestamp::MIN);
-    // The list is newest first. A time that cannot be read does not end it.
+    // The list is newest first. An invalid time does not end it.
     let deliveries =
         webhooks.deliveries(&hook.id, usize::MAX, &mut |d| d.time().is_none_or(|time| time >= oldest))?;
     let wanted = unresolved(&deliveries);
@@ -378,7 +378,7 @@ fn redeliver(session: &Session, args: &HookRedeliver) -> Result<(), Failure> {
             Err(error) if matches!(error.problem, Problem::Invalid | Problem::NotFound) => {
                 refused.push((delivery, error.to_string()));
             }
-            // What stops one stops the rest too: no token, no rate, no network.
+            // No token, no network or a rate limit: all others would fail too.
             Err(error) => {
                 stopped = Some(Failure::from(error));
                 break;

@@ -1,4 +1,4 @@
-//! What a forge remembers of its deliveries, and which of them never arrived.
+//! A forge's record of its deliveries, and those that never arrived.
 
 use std::collections::HashSet;
 
@@ -8,39 +8,33 @@ use serde::{Deserialize, Serialize};
 /// One attempt to deliver an event (schema `hook-delivery-item` of GitHub's API description).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Delivery {
-    /// The attempt's own number.
     pub id: u64,
-    /// The event's: all attempts of one event share it.
+    /// All attempts to deliver one event share it.
     pub guid: String,
-    /// When, RFC 3339.
+    /// RFC 3339.
     pub delivered_at: String,
-    /// Whether it was asked for again.
     pub redelivery: bool,
-    /// Seconds that it took.
+    /// In seconds.
     pub duration: f64,
-    /// What came of it, in words.
+    /// The result, in words.
     pub status: String,
-    /// The listener's HTTP status; 0 when there was none.
+    /// The HTTP status of the response; 0 without one.
     pub status_code: i64,
-    /// The event's name.
     pub event: String,
-    /// What happened in the event.
     pub action: Option<String>,
 }
 
-/// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DeliveryState {
-    /// The listener took it.
+    /// The listener accepted it.
     Succeeded,
-    /// There is no answer yet.
+    /// It has no response yet.
     Pending,
     /// It was refused or never arrived.
     Failed,
 }
 
 impl Delivery {
-    /// How it ended.
     pub(crate) fn state(&self) -> DeliveryState {
         match self.status_code {
             200..=299 => DeliveryState::Succeeded,
@@ -49,21 +43,19 @@ impl Delivery {
         }
     }
 
-    /// Whether it is a test of the webhook; nothing is lost with it.
     pub(crate) fn is_ping(&self) -> bool {
         self.event == "ping"
     }
 
-    /// When it was made; `None` when the forge says no time, or one that cannot be read.
+    /// `None` if the forge sends no valid time.
     pub(crate) fn time(&self) -> Option<Timestamp> {
         self.delivered_at.parse().ok()
     }
 }
 
-/// The newest failed attempt of each event of which no attempt succeeded or is under way, oldest first. `newest_first`
-/// is how GitHub lists deliveries. Pings are left out.
+/// The newest failed attempt of each event without a successful or pending attempt, the oldest first. Excludes pings.
 pub(crate) fn unresolved(newest_first: &[Delivery]) -> Vec<&Delivery> {
-    // By state and not by order: an event that has arrived once has arrived, whatever a later attempt met.
+    // An event that arrived once is settled, whatever the result of a later attempt.
     let settled: HashSet<&str> =
         newest_first.iter().filter(|d| d.state() != DeliveryState::Failed).map(|d| d.guid.as_str()).collect();
     let mut seen = HashSet::new();

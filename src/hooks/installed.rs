@@ -1,5 +1,5 @@
-//! Which webhook swanci made: remembered in the state directory, so that a new address changes it instead of adding
-//! another one. Losing the memory does no harm.
+//! The webhook that swanci created, in the state directory, so that a new address changes it instead of adding another
+//! one. Losing the file does no harm.
 
 use std::fs;
 use std::io::Write as _;
@@ -11,12 +11,11 @@ use super::HookId;
 use crate::model::RepoName;
 
 fn path(state_dir: &Path, host: &str, repository: &RepoName) -> PathBuf {
-    // A repository is the same in any case; a host's port needs no colon in a file name.
+    // Repository names ignore case.
     let name = format!("{host}_{repository}").to_lowercase().replace(['/', ':'], "_");
     state_dir.join("hooks").join(format!("{name}.json"))
 }
 
-/// The number of the webhook that was made for this repository at this host.
 pub(crate) fn recall(state_dir: &Path, host: &str, repository: &RepoName) -> Option<HookId> {
     let bytes = fs::read(path(state_dir, host, repository)).ok()?;
     let mut installed: Value = serde_json::from_slice(&bytes).ok()?;

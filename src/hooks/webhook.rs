@@ -1,4 +1,4 @@
-//! A repository's webhooks, as typed verbs over the API of its forge.
+//! The webhooks of a repository, through the API of its forge.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,7 +12,7 @@ use super::deliveries::Delivery;
 use crate::forge::api::{Api, ApiError, Problem};
 use crate::model::ForgeName;
 
-/// What one page of a list of deliveries has at most.
+/// The largest page of a list of deliveries.
 const PER_PAGE: usize = 100;
 
 /// A webhook's number; Bitbucket Cloud has UUIDs.
@@ -167,7 +167,6 @@ const fn dialect_of(kind: ForgeName) -> Dialect {
     }
 }
 
-/// The webhooks of a repository.
 pub(crate) struct Webhooks {
     pub api: Api,
     dialect: Dialect,
@@ -184,7 +183,7 @@ impl Webhooks {
         self.dialect.event
     }
 
-    /// Where a person finds this webhook with its deliveries.
+    /// The URL of the webhook and its deliveries, for people.
     pub(crate) fn page(&self, id: &HookId) -> String {
         match self.dialect.page {
             "" => self.api.webhooks_of_project(),
@@ -196,7 +195,6 @@ impl Webhooks {
         format!("{}/{id}", self.dialect.list)
     }
 
-    /// Every webhook of the repository.
     pub(crate) fn all(&self) -> Result<Vec<Hook>, ApiError> {
         let mut hooks = Vec::new();
         let at = format!("listing the webhooks of {}", self.api.repository);
@@ -220,7 +218,7 @@ impl Webhooks {
         };
         let events: Vec<String> = match hook["events"].as_array() {
             Some(events) => events.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
-            // GitLab has a switch for each.
+            // GitLab has one field for each event.
             None => {
                 let switches = hook.as_object().into_iter().flatten();
                 let on = switches.filter(|(key, on)| key.ends_with("_events") && on.as_bool() == Some(true));
@@ -232,7 +230,7 @@ impl Webhooks {
             Some(value.as_str().map_or_else(|| value.to_string(), str::to_owned))
         };
         let is = |pointer: &str, value: &str| shown(pointer).is_some_and(|shown| shown == value);
-        // GitLab has no such switch, and other forges may switch one off.
+        // Some forges disable a webhook after errors.
         let is_off = is("/active", "false") || is("/alert_status", "disabled");
         let no_secret = match shown(secret) {
             Some(text) => text.is_empty() || text == "false",
@@ -332,7 +330,7 @@ impl Webhooks {
         format!("{}: {}", self.page(id), self.dialect.by_hand)
     }
 
-    /// Deliveries, newest first, until there are `most` or `more` says no.
+    /// At most `most` deliveries, newest first, up to the first for which `more` is false.
     pub(crate) fn deliveries(
         &self,
         id: &HookId,
@@ -358,7 +356,7 @@ impl Webhooks {
         Ok(found)
     }
 
-    /// Asks the forge to deliver again. Sent once: a repetition would deliver twice.
+    /// Sends a delivery again. The request is not retried, because a retry could deliver twice.
     pub(crate) fn redeliver(&self, id: &HookId, delivery: u64) -> Result<(), ApiError> {
         let at = format!("asking for delivery {delivery} again");
         let Dialect { deliveries, resend, .. } = self.dialect;
@@ -367,8 +365,8 @@ impl Webhooks {
     }
 }
 
-/// An event of GitLab's webhook (docs.gitlab.com, "Project webhooks API", "List all events"). It says no time by itself,
-/// and names what it was about by the id in its headers, which a repetition keeps.
+/// An event of GitLab's webhook (docs.gitlab.com, "Project webhooks API", "List all events"). Its headers contain an id
+/// that all attempts share.
 fn of_gitlab(event: &Value) -> Delivery {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let id = event["id"].as_u64().unwrap_or_default();
@@ -388,7 +386,7 @@ fn of_gitlab(event: &Value) -> Delivery {
     }
 }
 
-/// Data Center's answer to a test: the request that it sent and the answer that it got.
+/// Data Center's response to a test contains the request that it sent and the response that it received.
 fn answered(test: &Value) -> Delivery {
     let status = test["response"]["statusCode"].as_i64().or_else(|| test["statusCode"].as_i64());
     Delivery {

@@ -1,4 +1,4 @@
-//! A new installation: configuration, webhook secret and certificates, all of them or none, never over what is there.
+//! A new installation: configuration, webhook secret and certificates.
 
 pub(crate) mod certificates;
 mod template;
@@ -133,7 +133,7 @@ fn check(init: &Init) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The registry's own name, and those of this machine.
+/// The names in a certificate: the registry's own, and those of this machine.
 pub(crate) fn names(registry: &RegistryAddress) -> Vec<String> {
     let host = registry.host();
     let bare = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {

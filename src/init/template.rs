@@ -1,14 +1,13 @@
-//! The commented configuration: every key, those without an answer as comments.
+//! The commented configuration: every key, with unset ones as comments.
 
 use std::path::Path;
 
 use crate::cli::Init;
 
-/// A line that begins with `#` and no space is a setting that is not made.
+/// A line that begins with `#` and no space is an unset key.
 const TEMPLATE: &str = include_str!("swanci.toml");
 const REPOSITORY: &str = "#[[repository]]";
 
-/// The text of `swanci.toml`.
 pub(super) fn render(init: &Init, secret_file: &Path) -> String {
     let (before, repository) = TEMPLATE.split_once(REPOSITORY).unwrap_or((TEMPLATE, ""));
     let secret_file = setting("secret_file", secret_file.display());
@@ -60,7 +59,6 @@ fn setting(key: &str, value: impl ToString) -> String {
     format!("{key} = {}", string(value))
 }
 
-/// A TOML string.
 fn string(text: impl ToString) -> String {
     toml::Value::String(text.to_string()).to_string()
 }

@@ -1,5 +1,5 @@
-//! How a person sees the events of a run: live bars on a terminal, one plain line per step elsewhere, groups in a CI job,
-//! every line in a job's log. All that swanci prints passes through here.
+//! Shows the events of a run: live bars on a terminal, one plain line per step elsewhere, groups in a CI job, every line in
+//! a job's log. All output of swanci passes through this module.
 
 mod bars;
 mod lines;
@@ -23,32 +23,30 @@ pub(crate) fn seconds(duration: Duration) -> String {
     }
 }
 
-/// One line of `serve`'s own, on standard output. A closed standard output is no reason to stop serving.
+/// Writes a line of `serve` to standard output. Ignores errors: a closed output must not stop `serve`.
 pub(crate) fn write_stdout(line: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{}", shown(line));
     let _ = out.flush();
 }
 
-/// One line for a person, on standard error. A closed standard error is no reason to stop.
+/// Writes a line for a person to standard error. Ignores errors.
 pub(crate) fn write_stderr(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{}", runner::harmless(&shown(line)));
 }
 
-/// A question to a person, without a line break.
+/// Writes a prompt without a line break.
 pub(crate) fn prompt(text: &str) {
     let mut err = std::io::stderr().lock();
     let _ = write!(err, "{} ", shown(text)).and_then(|()| err.flush());
 }
 
-/// What may stand on a terminal and in a log: no secret, no control character. Everything that is printed or logged
-/// comes through here.
+/// Removes secrets and control characters. Applied to everything that is printed or logged.
 pub(crate) fn shown(text: &str) -> String {
     clean(&crate::redact::scrub(text)).trim_end().to_owned()
 }
 
-/// Lines for a CI runner, as they are: commands, a secret that it is to mask. In one piece, so that no other line comes
-/// between.
+/// Writes lines for a CI runner unchanged, for example a secret to mask, and at once, so that no other line is between them.
 pub(crate) fn write_commands(lines: &[String]) {
     let _ = writeln!(std::io::stderr().lock(), "{}", lines.join("\n"));
 }
