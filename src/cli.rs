@@ -56,19 +56,18 @@ pub(crate) struct Global {
     /// Print only the result, warnings and errors
     #[arg(short, long, global = true)]
     pub quiet: bool,
-    /// Show what git and docker say; repeat for more
+    /// Show the output of git and docker; repeat for more
     #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "quiet")]
     pub verbose: u8,
-    /// When to use colours and live bars (NO_COLOR is honoured)
+    /// When to use colours and live bars (NO_COLOR is respected)
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub color: Color,
-    /// Print JSON also on a terminal [default: JSON when standard output is redirected]
+    /// Print JSON on a terminal too [default: JSON when standard output is redirected]
     #[arg(long, global = true)]
     pub json: bool,
 }
 
-/// The command line as it is parsed and documented: the pages of the subcommands refer to the global options, and do not
-/// repeat them.
+/// The help of a subcommand refers to the global options and does not repeat them.
 pub(crate) fn command() -> clap::Command {
     let command = Cli::command();
     let global: Vec<clap::Arg> = command.get_arguments().filter(|arg| arg.is_global_set()).cloned().collect();
@@ -85,7 +84,6 @@ fn with_global_options_hidden(command: clap::Command, global: &[clap::Arg]) -> c
     })
 }
 
-/// When to use colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Color {
     Auto,
@@ -117,7 +115,7 @@ pub(crate) enum Command {
     Run(Run),
     /// Build the commits that the registry lacks, without a webhook
     #[command(
-        after_help = "Examples:\n  swanci catchup\n  swanci catchup --repository acme/shop --dry-run\n  swanci catchup --repo https://github.com/acme/shop --branch main\n  swanci catchup --repo https://github.com/acme/shop --branch main \\\n      --since 2026-11-01 --dry-run\n\nOldest first; moving tags never move back. A registry that holds none of the commits gets the newest only, unless --since says from where on. A second catchup of the same repository ends at once, with code 0."
+        after_help = "Examples:\n  swanci catchup\n  swanci catchup --repository acme/shop --dry-run\n  swanci catchup --repo https://github.com/acme/shop --branch main\n  swanci catchup --repo https://github.com/acme/shop --branch main \\\n      --since 2026-11-01 --dry-run\n\nOldest first; moving tags never move back. If the registry has none of the commits, only the newest is built, unless --since is given. A second catchup of the same repository exits at once with code 0."
     )]
     Catchup(Catchup),
     /// Check that everything on a receipt is still in the registry, unchanged
@@ -125,18 +123,18 @@ pub(crate) enum Command {
         after_help = "Examples:\n  swanci run payload.json > receipt.json && swanci verify receipt.json\n  swanci run payload.json | swanci verify -"
     )]
     Verify {
-        /// The receipt, a file or `-` for standard input
+        /// The receipt: a file, or `-` for standard input
         #[arg(value_name = "RECEIPT")]
         receipt: PathBuf,
         #[arg(long, value_name = REGISTRY, help = WHERE_IMAGES_GO)]
         registry: Option<RegistryAddress>,
     },
-    /// Listen for webhooks and run the same pipeline for every merge
+    /// Listen for webhooks and run the pipeline for every merge
     #[command(
         after_help = "Examples:\n  swanci serve --secret-file secret --repository acme/shop\n  swanci serve --once --once-timeout 1h\n\nSIGTERM stops: running jobs stay queued. SIGHUP reads the configuration again."
     )]
     Serve(Serve),
-    /// Inspect the queue of a state directory, also while serve runs
+    /// Inspect the queue of a state directory, even while serve runs
     #[command(
         after_help = "Examples:\n  swanci jobs\n  swanci jobs list --state failed\n  swanci jobs show 17\n  swanci jobs log 17 -f\n  swanci jobs retry 17"
     )]
@@ -149,7 +147,7 @@ pub(crate) enum Command {
         after_help = "Examples:\n  swanci check\n  swanci check ~/src/shop\n  swanci check --config /etc/swanci/swanci.toml\n\nWorks offline. Exit code 4: something is wrong; each problem is printed with file, line and column."
     )]
     Check {
-        /// The root of a working tree [default: ., where it has an images.json or a Dockerfile]
+        /// The root of a working tree [default: ., if it has an images.json or a Dockerfile]
         #[arg(value_name = "DIR")]
         dir: Option<PathBuf>,
     },
@@ -161,19 +159,19 @@ pub(crate) enum Command {
         #[arg(long, value_name = REGISTRY, help = WHERE_IMAGES_GO)]
         registry: Option<RegistryAddress>,
     },
-    /// Write a commented configuration, a webhook secret and, if wanted, certificates
+    /// Write a commented configuration, a webhook secret and, on request, certificates
     #[command(
         after_help = "Examples:\n  swanci init\n  swanci init --yes --registry registry.example.org:443 \\\n      --repository acme/shop --branch main --certs\n  swanci init --yes --forge gitea --forge-url https://git.example.org \\\n      --repository acme/shop\n\nExisting files are never overwritten."
     )]
     Init(Init),
-    /// Make or renew the registry's certificate, signed by an authority of its own
+    /// Create or renew the registry's certificate, signed by its own authority
     #[command(
-        after_help = "Examples:\n  swanci certs registry.example.org\n  swanci certs --dir /etc/swanci/certs registry.example.org 192.0.2.7\n\nThe authority in DIR is kept, so clients that trust it trust the new certificate too. Without one it is made.\nWrites ca.crt (for clients), ca.key, registry.crt and registry.key."
+        after_help = "Examples:\n  swanci certs registry.example.org\n  swanci certs --dir /etc/swanci/certs registry.example.org 192.0.2.7\n\nThe authority in DIR is kept, so clients that trust it also trust the new certificate. If there is none, it is created.\nWrites ca.crt (for clients), ca.key, registry.crt and registry.key."
     )]
     Certs(Certs),
     /// Make docker on this machine trust a registry's certificate authority
     #[command(
-        after_help = "Examples:\n  sudo swanci trust --ca certs/ca.crt registry.example.org:443\n  # rootless docker:\n  swanci trust --dir ~/.config/docker/certs.d --ca ca.crt registry.example.org\n  sudo swanci trust --remove registry.example.org:443\n\nDocker reads the file with each request: nothing is restarted."
+        after_help = "Examples:\n  sudo swanci trust --ca certs/ca.crt registry.example.org:443\n  # rootless docker:\n  swanci trust --dir ~/.config/docker/certs.d --ca ca.crt registry.example.org\n  sudo swanci trust --remove registry.example.org:443\n\nDocker reads the file for each request, so no restart is needed."
     )]
     Trust(Trust),
     /// Install, check and redeliver the webhook at the forge
@@ -201,13 +199,13 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct PayloadArgs {
-    /// The webhook's body, a file or `-` for standard input
+    /// The webhook's body: a file, or `-` for standard input
     #[arg(value_name = "PAYLOAD")]
     pub payload: PathBuf,
-    /// The event header, as pull_request [default: found from the payload's shape]
+    /// The event header, such as pull_request [default: detected from the payload]
     #[arg(long, value_name = "NAME")]
     pub event: Option<String>,
-    /// The payload's forge, as github or gitea [default: found from the payload's shape]
+    /// The payload's forge, such as github or gitea [default: detected from the payload]
     #[arg(long, value_name = "KIND")]
     pub forge: Option<ForgeName>,
     /// Verify the signature with the secret in this file
@@ -216,7 +214,7 @@ pub(crate) struct PayloadArgs {
     /// The value of X-Hub-Signature-256
     #[arg(long, value_name = "VALUE", requires = "secret_file")]
     pub signature: Option<String>,
-    /// Only merges into a branch that matches; repeatable [default: the configuration's]
+    /// Only merges into a matching branch; repeatable [default: the configuration's]
     #[arg(long, value_name = "GLOB")]
     pub branch: Vec<String>,
     /// Report every rule that was applied
@@ -227,21 +225,21 @@ pub(crate) struct PayloadArgs {
 #[derive(Debug, Args)]
 #[command(group(clap::ArgGroup::new("what").args(["change", "repo"]).required(true)))]
 pub(crate) struct Build {
-    /// The document of `evaluate`, a file or `-` for standard input
+    /// The document of `evaluate`: a file, or `-` for standard input
     #[arg(value_name = "CHANGE")]
     pub change: Option<PathBuf>,
-    /// Build this repository by hand: a URL or a path
+    /// Build this repository: a URL or a path
     #[arg(long, value_name = "URL_OR_PATH")]
     pub repo: Option<String>,
-    /// The commit to build, full or abbreviated; alone it gets only its sha- tag
+    /// The commit to build, full or abbreviated; without --branch it gets only its sha- tag
     #[arg(long, value_name = "SHA", requires = "repo", value_parser = commit_id)]
     pub commit: Option<String>,
-    /// The branch to build, or that the commit must be on
+    /// The branch to build, or the branch of the commit
     #[arg(long, value_name = "NAME", requires = "repo")]
     pub branch: Option<BranchName>,
     #[command(flatten)]
     pub options: BuildArgs,
-    /// Print what would be built, and why; build nothing
+    /// Print what would be built and why, without building
     #[arg(long)]
     pub dry_run: bool,
 }
@@ -257,10 +255,10 @@ pub(crate) struct SiteArgs {
     /// A moving tag: {version}, {branch}, {commit}, {short}, {number} (of the pull request); repeatable [default: build.tags of the configuration, else {version}, or {branch} without a version]
     #[arg(long, value_name = "TEMPLATE")]
     pub tag: Vec<Template>,
-    /// Images at once [default: build.jobs of the configuration, else 2]
+    /// Concurrent image builds [default: build.jobs of the configuration, else 2]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub jobs: Option<u16>,
-    /// The longest that one image may take, as 30m or 90s [default: build.timeout of the configuration, else 30m]
+    /// Time limit for one image, such as 30m or 90s [default: build.timeout of the configuration, else 30m]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub timeout: Option<Duration>,
     /// A buildx builder [default: build.builder of the configuration, else the engine's own]
@@ -275,13 +273,13 @@ pub(crate) struct BuildArgs {
     /// Only this image; repeatable [default: every image of images.json]
     #[arg(long, value_name = "NAME")]
     pub image: Vec<ImageName>,
-    /// Build even what is unchanged
+    /// Build unchanged images too
     #[arg(long)]
     pub force: bool,
-    /// Ask for newer base images
+    /// Pull newer base images
     #[arg(long)]
     pub pull: bool,
-    /// Use no cached step
+    /// Do not use the build cache
     #[arg(long)]
     pub no_cache: bool,
     /// A file that RUN --mount=type=secret,id=ID can read; repeatable
@@ -321,7 +319,7 @@ fn commit_id(text: &str) -> Result<String, String> {
 
 #[derive(Debug, Args)]
 pub(crate) struct PushArgs {
-    /// Fail when an immutable tag is in the registry already with another digest
+    /// Fail if an immutable tag is already in the registry with another digest
     #[arg(long)]
     pub strict: bool,
     /// Let moving tags move back to an older commit
@@ -334,12 +332,12 @@ pub(crate) struct PushArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct Push {
-    /// The document of `build`, a file or `-` for standard input
+    /// The document of `build`: a file, or `-` for standard input
     #[arg(value_name = "BUILT")]
     pub built: PathBuf,
     #[arg(long, value_name = REGISTRY, help = WHERE_IMAGES_GO)]
     pub registry: Option<RegistryAddress>,
-    /// The longest that one image may take, as 30m or 90s [default: build.timeout of the configuration, else 30m]
+    /// Time limit for one image, such as 30m or 90s [default: build.timeout of the configuration, else 30m]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub timeout: Option<Duration>,
     #[command(flatten)]
@@ -354,7 +352,7 @@ pub(crate) struct Run {
     pub build: BuildArgs,
     #[command(flatten)]
     pub push: PushArgs,
-    /// Set the commit's status on its forge, pending and then how it ended (needs the forge's token)
+    /// Set the commit's status on its forge: pending, then the result (needs the forge's token)
     #[arg(long)]
     pub status: bool,
 }
@@ -364,22 +362,22 @@ pub(crate) struct Catchup {
     /// Only this configured repository; repeatable [default: all]
     #[arg(long, value_name = "OWNER/NAME", conflicts_with = "repo")]
     pub repository: Vec<RepoName>,
-    /// A repository by hand: a URL or a path
+    /// A repository that is not configured: a URL or a path
     #[arg(long, value_name = "URL_OR_PATH", requires = "branch")]
     pub repo: Option<String>,
     /// The branch of --repo
     #[arg(long, value_name = "NAME", requires = "repo")]
     pub branch: Option<BranchName>,
-    /// All commits since then: a full commit id (itself not), YYYY-MM-DD (from midnight, UTC), or RFC 3339
+    /// All commits since a full commit id (exclusive), a YYYY-MM-DD (midnight UTC), or an RFC 3339 time
     #[arg(long, value_name = "COMMIT_OR_DATE")]
     pub since: Option<Since>,
     /// Look at no more than N of the newest commits [default: 50; with --since: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max: Option<u32>,
-    /// Build commits again whose build failed before
+    /// Retry commits whose build failed before
     #[arg(long)]
     pub retry_failed: bool,
-    /// Print which commits would be built, and why; build nothing
+    /// Print which commits would be built and why, without building
     #[arg(long)]
     pub dry_run: bool,
     #[command(flatten)]
@@ -391,19 +389,19 @@ pub(crate) struct Serve {
     /// The address to listen on [default: serve.listen of the configuration, else 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR", value_parser = address)]
     pub listen: Option<SocketAddr>,
-    /// Run what is queued, then take one merge, run it, and exit with its code
+    /// Run the queued jobs, then accept one merge, run it, and exit with its code
     #[arg(long)]
     pub once: bool,
-    /// With --once: give up when no delivery queued a job within this time [default: wait without end]
+    /// With --once: exit if no delivery queues a job within this time [default: no limit]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, requires = "once")]
     pub once_timeout: Option<Duration>,
-    /// Merges at once; 0 accepts and queues without running [default: serve.jobs of the configuration, else 1]
+    /// Concurrent merges; 0 accepts and queues without running [default: serve.jobs of the configuration, else 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=64))]
     pub jobs: Option<u16>,
     /// The webhook secret [default: serve.secret_file of the configuration, else $SWANCI_SECRET]
     #[arg(long, value_name = "FILE")]
     pub secret_file: Option<PathBuf>,
-    /// Allow this repository too; repeatable
+    /// Also allow this repository; repeatable
     #[arg(long, value_name = "OWNER/NAME", value_parser = full_name)]
     pub repository: Vec<RepoName>,
     /// Serve GET /metrics and /readyz here [default: serve.admin_listen of the configuration, else nowhere]
@@ -420,7 +418,7 @@ pub(crate) enum JobsCommand {
         after_help = "Examples:\n  swanci jobs list\n  swanci jobs list --state failed --repository acme/shop\n  swanci jobs list --json | jq '.jobs[0]'"
     )]
     List(JobsList),
-    /// Show everything about a job
+    /// Show the details of a job
     #[command(after_help = "Example:\n  swanci jobs show 17")]
     Show {
         /// The job's number
@@ -433,7 +431,7 @@ pub(crate) enum JobsCommand {
         /// The job's number
         #[arg(value_parser = job_number)]
         id: JobId,
-        /// Print further lines as they come, until the job has ended
+        /// Print new lines until the job has ended
         #[arg(short, long)]
         follow: bool,
     },
@@ -444,7 +442,7 @@ pub(crate) enum JobsCommand {
         #[arg(value_parser = job_number)]
         id: JobId,
     },
-    /// Cancel a job, and stop it if it runs
+    /// Cancel a job; a running one is stopped
     #[command(after_help = "Example:\n  swanci jobs cancel 17")]
     Cancel {
         /// The job's number
@@ -478,16 +476,16 @@ pub(crate) struct Certs {
 
 #[derive(Debug, Args)]
 pub(crate) struct Trust {
-    /// The registry, as it stands in image names
+    /// The registry, as in image names
     #[arg(value_name = "HOST[:PORT]")]
     pub registry: RegistryAddress,
     /// The authority's certificate
     #[arg(long, value_name = "FILE", default_value = "certs/ca.crt")]
     pub ca: PathBuf,
-    /// Where the engine looks for authorities
+    /// The engine's folder for authorities
     #[arg(long, value_name = "DIR", default_value = "/etc/docker/certs.d")]
     pub dir: PathBuf,
-    /// Trust it no longer
+    /// Remove the authority
     #[arg(long)]
     pub remove: bool,
 }

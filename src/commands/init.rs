@@ -57,11 +57,11 @@ pub(super) fn command(global: &Global, mut args: Init, cancel: &Cancel) -> Resul
 fn ask(init: &mut Init, cancel: &Cancel) -> Result<(), Failure> {
     if init.registry.is_none() {
         let default = "none, only local names";
-        init.registry = question("Registry, as registry.example.org:443", default, registry, cancel)?;
+        init.registry = question("Registry, such as registry.example.org:443", default, registry, cancel)?;
     }
     if init.forge.is_none()
         && let Some(kind) =
-            question("Forge, as github, gitlab, gitea, bitbucket", "github", str::parse::<ForgeName>, cancel)?
+            question("Forge: github, gitlab, gitea, bitbucket, …", "github", str::parse::<ForgeName>, cancel)?
     {
         if kind.public_url().is_none() {
             let (default, prompt) = ("https://git.example.org", format!("URL of {}", kind.title()));
@@ -71,7 +71,7 @@ fn ask(init: &mut Init, cancel: &Cancel) -> Result<(), Failure> {
         init.forge = Some(kind).filter(|kind| *kind != ForgeName::Github);
     }
     if init.repository.is_empty() {
-        let mut prompt = "Repository to build, as acme/shop";
+        let mut prompt = "Repository to build, such as acme/shop";
         let mut default = "none";
         while let Some(name) = question(prompt, default, full_name, cancel)? {
             init.repository.push(name);
@@ -79,11 +79,11 @@ fn ask(init: &mut Init, cancel: &Cancel) -> Result<(), Failure> {
         }
     }
     if init.branch.is_empty() && !init.repository.is_empty() {
-        let prompt = "Branches to build, as main, release/*";
+        let prompt = "Branches to build, such as main, release/*";
         init.branch = question(prompt, "all", globs, cancel)?.unwrap_or_default();
     }
     if let (false, Some(registry)) = (init.certs, &init.registry) {
-        let prompt = format!("Make a certificate for {}", crate::escape::shortened(registry.host(), 40));
+        let prompt = format!("Create a certificate for {}", crate::escape::shortened(registry.host(), 40));
         init.certs = question(&prompt, "no", yes_or_no, cancel)?.unwrap_or(false);
     }
     Ok(())
