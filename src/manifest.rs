@@ -24,6 +24,9 @@ pub(crate) use wire::File;
 
 pub(crate) const FILE_NAME: &str = "images.json";
 
+/// The problem of a list without an image.
+pub(crate) const NO_IMAGES: &str = "is empty: there is no image to build";
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ImageSpec {
     /// `service_name`.

@@ -229,7 +229,7 @@ fn registry(
     }
     // Never pushed: only a name that swanci may write.
     let Ok(name) = "swanci-doctor".parse::<ImageName>() else { return };
-    let Ok(repository) = ImageRepository::new(Some(address), &name) else { return };
+    let Ok(repository) = ImageRepository::new(Some(address), None, &name) else { return };
     report(checked("registry credentials", client.check_push(repository.path()).map(|()| "may write")));
     if !engine_answers {
         return;

@@ -15,7 +15,6 @@ mod receipt;
 mod run;
 mod schedule;
 mod scratch;
-mod secrets;
 mod survey;
 
 pub(crate) mod catchup;
@@ -28,7 +27,7 @@ use std::time::Duration;
 use crate::cancel::Cancel;
 use crate::decide::BranchGlobs;
 use crate::docker::Docker;
-use crate::error::Failure;
+use crate::error::{Failure, Kind};
 use crate::events::Events;
 use crate::git::{Access, Remote, RemoteError};
 use crate::manifest::Template;
@@ -118,6 +117,12 @@ pub(crate) struct Outcome<T> {
     pub document: T,
     /// Why the command fails.
     pub failure: Option<Failure>,
+}
+
+/// The first failure of the kind that decides the exit code.
+fn worst(failures: Vec<Failure>) -> Option<Failure> {
+    let kind = failures.iter().map(|failure| failure.kind).reduce(Kind::and)?;
+    failures.into_iter().find(|failure| failure.kind == kind)
 }
 
 /// Threads for registry requests; each keeps a connection.

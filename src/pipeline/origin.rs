@@ -5,11 +5,14 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::error::{Failure, Kind};
+use crate::error::{Classify as _, Failure, Kind};
 use crate::escape::shortened;
-use crate::git::{Access, Remote, RemoteError, Transport};
+use crate::git::{Access, Mirror, Remote, RemoteError, Transport};
 use crate::model::{BranchName, Change, Digest, ForgeName, ImageName, ImageRepository, RepoName};
+use crate::plan::Holdings;
+use crate::redact;
 
+use super::compare::Asked;
 use super::{RepositoryRule, Site};
 
 /// The default forge.
@@ -137,6 +140,20 @@ impl Origin {
         format!("swanci-{}", hash.as_str().trim_start_matches("sha256:").get(..16).unwrap_or_default())
     }
 
+    pub(super) fn mirror<'a>(&'a self, site: &'a Site) -> Mirror<'a> {
+        Mirror::of(&site.state_dir, &self.remote, &site.access, &site.cancel)
+    }
+
+    /// Checks that each secret is readable, and redacts its content, which may have changed since it was first read.
+    pub(super) fn check_secrets(&self, repository: &RepoName) -> Result<(), Failure> {
+        for (id, path) in &self.secrets {
+            redact::register_file(path).classify(Kind::BadInput, || {
+                format!("the build secret `{id}` of {repository}: cannot read {}", path.display())
+            })?;
+        }
+        Ok(())
+    }
+
     /// Whether an image with this `source` label belongs to this repository.
     pub(super) fn is_source(&self, label: &str) -> bool {
         let label = label.trim_end_matches('/').trim_end_matches(".git");
@@ -152,13 +169,20 @@ impl Origin {
         ))
     }
 
+    /// Rejects image paths that belong to another repository.
+    pub(super) fn check_owner(&self, asked: &[Asked<'_>], holdings: &[Holdings]) -> Result<(), Failure> {
+        for (asked, holdings) in asked.iter().zip(holdings) {
+            if let Some(source) = holdings.owned_by_another(|source| self.is_source(source)) {
+                return Err(self.refusal(asked.repository, source));
+            }
+        }
+        Ok(())
+    }
+
     /// Rejects an image path under a namespace that is reserved for another repository.
-    pub(super) fn check_namespace(
-        &self,
-        repository: &ImageRepository,
-        below: Option<&ImageName>,
-    ) -> Result<(), Failure> {
+    pub(super) fn check_namespace(&self, site: &Site, repository: &ImageRepository) -> Result<(), Failure> {
         let path = repository.path().as_str();
+        let below = site.registry.as_ref().and_then(|registry| registry.namespace());
         let path =
             below.and_then(|below| path.strip_prefix(below.as_str())?.strip_prefix('/')).unwrap_or(path);
         match self.reserved.iter().find(|n| path.strip_prefix(n.as_str()).is_some_and(|rest| rest.starts_with('/'))) {
@@ -258,4 +282,38 @@ fn is_known(rule: &RepositoryRule, remote: &Remote) -> bool {
 
 fn refused(error: RemoteError) -> Failure {
     Failure::new(Kind::Refused, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unreadable_secret_is_reported_by_its_id() {
+        let folder = tempfile::tempdir().unwrap();
+        let name: RepoName = "owner/name".parse().unwrap();
+        let good = folder.path().join("good");
+        std::fs::write(&good, "value-of-a-secret\n").unwrap();
+        for (path, readable) in
+            [(good, true), (folder.path().join("absent"), false), (folder.path().to_owned(), false)]
+        {
+            let remote = Remote::typed("https://github.com/owner/name").unwrap();
+            let origin = Origin {
+                source: remote.source(),
+                remote,
+                former: Vec::new(),
+                namespace: None,
+                reserved: Vec::new(),
+                submodules: false,
+                secrets: BTreeMap::from([("npm".to_owned(), path)]),
+            };
+            let checked = origin.check_secrets(&name);
+            assert_eq!(checked.is_ok(), readable);
+            if let Err(failure) = checked {
+                assert_eq!(failure.kind, Kind::BadInput);
+                assert!(failure.render().contains("`npm` of owner/name"), "{}", failure.render());
+            }
+        }
+        assert_eq!(redact::scrub("RUN echo value-of-a-secret"), "RUN echo ***");
+    }
 }

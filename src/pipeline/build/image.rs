@@ -73,8 +73,9 @@ impl Work<'_> {
     /// Where a remote builder writes an image that other images need.
     fn layout_of(&self, i: usize) -> Option<PathBuf> {
         let is_base = self.surveyed.iter().any(|image| image.bases().any(|(_, base)| *base == i));
-        let built = matches!(self.actions[i], Some(Action::Build { .. }));
-        (self.builder == Builder::Remote && built && is_base).then(|| self.contexts.layout(i))
+        let built = self.actions[i].as_ref().is_some_and(Action::is_build);
+        let needed = self.builder == Builder::Remote && built && is_base;
+        needed.then(|| self.scratch.join(format!("layout-{i}")))
     }
 
     pub(super) fn build_one(&self, i: usize) -> Result<Image, Failure> {
@@ -83,47 +84,18 @@ impl Work<'_> {
             return Err(Failure::failed(format!("image {} has no source", image.spec.name)));
         };
         let begun = Instant::now();
-        let name = self.engine_name(i);
-        let mut names: BTreeMap<String, String> =
-            source.bases.iter().map(|(reference, base)| (reference.clone(), self.base_name(*base))).collect();
         let cancel = self.site.cancel.child(Some(self.site.timeout));
-        let in_engine = !names.is_empty() && self.builder != Builder::Remote;
-        if self.options.pull && in_engine {
-            // docker's --pull would also look for the local base in a registry, but only the engine has it.
-            for reference in source.foreign_bases.iter().filter(|reference| !reference.contains('@')) {
-                let platform = image.spec.platform.as_deref();
-                let newest = self.site.docker.newest(self.builder, reference, platform, &cancel)?;
-                names.insert(reference.clone(), newest);
-            }
-        }
-        // Fetching submodules and large files is not part of the build's time.
-        let (context, dockerfile) = self.contexts.of(i, source, &names)?;
-        let mut args = image.spec.args.clone();
-        args.entry("BUILDKIT_CACHE_MOUNT_NS".to_owned()).or_insert_with(|| self.origin.cache_scope());
-        let labels = self.labels(i, source);
-        let request = BuildRequest {
-            context,
-            dockerfile,
-            name: name.clone(),
-            args,
-            labels: labels.clone(),
-            target: image.spec.target.clone(),
-            platform: image.spec.platform.clone(),
-            pull: self.options.pull && !in_engine,
-            no_cache: self.options.no_cache,
-            secrets: self.origin.secrets.clone(),
-            layouts: self.base_layouts(source)?,
-            layout: self.layout_of(i),
-        };
+        let request = self.request(i, source, &cancel)?;
         let step = self.site.events.begin(Step::Build { image: image.spec.name.to_string() });
         let build = || {
             self.site.docker.build(self.builder, &request, &cancel, &mut |line| step.line(line))?;
-            self.read_back(&name, &labels, &cancel)
+            self.read_back(&request.name, &request.labels, &cancel)
         };
         // The engine drops a new image if the same image is removed under its other names concurrently.
         let built = (0..BUILDS).find_map(|_| build().transpose()).unwrap_or_else(|| {
-            Err(Failure::environment(format!("the engine has no {name} after its build")))
+            Err(Failure::environment(format!("the engine has no {} after its build", request.name)))
         });
+        let stopped = self.site.cancel.stopped();
         match built {
             Ok(id) => {
                 step.done("built");
@@ -133,30 +105,54 @@ impl Work<'_> {
                     ..self.described(i, ImageStatus::Built)
                 })
             }
+            Err(_) if cancel.stopped() == Some(Stop::TimedOut) && stopped.is_none() => {
+                let limit = humantime::format_duration(self.site.timeout);
+                let text = format!("the build took longer than build.timeout ({limit})");
+                step.failed(&text);
+                Err(Failure::failed(text))
+            }
+            Err(failure) if matches!(failure.kind, Kind::Interrupted | Kind::Terminated) => {
+                drop(step);
+                self.site.events.note(&format!("{}: {failure}", image.spec.name));
+                Err(failure)
+            }
             Err(failure) => {
-                let timed_out =
-                    cancel.stopped() == Some(Stop::TimedOut) && self.site.cancel.stopped().is_none();
-                let failure = if timed_out {
-                    let limit = humantime::format_duration(self.site.timeout);
-                    Failure::failed(format!("the build took longer than build.timeout ({limit})"))
-                } else {
-                    failure
-                };
-                match failure.kind {
-                    Kind::Interrupted | Kind::Terminated => {
-                        drop(step);
-                        self.site.events.note(&format!("{}: {failure}", image.spec.name));
-                    }
-                    Kind::Failed
-                    | Kind::Usage
-                    | Kind::NothingToBuild
-                    | Kind::BadInput
-                    | Kind::Refused
-                    | Kind::Environment => step.failed(&failure.one_line()),
-                }
+                step.failed(&failure.one_line());
                 Err(failure)
             }
         }
+    }
+
+    fn request(&self, i: usize, source: &Source, cancel: &Cancel) -> Result<BuildRequest, Failure> {
+        let spec = &self.surveyed[i].spec;
+        let mut names: BTreeMap<String, String> =
+            source.bases.iter().map(|(reference, base)| (reference.clone(), self.base_name(*base))).collect();
+        let in_engine = !names.is_empty() && self.builder != Builder::Remote;
+        if self.options.pull && in_engine {
+            // docker's --pull would also look for the local base in a registry, but only the engine has it.
+            for reference in source.foreign_bases.iter().filter(|reference| !reference.contains('@')) {
+                let platform = spec.platform.as_deref();
+                let newest = self.site.docker.newest(self.builder, reference, platform, cancel)?;
+                names.insert(reference.clone(), newest);
+            }
+        }
+        let (context, dockerfile) = self.context(i, source, &names)?;
+        let mut args = spec.args.clone();
+        args.entry("BUILDKIT_CACHE_MOUNT_NS".to_owned()).or_insert_with(|| self.origin.cache_scope());
+        Ok(BuildRequest {
+            context,
+            dockerfile,
+            name: self.engine_name(i),
+            args,
+            labels: self.labels(i, source),
+            target: spec.target.clone(),
+            platform: spec.platform.clone(),
+            pull: self.options.pull && !in_engine,
+            no_cache: self.options.no_cache,
+            secrets: self.origin.secrets.clone(),
+            layouts: self.base_layouts(source)?,
+            layout: self.layout_of(i),
+        })
     }
 
     /// The Id of the image, if the engine has it. Its labels must match the ones set, because later runs rely on them.
