@@ -12,6 +12,7 @@ use std::fs::{File, TryLockError};
 
 use serde::Serialize;
 
+use crate::config::RepositoryConfig;
 use crate::documents::{Receipt, SCHEMA};
 use crate::error::{Classify as _, Failure, Kind};
 use crate::escape::shortened;
@@ -20,7 +21,7 @@ use crate::model::{BranchName, Change, CommitSha, RepoName};
 
 use super::checkout::resolve_by_hand;
 use super::origin::{rule_of, typed};
-use super::{ByHand, Origin, Outcome, RepositoryRule, Site, worst};
+use super::{ByHand, Origin, Outcome, Site, worst};
 use branch::Branch;
 
 pub(crate) use since::Since;
@@ -156,7 +157,7 @@ pub(crate) fn catchup(site: &Site, options: &CatchupOptions) -> Result<Outcome<C
 }
 
 /// The configured repositories with these names, or all.
-fn rules<'s>(site: &'s Site, names: &[RepoName]) -> Result<Vec<&'s RepositoryRule>, Failure> {
+fn rules<'s>(site: &'s Site, names: &[RepoName]) -> Result<Vec<&'s RepositoryConfig>, Failure> {
     if site.repositories.is_empty() {
         return Err(Failure::usage("no repository is configured")
             .hint("add a [[repository]] to the configuration, or give --repo URL --branch NAME"));
@@ -199,7 +200,7 @@ fn one_by_hand(
 
 fn configured(
     site: &Site,
-    rule: &RepositoryRule,
+    rule: &RepositoryConfig,
     options: &CatchupOptions,
     document: &mut CatchupDocument,
 ) -> Result<Option<Failure>, Failure> {

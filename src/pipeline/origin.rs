@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use crate::config::RepositoryConfig;
 use crate::error::{Classify as _, Failure, Kind};
 use crate::escape::shortened;
 use crate::git::{Access, Mirror, Remote, RemoteError, Transport};
@@ -12,8 +13,8 @@ use crate::model::{BranchName, Change, Digest, ForgeName, ImageName, ImageReposi
 use crate::plan::Holdings;
 use crate::redact;
 
+use super::Site;
 use super::compare::Asked;
-use super::{RepositoryRule, Site};
 
 /// The default forge.
 pub(super) const GITHUB: &str = "https://github.com";
@@ -81,13 +82,13 @@ impl Origin {
         }
     }
 
-    pub(super) fn of_rule(site: &Site, rule: &RepositoryRule) -> Result<Origin, Failure> {
+    pub(crate) fn of_rule(site: &Site, rule: &RepositoryConfig) -> Result<Origin, Failure> {
         Origin::new(site, Some(rule), None, &rule.name, (rule.forge_kind, &rule.forge))
     }
 
     fn new(
         site: &Site,
-        rule: Option<&RepositoryRule>,
+        rule: Option<&RepositoryConfig>,
         typed: Option<Remote>,
         name: &RepoName,
         forge: (ForgeName, &str),
@@ -111,7 +112,7 @@ impl Origin {
         let mut secrets = rule.filter(|_| itself).map(|rule| rule.secrets.clone()).unwrap_or_default();
         secrets.extend(site.secrets.clone());
         let namespace = rule.and_then(|rule| rule.namespace.clone());
-        let is_own = |other: &RepositoryRule, rule: &RepositoryRule| {
+        let is_own = |other: &RepositoryConfig, rule: &RepositoryConfig| {
             (&rule.forge, &rule.name) == (&other.forge, &other.name)
         };
         let others = site.repositories.iter().filter(|other| rule.is_none_or(|rule| !is_own(other, rule)));
@@ -255,10 +256,10 @@ fn not_allowed(repository: &RepoName) -> Failure {
 
 /// The allow-list entry of a typed repository; an error if the list is not empty and lacks it.
 pub(super) fn allowed<'r>(
-    rules: &'r [RepositoryRule],
+    rules: &'r [RepositoryConfig],
     repository: &RepoName,
     typed: &Remote,
-) -> Result<Option<&'r RepositoryRule>, Failure> {
+) -> Result<Option<&'r RepositoryConfig>, Failure> {
     if rules.is_empty() {
         return Ok(None);
     }
@@ -266,17 +267,18 @@ pub(super) fn allowed<'r>(
 }
 
 /// The entry of a typed repository: by its clone URL, else by the full name at the end of its path.
-pub(super) fn rule_of<'r>(rules: &'r [RepositoryRule], remote: &Remote) -> Option<&'r RepositoryRule> {
+pub(super) fn rule_of<'r>(rules: &'r [RepositoryConfig], remote: &Remote) -> Option<&'r RepositoryConfig> {
     let known = rules.iter().find(|rule| is_known(rule, remote));
     known.or_else(|| rules.iter().find(|rule| remote.is_named(&rule.name)))
 }
 
 /// Whether a typed remote is the configured repository: its clone URL, its URL on its forge, or a clone on this
 /// machine. Another server with the same repository name does not match.
-fn is_known(rule: &RepositoryRule, remote: &Remote) -> bool {
+fn is_known(rule: &RepositoryConfig, remote: &Remote) -> bool {
     let configured = rule.clone_url.as_deref().and_then(|url| Remote::typed(url).ok());
     configured.is_some_and(|configured| configured.source() == remote.source())
-        || rule.on_its_forge().is_ok_and(|own| own.source().eq_ignore_ascii_case(&remote.source()))
+        || Remote::of_forge(rule.forge_kind, &rule.forge, &rule.name)
+            .is_ok_and(|own| own.source().eq_ignore_ascii_case(&remote.source()))
         || (remote.transport() == Transport::File && remote.is_named(&rule.name))
 }
 
