@@ -127,7 +127,6 @@ impl Holdings {
 pub(crate) enum Action {
     Build { why: &'static str },
     Reuse { digest: Digest, under: Tag, own_is_taken: bool },
-    Skip { reason: String },
 }
 
 impl Action {

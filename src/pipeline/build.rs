@@ -16,7 +16,6 @@ use crate::error::{Classify as _, Failure, Kind};
 use crate::escape::shortened;
 use crate::events::{Phase, RunEvent, Step};
 use crate::git::Mirror;
-use crate::manifest::ImageKind;
 use crate::model::{Change, CommitSha, ImageName};
 use crate::parallel;
 use crate::plan::Action;
@@ -25,7 +24,7 @@ use crate::suggest;
 use super::compare::{Asked, ask};
 use super::schedule;
 use super::scratch::{Scratch, remove_abandoned};
-use super::survey::{Surveyed, survey};
+use super::survey::{Survey, Surveyed, survey};
 use super::{Origin, Outcome, REGISTRY_THREADS, Site, checkout, now, seconds};
 
 #[derive(Debug, Clone, Default)]
@@ -74,10 +73,12 @@ pub(crate) fn build(
     thread::scope(|scope| {
         // This starts a process, so it overlaps with reading the commit's files.
         let builder = scope.spawn(|| site.docker.find_builder(&site.cancel));
-        let surveyed = survey(site, &origin, &mirror, change)?;
-        let chosen = choose(&surveyed, &options.images)?;
+        let mut surveyed = survey(site, &origin, &mirror, change)?;
+        let chosen = choose(&mut surveyed, &options.images)?;
+        let Survey { images: surveyed, skipped } = surveyed;
         let info = mirror.commit_info(&change.commit)?;
-        step.done(&if chosen.len() == 1 { "1 image".to_owned() } else { format!("{} images", chosen.len()) });
+        let count = chosen.len() + skipped.len();
+        step.done(&if count == 1 { "1 image".to_owned() } else { format!("{count} images") });
         let checkout = begun.elapsed();
         site.events.emit(&RunEvent::Phase { phase: Phase::Checkout, took: checkout });
 
@@ -110,7 +111,7 @@ pub(crate) fn build(
         }
         let build = begun.elapsed();
         site.events.emit(&RunEvent::Phase { phase: Phase::Build, took: build });
-        let (images, failures) = work.into_images();
+        let (images, failures) = work.into_images(skipped);
         let failure = site.cancel.stopped().map(Failure::from).or_else(|| failed_images(&images, &failures));
         let document = BuiltDocument {
             schema: SCHEMA,
@@ -125,16 +126,23 @@ pub(crate) fn build(
     })
 }
 
-/// The requested images, with the local bases that they are built on.
-fn choose(surveyed: &[Surveyed], asked: &[ImageName]) -> Result<Vec<usize>, Failure> {
+/// The requested images, with the local bases that they are built on. Removes the skipped ones that were not requested.
+fn choose(surveyed: &mut Survey, asked: &[ImageName]) -> Result<BTreeSet<usize>, Failure> {
+    let Survey { images, skipped } = surveyed;
     if asked.is_empty() {
-        return Ok((0..surveyed.len()).collect());
+        return Ok((0..images.len()).collect());
     }
     let mut chosen = BTreeSet::new();
     let mut open = Vec::new();
     for name in asked {
-        let Some(i) = surveyed.iter().position(|s| s.spec.name == *name) else {
-            let known: Vec<&str> = surveyed.iter().map(|s| s.spec.name.as_str()).collect();
+        if let Some(i) = images.iter().position(|image| image.spec.name == *name) {
+            open.push(i);
+        } else if skipped.iter().all(|(_, image)| image.name != name.as_str()) {
+            let mut known: Vec<(usize, &str)> =
+                skipped.iter().map(|(place, image)| (*place, image.name.as_str())).collect();
+            known.extend(images.iter().map(|image| (image.place, image.spec.name.as_str())));
+            known.sort_unstable();
+            let known: Vec<&str> = known.into_iter().map(|(_, name)| name).collect();
             let failure = Failure::usage(format!(
                 "the commit lists no image `{name}`; it lists {}",
                 shortened(&known.join(", "), 300)
@@ -143,15 +151,15 @@ fn choose(surveyed: &[Surveyed], asked: &[ImageName]) -> Result<Vec<usize>, Fail
                 Some(nearest) => failure.hint(format!("did you mean `{nearest}`?")),
                 None => failure,
             });
-        };
-        open.push(i);
-    }
-    while let Some(i) = open.pop() {
-        if chosen.insert(i) {
-            open.extend(surveyed[i].bases().map(|(_, base)| *base));
         }
     }
-    Ok(chosen.into_iter().collect())
+    skipped.retain(|(_, image)| asked.iter().any(|name| name.as_str() == image.name));
+    while let Some(i) = open.pop() {
+        if chosen.insert(i) {
+            open.extend(images[i].bases.iter().map(|(_, base)| *base));
+        }
+    }
+    Ok(chosen)
 }
 
 /// What to do with each image; `None` for one that was not requested.
@@ -161,20 +169,13 @@ fn plan(
     change: &Change,
     parent: Option<CommitSha>,
     surveyed: &[Surveyed],
-    chosen: &[usize],
+    chosen: &BTreeSet<usize>,
     options: &BuildOptions,
 ) -> Result<Vec<Option<Action>>, Failure> {
     let mut actions: Vec<Option<Action>> = surveyed.iter().map(|_| None).collect();
-    let mut docker: Vec<usize> = Vec::new();
-    for i in chosen {
-        match &surveyed[*i].spec.kind {
-            ImageKind::Docker => docker.push(*i),
-            ImageKind::Skipped { reason } => actions[*i] = Some(Action::Skip { reason: reason.clone() }),
-        }
-    }
     if site.client.is_none() {
-        for i in docker {
-            actions[i] = Some(Action::Build { why: "no registry is configured" });
+        for i in chosen {
+            actions[*i] = Some(Action::Build { why: "no registry is configured" });
         }
         return Ok(actions);
     }
@@ -184,7 +185,7 @@ fn plan(
         let Surveyed { repository, tags, .. } = &surveyed[*i];
         Asked { repository, own: &own, parent: parent.as_ref(), moving: tags }
     };
-    let asked: Vec<Asked<'_>> = docker.iter().map(ask_of).collect();
+    let asked: Vec<Asked<'_>> = chosen.iter().map(ask_of).collect();
     let holdings = ask(site, &asked).and_then(|holdings| {
         if options.only_own_paths {
             origin.check_owner(&asked, &holdings)?;
@@ -198,16 +199,15 @@ fn plan(
             return Err(failure);
         }
     };
-    for (i, holdings) in docker.iter().zip(&holdings) {
-        actions[*i] = Some(match &surveyed[*i].source {
-            Some(source) if !options.force => {
-                Action::for_inputs(&source.inputs, holdings, |source| origin.is_source(source))
-            }
-            Some(_) | None => Action::Build { why: "asked for with --force" },
+    for (i, holdings) in chosen.iter().zip(&holdings) {
+        actions[*i] = Some(if options.force {
+            Action::Build { why: "asked for with --force" }
+        } else {
+            Action::for_inputs(&surveyed[*i].inputs, holdings, |source| origin.is_source(source))
         });
     }
     let to_build = actions.iter().flatten().filter(|action| action.is_build()).count();
-    step.done(&format!("{to_build} to build, {} unchanged", docker.len() - to_build));
+    step.done(&format!("{to_build} to build, {} unchanged", chosen.len() - to_build));
     Ok(actions)
 }
 
@@ -258,7 +258,7 @@ impl Work<'_> {
         let pushes = if self.options.pushes { unchanged.len() + to_build.len() + 1 } else { 0 };
         self.site.events.emit(&RunEvent::Planned { steps: to_build.len() + pushes });
         let after: Vec<Vec<usize>> =
-            self.surveyed.iter().map(|s| s.bases().map(|(_, base)| *base).collect()).collect();
+            self.surveyed.iter().map(|s| s.bases.iter().map(|(_, base)| *base).collect()).collect();
         thread::scope(|scope| {
             scope.spawn(|| {
                 parallel::map(REGISTRY_THREADS, &unchanged, |i| {
@@ -289,7 +289,7 @@ impl Work<'_> {
     /// Skips an image whose base failed; it fails with the same kind as its base.
     fn failed_base(&self, i: usize) -> Result<(), Failure> {
         let results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
-        for (_, base) in self.surveyed[i].bases() {
+        for (_, base) in &self.surveyed[i].bases {
             if let Some(Outcome { document, failure: Some(Failure { kind, hint, .. }) }) = &results[*base] {
                 let text = format!("not tried, because its base image {} failed", document.name);
                 self.site.events.note(&format!("build {}: {text}", self.surveyed[i].spec.name));
@@ -310,11 +310,7 @@ impl Work<'_> {
                 reason: self.options.dry_run.then(|| format!("the registry holds it as {under}")),
                 ..self.described(i, ImageStatus::Unchanged)
             },
-            Some(Action::Skip { reason }) => {
-                let name = self.surveyed[i].spec.name.to_string();
-                Image { reason: Some(reason.clone()), ..Image::new(name, ImageStatus::Skipped) }
-            }
-            None => self.described(i, ImageStatus::Skipped),
+            None => self.described(i, ImageStatus::Planned),
         }
     }
 
@@ -324,21 +320,24 @@ impl Work<'_> {
             repository: Some(image.repository.clone()),
             immutable_tag: Some(self.change.commit.immutable_tag()),
             tags: Some(image.tags.clone()),
-            inputs: image.source.as_ref().map(|s| s.inputs.clone()),
-            ..Image::new(image.spec.name.to_string(), status)
+            inputs: Some(image.inputs.clone()),
+            name: image.spec.name.to_string(),
+            status,
+            ..Image::default()
         }
     }
 
     /// Every requested image, in the order of images.json, and the failures.
-    fn into_images(self) -> (Vec<Image>, Vec<Failure>) {
+    fn into_images(self, skipped: Vec<(usize, Image)>) -> (Vec<Image>, Vec<Failure>) {
         let mut results = std::mem::take(&mut *self.results.lock().unwrap_or_else(PoisonError::into_inner));
-        let (mut images, mut failures) = (Vec::new(), Vec::new());
+        let (mut images, mut failures) = (skipped, Vec::new());
         for i in (0..results.len()).filter(|i| self.actions[*i].is_some()) {
             let planned = || Outcome { document: self.planned(i), failure: None };
             let Outcome { document, failure } = results[i].take().unwrap_or_else(planned);
-            images.push(document);
+            images.push((self.surveyed[i].place, document));
             failures.extend(failure.filter(|_| self.site.cancel.stopped() != Some(Stop::Cancelled)));
         }
-        (images, failures)
+        images.sort_by_key(|(place, _)| *place);
+        (images.into_iter().map(|(_, image)| image).collect(), failures)
     }
 }

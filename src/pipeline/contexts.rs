@@ -10,7 +10,7 @@ use crate::error::{Classify as _, Failure, Kind};
 
 use super::build::Work;
 use super::checkout;
-use super::survey::{Source, Surveyed};
+use super::survey::Surveyed;
 
 impl Work<'_> {
     /// The context and the Dockerfile. The Dockerfile is in a separate folder with its ignore file; `names` replace its
@@ -18,17 +18,17 @@ impl Work<'_> {
     pub(super) fn context(
         &self,
         i: usize,
-        source: &Source,
         names: &BTreeMap<String, String>,
     ) -> Result<(PathBuf, PathBuf), Failure> {
-        let content = &source.files.dockerfile.content;
-        let content = match (&source.stages, str::from_utf8(content)) {
+        let Surveyed { files, stages, spec, .. } = &self.surveyed[i];
+        let content = &files.dockerfile.content;
+        let content = match (stages, str::from_utf8(content)) {
             (Some(stages), Ok(text)) => {
                 stages.rewritten(text, names, &self.origin.cache_scope()).into_bytes()
             }
             _ if names.is_empty() => content.clone(),
             _ => {
-                let text = format!("image `{}`: its Dockerfile is not UTF-8", self.surveyed[i].spec.name);
+                let text = format!("image `{}`: its Dockerfile is not UTF-8", spec.name);
                 return Err(Failure::bad_input(text));
             }
         };
@@ -38,36 +38,27 @@ impl Work<'_> {
             fs::create_dir_all(&folder)?;
             fs::write(&dockerfile, content)?;
             // BuildKit prefers the ignore file named after the Dockerfile over the context's.
-            match &source.files.ignore_file {
+            match &files.ignore_file {
                 Some(file) => fs::write(folder.join("Dockerfile.dockerignore"), &file.content),
                 None => Ok(()),
             }
         };
         write().classify(Kind::Environment, || format!("cannot write to {}", folder.display()))?;
-        Ok((self.tree(i, source)?.join(&source.files.path), dockerfile))
+        Ok((self.tree(i)?.join(&files.path), dockerfile))
     }
 
-    fn tree(&self, i: usize, source: &Source) -> Result<PathBuf, Failure> {
-        let same = |image: &Surveyed| {
-            image.source.as_ref().is_some_and(|other| other.files.path == source.files.path)
-        };
+    fn tree(&self, i: usize) -> Result<PathBuf, Failure> {
+        let Surveyed { files, spec, .. } = &self.surveyed[i];
+        let same = |image: &Surveyed| image.files.path == files.path;
         let first = self.surveyed.iter().position(same).unwrap_or(i);
         let tree = self.scratch.join(format!("tree-{first}"));
         let mut written = self.written[first].lock().unwrap_or_else(PoisonError::into_inner);
         if !*written {
-            checkout::write_out(
-                self.site,
-                self.origin,
-                self.mirror,
-                &self.change.commit,
-                &source.files,
-                &tree,
-            )?;
+            checkout::write_out(self.site, self.origin, self.mirror, &self.change.commit, files, &tree)?;
             for (what, paths) in placeholders(&tree) {
                 let (first, more) = (crate::escape::shortened(&paths[0], 80), paths.len() - 1);
                 let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-                let name = &self.surveyed[i].spec.name;
-                self.site.events.warn(&format!("{name}: {first}{more}: {what}"));
+                self.site.events.warn(&format!("{}: {first}{more}: {what}", spec.name));
             }
             *written = true;
         }

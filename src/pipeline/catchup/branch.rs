@@ -4,7 +4,7 @@ use crate::documents::{MoveOutcome, Receipt};
 use crate::error::{Failure, Kind};
 use crate::events::Step;
 use crate::git::Mirror;
-use crate::manifest::template::Word;
+use crate::manifest::template::NUMBER;
 use crate::manifest::{ImageKind, ImageSpec, Template};
 use crate::model::{BranchName, Change, CommitSha};
 use crate::pipeline::compare::{Asked, ask};
@@ -171,7 +171,7 @@ impl Branch<'_> {
             Err(wrong) if wrong.kind == Kind::BadInput => return Ok(None),
             Err(failure) => return Err(failure),
         };
-        match self.tags_are_in_place(&newest.commit, &surveyed) {
+        match self.tags_are_in_place(&newest.commit, &surveyed.images) {
             Ok(true) => return Ok(None),
             Ok(false) => {}
             Err(failure) => {
@@ -198,14 +198,13 @@ impl Branch<'_> {
     /// Whether every moving tag points to the commit's own image. A path of another repository is rejected.
     fn tags_are_in_place(&self, commit: &CommitSha, images: &[Surveyed]) -> Result<bool, Failure> {
         let own = commit.immutable_tag();
-        let docker: Vec<&Surveyed> = images.iter().filter(|i| i.spec.kind == ImageKind::Docker).collect();
-        let asked: Vec<Asked<'_>> = docker
+        let asked: Vec<Asked<'_>> = images
             .iter()
             .map(|i| Asked { repository: &i.repository, own: &own, parent: None, moving: &i.tags })
             .collect();
         let holdings = ask(self.site, &asked)?;
         self.origin.check_owner(&asked, &holdings)?;
-        for (image, holdings) in docker.iter().zip(&holdings) {
+        for (image, holdings) in images.iter().zip(&holdings) {
             let Some(own) = holdings.own.as_ref().map(|held| &held.digest) else {
                 if holdings.moving.is_empty() {
                     continue;
@@ -235,7 +234,7 @@ impl Branch<'_> {
 /// `{number}` has no value here. If the configuration uses it, every commit would be `invalid` and every run would
 /// succeed without a build, so this is a configuration error.
 fn tags_need_no_pull_request(site: &Site, specs: &[ImageSpec]) -> Result<(), Failure> {
-    let asks = |templates: &[Template]| templates.iter().any(|t| t.asks_for(Word::Number));
+    let asks = |templates: &[Template]| templates.iter().any(|t| t.asks_for(NUMBER));
     let by_default = specs.iter().any(|s| s.kind == ImageKind::Docker && s.tags.is_none());
     let wrong = match (&site.tags, &site.default_tags) {
         (Some(tags), _) => asks(tags).then_some("--tag"),
