@@ -26,7 +26,7 @@ fn sample(name: &str) -> Vec<u8> {
 }
 
 #[test]
-fn our_own_samples_get_the_right_verdict() {
+fn the_samples_get_the_expected_verdict() {
     use DecisionWord::{Build, Skip};
     for (name, event, expected) in [
         ("merged", "pull_request", Build),
@@ -55,7 +55,7 @@ fn our_own_samples_get_the_right_verdict() {
 }
 
 #[test]
-fn the_document_of_a_merge_is_the_one_that_is_pinned() {
+fn the_document_of_a_merge_matches_the_pinned_one() {
     let body = sample("merged");
     let document = serde_json::to_value(judge(&body, None).unwrap()).unwrap();
     assert_eq!(
@@ -85,7 +85,7 @@ fn the_document_of_a_merge_is_the_one_that_is_pinned() {
 }
 
 #[test]
-fn a_form_and_a_byte_order_mark_change_nothing_but_the_hash() {
+fn a_form_and_a_byte_order_mark_change_only_the_hash() {
     let json = sample("merged");
     let form: String = form_urlencoded::Serializer::new(String::new())
         .append_pair("payload", std::str::from_utf8(&json).unwrap())
@@ -312,7 +312,7 @@ fn is_signed_by(recording: &Recording, forge: ForgeName, secret: &WebhookSecret)
 }
 
 #[test]
-fn a_forge_that_a_person_named_is_believed() {
+fn an_explicit_forge_overrides_detection() {
     let named = |forge| {
         let headers = Headers { forge: Some(forge), ..Headers::default() };
         verdict(&sample("gitea_merged"), headers, &BranchGlobs::default(), false)
