@@ -99,7 +99,7 @@ fn ignore(init: &Init) -> Result<Vec<String>, Failure> {
 }
 
 fn check(init: &Init) -> Result<(), Failure> {
-    BranchGlobs::new(&init.branch).map_err(|e| Failure::new(Kind::Usage, e).context("--branch"))?;
+    BranchGlobs::new(&init.branch).map_err(|e| Failure::usage(e).context("--branch"))?;
     for (wrong, problem, hint) in [
         (
             !init.branch.is_empty() && init.repository.is_empty(),
