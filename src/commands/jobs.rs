@@ -16,14 +16,14 @@ use crate::queue::{self, CancelOutcome, JobFilter, JobId, JobRecord, JobState, S
 
 use super::Session;
 use super::documents_io::show;
+use super::session::state_dir;
 
 /// Jobs in a list without `--limit`.
 const LISTED: u32 = 50;
 
 /// Without a subcommand, lists the jobs.
 pub(super) fn command(session: &Session, command: Option<JobsCommand>) -> Result<(), Failure> {
-    let dir = std::path::absolute(&session.config.state_dir)
-        .classify(Kind::Environment, || "the state directory has no absolute path")?;
+    let dir = state_dir(&session.config)?;
     let queue = Store::open_existing(&dir, Arc::new(Timestamp::now))?;
     let serve_lives = queue::is_served(&dir);
     let changed = |id: JobId, outcome: &str, text: &str| {

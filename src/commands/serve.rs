@@ -126,8 +126,7 @@ fn open(
     config: &Config,
     announcer: &Announcer,
 ) -> Result<(Store, Vec<TcpListener>, Option<TcpListener>), Failure> {
-    let state_dir = std::path::absolute(&config.state_dir)
-        .classify(Kind::Environment, || "the state directory has no absolute path")?;
+    let state_dir = session::state_dir(config)?;
     let mut lock = ServeLock::acquire(&state_dir, None, jiff::Timestamp::now())?;
     let (public, admin) = sockets(config)?;
     let address = public.iter().find_map(|socket| socket.local_addr().ok());

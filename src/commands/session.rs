@@ -5,11 +5,12 @@ use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use clap::ColorChoice;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::cancel::Cancel;
 use crate::ci::Actions;
-use crate::cli::{Color, Global, SiteArgs};
+use crate::cli::{Global, SiteArgs};
 use crate::config::{Config, Environment, ForgeConfig, read_secret_file};
 use crate::docker::Docker;
 use crate::error::{Classify as _, Failure, Kind};
@@ -59,23 +60,24 @@ impl Session {
     /// The display for the global options.
     pub(super) fn display(global: &Global, in_actions: bool) -> Events {
         let color = match global.color {
-            Color::Always => true,
-            Color::Never => false,
-            Color::Auto => console::colors_enabled_stderr(),
+            ColorChoice::Always => true,
+            ColorChoice::Never => false,
+            ColorChoice::Auto => console::colors_enabled_stderr(),
         };
         console::set_colors_enabled_stderr(color);
-        let live = match global.color {
-            Color::Never => false,
-            Color::Auto | Color::Always => std::io::stderr().is_terminal() && global.verbose == 0,
+        let detail = match (global.quiet, in_actions, global.verbose) {
+            (true, _, _) => Detail::Quiet,
+            (false, true, _) => Detail::Groups,
+            (false, false, 0) => Detail::Steps,
+            (false, false, _) => Detail::Verbose,
         };
-        let display: Arc<dyn Consumer> = match (global.quiet, in_actions, live) {
-            (true, _, _) => Arc::new(Lines::to(Detail::Quiet, write_stderr)),
-            (false, true, _) => Arc::new(Lines::to(Detail::Groups, write_stderr)),
-            (false, false, true) => Arc::new(Bars::new()),
-            (false, false, false) if global.verbose > 0 => Arc::new(Lines::to(Detail::Verbose, write_stderr)),
-            (false, false, false) => Arc::new(Lines::to(Detail::Steps, write_stderr)),
-        };
-        Events::to(vec![display])
+        let has_bars =
+            detail == Detail::Steps && global.color != ColorChoice::Never && std::io::stderr().is_terminal();
+        Events::to(vec![if has_bars {
+            Arc::new(Bars::new()) as Arc<dyn Consumer>
+        } else {
+            Arc::new(Lines::to(detail, write_stderr))
+        }])
     }
 
     /// The site of a command that builds or pushes: flags override the configuration.
@@ -103,9 +105,7 @@ pub(super) fn site(
         let _ = redact::register_file(path);
     }
     Ok(Site {
-        // git runs in other directories, so every path must be absolute.
-        state_dir: std::path::absolute(&config.state_dir)
-            .classify(Kind::Environment, || "the state directory has no absolute path")?,
+        state_dir: state_dir(config)?,
         repositories: config.repositories.clone(),
         registry: address,
         client,
@@ -121,6 +121,12 @@ pub(super) fn site(
         events: events.clone(),
         cancel: cancel.clone(),
     })
+}
+
+/// Absolute, because git and docker run in other directories.
+pub(super) fn state_dir(config: &Config) -> Result<PathBuf, Failure> {
+    std::path::absolute(&config.state_dir)
+        .classify(Kind::Environment, || "the state directory has no absolute path")
 }
 
 /// Access to the repositories of this forge.
@@ -179,8 +185,7 @@ pub(super) fn typed_secrets(typed: &[(String, PathBuf)]) -> Result<BTreeMap<Stri
     Ok(secrets)
 }
 
-/// A client of the registry, with docker's credentials and the configured certificate authority.
-pub(super) fn connect(
+fn connect(
     config: &Config,
     address: &RegistryAddress,
     events: &Events,

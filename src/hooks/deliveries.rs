@@ -4,9 +4,10 @@ use std::collections::HashSet;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// One attempt to deliver an event (schema `hook-delivery-item` of GitHub's API description).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Delivery {
     pub id: u64,
     /// All attempts to deliver one event share it.
@@ -35,6 +36,39 @@ pub(crate) enum DeliveryState {
 }
 
 impl Delivery {
+    /// An event of GitLab's webhook (docs.gitlab.com, "Project webhooks API", "List all events"). Its headers contain an
+    /// id that all attempts share.
+    pub(super) fn of_gitlab(event: &Value) -> Delivery {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let id = event["id"].as_u64().unwrap_or_default();
+        let header = |name: &&str| event["request_headers"][name].as_str();
+        let guid = ["Idempotency-Key", "X-Gitlab-Event-UUID"].iter().find_map(header);
+        let status = text(&event["response_status"]);
+        Delivery {
+            id,
+            guid: guid.map_or_else(|| id.to_string(), str::to_owned),
+            delivered_at: text(&event["created_at"]),
+            redelivery: false,
+            duration: event["execution_duration"].as_f64().unwrap_or_default(),
+            status_code: status.parse().unwrap_or_default(),
+            status: if status.parse::<u16>().is_ok() { String::new() } else { status },
+            event: text(&event["trigger"]),
+            action: event["request_data"]["object_attributes"]["action"].as_str().map(str::to_owned),
+        }
+    }
+
+    /// Data Center's response to a test contains the request that it sent and the response that it received.
+    pub(super) fn of_test(test: &Value) -> Delivery {
+        let status = test["response"]["statusCode"].as_i64().or_else(|| test["statusCode"].as_i64());
+        Delivery {
+            delivered_at: Timestamp::now().to_string(),
+            status: if status.is_none() { "no answer".to_owned() } else { String::new() },
+            status_code: status.unwrap_or_default(),
+            event: "ping".to_owned(),
+            ..Delivery::default()
+        }
+    }
+
     pub(crate) fn state(&self) -> DeliveryState {
         match self.status_code {
             200..=299 => DeliveryState::Succeeded,
@@ -76,12 +110,9 @@ mod tests {
             id,
             guid: guid.to_owned(),
             delivered_at: "2026-11-22T12:00:00Z".to_owned(),
-            redelivery: false,
-            duration: 0.1,
-            status: String::new(),
             status_code,
             event: "pull_request".to_owned(),
-            action: None,
+            ..Delivery::default()
         }
     }
 

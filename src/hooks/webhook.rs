@@ -312,7 +312,7 @@ impl Webhooks {
                 .append_pair("url", hook.url.as_deref().unwrap_or_default())
                 .finish();
             let answer = self.api.send("POST", &format!("webhooks/test?{query}"), Some(&json!({})), &at)?;
-            return Ok(Some(answered(&self.api.parsed(&answer, &at)?)));
+            return Ok(Some(Delivery::of_test(&self.api.parsed(&answer, &at)?)));
         }
         if !self.dialect.test.is_empty() {
             self.api.send("POST", &format!("{}/{}", self.path(&hook.id), self.dialect.test), None, &at)?;
@@ -344,7 +344,8 @@ impl Webhooks {
         let mut found = Vec::new();
         self.api.pages(&path, &at, &mut |page| {
             for item in page {
-                let parsed = if on_gitlab { Ok(of_gitlab(&item)) } else { serde_json::from_value(item) };
+                let parsed =
+                    if on_gitlab { Ok(Delivery::of_gitlab(&item)) } else { serde_json::from_value(item) };
                 let delivery = parsed.map_err(|e| self.api.error(Problem::Protocol, &at, e.to_string()))?;
                 if found.len() == most || !more(&delivery) {
                     return Ok(false);
@@ -362,43 +363,6 @@ impl Webhooks {
         let Dialect { deliveries, resend, .. } = self.dialect;
         let path = format!("{}/{deliveries}/{delivery}/{resend}", self.path(id));
         self.api.send("POST", &path, None, &at).map(drop)
-    }
-}
-
-/// An event of GitLab's webhook (docs.gitlab.com, "Project webhooks API", "List all events"). Its headers contain an id
-/// that all attempts share.
-fn of_gitlab(event: &Value) -> Delivery {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let id = event["id"].as_u64().unwrap_or_default();
-    let headers = &event["request_headers"];
-    let guid = ["Idempotency-Key", "X-Gitlab-Event-UUID"].iter().find_map(|name| headers[name].as_str());
-    let status = text(&event["response_status"]);
-    Delivery {
-        id,
-        guid: guid.map_or_else(|| id.to_string(), str::to_owned),
-        delivered_at: text(&event["created_at"]),
-        redelivery: false,
-        duration: event["execution_duration"].as_f64().unwrap_or_default(),
-        status_code: status.parse().unwrap_or_default(),
-        status: if status.parse::<u16>().is_ok() { String::new() } else { status },
-        event: text(&event["trigger"]),
-        action: event["request_data"]["object_attributes"]["action"].as_str().map(str::to_owned),
-    }
-}
-
-/// Data Center's response to a test contains the request that it sent and the response that it received.
-fn answered(test: &Value) -> Delivery {
-    let status = test["response"]["statusCode"].as_i64().or_else(|| test["statusCode"].as_i64());
-    Delivery {
-        id: 0,
-        guid: String::new(),
-        delivered_at: jiff::Timestamp::now().to_string(),
-        redelivery: false,
-        duration: 0.0,
-        status: if status.is_none() { "no answer".to_owned() } else { String::new() },
-        status_code: status.unwrap_or_default(),
-        event: "ping".to_owned(),
-        action: None,
     }
 }
 
