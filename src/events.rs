@@ -10,37 +10,20 @@ use crate::model::{CommitSha, RepoName};
 /// Consumers must redact and escape the texts.
 pub(crate) enum RunEvent<'a> {
     /// The run processes this commit, which has landed.
-    Run {
-        repository: &'a RepoName,
-        commit: &'a CommitSha,
-    },
+    Run { repository: &'a RepoName, commit: &'a CommitSha },
     /// The number of further steps.
-    Planned {
-        steps: usize,
-    },
+    Planned { steps: usize },
     /// Steps run concurrently; `id` identifies a step.
-    Started {
-        id: u64,
-        step: &'a Step,
-    },
+    Started { id: u64, step: &'a Step },
     /// A line of output from a step's tool.
-    Line {
-        id: u64,
-        step: &'a Step,
-        line: &'a str,
-    },
-    Ended {
-        id: u64,
-        step: &'a Step,
-        outcome: StepEnd<'a>,
-        took: Duration,
-    },
+    Line { id: u64, step: &'a Step, line: &'a str },
+    /// A step ended, after `took`.
+    Ended { id: u64, step: &'a Step, outcome: StepEnd<'a>, took: Duration },
     /// A phase ended with all of its steps.
-    Phase {
-        phase: Phase,
-        took: Duration,
-    },
+    Phase { phase: Phase, took: Duration },
+    /// Shown even with `--quiet`.
     Warning(&'a str),
+    /// Not shown with `--quiet`.
     Note(&'a str),
 }
 
@@ -56,13 +39,9 @@ pub(crate) enum Step {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StepEnd<'a> {
-    Done {
-        detail: &'a str,
-    },
-    Failed {
-        why: &'a str,
-    },
-    /// Stopped by a signal or by the failure of another step.
+    Done { detail: &'a str },
+    Failed { why: &'a str },
+    // By a signal or by the failure of another step.
     Abandoned,
 }
 

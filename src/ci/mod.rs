@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::config::Environment;
 use crate::documents::Image;
 use crate::error::{Classify as _, Failure, Kind};
+use crate::init::random;
 use crate::model::{Change, CommitSha};
 use crate::progress::{runner, write_commands};
 
@@ -138,10 +139,7 @@ fn output(name: &str, value: &str, delimiter: &str) -> String {
 
 /// Random, so that no value can contain it.
 fn delimiter() -> Result<String, Failure> {
-    let mut random = [0; 16];
-    getrandom::fill(&mut random)
-        .map_err(|e| Failure::environment(format!("the system gives no random bytes: {e}")))?;
-    Ok(format!("swanci_{}", hex::encode(random)))
+    Ok(format!("swanci_{}", random::<16>()?))
 }
 
 fn append(path: &Path, text: &str, what: &'static str) -> Result<(), Failure> {

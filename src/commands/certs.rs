@@ -1,5 +1,6 @@
 //! `swanci certs`: creates or renews the registry's certificate.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use serde_json::json;
@@ -12,12 +13,9 @@ use crate::init::{folder_of, names, temporary};
 use super::documents_io::show;
 
 pub(super) fn command(global: &Global, args: &Certs) -> Result<(), Failure> {
-    let mut all: Vec<String> = Vec::new();
-    for name in args.name.iter().flat_map(names) {
-        if !all.contains(&name) {
-            all.push(name);
-        }
-    }
+    let mut seen = HashSet::new();
+    let all: Vec<String> =
+        args.name.iter().flat_map(names).filter(|name| seen.insert(name.clone())).collect();
     let (crt, key) = (args.dir.join("ca.crt"), args.dir.join("ca.key"));
     let now = jiff::Timestamp::now();
     let (ca, is_new) = match (std::fs::read_to_string(&crt), std::fs::read_to_string(&key)) {
@@ -41,13 +39,11 @@ pub(super) fn command(global: &Global, args: &Certs) -> Result<(), Failure> {
         replace(&path, text, mode).classify(Kind::Failed, || format!("cannot write {}", path.display()))?;
         written.push(path.display().to_string());
     }
-    let mut text: String = written.iter().map(|path| format!("wrote {path}\n")).collect();
-    text.push_str(&format!("valid for {}\n", all.join(", ")));
-    if is_new {
-        text.push_str(&format!("next: sudo swanci trust --ca {} {}\n", crt.display(), args.name[0].host()));
-    } else {
-        text.push_str("next: restart the registry, which reads its certificate at its start\n");
-    }
+    let next = match is_new {
+        true => format!("sudo swanci trust --ca {} {}", crt.display(), args.name[0].host()),
+        false => "restart the registry, which reads its certificate at its start".to_owned(),
+    };
+    let text = format!("wrote {}\nvalid for {}\nnext: {next}\n", written.join("\nwrote "), all.join(", "));
     show(global.json, &json!({"schema": 1, "names": all, "written": written}), || text)
 }
 

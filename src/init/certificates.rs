@@ -36,11 +36,8 @@ pub(crate) fn authority(now: jiff::Timestamp) -> anyhow::Result<Pair> {
     authority.distinguished_name = rcgen::DistinguishedName::new();
     authority.distinguished_name.push(DnType::OrganizationName, "swanci");
     // Clients would confuse two authorities with the same name.
-    let mut random = [0; 4];
-    getrandom::fill(&mut random).map_err(|e| anyhow::anyhow!("the system gives no random bytes: {e}"))?;
-    authority
-        .distinguished_name
-        .push(DnType::CommonName, format!("swanci registry CA {}", hex::encode(random)));
+    let random = super::random::<4>().map_err(|failure| failure.error)?;
+    authority.distinguished_name.push(DnType::CommonName, format!("swanci registry CA {random}"));
     Ok(Pair { certificate: authority.self_signed(&key)?.pem(), key: key.serialize_pem() })
 }
 

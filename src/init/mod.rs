@@ -54,7 +54,7 @@ pub(crate) fn write(init: &Init) -> Result<(Vec<PathBuf>, Vec<String>), Failure>
     if init.secret_file.is_some() && is_there(&secret) {
         crate::config::read_secret_file(&secret)?;
     } else {
-        files.push((secret.clone(), new_secret()?, 0o600));
+        files.push((secret.clone(), random::<32>()? + "\n", 0o600));
     }
     let secret = match &init.secret_file {
         // Relative paths in the file are relative to it.
@@ -150,12 +150,11 @@ pub(crate) fn names(registry: &RegistryAddress) -> Vec<String> {
     names
 }
 
-/// 32 random bytes, in hex.
-fn new_secret() -> Result<String, Failure> {
-    let mut random = [0; 32];
-    getrandom::fill(&mut random)
-        .map_err(|e| Failure::environment(format!("the system gives no random bytes: {e}")))?;
-    Ok(hex::encode(random) + "\n")
+/// `N` random bytes, in hex.
+pub(crate) fn random<const N: usize>() -> Result<String, Failure> {
+    let mut random = [0; N];
+    getrandom::fill(&mut random).classify(Kind::Environment, || "cannot get random bytes")?;
+    Ok(hex::encode(random))
 }
 
 /// Also true for a broken symbolic link.
@@ -236,8 +235,8 @@ mod tests {
 
     #[test]
     fn two_secrets_differ() {
-        let (one, two) = (new_secret().unwrap(), new_secret().unwrap());
+        let (one, two) = (random::<32>().unwrap(), random::<32>().unwrap());
         assert_ne!(one, two);
-        assert_eq!(one.len(), 65);
+        assert_eq!(one.len(), 64);
     }
 }
