@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use console::Term;
 use serde::Serialize;
 use serde_json::json;
 use url::Url;
@@ -12,6 +13,7 @@ use crate::cli::SiteArgs;
 use crate::config::{ForgeConfig, RepositoryConfig};
 use crate::docker::Builder;
 use crate::error::Failure;
+use crate::escape::escaped;
 use crate::git;
 use crate::http::proxy::{self, Proxies};
 use crate::model::{ForgeName, ImageName, ImageRepository, RegistryAddress};
@@ -28,7 +30,9 @@ const SOON: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Less free space causes a warning: a single build could fill it.
 const SCARCE: u64 = 2 << 30;
 
-/// The result of a check.
+/// Columns in front of a detail.
+const INDENT: usize = 32;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Health {
@@ -80,11 +84,28 @@ fn shown(check: &Check) -> String {
         Health::Warning => "warning",
         Health::Failed => "FAILED ",
     };
-    let mut text = format!("{mark}  {:<22} {}\n", check.name, crate::escape::escaped(&check.detail));
+    let mut text = format!("{mark}  {:<22} {}\n", check.name, wrapped(&escaped(&check.detail)));
     if let Some(mend) = &check.mend {
-        text.push_str(&format!("                                 → {mend}\n"));
+        text.push_str(&format!("{:INDENT$} {}\n", "", wrapped(&format!("→ {mend}"))));
     }
     text
+}
+
+/// Breaks a text between words if it does not fit on the terminal.
+fn wrapped(text: &str) -> String {
+    let columns = Term::stdout().size_checked().map_or(usize::MAX, |(_, columns)| usize::from(columns));
+    let (mut wrapped, mut column) = (String::new(), INDENT);
+    for word in text.split(' ') {
+        let width = console::measure_text_width(word) + 1;
+        if column > INDENT && column + width > columns {
+            wrapped.push_str(&format!("\n{:INDENT$}", ""));
+            column = INDENT;
+        }
+        wrapped.push_str(if column > INDENT || !wrapped.is_empty() { " " } else { "" });
+        wrapped.push_str(word);
+        column += width;
+    }
+    wrapped
 }
 
 fn ok(name: &'static str, detail: impl Into<String>) -> Check {

@@ -178,10 +178,10 @@ fn install(session: &Session, args: &HookInstall) -> Result<(), Failure> {
     let webhooks = open(session, &args.target)?;
     let url = match &args.url {
         Some(url) => webhook_url(url).map_err(|problem| Failure::usage(format!("--url: {problem}")))?,
-        None => from_ngrok(session, &args.ngrok_api, ", --url does without it")?,
+        None => from_ngrok(session, &args.ngrok_api, ", and --url replaces it")?,
     };
     if url.scheme() == "http" {
-        session.events.warn("deliveries to an http address can be read on their way; https is better");
+        session.events.warn("deliveries to an http address are not encrypted; https is better");
     }
     let name = &webhooks.api.repository;
     if !session.config.repositories.is_empty() && session.config.repositories_named(name).next().is_none() {
@@ -195,8 +195,7 @@ fn install(session: &Session, args: &HookInstall) -> Result<(), Failure> {
         Some(hook) => ("updated", webhooks.update(&hook.id, &url, &secret)?),
         None => ("created", webhooks.create(&url, &secret)?),
     };
-    let remembered = installed::remember(&session.config.state_dir, webhooks.api.host(), name, &id);
-    if let Err(error) = remembered {
+    if let Err(error) = installed::remember(&session.config.state_dir, webhooks.api.host(), name, &id) {
         session.events.warn(&format!("the webhook's number cannot be kept in the state directory: {error}"));
     }
     let mut text = format!("{outcome} webhook {id} of {name}: {} events to {url}\n", webhooks.event());
@@ -329,7 +328,7 @@ fn said(delivery: &Delivery) -> String {
 fn advice(webhooks: &Webhooks, hook: &Hook, ping: Option<&Delivery>, failed: &[&Delivery]) -> Option<String> {
     let name = &webhooks.api.repository;
     if !hook.problems.is_empty() {
-        return Some(format!("`swanci hook install --repo {name}` sets it right"));
+        return Some(format!("`swanci hook install --repo {name}` repairs it"));
     }
     let failed_ping = ping.filter(|ping| ping.state() == DeliveryState::Failed);
     let Some(last) = failed_ping.or(failed.last().copied()) else {
@@ -344,7 +343,7 @@ fn advice(webhooks: &Webhooks, hook: &Hook, ping: Option<&Delivery>, failed: &[&
     }
     Some(match last.status_code {
         401 => format!(
-            "the listener has another secret than the webhook: `swanci hook install --repo {name}` gives it this one's"
+            "the listener has another secret than the webhook: `swanci hook install --repo {name}` replaces the webhook's"
         ),
         403 => format!("the listener does not allow {name}: add it as [[repository]]"),
         404 | 405 => "is it the listener's path? `serve` takes deliveries at /webhook".to_owned(),
@@ -369,14 +368,19 @@ fn redeliver(session: &Session, args: &HookRedeliver) -> Result<(), Failure> {
     // The list is newest first. An invalid time does not end it.
     let deliveries =
         webhooks.deliveries(&hook.id, usize::MAX, &mut |d| d.time().is_none_or(|time| time >= oldest))?;
-    let wanted = unresolved(&deliveries);
-    let (mut redelivered, mut refused, mut stopped) = (Vec::new(), Vec::new(), None);
-    for delivery in wanted {
-        let asked = if args.dry_run { Ok(()) } else { webhooks.redeliver(&hook.id, delivery.id) };
-        match asked {
-            Ok(()) => redelivered.push(delivery),
+    let verb = if args.dry_run { "would send" } else { "sends" };
+    let (mut redelivered, mut refused, mut stopped, mut text) = (Vec::new(), Vec::new(), None, String::new());
+    for delivery in unresolved(&deliveries) {
+        let sent = if args.dry_run { Ok(()) } else { webhooks.redeliver(&hook.id, delivery.id) };
+        match sent {
+            Ok(()) => {
+                text.push_str(&format!("{title} {verb} again:\n{}", row(delivery)));
+                redelivered.push(delivery);
+            }
             Err(error) if matches!(error.problem, Problem::Invalid | Problem::NotFound) => {
-                refused.push((delivery, error.to_string()));
+                let error = error.to_string();
+                text.push_str(&format!("not sent again: {}\n{}", escaped(&error), row(delivery)));
+                refused.push(json!({"delivery": delivery, "error": error}));
             }
             // No token, no network or a rate limit: all others would fail too.
             Err(error) => {
@@ -385,17 +389,9 @@ fn redeliver(session: &Session, args: &HookRedeliver) -> Result<(), Failure> {
             }
         }
     }
-    let verb = if args.dry_run { "would send" } else { "sends" };
-    let mut text: String =
-        redelivered.iter().map(|delivery| format!("{title} {verb} again:\n{}", row(delivery))).collect();
-    for (delivery, error) in &refused {
-        text.push_str(&format!("not sent again: {}\n{}", escaped(error), row(delivery)));
-    }
     if text.is_empty() && stopped.is_none() {
         text.push_str("nothing to send again: every event of that time has arrived\n");
     }
-    let refused: Vec<_> =
-        refused.iter().map(|(delivery, error)| json!({"delivery": delivery, "error": error})).collect();
     let document = json!({
         "schema": 1, "repository": webhooks.api.repository, "id": hook.id, "dry_run": args.dry_run,
         "redelivered": redelivered, "refused": refused,

@@ -1,6 +1,6 @@
 //! The summaries on a terminal, in place of documents. Pure: a document → text.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::documents::{
     BuiltDocument, DecisionDocument, DecisionWord, Image, ImageStatus, MoveOutcome, PushOutcome, Receipt,
@@ -53,15 +53,13 @@ pub(super) fn built(document: &BuiltDocument, next: Option<&str>) -> String {
         .iter()
         .map(|image| {
             let reason = || shortened(image.reason.as_deref().unwrap_or_default(), REASON);
-            let (status, detail) = match image.status {
-                ImageStatus::Built if document.registry.is_none() => ("built", local_name(image)),
-                ImageStatus::Built => ("built", format!("{:.2}s", image.seconds.unwrap_or_default())),
-                ImageStatus::Unchanged => ("unchanged", reason()),
-                ImageStatus::Skipped => ("skipped", reason()),
-                ImageStatus::Failed => ("failed", String::new()),
-                ImageStatus::Planned => ("to build", reason()),
+            let detail = match image.status {
+                ImageStatus::Built if document.registry.is_none() => local_name(image),
+                ImageStatus::Built => format!("{:.2}s", image.seconds.unwrap_or_default()),
+                ImageStatus::Unchanged | ImageStatus::Skipped | ImageStatus::Planned => reason(),
+                ImageStatus::Failed => String::new(),
             };
-            [escaped(&image.name), status.to_owned(), detail]
+            [escaped(&image.name), word(image.status).to_owned(), detail]
         })
         .collect();
     let next = next.map(|next| format!("next: {next}\n")).unwrap_or_default();
@@ -76,21 +74,17 @@ fn local_name(image: &Image) -> String {
 }
 
 fn counted(images: &[Image]) -> String {
+    use ImageStatus::{Built, Failed, Planned, Skipped, Unchanged};
     let count = |status| images.iter().filter(|image| image.status == status).count();
-    let words = [
-        (ImageStatus::Built, "built"),
-        (ImageStatus::Planned, "to build"),
-        (ImageStatus::Unchanged, "unchanged"),
-        (ImageStatus::Skipped, "skipped"),
-        (ImageStatus::Failed, "failed"),
-    ];
-    let parts: Vec<String> = words
-        .into_iter()
-        .map(|(status, word)| (count(status), word))
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, word)| format!("{count} {word}"))
-        .collect();
-    parts.join(", ")
+    let parts = [Built, Planned, Unchanged, Skipped, Failed].into_iter().filter_map(|status| {
+        let count = count(status);
+        (count > 0).then(|| format!("{count} {}", word(status)))
+    });
+    parts.collect::<Vec<_>>().join(", ")
+}
+
+fn word(status: ImageStatus) -> &'static str {
+    if status == ImageStatus::Planned { "to build" } else { status.as_str() }
 }
 
 pub(super) fn receipt(receipt: &Receipt) -> String {
@@ -148,12 +142,8 @@ pub(super) fn pull_commands(image: &Image) -> Vec<String> {
 }
 
 pub(super) fn verification(document: &Verification) -> String {
-    let (all, names) = (document.images.len(), {
-        let mut names: Vec<&str> = document.images.iter().map(|image| image.name.as_str()).collect();
-        names.sort_unstable();
-        names.dedup();
-        names.len()
-    });
+    let names: BTreeSet<&str> = document.images.iter().map(|image| image.name.as_str()).collect();
+    let (all, names) = (document.images.len(), names.len());
     let tags = |count: usize| if count == 1 { "1 tag".to_owned() } else { format!("{count} tags") };
     let drifted: Vec<_> = document.images.iter().filter(|image| image.has_drifted()).collect();
     if drifted.is_empty() {
