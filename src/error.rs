@@ -3,7 +3,6 @@
 //! Functions whose callers distinguish errors return a small enum of their own, which converts into a [`Failure`].
 
 use std::fmt;
-use std::process::ExitCode;
 
 /// Why a command failed. Of several failures the first in this order determines the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,12 +43,6 @@ impl Kind {
     /// The kind of several failures.
     pub fn and(self, other: Kind) -> Kind {
         self.min(other)
-    }
-}
-
-impl From<Kind> for ExitCode {
-    fn from(kind: Kind) -> ExitCode {
-        ExitCode::from(kind.code())
     }
 }
 

@@ -57,7 +57,7 @@ pub fn main() -> ExitCode {
             if kind != error::Kind::NothingToBuild {
                 progress::write_stderr(&failure.render());
             }
-            ExitCode::from(kind)
+            ExitCode::from(kind.code())
         }
     }
 }

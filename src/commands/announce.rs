@@ -59,18 +59,12 @@ impl Announcer {
                 "status": status, "answer": answer.label(), "why": why, "refused_before": unsaid,
             }));
         }
-        let mut text = format!("delivery {}: {}", line.id.unwrap_or("-"), line.event.unwrap_or("no event"));
-        if let Some(repository) = &delivered.repository {
-            text.push_str(&format!(", {repository}"));
-        }
-        if let Some(number) = delivered.pull_request {
-            text.push_str(&format!(" #{number}"));
-        }
-        text.push_str(&format!(": {status} {}", answer.label()));
-        if let Some(job) = answer.job {
-            text.push_str(&format!(" (job {job})"));
-        }
-        text.push_str(&format!(": {why}"));
+        let (id, event) = (line.id.unwrap_or("-"), line.event.unwrap_or("no event"));
+        let repository = delivered.repository.as_ref().map(|name| format!(", {name}")).unwrap_or_default();
+        let number = delivered.pull_request.map(|number| format!(" #{number}")).unwrap_or_default();
+        let job = answer.job.map(|job| format!(" (job {job})")).unwrap_or_default();
+        let label = answer.label();
+        let mut text = format!("delivery {id}: {event}{repository}{number}: {status} {label}{job}: {why}");
         if unsaid > 0 {
             text.push_str(&format!("; {unsaid} more were refused before"));
         }

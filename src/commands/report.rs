@@ -153,11 +153,11 @@ pub(super) fn api_of(
     cancel: &Cancel,
 ) -> Result<Option<Api>, Failure> {
     token.iter().for_each(redact::register);
-    let (user, token) = match token {
-        Some(token) => (None, Some(token)),
-        None => session::api_token(config, forge)?,
+    let login = match token {
+        Some(token) => Some((None, token)),
+        None => session::login(config, forge)?.map(|(user, token, named)| (named.then_some(user), token)),
     };
-    let Some(token) = token else { return Ok(None) };
+    let Some((user, token)) = login else { return Ok(None) };
     let (kind, url, ca_pem) = (forge.kind, forge.url.clone(), session::ca_pem(forge)?);
     let account = Account { kind, url, api_url, ca_pem, user, token };
     Ok(Some(Api::new(account, repository.clone(), cancel.clone())?))

@@ -128,9 +128,9 @@ fn tell(session: &Session, document: &DecisionDocument, commit: Option<&CommitSh
         // GitHub's variables belong to the workflow's instance, else to the public one.
         let github = environment.get("GITHUB_SERVER_URL").unwrap_or("https://github.com");
         let token = environment.secret("GH_TOKEN").or_else(|| environment.secret("GITHUB_TOKEN"));
-        let (_, configured) = session::api_token(config, forge)?;
         let is_instance = forge.kind == ForgeName::Github && forge.url == github;
-        let token = configured.is_none().then_some(token).flatten().filter(|_| is_instance);
+        let has_token = session::login(config, forge)?.is_some();
+        let token = token.filter(|_| is_instance && !has_token);
         let api = report::api_of(config, forge, name, None, token, &Cancel::new().child(Some(LIMIT)))?
             .ok_or_else(|| Failure::usage(format!("there is no token for {}", forge.url)))?;
         let (state, description) = (state.state(), state.description());

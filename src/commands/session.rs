@@ -131,10 +131,8 @@ pub(super) fn state_dir(config: &Config) -> Result<PathBuf, Failure> {
 
 /// Access to the repositories of this forge.
 fn access(config: &Config, forge: &ForgeConfig) -> Result<Access, Failure> {
-    let (login, token) = match token_text(config, forge)? {
-        Some(token) => config.login(forge.kind, &token).map(|(login, token)| (login, Some(token)))?,
-        None => (String::new(), None),
-    };
+    let login = login(config, forge)?;
+    let (login, token) = login.map(|(user, token, _)| (user, Some(token))).unwrap_or_default();
     Ok(Access { kind: forge.kind, forge: forge.url.clone(), login, token, ca_file: forge.ca_file.clone() })
 }
 
@@ -151,15 +149,14 @@ fn token_text(config: &Config, forge: &ForgeConfig) -> Result<Option<SecretStrin
     }
 }
 
-/// The API token of a forge, and its user name if configured.
-pub(super) fn api_token(
+/// The configured user and token of a forge, and whether the user is configured too.
+pub(super) fn login(
     config: &Config,
     forge: &ForgeConfig,
-) -> Result<(Option<String>, Option<SecretString>), Failure> {
-    let Some(text) = token_text(config, forge)? else { return Ok((None, None)) };
-    let named = text.expose_secret().contains(':');
+) -> Result<Option<(String, SecretString, bool)>, Failure> {
+    let Some(text) = token_text(config, forge)? else { return Ok(None) };
     let (user, token) = config.login(forge.kind, &text)?;
-    Ok((named.then_some(user), Some(token)))
+    Ok(Some((user, token, text.expose_secret().contains(':'))))
 }
 
 pub(super) fn ca_pem(forge: &ForgeConfig) -> Result<Option<Vec<u8>>, Failure> {

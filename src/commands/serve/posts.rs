@@ -47,12 +47,9 @@ pub(super) fn flush(queue: &Store, cancel: &Cancel) {
 fn send(service: &Service, post: &Post) -> Result<(), PostError> {
     let config = &*service.config();
     let failed = |error: String| PostError { error, pause: None };
-    let document: DecisionDocument = match serde_json::from_str(&post.documents.document) {
-        Ok(document) => document,
-        // The job fails, and no forge to post to is known.
-        Err(_) => return Ok(()),
-    };
-    let Some(change) = document.change else { return Ok(()) };
+    // An invalid document names no forge to post to.
+    let document = serde_json::from_str(&post.documents.document).ok();
+    let Some(change) = document.and_then(|document: DecisionDocument| document.change) else { return Ok(()) };
     let name = &change.repository;
     let forge = report::forge_of(config, change.forge, change.forge_url.as_deref(), name);
     let Some(forge) = forge else { return Ok(()) };
@@ -71,10 +68,8 @@ fn send(service: &Service, post: &Post) -> Result<(), PostError> {
         JobState::Queued | JobState::Running => MergeState::Pending,
         JobState::Succeeded => {
             let outcome = post.documents.outcome.as_deref().unwrap_or_default();
-            match serde_json::from_str(outcome) {
-                Ok(read) => MergeState::Succeeded(read),
-                Err(error) => return Err(failed(format!("the receipt cannot be read: {error}"))),
-            }
+            let receipt = serde_json::from_str(outcome);
+            MergeState::Succeeded(receipt.map_err(|e| failed(format!("the receipt cannot be read: {e}")))?)
         }
         JobState::Failed | JobState::Cancelled => MergeState::Failed {
             code: post.job.exit_code.filter(|_| post.job.state == JobState::Failed),
@@ -90,16 +85,9 @@ fn send(service: &Service, post: &Post) -> Result<(), PostError> {
             api.set_status(&CommitStatus { commit, state: progress.state(), description, target_url: link })
         }
         PostKind::Comment => {
-            let log = if matches!(progress, MergeState::Failed { .. }) {
-                log_end(&service.queue, post)
-            } else {
-                String::new()
-            };
-            let text = progress.comment(commit, &log, link.as_deref());
-            match (text, change.pull_request) {
-                (Some(text), Some(pull)) => api.comment(pull.number, &text),
-                (_, _) => Ok(()),
-            }
+            let text = progress.comment(commit, &log_end(&service.queue, post), link.as_deref());
+            let Some((text, pull)) = text.zip(change.pull_request) else { return Ok(()) };
+            api.comment(pull.number, &text)
         }
     };
     sent.map_err(|error| PostError { pause: error.pause(), error: error.to_string() })
