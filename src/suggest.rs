@@ -41,31 +41,22 @@ impl Wrong {
 /// A message of serde without the terms of its data model. `group` is the format's term for a map.
 pub(crate) fn in_plain_words(message: &str, group: &str) -> Wrong {
     // serde_json reports the position of its parser, not that of the value.
-    let message = match message.rsplit_once(" at line ") {
-        Some((message, _)) => message,
-        None => message,
-    };
-    let quoted = |text: &str| text.split('`').skip(1).step_by(2).map(str::to_owned).collect();
-    if let Some((key, known)) =
-        message.strip_prefix("unknown field `").and_then(|rest| rest.split_once("`, "))
-    {
+    let message = message.rsplit_once(" at line ").map_or(message, |(message, _)| message);
+    let quoted = |text: &str| text.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+    let listed = |prefix: &str| message.strip_prefix(prefix).and_then(|rest| rest.split_once("`, "));
+    let unquoted = |prefix: &str| message.strip_prefix(prefix).and_then(|rest| rest.strip_suffix('`'));
+    let of_value =
+        ["invalid type: ", "invalid value: "].iter().find_map(|prefix| message.strip_prefix(prefix));
+    if let Some((key, known)) = listed("unknown field `") {
         return Wrong::UnknownKey { key: key.to_owned(), known: quoted(known) };
     }
-    let unquoted = |prefix: &str| message.strip_prefix(prefix).and_then(|rest| rest.strip_suffix('`'));
     Wrong::Other(if let Some(key) = unquoted("missing field `") {
         format!("`{key}` is missing")
     } else if let Some(key) = unquoted("duplicate field `") {
         format!("the key `{key}` is given twice")
-    } else if let Some((word, known)) =
-        message.strip_prefix("unknown variant `").and_then(|rest| rest.split_once("`, "))
-    {
-        let known: Vec<String> = quoted(known);
-        format!("expected one of {}, found `{word}`", known.join(", "))
-    } else if let Some((found, expected)) = message
-        .strip_prefix("invalid type: ")
-        .or_else(|| message.strip_prefix("invalid value: "))
-        .and_then(|rest| rest.rsplit_once(", expected "))
-    {
+    } else if let Some((word, known)) = listed("unknown variant `") {
+        format!("expected one of {}, found `{word}`", quoted(known).join(", "))
+    } else if let Some((found, expected)) = of_value.and_then(|rest| rest.rsplit_once(", expected ")) {
         format!("expected {}, found {}", expectation(expected, group), finding(found, group))
     } else {
         message.to_owned()
@@ -86,16 +77,15 @@ fn expectation<'a>(expected: &'a str, group: &'a str) -> &'a str {
 }
 
 fn finding(found: &str, group: &str) -> String {
-    let number = found.strip_prefix("integer ").or_else(|| found.strip_prefix("floating point "));
-    let value = number.or_else(|| found.strip_prefix("boolean "));
     match found {
         "sequence" => "a list".to_owned(),
         "map" => group.to_owned(),
         "unit value" | "null" => "null".to_owned(),
-        _ => match value {
-            Some(value) => value.trim_matches('`').to_owned(),
-            None => found.strip_prefix("string ").unwrap_or(found).to_owned(),
-        },
+        _ => {
+            let kinds = ["integer ", "floating point ", "boolean ", "string "];
+            let value = kinds.iter().find_map(|kind| found.strip_prefix(kind)).unwrap_or(found);
+            value.trim_matches('`').to_owned()
+        }
     }
 }
 

@@ -57,7 +57,12 @@ pub(super) fn command(global: &Global, mut args: Init, cancel: &Cancel) -> Resul
 fn ask(init: &mut Init, cancel: &Cancel) -> Result<(), Failure> {
     if init.registry.is_none() {
         let default = "none, only local names";
-        init.registry = question("Registry, such as registry.example.org:443", default, registry, cancel)?;
+        init.registry = question(
+            "Registry, such as registry.example.org:443",
+            default,
+            str::parse::<RegistryAddress>,
+            cancel,
+        )?;
     }
     if init.forge.is_none()
         && let Some(kind) =
@@ -149,10 +154,6 @@ fn globs(text: &str) -> Result<Vec<String>, String> {
         text.split([',', ' ']).filter(|glob| !glob.is_empty()).map(str::to_owned).collect();
     BranchGlobs::new(&globs)?;
     Ok(globs)
-}
-
-fn registry(text: &str) -> Result<RegistryAddress, String> {
-    text.parse().map_err(|error| format!("{error}"))
 }
 
 /// The remaining steps up to the first image, in order.

@@ -59,7 +59,7 @@ fn record(job: &JobRecord, serve_lives: bool) -> Result<serde_json::Value, Failu
     Ok(record)
 }
 
-/// It is running, but the `serve` that started it has ended: the next one runs it again.
+/// The `serve` that started it has ended, and the next one runs it again.
 fn is_interrupted(job: &JobRecord, serve_lives: bool) -> bool {
     job.state == JobState::Running && !serve_lives
 }
@@ -121,10 +121,6 @@ fn duration(took: Duration) -> String {
     if minutes < 60 { seconds(took) } else { format!("{}h{:02}m", minutes / 60, minutes % 60) }
 }
 
-fn whole_seconds(time: Timestamp) -> String {
-    Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
-}
-
 fn show_job(session: &Session, queue: &Store, id: JobId, serve_lives: bool) -> Result<(), Failure> {
     let job = queue.get(id)?;
     let documents = queue.documents(id)?;
@@ -165,11 +161,11 @@ fn shown(
     rows.push(("branch", job.branch.clone()));
     rows.extend(job.commit.clone().map(|commit| ("commit", commit)));
     rows.extend(job.delivery_id.clone().map(|delivery| ("delivery", delivery)));
-    let time = |time: Timestamp| format!("{} ({} ago)", whole_seconds(time), age(time, now));
+    let time = |time: Timestamp| format!("{time:.0} ({} ago)", age(time, now));
     rows.push(("queued", time(job.queued)));
     rows.extend(job.started.map(|started| ("started", time(started))));
     rows.extend(job.finished.map(|finished| ("finished", time(finished))));
-    rows.extend(job.next_attempt.map(|next| ("next attempt", whole_seconds(next))));
+    rows.extend(job.next_attempt.map(|next| ("next attempt", format!("{next:.0}"))));
     rows.extend(took(job, serve_lives, now).map(|took| ("took", duration(took))));
     if job.attempts > 1 {
         rows.push(("attempts", job.attempts.to_string()));
@@ -200,13 +196,9 @@ fn log(session: &Session, queue: &Store, id: JobId, follow: bool) -> Result<(), 
     let mut out = std::io::stdout();
     let mut sink = |bytes: &[u8]| out.write_all(bytes).and_then(|()| out.flush());
     if follow {
-        return match queue.follow_log(id, &session.cancel, &mut sink)? {
-            Ok(_) => Ok(()),
-            Err(stop) => Err(stop.into()),
-        };
+        return queue.follow_log(id, &session.cancel, &mut sink)?.map(drop).map_err(Failure::from);
     }
-    queue.read_log(id, &mut sink)?;
-    Ok(())
+    Ok(queue.read_log(id, &mut sink)?)
 }
 
 #[cfg(test)]

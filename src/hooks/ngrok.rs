@@ -27,17 +27,14 @@ pub(crate) fn public_url(api: &str, port: u16) -> Result<String, ApiError> {
 
 fn choose(tunnels: &[Value], port: u16) -> Result<String, String> {
     let address = |tunnel: &Value| tunnel["public_url"].as_str().unwrap_or_default().to_owned();
-    let (public, ours): (Vec<String>, Vec<&Value>) = {
-        let https = || tunnels.iter().filter(|tunnel| address(tunnel).starts_with("https://"));
-        (https().map(address).collect(), https().filter(|tunnel| ends_at(&tunnel["config"], port)).collect())
-    };
+    let public: Vec<&Value> = tunnels.iter().filter(|t| address(t).starts_with("https://")).collect();
+    let ours: Vec<&Value> = public.iter().copied().filter(|t| ends_at(&t["config"], port)).collect();
     match (&public[..], &ours[..]) {
         ([], _) if tunnels.is_empty() => Err("ngrok has no tunnel open".to_owned()),
         ([], _) => Err("ngrok has no https tunnel open".to_owned()),
-        ([one], _) => Ok(one.clone()),
-        (_, [one]) => Ok(address(one)),
+        ([one], _) | (_, [one]) => Ok(address(one)),
         (_, _) => {
-            let all: Vec<String> = public.iter().map(|url| shown(url)).collect();
+            let all: Vec<String> = public.iter().map(|tunnel| shown(&address(tunnel))).collect();
             Err(format!(
                 "ngrok has several tunnels open, and not exactly one of them ends at the listener's port {port}: {}; \
                  give the right one as --url",
