@@ -366,8 +366,8 @@ fn redeliver(session: &Session, args: &HookRedeliver) -> Result<(), Failure> {
     let oldest =
         Timestamp::from_second(Timestamp::now().as_second().saturating_sub(since)).unwrap_or(Timestamp::MIN);
     // The list is newest first. An invalid time does not end it.
-    let deliveries =
-        webhooks.deliveries(&hook.id, usize::MAX, &mut |d| d.time().is_none_or(|time| time >= oldest))?;
+    let is_new = |d: &Delivery| d.delivered_at.parse::<Timestamp>().map_or(true, |time| time >= oldest);
+    let deliveries = webhooks.deliveries(&hook.id, usize::MAX, &mut |delivery| is_new(delivery))?;
     let verb = if args.dry_run { "would send" } else { "sends" };
     let (mut redelivered, mut refused, mut stopped, mut text) = (Vec::new(), Vec::new(), None, String::new());
     for delivery in unresolved(&deliveries) {

@@ -47,18 +47,11 @@ impl Session {
         for warning in &config.warnings {
             events.warn(warning);
         }
-        Ok(Session {
-            config,
-            events,
-            quiet: global.quiet,
-            json: global.json,
-            cancel: cancel.clone(),
-            actions,
-        })
+        let (quiet, json, cancel) = (global.quiet, global.json, cancel.clone());
+        Ok(Session { config, events, quiet, json, cancel, actions })
     }
 
-    /// The display for the global options.
-    pub(super) fn display(global: &Global, in_actions: bool) -> Events {
+    fn display(global: &Global, in_actions: bool) -> Events {
         let color = match global.color {
             ColorChoice::Always => true,
             ColorChoice::Never => false,

@@ -80,11 +80,6 @@ impl Delivery {
     pub(crate) fn is_ping(&self) -> bool {
         self.event == "ping"
     }
-
-    /// `None` if the forge sends no valid time.
-    pub(crate) fn time(&self) -> Option<Timestamp> {
-        self.delivered_at.parse().ok()
-    }
 }
 
 /// The newest failed attempt of each event without a successful or pending attempt, the oldest first. Excludes pings.
