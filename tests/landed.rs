@@ -1,4 +1,4 @@
-//! Which commit a merge put on the branch, where the forge does not name it: found and proved, or refused.
+//! Finding the commit that landed if the forge does not name it: found and proved, or refused.
 
 #![allow(clippy::disallowed_methods, reason = "tests may spawn")]
 
@@ -15,14 +15,14 @@ use crate::evaluate_fixtures::collection;
 use crate::support::repository::Repository;
 use crate::support::swanci::{Ran, Swanci};
 
-/// A merge as its forge tells it.
+/// A merge as reported by its forge.
 struct Told {
     forge: &'static str,
-    /// What the payload says about the head.
+    /// The head in the payload.
     head: Option<String>,
     created: Option<i64>,
     merged: Option<i64>,
-    /// What landed; `None` where that cannot be told.
+    /// The commit that landed; `None` if it cannot be determined.
     landed: Option<String>,
 }
 
@@ -43,7 +43,7 @@ fn configuration(forge: &str, path: &str) -> String {
     )
 }
 
-/// Plans the build of a change of `acme/shop`, which lies in this folder.
+/// Plans the build of a change of `acme/shop`, which is in this folder.
 fn plan(swanci: &Swanci, forge: &str, repository: &Path, document: &str) -> Ran {
     let path = repository.display();
     swanci.config(&configuration(forge, &path.to_string()));
@@ -85,7 +85,7 @@ fn repository() -> Repository {
     repository
 }
 
-/// Commits on the branch `topic` for pull request 1, one for each change of `text`; back on `main` afterwards.
+/// Commits each change of `text` on the branch `topic` for pull request 1, then switches back to `main`.
 fn topic(repository: &Repository, changes: &[&[(usize, &str)]]) -> String {
     repository.branch("topic");
     for (n, change) in changes.iter().enumerate() {
@@ -94,7 +94,7 @@ fn topic(repository: &Repository, changes: &[&[(usize, &str)]]) -> String {
     open(repository)
 }
 
-/// What is checked out becomes the head of pull request 1; back to `main`.
+/// Makes the current commit the head of pull request 1, then switches back to `main`.
 fn open(repository: &Repository) -> String {
     let head = repository.head();
     repository.git(&["update-ref", PULL, &head]);
@@ -106,7 +106,7 @@ fn push(repository: &Repository, file: &str) -> String {
     repository.write(file, file).commit(file)
 }
 
-/// The merge of a pull request that was opened right after its head was made.
+/// The merge of a pull request that was opened right after its head was committed.
 fn told(forge: &'static str, repository: &Repository, head: &str, landed: &str) -> Told {
     Told {
         forge,
@@ -117,7 +117,7 @@ fn told(forge: &'static str, repository: &Repository, head: &str, landed: &str) 
     }
 }
 
-/// Made with git alone: what a forge keeps under `refs/pull/1/merge` of a merge that it only tried.
+/// Creates, with git alone, a forge's test merge under `refs/pull/1/merge`.
 fn tried(repository: &Repository) {
     let tree = repository.git(&["rev-parse", &format!("{PULL}^{{tree}}")]);
     let commit = repository.git(&["commit-tree", "-m", "tried", "-p", "main", "-p", PULL, &tree]);
@@ -159,7 +159,7 @@ const ONE: &[(usize, &str)] = &[(5, "one")];
 const TWO: &[(usize, &str)] = &[(5, "one"), (20, "two")];
 const THREE: &[(usize, &str)] = &[(5, "one"), (20, "two"), (35, "three")];
 
-/// How a pull request lands, and then the branch goes on.
+/// Ways in which a pull request lands before the branch advances.
 type Way = (&'static str, fn(&Repository) -> Told);
 
 const WAYS: &[Way] = &[
@@ -272,7 +272,7 @@ const WAYS: &[Way] = &[
         r.merge("topic");
         told("gitbucket", r, &head, &r.squash("above"))
     }),
-    ("a twin was on the branch, and was reverted, before the pull request was opened", |r| {
+    ("an equal commit was on the branch, and was reverted, before the pull request was opened", |r| {
         r.branch("topic").write("text", lines(ONE)).commit("topic");
         r.checkout("main");
         r.write("text", lines(ONE)).commit("twin");
@@ -311,7 +311,7 @@ const WAYS: &[Way] = &[
         r.merge("topic");
         told
     }),
-    ("the branch's first-parent line has been led past it", |r| {
+    ("a later push moved it off the first-parent history", |r| {
         let head = topic(r, &[ONE]);
         push(r, "moved");
         let landed = r.merge("topic");
@@ -333,7 +333,7 @@ const WAYS: &[Way] = &[
         push(r, "moved");
         r.git(&["merge", "--quiet", "--squash", "--strategy-option=theirs", "topic"]);
         let landed = r.commit("Squashed");
-        // Its patch is another one now: what tells is the moment, and its file.
+        // Its patch is different now: the time and the file decide.
         told("gogs", r, &head, &landed)
     }),
     ("a file that is not text, and one like it was pushed", |r| {
@@ -350,13 +350,13 @@ const WAYS: &[Way] = &[
         push(r, "moved");
         told("gogs", r, &head, &r.rebase("topic"))
     }),
-    ("lines near it have changed: the moment tells", |r| {
+    ("lines near it have changed: the time decides", |r| {
         let head = topic(r, &[ONE]);
         r.write("text", lines(&[(4, "near")])).commit("near");
         r.write("text", lines(&[(4, "near"), (5, "one")]));
         told("gitbucket", r, &head, &r.commit("Squashed"))
     }),
-    ("lines near it have changed, and two were made in that moment", |r| {
+    ("lines near it have changed, and two commits have that time", |r| {
         let head = topic(r, &[ONE]);
         r.write("text", lines(&[(4, "near")])).commit("near");
         r.write("text", lines(&[(4, "near"), (5, "one")]));
@@ -365,7 +365,7 @@ const WAYS: &[Way] = &[
         commit_at(r, &landed);
         Told { landed: None, ..told("gitbucket", r, &head, &landed) }
     }),
-    ("what was made in that moment touches other files", |r| {
+    ("the commit with that time changes other files", |r| {
         let head = topic(r, &[ONE]);
         let landed = push(r, "other");
         Told { landed: None, ..told("gitbucket", r, &head, &landed) }
@@ -376,13 +376,13 @@ const WAYS: &[Way] = &[
         let told = told("gogs", r, &head, "main");
         Told { merged: Some(told.merged.unwrap() + 30), landed: None, ..told }
     }),
-    ("only its last commit has come, as a cherry-pick", |r| {
+    ("only its last commit was cherry-picked", |r| {
         let head = topic(r, &[ONE, TWO]);
         let landed = r.write("text", lines(&[(20, "two")])).commit("cherry-picked");
         let told = told("gogs", r, &head, &landed);
         Told { merged: Some(told.merged.unwrap() + 30), landed: None, ..told }
     }),
-    ("only older than the pull request", |r| {
+    ("only commits older than the pull request", |r| {
         let head = topic(r, &[ONE]);
         let twin = r.write("text", lines(ONE)).commit("twin");
         let told = told("gogs", r, &head, &twin);
@@ -393,7 +393,7 @@ const WAYS: &[Way] = &[
             ..told
         }
     }),
-    ("twins, and no time", |r| {
+    ("two equal commits, and no time", |r| {
         let head = topic(r, &[ONE]);
         push(r, "moved");
         let landed = r.rebase("topic");
@@ -402,14 +402,14 @@ const WAYS: &[Way] = &[
         r.write("text", lines(ONE)).commit("again");
         Told { merged: None, landed: None, ..told }
     }),
-    ("a twin from another time, and a merge that made another commit", |r| {
+    ("an equal commit from another time, and a merge that made another commit", |r| {
         let head = topic(r, &[ONE]);
         r.write("text", lines(ONE)).commit("twin");
         push(r, "moved");
         let empty = r.commit("the rebase, which found nothing left to do");
         Told { landed: None, ..told("gitbucket", r, &head, &empty) }
     }),
-    ("the head was pushed by force after the merge, to what is nowhere", |r| {
+    ("the head was force-pushed after the merge, to a commit on no branch", |r| {
         let head = topic(r, &[ONE]);
         push(r, "moved");
         let landed = r.merge("topic");
@@ -417,7 +417,7 @@ const WAYS: &[Way] = &[
         r.git(&["update-ref", PULL, &orphan]);
         told("gogs", r, &head, &landed)
     }),
-    ("the same with GitBucket, whose payload is not believed", |r| {
+    ("the same with GitBucket, whose payload is ignored", |r| {
         let head = topic(r, &[ONE]);
         push(r, "moved");
         let landed = r.merge("topic");
@@ -425,7 +425,7 @@ const WAYS: &[Way] = &[
         r.git(&["update-ref", PULL, &orphan]);
         Told { landed: None, ..told("gitbucket", r, &head, &landed) }
     }),
-    ("the head was pushed by force after the merge, to an older commit of the branch", |r| {
+    ("the head was force-pushed after the merge, to an older commit of the branch", |r| {
         let head = topic(r, &[ONE]);
         push(r, "moved");
         let landed = r.merge("topic");
@@ -438,14 +438,14 @@ const WAYS: &[Way] = &[
         r.git(&["update-ref", PULL, "main~1"]);
         Told { merged: None, landed: None, ..told("gogs", r, &head, &head) }
     }),
-    ("GitBucket's payload names the base for the head", |r| {
+    ("GitBucket's payload names the base instead of the head", |r| {
         topic(r, &[ONE]);
         let base = r.head();
         push(r, "moved");
         let landed = r.merge("topic");
         told("gitbucket", r, &base, &landed)
     }),
-    ("a payload's head that nobody has", |r| {
+    ("a payload with an unknown head", |r| {
         let head = topic(r, &[ONE]);
         push(r, "moved");
         let told = told("gogs", r, &head, &r.merge("topic"));
@@ -516,7 +516,7 @@ fn wrong_ways(ways: &[Way]) -> Vec<String> {
         pull["created_at"] = json!(moment(told.created));
         pull["merged_at"] = json!(moment(told.merged));
         let document = document(told.forge, &pull);
-        // The answer is the same after the branch has gone on.
+        // The result is the same after the branch has advanced.
         for further in ["", "later"] {
             if !further.is_empty() {
                 repository.git(&["checkout", "--quiet", "main"]);
@@ -539,7 +539,7 @@ fn wrong_ways(ways: &[Way]) -> Vec<String> {
     wrong
 }
 
-/// Pull requests, direct pushes, cherry-picks and reverts at random: what is found is never another commit.
+/// Random pull requests, direct pushes, cherry-picks and reverts: no wrong commit is ever found.
 #[test]
 fn on_random_histories_no_wrong_commit_is_found() {
     let seed = std::env::var("SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
@@ -551,7 +551,7 @@ fn on_random_histories_no_wrong_commit_is_found() {
         for (told, answer) in history.answers() {
             asked += 1;
             found += usize::from(answer.is_some());
-            // A later push may have led the first-parent line past it: then what is found contains it.
+            // A later push may have moved the commit off the first-parent history: then the found commit contains it.
             let line = history.repository.git(&["rev-list", "--first-parent", "main"]);
             if let (Some(answer), Some(landed)) = (&answer, &told.landed)
                 && !line.contains(landed)
@@ -572,7 +572,7 @@ fn on_random_histories_no_wrong_commit_is_found() {
     assert!(asked > 10 && found * 10 >= asked * 7, "{found} of {asked}");
 }
 
-/// What the forge no longer has counts no more.
+/// Refs that the forge has deleted no longer count.
 #[test]
 fn refs_that_the_forge_has_removed_are_not_used() {
     let (swanci, repository) = (Swanci::new(), repository());
@@ -597,7 +597,7 @@ fn an_abbreviated_commit_must_be_unique_on_the_branch() {
     let landed = repository.squash("topic");
     push(&repository, "later");
     assert_eq!(planned_commit(asked(&landed[..12])), landed);
-    // The mirror has it, the branch has not.
+    // The commit is in the mirror, but not on the branch.
     let other = repository.git(&["rev-parse", "topic"]);
     swanci.run(&["build", "--repo", &repository.url(), "--branch", "topic", "--dry-run"]).ended(0);
     let said = |ran: Ran, what: &str| ran.ended(5).saying(&[what, "hint: ", "--commit SHA"]);
@@ -606,7 +606,7 @@ fn an_abbreviated_commit_must_be_unique_on_the_branch() {
     let tree = repository.git(&["rev-parse", "HEAD^{tree}"]);
     said(asked(&tree[..12]), "begins with");
 
-    // So many that two of them begin with the same seven digits; their ids are the same in every run.
+    // Enough commits that two of them begin with the same seven digits; their ids are the same in every run.
     let commits = (0..45_000).map(|i| {
         let time = 1_700_000_000 + i;
         format!("commit refs/heads/many\ncommitter A <a@b.org> {time} +0000\ndata 1\nx\n")
@@ -644,7 +644,7 @@ fn every_recorded_merge_is_found() {
         swanci.config(&configuration(forge, &path));
         let index = std::fs::read_to_string(recorded.join("index.csv")).unwrap();
         for line in index.lines() {
-            // Only the fourth column is quoted or holds commas.
+            // Only the fourth column may be quoted or contain commas.
             let name = line.split(',').next().unwrap();
             let [_secret, landed, "build"] = line.rsplit(',').take(3).collect::<Vec<_>>()[..] else {
                 continue;
@@ -685,7 +685,7 @@ impl History {
         repository.commit("first");
         let now = time_of(&repository, "main");
         let mut history = History { repository, random, now, merged: Vec::new() };
-        // Open ones: number, and when they were opened.
+        // Open pull requests: number, and time of opening.
         let mut open: Vec<(u64, i64)> = Vec::new();
         for number in 1..40 {
             match history.random.u8(..12) {
@@ -702,7 +702,7 @@ impl History {
         history
     }
 
-    /// Whether git did it.
+    /// Whether git succeeded.
     fn git(&mut self, args: &[&str]) -> bool {
         self.now += [0, 0, 1, 20, 100][self.random.usize(..5)];
         let date = format!("{} +0000", self.now);
@@ -715,7 +715,7 @@ impl History {
         command.output().unwrap().status.success()
     }
 
-    /// Commits a change of a line to what is checked out; of few files, lines and words, so that some are the same.
+    /// Commits a change of a random line. Files, lines and words are few, so that some changes are equal.
     fn push(&mut self, branch: &str) {
         assert!(self.git(&["checkout", "--quiet", branch]));
         let file = ["one", "two", "three"][self.random.usize(..3)];
@@ -730,7 +730,7 @@ impl History {
     }
 
     fn open(&mut self, number: u64, open: &[(u64, i64)]) -> Option<(u64, i64)> {
-        // Now and then on top of another one, or of an older state.
+        // Sometimes on top of another pull request, or of an older commit.
         let base = match (self.random.u8(..6), open) {
             (0, [(below, _), ..]) => format!("topic-{below}"),
             (1, _) => "main~1".to_owned(),
@@ -795,7 +795,7 @@ impl History {
         self.merged.push(Merged { number, way, created, merged, landed: Some(landed) });
     }
 
-    /// Makes or undoes a commit that is somewhere once more.
+    /// Cherry-picks or reverts an existing commit.
     fn again(&mut self, how: &[&str]) {
         assert!(self.git(&["checkout", "--quiet", "main"]));
         let all = self.repository.git(&["rev-list", "--all", "--min-parents=1", "--max-parents=1"]);
@@ -805,7 +805,7 @@ impl History {
         }
     }
 
-    /// What is found of each.
+    /// The number of merges found.
     fn answers(&self) -> Vec<(&Merged, Option<String>)> {
         let (state, cancel) = (tempfile::tempdir().unwrap(), Cancel::new());
         let remote = Remote::typed(&self.repository.url()).unwrap();

@@ -1,4 +1,4 @@
-//! What is there, what is not, and what may not be known.
+//! Present, absent and unreadable content.
 
 use swanci::cancel::Cancel;
 use swanci::error::Kind;

@@ -1,4 +1,4 @@
-//! What each verb says about a healthy registry.
+//! The results of each operation on a healthy registry.
 
 use std::path::Path;
 

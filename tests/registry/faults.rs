@@ -1,4 +1,4 @@
-//! A registry that stumbles, stalls, lies and goes away.
+//! A registry with errors, delays, wrong answers and outages.
 
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
@@ -79,7 +79,7 @@ fn retry_after_is_honoured() {
     assert!(started.elapsed() >= Duration::from_secs(1));
     assert!(s.notices()[0].contains("retrying (2/5) in 1 s"), "{:?}", s.notices());
 
-    // A longer pause than the limit is an error at once.
+    // A longer pause than the limit is an immediate error.
     s.proxy.always("HEAD", "/v2/a/", Fault::Reply(Reply::new(429).header("Retry-After", "3600")));
     let error = s.registry.head_manifest(&image("a"), &tag("1.0")).unwrap_err();
     assert!(matches!(error.kind, RegistryErrorKind::Server { status: 429, .. }), "{error:?}");
@@ -274,7 +274,7 @@ fn nonsense_and_endless_answers_are_refused() {
     assert_eq!(s.notices().len(), 0);
 }
 
-/// Does what push does with 20 unchanged images, on four threads; returns the time that it took.
+/// Sends the requests of a push of 20 unchanged images, on four threads; returns the time that it took.
 fn promote_twenty(registry: &Registry) -> Duration {
     let next = std::sync::atomic::AtomicUsize::new(0);
     let started = Instant::now();

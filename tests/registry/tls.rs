@@ -1,4 +1,4 @@
-//! Whom swanci trusts.
+//! The certificates that swanci trusts.
 
 use swanci::cancel::Cancel;
 use swanci::error::{Failure, Kind};
