@@ -117,7 +117,7 @@ fn since_a_date_uses_the_time_of_landing_and_a_slow_clock_hides_no_commit() {
 
     let ran = place.catchup(&["--since", "yesterday"]);
     assert_eq!(ran.code, 2, "{}", ran.stderr);
-    assert!(ran.stderr.contains("neither a full commit id nor a date"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("is not a full commit id, or a date"), "{}", ran.stderr);
 }
 
 #[test]

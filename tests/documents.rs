@@ -203,7 +203,7 @@ fn first_two_cells(section: &str) -> BTreeMap<String, String> {
 /// The environment variables of swanci's configuration.
 fn variables() -> BTreeSet<String> {
     let source = read("src/config/environment.rs");
-    let list = source.split_once("const KNOWN").unwrap().1.split_once("];").unwrap().0;
+    let list = source.split_once("const VARIABLES").unwrap().1.split_once("];").unwrap().0;
     let known = matches(r#""(SWANCI_[A-Z_]+)""#, list);
     assert!(known.len() > 15, "the list in the source has an unexpected form: {known:?}");
     known

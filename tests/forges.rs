@@ -11,7 +11,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use sha2::Sha256;
-use swanci::decide::Policy;
+use swanci::decide::BranchGlobs;
 use swanci::error::Failure;
 use swanci::forge::signature::WebhookSecret;
 use swanci::listener::{ForgeRules, Intake, Limits, Listener, Metrics, Rules, Stopper, bind};
@@ -36,7 +36,10 @@ fn rules(forges: &[Configured<'_>]) -> Rules {
         url: (*url).to_owned(),
         secret: (!secrets.is_empty())
             .then(|| WebhookSecret::any_of(secrets.iter().map(|s| (*s).into()).collect()).unwrap()),
-        repositories: repositories.iter().map(|name| (name.parse().unwrap(), Policy::default())).collect(),
+        repositories: repositories
+            .iter()
+            .map(|name| (name.parse().unwrap(), BranchGlobs::default()))
+            .collect(),
     });
     Rules { forges: forges.collect() }
 }

@@ -63,7 +63,7 @@ fn the_written_configuration_loads() {
     assert_eq!(config.registry.unwrap().to_string(), "registry.example.org:443/team");
     let names: Vec<String> = config.repositories.iter().map(|r| r.name.to_string()).collect();
     assert_eq!(names, ["acme/shop", "acme/pond"]);
-    assert_eq!(config.repositories[1].branches, ["main", "release/\"*"]);
+    assert_eq!(config.repositories[1].branches.globs(), ["main", "release/\"*"]);
     let secret = read_secret_file(&config.forges[0].secret_files[0]).unwrap();
     assert_eq!(hex::decode(secret.expose_secret()).unwrap().len(), 32);
     assert!(config.ca_file.unwrap().exists());
@@ -417,7 +417,7 @@ fn on_a_terminal_it_prompts_for_values_without_a_flag() {
     let config = load(&dir.path().join("swanci.toml"));
     assert_eq!(config.registry.unwrap().to_string(), "registry.example.org:443", "{said}");
     assert_eq!(config.repositories[0].name.to_string(), "acme/shop");
-    assert_eq!(config.repositories[0].branches, ["main"]);
+    assert_eq!(config.repositories[0].branches.globs(), ["main"]);
     assert_eq!(config.forges[0].url, "https://git.example.org");
     assert!(!dir.path().join("certs").exists());
     // Existing files are reported before the first prompt.
