@@ -118,7 +118,7 @@ pub(crate) struct Row {
 
 /// Prints text that is also shown if the test passes: the test runner captures only the print macros.
 #[allow(clippy::explicit_write)] // the runner captures eprintln!
-fn tell(line: &str) {
+fn report(line: &str) {
     writeln!(std::io::stderr(), "{line}").unwrap();
 }
 
@@ -131,7 +131,7 @@ pub(crate) fn collection(what: &str) -> Option<PathBuf> {
         return Some(place);
     }
     assert!(!named, "SWANCI_FIXTURES is {}, which has no index.csv", place.display());
-    tell(&format!("NOT RUN: {what}; SWANCI_FIXTURES is not set and {} does not exist", place.display()));
+    report(&format!("NOT RUN: {what}; SWANCI_FIXTURES is not set and {} does not exist", place.display()));
     None
 }
 
@@ -219,7 +219,7 @@ fn every_recorded_payload_gets_its_verdict() {
             }
         }
     }
-    tell(&format!("{verdicts} verdicts, {builds} of them build"));
+    report(&format!("{verdicts} verdicts, {builds} of them build"));
     // 20 merges with one event header and one with two.
     assert_eq!(builds, (20 * 2 + 3) * 2 - 2, "with an explicit or inferred forge, with and without headers");
 }

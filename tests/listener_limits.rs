@@ -49,8 +49,8 @@ impl Process {
         Process { child, address }
     }
 
-    /// Sends the child an order of `serve_until_told`.
-    fn tell(&mut self, order: &str) {
+    /// Sends the child an order of `serve_orders`.
+    fn order(&mut self, order: &str) {
         writeln!(self.child.stdin.as_mut().unwrap(), "{order}").unwrap();
     }
 
@@ -97,15 +97,15 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 #[test]
 fn a_listener_in_a_separate_process() {
     if let Ok(nofile) = std::env::var(NOFILE) {
-        return serve_until_told(nofile.parse().unwrap());
+        return serve_orders(nofile.parse().unwrap());
     }
     let mut process = Process::start(512);
     assert_eq!(process.post(), 202);
-    process.tell("stop");
+    process.order("stop");
     assert!(process.child.wait().unwrap().success());
 }
 
-fn serve_until_told(nofile: u64) {
+fn serve_orders(nofile: u64) {
     setrlimit(Resource::Nofile, Rlimit { current: Some(nofile / 2), maximum: Some(nofile) }).unwrap();
     let mut sockets = inherited().unwrap();
     if sockets.is_empty() {
