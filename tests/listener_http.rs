@@ -99,7 +99,7 @@ fn a_request_with_ambiguous_framing_is_refused() {
 }
 
 #[test]
-fn chunks_and_old_clients_are_understood_and_each_connection_has_one_request() {
+fn chunked_bodies_and_http_1_0_work_and_each_connection_has_one_request() {
     let served = Served::new();
     let body = vec![b'y'; 3_000];
     let head = signed_head(SECRET, "skip", &body);
@@ -149,7 +149,7 @@ fn chunks_and_old_clients_are_understood_and_each_connection_has_one_request() {
 }
 
 #[test]
-fn a_client_that_asks_before_it_sends_is_told_what_the_head_already_decides() {
+fn a_client_that_expects_100_continue_is_refused_before_it_sends_the_body() {
     let served = Served::new();
     let body = vec![b'z'; 100_000];
     let head = signed_head(SECRET, "skip", &body);

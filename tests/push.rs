@@ -299,7 +299,7 @@ fn leftovers_do_not_grow_with_the_number_of_merges() {
     };
     let few = merge(1..4);
     let many = merge(4..14);
-    // keep_local is 2; see `until_gone` for the others.
+    // keep_local is 2; `until_gone` explains the others.
     assert!((2..=3).contains(&few.0) && (2..=4).contains(&many.0), "{} and {} images", few.0, many.0);
     assert_eq!(many.1, few.1);
 }

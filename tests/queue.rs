@@ -389,7 +389,7 @@ fn old_jobs_are_removed_with_their_logs_and_waiting_jobs_are_kept() {
 }
 
 #[test]
-fn a_short_backoff_policy_is_kept() {
+fn a_custom_backoff_policy_is_used() {
     let dir = TempDir::new().unwrap();
     let queue = open(dir.path());
     let id = accept(&queue, "a/b", 1);

@@ -161,7 +161,7 @@ fn a_link_inside_the_repository_is_followed_to_the_right_content() {
 }
 
 #[test]
-fn a_version_of_a_template_that_makes_no_tag_is_refused() {
+fn a_version_that_makes_an_overlong_tag_is_refused() {
     let scene = scene();
     scene.repository.images(&[
         json!({"service_name": "good", "version": "x".repeat(120), "tags": ["{version}-{commit}"]}),

@@ -1,4 +1,4 @@
-//! A repository, a registry, a state directory, and the real program between them.
+//! A repository, a registry, a state directory, and the real program.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

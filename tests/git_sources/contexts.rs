@@ -263,7 +263,7 @@ fn mode_of(image: &str, path: &str) -> u32 {
 }
 
 #[test]
-fn a_repository_cannot_keep_its_lfs_files_out_of_its_images() {
+fn a_repository_cannot_exclude_lfs_files_from_its_images() {
     let scene = Scene::new();
     let r = &scene.repository;
     r.git(&["config", "filter.lfs.clean", "git-lfs clean -- %f"]);

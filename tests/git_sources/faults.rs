@@ -117,7 +117,7 @@ fn an_object_with_a_dangerous_path_is_refused_by_name_and_the_mirror_is_kept() {
 }
 
 #[test]
-fn a_path_that_another_user_owns_is_read_where_it_is_named_and_nowhere_else() {
+fn a_path_of_another_user_is_read_only_if_named_explicitly() {
     let chown = |path: &std::path::Path| {
         let done = Command::new("chown").args(["-R", "1234"]).arg(path).status().unwrap();
         assert!(done.success(), "this test runs as root");
@@ -289,7 +289,7 @@ fn replacing_a_mirror_keeps_the_one_that_other_jobs_use() {
 }
 
 #[test]
-fn what_the_machine_and_the_user_trust_is_used_and_nothing_else_of_their_configuration() {
+fn only_authorities_and_proxies_of_gits_configuration_are_used() {
     let ca = Ca::new("test");
     let repository = repository();
     repository.git(&["update-server-info"]);

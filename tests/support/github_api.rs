@@ -40,7 +40,7 @@ struct State {
     /// Newest first, for each hook.
     deliveries: BTreeMap<u64, Vec<Value>>,
     next_id: u64,
-    /// What the listener would answer a ping; `None`: the ping is never shown.
+    /// The listener's answer to a ping; with `None`, the ping is never listed.
     ping_status: Option<u16>,
     /// The number of entries on each page of a list, regardless of the request.
     page: Option<usize>,
@@ -88,7 +88,7 @@ impl GitHubApi {
         self.state.lock().unwrap().deliver(hook, guid, event, status_code, at, false)
     }
 
-    /// What the listener would answer a ping; `None`: GitHub never shows it.
+    /// Sets the listener's answer to a ping; with `None`, GitHub never lists the ping.
     pub fn pings_end_with(&self, status: Option<u16>) {
         self.state.lock().unwrap().ping_status = status;
     }

@@ -41,7 +41,7 @@ impl Reply {
     }
 }
 
-/// What happens to a request that a rule matches.
+/// The effect of a rule on a request.
 #[derive(Debug, Clone)]
 pub enum Fault {
     /// The proxy answers instead of the registry.
@@ -54,7 +54,7 @@ pub enum Fault {
     Hold(Gate),
     /// A redirect to the same path on another server.
     Redirect(String),
-    /// The registry answers; a 404 is replaced by this.
+    /// This answer replaces a 404 of the registry.
     InsteadOf404(Reply),
 }
 
