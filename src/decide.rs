@@ -88,6 +88,14 @@ pub enum Outcome {
 }
 
 impl Decision {
+    /// The pull request of the delivery, built or not.
+    pub(crate) fn change(&self) -> Option<&ReportedChange> {
+        match &self.outcome {
+            Outcome::Build(change) => Some(change),
+            Outcome::Skip(change) => change.as_deref(),
+        }
+    }
+
     /// Sets the configured forge at `url`.
     #[must_use]
     pub(crate) fn on(mut self, kind: ForgeName, url: &str) -> Decision {

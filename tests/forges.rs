@@ -14,9 +14,12 @@ use sha2::Sha256;
 use swanci::decide::Policy;
 use swanci::error::Failure;
 use swanci::forge::signature::WebhookSecret;
-use swanci::listener::{ForgeRules, Intake, Limits, Listener, Metrics, Rules, Stopper, bind};
+use swanci::listener::{
+    App, Delivered, DeliveryLine, ForgeRules, Intake, Limits, Listener, Metrics, RawDelivery, Rules, Stopper,
+    bind,
+};
 use swanci::model::ForgeName;
-use swanci::queue::{JobFilter, ServeLock, Store};
+use swanci::queue::{JobId, QueueStats, ServeLock, Store};
 use tempfile::TempDir;
 
 use crate::evaluate_fixtures::{collection, recordings, rows};
@@ -41,9 +44,31 @@ fn rules(forges: &[Configured<'_>]) -> Rules {
     Rules { forges: forges.collect() }
 }
 
+/// The intake behind the listener, with its log.
+struct IntakeApp {
+    intake: Intake,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl App for IntakeApp {
+    fn deliver(&self, raw: RawDelivery<'_>) -> Delivered {
+        self.intake.deliver(&raw)
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn log(&self, line: &DeliveryLine<'_>) {
+        let (answer, id, event) = (&line.delivered.answer, line.id, line.event);
+        let detail = answer.log.as_deref().unwrap_or_default();
+        self.log.lock().unwrap().push(format!("{id:?} {event:?} {} {detail}", answer.label()));
+    }
+}
+
 struct Served {
     address: SocketAddr,
-    queue: Store,
+    queue: Arc<Store>,
     log: Arc<Mutex<Vec<String>>>,
     stopper: Stopper,
     thread: Option<JoinHandle<Result<(), Failure>>>,
@@ -57,30 +82,14 @@ impl Served {
 
     fn with(rules: Rules) -> Served {
         let dir = tempfile::tempdir().unwrap();
-        let lock = ServeLock::acquire(dir.path(), None, Timestamp::now()).unwrap();
-        let queue = Store::open(lock, Arc::new(Timestamp::now)).unwrap();
+        let lock = ServeLock::acquire(dir.path()).unwrap();
+        let queue = Arc::new(Store::open(lock, Arc::new(Timestamp::now)).unwrap());
         let log = Arc::new(Mutex::new(Vec::new()));
-        let lines = Arc::clone(&log);
-        let intake = Intake::new(
-            rules,
-            queue.clone(),
-            false,
-            Box::new(|| Ok(())),
-            Box::new(|_| {}),
-            Box::new(move |line| {
-                let answer = &line.delivered.answer;
-                let detail = answer.log.as_deref().unwrap_or_default();
-                lines.lock().unwrap().push(format!(
-                    "{:?} {:?} {} {detail}",
-                    line.id,
-                    line.event,
-                    answer.label()
-                ));
-            }),
-        );
+        let app = IntakeApp { intake: Intake::new(rules, queue.clone(), false), log: Arc::clone(&log) };
         let sockets = vec![bind("127.0.0.1:0").unwrap()];
         let listener =
-            Listener::new(sockets, None, Limits::default(), Arc::new(intake), Metrics::new()).unwrap();
+            Listener::new(sockets, None, Limits::default(), Arc::new(app), Metrics::new(QueueStats::default))
+                .unwrap();
         let (address, stopper) = (listener.local_addrs()[0], listener.stopper());
         let thread = Some(std::thread::spawn(|| listener.run(None, &mut || {})));
         Served { address, queue, log, stopper, thread, _dir: dir }
@@ -99,14 +108,14 @@ impl Served {
     }
 
     fn jobs(&self) -> usize {
-        self.queue.list(&JobFilter::default(), 1000).unwrap().len()
+        self.queue.list(None, None, 1000).unwrap().len()
     }
 
     /// The change of the job that a delivery queued.
     fn change(&self, answered: &Answered) -> Value {
         assert_eq!(answered.status, 202, "{answered:?}");
-        let id = answered.json()["job"].to_string().parse().unwrap();
-        let document: Value = serde_json::from_str(&self.queue.documents(id).unwrap().document).unwrap();
+        let id = JobId(answered.json()["job"].as_i64().unwrap());
+        let document: Value = serde_json::from_str(&self.queue.get(id).unwrap().document).unwrap();
         document["change"].clone()
     }
 }

@@ -6,14 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
 
-use crate::decide::{self, Outcome, Policy};
+use crate::decide::{self, Decision, Outcome, Policy};
+use crate::error::{Classify as _, Failure, Kind};
 use crate::forge::signature::{self, WebhookSecret};
-use crate::forge::{self, Encoding, Event, Headers};
+use crate::forge::{self, Delivery, Encoding, Event, Headers};
 use crate::model::{ForgeName, RepoName};
-use crate::queue::{Accepted, JobId, JobState, NewJob, QueueError, Store};
+use crate::queue::{JobState, NewJob, Store};
 
 use super::answer::{Answer, Verdict};
-use super::routes::{App, ContentKind, Delivered, DeliveryLine, RawDelivery};
+use super::routes::{ContentKind, Delivered, RawDelivery};
 
 /// The rules for deliveries; SIGHUP replaces them while `serve` runs.
 pub struct Rules {
@@ -57,191 +58,115 @@ impl Rules {
     }
 }
 
-/// Checks whether the rest of `serve` is ready.
-pub type ReadyCheck = dyn Fn() -> Result<(), String> + Send + Sync;
-/// Called for each job that a delivery queued.
-pub type OnQueued = dyn Fn(JobId) + Send + Sync;
-/// Called for each delivery.
-pub type OnDelivery = dyn Fn(&DeliveryLine<'_>) + Send + Sync;
-
 pub struct Intake {
     rules: RwLock<Arc<Rules>>,
-    queue: Store,
-    ready: Box<ReadyCheck>,
-    on_queued: Box<OnQueued>,
-    on_delivery: Box<OnDelivery>,
+    queue: Arc<Store>,
     /// `--once`: close after one job.
     only_one: bool,
     closed: AtomicBool,
 }
 
 impl Intake {
-    /// With `only_one` it closes after the first job.
-    pub fn new(
-        rules: Rules,
-        queue: Store,
-        only_one: bool,
-        ready: Box<ReadyCheck>,
-        on_queued: Box<OnQueued>,
-        on_delivery: Box<OnDelivery>,
-    ) -> Intake {
-        Intake {
-            rules: RwLock::new(Arc::new(rules)),
-            queue,
-            ready,
-            on_queued,
-            on_delivery,
-            only_one,
-            closed: AtomicBool::new(false),
-        }
+    pub fn new(rules: Rules, queue: Arc<Store>, only_one: bool) -> Intake {
+        Intake { rules: RwLock::new(Arc::new(rules)), queue, only_one, closed: AtomicBool::new(false) }
     }
 
     pub fn replace_rules(&self, rules: Rules) {
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
     }
-}
 
-/// Hides the details from clients, who may be unauthenticated.
-fn unavailable(error: &QueueError) -> Answer {
-    let reason = match error {
-        QueueError::Unavailable(_) | QueueError::Io { .. } | QueueError::Sql(_) => {
-            "the queue cannot be written now"
-        }
-        QueueError::Corrupt { .. }
-        | QueueError::NewerSchema { .. }
-        | QueueError::OlderSchema { .. }
-        | QueueError::Missing(_)
-        | QueueError::Locked { .. }
-        | QueueError::NotFound(_)
-        | QueueError::NotRetried { .. }
-        | QueueError::NotCancelled { .. }
-        | QueueError::NotOwner(_) => "the queue does not work",
-    };
-    crate::progress::write_stderr(&format!("warning: a delivery was refused with 503: {error}"));
-    Answer::new(Verdict::Unavailable, reason)
-}
-
-impl Intake {
-    /// The merge that an authenticated delivery announces; `Err` is the response to any other delivery. Fills in
-    /// `subject` as far as the payload is readable.
-    fn judge(
-        &self,
-        delivery: &RawDelivery<'_>,
-        subject: &mut (Option<String>, Option<u64>),
-    ) -> Result<(NewJob, String), Answer> {
+    /// Judges a delivery; a merge is on disk before this returns.
+    pub fn deliver(&self, raw: &RawDelivery<'_>) -> Delivered {
         let rules = Arc::clone(&*self.rules.read().unwrap_or_else(PoisonError::into_inner));
-        let encoding = match delivery.content {
+        let encoding = match raw.content {
             ContentKind::Json => Encoding::Json,
             ContentKind::Form => Encoding::Form,
         };
-        let verified = rules
-            .verify(delivery, encoding)
-            .map_err(|why| Answer { log: Some(why), ..Answer::unauthorized() })?;
-        let malformed = |why: String| Answer::new(Verdict::Malformed, why);
-        let forge = verified.first().map(|forge| forge.kind);
-        let headers = Headers { event: delivery.event, encoding, forge };
-        let read = forge::parse(delivery.body, headers).map_err(|error| malformed(error.to_string()))?;
-        subject.0 = read.repository.as_ref().map(ToString::to_string);
-        if matches!(read.event, Event::Ping) {
-            return Err(Answer::new(Verdict::Pong, "the webhook works"));
+        let verified = match rules.verify(raw, encoding) {
+            Ok(verified) => verified,
+            Err(why) => return Answer { log: Some(why), ..Answer::unauthorized() }.into(),
+        };
+        let headers = Headers { event: raw.event, encoding, forge: verified.first().map(|forge| forge.kind) };
+        let delivery = match forge::parse(raw.body, headers) {
+            Ok(delivery) => delivery,
+            Err(error) => return Answer::new(Verdict::Malformed, error.to_string()).into(),
+        };
+        let repository = delivery.repository.as_ref().map(ToString::to_string);
+        if matches!(delivery.event, Event::Ping) {
+            return Delivered { repository, ..Answer::new(Verdict::Pong, "the webhook works").into() };
         }
-        let decision = match &read.repository {
-            None => decide::decide(read, &Policy::default()),
-            Some(name) => {
-                let allowed =
-                    verified.iter().filter(|forge| Some(forge.kind) == headers.forge).find_map(|forge| {
-                        let (_, policy) =
-                            forge.repositories.iter().find(|(allowed, _)| allowed.same_as(name))?;
-                        Some((forge, policy))
-                    });
-                let Some((forge, policy)) = allowed else {
-                    let why = format!("the repository `{name}` is not on the allow-list");
-                    return Err(Answer::new(Verdict::NotAllowed, why));
-                };
-                decide::decide(read, policy).on(forge.kind, &forge.url)
+        let decision = match decide(delivery, &verified) {
+            Ok(decision) => decision,
+            Err(why) => return Delivered { repository, ..Answer::new(Verdict::NotAllowed, why).into() },
+        };
+        let pull_request = decision.change().and_then(|change| change.pull_request.as_ref());
+        let pull_request = pull_request.map(|pull_request| pull_request.number);
+        let answer = match &decision.outcome {
+            Outcome::Build(_) => self.queue(raw, decision),
+            Outcome::Skip(_) if decision.contradictory => {
+                Answer::new(Verdict::Contradictory, decision.reason)
             }
+            Outcome::Skip(_) => Answer::new(Verdict::Skip, decision.reason),
         };
-        let change = match &decision.outcome {
-            Outcome::Build(change) => (**change).clone(),
-            Outcome::Skip(change) => {
-                let pull_request = change.as_ref().and_then(|change| change.pull_request.as_ref());
-                subject.1 = pull_request.map(|pull_request| pull_request.number);
-                let verdict = if decision.contradictory { Verdict::Contradictory } else { Verdict::Skip };
-                return Err(Answer::new(verdict, decision.reason));
-            }
-        };
-        subject.1 = change.pull_request.as_ref().map(|pull_request| pull_request.number);
-        let reason = decision.reason.clone();
-        let document = decision.into_document(decide::payload_sha256(delivery.body), false);
-        let document = serde_json::to_string(&document).map_err(|error| malformed(error.to_string()))?;
-        let (Some(forge), Some(branch)) = (change.forge, change.branch) else {
-            return Err(malformed("the merge names no forge or no branch".to_owned()));
-        };
-        let job = NewJob {
-            forge,
-            forge_url: change.forge_url,
-            repository: change.repository,
-            branch,
-            commit: change.commit,
-            pull_request: subject.1.and_then(|number| i64::try_from(number).ok()),
-            head: change.pull_request.and_then(|pull_request| pull_request.head),
-            event: delivery.event.unwrap_or("pull_request").chars().take(100).collect(),
-            delivery_id: delivery.delivery_id.map(|id| id.chars().take(200).collect()),
-            document,
-        };
-        Ok((job, reason))
+        Delivered { answer, repository, pull_request }
     }
 
-    fn accept(&self, job: NewJob, reason: String) -> Answer {
+    fn queue(&self, raw: &RawDelivery<'_>, decision: Decision) -> Answer {
         if self.only_one && self.closed.swap(true, Ordering::SeqCst) {
             return Answer::new(Verdict::Unavailable, "this listener takes one merge and has it");
         }
-        let accepted = self.queue.accept(job);
-        let queued = matches!(accepted, Ok(Accepted::New(_) | Accepted::Requeued(_)));
+        let reason = decision.reason.clone();
+        let accepted = new_job(raw, decision).and_then(|job| self.queue.accept(&job));
+        let queued = matches!(accepted, Ok((_, known)) if known.is_none_or(JobState::may_be_retried));
         if self.only_one && !queued {
             self.closed.store(false, Ordering::SeqCst);
         }
         match accepted {
-            Ok(Accepted::New(id)) => {
-                (self.on_queued)(id);
-                Answer::of_job(Verdict::Queued, id.0, reason)
-            }
-            Ok(Accepted::Requeued(id)) => {
-                (self.on_queued)(id);
+            Ok((id, None)) => Answer::of_job(Verdict::Queued, id.0, reason),
+            Ok((id, Some(_))) if queued => {
                 let reason = format!("{reason}; its job had not succeeded and is queued again");
                 Answer::of_job(Verdict::Queued, id.0, reason)
             }
-            Ok(Accepted::Duplicate { id, state }) => {
-                let stands = match state {
-                    JobState::Queued => "is queued",
-                    JobState::Running => "is running",
-                    JobState::Succeeded => "has succeeded",
-                    JobState::Failed => "has failed",
-                    JobState::Cancelled => "was cancelled",
-                };
-                let why = format!("this merge has job {id}, which {stands}");
+            Ok((id, Some(state))) => {
+                let why = format!("this merge has job {id}, which {}", state.verb());
                 Answer::of_job(Verdict::Duplicate, id.0, why)
             }
-            Err(error) => unavailable(&error),
+            Err(error) => Answer {
+                log: Some(error.to_string()),
+                ..Answer::new(Verdict::Unavailable, "the queue cannot be written now")
+            },
         }
     }
 }
 
-impl App for Intake {
-    fn deliver(&self, delivery: RawDelivery<'_>) -> Delivered {
-        let mut subject = (None, None);
-        let answer = match self.judge(&delivery, &mut subject) {
-            Ok((job, reason)) => self.accept(job, reason),
-            Err(answer) => answer,
-        };
-        Delivered { answer, repository: subject.0, pull_request: subject.1 }
+/// Decides under the policy of the delivery's repository; `Err` if it is not on the allow-list of a forge that sent it.
+fn decide(delivery: Delivery, verified: &[&ForgeRules]) -> Result<Decision, String> {
+    let Some(name) = &delivery.repository else { return Ok(decide::decide(delivery, &Policy::default())) };
+    let senders = verified.iter().filter(|forge| forge.kind == delivery.forge);
+    let mut allowed = senders.flat_map(|forge| forge.repositories.iter().map(move |entry| (forge, entry)));
+    match allowed.find(|(_, (allowed, _))| allowed.same_as(name)) {
+        Some((forge, (_, policy))) => Ok(decide::decide(delivery, policy).on(forge.kind, &forge.url)),
+        None => Err(format!("the repository `{name}` is not on the allow-list")),
     }
+}
 
-    fn ready(&self) -> Result<(), String> {
-        (self.ready)()
-    }
-
-    fn log(&self, line: &DeliveryLine<'_>) {
-        (self.on_delivery)(line);
-    }
+fn new_job(raw: &RawDelivery<'_>, decision: Decision) -> Result<NewJob, Failure> {
+    let document = decision.into_document(decide::payload_sha256(raw.body), false);
+    let text = serde_json::to_string(&document)
+        .classify(Kind::BadInput, || "the merge cannot be written as a document")?;
+    let incomplete = || Failure::bad_input("the merge names no forge or no branch");
+    let change = document.change.ok_or_else(incomplete)?;
+    let number = change.pull_request.as_ref().map(|pull_request| pull_request.number);
+    Ok(NewJob {
+        forge: change.forge.ok_or_else(incomplete)?,
+        forge_url: change.forge_url,
+        repository: change.repository,
+        branch: change.branch.ok_or_else(incomplete)?,
+        commit: change.commit,
+        pull_request: number.and_then(|number| i64::try_from(number).ok()),
+        head: change.pull_request.and_then(|pull_request| pull_request.head),
+        event: raw.event.unwrap_or("pull_request").chars().take(100).collect(),
+        delivery_id: raw.delivery_id.map(|id| id.chars().take(200).collect()),
+        document: text,
+    })
 }

@@ -1,6 +1,6 @@
 //! Posts the status of jobs to the forges.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use crate::cancel::Cancel;
@@ -8,10 +8,7 @@ use crate::commands::report::{self, MergeState};
 use crate::config::Config;
 use crate::documents::{DecisionDocument, Receipt};
 use crate::forge::api::CommitStatus;
-use crate::queue::{JobState, Outbox, Post, PostError, PostKind, Store};
-
-use super::works::Works;
-use crate::commands::announce::Announcer;
+use crate::queue::{JobState, Post, PostError, PostKind, Store};
 
 /// Bytes at the end of a log to read: more than the last lines that are shown.
 const LOG_END: usize = 64 << 10;
@@ -21,19 +18,6 @@ const FLUSH: Duration = Duration::from_secs(15);
 /// Whether any forge gets statuses or comments.
 pub(super) fn wanted(config: &Config) -> bool {
     config.forges.iter().any(|forge| forge.status || forge.comment)
-}
-
-/// The outbox of the queue, and its function that posts.
-pub(super) fn outbox(
-    queue: &Store,
-    works: &Arc<Works>,
-    announcer: &Announcer,
-    cancel: &Cancel,
-) -> Arc<Outbox> {
-    let (store, works, announcer, token) =
-        (queue.clone(), Arc::clone(works), announcer.clone(), cancel.clone());
-    let post = move |post: &Post| send(&store, &works.config(), post, &token);
-    Outbox::new(queue, cancel, Box::new(post), Box::new(move |text: &str| announcer.warn(text)))
 }
 
 /// Waits until everything is posted, up to a limit.
@@ -46,9 +30,9 @@ pub(super) fn flush(queue: &Store, cancel: &Cancel) {
     }
 }
 
-fn send(queue: &Store, config: &Config, post: &Post, cancel: &Cancel) -> Result<(), PostError> {
+pub(super) fn send(queue: &Store, config: &Config, post: &Post, cancel: &Cancel) -> Result<(), PostError> {
     let failed = |error: String| PostError { error, pause: None };
-    let document: DecisionDocument = match serde_json::from_str(&post.documents.document) {
+    let document: DecisionDocument = match serde_json::from_str(&post.job.document) {
         Ok(document) => document,
         // The job fails, and no forge to post to is known.
         Err(_) => return Ok(()),
@@ -71,7 +55,7 @@ fn send(queue: &Store, config: &Config, post: &Post, cancel: &Cancel) -> Result<
     let progress = match post.job.state {
         JobState::Queued | JobState::Running => MergeState::Pending,
         JobState::Succeeded => {
-            let outcome = post.documents.outcome.as_deref().unwrap_or_default();
+            let outcome = post.job.outcome.as_deref().unwrap_or_default();
             match serde_json::from_str::<Receipt>(outcome) {
                 Ok(read) => MergeState::Succeeded(receipt.get_or_init(|| read)),
                 Err(error) => return Err(failed(format!("the receipt cannot be read: {error}"))),

@@ -14,7 +14,10 @@ use crate::events::{Consumer, Events, RunEvent};
 use crate::listener::Metrics;
 use crate::pipeline::{self, BuildOptions, PushOptions, Ran};
 use crate::progress::{Detail, Lines};
-use crate::queue::{ClaimedJob, JobContext, JobResult, Store};
+use crate::queue::{Handler, JobContext, JobRecord, Post, PostError, QueueEvent, Store};
+
+use super::posts;
+use crate::commands::announce::Announcer;
 
 /// The waits before each retry of fetching a commit that is not available yet.
 const PATIENCE: [Duration; 3] = [Duration::from_secs(3), Duration::from_secs(12), Duration::from_secs(40)];
@@ -24,16 +27,19 @@ pub(super) struct Works {
     config: RwLock<Arc<Config>>,
     metrics: Metrics,
     flags: RegistryArgs,
-    queue: Store,
+    pub(super) queue: Arc<Store>,
+    announcer: Announcer,
 }
 
 impl Works {
-    pub(super) fn new(config: Config, metrics: Metrics, flags: RegistryArgs, queue: Store) -> Works {
-        Works { config: RwLock::new(Arc::new(config)), metrics, flags, queue }
-    }
-
-    pub(super) fn queue(&self) -> &Store {
-        &self.queue
+    pub(super) fn new(
+        config: Config,
+        metrics: Metrics,
+        flags: RegistryArgs,
+        queue: Arc<Store>,
+        announcer: Announcer,
+    ) -> Works {
+        Works { config: RwLock::new(Arc::new(config)), metrics, flags, queue, announcer }
     }
 
     pub(super) fn config(&self) -> Arc<Config> {
@@ -51,23 +57,7 @@ impl Works {
         session::site(&self.config(), &self.flags, None::<&BuildArgs>, events, cancel)
     }
 
-    pub(super) fn run(&self, job: &ClaimedJob, context: &JobContext) -> JobResult {
-        let log = context.log.clone();
-        let events = Events::to(vec![
-            Arc::new(Lines::to(Detail::Log, move |line| log.line(line))),
-            Arc::new(Timings(self.metrics.clone())),
-        ]);
-        let result = self.run_pipeline(job, &events, &context.cancel);
-        match result {
-            Ok(outcome) => JobResult::Succeeded { outcome },
-            Err(failure) => {
-                events.note(failure.render().trim_end());
-                result_of(&failure)
-            }
-        }
-    }
-
-    fn run_pipeline(&self, job: &ClaimedJob, events: &Events, cancel: &Cancel) -> Result<String, Failure> {
+    fn run_pipeline(&self, job: &JobRecord, events: &Events, cancel: &Cancel) -> Result<String, Failure> {
         let document: DecisionDocument = serde_json::from_str(&job.document)
             .classify(Kind::BadInput, || "the job's document cannot be read")?;
         let site = self.site(events, cancel)?;
@@ -89,15 +79,28 @@ impl Works {
     }
 }
 
-/// Only environment failures are retried.
-fn result_of(failure: &Failure) -> JobResult {
-    let (code, error) = (failure.kind.code(), failure.one_line());
-    match failure.kind {
-        Kind::Environment => JobResult::Retry { code, error },
-        Kind::Interrupted | Kind::Terminated => JobResult::Interrupted,
-        Kind::Failed | Kind::Usage | Kind::NothingToBuild | Kind::BadInput | Kind::Refused => {
-            JobResult::Failed { code, error }
+impl Handler for Works {
+    fn run(&self, job: &JobRecord, context: &JobContext) -> Result<String, Failure> {
+        let log = Arc::clone(&context.log);
+        let events = Events::to(vec![
+            Arc::new(Lines::to(Detail::Log, move |line| log.line(line))),
+            Arc::new(Timings(self.metrics.clone())),
+        ]);
+        self.run_pipeline(job, &events, &context.cancel)
+            .inspect_err(|failure| events.note(failure.render().trim_end()))
+    }
+
+    fn post(&self, post: &Post, cancel: &Cancel) -> Result<(), PostError> {
+        posts::send(&self.queue, &self.config(), post, cancel)
+    }
+
+    fn observe(&self, event: QueueEvent<'_>) {
+        if let QueueEvent::Ended(_, ending, _) = event
+            && ending.wait.is_some()
+        {
+            self.metrics.retry();
         }
+        self.announcer.job(event);
     }
 }
 
