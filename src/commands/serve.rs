@@ -45,6 +45,7 @@ pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Ser
     signal_hook::flag::register(SIGHUP, Arc::clone(&hangup))
         .classify(Kind::Environment, || "cannot handle SIGHUP")?;
     let (queue, public, admin) = open(&config, &announcer)?;
+    let queue = Arc::new(queue);
     let counted = queue.clone();
     let metrics = Metrics::new(move || counted.stats().unwrap_or_default());
     let (flags, shown) = (args.registry.clone(), announcer.clone());
@@ -109,7 +110,7 @@ pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Ser
 fn open(
     config: &Config,
     announcer: &Announcer,
-) -> Result<(Arc<Store>, Vec<TcpListener>, Option<TcpListener>), Failure> {
+) -> Result<(Store, Vec<TcpListener>, Option<TcpListener>), Failure> {
     let state_dir = std::path::absolute(&config.state_dir)
         .classify(Kind::Environment, || "the state directory has no absolute path")?;
     let mut lock = ServeLock::acquire(&state_dir)?;
@@ -118,7 +119,7 @@ fn open(
     lock.listens_on(&address.map(|address| address.to_string()).unwrap_or_default());
     end_stale_children(&state_dir, announcer)?;
     let store = Store::open(lock, Arc::new(jiff::Timestamp::now))?;
-    Ok((Arc::new(store), public, admin))
+    Ok((store, public, admin))
 }
 
 /// Runs the listener until it is stopped, a signal comes or the time is up. Each SIGHUP is a call of `reload`.
