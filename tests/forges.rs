@@ -38,7 +38,7 @@ fn rules(forges: &[Configured<'_>]) -> Rules {
         kind: *kind,
         url: (*url).to_owned(),
         secret: (!secrets.is_empty())
-            .then(|| WebhookSecret::any_of(secrets.iter().map(|s| (*s).into()).collect()).unwrap()),
+            .then(|| WebhookSecret::new(secrets.iter().map(|s| (*s).into()).collect()).unwrap()),
         repositories: repositories.iter().map(|name| (name.parse().unwrap(), Policy::default())).collect(),
     });
     Rules { forges: forges.collect() }

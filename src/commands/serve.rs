@@ -208,10 +208,10 @@ fn rules(config: &Config) -> Result<Rules, Failure> {
     let mut forges = Vec::with_capacity(config.forges.len());
     for forge in &config.forges {
         let secrets = forge.webhook_secrets()?;
-        let secret = if secrets.is_empty() { None } else { Some(WebhookSecret::any_of(secrets)) };
+        let secret = if secrets.is_empty() { None } else { Some(WebhookSecret::new(secrets)) };
         let secret = secret
             .transpose()
-            .classify(Kind::BadInput, || format!("the webhook secret of {} cannot be used", forge.url))?;
+            .map_err(|f: Failure| f.context(format!("the webhook secret of {} cannot be used", forge.url)))?;
         let mut repositories = Vec::new();
         for repository in config.repositories.iter().filter(|repository| repository.forge == forge.url) {
             let branches = BranchGlobs::new(&repository.branches)

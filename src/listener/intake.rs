@@ -44,7 +44,7 @@ impl Rules {
             };
             match signature::verify(forge.kind, delivery.headers, delivery.body, encoding, secret, now) {
                 Ok(()) => verified.push(forge),
-                Err(error) => why = Some(error.to_string()),
+                Err(wrong) => why = Some(wrong.to_owned()),
             }
         }
         if !verified.is_empty() {

@@ -27,7 +27,7 @@ pub fn is_served(dir: &Path) -> bool {
     !is_dead(&holder(&mut file)) && matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
 }
 
-/// The text in the lock file, for messages only: `process 17 on ADDRESS, running since TIME`.
+/// The text in the lock file, for messages only: `process 17 on ADDRESS since TIME`.
 fn holder(file: &mut File) -> String {
     let mut text = String::new();
     let read = file.rewind().and_then(|()| file.read_to_string(&mut text));
@@ -89,7 +89,7 @@ impl ServeLock {
     fn describe(&mut self, address: &str) {
         let now = Timestamp::now();
         let since = Timestamp::from_second(now.as_second()).unwrap_or(now);
-        let text = format!("process {}{address}, running since {since}", std::process::id());
+        let text = format!("process {}{address} since {since}", std::process::id());
         let _ = self.rewrite(&text);
     }
 
