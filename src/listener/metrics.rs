@@ -13,7 +13,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::answer::{Answer, Refusal};
-use crate::events::Phase;
+use crate::events::{Consumer, Phase, RunEvent};
 use crate::queue::{JobState, QueueStats};
 
 /// One label with a value from a closed set, so that clients cannot grow the registry.
@@ -101,15 +101,6 @@ impl Metrics {
         self.ack.observe(time.as_secs_f64());
     }
 
-    pub(crate) fn phase(&self, phase: Phase, time: Duration) {
-        let histogram = match phase {
-            Phase::Checkout => &self.checkout,
-            Phase::Build => &self.build,
-            Phase::Push => &self.push,
-        };
-        histogram.observe(time.as_secs_f64());
-    }
-
     /// Counts a job that was queued again after an environment failure.
     pub fn retry(&self) {
         self.retries.inc();
@@ -139,6 +130,24 @@ impl Metrics {
     }
 }
 
+impl Consumer for Metrics {
+    fn event(&self, event: &RunEvent<'_>) {
+        let (histogram, took) = match *event {
+            RunEvent::Phase { phase: Phase::Checkout, took } => (&self.checkout, took),
+            RunEvent::Phase { phase: Phase::Build, took } => (&self.build, took),
+            RunEvent::Phase { phase: Phase::Push, took } => (&self.push, took),
+            RunEvent::Run { .. }
+            | RunEvent::Planned { .. }
+            | RunEvent::Started { .. }
+            | RunEvent::Line { .. }
+            | RunEvent::Ended { .. }
+            | RunEvent::Warning(_)
+            | RunEvent::Note(_) => return,
+        };
+        histogram.observe(took.as_secs_f64());
+    }
+}
+
 /// The second field of `/proc/self/statm` is resident pages (proc_pid_statm(5)).
 fn resident_bytes() -> Option<i64> {
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
@@ -158,7 +167,7 @@ mod tests {
         metrics.delivery(&Answer::unauthorized());
         metrics.delivery(&Answer::unauthorized());
         metrics.refused(Refusal::Timeout);
-        metrics.phase(Phase::Build, Duration::from_millis(300));
+        metrics.event(&RunEvent::Phase { phase: Phase::Build, took: Duration::from_millis(300) });
         metrics.ack(Duration::from_millis(2));
         metrics.retry();
         let text = metrics.render().unwrap();

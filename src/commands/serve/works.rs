@@ -10,7 +10,7 @@ use crate::commands::session;
 use crate::config::Config;
 use crate::documents::DecisionDocument;
 use crate::error::{Classify as _, Failure, Kind};
-use crate::events::{Consumer, Events, RunEvent};
+use crate::events::Events;
 use crate::listener::Metrics;
 use crate::pipeline::{self, BuildOptions, PushOptions, Ran};
 use crate::progress::{Detail, Lines};
@@ -84,7 +84,7 @@ impl Handler for Works {
         let log = Arc::clone(&context.log);
         let events = Events::to(vec![
             Arc::new(Lines::to(Detail::Log, move |line| log.line(line))),
-            Arc::new(Timings(self.metrics.clone())),
+            Arc::new(self.metrics.clone()),
         ]);
         self.run_pipeline(job, &events, &context.cancel)
             .inspect_err(|failure| events.note(failure.render().trim_end()))
@@ -101,23 +101,5 @@ impl Handler for Works {
             self.metrics.retry();
         }
         self.announcer.job(event);
-    }
-}
-
-/// Records the duration of each phase in the metrics.
-struct Timings(Metrics);
-
-impl Consumer for Timings {
-    fn event(&self, event: &RunEvent<'_>) {
-        match *event {
-            RunEvent::Phase { phase, took } => self.0.phase(phase, took),
-            RunEvent::Run { .. }
-            | RunEvent::Planned { .. }
-            | RunEvent::Started { .. }
-            | RunEvent::Line { .. }
-            | RunEvent::Ended { .. }
-            | RunEvent::Warning(_)
-            | RunEvent::Note(_) => {}
-        }
     }
 }
