@@ -225,10 +225,9 @@ fn again(answer: &Answer, pause: Option<Duration>) -> Option<String> {
 /// `code`), GitLab's `message` (or an object) or `error`, Bitbucket's `error.message` and `errors`.
 fn messages(answer: &Answer) -> String {
     let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-    let text = |value: &Value| match value {
-        Value::Null => None,
-        Value::String(text) => Some(text.clone()),
-        other => Some(other.to_string()),
+    let text = |value: &Value| match value.as_str() {
+        Some(text) => Some(text.to_owned()),
+        None => (!value.is_null()).then(|| value.to_string()),
     };
     let error = body["error"].get("message").unwrap_or(&body["error"]);
     let errors = body["errors"].as_array().into_iter().flatten().filter_map(|error| {
