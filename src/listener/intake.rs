@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
 
-use crate::decide::{self, Decision, Outcome, Policy};
+use crate::decide::{self, BranchGlobs, Decision};
+use crate::documents::DecisionWord;
 use crate::error::{Classify as _, Failure, Kind};
 use crate::forge::signature::{self, WebhookSecret};
 use crate::forge::{self, Delivery, Encoding, Event, Headers};
@@ -28,7 +29,7 @@ pub struct ForgeRules {
     /// `None`: deliveries of this forge are refused.
     pub secret: Option<WebhookSecret>,
     /// The allow-list, each repository with its branches.
-    pub repositories: Vec<(RepoName, Policy)>,
+    pub repositories: Vec<(RepoName, BranchGlobs)>,
 }
 
 impl Rules {
@@ -99,14 +100,14 @@ impl Intake {
             Ok(decision) => decision,
             Err(why) => return Delivered { repository, ..Answer::new(Verdict::NotAllowed, why).into() },
         };
-        let pull_request = decision.change().and_then(|change| change.pull_request.as_ref());
+        let pull_request = decision.change.as_ref().and_then(|change| change.pull_request.as_ref());
         let pull_request = pull_request.map(|pull_request| pull_request.number);
-        let answer = match &decision.outcome {
-            Outcome::Build(_) => self.queue(raw, decision),
-            Outcome::Skip(_) if decision.contradictory => {
+        let answer = match decision.decision {
+            DecisionWord::Build => self.queue(raw, decision),
+            DecisionWord::Skip if decision.contradictory => {
                 Answer::new(Verdict::Contradictory, decision.reason)
             }
-            Outcome::Skip(_) => Answer::new(Verdict::Skip, decision.reason),
+            DecisionWord::Skip => Answer::new(Verdict::Skip, decision.reason),
         };
         Delivered { answer, repository, pull_request }
     }
@@ -139,13 +140,15 @@ impl Intake {
     }
 }
 
-/// Decides under the policy of the delivery's repository; `Err` if it is not on the allow-list of a forge that sent it.
+/// Decides by the branches of the delivery's repository; `Err` if it is not on the allow-list of a forge that sent it.
 fn decide(delivery: Delivery, verified: &[&ForgeRules]) -> Result<Decision, String> {
-    let Some(name) = &delivery.repository else { return Ok(decide::decide(delivery, &Policy::default())) };
+    let Some(name) = &delivery.repository else {
+        return Ok(decide::decide(delivery, &BranchGlobs::default()));
+    };
     let senders = verified.iter().filter(|forge| forge.kind == delivery.forge);
     let mut allowed = senders.flat_map(|forge| forge.repositories.iter().map(move |entry| (forge, entry)));
     match allowed.find(|(_, (allowed, _))| allowed.same_as(name)) {
-        Some((forge, (_, policy))) => Ok(decide::decide(delivery, policy).on(forge.kind, &forge.url)),
+        Some((forge, (_, branches))) => Ok(decide::decide(delivery, branches).on(forge.kind, &forge.url)),
         None => Err(format!("the repository `{name}` is not on the allow-list")),
     }
 }

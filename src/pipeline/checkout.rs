@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::error::Failure;
-use crate::git::{ContextFiles, Found, Gitlink, Mirror};
+use crate::error::{Failure, Kind};
+use crate::git::{ContextFiles, Gitlink, Mirror};
 use crate::model::{BranchName, Change, CommitSha, RepoName};
 
 use super::Site;
@@ -18,7 +18,7 @@ pub(super) fn fetch<'a>(
     change: &Change,
     patience: &[Duration],
 ) -> Result<Mirror<'a>, Failure> {
-    let mirror = Mirror::of(&site.state_dir, &origin.remote, &site.access, &site.cancel);
+    let mirror = origin.mirror(site);
     match &change.branch {
         Some(branch) => prove(site, &mirror, branch, &change.commit, patience).map(drop)?,
         None => mirror.fetch_commit(&change.commit)?,
@@ -59,7 +59,7 @@ pub(super) fn prove(
 /// The change named on the command line, and the site with the login of a typed URL.
 pub(crate) fn resolve_by_hand(site: Site, by_hand: &ByHand) -> Result<(Site, Change), Failure> {
     let remote = typed(&site, &by_hand.repository).map_err(|error| {
-        Failure::new(crate::error::Kind::Refused, error)
+        Failure::new(Kind::Refused, error)
             .context(format!("cannot use --repo {}", crate::redact::scrub(&by_hand.repository)))
     })?;
     let name: RepoName = match rule_of(&site.repositories, &remote) {
@@ -70,15 +70,10 @@ pub(crate) fn resolve_by_hand(site: Site, by_hand: &ByHand) -> Result<(Site, Cha
     };
     // The allow-list is checked before any fetch.
     allowed(&site.repositories, &name, &remote)?;
+    let mirror = || Mirror::of(&site.state_dir, &remote, &site.access, &site.cancel);
     let commit = match (&by_hand.commit, &by_hand.branch) {
-        (Some(commit), _) => match commit.parse() {
-            Ok(commit) => commit,
-            Err(_) => Mirror::of(&site.state_dir, &remote, &site.access, &site.cancel)
-                .resolve_abbreviation(commit)?,
-        },
-        (None, Some(branch)) => {
-            Mirror::of(&site.state_dir, &remote, &site.access, &site.cancel).fetch_branch(branch)?
-        }
+        (Some(commit), _) => commit.parse().or_else(|_| mirror().resolve_abbreviation(commit))?,
+        (None, Some(branch)) => mirror().fetch_branch(branch)?,
         (None, None) => return Err(Failure::usage("--repo needs --commit SHA or --branch NAME")),
     };
     let change = Change {
@@ -136,7 +131,7 @@ fn write_submodules(
             )));
         };
         let remote = parent.remote().submodule(url).map_err(|error| {
-            Failure::new(crate::error::Kind::Refused, error)
+            Failure::new(Kind::Refused, error)
                 .context(format!("the submodule `{}` is not on the repository's own host", link.path))
         })?;
         let mirror = Mirror::of(&site.state_dir, &remote, &site.access, &site.cancel);
@@ -146,9 +141,4 @@ fn write_submodules(
         write_submodules(site, &mirror, &link.commit, &inner, &place, depth + 1)?;
     }
     Ok(())
-}
-
-/// What a path of the commit leads to, with its content.
-pub(super) fn read(mirror: &Mirror<'_>, commit: &CommitSha, path: &str) -> Result<Found, Failure> {
-    Ok(mirror.read_file(commit, path)?)
 }
