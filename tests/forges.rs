@@ -15,8 +15,7 @@ use swanci::decide::BranchGlobs;
 use swanci::error::Failure;
 use swanci::forge::signature::WebhookSecret;
 use swanci::listener::{
-    App, Delivered, DeliveryLine, ForgeRules, Intake, Limits, Listener, Metrics, RawDelivery, Rules, Stopper,
-    bind,
+    App, Delivered, DeliveryLine, ForgeRules, Intake, Limits, Listener, Metrics, RawDelivery, Stopper, bind,
 };
 use swanci::model::ForgeName;
 use swanci::queue::{JobId, QueueStats, ServeLock, Store};
@@ -33,7 +32,7 @@ const JSON: (&str, &str) = ("Content-Type", "application/json");
 /// One configured forge: kind, URL, secrets, repositories.
 type Configured<'a> = (ForgeName, &'a str, &'a [&'a str], &'a [&'a str]);
 
-fn rules(forges: &[Configured<'_>]) -> Rules {
+fn rules(forges: &[Configured<'_>]) -> Vec<ForgeRules> {
     let forges = forges.iter().map(|(kind, url, secrets, repositories)| ForgeRules {
         kind: *kind,
         url: (*url).to_owned(),
@@ -44,7 +43,7 @@ fn rules(forges: &[Configured<'_>]) -> Rules {
             .map(|name| (name.parse().unwrap(), BranchGlobs::default()))
             .collect(),
     });
-    Rules { forges: forges.collect() }
+    forges.collect()
 }
 
 /// The intake behind the listener, with its log.
@@ -83,7 +82,7 @@ impl Served {
         Served::with(rules(forges))
     }
 
-    fn with(rules: Rules) -> Served {
+    fn with(rules: Vec<ForgeRules>) -> Served {
         let dir = tempfile::tempdir().unwrap();
         let lock = ServeLock::acquire(dir.path()).unwrap();
         let queue = Arc::new(Store::open(lock, Arc::new(Timestamp::now)).unwrap());
@@ -468,9 +467,9 @@ fn every_recorded_payload_gets_its_answer_with_the_headers_of_its_forge() {
             .map(|row| row.repository.as_str())
             .collect();
         let url = format!("https://{kind}.example.org");
-        forges.extend(rules(&[(kind, &url, &[kind.as_str()], &names)]).forges);
+        forges.extend(rules(&[(kind, &url, &[kind.as_str()], &names)]));
     }
-    let served = Served::with(Rules { forges });
+    let served = Served::with(forges);
     let (mut builds, mut answers) = (0, 0);
     for row in &rows {
         let kind: ForgeName = row.forge.parse().unwrap();

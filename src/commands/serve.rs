@@ -6,8 +6,8 @@ mod works;
 
 use std::net::TcpListener;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use signal_hook::consts::SIGHUP;
@@ -17,7 +17,7 @@ use crate::cli::Serve;
 use crate::config::Config;
 use crate::error::{Classify as _, Failure, Kind};
 use crate::forge::signature::WebhookSecret;
-use crate::listener::{self, ForgeRules, Intake, Limits, Listener, Metrics, Rules};
+use crate::listener::{self, ForgeRules, Intake, Limits, Listener, Metrics};
 use crate::process;
 use crate::queue::{JobState, Pool, PoolOptions, ServeLock, Store};
 
@@ -47,8 +47,13 @@ pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Ser
     let queue = Arc::new(queue);
     let counted = queue.clone();
     let metrics = Metrics::new(move || counted.stats().unwrap_or_default());
-    let (flags, shown) = (args.registry.clone(), announcer.clone());
-    let works = Arc::new(Works::new(config.clone(), metrics.clone(), flags, queue.clone(), shown));
+    let works = Arc::new(Works {
+        config: RwLock::new(Arc::new(config.clone())),
+        metrics: metrics.clone(),
+        flags: args.registry.clone(),
+        queue: queue.clone(),
+        announcer: announcer.clone(),
+    });
     // Finds an invalid configuration at startup, not with the first merge.
     let site = works.site(&session.events, &session.cancel)?;
     if site.registry.is_none() && config.serve.jobs > 0 {
@@ -203,7 +208,7 @@ fn with_flags(mut config: Config, args: &Serve) -> Result<Config, Failure> {
 }
 
 /// Fails without a secret or an allowed repository, because every delivery would be refused.
-fn rules(config: &Config) -> Result<Rules, Failure> {
+fn rules(config: &Config) -> Result<Vec<ForgeRules>, Failure> {
     let mut forges = Vec::with_capacity(config.forges.len());
     for forge in &config.forges {
         let secrets = forge.webhook_secrets()?;
@@ -223,12 +228,12 @@ fn rules(config: &Config) -> Result<Rules, Failure> {
         return Err(Failure::bad_input("serve does not start without a repository that is allowed")
             .hint("name one: --repository owner/name, or [[repository]] in the configuration"));
     }
-    Ok(Rules { forges })
+    Ok(forges)
 }
 
 /// Forges with allowed repositories but without a secret, so that all their deliveries are refused.
-fn without_secret(rules: &Rules) -> impl Iterator<Item = String> {
-    let silent = rules.forges.iter().filter(|forge| forge.secret.is_none() && !forge.repositories.is_empty());
+fn without_secret(rules: &[ForgeRules]) -> impl Iterator<Item = String> {
+    let silent = rules.iter().filter(|forge| forge.secret.is_none() && !forge.repositories.is_empty());
     silent.map(|forge| {
         format!(
             "{} has no webhook secret: its deliveries are refused; give its [[forge]] a secret_file",
@@ -284,7 +289,7 @@ fn reload(
     intake: &Intake,
     announcer: &Announcer,
 ) {
-    let read = || -> Result<(Rules, Config), Failure> {
+    let read = || -> Result<(Vec<ForgeRules>, Config), Failure> {
         let config = with_flags(Session::open(global, &session.cancel)?.config, args)?;
         let rules = rules(&config)?;
         session::site(&config, &args.registry, None, &session.events, &session.cancel)?;

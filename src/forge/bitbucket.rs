@@ -1,7 +1,7 @@
 //! Bitbucket Cloud (support.atlassian.com, "Event payloads"), and Bitbucket Data Center (confluence.atlassian.com,
 //! "Event payload"; its plugin Post Webhooks sends Cloud's events with other keys).
 
-use serde::Deserialize;
+use serde_json::Value;
 
 use super::wire::{Object, problem_of_url};
 use super::{Delivery, Event};
@@ -85,22 +85,12 @@ fn repository_of(repository: &Object<'_>) -> Option<RepoName> {
     repository.peek_as("full_name").or_else(|| repository.peek_as("fullName")).or_else(by_slug)
 }
 
-#[derive(Deserialize)]
-struct Link {
-    #[serde(default)]
-    name: String,
-    href: String,
-}
-
 /// One of the links: an object, or a list of objects.
 fn link(of: &Object<'_>, key: &str, name: &str) -> Option<String> {
-    let links = of.peek("links");
-    if links.is_object(key) {
-        return links.peek(key).peek_url("href");
-    }
-    let list: Vec<Link> = links.read(key, "").ok().flatten()?;
-    let link = list.into_iter().find(|link| link.name.starts_with(name))?;
-    Some(link.href).filter(|href| problem_of_url(href).is_none())
+    let links: Value = of.read("links", "").ok()??;
+    let has_name = |link: &&Value| link["name"].as_str().unwrap_or_default().starts_with(name);
+    let link = links[key].as_array().map_or(Some(&links[key]), |list| list.iter().find(has_name));
+    link?["href"].as_str().filter(|href| problem_of_url(href).is_none()).map(str::to_owned)
 }
 
 impl Pull<'_> {

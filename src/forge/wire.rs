@@ -102,12 +102,7 @@ impl<'a> Object<'a> {
     }
 
     pub(super) fn text(&self, key: &str) -> Result<Option<String>, Failure> {
-        match self.raw(key) {
-            Some(value) if self.is_string(key) => serde_json::from_str(value.get())
-                .map(Some)
-                .map_err(|_| self.wrong(key, "is a string with a wrong escape")),
-            Some(_) | None => self.read(key, "a string"),
-        }
+        self.read(key, "a valid string")
     }
 
     /// The text of a key; `None` for another type.

@@ -8,7 +8,6 @@ use std::time::SystemTime;
 
 use crate::decide::{self, BranchGlobs, Decision};
 use crate::documents::DecisionWord;
-use crate::error::{Classify as _, Failure, Kind};
 use crate::forge::signature::{self, WebhookSecret};
 use crate::forge::{self, Delivery, Encoding, Event, Headers};
 use crate::model::{ForgeName, RepoName};
@@ -16,11 +15,6 @@ use crate::queue::{JobState, NewJob, Store};
 
 use super::answer::{Answer, Verdict};
 use super::routes::{ContentKind, Delivered, RawDelivery};
-
-/// The rules for deliveries; SIGHUP replaces them while `serve` runs.
-pub struct Rules {
-    pub forges: Vec<ForgeRules>,
-}
 
 /// The rules of one forge: a delivery with its signature may build only its own repositories.
 pub struct ForgeRules {
@@ -32,35 +26,37 @@ pub struct ForgeRules {
     pub repositories: Vec<(RepoName, BranchGlobs)>,
 }
 
-impl Rules {
-    /// The forges whose secret verifies the delivery, among those that can have sent it. At least one; several only if
-    /// they share a secret.
-    fn verify(&self, delivery: &RawDelivery<'_>, encoding: Encoding) -> Result<Vec<&ForgeRules>, String> {
-        let (mut verified, mut why) = (Vec::new(), None);
-        let now = SystemTime::now();
-        for forge in self.forges.iter().filter(|forge| forge.kind.can_send(delivery.headers)) {
-            let Some(secret) = &forge.secret else {
-                why.get_or_insert_with(|| format!("{} has no webhook secret", forge.url));
-                continue;
-            };
-            match signature::verify(forge.kind, delivery.headers, delivery.body, encoding, secret, now) {
-                Ok(()) => verified.push(forge),
-                Err(wrong) => why = Some(wrong.to_owned()),
-            }
+/// The forges whose secret verifies the delivery, among those that can have sent it. At least one; several only if they
+/// share a secret.
+fn verify<'r>(
+    rules: &'r [ForgeRules],
+    raw: &RawDelivery<'_>,
+    encoding: Encoding,
+) -> Result<Vec<&'r ForgeRules>, String> {
+    let (mut verified, mut why) = (Vec::new(), None);
+    for forge in rules.iter().filter(|forge| forge.kind.can_send(raw.headers)) {
+        let Some(secret) = &forge.secret else {
+            why.get_or_insert_with(|| format!("{} has no webhook secret", forge.url));
+            continue;
+        };
+        match signature::verify(forge.kind, raw.headers, raw.body, encoding, secret, SystemTime::now()) {
+            Ok(()) => verified.push(forge),
+            Err(wrong) => why = Some(wrong.to_owned()),
         }
-        if !verified.is_empty() {
-            return Ok(verified);
-        }
-        Err(why.unwrap_or_else(|| {
-            let sender = ForgeName::ALL.into_iter().find(|forge| forge.can_send(delivery.headers));
-            let sender = sender.map_or("a forge", ForgeName::title);
-            format!("it comes from {sender}, and no [[forge]] of that kind is configured")
-        }))
     }
+    if !verified.is_empty() {
+        return Ok(verified);
+    }
+    Err(why.unwrap_or_else(|| {
+        let sender = ForgeName::ALL.into_iter().find(|forge| forge.can_send(raw.headers));
+        let sender = sender.map_or("a forge", ForgeName::title);
+        format!("it comes from {sender}, and no [[forge]] of that kind is configured")
+    }))
 }
 
 pub struct Intake {
-    rules: RwLock<Arc<Rules>>,
+    /// SIGHUP replaces them while `serve` runs.
+    rules: RwLock<Arc<Vec<ForgeRules>>>,
     queue: Arc<Store>,
     /// `--once`: close after one job.
     only_one: bool,
@@ -68,11 +64,11 @@ pub struct Intake {
 }
 
 impl Intake {
-    pub fn new(rules: Rules, queue: Arc<Store>, only_one: bool) -> Intake {
+    pub fn new(rules: Vec<ForgeRules>, queue: Arc<Store>, only_one: bool) -> Intake {
         Intake { rules: RwLock::new(Arc::new(rules)), queue, only_one, closed: AtomicBool::new(false) }
     }
 
-    pub fn replace_rules(&self, rules: Rules) {
+    pub fn replace_rules(&self, rules: Vec<ForgeRules>) {
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
     }
 
@@ -83,7 +79,7 @@ impl Intake {
             ContentKind::Json => Encoding::Json,
             ContentKind::Form => Encoding::Form,
         };
-        let verified = match rules.verify(raw, encoding) {
+        let verified = match verify(&rules, raw, encoding) {
             Ok(verified) => verified,
             Err(why) => return Answer { log: Some(why), ..Answer::unauthorized() }.into(),
         };
@@ -113,11 +109,14 @@ impl Intake {
     }
 
     fn queue(&self, raw: &RawDelivery<'_>, decision: Decision) -> Answer {
+        let reason = decision.reason.clone();
+        let Some(job) = new_job(raw, decision) else {
+            return Answer::new(Verdict::Malformed, "the merge names no forge or no branch");
+        };
         if self.only_one && self.closed.swap(true, Ordering::SeqCst) {
             return Answer::new(Verdict::Unavailable, "this listener takes one merge and has it");
         }
-        let reason = decision.reason.clone();
-        let accepted = new_job(raw, decision).and_then(|job| self.queue.accept(&job));
+        let accepted = self.queue.accept(&job);
         let queued = matches!(accepted, Ok((_, known)) if known.is_none_or(JobState::may_be_retried));
         if self.only_one && !queued {
             self.closed.store(false, Ordering::SeqCst);
@@ -153,18 +152,17 @@ fn decide(delivery: Delivery, verified: &[&ForgeRules]) -> Result<Decision, Stri
     }
 }
 
-fn new_job(raw: &RawDelivery<'_>, decision: Decision) -> Result<NewJob, Failure> {
+/// The job for a merge; `None` if it names no forge or no branch.
+fn new_job(raw: &RawDelivery<'_>, decision: Decision) -> Option<NewJob> {
     let document = decision.into_document(decide::payload_sha256(raw.body), false);
-    let text = serde_json::to_string(&document)
-        .classify(Kind::BadInput, || "the merge cannot be written as a document")?;
-    let incomplete = || Failure::bad_input("the merge names no forge or no branch");
-    let change = document.change.ok_or_else(incomplete)?;
+    let text = serde_json::to_string(&document).ok()?;
+    let change = document.change?;
     let number = change.pull_request.as_ref().map(|pull_request| pull_request.number);
-    Ok(NewJob {
-        forge: change.forge.ok_or_else(incomplete)?,
+    Some(NewJob {
+        forge: change.forge?,
         forge_url: change.forge_url,
         repository: change.repository,
-        branch: change.branch.ok_or_else(incomplete)?,
+        branch: change.branch?,
         commit: change.commit,
         pull_request: number.and_then(|number| i64::try_from(number).ok()),
         head: change.pull_request.and_then(|pull_request| pull_request.head),

@@ -4,7 +4,6 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -88,12 +87,11 @@ struct Shared {
     handler: Arc<dyn Handler>,
     cancel: Cancel,
     running: Mutex<HashMap<JobId, Cancel>>,
-    /// Whether the thread that posts runs.
-    posting: AtomicBool,
 }
 
 impl Pool {
-    /// Starts the workers, and a keeper that forwards cancel requests, renews leases and deletes old jobs.
+    /// Starts the workers, a thread that posts, and a keeper that forwards cancel requests, renews leases and deletes old
+    /// jobs.
     pub fn start(
         store: &Arc<Store>,
         options: PoolOptions,
@@ -101,24 +99,26 @@ impl Pool {
         handler: Arc<dyn Handler>,
     ) -> io::Result<Pool> {
         let (jobs, store, cancel) = (options.jobs, Arc::clone(store), cancel.child(None));
-        let (running, posting) = Default::default();
-        let shared = Arc::new(Shared { store, options, handler, cancel, running, posting });
-        // Workers wait for changes of the store, so a stop has to count as one.
+        let shared = Arc::new(Shared { store, options, handler, cancel, running: Mutex::default() });
+        // The threads wait for changes of the store, so a stop has to count as one.
         let weak = Arc::downgrade(&shared);
         shared.cancel.on_stop(move || drop(weak.upgrade().inspect(|shared| shared.store.wake())));
         let mut pool = Pool { shared, threads: Vec::new() };
         // If a thread fails to start, the pool is dropped, which stops the others.
-        pool.spawn("queue-keeper".to_owned(), Shared::keep)?;
         for number in 1..=jobs {
-            pool.spawn(format!("worker-{number}"), Shared::work)?;
+            let worker = pool.spawn(format!("worker-{number}"), |shared| shared.repeat(Shared::work))?;
+            pool.threads.push(worker);
         }
+        let keeper = pool.spawn("queue-keeper".to_owned(), Shared::keep)?;
+        pool.threads.push(keeper);
+        // A shutdown does not wait for a slow forge.
+        pool.spawn("outbox".to_owned(), |shared| shared.repeat(Shared::post))?;
         Ok(pool)
     }
 
-    fn spawn(&mut self, name: String, run: fn(&Arc<Shared>)) -> io::Result<()> {
+    fn spawn(&self, name: String, run: fn(&Shared)) -> io::Result<JoinHandle<()>> {
         let shared = Arc::clone(&self.shared);
-        self.threads.push(thread::Builder::new().name(name).spawn(move || run(&shared))?);
-        Ok(())
+        thread::Builder::new().name(name).spawn(move || run(&shared))
     }
 
     /// Takes no more jobs, stops the running ones and waits up to `limit` for them. They are queued again. Returns
@@ -145,27 +145,43 @@ impl Drop for Pool {
 }
 
 impl Shared {
-    fn work(self: &Arc<Shared>) {
-        while self.cancel.check().is_ok() {
+    /// Repeats `step` while it finds something to do; otherwise waits until the store changes. The keeper wakes it when a
+    /// wait expires or another process has changed something.
+    fn repeat(&self, step: fn(&Shared) -> Result<bool, Failure>) {
+        loop {
             let seen = self.store.changes();
-            match self.store.claim(self.options.backoff.longest()) {
-                Ok(Some(job)) => self.run(&job),
-                // The keeper wakes it when a wait expires or another process has queued a job.
-                Ok(None) if self.cancel.check().is_ok() => self.store.wait_change(seen, Duration::MAX),
-                Ok(None) => {}
+            if self.cancel.check().is_err() {
+                return;
+            }
+            match step(self) {
+                Ok(true) => {}
+                Ok(false) => self.store.wait_change(seen, Duration::MAX),
                 Err(error) => self.trouble(&error),
             }
         }
     }
 
-    fn run(self: &Arc<Shared>, job: &JobRecord) {
+    /// Runs one job, if there is one that may run now.
+    fn work(&self) -> Result<bool, Failure> {
+        let Some(job) = self.store.claim(self.options.backoff.longest())? else { return Ok(false) };
+        self.run(&job);
+        Ok(true)
+    }
+
+    /// Sends one post, if there is one that may be sent now.
+    fn post(&self) -> Result<bool, Failure> {
+        let Some(post) = self.store.next_post()? else { return Ok(false) };
+        let sent = self.handler.post(&post, &self.cancel);
+        if let Some(warning) = self.store.posted(&post, sent)? {
+            self.handler.observe(QueueEvent::Warning(&warning));
+        }
+        Ok(true)
+    }
+
+    fn run(&self, job: &JobRecord) {
         let began = Instant::now();
         let cancel = self.cancel.child(Some(self.options.timeout));
         self.running().insert(job.id, cancel.clone());
-        // A short job would end, and replace its pending status, before the keeper's next look.
-        if let Err(error) = self.post() {
-            self.trouble(&error);
-        }
         self.handler.observe(QueueEvent::Started(job));
         let context = JobContext { cancel, log: Arc::new(self.store.open_log(job.id)) };
         let result = catch_unwind(AssertUnwindSafe(|| self.handler.run(job, &context)))
@@ -234,7 +250,7 @@ impl Shared {
         }
     }
 
-    fn keep(self: &Arc<Shared>) {
+    fn keep(&self) {
         let (mut renewed, mut tidied) = (Instant::now(), None::<Instant>);
         loop {
             if let Err(error) = self.tick(&mut renewed, &mut tidied) {
@@ -246,15 +262,14 @@ impl Shared {
         }
     }
 
-    fn tick(self: &Arc<Shared>, renewed: &mut Instant, tidied: &mut Option<Instant>) -> Result<(), Failure> {
+    fn tick(&self, renewed: &mut Instant, tidied: &mut Option<Instant>) -> Result<(), Failure> {
         if tidied.is_none_or(|at| at.elapsed() >= TIDY) {
             *tidied = Some(Instant::now());
             self.store.forget(self.options.retention, KEEP)?;
         }
-        if self.store.has_next(self.options.backoff.longest())? {
+        if self.store.has_next(self.options.backoff.longest())? || self.store.next_post()?.is_some() {
             self.store.wake();
         }
-        self.post()?;
         for id in if self.running().is_empty() { Vec::new() } else { self.store.to_cancel()? } {
             self.running().get(&id).inspect(|cancel| cancel.stop(Stop::Cancelled));
         }
@@ -268,36 +283,6 @@ impl Shared {
             }
         }
         Ok(())
-    }
-
-    /// Sends the pending posts, on a thread that lives only while there is something to post.
-    fn post(self: &Arc<Shared>) -> Result<(), Failure> {
-        if self.posting.swap(true, Ordering::SeqCst) {
-            return Ok(());
-        }
-        let shared = Arc::clone(self);
-        let post_all = move || {
-            // The next call reports an error of the database.
-            while shared.cancel.check().is_ok() && matches!(shared.post_one(), Ok(true)) {}
-            shared.posting.store(false, Ordering::SeqCst);
-        };
-        let next = self.store.next_post();
-        if !matches!(next, Ok(Some(_)))
-            || thread::Builder::new().name("outbox".to_owned()).spawn(post_all).is_err()
-        {
-            self.posting.store(false, Ordering::SeqCst);
-        }
-        next.map(drop)
-    }
-
-    /// Sends one post, if there is one that may be sent now.
-    fn post_one(&self) -> Result<bool, Failure> {
-        let Some(post) = self.store.next_post()? else { return Ok(false) };
-        let sent = self.handler.post(&post, &self.cancel);
-        if let Some(warning) = self.store.posted(&post, sent)? {
-            self.handler.observe(QueueEvent::Warning(&warning));
-        }
-        Ok(true)
     }
 
     fn running(&self) -> MutexGuard<'_, HashMap<JobId, Cancel>> {

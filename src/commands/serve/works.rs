@@ -24,24 +24,14 @@ const PATIENCE: [Duration; 3] = [Duration::from_secs(3), Duration::from_secs(12)
 
 /// The workers' configuration and tools; SIGHUP replaces the configuration as a whole.
 pub(super) struct Works {
-    config: RwLock<Arc<Config>>,
-    metrics: Metrics,
-    flags: RegistryArgs,
+    pub(super) config: RwLock<Arc<Config>>,
+    pub(super) metrics: Metrics,
+    pub(super) flags: RegistryArgs,
     pub(super) queue: Arc<Store>,
-    announcer: Announcer,
+    pub(super) announcer: Announcer,
 }
 
 impl Works {
-    pub(super) fn new(
-        config: Config,
-        metrics: Metrics,
-        flags: RegistryArgs,
-        queue: Arc<Store>,
-        announcer: Announcer,
-    ) -> Works {
-        Works { config: RwLock::new(Arc::new(config)), metrics, flags, queue, announcer }
-    }
-
     pub(super) fn config(&self) -> Arc<Config> {
         Arc::clone(&*self.config.read().unwrap_or_else(PoisonError::into_inner))
     }
