@@ -7,8 +7,9 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use sha2::{Digest as _, Sha256};
 
 use crate::documents::{DecisionDocument, DecisionWord, ReportedChange, RuleOutcome, SCHEMA, Verdict};
+use crate::error::Failure;
 use crate::escape::{escaped, shortened};
-use crate::forge::{self, Delivery, Event, Headers, PayloadError};
+use crate::forge::{self, Delivery, Event, Headers};
 use crate::model::{BranchName, ForgeName};
 
 /// Globs that select branches, compiled once; none selects every branch.
@@ -90,13 +91,13 @@ pub fn payload_sha256(body: &[u8]) -> String {
 /// Decides from bytes: returns the document of `evaluate`.
 ///
 /// # Errors
-/// [`PayloadError`] if the payload cannot be parsed.
+/// If the payload cannot be parsed.
 pub fn verdict(
     body: &[u8],
     headers: Headers<'_>,
     branches: &BranchGlobs,
     explain: bool,
-) -> Result<DecisionDocument, PayloadError> {
+) -> Result<DecisionDocument, Failure> {
     let delivery = forge::parse(body, headers)?;
     Ok(decide(delivery, branches).into_document(payload_sha256(body), explain))
 }

@@ -13,7 +13,7 @@ use swanci::listener::{
     Verdict, bind,
 };
 
-use swanci::queue::QueueStats;
+use swanci::queue::{JobState, QueueStats};
 
 use crate::support::http::{Client, PATIENCE, ask, chunked, delivery, get, sign, signed_head};
 
@@ -94,7 +94,8 @@ impl Served {
     }
 
     fn with(limits: Limits) -> Served {
-        let (app, metrics) = (Arc::new(FakeApp::default()), Metrics::new());
+        let waiting = || QueueStats { jobs: [(JobState::Queued, 5)].into(), ..QueueStats::default() };
+        let (app, metrics) = (Arc::new(FakeApp::default()), Metrics::new(waiting));
         let (public, admin) = (bind("127.0.0.1:0").unwrap(), bind("127.0.0.1:0").unwrap());
         let listener =
             Listener::new(vec![public], Some(admin), limits, app.clone(), metrics.clone()).unwrap();
@@ -418,7 +419,6 @@ fn a_stop_has_a_time_limit() {
 fn readiness_and_metrics_are_only_on_the_admin_address() {
     let served = Served::new();
     assert_eq!(served.ask(delivery(SECRET, "ping", b"{}")).status, 200);
-    served.metrics.watch_queue(|| QueueStats { queued: 5, ..QueueStats::default() });
     let shown = ask(served.admin, get("/metrics"));
     assert_eq!(shown.status, 200);
     assert!(shown.header("content-type").unwrap().starts_with("application/openmetrics-text"));

@@ -9,7 +9,7 @@ use crate::escape;
 use crate::events::Events;
 use crate::listener::{DeliveryLine, Verdict};
 use crate::progress::{seconds, write_stdout};
-use crate::queue::{ClaimedJob, JobEvent};
+use crate::queue::{JobState, QueueEvent};
 
 /// Clones share the display.
 #[derive(Clone)]
@@ -96,21 +96,25 @@ impl Announcer {
         Some(std::mem::take(&mut refusals.unsaid))
     }
 
-    /// Prints an event of a job or of the queue.
-    pub(super) fn job(&self, job: Option<&ClaimedJob>, event: &JobEvent) {
-        let (word, text) = match event {
-            JobEvent::Started { attempt } => ("started", format!("started, attempt {attempt}")),
-            JobEvent::Retrying { attempt, wait, error } => {
-                ("retrying", format!("attempt {attempt} failed, again in {}: {error}", seconds(*wait)))
+    pub(super) fn job(&self, event: QueueEvent<'_>) {
+        let (job, word, text) = match event {
+            QueueEvent::Started(job) => (job, "started", format!("started, attempt {}", job.attempt())),
+            QueueEvent::Ended(job, ending, took) => {
+                let (state, took) = (ending.state, seconds(took));
+                let why = ending.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+                match (state, ending.wait) {
+                    (JobState::Queued, Some(wait)) => {
+                        let (attempt, wait) = (job.attempt(), seconds(wait));
+                        (job, "retrying", format!("attempt {attempt} failed, again in {wait}{why}"))
+                    }
+                    (JobState::Queued, None) => (job, "interrupted", "stopped; it stays queued".to_owned()),
+                    (JobState::Running | JobState::Succeeded | JobState::Failed | JobState::Cancelled, _) => {
+                        (job, state.as_str(), format!("{state} after {took}{why}"))
+                    }
+                }
             }
-            JobEvent::Interrupted => ("interrupted", "stopped; it stays queued".to_owned()),
-            JobEvent::Ended { state, error, took } => {
-                let why = error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
-                (state.as_str(), format!("{state} after {}{why}", seconds(*took)))
-            }
-            JobEvent::Trouble { error } => return self.warn(&format!("{error}; it is tried again")),
+            QueueEvent::Warning(text) => return self.warn(text),
         };
-        let Some(job) = job else { return };
         if self.json {
             return write_json(&json!({
                 "event": word, "job": job.id.0, "repository": job.repository, "pull_request": job.pull_request,

@@ -12,7 +12,7 @@ use crate::documents::{DecisionDocument, Receipt};
 use crate::error::{Classify as _, Failure, Kind};
 use crate::escape::{escaped, shortened};
 use crate::progress::seconds;
-use crate::queue::{self, CancelOutcome, JobFilter, JobId, JobRecord, JobState, Store};
+use crate::queue::{self, JobId, JobRecord, JobState, Store};
 
 use super::Session;
 use super::documents_io::{print, write_json};
@@ -34,8 +34,8 @@ pub(super) fn command(session: &Session, args: &Jobs, out: &mut dyn Write) -> Re
             said(out, session.json, *id, "queued", "is queued again")
         }
         Some(JobsCommand::Cancel { id }) => match queue.cancel(JobId(*id))? {
-            CancelOutcome::Cancelled => said(out, session.json, *id, "cancelled", "is cancelled"),
-            CancelOutcome::Requested => said(out, session.json, *id, "cancelling", "is being stopped"),
+            true => said(out, session.json, *id, "cancelled", "is cancelled"),
+            false => said(out, session.json, *id, "cancelling", "is being stopped"),
         },
     }
 }
@@ -55,9 +55,7 @@ fn list(
     serve_lives: bool,
     out: &mut dyn Write,
 ) -> Result<(), Failure> {
-    let filter =
-        JobFilter { state: args.state, repository: args.repository.as_ref().map(ToString::to_string) };
-    let jobs = queue.list(&filter, args.limit)?;
+    let jobs = queue.list(args.state, args.repository.as_ref().map(|name| name.as_str()), args.limit)?;
     if as_json {
         let jobs = jobs.iter().map(|job| record(job, serve_lives)).collect::<Result<Vec<_>, _>>()?;
         return write_json(out, &json!({"schema": 1, "jobs": jobs}));
@@ -146,18 +144,16 @@ fn show(
     out: &mut dyn Write,
 ) -> Result<(), Failure> {
     let job = queue.get(id)?;
-    let documents = queue.documents(id)?;
     let parsed = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap_or(json!(text));
     if as_json {
         let mut record = record(&job, serve_lives)?;
         record["schema"] = json!(1);
-        record["document"] = parsed(&documents.document);
-        record["receipt"] = documents.outcome.as_deref().map(parsed).unwrap_or(json!(null));
+        record["document"] = parsed(&job.document);
+        record["receipt"] = job.outcome.as_deref().map(parsed).unwrap_or(json!(null));
         return write_json(out, &record);
     }
-    let decision: Option<DecisionDocument> = serde_json::from_str(&documents.document).ok();
-    let receipt: Option<Receipt> =
-        documents.outcome.as_deref().and_then(|text| serde_json::from_str(text).ok());
+    let decision: Option<DecisionDocument> = serde_json::from_str(&job.document).ok();
+    let receipt: Option<Receipt> = job.outcome.as_deref().and_then(|text| serde_json::from_str(text).ok());
     let log = queue.log_path(id).display().to_string();
     print(out, &shown(&job, decision.as_ref(), receipt.as_ref(), &log, serve_lives, Timestamp::now()))
 }
@@ -225,13 +221,9 @@ fn log(
     queue.get(id)?;
     let mut sink = |bytes: &[u8]| out.write_all(bytes).and_then(|()| out.flush());
     if follow {
-        return match queue.follow_log(id, &session.cancel, &mut sink)? {
-            Ok(_) => Ok(()),
-            Err(stop) => Err(stop.into()),
-        };
+        return queue.follow_log(id, &session.cancel, &mut sink).map(drop);
     }
-    queue.read_log(id, &mut sink)?;
-    Ok(())
+    queue.read_log(id, &mut sink)
 }
 
 #[cfg(test)]

@@ -1,12 +1,13 @@
 //! `swanci serve`: runs the listener, the queue and the workers, and handles signals.
 
+mod app;
 mod posts;
 mod works;
 
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, TryLockError};
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use signal_hook::consts::SIGHUP;
@@ -15,23 +16,19 @@ use crate::cancel::{Cancel, Stop};
 use crate::cli::Serve;
 use crate::config::Config;
 use crate::error::{Classify as _, Failure, Kind};
-use crate::events::Events;
 use crate::forge::signature::WebhookSecret;
-use crate::listener::{self, ForgeRules, Intake, Limits, Listener, Metrics, Rules};
+use crate::listener::{self, ForgeRules, Intake, Limits, Listener, Metrics};
 use crate::process;
-use crate::queue::{
-    ClaimedJob, JobContext, JobEvent, JobId, JobState, Pool, PoolOptions, Retention, ServeLock, Store,
-};
+use crate::queue::{JobState, Pool, PoolOptions, ServeLock, Store};
 
 use super::Session;
 use super::announce::Announcer;
 use super::session;
+use app::ServeApp;
 use works::Works;
 
 /// Time for running jobs to end after a signal.
 const SHUTDOWN: Duration = Duration::from_secs(8);
-/// How long to reuse a response of `/readyz`.
-const READY_FOR: Duration = Duration::from_secs(1);
 
 /// Listens until a signal or, with `--once`, until one merge is done.
 pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Serve) -> Result<(), Failure> {
@@ -47,12 +44,16 @@ pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Ser
     signal_hook::flag::register(SIGHUP, Arc::clone(&hangup))
         .classify(Kind::Environment, || "cannot handle SIGHUP")?;
     let (queue, public, admin) = open(&config, &announcer)?;
-    let metrics = Metrics::new();
-    metrics.watch_queue({
-        let queue = queue.clone();
-        move || queue.stats().unwrap_or_default()
+    let queue = Arc::new(queue);
+    let counted = queue.clone();
+    let metrics = Metrics::new(move || counted.stats().unwrap_or_default());
+    let works = Arc::new(Works {
+        config: RwLock::new(Arc::new(config.clone())),
+        metrics: metrics.clone(),
+        flags: args.registry.clone(),
+        queue: queue.clone(),
+        announcer: announcer.clone(),
     });
-    let works = Arc::new(Works::new(config.clone(), metrics.clone(), args.registry.clone(), queue.clone()));
     // Finds an invalid configuration at startup, not with the first merge.
     let site = works.site(&session.events, &session.cancel)?;
     if site.registry.is_none() && config.serve.jobs > 0 {
@@ -60,54 +61,42 @@ pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Ser
             .warn("no registry is configured, so every merge will fail: set registry.host or --registry");
     }
     queue.set_posts(posts::wanted(&config))?;
-    let pool = start_pool(&queue, &config, &works, &metrics, &announcer, &session.cancel)?;
+    let pool = start_pool(&queue, &config, &works, &session.cancel)?;
     if args.once {
         announcer.say("draining", "running what is queued first");
-        if let Err(stop) = queue.wait_drained(&session.cancel)? {
+        let drained = queue.wait_drained(&session.cancel);
+        if let Some(stop) = session.cancel.stopped() {
             return end(pool, &announcer, stop);
         }
+        drained?;
     }
 
-    let once = Arc::new(Once::default());
-    let intake = Arc::new(Intake::new(
-        rules,
-        queue.clone(),
-        args.once,
-        ready_check(Arc::clone(&works), queue.clone(), session.events.clone()),
-        Box::new({
-            let (once, is_once) = (Arc::clone(&once), args.once);
-            move |id| {
-                if is_once {
-                    once.queued(id);
-                }
-            }
-        }),
-        Box::new({
-            let announcer = announcer.clone();
-            move |line| announcer.delivery(line)
-        }),
-    ));
+    let intake = Intake::new(rules, queue.clone(), args.once);
+    let app = ServeApp::new(intake, Arc::clone(&works), announcer.clone(), session.events.clone());
+    let app = Arc::new(app);
     let limits = Limits { max_body: config.serve.max_body.as_u64(), ..Limits::default() };
-    let app = Arc::clone(&intake) as Arc<dyn listener::App>;
-    let listener = Listener::new(public, admin, limits, app, metrics)?;
-    // No delivery is possible yet: the listener starts below.
-    let _ = once.stopper.set(listener.stopper());
+    let listener = Listener::new(public, admin, limits, Arc::clone(&app) as _, metrics)?;
+    if args.once {
+        // No delivery is possible yet: the listener starts below.
+        let _ = app.stopper.set(listener.stopper());
+    }
     announce_addresses(&listener, config.serve.admin_listen.is_some(), &announcer);
     let limit = args.once.then_some(args.once_timeout).flatten();
     let until = limit.and_then(|limit| Instant::now().checked_add(limit));
     let listened = listen(listener, until, &session.cancel, &hangup, &mut || {
-        reload(global, args, session, &works, &intake, &announcer);
+        reload(global, args, session, &works, &app.intake, &announcer);
     });
     if let Some(stop) = session.cancel.stopped() {
         return end(pool, &announcer, stop);
     }
     if args.once
-        && let Some(id) = once.job.get()
+        && let Some(id) = app.first_job.get()
     {
-        let record = match queue.wait_ended(*id, &session.cancel)? {
-            Ok(record) => record,
-            Err(stop) => return end(pool, &announcer, stop),
-        };
+        let ended = queue.wait_ended(*id, &session.cancel);
+        if let Some(stop) = session.cancel.stopped() {
+            return end(pool, &announcer, stop);
+        }
+        let record = ended?;
         posts::flush(&queue, &session.cancel);
         pool.shutdown(Stop::Terminated, SHUTDOWN);
         return job_failure(record.state, record.exit_code, record.error).map_or(Ok(()), Err);
@@ -128,12 +117,13 @@ fn open(
 ) -> Result<(Store, Vec<TcpListener>, Option<TcpListener>), Failure> {
     let state_dir = std::path::absolute(&config.state_dir)
         .classify(Kind::Environment, || "the state directory has no absolute path")?;
-    let mut lock = ServeLock::acquire(&state_dir, None, jiff::Timestamp::now())?;
+    let mut lock = ServeLock::acquire(&state_dir)?;
     let (public, admin) = sockets(config)?;
     let address = public.iter().find_map(|socket| socket.local_addr().ok());
     lock.listens_on(&address.map(|address| address.to_string()).unwrap_or_default());
     end_stale_children(&state_dir, announcer)?;
-    Ok((Store::open(lock, Arc::new(jiff::Timestamp::now))?, public, admin))
+    let store = Store::open(lock, Arc::new(jiff::Timestamp::now))?;
+    Ok((store, public, admin))
 }
 
 /// Runs the listener until it is stopped, a signal comes or the time is up. Each SIGHUP is a call of `reload`.
@@ -160,21 +150,6 @@ fn listen(
             stopper.stop();
         }
     })
-}
-
-/// `--once`: the first job, and the listener that stops with it.
-#[derive(Default)]
-struct Once {
-    job: OnceLock<JobId>,
-    stopper: OnceLock<listener::Stopper>,
-}
-
-impl Once {
-    fn queued(&self, id: JobId) {
-        if self.job.set(id).is_ok() {
-            self.stopper.get().inspect(|stopper| stopper.stop());
-        }
-    }
 }
 
 /// Ends children of a killed `serve`, which would build concurrently with this one.
@@ -233,14 +208,14 @@ fn with_flags(mut config: Config, args: &Serve) -> Result<Config, Failure> {
 }
 
 /// Fails without a secret or an allowed repository, because every delivery would be refused.
-fn rules(config: &Config) -> Result<Rules, Failure> {
+fn rules(config: &Config) -> Result<Vec<ForgeRules>, Failure> {
     let mut forges = Vec::with_capacity(config.forges.len());
     for forge in &config.forges {
         let secrets = forge.webhook_secrets()?;
-        let secret = if secrets.is_empty() { None } else { Some(WebhookSecret::any_of(secrets)) };
+        let secret = if secrets.is_empty() { None } else { Some(WebhookSecret::new(secrets)) };
         let secret = secret
             .transpose()
-            .classify(Kind::BadInput, || format!("the webhook secret of {} cannot be used", forge.url))?;
+            .map_err(|f: Failure| f.context(format!("the webhook secret of {} cannot be used", forge.url)))?;
         let own = config.repositories.iter().filter(|repository| repository.forge == forge.url);
         let repositories = own.map(|r| (r.name.clone(), r.branches.clone())).collect();
         forges.push(ForgeRules { kind: forge.kind, url: forge.url.clone(), secret, repositories });
@@ -253,12 +228,12 @@ fn rules(config: &Config) -> Result<Rules, Failure> {
         return Err(Failure::bad_input("serve does not start without a repository that is allowed")
             .hint("name one: --repository owner/name, or [[repository]] in the configuration"));
     }
-    Ok(Rules { forges })
+    Ok(forges)
 }
 
 /// Forges with allowed repositories but without a secret, so that all their deliveries are refused.
-fn without_secret(rules: &Rules) -> impl Iterator<Item = String> {
-    let silent = rules.forges.iter().filter(|forge| forge.secret.is_none() && !forge.repositories.is_empty());
+fn without_secret(rules: &[ForgeRules]) -> impl Iterator<Item = String> {
+    let silent = rules.iter().filter(|forge| forge.secret.is_none() && !forge.repositories.is_empty());
     silent.map(|forge| {
         format!(
             "{} has no webhook secret: its deliveries are refused; give its [[forge]] a secret_file",
@@ -288,70 +263,21 @@ fn announce_addresses(listener: &Listener, admin: bool, announcer: &Announcer) {
     }
 }
 
-/// Checks the queue and docker at most once a second, whatever the request rate, and one request at a time: a docker
-/// that hangs must not block the threads for deliveries.
-fn ready_check(works: Arc<Works>, queue: Store, events: Events) -> Box<listener::ReadyCheck> {
-    let last: Mutex<Option<(Instant, Result<(), String>)>> = Mutex::new(None);
-    let asking = Mutex::new(());
-    Box::new(move || {
-        let known = last.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some((asked, answer)) = &known
-            && asked.elapsed() < READY_FOR
-        {
-            return answer.clone();
-        }
-        let _asking = match asking.try_lock() {
-            Ok(asking) => asking,
-            Err(TryLockError::Poisoned(asking)) => asking.into_inner(),
-            Err(TryLockError::WouldBlock) => {
-                return known
-                    .map_or_else(|| Err("docker has not answered yet".to_owned()), |(_, answer)| answer);
-            }
-        };
-        let cancel = Cancel::new().child(Some(Duration::from_secs(3)));
-        let answer = queue
-            .check_writable()
-            .map_err(Failure::from)
-            .and_then(|()| works.site(&events, &cancel))
-            .and_then(|site| site.docker.engine_version(&cancel).map_err(Failure::from))
-            .map(drop)
-            .map_err(|failure| failure.one_line());
-        *last.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), answer.clone()));
-        answer
-    })
-}
-
 fn start_pool(
-    queue: &Store,
+    queue: &Arc<Store>,
     config: &Config,
     works: &Arc<Works>,
-    metrics: &Metrics,
-    announcer: &Announcer,
     cancel: &Cancel,
 ) -> Result<Pool, Failure> {
     let options = PoolOptions {
         jobs: config.serve.jobs,
-        timeout: Some(config.serve.timeout),
-        retention: Retention { age: config.serve.retention, ..Retention::default() },
-        outbox: Some(posts::outbox(queue, works, announcer, cancel)),
+        timeout: config.serve.timeout,
+        retention: config.serve.retention,
         ..PoolOptions::default()
     };
-    let works = Arc::clone(works);
-    let metrics = metrics.clone();
-    let announcer = announcer.clone();
-    Pool::start(
-        queue,
-        options,
-        cancel,
-        Arc::new(move |job: &ClaimedJob, context: &JobContext| works.run(job, context)),
-        Arc::new(move |job: Option<&ClaimedJob>, event: &JobEvent| {
-            if matches!(event, JobEvent::Retrying { .. }) {
-                metrics.retry();
-            }
-            announcer.job(job, event);
-        }),
-    )
-    .classify(Kind::Environment, || "the workers cannot be started")
+    let handler = Arc::clone(works);
+    Pool::start(queue, options, cancel, handler)
+        .classify(Kind::Environment, || "the workers cannot be started")
 }
 
 /// SIGHUP: reads the configuration again; an invalid one changes nothing.
@@ -363,7 +289,7 @@ fn reload(
     intake: &Intake,
     announcer: &Announcer,
 ) {
-    let read = || -> Result<(Rules, Config), Failure> {
+    let read = || -> Result<(Vec<ForgeRules>, Config), Failure> {
         let config = with_flags(Session::open(global, &session.cancel)?.config, args)?;
         let rules = rules(&config)?;
         session::site(&config, &args.registry, None, &session.events, &session.cancel)?;
@@ -372,7 +298,7 @@ fn reload(
     match read() {
         Ok((rules, config)) => {
             intake.replace_rules(rules);
-            if let Err(error) = works.queue().set_posts(posts::wanted(&config)) {
+            if let Err(error) = works.queue.set_posts(posts::wanted(&config)) {
                 announcer.warn(&format!("whether the forges are told of jobs has not changed: {error}"));
             }
             let before = works.replace_config(config.clone());

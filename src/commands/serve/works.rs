@@ -10,32 +10,28 @@ use crate::commands::session;
 use crate::config::Config;
 use crate::documents::DecisionDocument;
 use crate::error::{Classify as _, Failure, Kind};
-use crate::events::{Consumer, Events, RunEvent};
+use crate::events::Events;
 use crate::listener::Metrics;
 use crate::pipeline::{self, BuildOptions, PushOptions, Ran};
 use crate::progress::{Detail, Lines};
-use crate::queue::{ClaimedJob, JobContext, JobResult, Store};
+use crate::queue::{Handler, JobContext, JobRecord, Post, PostError, QueueEvent, Store};
+
+use super::posts;
+use crate::commands::announce::Announcer;
 
 /// The waits before each retry of fetching a commit that is not available yet.
 const PATIENCE: [Duration; 3] = [Duration::from_secs(3), Duration::from_secs(12), Duration::from_secs(40)];
 
 /// The workers' configuration and tools; SIGHUP replaces the configuration as a whole.
 pub(super) struct Works {
-    config: RwLock<Arc<Config>>,
-    metrics: Metrics,
-    flags: RegistryArgs,
-    queue: Store,
+    pub(super) config: RwLock<Arc<Config>>,
+    pub(super) metrics: Metrics,
+    pub(super) flags: RegistryArgs,
+    pub(super) queue: Arc<Store>,
+    pub(super) announcer: Announcer,
 }
 
 impl Works {
-    pub(super) fn new(config: Config, metrics: Metrics, flags: RegistryArgs, queue: Store) -> Works {
-        Works { config: RwLock::new(Arc::new(config)), metrics, flags, queue }
-    }
-
-    pub(super) fn queue(&self) -> &Store {
-        &self.queue
-    }
-
     pub(super) fn config(&self) -> Arc<Config> {
         Arc::clone(&*self.config.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -51,23 +47,7 @@ impl Works {
         session::site(&self.config(), &self.flags, None::<&BuildArgs>, events, cancel)
     }
 
-    pub(super) fn run(&self, job: &ClaimedJob, context: &JobContext) -> JobResult {
-        let log = context.log.clone();
-        let events = Events::to(vec![
-            Arc::new(Lines::to(Detail::Log, move |line| log.line(line))),
-            Arc::new(Timings(self.metrics.clone())),
-        ]);
-        let result = self.run_pipeline(job, &events, &context.cancel);
-        match result {
-            Ok(outcome) => JobResult::Succeeded { outcome },
-            Err(failure) => {
-                events.note(failure.render().trim_end());
-                result_of(&failure)
-            }
-        }
-    }
-
-    fn run_pipeline(&self, job: &ClaimedJob, events: &Events, cancel: &Cancel) -> Result<String, Failure> {
+    fn run_pipeline(&self, job: &JobRecord, events: &Events, cancel: &Cancel) -> Result<String, Failure> {
         let document: DecisionDocument = serde_json::from_str(&job.document)
             .classify(Kind::BadInput, || "the job's document cannot be read")?;
         let site = self.site(events, cancel)?;
@@ -89,32 +69,27 @@ impl Works {
     }
 }
 
-/// Only environment failures are retried.
-fn result_of(failure: &Failure) -> JobResult {
-    let (code, error) = (failure.kind.code(), failure.one_line());
-    match failure.kind {
-        Kind::Environment => JobResult::Retry { code, error },
-        Kind::Interrupted | Kind::Terminated => JobResult::Interrupted,
-        Kind::Failed | Kind::Usage | Kind::NothingToBuild | Kind::BadInput | Kind::Refused => {
-            JobResult::Failed { code, error }
-        }
+impl Handler for Works {
+    fn run(&self, job: &JobRecord, context: &JobContext) -> Result<String, Failure> {
+        let log = Arc::clone(&context.log);
+        let events = Events::to(vec![
+            Arc::new(Lines::to(Detail::Log, move |line| log.line(line))),
+            Arc::new(self.metrics.clone()),
+        ]);
+        self.run_pipeline(job, &events, &context.cancel)
+            .inspect_err(|failure| events.note(failure.render().trim_end()))
     }
-}
 
-/// Records the duration of each phase in the metrics.
-struct Timings(Metrics);
+    fn post(&self, post: &Post, cancel: &Cancel) -> Result<(), PostError> {
+        posts::send(&self.queue, &self.config(), post, cancel)
+    }
 
-impl Consumer for Timings {
-    fn event(&self, event: &RunEvent<'_>) {
-        match *event {
-            RunEvent::Phase { phase, took } => self.0.phase(phase, took),
-            RunEvent::Run { .. }
-            | RunEvent::Planned { .. }
-            | RunEvent::Started { .. }
-            | RunEvent::Line { .. }
-            | RunEvent::Ended { .. }
-            | RunEvent::Warning(_)
-            | RunEvent::Note(_) => {}
+    fn observe(&self, event: QueueEvent<'_>) {
+        if let QueueEvent::Ended(_, ending, _) = event
+            && ending.wait.is_some()
+        {
+            self.metrics.retry();
         }
+        self.announcer.job(event);
     }
 }
