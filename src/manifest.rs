@@ -32,7 +32,8 @@ pub(crate) struct ImageSpec {
     /// `service_name`.
     pub name: ImageName,
     pub version: Option<Tag>,
-    pub kind: ImageKind,
+    /// Why docker does not build it; safe to print.
+    pub skipped: Option<String>,
     pub context: RelPath,
     /// From the root of the repository, not from the context as in images.json.
     pub dockerfile: RelPath,
@@ -42,15 +43,6 @@ pub(crate) struct ImageSpec {
     pub platform: Option<String>,
     /// `None` leaves them to the configuration; an empty list means no moving tag.
     pub tags: Option<Vec<Template>>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum ImageKind {
-    Docker,
-    Skipped {
-        /// Safe to print.
-        reason: String,
-    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -147,14 +139,11 @@ fn check(image: wire::Image) -> Result<ImageSpec, ManifestError> {
         return Err(wrong("platform", problem));
     }
     let tags = image.tags.map(|tags| check_tags(&tags, version.is_some())).transpose()?;
-    let kind = match image.kind.as_deref() {
-        Some(other) if !other.eq_ignore_ascii_case("Docker") => ImageKind::Skipped {
-            reason: format!("its type is `{}`; only `Docker` is built", shortened(other, 60)),
-        },
-        Some(_) | None => ImageKind::Docker,
-    };
+    let skipped = image.kind.filter(|kind| !kind.eq_ignore_ascii_case("Docker"));
+    let skipped =
+        skipped.map(|kind| format!("its type is `{}`; only `Docker` is built", shortened(&kind, 60)));
     let (target, platform) = (image.target, image.platform);
-    Ok(ImageSpec { name, version, kind, context, dockerfile, args, target, platform, tags })
+    Ok(ImageSpec { name, version, skipped, context, dockerfile, args, target, platform, tags })
 }
 
 fn check_arg(arg: &str, value: &str) -> Result<(), ManifestError> {
@@ -195,7 +184,7 @@ impl ImageSpec {
         Ok(ImageSpec {
             name,
             version: None,
-            kind: ImageKind::Docker,
+            skipped: None,
             context: RelPath::root(),
             dockerfile: RelPath::at_root("Dockerfile"),
             args: BTreeMap::new(),

@@ -176,7 +176,6 @@ impl Digest {
 }
 
 impl RepoName {
-    /// The last part of the name.
     pub fn last(&self) -> &str {
         self.0.rsplit('/').next().unwrap_or(&self.0)
     }
@@ -214,7 +213,6 @@ impl RegistryAddress {
         &self.host
     }
 
-    /// The prefix of every image name.
     pub fn namespace(&self) -> Option<&ImageName> {
         self.namespace.as_ref()
     }
@@ -317,7 +315,6 @@ impl ImageRepository {
         self.registry.as_deref()
     }
 
-    /// The path in the registry's URLs.
     pub fn path(&self) -> &ImageName {
         &self.path
     }

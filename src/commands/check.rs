@@ -15,7 +15,7 @@ use crate::git;
 use crate::json::{line_and_column, offset_of};
 use crate::manifest::dockerfile::DockerfileStages;
 use crate::manifest::template::TemplateValues;
-use crate::manifest::{self, ImageKind, ImageSpec, ManifestError, Template};
+use crate::manifest::{self, ImageSpec, ManifestError, Template};
 use crate::model::ImageRepository;
 use crate::plan::{self, LocalNames};
 use crate::suggest;
@@ -193,7 +193,7 @@ impl Tree {
             problems.push(Problem::new(&file, place, path, problem, hint));
         };
         let mut stages = BTreeMap::new();
-        for (index, spec) in specs.iter().filter(|(_, spec)| spec.kind == ImageKind::Docker) {
+        for (index, spec) in specs.iter().filter(|(_, spec)| spec.skipped.is_none()) {
             if let Err(problem) = tags(spec, config) {
                 report(*index, "tags", problem, None);
             }

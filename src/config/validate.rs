@@ -272,7 +272,6 @@ fn forge_of<'f>(named: Option<&str>, forges: &'f [ForgeConfig]) -> Result<&'f Fo
     }
 }
 
-/// Whether it can name a build secret.
 pub(crate) fn is_secret_id(id: &str) -> Result<(), String> {
     let valid =
         !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));

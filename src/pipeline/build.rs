@@ -31,11 +31,8 @@ use super::{Origin, Outcome, REGISTRY_THREADS, Site, checkout, now, seconds};
 pub(crate) struct BuildOptions {
     /// Build only these images; empty means all.
     pub images: Vec<ImageName>,
-    /// Build unchanged images too.
     pub force: bool,
-    /// Pull newer base images.
     pub pull: bool,
-    /// Do not use the build cache.
     pub no_cache: bool,
     /// Plan only.
     pub dry_run: bool,
@@ -47,8 +44,6 @@ pub(crate) struct BuildOptions {
     pub only_own_paths: bool,
 }
 
-pub(crate) type Built = Outcome<BuiltDocument>;
-
 /// Called for every image that is ready to push, from the thread that found or built it. `true` means fresh: the engine
 /// just had a built image under its name, or the registry had nothing under an unchanged image's immutable tag.
 pub(super) type OnReady<'a> = &'a (dyn Fn(&Image, bool) + Sync);
@@ -59,7 +54,7 @@ pub(crate) fn build(
     payload_sha256: Option<&str>,
     options: &BuildOptions,
     on_ready: OnReady<'_>,
-) -> Result<Built, Failure> {
+) -> Result<Outcome<BuiltDocument>, Failure> {
     let started = now();
     let begun = Instant::now();
     let origin = Origin::of(site, change)?;
@@ -299,7 +294,6 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// The planned document entry of the image.
     fn planned(&self, i: usize) -> Image {
         match &self.actions[i] {
             Some(Action::Build { why }) => {

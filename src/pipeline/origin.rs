@@ -16,25 +16,19 @@ use crate::redact;
 use super::Site;
 use super::compare::Asked;
 
-/// The default forge.
 pub(super) const GITHUB: &str = "https://github.com";
 
 /// The clone source of a change and the names of its images.
 #[derive(Debug, Clone)]
 pub(crate) struct Origin {
-    /// The remote to clone from.
     pub remote: Remote,
-    /// The `source` label of its images.
     pub source: String,
     /// Earlier values of the `source` label.
     former: Vec<String>,
-    /// The prefix of its image names.
     pub namespace: Option<ImageName>,
     /// Prefixes of image names that the configuration reserves for other repositories.
     reserved: Vec<ImageName>,
-    /// Whether submodules are checked out.
     pub submodules: bool,
-    /// Build secrets: id → file.
     pub(super) secrets: BTreeMap<String, PathBuf>,
 }
 
@@ -45,7 +39,6 @@ pub(crate) struct ByHand {
     pub repository: String,
     /// A commit id, full or abbreviated.
     pub commit: Option<String>,
-    /// A branch.
     pub branch: Option<BranchName>,
 }
 
@@ -170,7 +163,6 @@ impl Origin {
         ))
     }
 
-    /// Rejects image paths that belong to another repository.
     pub(super) fn check_owner(&self, asked: &[Asked<'_>], holdings: &[Holdings]) -> Result<(), Failure> {
         for (asked, holdings) in asked.iter().zip(holdings) {
             if let Some(source) = holdings.owned_by_another(|source| self.is_source(source)) {

@@ -7,13 +7,12 @@ use crate::error::{Failure, Kind};
 use crate::git::{ContextFiles, Found, Mirror};
 use crate::manifest::dockerfile::DockerfileStages;
 use crate::manifest::template::TemplateValues;
-use crate::manifest::{self, ImageKind, ImageSpec, Template};
+use crate::manifest::{self, ImageSpec, Template};
 use crate::model::{Change, CommitSha, Digest, ImageRepository, RepoName, Tag};
 use crate::plan::{self, LocalNames};
 
 use super::{Origin, Site};
 
-/// The images of a commit.
 pub(super) struct Survey {
     pub(super) images: Vec<Surveyed>,
     /// The images that docker does not build, each with its place in images.json.
@@ -22,7 +21,6 @@ pub(super) struct Survey {
 
 /// An image that docker builds.
 pub(super) struct Surveyed {
-    /// Its place in images.json.
     pub(super) place: usize,
     pub(super) spec: ImageSpec,
     pub(super) repository: ImageRepository,
@@ -72,12 +70,12 @@ pub(super) fn survey(
 ) -> Result<Survey, Failure> {
     let (mut docker, mut skipped) = (Vec::new(), Vec::new());
     for (place, spec) in specs(mirror, &change.commit, &change.repository)?.into_iter().enumerate() {
-        let ImageKind::Skipped { reason } = spec.kind else {
+        if spec.skipped.is_none() {
             docker.push((place, spec));
-            continue;
-        };
-        let (name, status, reason) = (spec.name.to_string(), ImageStatus::Skipped, Some(reason));
-        skipped.push((place, Image { name, status, reason, ..Image::default() }));
+        } else {
+            let (name, reason) = (spec.name.to_string(), spec.skipped);
+            skipped.push((place, Image { name, status: ImageStatus::Skipped, reason, ..Image::default() }));
+        }
     }
     let paths: Vec<(&str, &str)> =
         docker.iter().map(|(_, spec)| (spec.context.as_str(), spec.dockerfile.as_str())).collect();
