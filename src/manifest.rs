@@ -12,6 +12,8 @@ mod wire;
 use std::collections::BTreeMap;
 use std::fmt;
 
+use regex_lite::Regex;
+
 use crate::escape::{escaped, shortened};
 use crate::json;
 use crate::model::{ImageName, RepoName, Tag};
@@ -130,10 +132,10 @@ fn check(image: wire::Image) -> Result<ImageSpec, ManifestError> {
     for (arg, value) in &args {
         check_arg(arg, value)?;
     }
-    if let Some(target) = image.target.as_ref().filter(|target| !is_target(target)) {
+    if let Some(target) = image.target.as_ref().filter(|target| !is_match(TARGET, target)) {
         return Err(wrong("target", format!("`{}` is not a valid stage name", shortened(target, 60))));
     }
-    if let Some(platform) = image.platform.as_ref().filter(|platform| !is_platform(platform)) {
+    if let Some(platform) = image.platform.as_ref().filter(|platform| !is_match(PLATFORM, platform)) {
         let platform = shortened(platform, 60);
         let problem = format!("`{platform}` is not one platform like `linux/arm64` or `linux/arm/v7`");
         return Err(wrong("platform", problem));
@@ -147,7 +149,7 @@ fn check(image: wire::Image) -> Result<ImageSpec, ManifestError> {
 }
 
 fn check_arg(arg: &str, value: &str) -> Result<(), ManifestError> {
-    let problem = if !is_arg_name(arg) {
+    let problem = if !is_match("^[A-Za-z_][A-Za-z0-9_]*$", arg) {
         "is not an argument name: letters, digits and `_`, not starting with a digit".to_owned()
     } else if let Some(why) = secrets::looks_secret(arg, value) {
         format!(
@@ -195,27 +197,14 @@ impl ImageSpec {
     }
 }
 
-fn is_arg_name(name: &str) -> bool {
-    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-}
+/// By BuildKit.
+const TARGET: &str = "^[A-Za-z][A-Za-z0-9_.-]{0,127}$";
 
-/// BuildKit's `^[a-z][a-z0-9-_.]*$`, ignoring case.
-fn is_target(target: &str) -> bool {
-    target.len() <= 128
-        && target.starts_with(|c: char| c.is_ascii_alphabetic())
-        && target.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
-}
+/// `os/arch` or `os/arch/variant` (containerd's platforms package).
+const PLATFORM: &str = "^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*){1,2}$";
 
-/// `os/arch` or `os/arch/variant`, each `[A-Za-z0-9_.-]+` (containerd's platforms package).
-fn is_platform(platform: &str) -> bool {
-    let parts: Vec<&str> = platform.split('/').collect();
-    matches!(parts.len(), 2 | 3)
-        && platform.len() <= 64
-        && parts.iter().all(|part| {
-            part.starts_with(|c: char| c.is_ascii_alphanumeric())
-                && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
-        })
+fn is_match(pattern: &str, text: &str) -> bool {
+    Regex::new(pattern).is_ok_and(|pattern| pattern.is_match(text))
 }
 
 fn from_serde(error: &serde_path_to_error::Error<serde_json::Error>) -> ManifestError {

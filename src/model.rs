@@ -170,6 +170,11 @@ impl CommitSha {
 }
 
 impl Digest {
+    /// The digits.
+    pub fn hex(&self) -> &str {
+        &self.0["sha256:".len()..]
+    }
+
     pub fn from_sha256(sum: [u8; 32]) -> Digest {
         Digest(format!("sha256:{}", hex::encode(sum)))
     }

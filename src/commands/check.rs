@@ -218,8 +218,8 @@ impl Tree {
             .map_err(|error| ("dockerfile", format!("is `{}`: {error}", spec.dockerfile.as_str()), None))?;
         match &spec.target {
             Some(target) if !stages.has_target(target) => {
-                let names = stages.names().iter().flatten().map(String::as_str);
-                let hint = suggest::nearest(target, names).map(|name| format!("did you mean `{name}`?"));
+                let hint =
+                    suggest::nearest(target, stages.names()).map(|name| format!("did you mean `{name}`?"));
                 Err(("target", format!("is `{target}`, which is not a stage of the Dockerfile"), hint))
             }
             Some(_) | None => Ok(stages),

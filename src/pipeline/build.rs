@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::cancel::Stop;
 use crate::docker::Builder;
 use crate::documents::{BuiltDocument, Image, ImageStatus, SCHEMA, Seconds};
-use crate::error::{Classify as _, Failure, Kind};
+use crate::error::{Failure, Kind};
 use crate::escape::shortened;
 use crate::events::{Phase, RunEvent, Step};
 use crate::git::Mirror;
@@ -64,7 +64,6 @@ pub(crate) fn build(
     let step = site.events.begin(Step::Checkout { commit: change.commit.short().to_owned() });
     step.line(&format!("fetching {}", origin.remote.as_git_url()));
     let mirror = checkout::fetch(site, &origin, change, &options.patience)?;
-    site.events.emit(&RunEvent::Run { repository: &change.repository, commit: &change.commit });
     thread::scope(|scope| {
         // This starts a process, so it overlaps with reading the commit's files.
         let builder = scope.spawn(|| site.docker.find_builder(&site.cancel));
@@ -80,8 +79,7 @@ pub(crate) fn build(
         let begun = Instant::now();
         let actions = plan(site, &origin, change, info.first_parent, &surveyed, &chosen, options)?;
         let temporary = std::env::temp_dir();
-        let scratch = Scratch::new(&temporary)
-            .classify(Kind::Environment, || format!("cannot make a directory in {}", temporary.display()))?;
+        let scratch = Scratch::new(&temporary)?;
         scope.spawn(move || remove_abandoned(&temporary));
         let mut work = Work {
             site,

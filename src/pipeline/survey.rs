@@ -140,7 +140,7 @@ fn check_target(target: &str, stages: &Result<DockerfileStages, String>) -> Resu
     if stages.has_target(target) {
         return Ok(());
     }
-    let names: Vec<&str> = stages.names().iter().flatten().map(String::as_str).collect();
+    let names = stages.names();
     let known =
         if names.is_empty() { "it names none".to_owned() } else { format!("it has {}", names.join(", ")) };
     Err(format!("the target `{target}` is not a stage of its Dockerfile; {known}"))

@@ -64,10 +64,7 @@ pub(super) fn listings(
     repository: &RepoName,
 ) -> Result<Vec<Rc<Listing>>, Failure> {
     let files = mirror.look_across(commits, manifest::FILE_NAME)?;
-    let blob = |found: &Found| match found {
-        Found::Blob(object) => Some(object.id.clone()),
-        Found::Tree(_) | Found::Submodule | Found::Missing | Found::Outside(_) | Found::Dangling => None,
-    };
+    let blob = |found: &Found| if let Found::Blob(object) = found { Some(object.id.clone()) } else { None };
     let ids: Vec<String> = files.iter().filter_map(blob).collect::<BTreeSet<_>>().into_iter().collect();
     let contents = read_blobs(mirror, &ids)?;
     let parsed: BTreeMap<&String, Rc<Listing>> =
