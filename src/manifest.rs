@@ -20,7 +20,7 @@ use crate::model::{ImageName, RepoName, Tag};
 use crate::suggest::{self, Wrong};
 
 pub(crate) use path::RelPath;
-pub(crate) use template::Template;
+pub(crate) use template::{Template, TemplateValues};
 #[cfg(test)]
 pub(crate) use wire::File;
 
@@ -175,6 +175,19 @@ fn check_tags(tags: &[String], has_version: bool) -> Result<Vec<Template>, Manif
 }
 
 impl ImageSpec {
+    /// By the given templates, else its own, else the configured ones, else `{version}` or `{branch}`.
+    pub(crate) fn moving_tags(
+        &self,
+        given: Option<&[Template]>,
+        configured: Option<&[Template]>,
+        values: &TemplateValues<'_>,
+    ) -> Result<Vec<Tag>, String> {
+        match given.or(self.tags.as_deref()).or(configured) {
+            Some(templates) => Template::expand_all(templates, values),
+            None => Template::expand_all(&Template::default_list(self.version.is_some()), values),
+        }
+    }
+
     /// The image of a repository that has a Dockerfile at its root and no images.json: named after the repository, in
     /// lower case. An error when that is not a valid image name.
     pub(crate) fn root_dockerfile(repository: &RepoName) -> Result<ImageSpec, ManifestError> {

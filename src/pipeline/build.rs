@@ -55,8 +55,7 @@ pub(crate) fn build(
     options: &BuildOptions,
     on_ready: OnReady<'_>,
 ) -> Result<Outcome<BuiltDocument>, Failure> {
-    let started = now();
-    let begun = Instant::now();
+    let (started, begun) = (now(), Instant::now());
     let origin = Origin::of(site, change)?;
     if !options.dry_run {
         origin.check_secrets(&change.repository)?;
@@ -131,19 +130,12 @@ fn choose(surveyed: &mut Survey, asked: &[ImageName]) -> Result<BTreeSet<usize>,
         if let Some(i) = images.iter().position(|image| image.spec.name == *name) {
             open.push(i);
         } else if skipped.iter().all(|(_, image)| image.name != name.as_str()) {
-            let mut known: Vec<(usize, &str)> =
-                skipped.iter().map(|(place, image)| (*place, image.name.as_str())).collect();
-            known.extend(images.iter().map(|image| (image.place, image.spec.name.as_str())));
-            known.sort_unstable();
-            let known: Vec<&str> = known.into_iter().map(|(_, name)| name).collect();
-            let failure = Failure::usage(format!(
-                "the commit lists no image `{name}`; it lists {}",
-                shortened(&known.join(", "), 300)
-            ));
-            return Err(match suggest::nearest(name.as_str(), known) {
-                Some(nearest) => failure.hint(format!("did you mean `{nearest}`?")),
-                None => failure,
-            });
+            let mut known: Vec<&str> = images.iter().map(|image| image.spec.name.as_str()).collect();
+            known.extend(skipped.iter().map(|(_, image)| image.name.as_str()));
+            let listed = shortened(&known.join(", "), 300);
+            let failure = Failure::usage(format!("the commit lists no image `{name}`; it lists {listed}"));
+            let hint = suggest::nearest(name.as_str(), known).map(|name| format!("did you mean `{name}`?"));
+            return Err(Failure { hint, ..failure });
         }
     }
     skipped.retain(|(_, image)| asked.iter().any(|name| name.as_str() == image.name));

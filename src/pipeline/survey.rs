@@ -6,8 +6,7 @@ use crate::documents::{Image, ImageStatus};
 use crate::error::{Failure, Kind};
 use crate::git::{ContextFiles, Found, Mirror};
 use crate::manifest::dockerfile::DockerfileStages;
-use crate::manifest::template::TemplateValues;
-use crate::manifest::{self, ImageSpec, Template};
+use crate::manifest::{self, ImageSpec, TemplateValues};
 use crate::model::{Change, CommitSha, Digest, ImageRepository, RepoName, Tag};
 use crate::plan::{self, LocalNames};
 
@@ -111,28 +110,19 @@ pub(super) fn survey(
     Ok(Survey { images, skipped })
 }
 
-/// The moving tags: from the command line, else the image, else the configuration, else the default. Empty without a
-/// branch, because then there is no proof of merge.
+/// Empty without a branch, because then there is no proof of merge.
 fn tags_of(site: &Site, change: &Change, spec: &ImageSpec) -> Result<Vec<Tag>, Failure> {
     if change.branch.is_none() {
         return Ok(Vec::new());
     }
-    let default;
-    let templates: &[Template] = match (&site.tags, &spec.tags, &site.default_tags) {
-        (Some(tags), _, _) | (None, Some(tags), _) | (None, None, Some(tags)) => tags,
-        (None, None, None) => {
-            default = Template::default_list(spec.version.is_some());
-            &default
-        }
-    };
     let values = TemplateValues {
         version: spec.version.as_ref(),
         branch: change.branch.as_ref(),
         commit: &change.commit,
         number: change.pull_request.as_ref().map(|pr| pr.number),
     };
-    Template::expand_all(templates, &values)
-        .map_err(|error| Failure::bad_input(error).context(format!("the tags of the image `{}`", spec.name)))
+    let tags = spec.moving_tags(site.tags.as_deref(), site.default_tags.as_deref(), &values);
+    tags.map_err(|error| Failure::bad_input(error).context(format!("the tags of the image `{}`", spec.name)))
 }
 
 fn check_target(target: &str, stages: &Result<DockerfileStages, String>) -> Result<(), String> {
