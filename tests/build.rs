@@ -1,4 +1,4 @@
-//! `swanci build`: which commit, which images, which labels, and what is refused before anything is built.
+//! `swanci build`: the commit, the images, the labels, and what is refused before anything is built.
 
 #![allow(clippy::disallowed_methods, reason = "tests may spawn")]
 
@@ -18,7 +18,7 @@ fn labels(name: &str) -> Value {
 }
 
 #[test]
-fn a_merge_is_built_with_exactly_the_labels_of_the_contract() {
+fn a_merge_is_built_with_exactly_the_documented_labels() {
     let scene = Scene::new();
     scene.repository.image("httpd", "one").image("web", "two");
     scene.repository.images(&[
@@ -53,7 +53,7 @@ fn a_merge_is_built_with_exactly_the_labels_of_the_contract() {
             "io.swanci.pull-request": "7",
         })
     );
-    // No version: the branch names the moving tag.
+    // Without a version, the moving tag is the branch.
     assert_eq!(image(&document, "web")["tags"], json!(["main"]));
     let skipped = image(&document, "box");
     assert_eq!(skipped["status"], "skipped");
@@ -62,7 +62,7 @@ fn a_merge_is_built_with_exactly_the_labels_of_the_contract() {
     assert!(scene.swanci.tmp_is_empty(), "temporary files are left");
     let again = scene.push(&built, &[]).ended(0).json();
     assert_eq!(scene.digest("httpd", "1.0").as_deref(), image(&again, "httpd")["digest"].as_str());
-    // A plain manifest: no surprise index.
+    // A plain manifest, not an index.
     let manifest = scene
         .registry
         .client()
@@ -87,7 +87,7 @@ fn a_repository_with_only_a_dockerfile_is_one_image_with_its_name() {
 }
 
 #[test]
-fn the_ids_are_the_engines_and_a_lost_image_is_not_pushed() {
+fn image_ids_match_the_engine_and_a_missing_image_is_not_pushed() {
     let scene = Scene::new();
     scene.repository.image("a", "1").image("b", "1");
     scene.repository.images(&["a", "b"].map(|n| json!({"service_name": n, "version": "1"})));
@@ -103,7 +103,7 @@ fn the_ids_are_the_engines_and_a_lost_image_is_not_pushed() {
 }
 
 #[test]
-fn by_hand_a_branch_gets_its_tags_and_a_commit_alone_only_its_immutable_one() {
+fn a_build_of_a_branch_gets_its_tags_and_one_of_a_commit_only_the_immutable_tag() {
     let swanci = Swanci::new();
     engine::needed();
     let repository = Repository::new();
@@ -128,14 +128,14 @@ fn by_hand_a_branch_gets_its_tags_and_a_commit_alone_only_its_immutable_one() {
     assert_eq!(engine::file_of(&format!("{name}:sha-{first}"), "/file").unwrap(), b"one");
     assert!(labels(&format!("{name}:sha-{first}")).get("io.swanci.pull-request").is_none());
 
-    // Joined, the commit has to be on the branch.
+    // With both, the commit must be on the branch.
     let both = ["build", "--repo", &url, "--branch", "main", "--commit", &first];
     assert_eq!(image(&swanci.run(&both).ended(0).json(), &name)["tags"], json!(["2.0"]));
     let orphan = repository.orphan();
     swanci.run(&["build", "--repo", &url, "--branch", "main", "--commit", &orphan]).ended(5);
-    // Alone it proves nothing, and is built all the same.
+    // Without a branch it is built without a proof of merge.
     swanci.run(&["build", "--repo", &url, "--commit", &orphan]).ended(0);
-    // A relative path is taken from where the person stands.
+    // A relative path is relative to the current folder.
     std::fs::create_dir(swanci.work().join("x")).unwrap();
     std::os::unix::fs::symlink(repository.path(), swanci.work().join("x/repo")).unwrap();
     swanci.run(&["build", "--repo", "x/repo", "--branch", "main"]).ended(0);
@@ -164,7 +164,7 @@ fn merge_squash_and_rebase_are_all_built() {
         assert_eq!(image(&document, "a")["status"], "built", "{how}");
         let name = scene.image_name("a", &format!("sha-{landed}"));
         assert_eq!(engine::file_of(&name, "/file").unwrap(), how.as_bytes());
-        // The head of the pull request is on the branch after a merge, and only then.
+        // The head of the pull request is on the branch only after a merge commit.
         let head = repository.git(&["rev-parse", &topic]);
         let code = if how == "merge" { 0 } else { 5 };
         scene.build(&head, &["--dry-run"]).ended(code);
@@ -172,7 +172,7 @@ fn merge_squash_and_rebase_are_all_built() {
 }
 
 #[test]
-fn one_image_fails_and_the_others_are_built_all_the_same() {
+fn a_failed_image_does_not_stop_the_others() {
     let scene = Scene::new();
     scene.repository.image("good", "1").image("last", "3");
     scene.repository.write("bad/Dockerfile", "FROM scratch\nCOPY missing /x\n");
@@ -184,7 +184,7 @@ fn one_image_fails_and_the_others_are_built_all_the_same() {
         document["images"].as_array().unwrap().iter().map(|i| i["status"].as_str().unwrap()).collect();
     assert_eq!(status, ["built", "failed", "built"]);
     assert!(image(&document, "bad")["error"].as_str().unwrap().contains("missing"), "{document}");
-    // Half a merge is not pushed at all.
+    // An incomplete merge is not pushed.
     scene.push(&built, &[]).ended(1);
     let run = scene.run(&commit, &[]).ended(1);
     assert_eq!(image(&run.json(), "bad")["status"], "failed");
@@ -206,12 +206,12 @@ fn args_target_and_platform_reach_the_builder() {
     let name = scene.image_name("a", &format!("sha-{commit}"));
     assert_eq!(labels(&name)["who"], "me and you");
     assert_eq!(engine::file_of(&name, "/one").unwrap(), b"1");
-    assert_eq!(engine::file_of(&name, "/two"), None, "the target was not taken");
+    assert_eq!(engine::file_of(&name, "/two"), None, "the target was ignored");
     assert_eq!(inspect(&name)["Architecture"], "amd64");
 }
 
 #[test]
-fn only_the_images_that_are_asked_for_are_built_and_a_dry_run_builds_none() {
+fn only_requested_images_are_built_and_a_dry_run_builds_none() {
     let scene = Scene::new();
     scene.repository.image("a", "1").image("b", "2");
     scene.repository.images(&["a", "b"].map(|n| json!({"service_name": n, "version": "1"})));
@@ -228,7 +228,7 @@ fn only_the_images_that_are_asked_for_are_built_and_a_dry_run_builds_none() {
 }
 
 #[test]
-fn tag_templates_know_the_words_of_the_contract() {
+fn tag_templates_support_the_documented_words() {
     let scene = Scene::new();
     scene.repository.image("a", "1").image("b", "2");
     scene.repository.images(&[
@@ -245,7 +245,7 @@ fn tag_templates_know_the_words_of_the_contract() {
     let short = Repository::short(&commit);
     assert_eq!(image(&document, "a")["tags"], json!(["1.2", short, "pr-7", "latest", "release-1.x"]));
     assert_eq!(image(&document, "b")["tags"], json!(["release-1.x"]));
-    // The command line's come first.
+    // Those of the command line have precedence.
     let args = ["build", "-", "--dry-run", "--tag", "x-{number}", "--tag", "{commit}"];
     let document = scene.swanci.pipe(&args, change).ended(0).json();
     assert_eq!(image(&document, "a")["tags"], json!(["x-7", commit]));
@@ -253,7 +253,7 @@ fn tag_templates_know_the_words_of_the_contract() {
 }
 
 #[test]
-fn force_and_no_cache_build_anew_and_pull_asks_for_the_base() {
+fn force_and_no_cache_rebuild_and_pull_fetches_the_base() {
     let scene = Scene::new();
     scene.repository.write(
         "a/Dockerfile",
@@ -280,7 +280,7 @@ fn force_and_no_cache_build_anew_and_pull_asks_for_the_base() {
     assert_eq!(id(&[]).0, "unchanged");
     assert_eq!(id(&["--force"]).0, "built");
 
-    // A base that no registry has: --pull says so, and without it the local one is used.
+    // A base that is in no registry: an error with --pull; without it, the local image is used.
     let base = unique("base");
     let _cleanup = Cleanup::new(&base);
     docker_text(&["tag", &scene.image_name("a", &format!("sha-{commit}")), &format!("{base}:1")]);
@@ -293,7 +293,7 @@ fn force_and_no_cache_build_anew_and_pull_asks_for_the_base() {
 }
 
 #[test]
-fn a_build_that_takes_too_long_is_ended_in_the_engine_too() {
+fn a_build_over_its_time_limit_is_also_stopped_in_the_engine() {
     let scene = Scene::new();
     let mark = unique("sleeps");
     scene.repository.write(
@@ -322,7 +322,7 @@ fn a_build_that_takes_too_long_is_ended_in_the_engine_too() {
 }
 
 #[test]
-fn a_dockerignore_in_the_image_is_the_commits_own_and_its_steps_are_cached() {
+fn the_image_contains_the_commits_own_dockerignore_and_its_steps_are_cached() {
     let scene = Scene::new();
     scene.repository.write("a/Dockerfile", "FROM scratch\nCOPY . /\n");
     scene.repository.write("a/.dockerignore", "left-out\n").write("a/left-out", "x").write("a/file", "y");
@@ -342,16 +342,16 @@ fn a_dockerignore_in_the_image_is_the_commits_own_and_its_steps_are_cached() {
 }
 
 #[test]
-fn several_images_are_built_at_once_and_never_more_than_asked_for() {
+fn images_are_built_in_parallel_up_to_the_limit() {
     let scene = Scene::new();
-    // Each step waits until the other has begun: only two at once come to an end. Four are never seen at once.
+    // Each step waits until the other has begun, so they end only if two run in parallel. Four never run in parallel.
     let names = ["a", "b", "c", "d"];
     for name in names {
         scene.repository.image(name, name);
     }
     scene.repository.images(&names.map(|n| json!({"service_name": n, "version": "1"})));
     let commit = scene.repository.commit("first");
-    // A docker client that counts how many builds are under way.
+    // A docker client that counts the running builds.
     let mut scene = scene;
     let count = scene.swanci.work().join("count");
     std::fs::create_dir(&count).unwrap();
@@ -371,11 +371,11 @@ fn several_images_are_built_at_once_and_never_more_than_asked_for() {
 }
 
 #[test]
-fn a_local_base_is_built_first_and_its_change_rebuilds_what_stands_on_it() {
+fn a_local_base_is_built_first_and_its_change_rebuilds_the_images_that_use_it() {
     let scene = Scene::new();
     let base = unique("base");
     let _cleanup = Cleanup::new(&base);
-    // Listed after what stands on it; named by its short and by its full name.
+    // Listed after the images that use it; referred to by its short and by its full name.
     let full = format!("{}/{base}:1", scene.registry.host());
     scene.repository.write("top/Dockerfile", format!("FROM {base}:1\nCOPY top /top\n")).write("top/top", "t");
     scene.repository.write("full/Dockerfile", format!("FROM {full}\nCOPY f /f\n")).write("full/f", "f");
@@ -398,7 +398,7 @@ fn a_local_base_is_built_first_and_its_change_rebuilds_what_stands_on_it() {
     assert_eq!(engine::file_of(&of(&second, "top"), "/file").unwrap(), b"two");
     scene.run(&second, &[]).ended(0);
 
-    // Only the top changes: its base comes from the registry, even when the engine has lost it.
+    // Only the top changes: its base comes from the registry, although the engine lost it.
     docker_text(&["image", "rm", "--force", &of(&second, &base), &of(&first, &base)]);
     scene.repository.write("top/top", "changed");
     let third = scene.repository.commit("the top changes");
@@ -410,7 +410,7 @@ fn a_local_base_is_built_first_and_its_change_rebuilds_what_stands_on_it() {
 }
 
 #[test]
-fn an_image_whose_base_failed_is_not_tried_and_a_circle_is_refused() {
+fn an_image_whose_base_failed_is_not_tried_and_a_cycle_is_refused() {
     let scene = Scene::new();
     let (base, top) = (unique("base"), unique("top"));
     scene.repository.write(&format!("{base}/Dockerfile"), "FROM scratch\nCOPY missing /x\n");
@@ -426,12 +426,12 @@ fn an_image_whose_base_failed_is_not_tried_and_a_circle_is_refused() {
 }
 
 #[test]
-fn a_from_with_the_images_own_name_is_somebody_elses_image() {
+fn a_from_with_the_images_own_name_is_the_external_image() {
     let scene = Scene::new();
     let name = unique("httpd");
     let mut cleanup = Cleanup::new(&format!("{name}:"));
     cleanup.also(&name);
-    // The other people's image of that name, with the same tag.
+    // An external image with the same name and tag.
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(
         dir.path().join("Dockerfile"),
@@ -445,5 +445,5 @@ fn a_from_with_the_images_own_name_is_somebody_elses_image() {
     let commit = scene.repository.commit("first");
     scene.build(&commit, &[]).ended(0);
     assert_eq!(labels(&scene.image_name(&name, &format!("sha-{commit}")))["theirs"], "yes");
-    assert!(engine::has(&format!("{name}:1")), "somebody else's image is gone");
+    assert!(engine::has(&format!("{name}:1")), "the external image is gone");
 }

@@ -1,5 +1,5 @@
-//! The pages that people read, compared with the program: links lead somewhere, the reference names everything that can be
-//! typed or set, and no page names what does not exist.
+//! Compares the documentation with the program: links have a target, the reference names every command, option and setting,
+//! and no page names one that does not exist.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -69,14 +69,14 @@ fn matches(pattern: &str, text: &str) -> BTreeSet<String> {
     Regex::new(pattern).unwrap().captures_iter(text).map(|found| found[1].to_owned()).collect()
 }
 
-/// The anchor that GitHub gives a heading.
+/// GitHub's anchor of a heading.
 fn anchor(heading: &str) -> String {
     let kept = heading.to_lowercase().replace(' ', "-");
     kept.chars().filter(|c| c.is_alphanumeric() || matches!(c, '-' | '_')).collect()
 }
 
 #[test]
-fn every_link_of_the_pages_leads_somewhere() {
+fn every_link_in_the_pages_has_a_target() {
     let link = Regex::new(r"\]\(([^)\s]+)\)").unwrap();
     let mut followed = 0;
     for page in pages() {
@@ -87,7 +87,7 @@ fn every_link_of_the_pages_leads_somewhere() {
                 continue;
             }
             let target = if path.is_empty() { page.clone() } else { page.parent().unwrap().join(path) };
-            assert!(target.exists(), "{}: {} is not there", page.display(), &found[1]);
+            assert!(target.exists(), "{}: {} does not exist", page.display(), &found[1]);
             if !fragment.is_empty() {
                 let anchors: BTreeSet<String> =
                     matches(r"(?m)^#+ (.*)$", &read(&target)).iter().map(|h| anchor(h)).collect();
@@ -105,7 +105,7 @@ fn the_readme_is_short() {
     assert!(lines < 200, "README.md has {lines} lines");
 }
 
-/// The long options of a command and its subcommands, without those of every command.
+/// The long options of a command and its subcommands, without the global ones.
 fn options(command: &Command) -> BTreeSet<String> {
     let global = global_options();
     let own = command.get_arguments().filter_map(|arg| arg.get_long()).map(str::to_owned);
@@ -200,17 +200,17 @@ fn first_two_cells(section: &str) -> BTreeMap<String, String> {
     row.captures_iter(section).map(|found| (found[1].to_owned(), found[2].to_owned())).collect()
 }
 
-/// The variables of swanci's own configuration.
+/// The environment variables of swanci's configuration.
 fn variables() -> BTreeSet<String> {
     let source = read("src/config/environment.rs");
     let list = source.split_once("const VARIABLES").unwrap().1.split_once("];").unwrap().0;
     let known = matches(r#""(SWANCI_[A-Z_]+)""#, list);
-    assert!(known.len() > 15, "the list in the source has another form: {known:?}");
+    assert!(known.len() > 15, "the list in the source has an unexpected form: {known:?}");
     known
 }
 
 #[test]
-fn the_reference_names_every_variable_and_the_pages_no_others() {
+fn the_reference_names_every_variable_and_the_pages_name_no_others() {
     let known = variables();
     assert_eq!(
         matches(r"(SWANCI_[A-Z_]*[A-Z])", section(&read("docs/reference.md"), "## Configuration")),
@@ -228,7 +228,7 @@ fn the_reference_names_every_variable_and_the_pages_no_others() {
     }
 }
 
-/// The command lines of a page that begin with `swanci`: what follows, in words. Only code is looked at.
+/// The words after `swanci` in each command line of a page. Only code is searched.
 fn invocations(page: &str) -> Vec<Vec<&str>> {
     let mut code: Vec<&str> = Vec::new();
     let mut fenced = false;
@@ -254,7 +254,7 @@ fn invocations(page: &str) -> Vec<Vec<&str>> {
 }
 
 #[test]
-fn every_command_line_of_the_pages_is_one_that_swanci_takes() {
+fn every_command_line_in_the_pages_is_valid() {
     let command_line = swanci::command_line();
     let global = global_options();
     let mut checked = 0;
@@ -263,7 +263,7 @@ fn every_command_line_of_the_pages_is_one_that_swanci_takes() {
         for words in invocations(&text) {
             let shown = format!("{}: swanci {}", page.display(), words.join(" "));
             let mut rest = words.iter().copied();
-            // Options of every command may come first, some with a value.
+            // Global options may come first, some with a value.
             let name = loop {
                 match rest.next() {
                     Some("--config" | "--state-dir" | "--color") => _ = rest.next(),
@@ -292,7 +292,7 @@ fn every_command_line_of_the_pages_is_one_that_swanci_takes() {
 }
 
 #[test]
-fn the_documents_that_the_reference_shows_fit_their_schemas() {
+fn the_example_documents_match_their_schemas() {
     let page = read("docs/reference.md");
     let fits = |name: &str, example: &str| {
         let schema = serde_json::from_str(&read(format!("docs/schemas/{name}.schema.json"))).unwrap();
@@ -312,7 +312,7 @@ fn the_documents_that_the_reference_shows_fit_their_schemas() {
 }
 
 #[test]
-fn the_messages_that_troubleshooting_explains_are_those_of_the_program() {
+fn the_troubleshooting_messages_exist_in_the_program() {
     let mut source = String::new();
     for file in files("src", &|path| path.extension().is_some_and(|extension| extension == "rs")) {
         source.push_str(&read(file));
@@ -324,7 +324,7 @@ fn the_messages_that_troubleshooting_explains_are_those_of_the_program() {
         for part in message.split('`').next().unwrap().split('…').map(str::trim) {
             if part.len() > 5 {
                 let part = part.split(" (").next().unwrap();
-                assert!(source.contains(part), "docs/operations.md: no message holds `{part}`");
+                assert!(source.contains(part), "docs/operations.md: no message contains `{part}`");
                 found += 1;
             }
         }
@@ -333,7 +333,7 @@ fn the_messages_that_troubleshooting_explains_are_those_of_the_program() {
 }
 
 #[test]
-fn every_configuration_that_the_pages_show_is_one_that_swanci_takes() {
+fn every_configuration_in_the_pages_is_valid() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("swanci.toml");
     let environment: Environment = [("HOME".to_owned(), "/nowhere".to_owned())].into_iter().collect();
@@ -393,7 +393,7 @@ fn no_file_names_the_host_of_a_package_registry() {
 }
 
 #[test]
-fn every_test_that_the_security_page_names_is_there() {
+fn every_test_that_the_security_page_names_exists() {
     let mut sources = String::new();
     for folder in ["src", "tests"] {
         for file in files(folder, &|path| path.extension().is_some_and(|extension| extension == "rs")) {
@@ -410,7 +410,7 @@ fn every_test_that_the_security_page_names_is_there() {
 }
 
 #[test]
-fn every_source_file_that_the_pages_name_is_there() {
+fn every_source_file_that_the_pages_name_exists() {
     let sources: Vec<String> = ["src", "tests"]
         .into_iter()
         .flat_map(|folder| files(folder, &|path| path.extension().is_some_and(|extension| extension == "rs")))

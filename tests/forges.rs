@@ -1,4 +1,4 @@
-//! Deliveries of every forge to a listener with the real intake and queue: who may send what, and what becomes of it.
+//! Deliveries of every forge to a listener with the real intake and queue: which are accepted, and with which result.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -127,7 +127,7 @@ fn hex_of(secret: &str, body: &[u8]) -> String {
     sign(secret, body).trim_start_matches("sha256=").to_owned()
 }
 
-/// A merge as GitHub and its relatives announce it.
+/// A merge in the payload format of GitHub and compatible forges.
 fn merge(repository: &str, number: u64) -> Vec<u8> {
     json!({
         "action": "closed", "number": number,
@@ -158,7 +158,7 @@ fn form(json: &[u8]) -> Vec<u8> {
     form.append_pair("payload", std::str::from_utf8(json).unwrap()).finish().into_bytes()
 }
 
-/// What Gitea sends: GitHub's and Gogs' headers too, each with a signature.
+/// Gitea's headers, which include those of GitHub and Gogs, each with a signature.
 fn gitea_headers<'a>(signature: &'a str, prefixed: &'a str) -> Vec<(&'a str, &'a str)> {
     vec![
         ("X-GitHub-Event", "pull_request"),
@@ -192,7 +192,7 @@ fn a_delivery_builds_only_repositories_of_the_forge_whose_secret_verified_it() {
     assert_eq!(post("secret-one", "acme/shop").json()["decision"], "duplicate");
     assert_eq!(post("secret-one", "acme/two").status, 403);
     assert_eq!(post("secret-two", "acme/one").status, 403);
-    assert_eq!(post("secret-hub", "acme/shop").status, 401, "Gitea's headers ask for Gitea's secret");
+    assert_eq!(post("secret-hub", "acme/shop").status, 401, "Gitea's headers require Gitea's secret");
     assert_eq!(post("another", "acme/shop").status, 401);
     let body = merge("acme/shop", 5);
     let hub = served.post(
@@ -247,7 +247,7 @@ fn gitea_forgejo_and_gogs_sign_the_json_also_inside_a_form() {
 }
 
 #[test]
-fn forgejos_own_signature_decides_where_it_is_there() {
+fn forgejos_own_signature_takes_precedence() {
     let served = Served::new(&[(ForgeName::Forgejo, "https://h", &["right"], &["acme/shop"])]);
     let body = merge("acme/shop", 5);
     let (right, wrong) = (hex_of("right", &body), hex_of("wrong", &body));
@@ -265,7 +265,7 @@ fn forgejos_own_signature_decides_where_it_is_there() {
 }
 
 #[test]
-fn gitlab_sends_its_token_or_a_signature_that_is_not_old() {
+fn gitlab_sends_its_token_or_a_recent_signature() {
     let key = STANDARD.encode(b"a key of the tests");
     let whsec = format!("whsec_{key}");
     let served = Served::new(&[(
@@ -308,7 +308,7 @@ fn gitlab_sends_its_token_or_a_signature_that_is_not_old() {
         assert_eq!(post("m-1", &at, &signed("m-1", &at)), 401, "{at}");
         assert!(served.last_line().contains("five minutes"), "{}", served.last_line());
     }
-    // A merge without a commit is the same merge by its number and head.
+    // Merges without a commit are compared by number and head.
     let mut moved: Value = serde_json::from_slice(&gitlab_merge("group/shop", 8)).unwrap();
     moved["object_attributes"]["merge_commit_sha"] = Value::Null;
     let system = [JSON, ("X-Gitlab-Event", "System Hook"), ("X-Gitlab-Token", "to ken")];
@@ -322,7 +322,7 @@ fn gitlab_sends_its_token_or_a_signature_that_is_not_old() {
 }
 
 #[test]
-fn both_bitbuckets_sign_with_their_one_header() {
+fn both_bitbuckets_sign_with_the_same_header() {
     let served = Served::new(&[
         (ForgeName::Bitbucket, "https://bitbucket.org", &["cloud"], &["acme/shop"]),
         (ForgeName::BitbucketServer, "https://dc", &["server"], &["~ada/shop"]),
@@ -361,7 +361,7 @@ fn both_bitbuckets_sign_with_their_one_header() {
 }
 
 #[test]
-fn a_signature_of_sha_1_alone_is_refused_and_the_log_says_why() {
+fn a_sha_1_signature_alone_is_refused_and_logged_with_the_reason() {
     let served = Served::new(&[(ForgeName::Gitbucket, "https://h", &["secret"], &["acme/shop"])]);
     let body = merge("acme/shop", 5);
     let event = ("X-Github-Event", "pull_request");
@@ -369,7 +369,7 @@ fn a_signature_of_sha_1_alone_is_refused_and_the_log_says_why() {
     assert!(served.last_line().contains("it is not signed"), "{}", served.last_line());
     let sha1 = served
         .post(&[JSON, event, ("X-Hub-Signature", "sha1=2fd4e1c67a2d28fced849ee1bb76e7391b93eb12")], &body);
-    assert_eq!((unsigned.status, &unsigned.body), (sha1.status, &sha1.body), "nobody learns which");
+    assert_eq!((unsigned.status, &unsigned.body), (sha1.status, &sha1.body), "the answers must not differ");
     assert!(
         served.last_line().contains("SHA-1") && served.last_line().contains("4.46"),
         "{}",
@@ -381,7 +381,7 @@ fn a_signature_of_sha_1_alone_is_refused_and_the_log_says_why() {
 }
 
 #[test]
-fn every_recording_of_a_real_server_is_taken_as_it_came() {
+fn every_recording_of_a_real_server_is_accepted() {
     let Some(collection) = collection("recorded deliveries through the listener") else { return };
     for (folder, forge) in [("gogs", ForgeName::Gogs), ("gitbucket", ForgeName::Gitbucket)] {
         let recordings = recordings(&collection.join("recorded").join(folder));
@@ -477,7 +477,7 @@ fn every_recorded_payload_gets_its_answer_with_the_headers_of_its_forge() {
                 assert!(answered.status == 202 || answered.json()["decision"] == "duplicate", "{at}");
                 builds += 1;
             } else if answered.status == 403 {
-                // The index names no repository of these, and so the allow-list has none.
+                // The index has no repository for these, so the allow-list has none.
                 assert_eq!(row.repository, "", "{at}");
             } else {
                 assert_eq!(answered.status, 200, "{at}");
@@ -490,7 +490,7 @@ fn every_recorded_payload_gets_its_answer_with_the_headers_of_its_forge() {
 }
 
 #[test]
-fn evaluate_verifies_a_saved_signature_as_the_forge_makes_it() {
+fn evaluate_verifies_a_saved_signature_of_every_forge() {
     let swanci = Swanci::new();
     let key = format!("whsec_{}", STANDARD.encode(b"a key of the tests"));
     let secret = swanci.file("secret", "s3cret-ünï &+%\n").display().to_string();
@@ -524,7 +524,7 @@ fn evaluate_verifies_a_saved_signature_as_the_forge_makes_it() {
 }
 
 #[test]
-fn by_hand_the_policy_is_that_of_the_repository_on_its_forge() {
+fn evaluate_uses_the_policy_of_the_repository_on_its_forge() {
     let swanci = Swanci::new();
     let two = "[[forge]]\nkind = 'gitea'\nurl = 'https://one'\n[[forge]]\nkind = 'gitlab'\nurl = 'https://two'\n\
                [[repository]]\nname = 'acme/shop'\nforge = 'https://one'\nbranches = ['release']\n\
@@ -535,7 +535,7 @@ fn by_hand_the_policy_is_that_of_the_repository_on_its_forge() {
     assert_eq!(skip["change"]["forge_url"], "https://one");
     let build = evaluate(gitlab_merge("Acme/Shop", 5), "gitlab").ended(0).json();
     assert_eq!(build["change"]["forge_url"], "https://two");
-    // Nothing is configured for GitHub, so nothing filters.
+    // Nothing is configured for GitHub, so there is no filter.
     assert_eq!(evaluate(merge("acme/shop", 5), "github").ended(0).json()["change"].get("forge_url"), None);
     swanci.config(&two.replace("'gitlab'", "'gitea'"));
     evaluate(merge("acme/shop", 5), "gitea").ended(4).saying(&["several forges", "https://one, https://two"]);

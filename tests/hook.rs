@@ -1,4 +1,4 @@
-//! `swanci hook` against a server that holds to GitHub's published API description, and against one like ngrok's.
+//! `swanci hook` against a server that follows GitHub's published API description, and against one like ngrok's.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails loudly")]
 
@@ -17,7 +17,7 @@ use crate::support::tls_front;
 const SECRET: &str = "the-webhook-secret-of-the-tests";
 const URL: &str = "https://ci.example.org/webhook";
 
-/// A folder with a configuration, as `init` leaves it.
+/// A folder with a configuration like that of `init`.
 fn site() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("secret"), format!("{SECRET}\n")).unwrap();
@@ -32,8 +32,8 @@ fn hook(dir: &Path, api: &GitHubApi, arguments: &[&str]) -> Ran {
     let url = api.url();
     let all = [&["hook"], arguments, &["--api-url", &url]].concat();
     let ran = swanci(dir, &[("GITHUB_TOKEN", TOKEN)], &all);
-    assert!(!ran.out.contains(TOKEN) && !ran.err.contains(TOKEN), "the token shows: {ran:?}");
-    assert!(!ran.out.contains(SECRET) && !ran.err.contains(SECRET), "the secret shows: {ran:?}");
+    assert!(!ran.out.contains(TOKEN) && !ran.err.contains(TOKEN), "the token is shown: {ran:?}");
+    assert!(!ran.out.contains(SECRET) && !ran.err.contains(SECRET), "the secret is shown: {ran:?}");
     ran
 }
 
@@ -48,7 +48,7 @@ fn gives(status: u16, headers: &[(&str, &str)], body: &str) -> Instead {
 }
 
 #[test]
-fn installing_makes_the_webhook_that_serve_expects() {
+fn installing_creates_the_webhook_that_serve_expects() {
     let (dir, api) = (site(), GitHubApi::start());
     let ran = hook(dir.path(), &api, &["install", "--url", URL, "--json"]);
     assert_eq!(ran.code, 0, "{ran:?}");
@@ -63,7 +63,7 @@ fn installing_makes_the_webhook_that_serve_expects() {
 }
 
 #[test]
-fn the_server_of_these_tests_notices_what_github_does_not_describe() {
+fn the_test_server_detects_requests_that_github_does_not_describe() {
     for (method, path, body, says) in [
         ("POST", "hooks", r#"{"name":"web","events":"pull_request"}"#, "is not of type"),
         ("POST", "hooks", r#"{"config":{"uri":"https://x/webhook"},"events":[]}"#, "config.uri is not in"),
@@ -100,12 +100,12 @@ fn installing_twice_leaves_one_webhook() {
 }
 
 #[test]
-fn a_new_tunnel_address_moves_the_webhook_that_was_installed() {
+fn a_new_tunnel_address_updates_the_installed_webhook() {
     let (dir, api) = (site(), GitHubApi::start());
     hook(dir.path(), &api, &["install", "--url", "https://one.ngrok.app"]);
     let ran = hook(dir.path(), &api, &["install", "--url", "https://two.ngrok.app/other/path"]);
     assert!(ran.out.contains("before, it delivered to https://one.ngrok.app/webhook"), "{ran:?}");
-    // Another machine remembers nothing, and knows it by its path and events.
+    // Another machine has no state, and recognises the webhook by its path and events.
     std::fs::remove_dir_all(dir.path().join("state")).unwrap();
     hook(dir.path(), &api, &["install", "--url", "https://three.ngrok.app/other/path"]);
     let hooks = api.hooks();
@@ -115,7 +115,7 @@ fn a_new_tunnel_address_moves_the_webhook_that_was_installed() {
 }
 
 #[test]
-fn the_webhooks_of_others_are_left_alone() {
+fn other_webhooks_are_not_changed() {
     let (dir, api) = (site(), GitHubApi::start());
     api.has_hook("https://chat.example.org/webhook", &["push", "pull_request"]);
     api.has_hook("https://other.example.org/hooks/1", &["pull_request"]);
@@ -127,7 +127,7 @@ fn the_webhooks_of_others_are_left_alone() {
 }
 
 #[test]
-fn of_several_that_could_be_ours_none_is_touched_until_one_is_named() {
+fn an_ambiguous_webhook_is_not_changed_without_an_id() {
     let (dir, api) = (site(), GitHubApi::start());
     api.has_hook("https://a.example.org/webhook", &["pull_request"]);
     let second = api.has_hook("https://b.example.org/webhook", &["pull_request"]);
@@ -142,7 +142,7 @@ fn of_several_that_could_be_ours_none_is_touched_until_one_is_named() {
 }
 
 #[test]
-fn our_webhook_is_found_on_a_later_page() {
+fn the_webhook_is_found_on_a_later_page() {
     let (dir, api) = (site(), GitHubApi::start());
     for i in 0..5 {
         api.has_hook(&format!("https://other.example.org/{i}"), &["push"]);
@@ -156,7 +156,7 @@ fn our_webhook_is_found_on_a_later_page() {
 }
 
 #[test]
-fn the_token_goes_nowhere_but_to_the_api() {
+fn the_token_is_sent_only_to_the_api() {
     let (dir, api, trap) = (site(), GitHubApi::start(), GitHubApi::start());
     let elsewhere = format!("{}/repos/{REPOSITORY}/hooks", trap.url());
     api.instead("GET", "/hooks", gives(301, &[("Location", &elsewhere)], ""));
@@ -170,7 +170,7 @@ fn the_token_goes_nowhere_but_to_the_api() {
     let ran = hook(dir.path(), &api, &["install", "--url", URL]);
     assert_eq!(ran.code, 1);
     assert!(ran.err.contains("the next page is elsewhere"), "{ran:?}");
-    assert!(trap.asked("GET").is_empty(), "the other server was asked");
+    assert!(trap.asked("GET").is_empty(), "the other server got a request");
 
     let ran = swanci(
         dir.path(),
@@ -182,7 +182,7 @@ fn the_token_goes_nowhere_but_to_the_api() {
 }
 
 #[test]
-fn every_refusal_says_what_to_do() {
+fn every_refusal_has_a_hint() {
     let message = |text: &str| json!({"message": text}).to_string();
     let unprocessable = json!({"message": "Validation Failed", "errors": [
         {"resource": "Hook", "code": "custom", "message": "url is not supported because it isn't reachable over the public Internet (localhost)"}]});
@@ -219,7 +219,7 @@ fn every_refusal_says_what_to_do() {
 }
 
 #[test]
-fn a_list_that_fails_for_a_moment_is_asked_for_again() {
+fn a_transient_failure_of_a_list_is_retried() {
     let (dir, api) = (site(), GitHubApi::start());
     api.instead("GET", "/hooks", gives(502, &[], ""));
     assert_eq!(hook(dir.path(), &api, &["install", "--url", URL]).code, 6);
@@ -227,7 +227,7 @@ fn a_list_that_fails_for_a_moment_is_asked_for_again() {
 }
 
 #[test]
-fn without_token_secret_repository_or_api_it_says_which() {
+fn a_missing_token_secret_repository_or_api_is_named() {
     let (dir, api) = (site(), GitHubApi::start());
     let install = ["hook", "install", "--url", URL, "--api-url", &api.url()];
     let ran = swanci(dir.path(), &[], &install);
@@ -257,7 +257,7 @@ fn a_check_pings_and_shows_the_recent_deliveries() {
     let id = api.has_hook(URL, &["pull_request"]);
     api.delivered(id, "one", "pull_request", 502, &ago(3));
     api.delivered(id, "one", "pull_request", 200, &ago(2));
-    // An older ping that failed while things were set up is no loss.
+    // An older failed ping, from the setup, is not an error.
     api.delivered(id, "two", "ping", 502, &ago(1));
     let ran = hook(dir.path(), &api, &["check"]);
     assert_eq!(ran.code, 0, "{ran:?}");
@@ -271,7 +271,7 @@ fn a_check_pings_and_shows_the_recent_deliveries() {
 }
 
 #[test]
-fn a_check_fails_when_the_ping_or_the_last_deliveries_did() {
+fn a_check_fails_if_the_ping_or_the_last_deliveries_failed() {
     let (dir, api) = (site(), GitHubApi::start());
     let id = api.has_hook(URL, &["pull_request"]);
     api.pings_end_with(Some(401));
@@ -294,7 +294,7 @@ fn a_check_fails_when_the_ping_or_the_last_deliveries_did() {
 }
 
 #[test]
-fn a_check_finds_what_is_set_up_otherwise() {
+fn a_check_finds_different_settings() {
     let (dir, api) = (site(), GitHubApi::start());
     let shown = json!([{
         "type": "Repository", "id": 7, "name": "web", "active": false, "events": ["pull_request"],
@@ -312,7 +312,7 @@ fn a_check_finds_what_is_set_up_otherwise() {
 }
 
 #[test]
-fn a_check_of_a_repository_without_the_webhook_says_how_to_make_it() {
+fn a_check_without_a_webhook_prints_how_to_create_it() {
     let (dir, api) = (site(), GitHubApi::start());
     let ran = hook(dir.path(), &api, &["check"]);
     assert_eq!(ran.code, 1);
@@ -320,7 +320,7 @@ fn a_check_of_a_repository_without_the_webhook_says_how_to_make_it() {
 }
 
 #[test]
-fn what_never_arrived_is_sent_again_once_and_oldest_first() {
+fn failed_deliveries_are_sent_again_once_and_oldest_first() {
     let (dir, api) = (site(), GitHubApi::start());
     let id = api.has_hook(URL, &["pull_request"]);
     api.delivered(id, "too-old", "pull_request", 502, &ago(100));
@@ -343,7 +343,7 @@ fn what_never_arrived_is_sent_again_once_and_oldest_first() {
     let attempt =
         |delivery: u64| format!("/api/v3/repos/{REPOSITORY}/hooks/{id}/deliveries/{delivery}/attempts");
     assert_eq!(asked, [attempt(first), attempt(again)]);
-    // The server delivered them: there is nothing left.
+    // The server delivered them, so nothing remains.
     let ran = hook(dir.path(), &api, &["redeliver"]);
     assert!(ran.code == 0 && ran.out.contains("nothing to send again"), "{ran:?}");
     assert_eq!(api.asked("POST").len(), 2);
@@ -351,7 +351,7 @@ fn what_never_arrived_is_sent_again_once_and_oldest_first() {
 }
 
 #[test]
-fn only_what_is_younger_than_since_is_sent_again() {
+fn only_deliveries_younger_than_since_are_sent_again() {
     let (dir, api) = (site(), GitHubApi::start());
     let id = api.has_hook(URL, &["pull_request"]);
     api.delivered(id, "a", "pull_request", 502, &ago(5));
@@ -362,7 +362,7 @@ fn only_what_is_younger_than_since_is_sent_again() {
 }
 
 #[test]
-fn one_refused_redelivery_does_not_keep_the_others_and_a_spent_rate_does() {
+fn a_refused_redelivery_does_not_stop_the_others_but_a_rate_limit_does() {
     let (dir, api) = (site(), GitHubApi::start());
     let id = api.has_hook(URL, &["pull_request"]);
     let first = api.delivered(id, "a", "pull_request", 502, &ago(2));
@@ -385,7 +385,7 @@ fn one_refused_redelivery_does_not_keep_the_others_and_a_spent_rate_does() {
     assert_eq!(api.asked("POST").len(), 1);
 }
 
-/// An agent like ngrok's, with these tunnels: (public address, where it ends).
+/// An agent like ngrok's, with these tunnels: (public address, local address).
 fn ngrok(tunnels: &[(&str, &str)]) -> (String, Arc<tiny_http::Server>, std::thread::JoinHandle<()>) {
     let server = Arc::new(tiny_http::Server::http("127.0.0.1:0").unwrap());
     let tunnels: Vec<Value> = tunnels
@@ -436,7 +436,7 @@ fn the_public_address_comes_from_ngrok() {
 }
 
 #[test]
-fn without_a_tunnel_it_says_how_to_open_one() {
+fn without_a_tunnel_it_prints_how_to_open_one() {
     let dir = site();
     with_ngrok(&[], |ngrok| {
         let ran = swanci(dir.path(), &[], &["hook", "url", "--ngrok-api", ngrok]);
@@ -453,7 +453,7 @@ fn without_a_tunnel_it_says_how_to_open_one() {
 
 const FORGE_TOKEN: &str = "canary-token-of-another-forge";
 
-/// A forge that keeps its webhooks as its API describes them.
+/// A forge that stores webhooks in the format of its API.
 fn keeps_hooks(kind: &'static str) -> ForgeApi {
     let mut hooks: Vec<Value> = Vec::new();
     let mut next = 40;
@@ -499,14 +499,14 @@ fn keeps_hooks(kind: &'static str) -> ForgeApi {
                 for (key, value) in asked.body.as_object().unwrap() {
                     hook[key] = value.clone();
                 }
-                // Gitea and Gogs keep the old secret, whatever an edit says.
+                // Gitea and Gogs keep the old secret when a webhook is edited.
                 (200, hook.clone())
             }
         }
     })
 }
 
-/// A folder whose configuration has this forge alone, with two secrets.
+/// A folder whose configuration has only this forge, with two secrets.
 fn site_of(kind: &str, url: &str) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("new"), SECRET).unwrap();
@@ -521,11 +521,11 @@ fn site_of(kind: &str, url: &str) -> TempDir {
 }
 
 fn forge_hook(dir: &Path, arguments: &[&str]) -> Ran {
-    // What is GitHub's goes to no other forge.
+    // GitHub's token is sent to no other forge.
     let environment = [("GITHUB_TOKEN", TOKEN), ("GITHUB_API_URL", "http://127.0.0.1:1")];
     let ran = swanci(dir, &environment, &[&["hook"], arguments].concat());
     for secret in [TOKEN, FORGE_TOKEN, SECRET] {
-        assert!(!ran.out.contains(secret) && !ran.err.contains(secret), "a secret shows: {ran:?}");
+        assert!(!ran.out.contains(secret) && !ran.err.contains(secret), "a secret is shown: {ran:?}");
     }
     ran
 }
@@ -577,7 +577,7 @@ fn every_forge_gets_one_webhook_with_the_first_secret() {
         let ran = forge_hook(dir.path(), &["install", "--url", URL]);
         assert_eq!(ran.code, 0, "{kind}: {ran:?}");
         assert!(ran.out.contains(&format!("of swan/shop: {event} events to {URL}")), "{kind}: {ran:?}");
-        // Another machine remembers nothing, and finds it by its URL.
+        // Another machine has no state, and finds the webhook by its URL.
         std::fs::remove_dir_all(dir.path().join("state")).unwrap();
         let again = forge_hook(dir.path(), &["install", "--url", URL, "--json"]);
         assert_eq!(again.json()["outcome"], "updated", "{kind}: {again:?}");
@@ -593,7 +593,7 @@ fn every_forge_gets_one_webhook_with_the_first_secret() {
 }
 
 #[test]
-fn what_an_api_cannot_send_again_is_said_with_what_to_click() {
+fn without_a_redelivery_api_it_prints_what_to_click() {
     for (kind, says) in [
         ("gitea", "/swan/shop/settings/hooks/41"),
         ("forgejo", "Replay"),
@@ -613,7 +613,7 @@ fn what_an_api_cannot_send_again_is_said_with_what_to_click() {
 }
 
 #[test]
-fn a_check_says_where_the_deliveries_are_that_an_api_does_not_list() {
+fn a_check_names_the_page_of_deliveries_that_the_api_does_not_list() {
     let api = keeps_hooks("gitea");
     let dir = site_of("gitea", &api.url());
     forge_hook(dir.path(), &["install", "--url", URL]);
@@ -631,7 +631,7 @@ fn a_check_says_where_the_deliveries_are_that_an_api_does_not_list() {
 }
 
 #[test]
-fn gitlab_sends_its_failed_events_again() {
+fn failed_events_of_gitlab_are_sent_again() {
     let api = keeps_hooks("gitlab");
     let dir = site_of("gitlab", &api.url());
     forge_hook(dir.path(), &["install", "--url", URL]);
@@ -646,7 +646,7 @@ fn gitlab_sends_its_failed_events_again() {
 }
 
 #[test]
-fn the_forge_is_the_repositorys_or_the_one_that_is_named() {
+fn the_forge_is_the_repositorys_or_the_selected_one() {
     let api = keeps_hooks("gitea");
     let dir = site_of("gitea", &api.url());
     let install = ["install", "--url", URL, "--repo", "swan/other"];
@@ -664,7 +664,7 @@ fn the_forge_is_the_repositorys_or_the_one_that_is_named() {
 }
 
 #[test]
-fn a_forge_behind_a_private_authority_is_trusted_with_its_ca_file_alone() {
+fn a_forge_with_a_private_authority_is_trusted_only_with_its_ca_file() {
     let api = keeps_hooks("gitea");
     let inner = api.url().rsplit(':').next().unwrap().parse().unwrap();
     let ca = Ca::new("test");

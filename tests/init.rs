@@ -1,4 +1,4 @@
-//! `swanci init`: what it writes can be used as it is, and what is there is never touched.
+//! `swanci init`: the written files work unchanged, and existing files are never modified.
 
 #![allow(clippy::disallowed_methods, reason = "tests may spawn")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails loudly")]
@@ -54,7 +54,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn what_is_written_can_be_loaded() {
+fn the_written_configuration_loads() {
     let dir = tempfile::tempdir().unwrap();
     let ran = swanci(dir.path(), &[], FULL);
     assert_eq!(ran.code, 0, "{ran:?}");
@@ -91,7 +91,7 @@ fn what_is_written_can_be_loaded() {
 }
 
 #[test]
-fn in_a_git_repository_secret_and_state_are_kept_out_of_it() {
+fn in_a_git_repository_secret_and_state_are_ignored() {
     let dir = tempfile::tempdir().unwrap();
     let git = Command::new("git").args(["init", "-q"]).arg(dir.path()).status().unwrap();
     assert!(git.success());
@@ -140,18 +140,18 @@ fn another_forge_is_written_with_its_url_and_secret() {
 }
 
 #[test]
-fn without_answers_too_what_is_written_can_be_loaded() {
+fn the_written_configuration_loads_also_without_answers() {
     let dir = tempfile::tempdir().unwrap();
     let ran = swanci(dir.path(), &[], &["init"]);
     assert_eq!(ran.code, 0, "{ran:?}");
     let config = load(&dir.path().join("swanci.toml"));
     assert!(config.registry.is_none() && config.repositories.is_empty() && config.ca_file.is_none());
-    // What it wrote is what swanci itself reads next in this folder.
+    // swanci reads the written file in this folder.
     assert_eq!(swanci(dir.path(), &[], &["hook", "check"]).code, 2);
 }
 
 #[test]
-fn every_key_stands_in_the_file_and_loads_when_it_is_uncommented() {
+fn every_key_is_in_the_file_and_loads_when_uncommented() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("swanci.toml");
     assert_eq!(swanci(dir.path(), &[], &["init"]).code, 0);
@@ -202,7 +202,7 @@ fn every_key_stands_in_the_file_and_loads_when_it_is_uncommented() {
 }
 
 #[test]
-fn secrets_are_for_their_owner_alone() {
+fn only_the_owner_can_read_secrets() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(swanci(dir.path(), &[], FULL).code, 0);
     for name in ["secret", "certs/ca.key", "certs/registry.key"] {
@@ -215,7 +215,7 @@ fn secrets_are_for_their_owner_alone() {
 }
 
 #[test]
-fn the_certificates_are_those_that_clients_take() {
+fn clients_accept_the_certificates() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(swanci(dir.path(), &[], FULL).code, 0);
     let openssl = |arguments: &[&str]| {
@@ -271,19 +271,19 @@ fn certs_renews_the_certificate_with_the_authority_that_clients_trust() {
             .unwrap();
         assert!(verified.status.success(), "{name:?}: {verified:?}");
     }
-    // Half an authority signs nothing, and is not replaced.
+    // An incomplete authority cannot sign, and is not replaced.
     std::fs::remove_file(dir.path().join("certs/ca.key")).unwrap();
     let ran = swanci(dir.path(), &[], &["certs", "registry.example.org"]);
     assert!(ran.code == 4 && ran.err.contains("ca.key"), "{ran:?}");
     assert_eq!(read("ca.crt"), ca);
-    // Without any, one is made.
+    // Without an authority, it is created.
     let ran = swanci(dir.path(), &[], &["certs", "--dir", "new", "registry.example.org", "--json"]);
     assert_eq!(ran.json()["written"].as_array().unwrap().len(), 4, "{ran:?}");
     assert_eq!(swanci(dir.path(), &[], &["certs", "https://x"]).code, 2);
 }
 
 #[test]
-fn trust_installs_the_authority_for_docker_and_takes_it_away() {
+fn trust_installs_the_authority_for_docker_and_removes_it() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(swanci(dir.path(), &[], FULL).code, 0);
     let ca = std::fs::read_to_string(dir.path().join("certs/ca.crt")).unwrap();
@@ -324,7 +324,7 @@ fn trust_installs_the_authority_for_docker_and_takes_it_away() {
 }
 
 #[test]
-fn nothing_that_is_there_is_overwritten_and_nothing_is_half_written() {
+fn existing_files_are_not_overwritten_and_no_partial_files_remain() {
     for name in
         ["swanci.toml", "secret", "certs/ca.crt", "certs/ca.key", "certs/registry.crt", "certs/registry.key"]
     {
@@ -337,7 +337,7 @@ fn nothing_that_is_there_is_overwritten_and_nothing_is_half_written() {
         assert!(ran.err.contains(name) && ran.err.contains("not overwritten"), "{name}: {ran:?}");
         assert_eq!(files(dir.path()), before, "{name}");
     }
-    // Also where only a link stands, which leads nowhere.
+    // Also for a dangling link.
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("elsewhere");
     std::os::unix::fs::symlink(&target, dir.path().join("secret")).unwrap();
@@ -355,7 +355,7 @@ fn a_second_init_changes_nothing() {
 }
 
 #[test]
-fn a_secret_file_that_is_named_and_there_is_used_as_it_is() {
+fn an_existing_secret_file_is_used_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("mine"), "my own secret\n").unwrap();
     let ran = swanci(dir.path(), &[], &["init", "--dir", "new/site", "--secret-file", "mine", "--json"]);
@@ -370,7 +370,7 @@ fn a_secret_file_that_is_named_and_there_is_used_as_it_is() {
 }
 
 #[test]
-fn answers_that_do_not_fit_are_refused_before_anything_is_written() {
+fn invalid_answers_are_refused_before_anything_is_written() {
     for arguments in [
         &["--branch", "main"][..],
         &["--certs"],
@@ -388,9 +388,9 @@ fn answers_that_do_not_fit_are_refused_before_anything_is_written() {
 }
 
 #[test]
-fn at_a_terminal_it_asks_for_what_no_flag_said() {
+fn on_a_terminal_it_prompts_for_values_without_a_flag() {
     let dir = tempfile::tempdir().unwrap();
-    // util-linux's `script` gives it a terminal of its own.
+    // util-linux's `script` provides a terminal.
     let mut child = Command::new("script")
         .args(["-qec", &format!("{} init --branch main", env!("CARGO_BIN_EXE_swanci")), "/dev/null"])
         .current_dir(dir.path())
@@ -400,7 +400,7 @@ fn at_a_terminal_it_asks_for_what_no_flag_said() {
         .stdout(Stdio::piped())
         .spawn()
         .expect("script is missing: apt-get install bsdutils");
-    // The registry, a forge that is misspelt, the forge and its URL, a repository, no more of them, and no certificate.
+    // The registry, a misspelt forge, the forge and its URL, a repository, no other repository, and no certificate.
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(b"registry.example.org:443\rgitae\rgitea\r\racme/shop\r\r\r").unwrap();
     let output = child.wait_with_output().unwrap();
@@ -420,7 +420,7 @@ fn at_a_terminal_it_asks_for_what_no_flag_said() {
     assert_eq!(config.repositories[0].branches.globs(), ["main"]);
     assert_eq!(config.forges[0].url, "https://git.example.org");
     assert!(!dir.path().join("certs").exists());
-    // Before any question: what is there.
+    // Existing files are reported before the first prompt.
     let again = Command::new("script")
         .args(["-qec", &format!("{} init", env!("CARGO_BIN_EXE_swanci")), "/dev/null"])
         .current_dir(dir.path())

@@ -1,4 +1,4 @@
-//! The queue as `serve` and `jobs` use it: durable across kill -9 and a full disk, in order, one at a time.
+//! The queue of `serve` and `jobs`: durable across kill -9 and a full disk, ordered, one job at a time.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::HashSet;
@@ -20,10 +20,10 @@ use tempfile::TempDir;
 
 mod faults;
 
-/// No test waits longer for anything; one that gets here has failed.
+/// The time limit of every wait.
 const BOUND: Duration = Duration::from_secs(30);
 
-/// A wall clock that goes where the test sets it.
+/// A wall clock that the test sets.
 struct ManualClock(AtomicI64);
 
 impl ManualClock {
@@ -104,7 +104,7 @@ fn ended(queue: &Store, id: JobId) -> swanci::queue::JobRecord {
 fn until(what: &str, mut ready: impl FnMut() -> bool) {
     let deadline = Instant::now() + BOUND;
     while !ready() {
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        assert!(Instant::now() < deadline, "timeout while waiting until {what}");
         thread::sleep(Duration::from_millis(2));
     }
 }
@@ -142,7 +142,7 @@ fn a_delivery_id_that_was_seen_does_not_hide_another_merge() {
 }
 
 #[test]
-fn a_failed_merge_that_comes_again_is_queued_again_and_a_succeeded_one_is_not() {
+fn a_redelivery_queues_a_failed_merge_again_but_not_a_succeeded_one() {
     let dir = TempDir::new().unwrap();
     let queue = open(dir.path());
     let id = accept(&queue, "a/b", 1);
@@ -169,7 +169,7 @@ fn a_failed_merge_that_comes_again_is_queued_again_and_a_succeeded_one_is_not() 
 }
 
 #[test]
-fn jobs_of_one_repository_take_turns_and_those_of_others_run_beside_them() {
+fn jobs_of_one_repository_run_in_sequence_and_those_of_others_in_parallel() {
     let dir = TempDir::new().unwrap();
     let queue = open(dir.path());
     let mut ids = Vec::new();
@@ -179,13 +179,13 @@ fn jobs_of_one_repository_take_turns_and_those_of_others_run_beside_them() {
     }
     let seen = Arc::new(Mutex::new((HashSet::new(), Vec::new())));
     let trace = Arc::clone(&seen);
-    // Each pair of jobs meets here: it opens only when both repositories run at the same time.
+    // A barrier for each pair of jobs, which opens only if both repositories run in parallel.
     let meet = Arc::new(Barrier::new(2));
     let (_pool, _events) = start(&queue, options(4), move |job, _| {
         let lane = job.repository.to_lowercase();
         {
             let mut trace = trace.lock().unwrap();
-            assert!(trace.0.insert(lane.clone()), "two jobs of {lane} at once");
+            assert!(trace.0.insert(lane.clone()), "two jobs of {lane} in parallel");
             trace.1.push((lane.clone(), job.id));
         }
         meet.wait();
@@ -203,7 +203,7 @@ fn jobs_of_one_repository_take_turns_and_those_of_others_run_beside_them() {
 }
 
 #[test]
-fn a_poison_job_is_given_up_after_five_attempts_and_holds_up_nobody() {
+fn a_poison_job_fails_after_five_attempts_and_does_not_block_others() {
     let dir = TempDir::new().unwrap();
     let clock = ManualClock::new();
     let queue = Store::open(lock(dir.path()).unwrap(), clock.clock()).unwrap();
@@ -214,7 +214,7 @@ fn a_poison_job_is_given_up_after_five_attempts_and_holds_up_nobody() {
     });
     let mut waits = Vec::new();
     let last = loop {
-        match events.recv_timeout(BOUND).expect("the job should have gone on") {
+        match events.recv_timeout(BOUND).expect("the job should have continued") {
             (id, JobEvent::Retrying { wait, .. }) => {
                 assert_eq!(id, Some(poison));
                 waits.push(wait);
@@ -239,7 +239,7 @@ fn a_poison_job_is_given_up_after_five_attempts_and_holds_up_nobody() {
 }
 
 #[test]
-fn a_panic_is_that_jobs_failure_and_the_worker_goes_on() {
+fn a_panic_fails_only_that_job_and_the_worker_continues() {
     let dir = TempDir::new().unwrap();
     let queue = open(dir.path());
     let (one, two) = (accept(&queue, "a/b", 1), accept(&queue, "a/b", 2));
@@ -254,13 +254,13 @@ fn a_panic_is_that_jobs_failure_and_the_worker_goes_on() {
 }
 
 #[test]
-fn the_end_of_serve_is_no_attempt() {
+fn the_end_of_serve_does_not_count_as_an_attempt() {
     let dir = TempDir::new().unwrap();
     let queue = open(dir.path());
     let id = accept(&queue, "a/b", 1);
     let (pool, events) = start(&queue, options(1), |_, context| {
         while context.cancel.sleep(BOUND).is_ok() {}
-        // As a pipeline whose children were stopped under it.
+        // Like a pipeline whose children were stopped.
         JobResult::Failed { code: 1, error: "docker was killed".to_owned() }
     });
     assert_eq!(events.recv_timeout(BOUND), Ok((Some(id), JobEvent::Started { attempt: 1 })));
@@ -335,7 +335,7 @@ fn a_log_is_followed_from_another_connection_until_the_job_has_ended() {
     let record = beside
         .follow_log(id, &bound, &mut |bytes| {
             text.extend_from_slice(bytes);
-            // The job goes on only after its first line was seen here.
+            // The job continues only after its first line was read here.
             if text == b"first https://***@host\n" {
                 go.send(()).unwrap();
             }
@@ -348,10 +348,10 @@ fn a_log_is_followed_from_another_connection_until_the_job_has_ended() {
 }
 
 #[test]
-fn no_workers_means_that_jobs_wait() {
+fn without_workers_jobs_wait() {
     let dir = TempDir::new().unwrap();
     let queue = open(dir.path());
-    let (pool, _events) = start(&queue, options(0), |_, _| panic!("nothing may run"));
+    let (pool, _events) = start(&queue, options(0), |_, _| panic!("no job may run"));
     let id = accept(&queue, "a/b", 1);
     let short = Cancel::new().child(Some(Duration::from_millis(100)));
     assert_eq!(queue.wait_ended(id, &short).unwrap(), Err(Stop::TimedOut));
@@ -363,7 +363,7 @@ fn no_workers_means_that_jobs_wait() {
 }
 
 #[test]
-fn what_is_old_goes_with_its_log_and_what_waits_stays() {
+fn old_jobs_are_removed_with_their_logs_and_waiting_jobs_are_kept() {
     let dir = TempDir::new().unwrap();
     let clock = ManualClock::new();
     let queue = Store::open(lock(dir.path()).unwrap(), clock.clock()).unwrap();
@@ -389,7 +389,7 @@ fn what_is_old_goes_with_its_log_and_what_waits_stays() {
 }
 
 #[test]
-fn a_short_backoff_policy_is_kept() {
+fn a_custom_backoff_policy_is_used() {
     let dir = TempDir::new().unwrap();
     let queue = open(dir.path());
     let id = accept(&queue, "a/b", 1);

@@ -1,5 +1,4 @@
-//! What a forge hears of a merge: the status of its commit and the comment on its pull request, by `serve` and by
-//! `run --status`.
+//! Posts to a forge by `serve` and `run --status`: the status of a commit and the comment on a pull request.
 
 #![allow(clippy::disallowed_methods, reason = "tests may spawn")]
 
@@ -15,7 +14,7 @@ use crate::support::http::{delivery, sign};
 
 const TOKEN: &str = "canary-token-of-the-statuses";
 
-/// GitHub's API as far as it is asked: it keeps what it is told, or answers with another status.
+/// The used part of GitHub's API: it stores posts, or answers with an error status.
 fn github(status: &Arc<AtomicU16>) -> ForgeApi {
     let (status, comment) = (Arc::clone(status), Mutex::new(None::<Value>));
     ForgeApi::start(move |asked: &Asked| {
@@ -44,7 +43,7 @@ fn answering() -> (Arc<AtomicU16>, ForgeApi) {
     (status, api)
 }
 
-/// A world whose forge is told of its merges.
+/// A world whose forge gets statuses and comments.
 fn world(api: &ForgeApi) -> World {
     world_of("github", api)
 }
@@ -64,7 +63,7 @@ fn world_of(kind: &str, api: &ForgeApi) -> World {
     world
 }
 
-/// What was said about a commit so far: (state, description, link).
+/// The statuses of a commit so far: (state, description, link).
 fn statuses(api: &ForgeApi, commit: &str) -> Vec<(String, String, Value)> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let asked = api.asked().into_iter().filter(|a| a.path.ends_with(&format!("/statuses/{commit}")));
@@ -132,7 +131,7 @@ fn a_failed_build_is_a_failure_with_the_end_of_its_log_and_a_later_success_repla
 }
 
 #[test]
-fn a_forge_that_is_down_delays_no_job_and_hears_of_it_after_a_restart() {
+fn an_unreachable_forge_delays_no_job_and_gets_the_status_after_a_restart() {
     let (status, api) = answering();
     let world = world(&api);
     status.store(502, Ordering::SeqCst);
@@ -151,7 +150,7 @@ fn a_forge_that_is_down_delays_no_job_and_hears_of_it_after_a_restart() {
 }
 
 #[test]
-fn a_cancelled_job_is_an_error_also_when_it_is_cancelled_beside_serve() {
+fn a_cancelled_job_is_an_error_also_when_another_process_cancels_it() {
     let (_, api) = answering();
     let world = world(&api);
     let merge = world.merge_page("one");
@@ -195,7 +194,7 @@ fn a_commit_that_the_forge_does_not_name_is_pending_once_it_is_found() {
 }
 
 #[test]
-fn the_end_of_once_waits_for_the_last_status() {
+fn once_waits_for_the_last_status() {
     let (_, api) = answering();
     let world = world(&api);
     let merge = world.merge_page("one");
@@ -206,7 +205,7 @@ fn the_end_of_once_waits_for_the_last_status() {
 }
 
 #[test]
-fn run_sets_the_status_by_hand_and_a_forge_that_refuses_changes_nothing() {
+fn run_sets_the_status_and_a_refusal_of_the_forge_changes_nothing() {
     let (status, api) = answering();
     let world = world(&api);
     let merge = world.merge_page("one");
@@ -228,11 +227,11 @@ fn run_sets_the_status_by_hand_and_a_forge_that_refuses_changes_nothing() {
 
     let without = world.run(&["run", payload.to_str().unwrap()]);
     assert!(without.status.success());
-    assert_eq!(states(&api, &merge.commit).len(), 4, "only --status asks the forge");
+    assert_eq!(states(&api, &merge.commit).len(), 4, "only --status posts to the forge");
 }
 
 #[test]
-fn doctor_tries_the_token_of_the_forge() {
+fn doctor_checks_the_token_of_the_forge() {
     let (status, api) = answering();
     let world = world(&api);
     let check = |world: &World| {

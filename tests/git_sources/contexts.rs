@@ -4,7 +4,7 @@ use crate::support::engine::{docker, docker_text, file_of};
 use crate::support::repository::Repository;
 use crate::support::swanci::{Scene, image};
 
-/// Names that mean something else in a revision expression, a path pattern, an option or a shell.
+/// Names with a special meaning in a revision expression, a path pattern, an option or a shell.
 const ODD: &[&str] = &[
     "a:b",
     "a*",
@@ -44,7 +44,7 @@ const ODD: &[&str] = &[
 ];
 
 #[test]
-fn an_image_is_built_from_the_very_folder_that_it_names() {
+fn an_image_is_built_from_exactly_the_folder_that_it_names() {
     let scene = Scene::new();
     let r = &scene.repository;
     r.write("README", "a commit that a folder's name could mean").write("file", "of the decoy");
@@ -86,13 +86,13 @@ fn spec() -> Value {
     json!({"service_name": "a", "version": "1"})
 }
 
-/// `/` of the image of this commit: the content of one of its files.
+/// The content of a file in `/` of the image of this commit.
 fn file(scene: &Scene, name: &str, commit: &str, path: &str) -> Option<Vec<u8>> {
     file_of(&scene.image_name(name, &format!("sha-{commit}")), path)
 }
 
 #[test]
-fn what_decides_the_content_from_outside_the_context_is_an_input() {
+fn files_outside_the_context_that_change_the_content_are_inputs() {
     let scene = Scene::new();
     let r = &scene.repository;
     let library = Repository::new();
@@ -132,7 +132,7 @@ fn what_decides_the_content_from_outside_the_context_is_an_input() {
         change();
         assert_eq!(status(&r.commit(what)), expected, "{what}");
     }
-    // The switch is an input, and then the URLs of the submodules in the context are.
+    // The setting is an input; with it, the URLs of the submodules in the context are inputs too.
     r.reset(&first);
     scene.configure("submodules = true");
     assert_eq!(status(&first), "planned");
@@ -170,7 +170,7 @@ fn attributes_move_with_the_path_that_they_match() {
 }
 
 #[test]
-fn a_context_behind_a_link_is_the_one_that_the_link_means() {
+fn a_linked_context_resolves_to_its_target() {
     let scene = Scene::new();
     let r = &scene.repository;
     let library = Repository::new();
@@ -200,7 +200,7 @@ fn a_context_behind_a_link_is_the_one_that_the_link_means() {
 }
 
 #[test]
-fn an_ignore_file_behind_a_link_is_an_input_and_may_not_lead_out() {
+fn a_linked_ignore_file_is_an_input_and_must_stay_in_the_repository() {
     let scene = Scene::new();
     let r = &scene.repository;
     r.image("a", "1").symlink("a/.dockerignore", "../ignore/shared").write("ignore/shared", "x\n");
@@ -263,7 +263,7 @@ fn mode_of(image: &str, path: &str) -> u32 {
 }
 
 #[test]
-fn a_repository_cannot_keep_its_lfs_files_out_of_its_images() {
+fn a_repository_cannot_exclude_lfs_files_from_its_images() {
     let scene = Scene::new();
     let r = &scene.repository;
     r.git(&["config", "filter.lfs.clean", "git-lfs clean -- %f"]);

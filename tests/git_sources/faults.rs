@@ -11,7 +11,7 @@ use crate::support::registry::Ca;
 use crate::support::repository::Repository;
 use crate::support::swanci::{Ran, Scene, Swanci, find_bytes, image};
 
-/// Plans what `main` of this path would build.
+/// Plans the build of `main` of the repository at this path.
 fn plan(swanci: &Swanci, url: &str) -> Ran {
     swanci.run(&["build", "--repo", url, "--branch", "main", "--dry-run"])
 }
@@ -23,7 +23,7 @@ fn repository() -> Repository {
     repository
 }
 
-/// Stores an object as it is, right or wrong.
+/// Stores an object without checking it.
 fn store(repository: &Repository, kind: &str, content: &[u8]) -> String {
     let mut child = Command::new("git")
         .args(["hash-object", "-w", "-t", kind, "--stdin", "--literally"])
@@ -38,7 +38,7 @@ fn store(repository: &Repository, kind: &str, content: &[u8]) -> String {
     String::from_utf8(out.stdout).unwrap().trim().to_owned()
 }
 
-/// Puts `tree` (or the present one) into the history below `main`, in a commit with these headers.
+/// Adds `tree` (or the current one) to the history of `main`, in a commit with these headers.
 fn history(repository: &Repository, tree: Option<&str>, headers: &str) {
     let head = repository.head();
     let present = repository.git(&["rev-parse", "HEAD^{tree}"]);
@@ -65,7 +65,7 @@ fn mirrors(swanci: &Swanci) -> Vec<PathBuf> {
 }
 
 #[test]
-fn harmless_faults_of_an_old_history_stop_nothing() {
+fn harmless_faults_in_old_history_are_accepted() {
     let good = "A <a@b.org> 1700000000 +0000";
     let author = |line: &str| format!("author {line}\ncommitter {good}");
     for (what, headers) in [
@@ -98,7 +98,7 @@ fn harmless_faults_of_an_old_history_stop_nothing() {
 }
 
 #[test]
-fn an_object_that_could_lead_a_checkout_astray_is_refused_by_name_and_the_mirror_stays() {
+fn an_object_with_a_dangerous_path_is_refused_by_name_and_the_mirror_is_kept() {
     let (swanci, repository) = (Swanci::new(), repository());
     plan(&swanci, &repository.url()).ended(0);
     let good = "author A <a@b.org> 1700000000 +0000\ncommitter A <a@b.org> 1700000000 +0000";
@@ -113,11 +113,11 @@ fn an_object_that_could_lead_a_checkout_astray_is_refused_by_name_and_the_mirror
     }
     repository.git(&["update-ref", "refs/heads/main", &first]);
     plan(&swanci, &repository.url()).ended(0);
-    assert_eq!(std::fs::metadata(&mirrors(&swanci)[0]).unwrap().ino(), before, "the mirror was made anew");
+    assert_eq!(std::fs::metadata(&mirrors(&swanci)[0]).unwrap().ino(), before, "the mirror was replaced");
 }
 
 #[test]
-fn a_path_that_another_user_owns_is_read_where_it_is_named_and_nowhere_else() {
+fn a_path_of_another_user_is_read_only_if_named_explicitly() {
     let chown = |path: &std::path::Path| {
         let done = Command::new("chown").args(["-R", "1234"]).arg(path).status().unwrap();
         assert!(done.success(), "this test runs as root");
@@ -143,7 +143,7 @@ fn a_path_that_another_user_owns_is_read_where_it_is_named_and_nowhere_else() {
     chown(&place);
     plan(&scene.swanci, place.to_str().unwrap()).ended(0);
     plan(&scene.swanci, place.to_str().unwrap().trim_end_matches(".git")).ended(0);
-    // git-lfs asks the path as well.
+    // git-lfs checks the path too.
     let stored = Repository::new();
     stored.git(&["config", "filter.lfs.clean", "git-lfs clean -- %f"]);
     stored.git(&["config", "filter.lfs.smudge", "cat"]);
@@ -153,7 +153,7 @@ fn a_path_that_another_user_owns_is_read_where_it_is_named_and_nowhere_else() {
     stored.commit("with LFS");
     chown(stored.path());
     scene.swanci.run(&["build", "--repo", &stored.url(), "--branch", "main"]).ended(0);
-    // A submodule's path is the repository's word, not a person's.
+    // The repository, not the user, sets a submodule's path.
     chown(library.path());
     scene.configure("submodules = true");
     scene.build(&with_submodule, &[]).ended(6).saying(&[
@@ -165,7 +165,7 @@ fn a_path_that_another_user_owns_is_read_where_it_is_named_and_nowhere_else() {
 }
 
 #[test]
-fn every_fault_of_a_remote_has_gits_own_cause_its_class_and_a_hint() {
+fn every_remote_fault_has_gits_message_an_exit_code_and_a_hint() {
     let swanci = Swanci::new();
     let repository = repository();
     for n in ["2", "3"] {
@@ -198,12 +198,12 @@ fn every_fault_of_a_remote_has_gits_own_cause_its_class_and_a_hint() {
         let ran = plan(&swanci, &url).ended(code).saying(says).saying(&["hint: "]);
         assert!(!ran.stderr.contains("correct access rights"), "{}", ran.stderr);
     }
-    // Nothing of the failed ones is left.
+    // The failed clones leave nothing.
     assert_eq!(mirrors(&swanci), Vec::<PathBuf>::new());
 }
 
 #[test]
-fn an_id_of_something_else_than_a_commit_is_called_what_it_is() {
+fn the_id_of_another_object_is_reported_with_its_type() {
     let (swanci, repository) = (Swanci::new(), repository());
     repository.git(&["tag", "--annotate", "--message", "a tag", "v1"]);
     let url = repository.url();
@@ -217,7 +217,7 @@ fn an_id_of_something_else_than_a_commit_is_called_what_it_is() {
 }
 
 #[test]
-fn a_missing_lfs_object_is_named_and_is_not_the_environment() {
+fn a_missing_lfs_object_is_named_and_is_not_an_environment_failure() {
     let scene = Scene::new();
     let r = &scene.repository;
     r.git(&["config", "filter.lfs.clean", "git-lfs clean -- %f"]);
@@ -251,7 +251,7 @@ fn a_git_that_is_too_old_is_refused_with_its_version() {
 }
 
 #[test]
-fn a_mirror_that_is_made_anew_keeps_what_other_jobs_work_with() {
+fn replacing_a_mirror_keeps_the_one_that_other_jobs_use() {
     let scene = Scene::new();
     let r = &scene.repository;
     r.image("a", "1").images(&[json!({"service_name": "a", "version": "1"})]);
@@ -289,7 +289,7 @@ fn a_mirror_that_is_made_anew_keeps_what_other_jobs_work_with() {
 }
 
 #[test]
-fn what_the_machine_and_the_user_trust_is_used_and_nothing_else_of_their_configuration() {
+fn only_authorities_and_proxies_of_gits_configuration_are_used() {
     let ca = Ca::new("test");
     let repository = repository();
     repository.git(&["update-server-info"]);
@@ -311,14 +311,14 @@ fn what_the_machine_and_the_user_trust_is_used_and_nothing_else_of_their_configu
             std::fs::write(&place, &text).unwrap();
             plan(&swanci, &url).ended(0);
         }
-        // The proxy is used too: nothing answers there.
+        // The proxy is used too, although nothing answers there.
         for key in ["http", "http \"https://127.0.0.1\"", &format!("http \"https://127.0.0.1:{port}/\"")] {
             let text = format!("[http]\n\tsslCAInfo = {file}\n[{key}]\n\tproxy = http://127.0.0.1:1\n");
             std::fs::write(&place, &text).unwrap();
             let code = if key == "http \"https://127.0.0.1\"" { 0 } else { 6 };
             plan(&swanci, &url).ended(code);
         }
-        // A switch that turns the check off is not taken over.
+        // A setting that turns the check off is ignored.
         std::fs::write(&place, "[http]\n\tsslVerify = false\n").unwrap();
         plan(&swanci, &url).ended(6);
         std::fs::write(&place, "").unwrap();
@@ -327,7 +327,7 @@ fn what_the_machine_and_the_user_trust_is_used_and_nothing_else_of_their_configu
 }
 
 #[test]
-fn every_fault_of_https_has_its_own_cause_and_hint() {
+fn every_https_fault_has_a_cause_and_a_hint() {
     let (ca, repository) = (Ca::new("test"), repository());
     repository.git(&["update-server-info"]);
     let inner = super::plain_server(repository.path().join(".git"), |_| true);

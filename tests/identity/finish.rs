@@ -1,4 +1,4 @@
-//! A run that failed between its phases is finished by `catchup`.
+//! `catchup` finishes a run that failed between its phases.
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -30,7 +30,7 @@ fn in_place(scene: &Scene, commit: &str) -> bool {
 }
 
 #[test]
-fn moves_that_failed_are_made_by_the_next_catchup() {
+fn the_next_catchup_repeats_failed_moves() {
     for (broken_one, first_too) in [("a", false), ("b", false), ("a", true)] {
         let (scene, proxy) = two_images();
         let first = scene.repository.commit("first");
@@ -44,7 +44,7 @@ fn moves_that_failed_are_made_by_the_next_catchup() {
         scene.run(&second, &[]).ended(6);
         assert!(!in_place(&scene, &second));
         let before = scene.digest(broken_one, "1");
-        // Nothing has changed yet: it fails again, and says so.
+        // Nothing has changed yet, so it fails again with an error.
         let commits = catchup(&scene, 6);
         assert_eq!(commits.last().unwrap()["outcome"], "failed", "{commits:?}");
         assert_eq!(scene.digest(broken_one, "1"), before);
@@ -60,7 +60,7 @@ fn moves_that_failed_are_made_by_the_next_catchup() {
 }
 
 #[test]
-fn moves_that_a_kill_cut_short_are_made_by_the_next_catchup() {
+fn the_next_catchup_completes_moves_that_a_kill_interrupted() {
     let (scene, proxy) = two_images();
     let commit = scene.repository.commit("first");
     let gate = Gate::default();

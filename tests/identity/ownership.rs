@@ -1,4 +1,4 @@
-//! An image path belongs to the repository whose images it holds; everybody else gets nothing.
+//! An image path belongs to the repository of its images; other repositories are refused.
 
 use serde_json::json;
 
@@ -10,14 +10,14 @@ use crate::support::swanci::{Scene, image, outcome};
 const OURS: &str = "https://github.com/acme/shop";
 const OTHERS: &str = "https://github.com/acme/other";
 
-/// How often something was written.
+/// The number of writes.
 fn writes(proxy: &Proxy) -> usize {
     let seen = proxy.seen();
     seen.iter().filter(|seen| !matches!(seen.method.as_str(), "GET" | "HEAD")).count()
 }
 
 #[test]
-fn a_path_of_another_repository_gets_nothing_on_any_way() {
+fn no_command_writes_to_a_path_of_another_repository() {
     let mut two = Two::new();
     let proxy = two.proxy();
     let ours = one_image(&two.scene.repository, "a", "ours");
@@ -45,14 +45,14 @@ fn a_path_of_another_repository_gets_nothing_on_any_way() {
     assert_eq!(writes(&proxy), before);
     assert_eq!(two.scene.digest("a", "1"), digest);
     assert_eq!(two.scene.digest("a", &format!("sha-{theirs}")), None);
-    // A person can have it so.
+    // An option overrides the refusal.
     two.run_other(&theirs, &["--take-over"]).ended(0);
     assert_ne!(two.scene.digest("a", "1"), digest);
 }
 
-/// One image of another repository's, however it stands there, keeps this repository out.
+/// An image of another repository under any tag keeps this repository out.
 #[test]
-fn the_owner_is_found_wherever_his_images_stand() {
+fn the_owner_is_found_under_every_tag() {
     let (scene, first) = Scene::with_one_image();
     scene.repository.write("a/file", "2");
     let commit = scene.repository.commit("second");
@@ -74,7 +74,7 @@ fn the_owner_is_found_wherever_his_images_stand() {
             "another tag, and a parent without",
         ),
     ] {
-        // A registry of its own for each.
+        // A separate registry for each.
         let fresh = crate::support::registry::RegistryServer::plain();
         let proxy = Proxy::start(fresh.address);
         scene.configure_for(&proxy.host(), "");
@@ -91,7 +91,7 @@ fn the_owner_is_found_wherever_his_images_stand() {
 }
 
 #[test]
-fn whose_image_it_is_does_not_hang_on_case_or_on_a_missing_label() {
+fn ownership_ignores_case_and_missing_labels() {
     let (scene, commit) = Scene::with_one_image();
     for (source, code) in [
         (Some("https://github.com/ACME/Shop"), 0),
@@ -109,7 +109,7 @@ fn whose_image_it_is_does_not_hang_on_case_or_on_a_missing_label() {
         scene.registry.push_sample_image("a", "1", &labels);
         scene.run(&commit, &["--force"]).ended(code);
     }
-    // After a rename the old name is its own, and nobody else's.
+    // After a rename, images with the old name belong to this repository only.
     for (line, code) in [("", 5), ("former_names = [\"old/Shop\"]", 0)] {
         scene.configure(line);
         scene.registry.push_sample_image("a", "1", &[(SOURCE, "https://github.com/Old/shop")]);
@@ -118,12 +118,12 @@ fn whose_image_it_is_does_not_hang_on_case_or_on_a_missing_label() {
 }
 
 #[test]
-fn an_image_that_another_repository_planted_is_not_taken_for_unchanged() {
+fn an_image_planted_by_another_repository_does_not_count_as_unchanged() {
     let two = Two::new();
     let ours = one_image(&two.scene.repository, "a", "ours");
     let built = two.scene.build(&ours, &[]).ended(0).json();
     let inputs = image(&built, "a")["inputs"].as_str().unwrap().to_owned();
-    // Its own build of the path, and one with all labels of ours but the source.
+    // Its own build of the path, and one with all labels of this repository except the source.
     for (tag, args, code) in [("1", &[][..], 5), ("1", &["--take-over"][..], 0)] {
         if code == 5 {
             two.scene.registry.push_sample_image(
@@ -144,11 +144,11 @@ fn an_image_that_another_repository_planted_is_not_taken_for_unchanged() {
 }
 
 #[test]
-fn a_fork_that_builds_a_commit_first_takes_no_tag_of_the_original() {
+fn a_fork_that_builds_a_commit_first_cannot_take_a_tag_of_the_original() {
     let two = Two::new();
     let first = one_image(&two.scene.repository, "a", "1");
     two.scene.run(&first, &[]).ended(0);
-    // The fork has the same commits, and one more that the original merges later.
+    // The fork has the same commits, and another one that the original merges later.
     two.other.git(&["pull", "--quiet", &two.scene.repository.url(), "main"]);
     two.other.write("a/file", "2");
     let next = two.other.commit("second");
@@ -193,7 +193,7 @@ fn a_namespace_is_reserved_for_its_repository() {
 }
 
 #[test]
-fn who_a_repository_is_comes_from_the_configuration() {
+fn a_repositorys_identity_comes_from_the_configuration() {
     let (scene, commit) = Scene::with_one_image();
     let trap = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     trap.set_nonblocking(true).unwrap();
@@ -211,12 +211,12 @@ fn who_a_repository_is_comes_from_the_configuration() {
     let name = scene.image_name("a", &format!("sha-{commit}"));
     let labels = crate::support::engine::inspect(&name)["Config"]["Labels"].clone();
     assert_eq!(labels[SOURCE], OURS);
-    assert!(trap.accept().is_err(), "somebody connected to where the payload pointed");
-    // By hand too, and a clone of it that is named by another path is the same repository.
+    assert!(trap.accept().is_err(), "swanci connected to a URL of the payload");
+    // Also in a manual build; a clone of it at another path is the same repository.
     let by_hand = ["build", "--repo", &scene.repository.url(), "--branch", "main", "--force"];
     scene.swanci.run(&by_hand).ended(0);
     assert_eq!(crate::support::engine::inspect(&name)["Config"]["Labels"][SOURCE], OURS);
-    // Another clone URL, the same repository: nothing is built anew.
+    // Another clone URL of the same repository: nothing is rebuilt.
     let moved = Repository::new();
     moved.git(&["pull", "--quiet", &scene.repository.url(), "main"]);
     scene.swanci.config(&format!(

@@ -19,11 +19,11 @@ fn an_old_document_that_is_pushed_late_moves_nothing() {
     assert_eq!(outcome(&receipt, "a", "1"), "superseded");
     assert_eq!(receipt["outcome"], "succeeded");
     assert_eq!(scene.digest("a", "1"), Some(digest_of(&scene, &second)));
-    // Its own tag is there all the same.
+    // It still gets its own tag.
     assert_eq!(image(&receipt, "a")["digest"], digest_of(&scene, &first));
     assert_ne!(digest_of(&scene, &first), digest_of(&scene, &second));
 
-    // Rebuilt anew, the old commit still does not take the tag; only a person can have it so.
+    // Rebuilt, the old commit still does not move the tag; only an option overrides this.
     let receipt = scene.run(&first, &[]).ended(0).json();
     assert_eq!(outcome(&receipt, "a", "1"), "superseded");
     let receipt = scene.push(&late, &["--allow-rollback"]).ended(0).json();
@@ -33,7 +33,7 @@ fn an_old_document_that_is_pushed_late_moves_nothing() {
 }
 
 #[test]
-fn a_revert_is_not_undone_by_what_it_reverted() {
+fn a_revert_is_not_undone_by_the_reverted_commit() {
     let (scene, first) = Scene::with_one_image();
     scene.run(&first, &[]).ended(0);
     let second = next(&scene, "2");
@@ -42,14 +42,14 @@ fn a_revert_is_not_undone_by_what_it_reverted() {
     let receipt = scene.run(&third, &[]).ended(0).json();
     assert_eq!(image(&receipt, "a")["status"], "unchanged");
     assert_eq!(scene.digest("a", "1"), Some(digest_of(&scene, &first)), "the revert's image is the old one");
-    // The image under the tag is older than the second commit; the commit that wants it there is newer.
+    // The image under the tag is older than the second commit, but the pushed commit is newer.
     let receipt = scene.push(&late, &[]).ended(0).json();
     assert_eq!(outcome(&receipt, "a", "1"), "superseded");
     assert_eq!(scene.digest("a", "1"), Some(digest_of(&scene, &first)));
 }
 
 #[test]
-fn a_revert_moves_the_tag_when_it_comes_in_order() {
+fn a_revert_that_is_pushed_in_order_moves_the_tag() {
     let (scene, first) = Scene::with_one_image();
     scene.run(&first, &[]).ended(0);
     let second = next(&scene, "2");
@@ -84,24 +84,24 @@ fn all_tags_of_a_superseded_commit_stay() {
 }
 
 #[test]
-fn a_newer_commit_that_is_not_complete_does_not_hold_the_tag() {
+fn an_incomplete_newer_commit_does_not_hold_the_tag() {
     let scene = Scene::new();
     scene.repository.image("a", "1").image("b", "1");
     scene.repository.images(&["a", "b"].map(|n| json!({"service_name": n, "version": "1"})));
     let first = scene.repository.commit("first");
     let second = next(&scene, "2");
-    // Half of the second commit got there: the first may still come.
+    // Only a part of the second commit is in the registry, so the first one may still move the tags.
     scene.registry.push_sample_image("a", &format!("sha-{second}"), &[]);
     let receipt = scene.run(&first, &[]).ended(0).json();
     assert_eq!(outcome(&receipt, "a", "1"), "moved");
-    // With its other half it is complete, and a third commit that comes late finds it so.
+    // With its other image the second commit is complete, so the first one moves no tags.
     scene.registry.push_sample_image("b", &format!("sha-{second}"), &[]);
     let receipt = scene.run(&first, &["--tag", "other"]).ended(0).json();
     assert_eq!(outcome(&receipt, "a", "other"), "superseded");
 }
 
 #[test]
-fn what_is_unknown_or_diverged_does_not_hold_the_tag_and_leaves_a_note() {
+fn an_unknown_or_diverged_revision_does_not_hold_the_tag_and_gets_a_note() {
     let (scene, _) = Scene::with_one_image();
     let source = ("org.opencontainers.image.source", "https://github.com/acme/shop");
     let unknown = "0123456789012345678901234567890123456789";
@@ -120,7 +120,7 @@ fn what_is_unknown_or_diverged_does_not_hold_the_tag_and_leaves_a_note() {
         assert!(note(&receipt).contains(said), "{receipt}");
         assert_eq!(scene.digest("a", "1"), Some(digest_of(&scene, &commit)));
     }
-    // The other branch writes the same tag.
+    // The other branch uses the same tag.
     let payload = crate::support::repository::Payload::merged("acme/shop", "other", &diverged).bytes();
     let receipt = scene.swanci.pipe(&["run", "-"], payload).ended(0).json();
     assert_eq!(outcome(&receipt, "a", "1"), "moved");
@@ -141,7 +141,7 @@ fn another_repositorys_image_is_not_overwritten() {
     let receipt = scene.run(&commit, &["--take-over"]).ended(0).json();
     assert_eq!(outcome(&receipt, "a", "1"), "moved");
 
-    // The same repository, however it was reached, is no other one.
+    // Another URL of the same repository is not another repository.
     for same in ["https://github.com/acme/shop", "https://github.com/ACME/shop.git"] {
         scene.registry.push_sample_image("a", "1", &[("org.opencontainers.image.source", same)]);
         scene.run(&commit, &[]).ended(0);
@@ -153,7 +153,7 @@ fn another_repositorys_image_is_not_overwritten() {
 }
 
 #[test]
-fn a_repository_that_cannot_be_reached_moves_nothing() {
+fn an_unreachable_repository_moves_nothing() {
     let (scene, commit) = Scene::with_one_image();
     let built = scene.build(&commit, &[]).ended(0);
     let away = scene.repository.path().with_extension("away");
@@ -167,11 +167,11 @@ fn a_repository_that_cannot_be_reached_moves_nothing() {
 }
 
 #[test]
-fn the_branch_is_asked_again_when_the_tag_moves() {
+fn the_branch_is_fetched_again_before_the_tag_moves() {
     let (scene, _) = Scene::with_one_image();
     let second = next(&scene, "2");
     scene.run(&second, &[]).ended(0);
-    // Another machine with a state of its own, which has never seen the second commit, pushes the first.
+    // Another machine, whose state lacks the second commit, pushes the first.
     let first = scene.repository.git(&["rev-parse", "main^"]);
     scene.repository.reset(&first);
     let other = crate::support::swanci::Swanci::new();

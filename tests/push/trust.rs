@@ -1,4 +1,4 @@
-//! Registries with a login, with a certificate, with another's certificate, and registries that are not there.
+//! Registries with a login, with a right or wrong certificate, and unreachable registries.
 
 use serde_json::json;
 
@@ -9,7 +9,7 @@ use crate::support::repository::Repository;
 use crate::support::swanci::{Scene, Swanci, image, outcome};
 use crate::support::token_server::TokenRegistry;
 
-/// A scene with this registry; `host` is how it is reached.
+/// A scene with this registry at the address `host`.
 fn scene(registry: RegistryServer, host: &str) -> (Scene, String) {
     engine::needed();
     let mut images = Cleanup::new(&registry.host());
@@ -75,7 +75,7 @@ fn a_registry_with_bearer_tokens_is_pushed_to() {
 }
 
 #[test]
-fn a_private_authority_is_trusted_where_it_is_named_and_another_one_is_not() {
+fn only_the_configured_private_authority_is_trusted() {
     let ca = Ca::new("the registry's");
     let registry = RegistryServer::builder().tls(&ca).start();
     let host = registry.host();
@@ -93,7 +93,7 @@ fn a_private_authority_is_trusted_where_it_is_named_and_another_one_is_not() {
         let refused = scene.run(&commit, &[]).ended(6).saying(&["certificate", "hint:", "ca_file"]);
         assert_eq!(refused.stdout, "");
     }
-    // Its path is relative to the file that names it.
+    // The path is relative to the configuration file.
     write("ca_file = \"ca.crt\"");
     let receipt = scene.run(&commit, &[]).ended(0).json();
     assert_eq!(image(&receipt, "a")["status"], "built");
@@ -102,7 +102,7 @@ fn a_private_authority_is_trusted_where_it_is_named_and_another_one_is_not() {
 }
 
 #[test]
-fn a_registry_that_is_down_is_the_environments_fault() {
+fn an_unreachable_registry_is_an_environment_failure() {
     let (mut scene, commit) = Scene::with_one_image();
     let built = scene.build(&commit, &[]).ended(0);
     scene.registry.stop();
@@ -113,7 +113,7 @@ fn a_registry_that_is_down_is_the_environments_fault() {
 }
 
 #[test]
-fn plain_http_is_not_spoken_unasked_and_never_beyond_loopback() {
+fn plain_http_must_be_configured_and_is_limited_to_loopback() {
     let (scene, commit) = Scene::with_one_image();
     let proxy = Proxy::start(scene.registry.address);
     scene.swanci.config(&format!(
@@ -122,7 +122,7 @@ fn plain_http_is_not_spoken_unasked_and_never_beyond_loopback() {
         scene.repository.url()
     ));
     scene.run(&commit, &[]).ended(6);
-    assert!(proxy.seen().iter().all(|seen| !seen.path.starts_with("/v2/a/")), "http was spoken");
+    assert!(proxy.seen().iter().all(|seen| !seen.path.starts_with("/v2/a/")), "plain http was used");
     scene.swanci.config("[registry]\nhost = \"registry.example.org:443\"\nplain_http = true\n");
     scene.run(&commit, &[]).ended(4).saying(&["registry.plain_http"]);
 }
@@ -165,19 +165,19 @@ fn a_helper_and_docker_get_the_users_environment_without_swancis_secrets() {
 }
 
 #[test]
-fn the_first_push_to_a_registry_that_hides_what_is_not_there_works() {
+fn the_first_push_to_a_registry_that_denies_unknown_names_works() {
     let registry = RegistryServer::builder().login("me", "canary-password-5").start();
     let proxy = Proxy::start(registry.address);
     let (scene, commit) = scene(registry, &proxy.host());
     scene.swanci.docker_config(&docker_login(&proxy.host(), "me", "canary-password-5"));
     let denied = r#"{"errors":[{"code":"DENIED","message":"requested access to the resource is denied"}]}"#;
     for path in ["/v2/a/manifests/", "/v2/a/tags/"] {
-        // Not to docker's own HEAD, which asks for what it is about to push.
+        // Not docker's own HEAD for the image that it pushes.
         proxy.instead_of_404("GET", path, Reply::new(403).body(denied));
     }
     let receipt = scene.run(&commit, &[]).ended(0).json();
     assert_eq!(outcome(&receipt, "a", "1"), "moved");
-    // A login that is wrong is not taken for an empty registry.
+    // A wrong login is not treated as an empty registry.
     scene.swanci.docker_config(&docker_login(&proxy.host(), "me", "wrong"));
     scene.run(&commit, &[]).ended(6).saying(&["docker login"]);
 }

@@ -16,7 +16,7 @@ use super::{accept, ended, job, lock, open, options, start, succeeded, system, u
 use crate::support::program::is_root;
 
 #[test]
-fn a_second_serve_is_refused_and_told_who_was_first() {
+fn a_second_serve_is_refused_and_the_error_names_the_first() {
     let dir = TempDir::new().unwrap();
     let first = open(dir.path());
     let error = lock(dir.path()).unwrap_err();
@@ -29,7 +29,7 @@ fn a_second_serve_is_refused_and_told_who_was_first() {
 }
 
 #[test]
-fn a_damaged_database_is_refused_and_kept_to_the_byte() {
+fn a_damaged_database_is_refused_and_not_modified() {
     let dir = TempDir::new().unwrap();
     let queue = open(dir.path());
     for commit in 0..200 {
@@ -54,7 +54,7 @@ fn a_damaged_database_is_refused_and_kept_to_the_byte() {
     assert_eq!(open(dir.path()).stats().unwrap().queued, 200);
 }
 
-/// A queue with ten jobs in its log of changes, none of them folded into the database, as after a kill -9.
+/// A queue with ten jobs in the write-ahead log and none in the database, as after a kill -9.
 fn unfolded(dir: &Path) {
     let queue = open(dir);
     for commit in 0..10 {
@@ -71,7 +71,7 @@ fn unfolded(dir: &Path) {
     assert!(fs::metadata(dir.join("queue.db-wal")).unwrap().len() > 0);
 }
 
-/// A process that another test has just forked holds the lock until it runs its program.
+/// A process that another test has just forked holds the lock until its exec.
 fn lock_soon(dir: &Path) -> ServeLock {
     let mut taken = None;
     until("the lock is free", || {
@@ -82,7 +82,7 @@ fn lock_soon(dir: &Path) -> ServeLock {
 }
 
 #[test]
-fn a_database_or_log_that_was_emptied_cut_damaged_removed_or_exchanged_is_refused() {
+fn a_database_or_log_that_was_emptied_truncated_damaged_removed_or_replaced_is_refused() {
     type Loss = fn(&Path);
     let losses: [(&str, Loss); 9] = [
         ("log removed", |dir| fs::remove_file(dir.join("queue.db-wal")).unwrap()),
@@ -138,7 +138,7 @@ fn a_database_or_log_that_was_emptied_cut_damaged_removed_or_exchanged_is_refuse
             assert!(matches!(beside, QueueError::Corrupt { .. }), "{what}: {beside}");
         }
         assert!(files() == before, "{what}: the files were changed");
-        // As the hint says.
+        // Follow the hint.
         for name in ["queue.db", "queue.db-wal", "queue.db-shm", "queue.mark"] {
             let _ = fs::remove_file(dir.path().join(name));
         }
@@ -152,7 +152,7 @@ fn a_database_or_log_that_was_emptied_cut_damaged_removed_or_exchanged_is_refuse
 }
 
 #[test]
-fn the_files_of_a_queue_are_their_owners_alone() {
+fn only_the_owner_can_read_the_files_of_a_queue() {
     use std::os::unix::fs::PermissionsExt as _;
     let above = TempDir::new().unwrap();
     let dir = above.path().join("state");
@@ -195,7 +195,7 @@ fn a_database_of_a_newer_swanci_is_refused() {
 
 const CHILD: &str = "SWANCI_TEST_QUEUE_CHILD";
 
-/// Accepts and runs for ever, saying on standard output what was acknowledged. Ends by being killed.
+/// Accepts and runs jobs until it is killed; prints the acknowledged ones on standard output.
 fn child(dir: &Path, round: &str) {
     let queue = open(dir);
     let (_pool, _events) = start(&queue, options(2), |_, _| {
@@ -218,8 +218,8 @@ fn child(dir: &Path, round: &str) {
 }
 
 #[test]
-fn what_was_acknowledged_survives_kill_9() {
-    // This test starts itself again as the process to be killed.
+fn acknowledged_deliveries_survive_kill_9() {
+    // This test starts itself as the process to kill.
     if let Ok(spec) = std::env::var(CHILD) {
         let (round, dir) = spec.split_once(':').unwrap();
         return child(Path::new(dir), round);
@@ -230,7 +230,7 @@ fn what_was_acknowledged_survives_kill_9() {
     for round in 0..25_u32 {
         let before = acknowledged.len();
         let mut process = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "queue::faults::what_was_acknowledged_survives_kill_9", "--nocapture"])
+            .args(["--exact", "queue::faults::acknowledged_deliveries_survive_kill_9", "--nocapture"])
             .env(CHILD, format!("{round}:{}", dir.path().display()))
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -240,7 +240,7 @@ fn what_was_acknowledged_survives_kill_9() {
         let stop_after = 1 + fastrand::usize(..60);
         let mut take = |text: &str| {
             let words: Vec<&str> = text.split_whitespace().collect();
-            // Besides the test runner's own lines; one that was cut by the kill has no end.
+            // Ignores the test runner's lines, and a line that the kill truncated.
             if text.ends_with('\n')
                 && let [.., "ack", id, _, commit] = words[..]
             {
@@ -266,7 +266,7 @@ fn what_was_acknowledged_survives_kill_9() {
         });
         let left_running = Store::open_existing(dir.path(), system()).unwrap().stats().unwrap().running;
         let queue = open(dir.path());
-        assert_eq!(queue.stats().unwrap().running, 0, "the new serve has taken up what was left");
+        assert_eq!(queue.stats().unwrap().running, 0, "the new serve has taken over the running jobs");
         resumed += left_running;
     }
     let queue = open(dir.path());
@@ -277,10 +277,10 @@ fn what_was_acknowledged_survives_kill_9() {
         assert!(matches!(record.state, JobState::Queued | JobState::Succeeded));
         assert!(record.attempts <= 1 && (record.state == JobState::Succeeded) == (record.attempts == 1));
     }
-    assert!(resumed > 0, "no round left a job running: the test tried nothing");
+    assert!(resumed > 0, "no round left a job running, so nothing was tested");
 }
 
-/// A small disk of its own; gone when it is dropped.
+/// A small file system, unmounted when dropped.
 struct SmallDisk(TempDir);
 
 impl SmallDisk {
@@ -310,7 +310,7 @@ fn fill(path: &Path) {
 }
 
 #[test]
-fn a_full_disk_refuses_new_jobs_finishes_running_ones_and_is_whole_again_unaided() {
+fn on_a_full_disk_new_jobs_are_refused_running_ones_finish_and_the_queue_recovers() {
     if !is_root() {
         return;
     }
@@ -352,10 +352,10 @@ fn a_full_disk_refuses_new_jobs_finishes_running_ones_and_is_whole_again_unaided
             JobState::Succeeded,
             "a running job is finished on the full disk"
         );
-        fill(&dir.join("filler")); // and whoever filled it goes on doing so
+        fill(&dir.join("filler")); // and keep it full
     }
     fs::remove_file(dir.join("filler")).unwrap();
-    until("the queue takes jobs again", || queue.check_writable().is_ok());
+    until("the queue accepts jobs again", || queue.check_writable().is_ok());
     ids.push(accept(&queue, "o/late", refused));
     for id in &ids {
         assert_eq!(ended(&queue, *id).state, JobState::Succeeded);

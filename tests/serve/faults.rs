@@ -1,4 +1,4 @@
-//! Registry away, docker away, disk full, builds that hang.
+//! Unreachable registry or docker, full disk, hanging builds.
 
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Output};
@@ -15,7 +15,7 @@ fn serve_with_admin(world: &World, args: &[&str]) -> (Serve, std::net::SocketAdd
 }
 
 #[test]
-fn a_job_that_the_environment_failed_is_tried_again_and_holds_up_no_other() {
+fn a_job_with_an_environment_failure_is_retried_and_does_not_block_others() {
     let mut world = World::new();
     let merge = world.merge_page("one");
     let serve = world.serve();
@@ -29,7 +29,7 @@ fn a_job_that_the_environment_failed_is_tried_again_and_holds_up_no_other() {
     assert!(waiting["next_attempt"].is_string(), "{waiting}");
     assert!(waiting["error"].is_string(), "{waiting}");
     serve.wait_said("attempt 1 failed, again in");
-    // A later job of the same repository is not held up by the one that waits.
+    // The waiting job does not block a later job of the same repository.
     world.registry.start();
     let later = world.merge_page("two");
     let second = serve.deliver(&later);
@@ -45,7 +45,7 @@ fn a_job_that_the_environment_failed_is_tried_again_and_holds_up_no_other() {
 }
 
 #[test]
-fn readyz_says_that_docker_does_not_answer_while_healthz_lives() {
+fn readyz_reports_that_docker_does_not_answer_while_healthz_is_ok() {
     let world = World::new();
     world.configure(|s| s.build = "docker = \"/nowhere/docker\"".to_owned());
     let (serve, admin) = serve_with_admin(&world, &[]);
@@ -53,7 +53,7 @@ fn readyz_says_that_docker_does_not_answer_while_healthz_lives() {
     assert_eq!(ready.status, 503);
     assert!(ready.body.contains("/nowhere/docker"), "{}", ready.body);
     assert_eq!(serve.get("/healthz").status, 200);
-    // A delivery is taken all the same: the queue is there for that.
+    // A delivery is still accepted and queued.
     let merge = world.merge_page("one");
     let job = serve.deliver(&merge);
     let waiting = until("its first attempt has failed", || {
@@ -63,8 +63,8 @@ fn readyz_says_that_docker_does_not_answer_while_healthz_lives() {
     assert_eq!(waiting["exit_code"], 6, "{waiting}");
 }
 
-/// A docker daemon of the test's own, which may come and go. Its network namespace is its own too: its bridge would take
-/// the place of the machine's.
+/// A separate docker daemon that the test can stop. It has its own network namespace, because its bridge would replace that
+/// of the machine.
 struct Engine {
     dir: tempfile::TempDir,
     daemon: Option<Child>,
@@ -122,12 +122,12 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.down();
-        // Its storage driver may leave its own mount point behind.
+        // Its storage driver may leave a mount point.
         let _ = Command::new("umount").arg("--lazy").arg(self.dir.path().join("data")).output();
     }
 }
 
-/// Steps of an engine that goes away: the current one leaves them running.
+/// The steps of a stopped engine: the current version leaves them running.
 struct Left {
     mark: String,
     steps: Vec<u32>,
@@ -141,7 +141,7 @@ impl Drop for Left {
 }
 
 #[test]
-fn a_docker_daemon_that_goes_away_in_mid_build_costs_an_attempt_and_no_merge() {
+fn a_docker_daemon_that_stops_during_a_build_costs_an_attempt_but_no_merge() {
     let world = World::new();
     let mut engine = Engine::start();
     let mark = format!("74{:07}", fastrand::u32(..10_000_000));
@@ -169,7 +169,7 @@ fn a_docker_daemon_that_goes_away_in_mid_build_costs_an_attempt_and_no_merge() {
 }
 
 #[test]
-fn a_job_that_hangs_is_ended_at_its_timeout_with_its_step() {
+fn a_hanging_job_is_stopped_with_its_step_at_the_timeout() {
     let world = World::new();
     world.configure(|s| s.serve = "timeout = \"6s\"".to_owned());
     let mark = format!("72{:07}", fastrand::u32(..10_000_000));
@@ -181,13 +181,13 @@ fn a_job_that_hangs_is_ended_at_its_timeout_with_its_step() {
     assert_eq!((&failed["exit_code"], &failed["attempts"]), (&1.into(), &1.into()), "{failed}");
     assert!(failed["error"].as_str().unwrap().contains("timed out"), "{failed}");
     until_within(Duration::from_secs(5), "the step is gone", &mut || (!step_runs(&mark)).then_some(()));
-    // The queue goes on.
+    // The queue continues.
     let next = world.merge_page("two");
     let next = serve.deliver(&next);
     world.wait_for(next, "succeeded");
 }
 
-/// A tmpfs of the test's own.
+/// A tmpfs for the test.
 struct SmallDisk(std::path::PathBuf);
 
 impl SmallDisk {
@@ -220,7 +220,7 @@ impl Drop for SmallDisk {
 }
 
 #[test]
-fn a_full_disk_under_the_queue_is_answered_503_and_is_over_when_there_is_space() {
+fn on_a_full_disk_deliveries_get_503_until_there_is_space() {
     let world = World::new();
     let disk = SmallDisk::mount(world.path("small"), "24m");
     world.configure(|s| s.state = Some(disk.0.join("state")));
@@ -234,29 +234,29 @@ fn a_full_disk_under_the_queue_is_answered_503_and_is_over_when_there_is_space()
     assert_eq!(deliver(0).status, 202);
     disk.fill();
     let mut taken = 1;
-    // What still fits into pages that are there may be taken; then it must say no, and go on saying it.
+    // Deliveries that fit into existing pages may be accepted; after that, all must be refused.
     let refused = (1..2000).map(|n| (n, deliver(n))).find(|(_, answer)| {
         taken += usize::from(answer.status == 202);
         answer.status != 202
     });
-    let (n, refused) = refused.expect("a full disk is noticed");
+    let (n, refused) = refused.expect("the full disk was not detected");
     assert_eq!(refused.status, 503, "{refused:?}");
     assert!(refused.header("retry-after").is_some(), "{refused:?}");
-    assert!(!refused.body.contains(&disk.0.display().to_string()), "a stranger learns no path: {refused:?}");
+    assert!(!refused.body.contains(&disk.0.display().to_string()), "the answer contains a path: {refused:?}");
     assert_eq!(serve.get("/healthz").status, 200);
-    // An answer of `/readyz` is given again for a second.
-    until_within(Duration::from_secs(8), "readiness notices it", &mut || {
+    // `/readyz` caches its answer for a second.
+    until_within(Duration::from_secs(8), "readyz reports it", &mut || {
         (ask(admin, get("/readyz")).status == 503).then_some(())
     });
     assert_eq!(deliver(n).status, 503);
     disk.relieve();
-    until_within(Duration::from_secs(2), "it is whole again unaided", &mut || {
+    until_within(Duration::from_secs(2), "it recovers by itself", &mut || {
         (deliver(n).status == 202).then_some(())
     });
-    until_within(Duration::from_secs(8), "and says so", &mut || {
+    until_within(Duration::from_secs(8), "readyz reports the recovery", &mut || {
         (ask(admin, get("/readyz")).status == 200).then_some(())
     });
-    assert_eq!(world.jobs().len(), taken + 1, "every 202 is a job, and nothing else is");
+    assert_eq!(world.jobs().len(), taken + 1, "exactly the deliveries with 202 are jobs");
     assert_eq!(serve.stop(), 0);
     drop(disk);
 }
