@@ -180,7 +180,7 @@ fn the_digest_that_docker_prints_is_compared_with_the_registrys() {
         .header("Content-Type", "application/vnd.docker.distribution.manifest.v2+json");
     let built = scene.build(&commit, &[]).ended(0);
     proxy.always("HEAD", "/v2/a/manifests/sha-", Fault::Reply(reply));
-    scene.push(&built, &[]).ended(1).saying(&["docker says that it pushed", &lie]);
+    scene.push(&built, &[]).ended(1).saying(&["docker reports that it pushed", &lie]);
     assert_eq!(scene.digest("a", "1"), None, "a moving tag has moved");
 }
 

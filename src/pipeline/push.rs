@@ -30,7 +30,6 @@ pub(crate) struct PushOptions {
 /// Uploads at once; the engine has its own limit on the layers of each.
 pub(super) const UPLOADS: usize = 3;
 
-/// Pushes a built document and writes its receipt.
 pub(crate) fn push(
     site: &Site,
     built: BuiltDocument,
@@ -201,9 +200,7 @@ pub(super) fn push_image(
     }
 }
 
-/// A digest in the registry, and a remark for the receipt.
-type InRegistry = (Digest, Option<String>);
-
+/// Finds the digest of the image in the registry, and a remark for the receipt.
 struct Phase1<'a> {
     site: &'a Site,
     origin: &'a Origin,
@@ -221,7 +218,7 @@ impl Phase1<'_> {
 
     /// What is already under the immutable tag. `is_same` recognizes this very image. Another image of the commit is kept
     /// and used; anything else is an error.
-    fn held(&self, is_same: impl Fn(&Manifest) -> bool) -> Result<Option<InRegistry>, Failure> {
+    fn held(&self, is_same: impl Fn(&Manifest) -> bool) -> Result<Option<(Digest, Option<String>)>, Failure> {
         let (path, tag) = (self.repository.path(), self.tag());
         let in_the_way = |what: &str| {
             let name = self.repository.tagged(&tag);
@@ -265,7 +262,7 @@ impl Phase1<'_> {
         id: &Digest,
         just_seen: bool,
         on_line: &mut dyn FnMut(&str),
-    ) -> Result<InRegistry, Failure> {
+    ) -> Result<(Digest, Option<String>), Failure> {
         if let Some(held) = self.held(|manifest| manifest.is_of_image(id))? {
             return Ok(held);
         }
@@ -324,7 +321,7 @@ impl Phase1<'_> {
     }
 
     /// Writes the manifest of an unchanged image under one more tag.
-    fn tag_unchanged(&self, digest: &Digest, just_seen: bool) -> Result<InRegistry, Failure> {
+    fn tag_unchanged(&self, digest: &Digest, just_seen: bool) -> Result<(Digest, Option<String>), Failure> {
         if !just_seen && let Some(held) = self.held(|manifest| manifest.digest == *digest)? {
             return Ok(held);
         }
