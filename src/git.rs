@@ -18,17 +18,18 @@ use base64::Engine as _;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::cancel::Cancel;
+use crate::error::Failure;
 use crate::model::ForgeName;
 use crate::process::{Finished, Tool};
 
-pub use error::{Cause, Fault, GitError};
-pub use history::Landed;
+pub use error::{GitError, GitErrorKind};
+pub use history::CommitInfo;
 pub use landed::Merge;
 pub use mirror::{Mirror, remove_unused_mirrors};
-pub use objects::{AttributesFile, CommitInfo, ContextFiles, Found, Misplaced, Object};
+pub use objects::{AttributesFile, Blob, ContextFiles, Found};
 pub use remote::{Remote, RemoteError, Transport};
 pub(crate) use worktree::uncommitted;
-pub use worktree::{Gitlink, LfsUse, lfs_is_installed, uses_lfs};
+pub use worktree::{Gitlink, lfs_is_installed};
 
 /// Environment variables that git receives in addition to the inherited ones: for ssh and TLS.
 const GIT_VARIABLES: &[&str] =
@@ -202,10 +203,7 @@ fn run(tool: Tool, cancel: &Cancel) -> Result<Finished, GitError> {
     tool.run(cancel).map_err(|error| GitError::of_local(place, error))
 }
 
-/// The version of git.
-///
-/// # Errors
-/// [`GitError::TooOld`], and errors from running git.
+/// The version of git; an error if it is too old.
 pub fn version(cancel: &Cancel) -> Result<String, GitError> {
     static VERSION: OnceLock<String> = OnceLock::new();
     let version = match VERSION.get() {
@@ -218,7 +216,13 @@ pub fn version(cancel: &Cancel) -> Result<String, GitError> {
     let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     match (numbers.next(), numbers.next()) {
         (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= OLDEST => Ok(version),
-        (Some(Ok(_)), Some(Ok(_))) => Err(GitError::TooOld { version }),
-        _ => Err(GitError::Unexpected(format!("git --version: {version}"))),
+        (Some(Ok(_)), Some(Ok(_))) => {
+            let (major, minor) = OLDEST;
+            let text = format!("git {version} is too old; swanci needs git {major}.{minor} or newer");
+            let failure = Failure::environment(text);
+            let hint = "upgrade git; Debian 12 and Ubuntu 22.04 have a newer one";
+            Err(GitError::new(GitErrorKind::Other, failure.hint(hint)))
+        }
+        _ => Err(GitError::unexpected(format!("git --version: {version}"))),
     }
 }

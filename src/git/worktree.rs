@@ -6,27 +6,18 @@ use std::path::Path;
 
 use super::mirror::Mirror;
 use super::objects::{AttributesFile, ContextFiles};
-use super::{GitError, run};
+use super::{GitError, GitErrorKind};
 use crate::cancel::Cancel;
+use crate::error::Failure;
 use crate::model::CommitSha;
 use crate::process::Tool;
 
-/// Whether a tree's files need git-lfs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LfsUse {
-    /// No `.gitattributes` mentions it.
-    NotUsed,
-    /// At least one does.
-    Used,
-}
-
 /// Whether a `.gitattributes` file uses git-lfs.
-pub fn uses_lfs(gitattributes: &[u8]) -> LfsUse {
-    let used = gitattributes
+fn uses_lfs(gitattributes: &[u8]) -> bool {
+    gitattributes
         .split(|b| *b == b'\n')
         .filter(|line| !line.starts_with(b"#"))
-        .any(|line| line.windows(10).any(|w| w == b"filter=lfs"));
-    if used { LfsUse::Used } else { LfsUse::NotUsed }
+        .any(|line| line.windows(10).any(|w| w == b"filter=lfs"))
 }
 
 /// A submodule in a checked-out tree.
@@ -43,7 +34,7 @@ struct Entries {
     /// The input of `update-index --index-info`.
     index: Vec<u8>,
     gitlinks: Vec<Gitlink>,
-    lfs: LfsUse,
+    uses_lfs: bool,
 }
 
 /// The output of `git status` below a folder of a working tree; `None` outside of one, or if git cannot read it.
@@ -79,29 +70,25 @@ impl Mirror<'_> {
         let whatever_the_umask = fs::Permissions::from_mode(0o755);
         fs::create_dir_all(&folder)
             .and_then(|()| fs::set_permissions(&folder, whatever_the_umask))
-            .map_err(|source| self.place_error(&folder, source))?;
+            .map_err(|e| GitError::io(&folder, e))?;
         // Removed before the copy is used.
-        let scratch = tempfile::tempdir_in(into).map_err(|source| self.place_error(into, source))?;
+        let scratch = tempfile::tempdir_in(into).map_err(|e| GitError::io(into, e))?;
         let index = scratch.path().join("index");
 
         let list = self.local().args(["ls-tree", "-r", "-z", "--full-tree", tree]);
-        let listed = run(list, self.cancel())?.stdout;
+        let listed = self.run(list)?.stdout;
         let entries = self.read_entries(&listed, path, attributes)?;
 
         let in_copy = |tool: Tool| tool.env("GIT_INDEX_FILE", &index).env("GIT_WORK_TREE", into).dir(into);
         let update = in_copy(self.local()).args(["update-index", "-z", "--index-info"]).stdin(entries.index);
-        run(update, self.cancel())?;
-        let git = match entries.lfs {
-            LfsUse::NotUsed => self.local(),
-            LfsUse::Used => self.with_lfs()?,
-        };
-        let write = in_copy(git).args(["checkout-index", "--all", "--force", "--quiet"]);
-        match entries.lfs {
-            LfsUse::NotUsed => run(write, self.cancel())?,
-            LfsUse::Used => write
-                .run(self.cancel())
-                .map_err(|error| GitError::of_remote(self.remote().as_git_url(), "LFS object", error))?,
-        };
+        self.run(update)?;
+        let write = ["checkout-index", "--all", "--force", "--quiet"];
+        if entries.uses_lfs {
+            let written = in_copy(self.with_lfs()?).args(write).run(self.cancel());
+            written.map_err(|error| GitError::of_remote(self.remote().as_git_url(), "LFS object", error))?;
+        } else {
+            self.run(in_copy(self.local()).args(write))?;
+        }
         Ok(entries.gitlinks)
     }
 
@@ -119,7 +106,7 @@ impl Mirror<'_> {
         }
         let folder = if folder == "." { String::new() } else { format!("{folder}/") };
         for entry in listed.split(|b| *b == 0).filter(|e| !e.is_empty()) {
-            let odd = || GitError::Unexpected(format!("ls-tree: {}", String::from_utf8_lossy(entry)));
+            let odd = || GitError::unexpected(format!("ls-tree: {}", String::from_utf8_lossy(entry)));
             let tab = entry.iter().position(|b| *b == b'\t').ok_or_else(odd)?;
             let (meta, path) = (String::from_utf8_lossy(&entry[..tab]), &entry[tab + 1..]);
             let id = meta.split(' ').nth(2).ok_or_else(odd)?;
@@ -137,15 +124,17 @@ impl Mirror<'_> {
         }
         asked.sort();
         asked.dedup();
-        let is_used = self.read_blobs(&asked)?.iter().any(|file| uses_lfs(file) == LfsUse::Used);
-        let lfs = if is_used { LfsUse::Used } else { LfsUse::NotUsed };
-        Ok(Entries { index, gitlinks, lfs })
+        let uses_lfs = self.read_blobs(&asked)?.iter().any(|file| uses_lfs(file));
+        Ok(Entries { index, gitlinks, uses_lfs })
     }
 
     /// A git whose checkout passes files through git-lfs, which may fetch them from the remote.
     fn with_lfs(&self) -> Result<Tool, GitError> {
         if !lfs_is_installed(self.cancel()) {
-            return Err(GitError::LfsMissing { url: self.remote().as_git_url().to_owned() });
+            let url = self.remote().as_git_url();
+            let text = format!("{url} keeps files in git LFS, and git-lfs is not installed");
+            let failure = Failure::environment(text).hint("install it: apt-get install git-lfs");
+            return Err(GitError::new(GitErrorKind::Other, failure));
         }
         let url = format!("lfs.url={}", self.remote().lfs_url());
         // The command line overrides a repository's own .lfsconfig, so that it cannot name another server or exclude
@@ -160,10 +149,6 @@ impl Mirror<'_> {
         ];
         Ok(self.networked()?.args(config.iter().flat_map(|entry| ["-c", entry])))
     }
-
-    fn place_error(&self, place: &Path, source: std::io::Error) -> GitError {
-        GitError::Mirror { place: place.display().to_string(), source }
-    }
 }
 
 pub fn lfs_is_installed(cancel: &Cancel) -> bool {
@@ -176,7 +161,7 @@ mod tests {
 
     #[test]
     fn lfs_is_detected_in_attributes_but_not_in_comments() {
-        assert_eq!(uses_lfs(b"*.bin filter=lfs diff=lfs merge=lfs -text\n"), LfsUse::Used);
-        assert_eq!(uses_lfs(b"# filter=lfs\n*.txt text\n"), LfsUse::NotUsed);
+        assert!(uses_lfs(b"*.bin filter=lfs diff=lfs merge=lfs -text\n"));
+        assert!(!uses_lfs(b"# filter=lfs\n*.txt text\n"));
     }
 }

@@ -183,8 +183,7 @@ fn plan(
         return Ok(actions);
     };
     let step = site.events.begin(Step::Compare);
-    let (own, parent) =
-        (change.commit.immutable_tag(), info.first_parent.as_ref().map(CommitSha::immutable_tag));
+    let (own, parent) = (change.commit.immutable_tag(), info.parents.first().map(CommitSha::immutable_tag));
     let asked: Vec<Asked<'_>> = docker
         .iter()
         .map(|(_, image)| Asked {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::error::Failure;
-use crate::git::{ContextFiles, Found, Gitlink, Mirror};
+use crate::git::{ContextFiles, Gitlink, Mirror};
 use crate::model::{BranchName, Change, CommitSha, RepoName};
 
 use super::Site;
@@ -146,9 +146,4 @@ fn write_submodules(
         write_submodules(site, &mirror, &link.commit, &inner, &place, depth + 1)?;
     }
     Ok(())
-}
-
-/// What a path of the commit leads to, with its content.
-pub(super) fn read(mirror: &Mirror<'_>, commit: &CommitSha, path: &str) -> Result<Found, Failure> {
-    Ok(mirror.read_file(commit, path)?)
 }

@@ -18,7 +18,8 @@ pub(super) fn after_push(site: &Site, receipt: &Receipt) {
     if let Ok(origin) = Origin::of(site, &receipt.change) {
         let mirror = Mirror::of(&site.state_dir, &origin.remote, &[], &site.cancel);
         if let Err(error) = mirror.maintain() {
-            site.events.warn(&format!("the mirror could not be packed: {error}"));
+            site.events
+                .warn(&format!("the mirror could not be packed: {}", crate::error::Failure::from(error)));
         }
     }
     remove_unused_mirrors(&site.state_dir, UNUSED, SystemTime::now());

@@ -256,7 +256,7 @@ fn newer_commit_is_complete(
         return Ok(false);
     }
     let range = format!("{}..{tip}", change.commit);
-    let newer = mirror.rev_list(&["--ancestry-path", &range])?;
+    let newer = mirror.commits(&["--ancestry-path", &range])?;
     let ours: Vec<(&str, &ImageRepository)> = images
         .iter()
         .filter(|i| i.digest.is_some())
@@ -267,7 +267,7 @@ fn newer_commit_is_complete(
     for ((name, _), list) in ours.iter().zip(lists) {
         tags.insert(name, list?.into_iter().collect());
     }
-    for commit in newer {
+    for commit in newer.into_iter().map(|commit| commit.id) {
         let tag = commit.immutable_tag();
         if !tags.values().any(|list| list.contains(&tag)) {
             continue;

@@ -10,7 +10,7 @@ use crate::manifest::{self, ImageKind, ImageSpec, Template};
 use crate::model::{Change, CommitSha, Digest, ImageRepository, RepoName, Tag};
 use crate::plan::{self, LocalNames};
 
-use super::{Origin, Site, checkout};
+use super::{Origin, Site};
 
 pub(super) struct Surveyed {
     pub(super) spec: ImageSpec,
@@ -41,15 +41,17 @@ pub(super) fn specs(
     commit: &CommitSha,
     repository: &RepoName,
 ) -> Result<Vec<ImageSpec>, Failure> {
-    match checkout::read(mirror, commit, manifest::FILE_NAME)? {
-        Found::Blob(file) => manifest::parse(&file.content).map_err(|e| Failure::new(Kind::BadInput, e)),
+    match mirror.look(commit, manifest::FILE_NAME)? {
+        Found::Blob(id) => {
+            let content = mirror.read_blobs(&[id])?.concat();
+            manifest::parse(&content).map_err(|e| Failure::new(Kind::BadInput, e))
+        }
         Found::Missing | Found::Tree(_) | Found::Submodule => {
-            match mirror.look_across(std::slice::from_ref(commit), "Dockerfile")?.as_slice() {
-                [Found::Blob(_)] => Ok(vec![
-                    ImageSpec::root_dockerfile(repository).map_err(|e| Failure::new(Kind::BadInput, e))?,
-                ]),
-                _ => Err(no_images()),
+            if !matches!(mirror.look(commit, "Dockerfile")?, Found::Blob(_)) {
+                return Err(no_images());
             }
+            let spec = ImageSpec::root_dockerfile(repository).map_err(|e| Failure::new(Kind::BadInput, e))?;
+            Ok(vec![spec])
         }
         Found::Outside(_) | Found::Dangling => {
             Err(Failure::bad_input("images.json is a link that leads out of the repository"))
@@ -126,8 +128,7 @@ fn find_sources(
     let found = mirror.context_files(commit, &paths, submodules)?;
     let docker = images.iter_mut().filter(|image| image.spec.kind == ImageKind::Docker);
     for (image, files) in docker.zip(found) {
-        let files = files
-            .map_err(|misplaced| Failure::bad_input(format!("image `{}`: {misplaced}", image.spec.name)))?;
+        let files = files.map_err(|why| Failure::bad_input(format!("image `{}`: {why}", image.spec.name)))?;
         image.source = Some(Source {
             // `hash_inputs` adds the bases.
             inputs: plan::inputs(&image.spec, &files, BTreeMap::new()),

@@ -28,18 +28,11 @@ pub(super) struct Child {
 
 impl Child {
     pub(super) fn start(tool: &Tool) -> Result<Child, CommandError> {
-        let program = tool.program.to_string_lossy().into_owned();
-        let spawn_error = |source: std::io::Error| {
-            if source.kind() == std::io::ErrorKind::NotFound {
-                CommandError::NotFound { program: program.clone() }
-            } else {
-                CommandError::Spawn { program: program.clone(), source }
-            }
-        };
-        let (stdout, child_stdout) = std::io::pipe().map_err(spawn_error)?;
-        let (stderr, child_stderr) = std::io::pipe().map_err(spawn_error)?;
+        let failed = |error| CommandError::Io { program: tool.program.to_string_lossy().into_owned(), error };
+        let (stdout, child_stdout) = std::io::pipe().map_err(failed)?;
+        let (stderr, child_stderr) = std::io::pipe().map_err(failed)?;
         for reader in [&stdout, &stderr] {
-            rustix::io::ioctl_fionbio(reader, true).map_err(|e| spawn_error(e.into()))?;
+            rustix::io::ioctl_fionbio(reader, true).map_err(|e| failed(e.into()))?;
         }
         #[allow(clippy::disallowed_methods, reason = "the one place that spawns")]
         let expression = duct::cmd(&tool.program, &tool.args);
@@ -63,7 +56,7 @@ impl Child {
                 Ok(())
             })
             .start()
-            .map_err(spawn_error)?;
+            .map_err(failed)?;
         let group = handle.pids().first().and_then(|pid| Pid::from_raw(i32::try_from(*pid).ok()?));
         let record = group.map(children::Record::of);
         Ok(Child { handle, group, stdout, stderr, record })
@@ -78,7 +71,7 @@ impl Child {
         on_line: &mut dyn FnMut(Stream, &str),
     ) -> Result<ExitStatus, CommandError> {
         let command = || command.to_owned();
-        let failed = |source| CommandError::Spawn { program: command(), source };
+        let failed = |error| CommandError::Io { program: command(), error };
         let mut open = [true, true];
         loop {
             if let Some(stop) = cancel.stopped() {

@@ -19,6 +19,7 @@ use crate::redact;
 use child::Child;
 pub use children::{end_stale_children, kill_children, record_children_in};
 pub use error::CommandError;
+pub(crate) use error::has_sign;
 use lines::Lines;
 
 /// The last lines that an error keeps.

@@ -298,11 +298,9 @@ fn ask(helper: &str, key: &str, cancel: &Cancel) -> Result<Option<Credentials>, 
         Err(CommandError::Stopped { .. }) => {
             return Err(format!("no answer within {} s", HELPER_TIMEOUT.as_secs()));
         }
-        Err(
-            error @ (CommandError::NotFound { .. }
-            | CommandError::Spawn { .. }
-            | CommandError::TooMuchOutput { .. }),
-        ) => return Err(error.to_string()),
+        Err(error @ (CommandError::Io { .. } | CommandError::TooMuchOutput { .. })) => {
+            return Err(error.to_string());
+        }
     };
     let answer = serde_json::from_slice::<Map<String, Value>>(&done.stdout)
         .map_err(|_| "its answer is not the JSON of a credential helper")?;
