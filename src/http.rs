@@ -13,7 +13,7 @@ use ureq::http::{self, HeaderMap, header};
 use url::Url;
 
 use proxy::Proxies;
-use tls::{TlsCause, Trust};
+use tls::Trust;
 
 /// Bytes that are read of the body of an error.
 const MAX_ERROR_BODY: u64 = 64 << 10;
@@ -51,7 +51,8 @@ pub(crate) enum HttpErrorKind {
     NoConnection,
     /// The connection broke, or timed out.
     Broken,
-    Tls(TlsCause),
+    /// With a hint, in which `{}` is the server.
+    Tls(&'static str),
     /// The answer is not HTTP or too large, or the request cannot be sent.
     Protocol,
 }
@@ -179,8 +180,8 @@ fn explain(error: &ureq::Error, url: &Url, proxy: Option<&str>) -> HttpError {
     use ureq::{Error as E, Timeout as T};
 
     use HttpErrorKind::{Broken, NoConnection, Protocol};
-    if let Some((cause, detail)) = tls::explain(error, &server_of(url)) {
-        return HttpError { kind: HttpErrorKind::Tls(cause), detail };
+    if let Some(error) = tls::explain(error, &server_of(url)) {
+        return error;
     }
     let unresolved = || {
         let name = if proxy.is_some() { "of the proxy" } else { url.host_str().unwrap_or("?") };

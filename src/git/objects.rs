@@ -39,7 +39,7 @@ impl Found {
             Found::Outside(to) => {
                 format!("is a link that leads out of the repository, to `{}`", shortened(to, 80))
             }
-            Found::Dangling => "is a broken link".to_owned(),
+            Found::Dangling => "is a link that leads nowhere".to_owned(),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use super::{HttpError, HttpErrorKind};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::time_provider::TimeProvider;
 use rustls::{CertificateError, ClientConfig, ClientConnection, RootCertStore};
@@ -95,57 +96,50 @@ fn certificates(pem: &[u8]) -> Result<Vec<Certificate<'static>>, String> {
     Ok(certificates)
 }
 
-/// What is wrong with a server's certificate, or with its TLS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TlsCause {
-    Expired,
-    NotYetValid,
-    WrongName,
-    UnknownAuthority,
-    /// A server uses the certificate of an authority.
-    AuthorityAsServer,
-    /// The server speaks plain HTTP where TLS was tried.
-    PlainHttp,
-    /// The server speaks TLS where plain HTTP was tried.
-    TlsExpected,
-    Other,
+/// The failure of TLS in an error, with a hint, in which `{}` is the server's name in the configuration.
+#[expect(clippy::wildcard_enum_match_arm, reason = "ureq's enum grows; the rest is not TLS")]
+pub(super) fn explain(error: &ureq::Error, server: &str) -> Option<HttpError> {
+    let (hint, detail) = match error {
+        ureq::Error::Rustls(e) => explain_rustls(e, server),
+        ureq::Error::Tls(e) => (OTHER, format!("TLS with {server} failed: {e}")),
+        ureq::Error::Io(e) => explain_rustls(e.get_ref()?.downcast_ref::<rustls::Error>()?, server),
+        _ => return None,
+    };
+    Some(HttpError { kind: HttpErrorKind::Tls(hint), detail })
 }
 
-/// The cause and a sentence, when TLS is what failed.
-#[expect(clippy::wildcard_enum_match_arm, reason = "ureq's enum grows; the rest is not TLS")]
-pub(super) fn explain(error: &ureq::Error, server: &str) -> Option<(TlsCause, String)> {
-    match error {
-        ureq::Error::Rustls(e) => Some(explain_rustls(e, server)),
-        ureq::Error::Tls(e) => Some((TlsCause::Other, format!("TLS with {server} failed: {e}"))),
-        ureq::Error::Io(e) => e.get_ref()?.downcast_ref::<rustls::Error>().map(|e| explain_rustls(e, server)),
-        _ => None,
-    }
-}
+const OTHER: &str = "`openssl s_client -connect {}` shows what the server offers";
+const EXPIRED: &str = "renew the certificate of {}; if it is valid, check this machine's clock (`date`)";
+const CLOCK: &str = "check this machine's clock (`date`), and the dates of the certificate";
+const NAME: &str = "use the registry's name from its certificate, or give it one for {} (a subjectAltName; a CN does not \
+                    count)";
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "rustls's enum grows; it explains the rest itself")]
-fn explain_rustls(error: &rustls::Error, server: &str) -> (TlsCause, String) {
+fn explain_rustls(error: &rustls::Error, server: &str) -> (&'static str, String) {
     use CertificateError as C;
     let error = match error {
         rustls::Error::InvalidCertificate(error) => error,
         rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType) => {
-            return (TlsCause::PlainHttp, format!("{server} speaks plain HTTP on this port, not TLS"));
+            let hint = "check the port; set `plain_http = true` under [registry] for a registry on this machine; any \
+                        other needs a certificate";
+            return (hint, format!("{server} speaks plain HTTP on this port, not TLS"));
         }
-        other => return (TlsCause::Other, format!("TLS with {server} failed: {other}")),
+        other => return (OTHER, format!("TLS with {server} failed: {other}")),
     };
-    let (cause, text) = match error {
+    let (hint, text) = match error {
         // A bad signature: an authority with the same name is trusted, and did not sign it.
-        C::UnknownIssuer | C::BadSignature => {
-            (TlsCause::UnknownAuthority, "is not signed by an authority that swanci trusts".to_owned())
-        }
-        C::Expired => (TlsCause::Expired, "has expired".to_owned()),
-        C::ExpiredContext { not_after, .. } => {
-            (TlsCause::Expired, format!("expired on {}", date(*not_after)))
-        }
-        C::NotValidYet => (TlsCause::NotYetValid, "is not valid yet".to_owned()),
+        C::UnknownIssuer | C::BadSignature => (
+            "set `ca_file` under [registry] to the certificate of the authority that signed the registry's; swanci never \
+             continues without a valid certificate",
+            "is not signed by an authority that swanci trusts".to_owned(),
+        ),
+        C::Expired => (EXPIRED, "has expired".to_owned()),
+        C::ExpiredContext { not_after, .. } => (EXPIRED, format!("expired on {}", date(*not_after))),
+        C::NotValidYet => (CLOCK, "is not valid yet".to_owned()),
         C::NotValidYetContext { not_before, .. } => {
-            (TlsCause::NotYetValid, format!("is not valid yet; it begins on {}", date(*not_before)))
+            (CLOCK, format!("is not valid yet; it begins on {}", date(*not_before)))
         }
-        C::NotValidForName => (TlsCause::WrongName, "is for another name".to_owned()),
+        C::NotValidForName => (NAME, "is for another name".to_owned()),
         C::NotValidForNameContext { presented, .. } => {
             let names: Vec<_> =
                 presented.iter().take(5).map(|name| crate::escape::shortened(name, 100)).collect();
@@ -153,19 +147,19 @@ fn explain_rustls(error: &rustls::Error, server: &str) -> (TlsCause, String) {
                 [] => "it holds no subjectAltName, and a CN does not count".to_owned(),
                 names => names.join(", "),
             };
-            (TlsCause::WrongName, format!("is for another name: {names}"))
+            (NAME, format!("is for another name: {names}"))
         }
         // rustls wraps webpki's own error without its type.
         C::Other(e) if format!("{e:?}").contains("CaUsedAsEndEntity") => (
-            TlsCause::AuthorityAsServer,
+            "`swanci certs` makes an authority and a certificate that it signed",
             "is an authority's own; a server needs one that an authority signed".to_owned(),
         ),
         other => {
             let other = rustls::Error::InvalidCertificate(other.clone());
-            return (TlsCause::Other, format!("TLS with {server} failed: {other}"));
+            return (OTHER, format!("TLS with {server} failed: {other}"));
         }
     };
-    (cause, format!("the certificate of {server} {text}"))
+    (hint, format!("the certificate of {server} {text}"))
 }
 
 fn date(time: UnixTime) -> String {

@@ -292,8 +292,7 @@ impl Phase1<'_> {
         let labels = self
             .client
             .image_labels(path, &manifest)
-            .map_err(|error| unreadable(error, "an image that cannot be read"))?
-            .labels;
+            .map_err(|error| unreadable(error, "an image that cannot be read"))?;
         let label = |name: &str| labels.get(name).map(String::as_str);
         let ours = label(SOURCE_LABEL).is_some_and(|source| self.origin.is_source(source));
         let of_commit = label(REVISION_LABEL) == Some(self.commit.as_str());
@@ -343,13 +342,13 @@ impl Phase1<'_> {
         let Some(printed) = self.push_with_retries(&cancel, on_line)? else { return Err(gone()) };
         let path = self.repository.path();
         match self.client.head_manifest(path, &self.tag())? {
-            Some(found) if found.digest == printed => match self.client.get_manifest(path, &printed)? {
+            Some(found) if found == printed => match self.client.get_manifest(path, &printed)? {
                 Some(manifest) if !manifest.is_of_image(id) => Err(another("another image")),
                 Some(_) | None => Ok((printed, None)),
             },
             Some(found) => Err(Failure::failed(format!(
                 "docker says that it pushed {printed}, and the registry holds {} under {}",
-                found.digest,
+                found,
                 self.tag()
             ))),
             None => Err(Failure::failed(format!(

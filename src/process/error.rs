@@ -56,7 +56,7 @@ pub(crate) fn has_sign(text: &str, signs: &str) -> bool {
 
 fn reason(error: &std::io::Error) -> String {
     if error.kind() == std::io::ErrorKind::NotFound {
-        "it is not installed, or not on the PATH".to_owned()
+        "it is not installed or not on the PATH".to_owned()
     } else {
         error.to_string()
     }

@@ -37,6 +37,9 @@ pub enum Credentials {
     IdentityToken(SecretString),
 }
 
+/// The credentials, and why their lookup failed.
+pub(super) type Looked = (Credentials, Option<RegistryError>);
+
 /// Where the credentials come from. Docker's are looked up when the registry first asks for a login, because a helper is
 /// slow and may fail.
 #[derive(Debug, Clone)]

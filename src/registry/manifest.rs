@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::http::shown;
 use crate::model::{Digest, Tag};
@@ -46,14 +47,6 @@ impl<'a> From<&'a Digest> for Reference<'a> {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Descriptor {
-    pub digest: Digest,
-    pub media_type: String,
-    /// Bytes.
-    pub size: u64,
-}
-
 /// The exact bytes of a manifest: writing them under another tag keeps the digest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
@@ -61,16 +54,6 @@ pub struct Manifest {
     pub media_type: String,
     /// SHA-256 of the bytes.
     pub digest: Digest,
-}
-
-/// The part of an image's config that swanci reads.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageConfig {
-    /// The config blob's digest: docker's image id.
-    pub digest: Digest,
-    pub labels: BTreeMap<String, String>,
-    /// `OS/ARCHITECTURE[/VARIANT]`.
-    pub platform: Option<String>,
 }
 
 /// What a manifest refers to in its own repository.
@@ -153,17 +136,9 @@ pub(super) struct Entry {
     #[serde(default, rename = "mediaType")]
     media_type: String,
     #[serde(default)]
-    platform: Option<Platform>,
+    platform: Value,
     #[serde(default)]
     annotations: BTreeMap<String, String>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Platform {
-    #[serde(default)]
-    architecture: String,
-    #[serde(default)]
-    os: String,
 }
 
 #[derive(Deserialize)]
@@ -179,7 +154,7 @@ impl Entry {
     /// `false` for BuildKit's attestations (platform unknown/unknown).
     pub(super) fn is_image(&self) -> bool {
         !self.annotations.contains_key("vnd.docker.reference.type")
-            && self.platform.as_ref().is_none_or(|p| p.os != "unknown" || p.architecture != "unknown")
+            && (self.platform["os"] != "unknown" || self.platform["architecture"] != "unknown")
     }
 
     /// Whether the registry need not hold it (docker's foreign, OCI's non-distributable layers).
@@ -188,28 +163,13 @@ impl Entry {
     }
 }
 
-/// Labels and platform of a config blob (OCI image spec, config); none in a config of another kind.
-pub(super) fn image_config(digest: Digest, bytes: &[u8]) -> Result<ImageConfig, String> {
-    #[derive(Deserialize)]
-    struct Config {
-        config: Option<Inner>,
-        os: Option<String>,
-        architecture: Option<String>,
-        variant: Option<String>,
-    }
-    #[derive(Deserialize)]
-    struct Inner {
-        #[serde(rename = "Labels")]
-        labels: Option<BTreeMap<String, String>>,
-    }
-    let config: Config =
-        serde_json::from_slice(bytes).map_err(|e| format!("the image's config cannot be read: {e}"))?;
-    let platform = config.os.zip(config.architecture).map(|(os, architecture)| {
-        let variant = config.variant.filter(|v| !v.is_empty()).map(|v| format!("/{v}")).unwrap_or_default();
-        format!("{os}/{architecture}{variant}")
-    });
-    let labels = config.config.and_then(|inner| inner.labels).unwrap_or_default();
-    Ok(ImageConfig { digest, labels, platform })
+/// The labels in a config blob (OCI image spec, config); none in a config of another kind.
+pub(super) fn labels_of(config: &[u8]) -> Result<BTreeMap<String, String>, String> {
+    let labels = |mut config: Value| {
+        Option::deserialize(config.pointer_mut("/config/Labels").map(Value::take).unwrap_or_default())
+    };
+    let labels = serde_json::from_slice(config).and_then(labels);
+    Ok(labels.map_err(|e| format!("the image's config cannot be read: {e}"))?.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -247,14 +207,17 @@ mod tests {
     }
 
     #[test]
-    fn labels_and_platform_may_be_absent() {
-        let read = |text: &str| image_config(D.parse().unwrap(), text.as_bytes());
-        let whole = r#"{"config":{"Labels":{"a":"b"}},"os":"linux","architecture":"arm64","variant":"v8"}"#;
-        let config = read(whole).unwrap();
-        assert_eq!((config.labels["a"].as_str(), config.platform.as_deref()), ("b", Some("linux/arm64/v8")));
-        for empty in ["{}", r#"{"config":{}}"#, r#"{"config":{"Labels":null}}"#, r#"{"config":null}"#] {
-            let config = read(empty).unwrap();
-            assert!(config.labels.is_empty() && config.platform.is_none(), "{empty}");
+    fn labels_may_be_absent() {
+        let read = |text: &str| labels_of(text.as_bytes());
+        assert_eq!(read(r#"{"config":{"Labels":{"a":"b"}},"os":"linux"}"#).unwrap()["a"], "b");
+        for empty in [
+            "{}",
+            r#"{"config":{}}"#,
+            r#"{"config":{"Labels":null}}"#,
+            r#"{"config":null}"#,
+            r#"{"config":1}"#,
+        ] {
+            assert!(read(empty).unwrap().is_empty(), "{empty}");
         }
         for broken in ["[", "", "<html>", r#"{"config":{"Labels":[]}}"#] {
             assert!(read(broken).is_err(), "{broken}");
