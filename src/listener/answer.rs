@@ -113,7 +113,7 @@ pub enum Refusal {
     /// The byte budget is exhausted, or no response came in time.
     Overloaded,
     Version,
-    /// Dropped without a response: the oldest unfinished connection, to make room.
+    /// Dropped without a response: the oldest unfinished connection, to admit a new one.
     Evicted,
 }
 

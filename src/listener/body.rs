@@ -20,7 +20,7 @@ impl BodyBytes {
         self.len
     }
 
-    /// Appends `more`; the whole never exceeds `most` bytes. `false` when there is no room.
+    /// Appends `more`; the whole never exceeds `most` bytes. `false` if there is not enough memory.
     #[must_use]
     pub(crate) fn extend(&mut self, more: &[u8], most: usize) -> bool {
         let end = self.len + more.len();
@@ -35,7 +35,7 @@ impl BodyBytes {
         }
         match &mut self.mapped {
             Some(mapped) => match mapped.get_mut(self.len..end) {
-                Some(room) => room.copy_from_slice(more),
+                Some(space) => space.copy_from_slice(more),
                 None => return false,
             },
             None => {

@@ -9,38 +9,38 @@ use std::time::{Duration, Instant};
 
 use super::answer::{Refusal, Reply};
 use super::head::{Framing, parse};
-use super::inner::{Inner, for_client};
 use super::limits::Limits;
 use super::metrics::Metrics;
 use super::request::{Incoming, PIECE};
 use super::routes::{Routes, Side};
+use super::server::{TinyHttp, for_client};
 
 /// Stack of a connection's thread: a read buffer, a head, and some reserve.
 const STACK: usize = 128 * 1024;
-/// The pause of accepting while there is no room, and after an error.
-pub(super) const REST: Duration = Duration::from_millis(20);
-/// Time for unfinished requests after the listener was stopped.
-const LAST_CALL: Duration = Duration::from_millis(500);
+/// How long to stop accepting at the limit, and after an error.
+pub(super) const PAUSE: Duration = Duration::from_millis(20);
+/// Time for unfinished requests after the listener has stopped.
+const UNFINISHED_TIME: Duration = Duration::from_millis(500);
 
 pub(super) struct Gate {
     pub(super) limits: Limits,
     pub(super) routes: Arc<Routes>,
     pub(super) metrics: Metrics,
-    pub(super) inner: Inner,
-    state: Mutex<State>,
+    pub(super) tiny_http: TinyHttp,
+    state: Mutex<Connections>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
-    /// By age.
-    open: BTreeMap<u64, Open>,
+struct Connections {
+    /// Oldest first.
+    open: BTreeMap<u64, OpenConnection>,
     last: u64,
     /// Total bytes of all bodies in memory.
     held: usize,
 }
 
-struct Open {
+struct OpenConnection {
     stream: Arc<TcpStream>,
     held: usize,
     /// Its request is incomplete, or its response is being sent: closing it loses no work.
@@ -50,8 +50,8 @@ struct Open {
 }
 
 impl Gate {
-    pub(super) fn new(limits: Limits, routes: Arc<Routes>, metrics: Metrics, inner: Inner) -> Gate {
-        Gate { limits, routes, metrics, inner, state: Mutex::default(), changed: Condvar::new() }
+    pub(super) fn new(limits: Limits, routes: Arc<Routes>, metrics: Metrics, tiny_http: TinyHttp) -> Gate {
+        Gate { limits, routes, metrics, tiny_http, state: Mutex::default(), changed: Condvar::new() }
     }
 
     /// Serves a connection on a new thread. If no thread starts, the connection is closed.
@@ -60,36 +60,36 @@ impl Gate {
         let mut state = self.state();
         state.last += 1;
         let id = state.last;
-        let open = Open { stream: Arc::clone(&stream), held: 0, unfinished: true, ended_by: None };
+        let open = OpenConnection { stream: Arc::clone(&stream), held: 0, unfinished: true, ended_by: None };
         state.open.insert(id, open);
         drop(state);
         self.metrics.connected();
         let connection = Connection { gate: Arc::clone(self), id, stream, side };
         let thread = std::thread::Builder::new().name("connection".to_owned()).stack_size(STACK);
         if thread.spawn(move || connection.serve()).is_err() {
-            std::thread::sleep(REST);
+            std::thread::sleep(PAUSE);
         }
     }
 
     /// Whether one more connection may be accepted. At the limit, the oldest unfinished one is closed.
-    pub(super) fn has_room(&self) -> bool {
-        let full = |state: &mut State| state.open.len() >= self.limits.max_connections;
+    pub(super) fn has_capacity(&self) -> bool {
+        let full = |state: &mut Connections| state.open.len() >= self.limits.max_connections;
         let mut state = self.state();
         if full(&mut state) {
             self.close_oldest(&mut state);
-            let waited = self.changed.wait_timeout_while(state, REST, full);
+            let waited = self.changed.wait_timeout_while(state, PAUSE, full);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         !full(&mut state)
     }
 
     /// Frees descriptors after a failed accept.
-    pub(super) fn make_room(&self) {
+    pub(super) fn free_descriptors(&self) {
         self.close_oldest(&mut self.state());
-        std::thread::sleep(REST);
+        std::thread::sleep(PAUSE);
     }
 
-    fn close_oldest(&self, state: &mut State) {
+    fn close_oldest(&self, state: &mut Connections) {
         if let Some(oldest) = state.open.values_mut().find(|open| open.unfinished && open.ended_by.is_none())
         {
             oldest.end(Refusal::Evicted, Shutdown::Both);
@@ -99,13 +99,13 @@ impl Gate {
     /// Finishes open requests: a short time for incomplete ones, `drain_time` for complete ones.
     pub(super) fn drain(&self) {
         let began = Instant::now();
-        let wait_while = |more: fn(&mut State) -> bool, limit: Duration| {
+        let wait_while = |more: fn(&mut Connections) -> bool, limit: Duration| {
             let left = limit.saturating_sub(began.elapsed());
             drop(self.changed.wait_timeout_while(self.state(), left, more));
         };
         wait_while(
             |state| state.open.values().any(|open| open.unfinished),
-            LAST_CALL.min(self.limits.drain_time),
+            UNFINISHED_TIME.min(self.limits.drain_time),
         );
         for open in self.state().open.values_mut().filter(|open| open.unfinished) {
             open.end(Refusal::Timeout, Shutdown::Read);
@@ -116,12 +116,12 @@ impl Gate {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Connections> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Open {
+impl OpenConnection {
     fn end(&mut self, why: Refusal, how: Shutdown) {
         self.ended_by.get_or_insert(why);
         let _ = self.stream.shutdown(how);
@@ -180,7 +180,7 @@ impl Connection {
 
     /// Whether the request was read to its end.
     fn exchange(&self, incoming: &mut Incoming<'_>) -> Result<bool, Refusal> {
-        let Gate { limits, routes, inner, .. } = &*self.gate;
+        let Gate { limits, routes, tiny_http, .. } = &*self.gate;
         let bytes = incoming.head(limits)?;
         let parsed = parse(&bytes, limits.max_headers)?.ok_or(Refusal::BadRequest)?;
         let head = parsed.keep(&crate::forge::READ)?;
@@ -202,7 +202,7 @@ impl Connection {
             self.send_reply(&Refusal::Overloaded.reply(), head_only);
             let _ = self.stream.shutdown(Shutdown::Both);
         };
-        let answer = inner.ask(self.side, &head, body.as_slice(), limits.answer_time, &mut on_late)?;
+        let answer = tiny_http.ask(self.side, &head, body.as_slice(), limits.answer_time, &mut on_late)?;
         if late {
             self.gate.metrics.refused(Refusal::Overloaded);
         } else {

@@ -45,9 +45,9 @@ impl Head {
 
 /// Parses the head at the start of `data`; `None` while it is incomplete.
 pub(super) fn parse(data: &[u8], max_headers: usize) -> Result<Option<ParsedHead<'_>>, Refusal> {
-    let mut room = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let room = room.get_mut(..max_headers).ok_or(Refusal::HeadTooLarge)?;
-    let mut request = httparse::Request::new(room);
+    let mut buffer = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let buffer = buffer.get_mut(..max_headers).ok_or(Refusal::HeadTooLarge)?;
+    let mut request = httparse::Request::new(buffer);
     let httparse::Status::Complete(length) = request.parse(data).map_err(refusal)? else { return Ok(None) };
     let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version) else {
         return Err(Refusal::BadRequest);

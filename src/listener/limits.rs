@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::head::MAX_HEADERS;
-use super::inner::LINKS;
+use super::server::LINKS;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// The limits of a listener. Tests shorten the times.

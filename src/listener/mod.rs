@@ -8,12 +8,12 @@ mod answer;
 mod body;
 mod gate;
 mod head;
-mod inner;
 mod intake;
 mod limits;
 mod metrics;
 mod request;
 mod routes;
+mod server;
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
@@ -30,9 +30,9 @@ pub use limits::{Limits, raise_nofile};
 pub use metrics::Metrics;
 pub use routes::{App, ContentKind, Delivered, DeliveryLine, RawDelivery};
 
-use gate::{Gate, REST};
-use inner::Inner;
+use gate::{Gate, PAUSE};
 use routes::{Routes, Side};
+use server::TinyHttp;
 
 use crate::error::{Classify as _, Failure, Kind};
 
@@ -111,8 +111,8 @@ impl Listener {
                 rustix::net::listen(socket, BACKLOG)?;
             }
             let routes = Arc::new(Routes::new(app, metrics.clone()));
-            let inner = Inner::start(&routes, limits.links)?;
-            let gate = Arc::new(Gate::new(limits, routes, metrics, inner));
+            let tiny_http = TinyHttp::start(&routes, limits.links)?;
+            let gate = Arc::new(Gate::new(limits, routes, metrics, tiny_http));
             let (woken, wake) = UnixStream::pair()?;
             woken.set_nonblocking(true)?;
             wake.set_nonblocking(true)?;
@@ -150,7 +150,7 @@ impl Listener {
             for (socket, side) in &self.sockets {
                 self.accept(socket, *side);
             }
-            if self.gate.inner.is_dead() {
+            if self.gate.tiny_http.is_dead() {
                 return Err(Failure::environment("tiny_http no longer answers"));
             }
             self.wait(until);
@@ -168,14 +168,14 @@ impl Listener {
         let left = left.and_then(|left| Timespec::try_from(left).ok());
         if poll(&mut wanted, left.as_ref()).is_err_and(|error| error != rustix::io::Errno::INTR) {
             // ENOMEM is temporary.
-            std::thread::sleep(REST);
+            std::thread::sleep(PAUSE);
         }
     }
 
     fn accept(&self, socket: &TcpListener, side: Side) {
         // A few at a time, so that the other sockets get their turn.
         for _ in 0..8 {
-            if !self.gate.has_room() {
+            if !self.gate.has_capacity() {
                 return;
             }
             match socket.accept() {
@@ -183,7 +183,7 @@ impl Listener {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 // EMFILE, ENFILE, ENOBUFS, ENOMEM, or an error of the network below: all temporary.
-                Err(_) => return self.gate.make_room(),
+                Err(_) => return self.gate.free_descriptors(),
             }
         }
     }

@@ -7,8 +7,8 @@ use std::time::Instant;
 use super::answer::Refusal;
 use super::body::BodyBytes;
 use super::head::{Framing, ParsedHead, parse};
-use super::inner::is_timeout;
 use super::limits::Limits;
+use super::server::is_timeout;
 
 /// Bytes per read. The buffer is on the stack of hundreds of connection threads.
 pub(super) const PIECE: usize = 8 * 1024;

@@ -1,7 +1,7 @@
 //! tiny_http behind the gate: a server on a private Unix socket, its worker threads, and the connections to it.
 //!
 //! tiny_http has no timeouts and no limits. It panics when it cannot spawn a thread or duplicate a descriptor, and its
-//! accept loop ends with the first error. So the gate opens all connections at startup and keeps them; after that
+//! accept loop ends with the first error. So the gate opens all connections at startup and keeps them: afterwards
 //! tiny_http neither accepts nor spawns. It receives only requests that the gate has written.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -29,7 +29,7 @@ const START_TIME: Duration = Duration::from_secs(5);
 /// Names the side. Only the gate sets it: it forwards only the client headers that the routes read.
 const SIDE: &str = "Swanci-Side";
 
-pub(super) struct Inner {
+pub(super) struct TinyHttp {
     server: Arc<Server>,
     listener: UnixListener,
     retired: Arc<AtomicBool>,
@@ -43,9 +43,9 @@ struct Links {
     alive: usize,
 }
 
-impl Inner {
+impl TinyHttp {
     /// Starts the server and opens `links` connections to it; each has returned one response.
-    pub(super) fn start(routes: &Arc<Routes>, links: usize) -> io::Result<Inner> {
+    pub(super) fn start(routes: &Arc<Routes>, links: usize) -> io::Result<TinyHttp> {
         // 0700: no other user can reach the socket, even before its own mode is set. Removed at the end of this
         // function.
         let directory = tempfile::Builder::new().prefix("swanci-").tempdir()?;
@@ -57,7 +57,7 @@ impl Inner {
             .map_err(|_| io::Error::other("tiny_http could not start its thread"))?
             .map_err(io::Error::other)?;
         let links_of = Links { idle: Vec::new(), alive: links };
-        let inner = Inner {
+        let tiny_http = TinyHttp {
             server: Arc::new(server),
             listener,
             retired: Arc::default(),
@@ -65,21 +65,21 @@ impl Inner {
             free: Condvar::new(),
         };
         for _ in 0..LINKS {
-            let (server, retired) = (Arc::clone(&inner.server), Arc::clone(&inner.retired));
+            let (server, retired) = (Arc::clone(&tiny_http.server), Arc::clone(&tiny_http.retired));
             let routes = Arc::clone(routes);
             let thread = std::thread::Builder::new().name("answer".to_owned());
             thread.spawn(move || answer_all(&server, &retired, &routes))?;
         }
-        // A thread that tiny_http adds because its own are still starting remains as long as its connection.
+        // If tiny_http adds a thread because its own are still starting, that thread lives as long as its connection.
         std::thread::sleep(SETTLE);
         probe(&UnixStream::connect(&path)?)?;
         std::thread::sleep(SETTLE);
         for _ in 0..links {
             let link = UnixStream::connect(&path)?;
             probe(&link)?;
-            inner.give_back(Some(link));
+            tiny_http.give_back(Some(link));
         }
-        Ok(inner)
+        Ok(tiny_http)
     }
 
     /// The complete response of tiny_http.
@@ -131,7 +131,7 @@ impl Inner {
     }
 }
 
-impl Drop for Inner {
+impl Drop for TinyHttp {
     fn drop(&mut self) {
         self.retired.store(true, Ordering::SeqCst);
         // Ends the accept thread. The first worker that wakes forwards this to the next.
@@ -201,8 +201,8 @@ pub(super) fn is_timeout(error: &io::Error) -> bool {
 
 /// Length of a complete response; `None` while its head is incomplete.
 fn answer_length(data: &[u8]) -> io::Result<Option<usize>> {
-    let mut room = [httparse::EMPTY_HEADER; 16];
-    let mut answer = httparse::Response::new(&mut room);
+    let mut buffer = [httparse::EMPTY_HEADER; 16];
+    let mut answer = httparse::Response::new(&mut buffer);
     let httparse::Status::Complete(head) = answer.parse(data).map_err(io::Error::other)? else {
         return Ok(None);
     };
