@@ -8,8 +8,6 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
-use serde::Deserialize;
-
 use crate::cancel::Cancel;
 use crate::model::{Digest, ImageRepository, Tag};
 use crate::process::{Stream, Tool};
@@ -131,11 +129,11 @@ impl Docker {
         self.text(["image", "rm", "--"].iter().chain(names), cancel).map(drop)
     }
 
-    pub(crate) fn disk_usage(&self, cancel: &Cancel) -> Result<Vec<DiskUsage>, DockerError> {
-        self.text(["system", "df", "--format", "{{json .}}"], cancel)?
-            .lines()
-            .map(|line| serde_json::from_str(line).map_err(|_| DockerError::unexpected(line)))
-            .collect()
+    /// What the engine's disk is used for, as `images 1.2GB (30% reclaimable), …`.
+    pub(crate) fn disk_usage(&self, cancel: &Cancel) -> Result<String, DockerError> {
+        let format = "{{lower .Type}} {{.Size}} ({{.Reclaimable}} reclaimable)";
+        let usage = self.text(["system", "df", "--format", format], cancel)?;
+        Ok(usage.lines().collect::<Vec<_>>().join(", "))
     }
 
     /// Fails unless the engine can talk to the registry: pulls an image that need not exist.
@@ -146,19 +144,6 @@ impl Docker {
             Err(error) => Err(DockerError::of_push(&error)),
         }
     }
-}
-
-/// One line of `docker system df`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub(crate) struct DiskUsage {
-    /// Images, Containers, Local Volumes, Build Cache.
-    #[serde(rename = "Type")]
-    pub kind: String,
-    /// Human-readable.
-    pub size: String,
-    /// Human-readable, with a percentage.
-    pub reclaimable: String,
 }
 
 /// A name for `docker image ls --filter`, which takes a pattern of Go's `path.Match`: the brackets of an IPv6 address

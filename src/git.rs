@@ -27,7 +27,7 @@ pub use history::CommitInfo;
 pub use landed::Merge;
 pub use mirror::{Mirror, remove_unused_mirrors};
 pub use objects::{AttributesFile, Blob, ContextFiles, Found};
-pub use remote::{Remote, RemoteError, Transport};
+pub use remote::{Remote, Transport};
 pub(crate) use worktree::uncommitted;
 pub use worktree::{Gitlink, lfs_is_installed};
 

@@ -28,7 +28,7 @@ use client::{Request, Shared};
 use credentials::is_docker_hub;
 
 pub use crate::http::Timeouts;
-pub use crate::http::retry::RetryPolicy;
+pub use crate::http::retry::Retry;
 pub use credentials::{Credentials, Login};
 pub(crate) use error::OCI_ONLY_HINT;
 pub use error::{RegistryError, RegistryErrorKind};
@@ -44,7 +44,7 @@ pub struct Settings {
     /// Allowed on loopback only.
     pub plain_http: bool,
     pub timeouts: Timeouts,
-    pub retry: RetryPolicy,
+    pub retry: Retry,
     /// Idle connections that are kept: the number of threads that use this registry.
     pub connections: usize,
 }
@@ -56,7 +56,7 @@ impl Settings {
             ca_pem: None,
             plain_http: false,
             timeouts: Timeouts::default(),
-            retry: RetryPolicy::default(),
+            retry: Retry::default(),
             connections: 16,
         }
     }

@@ -153,9 +153,7 @@ fn without_quotes(text: &str) -> String {
 }
 
 /// Kinds and their signs, see [`has_sign`]. The first match counts.
-type Signs = [(DockerErrorKind, &'static str)];
-
-const ENGINE: &Signs = &[
+const ENGINE: &[(DockerErrorKind, &str)] = &[
     (K::Forbidden, "permission denied while trying to connect|docker.sock: connect: permission denied"),
     (K::NoSpace, "no space left on device|disk quota exceeded"),
     (
@@ -166,7 +164,7 @@ const ENGINE: &Signs = &[
     ),
 ];
 
-const REGISTRY: &Signs = &[
+const REGISTRY: &[(DockerErrorKind, &str)] = &[
     (K::Certificate, "x509:|certificate signed by unknown authority"),
     (K::Unauthorized, "no basic auth credentials|unauthorized|authentication required|: denied"),
     (
@@ -178,13 +176,13 @@ const REGISTRY: &Signs = &[
     ),
 ];
 
-const PUSH: &Signs = &[
+const PUSH: &[(DockerErrorKind, &str)] = &[
     (K::NoSuchImage, "does not exist locally|tag does not exist:|no such image"),
     (K::ManifestRefused, "manifest invalid|manifest_invalid"),
     (K::Failed, "name unknown|name_unknown|name invalid|tag invalid|too large"),
 ];
 
-fn find(signs: &Signs, message: &str) -> Option<DockerErrorKind> {
+fn find(signs: &[(DockerErrorKind, &str)], message: &str) -> Option<DockerErrorKind> {
     signs.iter().find(|(_, signs)| has_sign(message, signs)).map(|(kind, _)| *kind)
 }
 

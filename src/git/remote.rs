@@ -4,6 +4,7 @@ use std::path::Path;
 
 use secrecy::{ExposeSecret as _, SecretString};
 
+use crate::error::Failure;
 use crate::escape::shortened;
 use crate::model::{ForgeName, RepoName};
 
@@ -36,21 +37,16 @@ pub struct Remote {
     is_named_by_a_person: bool,
 }
 
-/// Why a URL is rejected.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct RemoteError(String);
-
-fn malformed(text: &str) -> RemoteError {
-    RemoteError(format!("`{}` is not a repository URL or path", shortened(text, 200)))
+fn malformed(text: &str) -> Failure {
+    Failure::refused(format!("`{}` is not a repository URL or path", shortened(text, 200)))
 }
 
 impl Remote {
     /// A typed or configured URL or path: used unchanged if its transport is supported.
-    pub fn typed(text: &str) -> Result<Remote, RemoteError> {
+    pub fn typed(text: &str) -> Result<Remote, Failure> {
         let unsupported = |scheme: &str| {
             let scheme = shortened(scheme, 20);
-            Err(RemoteError(format!("swanci does not clone over `{scheme}`, only over https and ssh")))
+            Err(Failure::refused(format!("swanci does not clone over `{scheme}`, only over https and ssh")))
         };
         let is_odd = |c: char| c.is_control() || c == '\\';
         if text.is_empty() || text.starts_with('-') || text.chars().any(is_odd) {
@@ -74,7 +70,7 @@ impl Remote {
     }
 
     /// A repository of a forge, from the forge's configured `url` and the full name. Plain http if the `url` uses it.
-    pub fn of_forge(kind: ForgeName, forge: &str, repository: &RepoName) -> Result<Remote, RemoteError> {
+    pub fn of_forge(kind: ForgeName, forge: &str, repository: &RepoName) -> Result<Remote, Failure> {
         let url = format!("{}{}/{repository}.git", forge.trim_end_matches('/'), kind.clone_prefix());
         let is_odd = |c: char| c.is_control() || matches!(c, '\\' | '@');
         let remote = match forge.split_once("://") {
@@ -246,7 +242,7 @@ impl Remote {
     /// The remote of a submodule from its URL in this repository: absolute, or relative to this remote
     /// (git-submodule(1), `add`). It must be on the same host. For a path, it must be relative and in the folder that
     /// contains this remote.
-    pub fn submodule(&self, stated: &str) -> Result<Remote, RemoteError> {
+    pub fn submodule(&self, stated: &str) -> Result<Remote, Failure> {
         let outside = || malformed(stated);
         let relative = stated.starts_with("./") || stated.starts_with("../");
         let url = if relative {

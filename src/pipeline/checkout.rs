@@ -59,8 +59,7 @@ pub(super) fn prove(
 /// The change named on the command line, and the site with the login of a typed URL.
 pub(crate) fn resolve_by_hand(site: Site, by_hand: &ByHand) -> Result<(Site, Change), Failure> {
     let remote = typed(&site, &by_hand.repository).map_err(|error| {
-        Failure::new(crate::error::Kind::Refused, error)
-            .context(format!("cannot use --repo {}", crate::redact::scrub(&by_hand.repository)))
+        error.context(format!("cannot use --repo {}", crate::redact::scrub(&by_hand.repository)))
     })?;
     let name: RepoName = match rule_of(&site.repositories, &remote) {
         Some(rule) => rule.name.clone(),
@@ -136,8 +135,7 @@ fn write_submodules(
             )));
         };
         let remote = parent.remote().submodule(url).map_err(|error| {
-            Failure::new(crate::error::Kind::Refused, error)
-                .context(format!("the submodule `{}` is not on the repository's own host", link.path))
+            error.context(format!("the submodule `{}` is not on the repository's own host", link.path))
         })?;
         let mirror = Mirror::of(&site.state_dir, &remote, &site.access, &site.cancel);
         mirror.fetch_commit(&link.commit)?;

@@ -30,7 +30,7 @@ use crate::decide::BranchGlobs;
 use crate::docker::Docker;
 use crate::error::Failure;
 use crate::events::Events;
-use crate::git::{Access, Remote, RemoteError};
+use crate::git::{Access, Remote};
 use crate::manifest::Template;
 use crate::model::{ForgeName, ImageName, RegistryAddress, RepoName};
 use crate::registry::Registry;
@@ -65,7 +65,7 @@ pub(crate) struct RepositoryRule {
 
 impl RepositoryRule {
     /// Its URL on its forge.
-    pub(crate) fn on_its_forge(&self) -> Result<Remote, RemoteError> {
+    pub(crate) fn on_its_forge(&self) -> Result<Remote, Failure> {
         Remote::of_forge(self.forge_kind, &self.forge, &self.name)
     }
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use crate::error::{Failure, Kind};
 use crate::escape::shortened;
-use crate::git::{Access, Remote, RemoteError, Transport};
+use crate::git::{Access, Remote, Transport};
 use crate::model::{BranchName, Change, Digest, ForgeName, ImageName, ImageRepository, RepoName};
 
 use super::{RepositoryRule, Site};
@@ -53,7 +53,7 @@ impl Origin {
             let url = change.clone_url.as_deref().unwrap_or_default();
             let typed = match &site.typed {
                 Some(typed) if typed.as_git_url() == url => typed.clone(),
-                Some(_) | None => typed(site, url).map_err(refused)?,
+                Some(_) | None => typed(site, url)?,
             };
             let rule = allowed(&site.repositories, name, &typed)?;
             return Origin::new(site, rule, Some(typed), name, (ForgeName::Github, GITHUB));
@@ -100,9 +100,9 @@ impl Origin {
         let remote = match (typed, configured) {
             (Some(typed), _) => typed,
             (None, Some(url)) => Remote::typed(url).map_err(|error| {
-                Failure::new(Kind::BadInput, error).context(format!("clone_url of `{name}`"))
+                Failure { kind: Kind::BadInput, ..error }.context(format!("clone_url of `{name}`"))
             })?,
-            (None, None) => Remote::of_forge(kind, forge, name).map_err(refused)?,
+            (None, None) => Remote::of_forge(kind, forge, name)?,
         };
         let source = if itself { source_of(forge, name) } else { remote.source() };
         let mut secrets = rule.filter(|_| itself).map(|rule| rule.secrets.clone()).unwrap_or_default();
@@ -172,7 +172,7 @@ impl Origin {
 }
 
 /// Parses a typed repository. Plain http works only below the `url` of a forge that is configured with http.
-pub(super) fn typed(site: &Site, text: &str) -> Result<Remote, RemoteError> {
+pub(super) fn typed(site: &Site, text: &str) -> Result<Remote, Failure> {
     let below = |access: &Access| {
         let forge = format!("{}{}/", access.forge.trim_end_matches('/'), access.kind.clone_prefix());
         let path = text.strip_prefix(&forge)?;
@@ -254,8 +254,4 @@ fn is_known(rule: &RepositoryRule, remote: &Remote) -> bool {
     configured.is_some_and(|configured| configured.source() == remote.source())
         || rule.on_its_forge().is_ok_and(|own| own.source().eq_ignore_ascii_case(&remote.source()))
         || (remote.transport() == Transport::File && remote.is_named(&rule.name))
-}
-
-fn refused(error: RemoteError) -> Failure {
-    Failure::new(Kind::Refused, error)
 }

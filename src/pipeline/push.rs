@@ -8,7 +8,7 @@ use crate::docker::DockerErrorKind;
 use crate::documents::{BuiltDocument, Image, ImageStatus, PushOutcome, Receipt, SCHEMA};
 use crate::error::{Failure, Kind};
 use crate::events::{Phase, RunEvent, Step};
-use crate::http::retry::RetryPolicy;
+use crate::http::retry::Retry;
 use crate::manifest::template::is_immutable;
 use crate::model::{CommitSha, Digest, ImageRepository, Tag};
 use crate::parallel;
@@ -364,8 +364,8 @@ impl Phase1<'_> {
         cancel: &Cancel,
         on_line: &mut dyn FnMut(&str),
     ) -> Result<Option<Digest>, Failure> {
-        let policy = RetryPolicy { attempts: 4, first_delay: Duration::from_secs(1), total: RETRY_WITHIN };
-        let mut retries = policy.start();
+        let retry = Retry { attempts: 4, first_delay: Duration::from_secs(1), total: RETRY_WITHIN };
+        let mut delays = retry.delays();
         loop {
             let error = match self.site.docker.push(self.repository, &self.tag(), cancel, on_line) {
                 Ok(digest) => return Ok(Some(digest)),
@@ -373,7 +373,7 @@ impl Phase1<'_> {
                 Err(error) => error,
             };
             let transient = error.kind == DockerErrorKind::Registry;
-            let Some(delay) = retries.next_delay(None).filter(|_| transient) else {
+            let Some(delay) = delays(None).filter(|_| transient) else {
                 return Err(error.into());
             };
             on_line(&format!("{error}; again in {:.1} s", delay.as_secs_f64()));

@@ -187,7 +187,8 @@ impl Registry {
 
     /// Sends a request, with retries. A transient status is an error; any other status is the caller's to judge.
     pub(super) fn send(&self, request: &Request) -> Result<Reply, RegistryError> {
-        let mut retries = self.shared.settings.retry.start();
+        let mut delays = self.shared.settings.retry.delays();
+        let mut attempt = 1;
         loop {
             self.cancel.check()?;
             let error = match self.exchange(request) {
@@ -201,8 +202,9 @@ impl Registry {
             if !request.repeat || !error.is_transient() {
                 return Err(error);
             }
-            let Some(delay) = retries.next_delay(error.retry_after()) else { return Err(error) };
-            self.report(&error, retries.attempt(), error.retry_after().map(|_| delay));
+            let Some(delay) = delays(error.retry_after()) else { return Err(error) };
+            attempt += 1;
+            self.report(&error, attempt, error.retry_after().map(|_| delay));
             self.cancel.sleep(delay)?;
         }
     }

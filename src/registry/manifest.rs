@@ -76,55 +76,55 @@ impl Manifest {
     /// Whether an engine gives this image the id `id`: the digest of the config, or, with a containerd store, of the
     /// manifest.
     pub fn is_of_image(&self, id: &Digest) -> bool {
-        self.digest == *id
-            || matches!(self.contents(), Ok(Contents::Image { config, .. }) if config.digest == *id)
+        let config = self.contents().ok().and_then(|contents| contents.config);
+        self.digest == *id || config.is_some_and(|config| config.digest == *id)
     }
 
     /// The content that it needs; nothing for a manifest that cannot be read.
     pub(crate) fn references(&self) -> Vec<Content> {
-        match self.contents() {
-            Ok(Contents::Index(entries)) => {
-                entries.into_iter().map(|e| Content::Manifest(e.digest)).collect()
-            }
-            Ok(Contents::Image { config, layers }) => std::iter::once(config)
-                .chain(layers.into_iter().filter(|layer| !layer.is_elsewhere()))
-                .map(|entry| Content::Blob(entry.digest))
-                .collect(),
-            Err(_) => Vec::new(),
-        }
+        let Ok(Contents { config, layers, manifests, .. }) = self.contents() else { return Vec::new() };
+        let layers = layers.unwrap_or_default().into_iter().filter(|layer| !layer.is_elsewhere());
+        let blobs = config.into_iter().chain(layers).map(|entry| Content::Blob(entry.digest));
+        let manifests =
+            manifests.unwrap_or_default().into_iter().map(|entry| Content::Manifest(entry.digest));
+        blobs.chain(manifests).collect()
     }
 
+    /// An image's have a config, an index's have not.
     pub(super) fn contents(&self) -> Result<Contents, String> {
         if !MEDIA_TYPES.contains(&self.media_type.as_str()) {
-            return Err(format!(
-                "its type `{}` is not a manifest type that swanci reads",
-                shown(&self.media_type)
-            ));
+            let media_type = shown(&self.media_type);
+            return Err(format!("its type `{media_type}` is not a manifest type that swanci reads"));
         }
-        let wire: Wire =
+        let contents: Contents =
             serde_json::from_slice(&self.bytes).map_err(|e| format!("it is not a manifest: {e}"))?;
         // One document must not be two things to two readers (CVE-2021-41190).
-        if wire.media_type.as_deref().is_some_and(|own| own != self.media_type) {
+        if contents.media_type.as_deref().is_some_and(|own| own != self.media_type) {
             return Err("its own media type differs from the registry's".to_owned());
         }
-        if self.is_index() {
-            if wire.config.is_some() || wire.layers.is_some() {
-                return Err("it is an index and an image at once".to_owned());
-            }
-            return Ok(Contents::Index(wire.manifests.unwrap_or_default()));
+        let is_image = contents.config.is_some();
+        let is_both = match self.is_index() {
+            true => is_image || contents.layers.is_some(),
+            false => is_image && contents.manifests.is_some(),
+        };
+        if is_both {
+            return Err("it is an index and an image at once".to_owned());
         }
-        match (wire.config, wire.manifests) {
-            (Some(config), None) => Ok(Contents::Image { config, layers: wire.layers.unwrap_or_default() }),
-            (None, _) => Err("it has no config".to_owned()),
-            (Some(_), Some(_)) => Err("it is an index and an image at once".to_owned()),
+        if !self.is_index() && !is_image {
+            return Err("it has no config".to_owned());
         }
+        Ok(contents)
     }
 }
 
-#[derive(Debug)]
-pub(super) enum Contents {
-    Image { config: Entry, layers: Vec<Entry> },
-    Index(Vec<Entry>),
+/// What a manifest consists of (OCI image spec, manifest and index).
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Contents {
+    media_type: Option<String>,
+    pub(super) config: Option<Entry>,
+    layers: Option<Vec<Entry>>,
+    pub(super) manifests: Option<Vec<Entry>>,
 }
 
 /// A descriptor inside a manifest (OCI image spec, descriptor).
@@ -139,15 +139,6 @@ pub(super) struct Entry {
     platform: Value,
     #[serde(default)]
     annotations: BTreeMap<String, String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Wire {
-    media_type: Option<String>,
-    config: Option<Entry>,
-    layers: Option<Vec<Entry>>,
-    manifests: Option<Vec<Entry>>,
 }
 
 impl Entry {

@@ -13,7 +13,7 @@ use super::answer::Reply;
 use super::auth;
 use super::client::Request;
 use super::error::{RegistryError, RegistryErrorKind as Kind};
-use super::manifest::{Contents, Entry, MAX_BYTES, MEDIA_TYPES, Manifest, Reference, labels_of};
+use super::manifest::{Entry, MAX_BYTES, MEDIA_TYPES, Manifest, Reference, labels_of};
 
 /// docker's first format, which registry 2.8 still serves.
 const SIGNED_SCHEMA_1: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
@@ -212,14 +212,11 @@ impl Registry {
         for _ in 0..=MAX_DEPTH {
             let at = format!("reading the manifest {repository}@{}", manifest.digest);
             let wrong = |detail: String| self.error(Kind::Protocol, &at, &detail);
-            let entries = match manifest.contents().map_err(wrong)? {
-                Contents::Image { config, .. } => {
-                    let bytes = self.read_config(repository, &config)?;
-                    return labels_of(&bytes).map_err(wrong);
-                }
-                Contents::Index(entries) => entries,
-            };
-            let first = entries.into_iter().find(Entry::is_image);
+            let contents = manifest.contents().map_err(wrong)?;
+            if let Some(config) = contents.config {
+                return labels_of(&self.read_config(repository, &config)?).map_err(wrong);
+            }
+            let first = contents.manifests.unwrap_or_default().into_iter().find(Entry::is_image);
             let first = first.ok_or_else(|| wrong("it lists no image".to_owned()))?.digest;
             manifest = self.get_manifest(repository, &first)?.ok_or_else(|| {
                 let at = format!("reading the manifest {repository}@{first}");
