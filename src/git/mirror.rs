@@ -292,18 +292,11 @@ impl<'a> Mirror<'a> {
         }
     }
 
-    /// Repacks when there are many packs or loose objects.
+    /// Repacks when there are more than 19 packs or about 500 loose objects (git-gc(1), gc.autoPackLimit and gc.auto).
     pub fn maintain(&self) -> Result<(), GitError> {
-        let packs = fs::read_dir(self.dir.join("objects/pack")).map_or(0, |entries| {
-            entries.flatten().filter(|e| e.path().extension().is_some_and(|x| x == "pack")).count()
-        });
-        let loose = fs::read_dir(self.dir.join("objects/17")).map_or(0, Iterator::count);
-        // Like git's own heuristic (git-gc(1), gc.auto and gc.autoPackLimit), with lower limits.
-        if packs < 20 && loose < 3 {
-            return Ok(());
-        }
+        let limits = ["-c", "gc.autoDetach=false", "-c", "gc.auto=512", "-c", "gc.autoPackLimit=19"];
         let _lock = self.lock()?;
-        self.run(self.local().args(["-c", "gc.autoDetach=false", "gc", "--quiet"])).map(drop)
+        self.run(self.local().args(limits).args(["gc", "--auto", "--quiet"])).map(drop)
     }
 
     fn io_error(&self, source: std::io::Error) -> GitError {

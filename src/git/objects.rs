@@ -87,7 +87,7 @@ const LONGEST_LINK: usize = 4096;
 const COMMITS_AT_ONCE: usize = 64;
 
 const ATTRIBUTES: &str = ".gitattributes";
-const SUBMODULES: &str = ".gitmodules";
+pub(super) const SUBMODULES: &str = ".gitmodules";
 
 impl Mirror<'_> {
     /// What each context (the first path) and its Dockerfile (the second) lead to, for all images in one walk. The inner
@@ -148,15 +148,15 @@ impl Mirror<'_> {
 
     pub fn read_blobs(&self, ids: &[String]) -> Result<Vec<Vec<u8>>, GitError> {
         let objects = self.cat(ids)?.into_iter().zip(ids);
-        let content = |(object, id): (Option<Object>, &String)| match object {
-            Some(Object { is_tree: false, content, .. }) => Ok(content),
+        let content = |(object, id): (Option<GitObject>, &String)| match object {
+            Some(GitObject { is_tree: false, content, .. }) => Ok(content),
             Some(_) | None => Err(GitError::unexpected(format!("cat-file: {id} is not a blob"))),
         };
         objects.map(content).collect()
     }
 
     /// Reads objects by id or `ID^{tree}`, with as few calls as the limit on git's output allows.
-    fn cat(&self, names: &[String]) -> Result<Vec<Option<Object>>, GitError> {
+    fn cat(&self, names: &[String]) -> Result<Vec<Option<GitObject>>, GitError> {
         if names.is_empty() {
             return Ok(Vec::new());
         }
@@ -173,32 +173,6 @@ impl Mirror<'_> {
         };
         let objects = parse(&output).filter(|objects| objects.len() == names.len());
         objects.ok_or_else(|| GitError::unexpected("cat-file --batch"))
-    }
-
-    /// The URLs in `.gitmodules`, by submodule path; empty if the file does not exist.
-    pub fn submodule_urls(&self, commit: &CommitSha) -> Result<BTreeMap<String, String>, GitError> {
-        match self.look(commit, SUBMODULES)? {
-            Found::Blob(id) => self.stated_urls(&id),
-            Found::Tree(_) | Found::Submodule | Found::Missing | Found::Outside(_) | Found::Dangling => {
-                Ok(BTreeMap::new())
-            }
-        }
-    }
-
-    fn stated_urls(&self, gitmodules: &str) -> Result<BTreeMap<String, String>, GitError> {
-        let blob = format!("--blob={gitmodules}");
-        let text = self.run(self.local().args(["config", &blob, "--null", "--list"]))?.stdout;
-        let text = String::from_utf8_lossy(&text).into_owned();
-        let mut named: BTreeMap<&str, (Option<&str>, Option<&str>)> = BTreeMap::new();
-        for (key, value) in text.split('\0').filter_map(|entry| entry.split_once('\n')) {
-            match key.strip_prefix("submodule.").and_then(|key| key.rsplit_once('.')) {
-                Some((name, "path")) => named.entry(name).or_default().0 = Some(value),
-                Some((name, "url")) => named.entry(name).or_default().1 = Some(value),
-                _ => {}
-            }
-        }
-        let pairs = named.into_values().filter_map(|(path, url)| Some((path?.to_owned(), url?.to_owned())));
-        Ok(pairs.collect())
     }
 }
 
@@ -234,7 +208,7 @@ fn within(all: &BTreeMap<String, String>, folder: &str) -> BTreeMap<String, Stri
 
 /// A tree or blob.
 #[derive(Debug, PartialEq, Eq)]
-struct Object {
+struct GitObject {
     id: String,
     is_tree: bool,
     content: Vec<u8>,
@@ -249,7 +223,7 @@ const SUBMODULE: u32 = 0o160_000;
 struct Walk<'m, 'a> {
     mirror: &'m Mirror<'a>,
     /// By name: an id, or a commit's root. `None` is an object that does not exist.
-    objects: HashMap<String, Option<Object>>,
+    objects: HashMap<String, Option<GitObject>>,
 }
 
 impl Walk<'_, '_> {
@@ -338,7 +312,7 @@ impl Walk<'_, '_> {
         Ok((if parts.is_empty() { ".".to_owned() } else { parts.join("/") }, found))
     }
 
-    fn object(&self, name: String) -> Result<Option<&Object>, String> {
+    fn object(&self, name: String) -> Result<Option<&GitObject>, String> {
         self.objects.get(&name).map(Option::as_ref).ok_or(name)
     }
 
@@ -347,7 +321,7 @@ impl Walk<'_, '_> {
         let mut files = Vec::new();
         let (mut tree, mut above) = (root_of(commit), String::new());
         for part in folder.split('/').filter(|part| *part != ".") {
-            let Some(Some(Object { content, .. })) = self.objects.get(&tree) else { break };
+            let Some(Some(GitObject { content, .. })) = self.objects.get(&tree) else { break };
             if let Some((mode, blob)) = entry(content, ATTRIBUTES).filter(|(mode, _)| mode & FORMAT != TREE) {
                 let path = format!("{above}{ATTRIBUTES}");
                 files.push(AttributesFile { path, mode: format!("{mode:06o}"), blob });
@@ -371,7 +345,7 @@ fn reversed(parts: &[String]) -> String {
 }
 
 /// Parses the output of `git cat-file --batch` (git-cat-file(1), BATCH OUTPUT).
-fn parse(mut output: &[u8]) -> Option<Vec<Option<Object>>> {
+fn parse(mut output: &[u8]) -> Option<Vec<Option<GitObject>>> {
     let mut objects = Vec::new();
     while !output.is_empty() {
         let end = output.iter().position(|b| *b == b'\n')?;
@@ -383,7 +357,7 @@ fn parse(mut output: &[u8]) -> Option<Vec<Option<Object>>> {
                 let size: usize = size.parse().ok()?;
                 let content = output.get(..size)?.to_vec();
                 output = output.get(size + 1..)?;
-                Some(Object { id: (*id).to_owned(), is_tree: *kind == "tree", content })
+                Some(GitObject { id: (*id).to_owned(), is_tree: *kind == "tree", content })
             }
             [_, "missing" | "ambiguous"] => None,
             _ => return None,
@@ -414,8 +388,9 @@ mod tests {
     fn every_answer_of_cat_file_is_parsed() {
         let id = "8c1c06a1a89e8278937a7d22d8ba1a834bd4c8a1";
         let output = format!("{id} blob 3\na\nb\n{id} tree 2\nxx\n{id} missing\n");
-        let object =
-            |is_tree, content: &[u8]| Some(Object { id: id.to_owned(), is_tree, content: content.to_vec() });
+        let object = |is_tree, content: &[u8]| {
+            Some(GitObject { id: id.to_owned(), is_tree, content: content.to_vec() })
+        };
         assert_eq!(parse(output.as_bytes()).unwrap(), [object(false, b"a\nb"), object(true, b"xx"), None]);
         for bad in [&b"deadbeef blob 99\nshort"[..], b"deadbeef commit 0\n\n", b"no line"] {
             assert_eq!(parse(bad), None);

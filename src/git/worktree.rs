@@ -1,11 +1,12 @@
 //! Partial working copies, written directly from the mirror's objects.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use super::mirror::Mirror;
-use super::objects::{AttributesFile, ContextFiles};
+use super::objects::{AttributesFile, ContextFiles, Found, SUBMODULES};
 use super::{GitError, GitErrorKind};
 use crate::cancel::Cancel;
 use crate::error::Failure;
@@ -29,14 +30,6 @@ pub struct Gitlink {
     pub commit: CommitSha,
 }
 
-/// A tree's contents for a checkout.
-struct Entries {
-    /// The input of `update-index --index-info`.
-    index: Vec<u8>,
-    gitlinks: Vec<Gitlink>,
-    uses_lfs: bool,
-}
-
 /// The output of `git status` below a folder of a working tree; `None` outside of one, or if git cannot read it.
 pub(crate) fn uncommitted(dir: &Path, cancel: &Cancel) -> Option<Vec<String>> {
     let status = ["status", "--porcelain=v1", "-z", "--no-renames", "--untracked-files=normal", "--", "."];
@@ -46,6 +39,32 @@ pub(crate) fn uncommitted(dir: &Path, cancel: &Cancel) -> Option<Vec<String>> {
 }
 
 impl Mirror<'_> {
+    /// The URLs in `.gitmodules`, by submodule path; empty if the file does not exist.
+    pub fn submodule_urls(&self, commit: &CommitSha) -> Result<BTreeMap<String, String>, GitError> {
+        match self.look(commit, SUBMODULES)? {
+            Found::Blob(id) => self.stated_urls(&id),
+            Found::Tree(_) | Found::Submodule | Found::Missing | Found::Outside(_) | Found::Dangling => {
+                Ok(BTreeMap::new())
+            }
+        }
+    }
+
+    pub(super) fn stated_urls(&self, gitmodules: &str) -> Result<BTreeMap<String, String>, GitError> {
+        let blob = format!("--blob={gitmodules}");
+        let text = self.run(self.local().args(["config", &blob, "--null", "--list"]))?.stdout;
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let mut named: BTreeMap<&str, (Option<&str>, Option<&str>)> = BTreeMap::new();
+        for (key, value) in text.split('\0').filter_map(|entry| entry.split_once('\n')) {
+            match key.strip_prefix("submodule.").and_then(|key| key.rsplit_once('.')) {
+                Some((name, "path")) => named.entry(name).or_default().0 = Some(value),
+                Some((name, "url")) => named.entry(name).or_default().1 = Some(value),
+                _ => {}
+            }
+        }
+        let pairs = named.into_values().filter_map(|(path, url)| Some((path?.to_owned(), url?.to_owned())));
+        Ok(pairs.collect())
+    }
+
     /// Writes a context into `into`, under its path, with the attributes above it. Returns its submodules.
     pub fn check_out_context(&self, files: &ContextFiles, into: &Path) -> Result<Vec<Gitlink>, GitError> {
         self.check_out(&files.tree, &files.path, &files.attributes, into)
@@ -77,28 +96,29 @@ impl Mirror<'_> {
 
         let list = self.local().args(["ls-tree", "-r", "-z", "--full-tree", tree]);
         let listed = self.run(list)?.stdout;
-        let entries = self.read_entries(&listed, path, attributes)?;
+        let (entries, gitlinks, uses_lfs) = self.read_entries(&listed, path, attributes)?;
 
         let in_copy = |tool: Tool| tool.env("GIT_INDEX_FILE", &index).env("GIT_WORK_TREE", into).dir(into);
-        let update = in_copy(self.local()).args(["update-index", "-z", "--index-info"]).stdin(entries.index);
+        let update = in_copy(self.local()).args(["update-index", "-z", "--index-info"]).stdin(entries);
         self.run(update)?;
         let write = ["checkout-index", "--all", "--force", "--quiet"];
-        if entries.uses_lfs {
+        if uses_lfs {
             let written = in_copy(self.with_lfs()?).args(write).run(self.cancel());
             written.map_err(|error| GitError::of_remote(self.remote().as_git_url(), "LFS object", error))?;
         } else {
             self.run(in_copy(self.local()).args(write))?;
         }
-        Ok(entries.gitlinks)
+        Ok(gitlinks)
     }
 
-    /// Parses the output of `ls-tree -r -z` (`mode SP type SP id TAB path NUL`).
+    /// Parses the output of `ls-tree -r -z` (`mode SP type SP id TAB path NUL`): the input of `update-index --index-info`, the
+    /// submodules, and whether the files need git-lfs.
     fn read_entries(
         &self,
         listed: &[u8],
         folder: &str,
         attributes: &[AttributesFile],
-    ) -> Result<Entries, GitError> {
+    ) -> Result<(Vec<u8>, Vec<Gitlink>, bool), GitError> {
         let (mut index, mut gitlinks, mut asked) = (Vec::with_capacity(listed.len()), Vec::new(), Vec::new());
         for file in attributes {
             index.extend_from_slice(format!("{} blob {}\t{}\0", file.mode, file.blob, file.path).as_bytes());
@@ -125,7 +145,7 @@ impl Mirror<'_> {
         asked.sort();
         asked.dedup();
         let uses_lfs = self.read_blobs(&asked)?.iter().any(|file| uses_lfs(file));
-        Ok(Entries { index, gitlinks, uses_lfs })
+        Ok((index, gitlinks, uses_lfs))
     }
 
     /// A git whose checkout passes files through git-lfs, which may fetch them from the remote.

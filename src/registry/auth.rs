@@ -143,16 +143,15 @@ impl Registry {
     /// The Authorization value for a first attempt, when the registry is known to want one.
     pub(super) fn authorization(&self, request: &Request) -> Result<Option<SecretString>, RegistryError> {
         let accepted = self.shared.state().accepted.clone();
-        match accepted {
-            None => Ok(None),
-            Some(Challenge::Basic) => Ok(self.basic()?),
-            Some(Challenge::Bearer { realm, service, .. }) => {
-                let cached = self.shared.state().tokens.get(&request.scope, Instant::now());
-                if let Some(token) = cached {
-                    return Ok(Some(bearer(&token)));
-                }
-                self.fetch_token(request, &realm, service.as_deref(), None).map(Some)
+        let cached = self.shared.state().tokens.get(&request.scope, Instant::now());
+        match (accepted, cached) {
+            (None, _) => Ok(None),
+            (Some(Challenge::Bearer { .. }), Some(token)) => Ok(Some(bearer(&token))),
+            // Its scope is of another request.
+            (Some(Challenge::Bearer { realm, service, .. }), None) => {
+                self.answer(request, &Challenge::Bearer { realm, service, scope: None })
             }
+            (Some(Challenge::Basic), _) => self.answer(request, &Challenge::Basic),
         }
     }
 
@@ -165,7 +164,6 @@ impl Registry {
         match challenge {
             Challenge::Basic => Ok(self.basic()?),
             Challenge::Bearer { realm, service, scope } => {
-                self.shared.state().tokens.forget(&request.scope);
                 self.fetch_token(request, realm, service.as_deref(), scope.as_deref()).map(Some)
             }
         }
@@ -179,7 +177,11 @@ impl Registry {
         challenged: &Reply,
         sent: Option<&SecretString>,
     ) -> Result<(Reply, Option<SecretString>), RegistryError> {
-        self.shared.state().challenged = true;
+        {
+            let mut known = self.shared.state();
+            known.challenged = true;
+            known.tokens.forget(&request.scope);
+        }
         let asked = challenged.headers.get_all(header::WWW_AUTHENTICATE);
         let mut refused = None;
         for challenge in challenges(asked.iter().filter_map(|v| v.to_str().ok())) {
