@@ -30,7 +30,6 @@ pub(crate) struct Inspected {
 #[derive(Debug, Clone)]
 pub(crate) struct Docker {
     program: String,
-    /// The configured buildx builder.
     builder: Option<String>,
 }
 
@@ -43,7 +42,6 @@ impl Docker {
         Tool::of_docker(&self.program)
     }
 
-    /// Runs docker and returns its standard output.
     fn text(
         &self,
         args: impl IntoIterator<Item = impl AsRef<OsStr>>,

@@ -28,8 +28,8 @@ pub use landed::Merge;
 pub use mirror::{Mirror, remove_unused_mirrors};
 pub use objects::{AttributesFile, Blob, ContextFiles, Found};
 pub use remote::{Remote, Transport};
+pub use worktree::lfs_is_installed;
 pub(crate) use worktree::uncommitted;
-pub use worktree::{Gitlink, lfs_is_installed};
 
 /// Environment variables that git receives in addition to the inherited ones: for ssh and TLS.
 const GIT_VARIABLES: &[&str] =
@@ -104,20 +104,13 @@ fn git(transports: &str, config: &[(String, String)]) -> Tool {
             "ssh -oBatchMode=yes -oConnectTimeout=20 -oServerAliveInterval=15 -oServerAliveCountMax=4",
         );
     }
-    let ids: Vec<String> = HARMLESS.iter().map(|id| format!("fetch.fsck.{id}")).collect();
-    let harmless = ids.iter().map(|key| (key.as_str(), "ignore"));
-    let all = fixed
-        .iter()
-        .map(|(k, v)| (*k, *v))
-        .chain(harmless)
-        .chain(config.iter().map(|(k, v)| (k.as_str(), v.as_str())));
-    let mut count = 0;
-    for (key, value) in all {
-        tool =
-            tool.env(format!("GIT_CONFIG_KEY_{count}"), key).env(format!("GIT_CONFIG_VALUE_{count}"), value);
-        count += 1;
-    }
-    tool.env("GIT_CONFIG_COUNT", count.to_string())
+    let fixed = fixed.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    let harmless = HARMLESS.iter().map(|id| (format!("fetch.fsck.{id}"), "ignore".to_owned()));
+    let all: Vec<_> = fixed.chain(harmless).chain(config.iter().cloned()).collect();
+    tool = tool.env("GIT_CONFIG_COUNT", all.len().to_string());
+    all.iter().enumerate().fold(tool, |tool, (i, (key, value))| {
+        tool.env(format!("GIT_CONFIG_KEY_{i}"), key).env(format!("GIT_CONFIG_VALUE_{i}"), value)
+    })
 }
 
 /// A git without network access or remote configuration.
@@ -131,11 +124,9 @@ pub struct Access {
     pub kind: ForgeName,
     /// The forge's `url`, such as `https://github.com`, possibly with a path.
     pub forge: String,
-    /// The user name that the forge requires with a token.
     pub login: String,
     /// For private repositories.
     pub token: Option<SecretString>,
-    /// A certificate authority that is trusted for this forge.
     pub ca_file: Option<PathBuf>,
 }
 

@@ -55,7 +55,6 @@ pub(crate) fn all(
         .collect()
 }
 
-/// Creates the folder too.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     if let Some(parent) = path.parent() {
         crate::state_dir::create_below(parent)?;

@@ -20,7 +20,6 @@ use url::Url;
 
 use crate::cancel::Cancel;
 use crate::http::Client;
-use crate::http::tls::Trust;
 use crate::model::{Digest, ImageName, RegistryAddress};
 
 use answer::Reply;
@@ -62,14 +61,12 @@ impl Settings {
     }
 }
 
-pub type RetryNotice = Arc<dyn Fn(&str) + Send + Sync>;
-
 /// Clones share connections and tokens.
 #[derive(Clone)]
 pub struct Registry {
     shared: Arc<Shared>,
     cancel: Cancel,
-    on_retry: Option<RetryNotice>,
+    on_retry: Arc<dyn Fn(&str) + Send + Sync>,
 }
 
 impl fmt::Debug for Registry {
@@ -102,11 +99,11 @@ impl Registry {
         let api = if is_docker_hub(host) { "registry-1.docker.io" } else { host };
         let scheme = if settings.plain_http { "http" } else { "https" };
         let base = Url::parse(&format!("{scheme}://{api}/")).map_err(|e| wrong(e.to_string()))?;
-        let trust = Trust::new(settings.ca_pem.as_deref()).map_err(wrong)?;
-        let http = Client::new(&trust, settings.timeouts, settings.connections).map_err(wrong)?;
+        let http = Client::new(settings.ca_pem.as_deref(), settings.timeouts, settings.connections);
+        let http = http.map_err(wrong)?;
         let (looked, known) = (Mutex::default(), Mutex::default());
         let shared = Arc::new(Shared { settings, base, http, login: login.into(), looked, known });
-        Ok(Registry { shared, cancel, on_retry: None })
+        Ok(Registry { shared, cancel, on_retry: Arc::new(|_| {}) })
     }
 
     #[must_use]
@@ -116,8 +113,8 @@ impl Registry {
 
     /// `on_retry` gets a sentence when requests are retried: once for each cause, until a request succeeds.
     #[must_use]
-    pub fn with_retry_notice(&self, on_retry: RetryNotice) -> Registry {
-        Registry { on_retry: Some(on_retry), ..self.clone() }
+    pub fn with_retry_notice(&self, on_retry: impl Fn(&str) + Send + Sync + 'static) -> Registry {
+        Registry { on_retry: Arc::new(on_retry), ..self.clone() }
     }
 
     /// `host[:port]`, as in image names.

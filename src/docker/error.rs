@@ -17,7 +17,6 @@ pub(crate) struct DockerError {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DockerErrorKind {
-    /// The docker client is missing or does not start.
     NoClient,
     NoBuildKit,
     NoEngine,
@@ -58,14 +57,13 @@ impl DockerError {
         if let Some(error) = Self::of_client(error) {
             return (error, None);
         }
-        let words = &steps.last_words;
         let message =
-            if words.first.is_empty() { final_error(error.tail()) } else { without_start(&words.first) };
-        if let Some(code) = exit_code_of_step(&format!("{message}\n{}", words.last)) {
+            if steps.error.is_empty() { final_error(error.tail()) } else { without_start(&steps.error) };
+        if let Some(code) = exit_code_of_step(&format!("{message}\n{}", steps.error_end)) {
             return (Self::new(K::Failed, steps.failed(code).as_deref().unwrap_or(message)), Some(code));
         }
         let message =
-            if is_of_step(message) { behind_command(&words.last).unwrap_or(message) } else { message };
+            if is_of_step(message) { behind_command(&steps.error_end).unwrap_or(message) } else { message };
         let plain = without_quotes(message);
         let kind = if has_sign(&plain, "dockerfile parse error") {
             K::Failed
@@ -147,7 +145,6 @@ fn without_start(line: &str) -> &str {
     line.strip_prefix("failed to solve: ").unwrap_or(line)
 }
 
-/// The text without what is between double quotes.
 fn without_quotes(text: &str) -> String {
     text.split('"').step_by(2).collect::<Vec<_>>().join("\"\"")
 }
@@ -186,13 +183,11 @@ fn find(signs: &[(DockerErrorKind, &str)], message: &str) -> Option<DockerErrorK
     signs.iter().find(|(_, signs)| has_sign(message, signs)).map(|(kind, _)| *kind)
 }
 
-/// What a message says about the engine.
 fn engine_kind(message: &str) -> Option<DockerErrorKind> {
     let is_cut = || message.to_lowercase().ends_with("unexpected eof");
     find(ENGINE, message).or_else(|| is_cut().then_some(K::NoEngine))
 }
 
-/// What a message says about the registry, or about the network to it.
 fn registry_kind(message: &str) -> Option<DockerErrorKind> {
     let (found, lower) = (find(REGISTRY, message), message.to_lowercase());
     match http_status(&lower) {

@@ -189,7 +189,6 @@ impl GitError {
         has_sign(&tail.join("\n"), SHALLOW).then(|| GitError::of_tail(url, tail))?
     }
 
-    /// A failed local command.
     pub(super) fn of_local(place: &str, error: CommandError) -> GitError {
         let (kind, exit_kind) = match &error {
             CommandError::Exit { tail, .. } if error.said(NO_SPACE) => {
@@ -233,7 +232,6 @@ impl GitError {
         GitError::new(K::Local, Failure::new(Kind::Environment, error).context(context))
     }
 
-    /// git's output has an unexpected format.
     pub(super) fn unexpected(output: impl fmt::Display) -> GitError {
         let text = format!("git printed something unexpected: {output}");
         GitError::new(K::Local, Failure::environment(text))

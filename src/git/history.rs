@@ -59,7 +59,6 @@ impl Mirror<'_> {
         self.commits(&args.collect::<Vec<_>>())
     }
 
-    /// The tip of a branch in the mirror.
     pub fn tip(&self, branch: &BranchName) -> Result<CommitSha, GitError> {
         let spec = format!("{}^{{commit}}", branch.full_ref());
         let tool = self.local().args(["rev-parse", "--verify", "--quiet", "--end-of-options", &spec]);

@@ -8,7 +8,6 @@ use super::history::CommitInfo;
 use super::mirror::Mirror;
 use crate::model::CommitSha;
 
-/// The known facts about a merge.
 #[derive(Debug, Clone, Default)]
 pub struct Merge {
     /// The last commit of the pull request. Several if the forge's ref and the payload differ.
@@ -27,7 +26,6 @@ const SAME_MOMENT: i64 = 1;
 /// A commit whose time differs more from `merged_at`, in seconds, was not created by the merge.
 const NEAR: i64 = 60;
 
-/// The difference of two commits.
 struct Diff {
     /// The paths, quoted by git.
     files: String,
@@ -229,7 +227,6 @@ impl Mirror<'_> {
     }
 }
 
-/// The element, if there is exactly one.
 fn only<T>(all: impl IntoIterator<Item = T>) -> Option<T> {
     let mut all = all.into_iter();
     all.next().filter(|_| all.next().is_none())

@@ -63,7 +63,6 @@ impl<'a> Mirror<'a> {
         run(tool, self.cancel)
     }
 
-    /// Updates a branch and returns its tip.
     pub fn fetch_branch(&self, branch: &BranchName) -> Result<CommitSha, GitError> {
         self.fetch_branch_and(branch, None)
     }
@@ -158,14 +157,12 @@ impl<'a> Mirror<'a> {
         Ok(())
     }
 
-    /// Queries the remote for its default branch.
     pub fn default_branch(&self) -> Result<Option<BranchName>, GitError> {
         let text = self.ls_remote(&["--symref"], &["HEAD"])?;
         let name = |line: &str| line.strip_prefix("ref: refs/heads/")?.split('\t').next()?.parse().ok();
         Ok(text.lines().find_map(name))
     }
 
-    /// The remote's branches, without names that swanci does not accept.
     pub(crate) fn branches(&self) -> Result<Vec<BranchName>, GitError> {
         let text = self.ls_remote(&["--heads"], &[])?;
         let name = |line: &str| line.split_once("\trefs/heads/")?.1.parse().ok();
@@ -255,7 +252,6 @@ impl<'a> Mirror<'a> {
         fetched
     }
 
-    /// The commits that were fetched by id, from file names only.
     fn kept_commits(&self) -> Vec<CommitSha> {
         let packed = fs::read_to_string(self.dir.join("packed-refs")).unwrap_or_default();
         let packed = packed.lines().filter_map(|line| line.split_once(KEPT)?.1.parse().ok());

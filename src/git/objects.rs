@@ -44,7 +44,6 @@ impl Found {
     }
 }
 
-/// A file of a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blob {
     /// Its git object id, hex.
@@ -121,11 +120,9 @@ impl Mirror<'_> {
             .flatten()
             .flat_map(|one| std::iter::once(&mut one.dockerfile).chain(&mut one.ignore_file))
             .collect();
-        let ids: BTreeSet<String> = blobs.iter().map(|blob| blob.id.clone()).collect();
-        let ids: Vec<String> = ids.into_iter().collect();
-        let contents: HashMap<&String, Vec<u8>> = ids.iter().zip(self.read_blobs(&ids)?).collect();
-        for blob in &mut blobs {
-            blob.content = contents.get(&blob.id).cloned().unwrap_or_default();
+        let ids: Vec<String> = blobs.iter().map(|blob| blob.id.clone()).collect();
+        for (blob, content) in blobs.iter_mut().zip(self.read_blobs(&ids)?) {
+            blob.content = content;
         }
         Ok(files)
     }
@@ -199,7 +196,6 @@ fn sort_out(paths: &[String; 4], found: &[(String, Found); 4]) -> Result<Context
     })
 }
 
-/// The submodules inside a folder.
 fn within(all: &BTreeMap<String, String>, folder: &str) -> BTreeMap<String, String> {
     let inside =
         |path: &str| folder == "." || path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
@@ -334,12 +330,10 @@ impl Walk<'_, '_> {
     }
 }
 
-/// The name of a commit's root tree.
 fn root_of(commit: &CommitSha) -> String {
     format!("{commit}^{{tree}}")
 }
 
-/// The path of components in reverse order.
 fn reversed(parts: &[String]) -> String {
     parts.iter().rev().map(String::as_str).collect::<Vec<_>>().join("/")
 }

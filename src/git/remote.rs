@@ -11,7 +11,6 @@ use crate::model::{ForgeName, RepoName};
 /// The supported transports. Others, such as `git://` and remote helpers, are not used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
-    /// `https://`.
     Https,
     /// `http://`, only to a forge whose configured `url` uses it.
     Http,
@@ -21,7 +20,6 @@ pub enum Transport {
     File,
 }
 
-/// A remote repository that swanci may use.
 #[derive(Debug, Clone)]
 pub struct Remote {
     /// The URL for git, without a password.
@@ -31,7 +29,6 @@ pub struct Remote {
     host: String,
     /// The path on the host, without leading slash and `.git`.
     path: String,
-    /// The user and password of a typed URL.
     userinfo: Option<(String, SecretString)>,
     /// Whether a user typed or configured it; otherwise it comes from a repository's `.gitmodules`.
     is_named_by_a_person: bool,

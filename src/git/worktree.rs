@@ -13,7 +13,6 @@ use crate::error::Failure;
 use crate::model::CommitSha;
 use crate::process::Tool;
 
-/// Whether a `.gitattributes` file uses git-lfs.
 fn uses_lfs(gitattributes: &[u8]) -> bool {
     gitattributes
         .split(|b| *b == b'\n')
@@ -21,14 +20,8 @@ fn uses_lfs(gitattributes: &[u8]) -> bool {
         .any(|line| line.windows(10).any(|w| w == b"filter=lfs"))
 }
 
-/// A submodule in a checked-out tree.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Gitlink {
-    /// Its path, relative to the root of the commit.
-    pub path: String,
-    /// Its pinned commit.
-    pub commit: CommitSha,
-}
+/// The submodules of a commit: paths from its root, and pinned commits.
+pub(crate) type Submodules = BTreeMap<String, CommitSha>;
 
 /// The output of `git status` below a folder of a working tree; `None` outside of one, or if git cannot read it.
 pub(crate) fn uncommitted(dir: &Path, cancel: &Cancel) -> Option<Vec<String>> {
@@ -66,12 +59,12 @@ impl Mirror<'_> {
     }
 
     /// Writes a context into `into`, under its path, with the attributes above it. Returns its submodules.
-    pub fn check_out_context(&self, files: &ContextFiles, into: &Path) -> Result<Vec<Gitlink>, GitError> {
+    pub fn check_out_context(&self, files: &ContextFiles, into: &Path) -> Result<Submodules, GitError> {
         self.check_out(&files.tree, &files.path, &files.attributes, into)
     }
 
     /// Writes a whole commit into `into`. Returns its submodules.
-    pub fn check_out_commit(&self, commit: &CommitSha, into: &Path) -> Result<Vec<Gitlink>, GitError> {
+    pub fn check_out_commit(&self, commit: &CommitSha, into: &Path) -> Result<Submodules, GitError> {
         self.check_out(commit.as_str(), ".", &[], into)
     }
 
@@ -84,7 +77,7 @@ impl Mirror<'_> {
         path: &str,
         attributes: &[AttributesFile],
         into: &Path,
-    ) -> Result<Vec<Gitlink>, GitError> {
+    ) -> Result<Submodules, GitError> {
         let folder = if path == "." { into.to_owned() } else { into.join(path) };
         let whatever_the_umask = fs::Permissions::from_mode(0o755);
         fs::create_dir_all(&folder)
@@ -96,7 +89,7 @@ impl Mirror<'_> {
 
         let list = self.local().args(["ls-tree", "-r", "-z", "--full-tree", tree]);
         let listed = self.run(list)?.stdout;
-        let (entries, gitlinks, uses_lfs) = self.read_entries(&listed, path, attributes)?;
+        let (entries, submodules, uses_lfs) = self.read_entries(&listed, path, attributes)?;
 
         let in_copy = |tool: Tool| tool.env("GIT_INDEX_FILE", &index).env("GIT_WORK_TREE", into).dir(into);
         let update = in_copy(self.local()).args(["update-index", "-z", "--index-info"]).stdin(entries);
@@ -108,7 +101,7 @@ impl Mirror<'_> {
         } else {
             self.run(in_copy(self.local()).args(write))?;
         }
-        Ok(gitlinks)
+        Ok(submodules)
     }
 
     /// Parses the output of `ls-tree -r -z` (`mode SP type SP id TAB path NUL`): the input of `update-index --index-info`, the
@@ -118,8 +111,9 @@ impl Mirror<'_> {
         listed: &[u8],
         folder: &str,
         attributes: &[AttributesFile],
-    ) -> Result<(Vec<u8>, Vec<Gitlink>, bool), GitError> {
-        let (mut index, mut gitlinks, mut asked) = (Vec::with_capacity(listed.len()), Vec::new(), Vec::new());
+    ) -> Result<(Vec<u8>, Submodules, bool), GitError> {
+        let (mut index, mut asked) = (Vec::with_capacity(listed.len()), Vec::new());
+        let mut submodules = BTreeMap::new();
         for file in attributes {
             index.extend_from_slice(format!("{} blob {}\t{}\0", file.mode, file.blob, file.path).as_bytes());
             asked.push(file.blob.clone());
@@ -132,7 +126,7 @@ impl Mirror<'_> {
             let id = meta.split(' ').nth(2).ok_or_else(odd)?;
             if meta.starts_with("160000") {
                 let path = format!("{folder}{}", String::from_utf8_lossy(path));
-                gitlinks.push(Gitlink { path, commit: id.parse().map_err(|_| odd())? });
+                submodules.insert(path, id.parse().map_err(|_| odd())?);
             }
             if path == b".gitattributes" || path.ends_with(b"/.gitattributes") {
                 asked.push(id.to_owned());
@@ -145,7 +139,7 @@ impl Mirror<'_> {
         asked.sort();
         asked.dedup();
         let uses_lfs = self.read_blobs(&asked)?.iter().any(|file| uses_lfs(file));
-        Ok((index, gitlinks, uses_lfs))
+        Ok((index, submodules, uses_lfs))
     }
 
     /// A git whose checkout passes files through git-lfs, which may fetch them from the remote.
@@ -167,7 +161,7 @@ impl Mirror<'_> {
             "lfs.skipdownloaderrors=false",
             &url,
         ];
-        Ok(self.networked()?.args(config.iter().flat_map(|entry| ["-c", entry])))
+        Ok(self.networked()?.each("-c", config))
     }
 }
 

@@ -1,6 +1,6 @@
 //! The certificates that swanci trusts, and why it rejects one.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -8,28 +8,20 @@ use super::{HttpError, HttpErrorKind};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::time_provider::TimeProvider;
 use rustls::{CertificateError, ClientConfig, ClientConnection, RootCertStore};
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::tls::{Certificate, PemItem, parse_pem};
+use url::Url;
 
-/// The authorities of the system (or of `SSL_CERT_FILE` and `SSL_CERT_DIR`), and those of a `ca_file`.
-#[derive(Debug, Clone)]
-pub(crate) struct Trust(Arc<[Certificate<'static>]>);
-
-impl Trust {
-    /// The error says what is wrong with the PEM text.
-    pub(crate) fn new(ca_pem: Option<&[u8]>) -> Result<Trust, String> {
-        // Read once, from a hundred files. What cannot be read is not trusted; a connection that needs it fails.
-        static SYSTEM: LazyLock<Vec<Certificate<'static>>> = LazyLock::new(|| {
-            let system = rustls_native_certs::load_native_certs().certs;
-            system.iter().map(|der| Certificate::from_der(der).to_owned()).collect()
-        });
-        let mut roots = ca_pem.map(certificates).transpose()?.unwrap_or_default();
-        roots.extend(SYSTEM.iter().cloned());
-        Ok(Trust(roots.into()))
-    }
-
-    pub(super) fn config(&self) -> TlsConfig {
-        TlsConfig::builder().root_certs(RootCerts::from(self.0.to_vec())).build()
-    }
+/// The authorities of the system (or of `SSL_CERT_FILE` and `SSL_CERT_DIR`), and those of a `ca_file`. The error says what
+/// is wrong with the PEM text.
+pub(super) fn authorities(ca_pem: Option<&[u8]>) -> Result<Arc<[Certificate<'static>]>, String> {
+    // Read once, from a hundred files. What cannot be read is not trusted; a connection that needs it fails.
+    static SYSTEM: LazyLock<Vec<Certificate<'static>>> = LazyLock::new(|| {
+        let system = rustls_native_certs::load_native_certs().certs;
+        system.iter().map(|der| Certificate::from_der(der).to_owned()).collect()
+    });
+    let mut authorities = ca_pem.map(certificates).transpose()?.unwrap_or_default();
+    authorities.extend(SYSTEM.iter().cloned());
+    Ok(authorities.into())
 }
 
 /// A clock that is ahead of time.
@@ -45,38 +37,34 @@ impl TimeProvider for Ahead {
 /// For each step.
 const INSPECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-impl Trust {
-    /// The day on which the server's certificate expires, if that is within `time`: a handshake with a clock that is ahead
-    /// by `time` fails and says so.
-    pub(super) fn certificate_ends_within(
-        &self,
-        host: &str,
-        addresses: &[SocketAddr],
-        time: Duration,
-    ) -> Option<String> {
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(self.0.iter().map(|c| CertificateDer::from(c.der())));
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_details(provider, Arc::new(Ahead(time)))
-            .with_safe_default_protocol_versions()
-            .ok()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let name = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let name = ServerName::try_from(name).ok()?;
-        let mut connection = ClientConnection::new(Arc::new(config), name).ok()?;
-        let mut stream =
-            addresses.iter().find_map(|address| TcpStream::connect_timeout(address, INSPECT_TIMEOUT).ok())?;
-        stream.set_read_timeout(Some(INSPECT_TIMEOUT)).ok()?;
-        stream.set_write_timeout(Some(INSPECT_TIMEOUT)).ok()?;
-        let error = connection.complete_io(&mut stream).err()?;
-        let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
-        if let rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. }) = error {
-            Some(date(*not_after))
-        } else {
-            None
-        }
+/// The day on which a server's certificate expires, if that is within `time`: a handshake with a clock that is ahead by
+/// `time` fails and says so.
+pub(super) fn certificate_ends_within(
+    authorities: &[Certificate<'static>],
+    url: &Url,
+    time: Duration,
+) -> Option<String> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(authorities.iter().map(|c| CertificateDer::from(c.der())));
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_details(provider, Arc::new(Ahead(time)))
+        .with_safe_default_protocol_versions()
+        .ok()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = url.host_str()?.trim_matches(['[', ']']).to_owned();
+    let name = ServerName::try_from(name).ok()?;
+    let mut connection = ClientConnection::new(Arc::new(config), name).ok()?;
+    let connect = |address| TcpStream::connect_timeout(&address, INSPECT_TIMEOUT).ok();
+    let mut stream = url.socket_addrs(|| None).ok()?.into_iter().find_map(connect)?;
+    stream.set_read_timeout(Some(INSPECT_TIMEOUT)).ok()?;
+    stream.set_write_timeout(Some(INSPECT_TIMEOUT)).ok()?;
+    let error = connection.complete_io(&mut stream).err()?;
+    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    if let rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. }) = error {
+        return Some(date(*not_after));
     }
+    None
 }
 
 fn certificates(pem: &[u8]) -> Result<Vec<Certificate<'static>>, String> {

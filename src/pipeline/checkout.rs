@@ -1,10 +1,11 @@
 //! Fetches a change's commit, proves that it was merged, and writes out the files for the builds.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use crate::error::Failure;
-use crate::git::{ContextFiles, Gitlink, Mirror};
+use crate::git::{ContextFiles, Mirror};
 use crate::model::{BranchName, Change, CommitSha, RepoName};
 
 use super::Site;
@@ -116,32 +117,29 @@ fn write_submodules(
     site: &Site,
     parent: &Mirror<'_>,
     commit: &CommitSha,
-    links: &[Gitlink],
+    pinned: &BTreeMap<String, CommitSha>,
     into: &Path,
     depth: usize,
 ) -> Result<(), Failure> {
-    if links.is_empty() {
+    if pinned.is_empty() {
         return Ok(());
     }
     if depth >= DEEPEST_SUBMODULE {
         return Err(Failure::refused(format!("submodules are nested more than {DEEPEST_SUBMODULE} deep")));
     }
     let stated = parent.submodule_urls(commit)?;
-    for link in links {
-        let Some(url) = stated.get(&link.path) else {
-            return Err(Failure::bad_input(format!(
-                ".gitmodules has no URL for the submodule `{}`",
-                link.path
-            )));
+    for (path, pinned) in pinned {
+        let Some(url) = stated.get(path) else {
+            return Err(Failure::bad_input(format!(".gitmodules has no URL for the submodule `{path}`")));
         };
         let remote = parent.remote().submodule(url).map_err(|error| {
-            error.context(format!("the submodule `{}` is not on the repository's own host", link.path))
+            error.context(format!("the submodule `{path}` is not on the repository's own host"))
         })?;
         let mirror = Mirror::of(&site.state_dir, &remote, &site.access, &site.cancel);
-        mirror.fetch_commit(&link.commit)?;
-        let place = into.join(&link.path);
-        let inner = mirror.check_out_commit(&link.commit, &place)?;
-        write_submodules(site, &mirror, &link.commit, &inner, &place, depth + 1)?;
+        mirror.fetch_commit(pinned)?;
+        let place = into.join(path);
+        let inner = mirror.check_out_commit(pinned, &place)?;
+        write_submodules(site, &mirror, pinned, &inner, &place, depth + 1)?;
     }
     Ok(())
 }

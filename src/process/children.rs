@@ -22,7 +22,6 @@ fn live() -> MutexGuard<'static, BTreeSet<i32>> {
     LIVE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Kills all running process groups.
 pub fn kill_children() {
     for group in live().iter().filter_map(|group| Pid::from_raw(*group)) {
         // An error means that the group has ended.

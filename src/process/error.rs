@@ -33,7 +33,6 @@ impl CommandError {
         }
     }
 
-    /// The last lines of output.
     pub fn tail(&self) -> &[String] {
         if let CommandError::Exit { tail, .. } = self { tail } else { &[] }
     }

@@ -33,7 +33,6 @@ pub enum Stream {
     Stderr,
 }
 
-/// A command to run.
 #[must_use]
 #[derive(Clone)]
 pub struct Tool {
@@ -121,6 +120,11 @@ impl Tool {
     pub fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Tool {
         self.args.extend(args.into_iter().map(|a| a.as_ref().into()));
         self
+    }
+
+    /// The option before each of the values.
+    pub(crate) fn each<V: AsRef<OsStr>>(self, option: &str, values: impl IntoIterator<Item = V>) -> Tool {
+        values.into_iter().fold(self, |tool, value| tool.arg(option).arg(value))
     }
 
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Tool {

@@ -56,7 +56,6 @@ impl Reply {
         self.status == 400 && has_sign(&String::from_utf8_lossy(&self.body), WANTS_TLS)
     }
 
-    /// The registry's own error text.
     pub(super) fn said(&self) -> String {
         let text = match serde_json::from_slice::<Value>(&self.body) {
             Ok(body) => said_in_json(&body),

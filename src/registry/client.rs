@@ -34,7 +34,6 @@ pub(super) struct Shared {
     pub(super) known: Mutex<Known>,
 }
 
-/// What is known about a registry.
 #[derive(Debug, Default)]
 pub(super) struct Known {
     /// Whether it has ever asked for a login.
@@ -211,12 +210,14 @@ impl Registry {
 
     /// Reports a retry: once for all requests that fail for the same cause, until one succeeds.
     fn report(&self, error: &RegistryError, attempt: usize, pause: Option<Duration>) {
-        let Some(on_retry) = &self.on_retry else { return };
         let (cause, text) = error.notice();
         if !self.shared.state().reported.insert(cause) {
             return;
         }
         let pause = pause.map(|pause| format!(" in {:.0} s", pause.as_secs_f64().ceil())).unwrap_or_default();
-        on_retry(&format!("{text}; retrying ({attempt}/{}){pause}", self.shared.settings.retry.attempts));
+        (self.on_retry)(&format!(
+            "{text}; retrying ({attempt}/{}){pause}",
+            self.shared.settings.retry.attempts
+        ));
     }
 }

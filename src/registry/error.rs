@@ -31,7 +31,6 @@ pub enum RegistryErrorKind {
     Unauthorized {
         anonymous: bool,
     },
-    /// The credentials are valid and lack the permission.
     Denied,
     /// The registry names a token server that must not get credentials.
     RealmRefused,

@@ -228,7 +228,6 @@ impl Registry {
         Err(self.error(Kind::Protocol, &at, "its indexes are nested too deeply"))
     }
 
-    /// The bytes of a config, checked against its digest.
     fn read_config(&self, repository: &ImageName, config: &Entry) -> Result<Vec<u8>, RegistryError> {
         if let Some(cached) = self.cached(repository, &config.digest) {
             return Ok(cached.bytes);

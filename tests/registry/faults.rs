@@ -30,7 +30,7 @@ fn scene(change: impl FnOnce(&mut Settings)) -> Scene {
     let heard = Arc::clone(&notices);
     let registry = Registry::connect(settings, Credentials::Anonymous, Cancel::new())
         .unwrap()
-        .with_retry_notice(Arc::new(move |text| heard.lock().unwrap().push(text.to_owned())));
+        .with_retry_notice(move |text| heard.lock().unwrap().push(text.to_owned()));
     Scene { _server: server, proxy, registry, notices }
 }
 
@@ -174,8 +174,7 @@ fn a_stop_ends_the_delay_between_attempts() {
     s.proxy.always("HEAD", "/v2/a/", Fault::Reply(Reply::new(503)));
     let cancel = Cancel::new();
     let stopping = cancel.clone();
-    let registry =
-        s.registry.with_cancel(cancel).with_retry_notice(Arc::new(move |_| stopping.stop(Stop::Terminated)));
+    let registry = s.registry.with_cancel(cancel).with_retry_notice(move |_| stopping.stop(Stop::Terminated));
     let error = registry.head_manifest(&image("a"), &tag("1.0")).unwrap_err();
     assert_eq!(error.kind, RegistryErrorKind::Stopped(Stop::Terminated));
     assert_eq!(error.kind(), Kind::Terminated);
@@ -197,13 +196,13 @@ fn a_registry_that_comes_back_is_retried_until_then() {
     let first = std::sync::Once::new();
     let registry = Registry::connect(settings, Credentials::Anonymous, Cancel::new())
         .unwrap()
-        .with_retry_notice(Arc::new(move |text| {
+        .with_retry_notice(move |text| {
             assert!(text.contains("cannot connect to"), "{text}");
             first.call_once(|| {
                 told.wait();
                 waits.wait();
             });
-        }));
+        });
     let asking = std::thread::spawn(move || registry.head_manifest(&image("a"), &tag("1.0")));
     down.wait();
     server.start();
@@ -335,7 +334,7 @@ fn concurrent_retries_are_reported_once() {
     let heard = Arc::clone(&told);
     let registry = Registry::connect(server.settings(), Credentials::Anonymous, Cancel::new())
         .unwrap()
-        .with_retry_notice(Arc::new(move |text| heard.lock().unwrap().push(text.to_owned())));
+        .with_retry_notice(move |text| heard.lock().unwrap().push(text.to_owned()));
     std::thread::scope(|scope| {
         for n in 0..8 {
             let registry = registry.with_cancel(Cancel::new());
