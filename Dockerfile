@@ -1,9 +1,9 @@
-# swanci with what it needs: git, the docker client, and buildx where the base has it.
+# swanci with git, the docker client, and buildx if the base image has a package.
 #
 #   docker build -t swanci .
 #
-# BASE and RUST are the images to build on. BINARY is the stage or the image that has /swanci: a test, or who has the
-# binary already, names an image of their own and skips the compilation (with BuildKit).
+# BASE and RUST are the base images. BINARY is the stage or image that has /swanci: to skip the compilation (with
+# BuildKit), set it to an image that contains the binary.
 ARG RUST=rust:1-slim-trixie
 ARG BASE=debian:trixie-slim
 ARG BINARY=build

@@ -14,12 +14,14 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use secrecy::{ExposeSecret as _, SecretString};
 
+use crate::decide::BranchGlobs;
 use crate::error::{Classify as _, Failure, Kind};
 use crate::manifest::Template;
 use crate::model::{ForgeName, ImageName, RegistryAddress, RepoName};
 use crate::redact;
 
 pub use environment::Environment;
+use file::Mistake;
 #[cfg(test)]
 pub(crate) use file::RawConfig;
 pub(crate) use validate::{forge_url, is_secret_id};
@@ -51,16 +53,6 @@ pub struct Config {
     pub job_token: Option<SecretString>,
     /// Warnings for the user, such as ignored variables.
     pub warnings: Vec<String>,
-}
-
-#[derive(Debug)]
-pub(crate) struct Mistake {
-    /// Such as `repository[0].name`.
-    pub key: String,
-    pub problem: String,
-    pub hint: Option<String>,
-    /// Line and column, starting at 1.
-    pub at: Option<(usize, usize)>,
 }
 
 /// The `[build]` section.
@@ -143,20 +135,21 @@ impl ForgeConfig {
     }
 }
 
-/// One `[[repository]]`.
+/// One `[[repository]]`: an entry of the allow-list.
 #[derive(Debug, Clone)]
 pub struct RepositoryConfig {
     /// Full name on the forge.
     pub name: RepoName,
-    /// Globs of the branches to build; empty means all.
-    pub branches: Vec<String>,
+    /// The branches to build.
+    pub branches: BranchGlobs,
+    pub forge_kind: ForgeName,
     /// The `url` of its forge.
     pub forge: String,
     /// The clone source in place of the forge's own address.
     pub clone_url: Option<String>,
     /// The prefix of this repository's image names.
     pub namespace: Option<ImageName>,
-    /// Full names from before a rename.
+    /// Earlier full names: images with these sources still belong to it.
     pub former_names: Vec<RepoName>,
     /// BuildKit secrets of its images: id → file.
     pub secrets: BTreeMap<String, PathBuf>,
@@ -176,7 +169,7 @@ impl Config {
         let mut raw = match &path {
             Some(path) => file::table(&text)
                 .and_then(file::parse)
-                .map_err(|invalid| invalid.explain(Some(path), &text, environment))?,
+                .map_err(|mistake| mistake.explain(Some(path), &text, environment))?,
             None => file::RawConfig::default(),
         };
         if let Some(path) = &path {
@@ -186,8 +179,9 @@ impl Config {
         if let Some(dir) = state_dir {
             raw.state_dir = Some(dir.to_owned());
         }
-        let validated = raw.validate(environment);
-        let mut config = validated.map_err(|invalid| invalid.explain(path.as_deref(), &text, environment))?;
+        let mut config = raw
+            .validate(environment)
+            .map_err(|mistake| mistake.explain(path.as_deref(), &text, environment))?;
         config.source = path;
         config.warnings = warnings;
         config.warnings.extend(config.unused_token());
@@ -201,8 +195,7 @@ impl Config {
         Ok(config)
     }
 
-    /// All mistakes in the file that [`Config::load`] would read: it is parsed repeatedly, each time without the
-    /// invalid values found so far.
+    /// All mistakes in the file that [`Config::load`] would read.
     ///
     /// # Errors
     /// If the file cannot be read.
@@ -229,7 +222,8 @@ impl Config {
         };
         self.repositories.push(RepositoryConfig {
             name: name.clone(),
-            branches: Vec::new(),
+            branches: BranchGlobs::default(),
+            forge_kind: forge.kind,
             forge: forge.url.clone(),
             clone_url: None,
             namespace: None,
@@ -351,7 +345,7 @@ pub(crate) fn read_text(text: &str) {
     let environment = Environment::default();
     let _ = file::mistakes(text, &environment);
     let read = file::table(text).and_then(file::parse).and_then(|raw| raw.validate(&environment));
-    let _ = read.map_err(|invalid| invalid.explain(None, text, &environment).render());
+    let _ = read.map_err(|mistake| mistake.explain(None, text, &environment).render());
 }
 
 fn first_of(paths: &[&str]) -> Option<PathBuf> {

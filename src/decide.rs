@@ -11,13 +11,6 @@ use crate::escape::{escaped, shortened};
 use crate::forge::{self, Delivery, Event, Headers, PayloadError};
 use crate::model::{BranchName, ForgeName};
 
-/// The user's choice of what to build.
-#[derive(Debug, Clone, Default)]
-pub struct Policy {
-    /// The branches whose merges to build.
-    pub branches: BranchGlobs,
-}
-
 /// Globs that select branches, compiled once; none selects every branch.
 ///
 /// The same as in GitHub's filters: `*` and `?` stop at a `/` and `**` does not, so `release/*` matches `release/1.x`
@@ -28,74 +21,53 @@ pub struct BranchGlobs {
     set: GlobSet,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{}` is not a branch glob: {problem}", escaped(.glob))]
-pub struct InvalidGlob {
-    pub glob: String,
-    pub problem: String,
-}
-
 impl BranchGlobs {
-    /// Compiles the globs.
-    ///
     /// # Errors
-    /// [`InvalidGlob`] for the first that is invalid or empty.
-    pub fn new<S: AsRef<str>>(globs: &[S]) -> Result<BranchGlobs, InvalidGlob> {
+    /// A sentence about the first glob that is invalid or empty.
+    pub fn new<S: AsRef<str>>(globs: &[S]) -> Result<BranchGlobs, String> {
+        let invalid =
+            |glob: &str, problem: &str| format!("`{}` is not a branch glob: {problem}", escaped(glob));
+        let because =
+            |e: &globset::Error| invalid(e.glob().unwrap_or_default(), &escaped(&e.kind().to_string()));
         let mut set = GlobSetBuilder::new();
         let globs: Vec<String> = globs.iter().map(|glob| glob.as_ref().to_owned()).collect();
         for glob in &globs {
-            let invalid = |problem: String| InvalidGlob { glob: glob.clone(), problem };
             if glob.is_empty() {
-                return Err(invalid("it is empty".to_owned()));
+                return Err(invalid(glob, "it is empty"));
             }
-            let compiled = GlobBuilder::new(glob).literal_separator(true).build();
-            set.add(compiled.map_err(|e| invalid(escaped(&e.kind().to_string())))?);
+            set.add(GlobBuilder::new(glob).literal_separator(true).build().map_err(|e| because(&e))?);
         }
-        let set = set.build().map_err(|e| InvalidGlob {
-            glob: e.glob().unwrap_or_default().to_owned(),
-            problem: escaped(&e.kind().to_string()),
-        })?;
+        let set = set.build().map_err(|e| because(&e))?;
         Ok(BranchGlobs { globs, set })
     }
 
-    /// Whether the globs match `branch`.
-    pub fn choose(&self, branch: &BranchName) -> bool {
-        self.globs.is_empty() || self.set.is_match(branch.as_str())
+    pub fn globs(&self) -> &[String] {
+        &self.globs
     }
 
-    pub fn choose_all(&self) -> bool {
-        self.globs.is_empty()
+    pub fn choose(&self, branch: &BranchName) -> bool {
+        self.globs.is_empty() || self.set.is_match(branch.as_str())
     }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
+    pub decision: DecisionWord,
     /// The reason as a sentence that is safe to print.
     pub reason: String,
+    /// Present for skipped pull requests too.
+    pub change: Option<ReportedChange>,
     /// The applied rules in order; the last one decided.
     pub rules: Vec<RuleOutcome>,
-    pub outcome: Outcome,
     /// Whether it is a skip because the delivery contradicts itself, so a merge may be lost.
     pub contradictory: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// This change landed and matches the policy.
-    Build(Box<ReportedChange>),
-    /// Nothing to build; describes the pull request, if any.
-    Skip(Option<Box<ReportedChange>>),
 }
 
 impl Decision {
     /// Sets the configured forge at `url`.
     #[must_use]
     pub(crate) fn on(mut self, kind: ForgeName, url: &str) -> Decision {
-        let change = match &mut self.outcome {
-            Outcome::Build(change) => Some(change),
-            Outcome::Skip(change) => change.as_mut(),
-        };
-        if let Some(change) = change {
+        if let Some(change) = &mut self.change {
             change.forge = Some(kind);
             change.forge_url = kind.is_elsewhere(url).then(|| url.to_owned());
         }
@@ -104,18 +76,9 @@ impl Decision {
 
     /// The document of `evaluate`; `explain` includes the rules.
     pub fn into_document(self, payload_sha256: String, explain: bool) -> DecisionDocument {
-        let (decision, change) = match self.outcome {
-            Outcome::Build(change) => (DecisionWord::Build, Some(*change)),
-            Outcome::Skip(change) => (DecisionWord::Skip, change.map(|change| *change)),
-        };
-        DecisionDocument {
-            schema: SCHEMA,
-            decision,
-            reason: self.reason,
-            change,
-            payload_sha256,
-            rules: explain.then_some(self.rules),
-        }
+        let Decision { decision, reason, change, rules, .. } = self;
+        let rules = explain.then_some(rules);
+        DecisionDocument { schema: SCHEMA, decision, reason, change, payload_sha256, rules }
     }
 }
 
@@ -131,11 +94,11 @@ pub fn payload_sha256(body: &[u8]) -> String {
 pub fn verdict(
     body: &[u8],
     headers: Headers<'_>,
-    policy: &Policy,
+    branches: &BranchGlobs,
     explain: bool,
 ) -> Result<DecisionDocument, PayloadError> {
     let delivery = forge::parse(body, headers)?;
-    Ok(decide(delivery, policy).into_document(payload_sha256(body), explain))
+    Ok(decide(delivery, branches).into_document(payload_sha256(body), explain))
 }
 
 /// The forge's terms: the event, its actions for a merge and for a close without one, and the evidence of a merge.
@@ -153,31 +116,26 @@ const fn words(forge: ForgeName) -> [&'static str; 4] {
 }
 
 /// Applies the rules, in this order: event, action, state, merged, branch.
-pub fn decide(delivery: Delivery, policy: &Policy) -> Decision {
-    let mut rules = Rules::default();
+pub fn decide(delivery: Delivery, branches: &BranchGlobs) -> Decision {
     let [event, merge, close, merged_says] = words(delivery.forge);
-    let pass = |rules: &mut Rules, action: &str| {
-        rules.pass("event", &format!("{event} {action}"));
-        rules.pass("action", action);
-    };
+    let closed_by = |action: &str| vec![pass("event", &format!("{event} {action}")), pass("action", action)];
     match delivery.event {
-        Event::Ping => rules.skip("event", "ping", "a ping is not a merge", None),
+        Event::Ping => skip(vec![], "event", "ping", "a ping is not a merge".to_owned(), None),
         Event::Other { name } => {
             let name = name.map_or_else(|| format!("not a {event}"), |name| shortened(&name, 60));
             let reason = format!("the event is {name}: only a merged pull request is built");
-            rules.skip("event", &name, &reason, None)
+            skip(vec![], "event", &name, reason, None)
         }
         Event::Touched { action, change } => {
             let (action, why) = match action.map(|action| shortened(&action, 60)) {
                 Some(action) => (action.clone(), format!("its action is {action}")),
                 None => ("without an action".to_owned(), "it has no action".to_owned()),
             };
-            rules.pass("event", &format!("{event} {action}"));
+            let rules = vec![pass("event", &format!("{event} {action}"))];
             let reason = format!("{} was not closed by this event: {why}", subject(change.as_deref()));
-            rules.skip("action", &action, &reason, change)
+            skip(rules, "action", &action, reason, change)
         }
         Event::Closed { merged, change } => {
-            pass(&mut rules, close);
             let subject = subject(change.as_deref());
             let (detail, reason) = match merged {
                 Some(_) => ("merged is false", format!("{subject} was closed without being merged")),
@@ -186,57 +144,44 @@ pub fn decide(delivery: Delivery, policy: &Policy) -> Decision {
                     format!("{subject} was closed, and the payload does not say that it was merged"),
                 ),
             };
-            rules.skip("merged", detail, &reason, change)
+            skip(closed_by(close), "merged", detail, reason, change)
         }
         Event::Contradiction { state, change } => {
-            pass(&mut rules, merge);
             let state = shortened(&state, 60);
             let reason = format!(
                 "{} was closed, but its state is {state}: the delivery contradicts itself; if it was merged, \
                  `swanci catchup` finds the merge",
                 subject(change.as_deref())
             );
-            let detail = format!("state is {state}");
-            Decision { contradictory: true, ..rules.skip("state", &detail, &reason, change) }
+            let decision = skip(closed_by(merge), "state", &format!("state is {state}"), reason, change);
+            Decision { contradictory: true, ..decision }
         }
         Event::Merged(change) => {
-            pass(&mut rules, merge);
-            rules.pass("merged", merged_says);
-            branch(rules, *change, policy)
+            let mut rules = closed_by(merge);
+            rules.push(pass("merged", merged_says));
+            by_branch(rules, change, branches)
         }
     }
 }
 
-fn branch(mut rules: Rules, change: ReportedChange, policy: &Policy) -> Decision {
+fn by_branch(mut rules: Vec<RuleOutcome>, change: Box<ReportedChange>, branches: &BranchGlobs) -> Decision {
     let subject = subject(Some(&change));
     let Some(branch) = &change.branch else {
         // Every forge names the branch of a merge; without it the branch filter cannot decide.
         let reason = format!("{subject} was merged, but the payload does not say into which branch");
-        return rules.skip("branch", "no branch", &reason, Some(Box::new(change)));
+        return skip(rules, "branch", "no branch", reason, Some(change));
     };
     let name = escaped(branch.as_str());
-    if !policy.branches.choose(branch) {
-        let globs = escaped(&policy.branches.globs.join(", "));
+    if !branches.choose(branch) {
+        let detail = format!("{name} matches none of {}", escaped(&branches.globs.join(", ")));
         let reason = format!("{subject} was merged into {name}, which is not among the branches to build");
-        return rules.skip(
-            "branch",
-            &format!("{name} matches none of {globs}"),
-            &reason,
-            Some(Box::new(change)),
-        );
+        return skip(rules, "branch", &detail, reason, Some(change));
     }
-    let detail = if policy.branches.choose_all() {
-        format!("{name}; every branch is built")
-    } else {
-        format!("{name} matches")
-    };
-    rules.pass("branch", &detail);
-    Decision {
-        reason: format!("{subject} was merged into {name}"),
-        rules: rules.0,
-        outcome: Outcome::Build(Box::new(change)),
-        contradictory: false,
-    }
+    let why = if branches.globs.is_empty() { "; every branch is built" } else { " matches" };
+    rules.push(pass("branch", &format!("{name}{why}")));
+    let reason = format!("{subject} was merged into {name}");
+    let decision = DecisionWord::Build;
+    Decision { decision, reason, change: Some(*change), rules, contradictory: false }
 }
 
 /// The subject of a reason.
@@ -247,33 +192,20 @@ fn subject(change: Option<&ReportedChange>) -> String {
     }
 }
 
-#[derive(Default)]
-struct Rules(Vec<RuleOutcome>);
+fn pass(rule: &str, detail: &str) -> RuleOutcome {
+    RuleOutcome { rule: rule.to_owned(), verdict: Verdict::Pass, detail: detail.to_owned() }
+}
 
-impl Rules {
-    fn add(&mut self, rule: &str, verdict: Verdict, detail: &str) {
-        self.0.push(RuleOutcome { rule: rule.to_owned(), verdict, detail: detail.to_owned() });
-    }
-
-    fn pass(&mut self, rule: &str, detail: &str) {
-        self.add(rule, Verdict::Pass, detail);
-    }
-
-    fn skip(
-        mut self,
-        rule: &str,
-        detail: &str,
-        reason: &str,
-        change: Option<Box<ReportedChange>>,
-    ) -> Decision {
-        self.add(rule, Verdict::Skip, detail);
-        Decision {
-            reason: reason.to_owned(),
-            rules: self.0,
-            outcome: Outcome::Skip(change),
-            contradictory: false,
-        }
-    }
+fn skip(
+    mut rules: Vec<RuleOutcome>,
+    rule: &str,
+    detail: &str,
+    reason: String,
+    change: Option<Box<ReportedChange>>,
+) -> Decision {
+    rules.push(RuleOutcome { verdict: Verdict::Skip, ..pass(rule, detail) });
+    let change = change.map(|change| *change);
+    Decision { decision: DecisionWord::Skip, reason, change, rules, contradictory: false }
 }
 
 #[cfg(test)]

@@ -68,7 +68,7 @@ pub enum Verdict {
 }
 
 /// The status of one image of a commit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum ImageStatus {
@@ -81,6 +81,7 @@ pub enum ImageStatus {
     /// The build failed; see the error.
     Failed,
     /// `--dry-run`: to be built.
+    #[default]
     Planned,
 }
 
@@ -98,7 +99,7 @@ impl ImageStatus {
 }
 
 /// One image of a built document or a receipt. `status` determines which optional fields are present.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Image {
     /// `service_name` of images.json.
@@ -138,27 +139,6 @@ pub struct Image {
     /// Receipt: the moves of its moving tags.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moved: Option<Vec<Move>>,
-}
-
-impl Image {
-    /// An image without any optional field.
-    pub fn new(name: String, status: ImageStatus) -> Image {
-        Image {
-            name,
-            status,
-            repository: None,
-            immutable_tag: None,
-            tags: None,
-            image_id: None,
-            digest: None,
-            inputs: None,
-            reason: None,
-            error: None,
-            note: None,
-            seconds: None,
-            moved: None,
-        }
-    }
 }
 
 /// The move of one moving tag.

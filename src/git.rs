@@ -28,8 +28,8 @@ pub use landed::Merge;
 pub use mirror::{Mirror, remove_unused_mirrors};
 pub use objects::{AttributesFile, Blob, ContextFiles, Found};
 pub use remote::{Remote, Transport};
-pub use worktree::lfs_is_installed;
 pub(crate) use worktree::uncommitted;
+pub use worktree::{Submodules, lfs_is_installed};
 
 /// Environment variables that git receives in addition to the inherited ones: for ssh and TLS.
 const GIT_VARIABLES: &[&str] =

@@ -24,6 +24,9 @@ pub(crate) use wire::File;
 
 pub(crate) const FILE_NAME: &str = "images.json";
 
+/// The problem of a list without an image.
+pub(crate) const NO_IMAGES: &str = "is empty: there is no image to build";
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ImageSpec {
     /// `service_name`.
@@ -172,7 +175,7 @@ fn check_tags(tags: &[String], has_version: bool) -> Result<Vec<Template>, Manif
     let check = |(i, tag): (usize, &String)| {
         let key = format!("tags[{i}]");
         let template: Template = tag.parse().map_err(|e| wrong(&key, e))?;
-        if !has_version && template.asks_for(template::Word::Version) {
+        if !has_version && template.asks_for(template::VERSION) {
             return Err(wrong(&key, "it asks for {version}, but the image has no `version`"));
         }
         Ok(template)

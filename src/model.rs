@@ -13,10 +13,30 @@ use crate::suggest;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{}` is not {expected}", shortened(.value, 80))]
 pub struct InvalidValue {
-    /// The invalid value.
     pub value: String,
-    /// The expected form, as a noun phrase.
+    /// As a noun phrase.
     pub expected: &'static str,
+}
+
+pub(crate) fn invalid(value: &str, expected: &'static str) -> InvalidValue {
+    InvalidValue { value: value.to_owned(), expected }
+}
+
+/// Implements what `serde(try_from = "String", into = "String")` needs, by `FromStr` and `Display`.
+macro_rules! serde_by_text {
+    ($name:ident) => {
+        impl TryFrom<String> for $name {
+            type Error = InvalidValue;
+            fn try_from(value: String) -> Result<Self, InvalidValue> {
+                value.parse()
+            }
+        }
+        impl From<$name> for String {
+            fn from(value: $name) -> String {
+                value.to_string()
+            }
+        }
+    };
 }
 
 /// Declares a string newtype that is validated on construction and deserialization.
@@ -29,26 +49,14 @@ macro_rules! checked_string {
         pub struct $name(String);
 
         impl $name {
-            /// The text of this value.
             pub fn as_str(&self) -> &str {
                 &self.0
-            }
-        }
-        impl TryFrom<String> for $name {
-            type Error = InvalidValue;
-            fn try_from(value: String) -> Result<Self, InvalidValue> {
-                if $check(&value) { Ok($name(value)) } else { Err(InvalidValue { value, expected: $expected }) }
             }
         }
         impl FromStr for $name {
             type Err = InvalidValue;
             fn from_str(value: &str) -> Result<Self, InvalidValue> {
-                Self::try_from(value.to_owned())
-            }
-        }
-        impl From<$name> for String {
-            fn from(value: $name) -> String {
-                value.0
+                if $check(value) { Ok($name(value.to_owned())) } else { Err(invalid(value, $expected)) }
             }
         }
         impl fmt::Display for $name {
@@ -56,6 +64,7 @@ macro_rules! checked_string {
                 f.write_str(&self.0)
             }
         }
+        serde_by_text!($name);
     };
 }
 
@@ -155,7 +164,6 @@ impl CommitSha {
         &self.0[..12]
     }
 
-    /// The immutable tag of an image built from this commit.
     pub fn immutable_tag(&self) -> Tag {
         Tag(format!("sha-{}", self.0))
     }
@@ -185,7 +193,7 @@ impl RepoName {
 }
 
 impl BranchName {
-    /// The full ref, which cannot be mistaken for an option or another ref.
+    /// Cannot be mistaken for an option or another ref.
     pub fn full_ref(&self) -> String {
         format!("refs/heads/{}", self.0)
     }
@@ -219,11 +227,6 @@ impl RegistryAddress {
         };
         is_loopback(name)
     }
-
-    /// The same registry with one more namespace appended.
-    pub fn with_namespace(&self, inner: &ImageName) -> Result<RegistryAddress, InvalidValue> {
-        format!("{self}/{inner}").parse()
-    }
 }
 
 /// Whether the host of a URL is this machine.
@@ -235,16 +238,14 @@ pub(crate) fn is_loopback(host: &str) -> bool {
 impl FromStr for RegistryAddress {
     type Err = InvalidValue;
     fn from_str(value: &str) -> Result<Self, InvalidValue> {
-        let invalid = || InvalidValue {
-            value: value.to_owned(),
-            expected: "a registry like `registry.example.org:443` or `registry.example.org/team` (no scheme)",
-        };
+        const EXPECTED: &str =
+            "a registry like `registry.example.org:443` or `registry.example.org/team` (no scheme)";
         let (host, namespace) = match value.split_once('/') {
-            Some((host, namespace)) => (host, Some(namespace.parse().map_err(|_| invalid())?)),
+            Some((host, namespace)) => (host, Some(namespace.parse().map_err(|_| invalid(value, EXPECTED))?)),
             None => (value, None),
         };
         if !is_host(host) {
-            return Err(invalid());
+            return Err(invalid(value, EXPECTED));
         }
         Ok(RegistryAddress { host: host.to_owned(), namespace })
     }
@@ -274,18 +275,7 @@ fn is_host(s: &str) -> bool {
     (ip6 || dns) && marked && port_ok
 }
 
-impl TryFrom<String> for RegistryAddress {
-    type Error = InvalidValue;
-    fn try_from(value: String) -> Result<Self, InvalidValue> {
-        value.parse()
-    }
-}
-
-impl From<RegistryAddress> for String {
-    fn from(value: RegistryAddress) -> String {
-        value.to_string()
-    }
-}
+serde_by_text!(RegistryAddress);
 
 impl fmt::Display for RegistryAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -308,21 +298,18 @@ pub struct ImageRepository {
 }
 
 impl ImageRepository {
-    /// The repository of image `name`, below `registry` and its namespace, if any.
+    /// The repository of an image: below the registry, if any, its namespace, and `namespace`.
     pub fn new(
         registry: Option<&RegistryAddress>,
+        namespace: Option<&ImageName>,
         name: &ImageName,
     ) -> Result<ImageRepository, InvalidValue> {
-        match registry {
-            None => Ok(ImageRepository { registry: None, path: name.clone() }),
-            Some(address) => {
-                let path = match address.namespace() {
-                    Some(namespace) => format!("{namespace}/{name}").parse()?,
-                    None => name.clone(),
-                };
-                Ok(ImageRepository { registry: Some(address.host().to_owned()), path })
-            }
-        }
+        let Some(registry) = registry else {
+            return Ok(ImageRepository { registry: None, path: name.clone() });
+        };
+        let parts = registry.namespace.iter().chain(namespace).chain([name]).map(ImageName::as_str);
+        let path = parts.collect::<Vec<_>>().join("/").parse()?;
+        Ok(ImageRepository { registry: Some(registry.host.clone()), path })
     }
 
     /// The registry's authority; `None` for a local name.
@@ -344,30 +331,16 @@ impl ImageRepository {
 impl FromStr for ImageRepository {
     type Err = InvalidValue;
     fn from_str(value: &str) -> Result<Self, InvalidValue> {
-        let invalid =
-            || InvalidValue { value: value.to_owned(), expected: "an image repository without a tag" };
-        match value.split_once('/') {
-            Some((host, path)) if is_host(host) => Ok(ImageRepository {
-                registry: Some(host.to_owned()),
-                path: path.parse().map_err(|_| invalid())?,
-            }),
-            _ => Ok(ImageRepository { registry: None, path: value.parse().map_err(|_| invalid())? }),
-        }
+        let (registry, path) = match value.split_once('/') {
+            Some((host, path)) if is_host(host) => (Some(host.to_owned()), path),
+            _ => (None, value),
+        };
+        let path = path.parse().map_err(|_| invalid(value, "an image repository without a tag"))?;
+        Ok(ImageRepository { registry, path })
     }
 }
 
-impl TryFrom<String> for ImageRepository {
-    type Error = InvalidValue;
-    fn try_from(value: String) -> Result<Self, InvalidValue> {
-        value.parse()
-    }
-}
-
-impl From<ImageRepository> for String {
-    fn from(value: ImageRepository) -> String {
-        value.to_string()
-    }
-}
+serde_by_text!(ImageRepository);
 
 impl fmt::Display for ImageRepository {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -414,46 +387,37 @@ impl ForgeName {
         ForgeName::Gitbucket,
     ];
 
-    /// The name in documents, options and the configuration.
+    /// The name in documents, options and the configuration; the product's name; the public instance, if any; and what
+    /// is between the forge's URL and a repository's name in a clone URL.
+    const fn facts(self) -> (&'static str, &'static str, Option<&'static str>, &'static str) {
+        match self {
+            ForgeName::Github => ("github", "GitHub", Some("https://github.com"), ""),
+            ForgeName::Gitlab => ("gitlab", "GitLab", Some("https://gitlab.com"), ""),
+            ForgeName::Gitea => ("gitea", "Gitea", None, ""),
+            ForgeName::Forgejo => ("forgejo", "Forgejo", None, ""),
+            ForgeName::Gogs => ("gogs", "Gogs", None, ""),
+            ForgeName::Bitbucket => ("bitbucket", "Bitbucket Cloud", Some("https://bitbucket.org"), ""),
+            ForgeName::BitbucketServer => {
+                ("bitbucket-server", "Bitbucket Data Center (Server)", None, "/scm")
+            }
+            ForgeName::Gitbucket => ("gitbucket", "GitBucket", None, "/git"),
+        }
+    }
+
     pub const fn as_str(self) -> &'static str {
-        match self {
-            ForgeName::Github => "github",
-            ForgeName::Gitlab => "gitlab",
-            ForgeName::Gitea => "gitea",
-            ForgeName::Forgejo => "forgejo",
-            ForgeName::Gogs => "gogs",
-            ForgeName::Bitbucket => "bitbucket",
-            ForgeName::BitbucketServer => "bitbucket-server",
-            ForgeName::Gitbucket => "gitbucket",
-        }
+        self.facts().0
     }
 
-    /// The product's name.
     pub const fn title(self) -> &'static str {
-        match self {
-            ForgeName::Github => "GitHub",
-            ForgeName::Gitlab => "GitLab",
-            ForgeName::Gitea => "Gitea",
-            ForgeName::Forgejo => "Forgejo",
-            ForgeName::Gogs => "Gogs",
-            ForgeName::Bitbucket => "Bitbucket Cloud",
-            ForgeName::BitbucketServer => "Bitbucket Data Center (Server)",
-            ForgeName::Gitbucket => "GitBucket",
-        }
+        self.facts().1
     }
 
-    /// The public instance of a forge, if any.
     pub const fn public_url(self) -> Option<&'static str> {
-        match self {
-            ForgeName::Github => Some("https://github.com"),
-            ForgeName::Gitlab => Some("https://gitlab.com"),
-            ForgeName::Bitbucket => Some("https://bitbucket.org"),
-            ForgeName::Gitea
-            | ForgeName::Forgejo
-            | ForgeName::Gogs
-            | ForgeName::BitbucketServer
-            | ForgeName::Gitbucket => None,
-        }
+        self.facts().2
+    }
+
+    pub const fn clone_prefix(self) -> &'static str {
+        self.facts().3
     }
 
     /// Whether a payload without headers may come from either: Gitea's and Forgejo's are not always distinguishable.
@@ -465,20 +429,6 @@ impl ForgeName {
     /// Whether a forge of this kind at `url` is not the public instance.
     pub fn is_elsewhere(self, url: &str) -> bool {
         self.public_url() != Some(url)
-    }
-
-    /// The part between the forge's URL and a repository's name in a clone URL.
-    pub const fn clone_prefix(self) -> &'static str {
-        match self {
-            ForgeName::Gitbucket => "/git",
-            ForgeName::BitbucketServer => "/scm",
-            ForgeName::Github
-            | ForgeName::Gitlab
-            | ForgeName::Gitea
-            | ForgeName::Forgejo
-            | ForgeName::Gogs
-            | ForgeName::Bitbucket => "",
-        }
     }
 }
 

@@ -127,10 +127,13 @@ impl Holdings {
 pub(crate) enum Action {
     Build { why: &'static str },
     Reuse { digest: Digest, under: Tag, own_is_taken: bool },
-    Skip { reason: String },
 }
 
 impl Action {
+    pub(crate) fn is_build(&self) -> bool {
+        matches!(self, Action::Build { .. })
+    }
+
     /// Reuses only an image of the same repository, and one under a moving tag only if an immutable tag confirms it: labels
     /// can be inherited or forged.
     pub(crate) fn for_inputs(inputs: &Digest, holdings: &Holdings, is_ours: impl Fn(&str) -> bool) -> Action {

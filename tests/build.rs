@@ -18,7 +18,7 @@ fn labels(name: &str) -> Value {
 }
 
 #[test]
-fn a_merge_is_built_with_exactly_the_labels_of_the_contract() {
+fn a_merge_is_built_with_exactly_the_documented_labels() {
     let scene = Scene::new();
     scene.repository.image("httpd", "one").image("web", "two");
     scene.repository.images(&[
@@ -87,7 +87,7 @@ fn a_repository_with_only_a_dockerfile_is_one_image_with_its_name() {
 }
 
 #[test]
-fn the_ids_are_the_engines_and_a_lost_image_is_not_pushed() {
+fn image_ids_match_the_engine_and_a_missing_image_is_not_pushed() {
     let scene = Scene::new();
     scene.repository.image("a", "1").image("b", "1");
     scene.repository.images(&["a", "b"].map(|n| json!({"service_name": n, "version": "1"})));
@@ -103,7 +103,7 @@ fn the_ids_are_the_engines_and_a_lost_image_is_not_pushed() {
 }
 
 #[test]
-fn by_hand_a_branch_gets_its_tags_and_a_commit_alone_only_its_immutable_one() {
+fn a_build_of_a_branch_gets_its_tags_and_one_of_a_commit_only_the_immutable_tag() {
     let swanci = Swanci::new();
     engine::needed();
     let repository = Repository::new();
@@ -172,7 +172,7 @@ fn merge_squash_and_rebase_are_all_built() {
 }
 
 #[test]
-fn one_image_fails_and_the_others_are_built_all_the_same() {
+fn a_failed_image_does_not_stop_the_others() {
     let scene = Scene::new();
     scene.repository.image("good", "1").image("last", "3");
     scene.repository.write("bad/Dockerfile", "FROM scratch\nCOPY missing /x\n");
@@ -211,7 +211,7 @@ fn args_target_and_platform_reach_the_builder() {
 }
 
 #[test]
-fn only_the_images_that_are_asked_for_are_built_and_a_dry_run_builds_none() {
+fn only_requested_images_are_built_and_a_dry_run_builds_none() {
     let scene = Scene::new();
     scene.repository.image("a", "1").image("b", "2");
     scene.repository.images(&["a", "b"].map(|n| json!({"service_name": n, "version": "1"})));
@@ -228,7 +228,7 @@ fn only_the_images_that_are_asked_for_are_built_and_a_dry_run_builds_none() {
 }
 
 #[test]
-fn tag_templates_know_the_words_of_the_contract() {
+fn tag_templates_support_the_documented_words() {
     let scene = Scene::new();
     scene.repository.image("a", "1").image("b", "2");
     scene.repository.images(&[
@@ -253,7 +253,7 @@ fn tag_templates_know_the_words_of_the_contract() {
 }
 
 #[test]
-fn force_and_no_cache_build_anew_and_pull_asks_for_the_base() {
+fn force_and_no_cache_rebuild_and_pull_fetches_the_base() {
     let scene = Scene::new();
     scene.repository.write(
         "a/Dockerfile",
@@ -293,7 +293,7 @@ fn force_and_no_cache_build_anew_and_pull_asks_for_the_base() {
 }
 
 #[test]
-fn a_build_that_takes_too_long_is_ended_in_the_engine_too() {
+fn a_build_over_its_time_limit_is_also_stopped_in_the_engine() {
     let scene = Scene::new();
     let mark = unique("sleeps");
     scene.repository.write(
@@ -322,7 +322,7 @@ fn a_build_that_takes_too_long_is_ended_in_the_engine_too() {
 }
 
 #[test]
-fn a_dockerignore_in_the_image_is_the_commits_own_and_its_steps_are_cached() {
+fn the_image_contains_the_commits_own_dockerignore_and_its_steps_are_cached() {
     let scene = Scene::new();
     scene.repository.write("a/Dockerfile", "FROM scratch\nCOPY . /\n");
     scene.repository.write("a/.dockerignore", "left-out\n").write("a/left-out", "x").write("a/file", "y");
@@ -342,7 +342,7 @@ fn a_dockerignore_in_the_image_is_the_commits_own_and_its_steps_are_cached() {
 }
 
 #[test]
-fn several_images_are_built_at_once_and_never_more_than_asked_for() {
+fn images_are_built_in_parallel_up_to_the_limit() {
     let scene = Scene::new();
     // Each step waits until the other has begun: only two at once come to an end. Four are never seen at once.
     let names = ["a", "b", "c", "d"];
@@ -371,7 +371,7 @@ fn several_images_are_built_at_once_and_never_more_than_asked_for() {
 }
 
 #[test]
-fn a_local_base_is_built_first_and_its_change_rebuilds_what_stands_on_it() {
+fn a_local_base_is_built_first_and_its_change_rebuilds_the_images_that_use_it() {
     let scene = Scene::new();
     let base = unique("base");
     let _cleanup = Cleanup::new(&base);
@@ -410,7 +410,7 @@ fn a_local_base_is_built_first_and_its_change_rebuilds_what_stands_on_it() {
 }
 
 #[test]
-fn an_image_whose_base_failed_is_not_tried_and_a_circle_is_refused() {
+fn an_image_whose_base_failed_is_not_tried_and_a_cycle_is_refused() {
     let scene = Scene::new();
     let (base, top) = (unique("base"), unique("top"));
     scene.repository.write(&format!("{base}/Dockerfile"), "FROM scratch\nCOPY missing /x\n");
@@ -426,7 +426,7 @@ fn an_image_whose_base_failed_is_not_tried_and_a_circle_is_refused() {
 }
 
 #[test]
-fn a_from_with_the_images_own_name_is_somebody_elses_image() {
+fn a_from_with_the_images_own_name_is_the_external_image() {
     let scene = Scene::new();
     let name = unique("httpd");
     let mut cleanup = Cleanup::new(&format!("{name}:"));

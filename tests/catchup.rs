@@ -26,7 +26,7 @@ fn one_image() -> (Place, String) {
 }
 
 #[test]
-fn a_merge_that_was_lost_between_two_is_built_and_moves_no_tag_back() {
+fn a_lost_merge_between_two_others_is_built_and_moves_no_tag_back() {
     let (mut place, first) = one_image();
     let lost = place.merge(&[("app/content", Some("lost"))]);
     let last = place.merge(&[("app/content", Some("last"))]);
@@ -82,7 +82,7 @@ fn merges_of_an_outage_are_built_oldest_first_and_the_tags_follow() {
 }
 
 #[test]
-fn a_registry_that_holds_nothing_gets_the_newest_commit_only() {
+fn an_empty_registry_gets_only_the_newest_commit() {
     let (mut place, _) = one_image();
     place.merge(&[("app/content", Some("second"))]);
     let newest = place.merge(&[("app/content", Some("third"))]);
@@ -91,7 +91,7 @@ fn a_registry_that_holds_nothing_gets_the_newest_commit_only() {
 }
 
 #[test]
-fn since_a_commit_builds_what_came_after_it_also_in_a_new_registry() {
+fn since_a_commit_builds_all_later_commits_also_in_an_empty_registry() {
     let (mut place, first) = one_image();
     let second = place.merge(&[("app/content", Some("second"))]);
     let third = place.push(&[("app/content", Some("third"))]);
@@ -102,7 +102,7 @@ fn since_a_commit_builds_what_came_after_it_also_in_a_new_registry() {
 }
 
 #[test]
-fn since_a_moment_counts_landings_and_no_slow_clock_hides_one() {
+fn since_a_date_uses_the_time_of_landing_and_a_slow_clock_hides_no_commit() {
     // A commit a day, from the first of November on.
     let (mut place, _) = one_image();
     let second = place.merge(&[]);
@@ -117,7 +117,7 @@ fn since_a_moment_counts_landings_and_no_slow_clock_hides_one() {
 
     let ran = place.catchup(&["--since", "yesterday"]);
     assert_eq!(ran.code, 2, "{}", ran.stderr);
-    assert!(ran.stderr.contains("neither a full commit id nor a date"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("is not a full commit id, or a date"), "{}", ran.stderr);
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn since_a_commit_of_another_branch_is_refused() {
 }
 
 #[test]
-fn max_bounds_what_is_looked_at_and_a_dry_run_changes_nothing() {
+fn max_limits_the_commits_and_a_dry_run_changes_nothing() {
     let (mut place, first) = one_image();
     let mut all = vec![first];
     all.extend((0..5).map(|_| place.merge(&[])));
@@ -191,7 +191,7 @@ fn commits_without_images_and_malformed_ones_do_not_fail_the_run() {
 }
 
 #[test]
-fn a_commit_counts_as_there_only_with_all_of_its_images() {
+fn a_commit_is_complete_only_with_all_of_its_images() {
     let mut place = Place::new();
     let content = |name: &str| (format!("{name}/Dockerfile"), format!("{name}/content"));
     let ((a_file, a), (b_file, b)) = (content("a"), content("b"));
@@ -212,7 +212,7 @@ fn a_commit_counts_as_there_only_with_all_of_its_images() {
 }
 
 #[test]
-fn a_commit_that_fails_fails_the_run_and_stops_no_other() {
+fn a_failed_commit_fails_the_run_but_does_not_stop_the_others() {
     let (mut place, first) = one_image();
     place.mark("app", &first);
     let broken = place.merge(&[("app/Dockerfile", Some("FROM scratch\nCOPY nothing-here /\n"))]);
@@ -232,7 +232,7 @@ fn a_commit_that_fails_fails_the_run_and_stops_no_other() {
 }
 
 #[test]
-fn what_is_there_costs_one_question_for_each_image_and_not_for_each_commit() {
+fn present_commits_cost_one_request_for_each_image_and_not_for_each_commit() {
     let names: Vec<String> = (0..6).map(|n| format!("image{n}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut place = Place::new();
@@ -252,7 +252,7 @@ fn what_is_there_costs_one_question_for_each_image_and_not_for_each_commit() {
 }
 
 #[test]
-fn a_second_catchup_at_the_same_time_leaves_it_to_the_first() {
+fn a_second_catchup_at_the_same_time_exits_as_busy() {
     let (place, first) = one_image();
     // A registry that says nothing: the first catchup stands there, with its turn taken.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -272,7 +272,7 @@ fn a_second_catchup_at_the_same_time_leaves_it_to_the_first() {
 }
 
 #[test]
-fn beside_deliveries_of_the_same_commits_nothing_fails_and_each_has_one_digest() {
+fn catchup_and_deliveries_of_the_same_commits_run_in_parallel_with_one_digest_each() {
     let (mut place, first) = one_image();
     place.configure(&format!(
         "[[repository]]\nname = \"team/shop\"\nclone_url = \"{}\"",
@@ -303,7 +303,7 @@ fn beside_deliveries_of_the_same_commits_nothing_fails_and_each_has_one_digest()
 }
 
 #[test]
-fn a_registry_or_a_repository_out_of_reach_is_the_environments_failure() {
+fn an_unreachable_registry_or_repository_is_an_environment_failure() {
     let (mut place, _) = one_image();
     place.registry.stop();
     let ran = place.catchup(&[]);
@@ -315,7 +315,7 @@ fn a_registry_or_a_repository_out_of_reach_is_the_environments_failure() {
 }
 
 #[test]
-fn an_allow_list_holds_and_gives_the_repository_its_name_and_namespace() {
+fn the_allow_list_applies_and_sets_the_repositorys_name_and_namespace() {
     let (place, first) = one_image();
     place.configure("[[repository]]\nname = \"team/other\"");
     let ran = place.catchup(&[]);
@@ -333,7 +333,7 @@ fn an_allow_list_holds_and_gives_the_repository_its_name_and_namespace() {
 }
 
 #[test]
-fn an_interrupted_catchup_says_how_far_it_came() {
+fn an_interrupted_catchup_reports_its_progress() {
     let (mut place, first) = one_image();
     place.mark("app", &first);
     let second = place.merge(&[("app/content", Some("second"))]);
@@ -351,7 +351,7 @@ fn an_interrupted_catchup_says_how_far_it_came() {
 }
 
 #[test]
-fn tags_that_need_a_pull_request_are_a_mistake_of_the_configuration() {
+fn tags_that_need_a_pull_request_are_a_configuration_error() {
     let (place, _) = one_image();
     place.configure("[build]\ntags = [\"pr-{number}\"]");
     let ran = place.catchup(&[]);
@@ -362,7 +362,7 @@ fn tags_that_need_a_pull_request_are_a_mistake_of_the_configuration() {
 }
 
 #[test]
-fn without_arguments_every_configured_repository_and_its_branches_are_caught_up() {
+fn without_arguments_every_branch_of_every_configured_repository_is_caught_up() {
     let (mut place, first) = one_image();
     place.git(&["branch", "release/1"]);
     place.git(&["branch", "other"]);
@@ -393,7 +393,7 @@ fn without_arguments_every_configured_repository_and_its_branches_are_caught_up(
 }
 
 #[test]
-fn a_commit_whose_build_failed_is_tried_again_only_when_asked() {
+fn a_failed_commit_is_retried_only_with_retry_failed() {
     let (mut place, first) = one_image();
     place.mark("app", &first);
     let broken = place.merge(&[("app/Dockerfile", Some("FROM scratch\nCOPY nothing-here /\n"))]);
@@ -409,7 +409,7 @@ fn a_commit_whose_build_failed_is_tried_again_only_when_asked() {
 }
 
 #[test]
-fn a_run_that_failed_at_the_moves_is_finished() {
+fn a_run_that_failed_while_moving_tags_is_finished() {
     let (mut place, first) = one_image();
     assert_eq!(outcomes(&place.catchup(&[]).ended(0)), expected(&[(&first, "built")]));
     let second = place.merge(&[("app/content", Some("second"))]);

@@ -25,7 +25,7 @@ fn write(dir: &Path, files: &[(&str, &str)]) {
 }
 
 #[test]
-fn every_mistake_of_the_configuration_has_its_place_and_a_suggestion() {
+fn every_configuration_error_has_a_position_and_a_suggestion() {
     let dir = tree(&[(
         "swanci.toml",
         "host = \"x\"\n[registry]\nhots = \"r.example.org\"\nplain_http = \"yes\"\n[build]\n  jobs = 0\n\
@@ -51,7 +51,7 @@ fn every_mistake_of_the_configuration_has_its_place_and_a_suggestion() {
 }
 
 #[test]
-fn no_message_has_words_of_the_program_in_place_of_the_files() {
+fn messages_use_the_words_of_the_files_and_not_of_the_program() {
     for (text, says) in [
         ("[repository]\nname = \"acme/shop\"\n", "write [[repository]]"),
         ("[forge]\nkind = \"gitea\"\n", "write [[forge]]"),
@@ -81,7 +81,7 @@ fn no_message_has_words_of_the_program_in_place_of_the_files() {
 }
 
 #[test]
-fn the_first_mistake_of_every_image_has_its_place() {
+fn the_first_error_of_every_image_has_a_position() {
     let dir = tree(&[
         (
             "images.json",
@@ -138,7 +138,7 @@ fn the_first_mistake_of_every_image_has_its_place() {
 }
 
 #[test]
-fn a_valid_tree_is_listed_with_what_is_not_committed() {
+fn a_valid_tree_is_listed_with_its_uncommitted_files() {
     let repository = Repository::new();
     repository.image("web", "1.0").image("db", "9.6");
     repository.images(&[
@@ -170,7 +170,7 @@ fn a_wrong_variable_is_named() {
 }
 
 #[test]
-fn one_wrong_word_gets_an_answer_that_helps() {
+fn one_wrong_word_gets_a_helpful_message() {
     let dir = tree(&[
         ("payload.json", r#"{"action":"closed","repository":{"full_name":"acme/shop"}}"#),
         (

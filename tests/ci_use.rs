@@ -88,7 +88,7 @@ fn merged(title: &str, branch: &str, commit: &str) -> Value {
 }
 
 #[test]
-fn a_job_with_nothing_to_build_says_so_in_its_outputs() {
+fn a_job_with_nothing_to_build_reports_it_in_its_outputs() {
     let job = Job::new(&merged("t", "develop", &"a".repeat(40)));
     let ran = job.run("push", &[]);
     assert_eq!(ran.code, 0, "{ran:?}");
@@ -101,7 +101,7 @@ fn a_job_with_nothing_to_build_says_so_in_its_outputs() {
 }
 
 #[test]
-fn outside_of_a_job_nothing_of_it_happens() {
+fn outside_of_a_ci_job_no_ci_output_is_written() {
     let job = Job::new(&merged("t", "develop", &"a".repeat(40)));
     let (output, payload) =
         (job.path("output").display().to_string(), job.path("event.json").display().to_string());
@@ -113,7 +113,7 @@ fn outside_of_a_job_nothing_of_it_happens() {
 }
 
 #[test]
-fn a_failed_job_has_its_outputs_and_its_reason_too() {
+fn a_failed_job_also_has_outputs_and_a_reason() {
     let job = Job::new(&merged("t", "develop", &"a".repeat(40)));
     let ran = job.run("pull_request_target", &[]);
     assert_eq!(ran.code, 2, "there is no registry: {ran:?}");
@@ -154,7 +154,7 @@ fn git(dir: &Path, arguments: &[&str]) -> String {
 }
 
 #[test]
-fn a_job_that_pushes_groups_its_log_masks_its_token_and_obeys_no_tool() {
+fn a_job_that_pushes_groups_its_log_masks_its_token_and_escapes_tool_output() {
     let registry = RegistryServer::plain();
     let _images = Cleanup::new(&registry.host());
     let repository = tempfile::tempdir().unwrap();

@@ -6,7 +6,7 @@ use crate::support::repository::Payload;
 use crate::support::swanci::{Scene, Swanci, image};
 
 #[test]
-fn a_flag_comes_before_the_environment_and_that_before_the_file() {
+fn a_flag_overrides_the_environment_which_overrides_the_file() {
     let (mut scene, commit) = Scene::with_one_image();
     let host = scene.registry.host();
     let of = |scene: &Scene, args: &[&str]| {
@@ -30,7 +30,7 @@ fn a_flag_comes_before_the_environment_and_that_before_the_file() {
 }
 
 #[test]
-fn the_file_is_the_flags_the_environments_or_the_one_that_stands_here() {
+fn the_configuration_file_comes_from_the_flag_the_environment_or_the_current_folder() {
     let mut swanci = Swanci::new();
     let payload = Payload::merged("a/b", "topic", "0123456789012345678901234567890123456789").bytes();
     let config = |branch: &str| format!("[[repository]]\nname = \"A/B\"\nbranches = [\"{branch}\"]\n");
@@ -50,7 +50,7 @@ fn the_file_is_the_flags_the_environments_or_the_one_that_stands_here() {
 }
 
 #[test]
-fn a_mistake_in_the_file_names_file_line_and_the_nearest_key() {
+fn an_error_in_the_file_names_file_line_and_nearest_key() {
     let swanci = Swanci::new();
     for (text, said) in [
         ("[registry]\nhots = \"x\"\n", &["swanci.toml", "line 2", "hots", "did you mean `host`"][..]),
@@ -73,7 +73,7 @@ fn a_mistake_in_the_file_names_file_line_and_the_nearest_key() {
 }
 
 #[test]
-fn a_variable_that_is_not_known_is_warned_about_and_ignored() {
+fn an_unknown_variable_is_ignored_with_a_warning() {
     let mut swanci = Swanci::new();
     let payload = Payload::merged("a/b", "main", "0123456789012345678901234567890123456789").bytes();
     swanci.set("SWANCI_REGISTY", "x");
@@ -85,7 +85,7 @@ fn a_variable_that_is_not_known_is_warned_about_and_ignored() {
 }
 
 #[test]
-fn the_state_directory_is_the_flags_the_environments_or_the_users() {
+fn the_state_directory_comes_from_the_flag_the_environment_or_the_user() {
     let (mut scene, commit) = Scene::with_one_image();
     let elsewhere = scene.swanci.work().join("elsewhere");
     scene.run(&commit, &["--state-dir", "elsewhere"]).ended(0);
@@ -102,7 +102,7 @@ fn the_state_directory_is_the_flags_the_environments_or_the_users() {
 const COMMIT: &str = "0123456789012345678901234567890123456789";
 
 #[test]
-fn build_secrets_outside_of_a_repository_are_refused_with_their_new_place() {
+fn build_secrets_outside_of_a_repository_are_refused_with_a_hint() {
     let swanci = Swanci::new();
     swanci.config("[build]\nsecrets = { npm = \"/etc/swanci/npm-token\" }\n");
     let said = ["swanci.toml, line 2", "hint:", "`secrets` belongs to [[repository]]"];
@@ -110,7 +110,7 @@ fn build_secrets_outside_of_a_repository_are_refused_with_their_new_place() {
 }
 
 #[test]
-fn a_repository_without_an_owner_is_4_and_a_wrong_flag_is_2() {
+fn a_repository_without_an_owner_is_code_4_and_a_wrong_flag_is_code_2() {
     let swanci = Swanci::new();
     swanci.config("[[repository]]\nname = \"shop\"\n");
     swanci.pipe(&["evaluate", "-"], "{}").ended(4).saying(&["line 2", "`shop`", "hint:", "OWNER/NAME"]);
@@ -119,7 +119,7 @@ fn a_repository_without_an_owner_is_4_and_a_wrong_flag_is_2() {
 }
 
 #[test]
-fn a_token_of_several_forges_is_not_used_and_never_shown() {
+fn an_ambiguous_token_is_not_used_and_never_shown() {
     let mut swanci = Swanci::new();
     swanci.config(
         "[[forge]]\nkind = \"github\"\n[[forge]]\nkind = \"gitea\"\nurl = \"https://git.example.org\"\n",
@@ -133,7 +133,7 @@ fn a_token_of_several_forges_is_not_used_and_never_shown() {
 }
 
 #[test]
-fn an_empty_event_is_as_if_it_was_not_given() {
+fn an_empty_event_counts_as_missing() {
     let swanci = Swanci::new();
     let payload = Payload::merged("a/b", "main", COMMIT).bytes();
     for event in ["", " ", "pull_request", "pull_request_target"] {
@@ -143,7 +143,7 @@ fn an_empty_event_is_as_if_it_was_not_given() {
 }
 
 #[test]
-fn a_document_of_swancis_own_in_place_of_a_payload_is_4_with_a_hint() {
+fn a_swanci_document_instead_of_a_payload_is_code_4_with_a_hint() {
     let swanci = Swanci::new();
     let decision =
         swanci.pipe(&["evaluate", "-"], Payload::merged("a/b", "main", COMMIT).bytes()).ended(0).stdout;
@@ -160,7 +160,7 @@ fn a_document_of_swancis_own_in_place_of_a_payload_is_4_with_a_hint() {
 }
 
 #[test]
-fn a_payload_of_a_system_that_is_not_supported_is_4_with_its_name() {
+fn a_payload_of_an_unsupported_system_is_code_4_with_its_name() {
     let swanci = Swanci::new();
     for (payload, name) in [
         (r#"{"eventType":"git.pullrequest.merged","publisherId":"tfs","resource":{}}"#, "Azure DevOps"),
@@ -181,7 +181,7 @@ fn a_payload_of_a_system_that_is_not_supported_is_4_with_its_name() {
 }
 
 #[test]
-fn what_is_printed_holds_no_control_character_and_means_the_same() {
+fn output_has_no_control_characters_and_keeps_its_meaning() {
     let swanci = Swanci::new();
     let title = "\u{1b}[31mred\u{7f}\u{9b}2J\u{202e}evil\u{2028}x\u{200b}é日本";
     let payload = Payload::merged("a/b", "main", COMMIT).set("/pull_request/title", json!(title)).bytes();
@@ -202,7 +202,7 @@ fn what_is_printed_holds_no_control_character_and_means_the_same() {
 }
 
 #[test]
-fn a_byte_order_mark_or_blanks_around_a_secret_are_not_part_of_it() {
+fn a_byte_order_mark_and_whitespace_around_a_secret_are_ignored() {
     use hmac::{KeyInit as _, Mac as _};
     let swanci = Swanci::new();
     let body = Payload::merged("a/b", "main", COMMIT).bytes();

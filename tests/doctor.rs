@@ -11,7 +11,7 @@ fn check<'a>(report: &'a Value, name: &str) -> &'a Value {
 }
 
 #[test]
-fn a_healthy_machine_is_0_and_every_check_is_reported_by_itself() {
+fn on_a_healthy_machine_every_check_is_reported_and_the_code_is_0() {
     let scene = Scene::new();
     scene.repository.image("a", "1");
     scene.repository.commit("first");
@@ -35,7 +35,7 @@ fn a_healthy_machine_is_0_and_every_check_is_reported_by_itself() {
 }
 
 #[test]
-fn what_is_wrong_fails_alone_and_says_how_to_mend_it() {
+fn each_problem_fails_only_its_own_check_with_a_hint() {
     let mut scene = Scene::new();
     scene.registry.stop();
     let report = scene.swanci.run(&["doctor", "--json"]).ended(6).json();
@@ -52,7 +52,7 @@ fn what_is_wrong_fails_alone_and_says_how_to_mend_it() {
 }
 
 #[test]
-fn a_certificate_that_is_not_trusted_and_a_login_that_may_not_write_are_told_apart() {
+fn an_untrusted_certificate_differs_from_a_login_without_write_access() {
     let swanci = Swanci::new();
     let registry = RegistryServer::builder().tls(&Ca::new("one")).login("me", "password").start();
     swanci.file("other.crt", Ca::new("another").pem);
@@ -73,7 +73,7 @@ fn a_certificate_that_is_not_trusted_and_a_login_that_may_not_write_are_told_apa
 }
 
 #[test]
-fn a_build_secret_that_cannot_be_read_is_a_warning_with_its_repository() {
+fn an_unreadable_build_secret_is_a_warning_that_names_the_repository() {
     let scene = Scene::new();
     scene.repository.image("a", "1");
     scene.repository.commit("first");
@@ -87,7 +87,7 @@ fn a_build_secret_that_cannot_be_read_is_a_warning_with_its_repository() {
 }
 
 #[test]
-fn a_certificate_that_ends_soon_is_a_warning_with_its_day() {
+fn a_certificate_that_expires_soon_is_a_warning_with_the_date() {
     let ca = Ca::new("one");
     let day = |days: i64| {
         let day = (jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24 * days))
@@ -114,7 +114,7 @@ fn a_certificate_that_ends_soon_is_a_warning_with_its_day() {
 }
 
 #[test]
-fn docker_is_not_said_to_have_checked_a_name_that_cannot_be_resolved() {
+fn an_unresolved_name_is_not_reported_as_checked_by_docker() {
     let mut swanci = Swanci::new();
     swanci.config("[registry]\nhost = \"registry.no-such-name.invalid:5000\"\n");
     let report = swanci.run(&["doctor", "--json"]).ended(6).json();
@@ -132,7 +132,7 @@ fn docker_is_not_said_to_have_checked_a_name_that_cannot_be_resolved() {
 }
 
 #[test]
-fn each_line_is_printed_as_soon_as_it_is_known() {
+fn each_result_is_printed_immediately() {
     use std::io::{BufRead as _, BufReader};
     let mut swanci = Swanci::new();
     // The docker client is asked after git, and answers when the test has read git's line.

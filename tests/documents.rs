@@ -76,7 +76,7 @@ fn anchor(heading: &str) -> String {
 }
 
 #[test]
-fn every_link_of_the_pages_leads_somewhere() {
+fn every_link_in_the_pages_has_a_target() {
     let link = Regex::new(r"\]\(([^)\s]+)\)").unwrap();
     let mut followed = 0;
     for page in pages() {
@@ -203,14 +203,14 @@ fn first_two_cells(section: &str) -> BTreeMap<String, String> {
 /// The variables of swanci's own configuration.
 fn variables() -> BTreeSet<String> {
     let source = read("src/config/environment.rs");
-    let list = source.split_once("const KNOWN").unwrap().1.split_once("];").unwrap().0;
+    let list = source.split_once("const VARIABLES").unwrap().1.split_once("];").unwrap().0;
     let known = matches(r#""(SWANCI_[A-Z_]+)""#, list);
     assert!(known.len() > 15, "the list in the source has another form: {known:?}");
     known
 }
 
 #[test]
-fn the_reference_names_every_variable_and_the_pages_no_others() {
+fn the_reference_names_every_variable_and_the_pages_name_no_others() {
     let known = variables();
     assert_eq!(
         matches(r"(SWANCI_[A-Z_]*[A-Z])", section(&read("docs/reference.md"), "## Configuration")),
@@ -254,7 +254,7 @@ fn invocations(page: &str) -> Vec<Vec<&str>> {
 }
 
 #[test]
-fn every_command_line_of_the_pages_is_one_that_swanci_takes() {
+fn every_command_line_in_the_pages_is_valid() {
     let command_line = swanci::command_line();
     let global = global_options();
     let mut checked = 0;
@@ -292,7 +292,7 @@ fn every_command_line_of_the_pages_is_one_that_swanci_takes() {
 }
 
 #[test]
-fn the_documents_that_the_reference_shows_fit_their_schemas() {
+fn the_example_documents_match_their_schemas() {
     let page = read("docs/reference.md");
     let fits = |name: &str, example: &str| {
         let schema = serde_json::from_str(&read(format!("docs/schemas/{name}.schema.json"))).unwrap();
@@ -312,7 +312,7 @@ fn the_documents_that_the_reference_shows_fit_their_schemas() {
 }
 
 #[test]
-fn the_messages_that_troubleshooting_explains_are_those_of_the_program() {
+fn the_troubleshooting_messages_exist_in_the_program() {
     let mut source = String::new();
     for file in files("src", &|path| path.extension().is_some_and(|extension| extension == "rs")) {
         source.push_str(&read(file));
@@ -333,7 +333,7 @@ fn the_messages_that_troubleshooting_explains_are_those_of_the_program() {
 }
 
 #[test]
-fn every_configuration_that_the_pages_show_is_one_that_swanci_takes() {
+fn every_configuration_in_the_pages_is_valid() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("swanci.toml");
     let environment: Environment = [("HOME".to_owned(), "/nowhere".to_owned())].into_iter().collect();
@@ -393,7 +393,7 @@ fn no_file_names_the_host_of_a_package_registry() {
 }
 
 #[test]
-fn every_test_that_the_security_page_names_is_there() {
+fn every_test_that_the_security_page_names_exists() {
     let mut sources = String::new();
     for folder in ["src", "tests"] {
         for file in files(folder, &|path| path.extension().is_some_and(|extension| extension == "rs")) {
@@ -410,7 +410,7 @@ fn every_test_that_the_security_page_names_is_there() {
 }
 
 #[test]
-fn every_source_file_that_the_pages_name_is_there() {
+fn every_source_file_that_the_pages_name_exists() {
     let sources: Vec<String> = ["src", "tests"]
         .into_iter()
         .flat_map(|folder| files(folder, &|path| path.extension().is_some_and(|extension| extension == "rs")))

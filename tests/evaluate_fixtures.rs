@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use swanci::decide::{Policy, verdict};
+use swanci::decide::{BranchGlobs, verdict};
 use swanci::documents::{DecisionDocument, DecisionWord};
 use swanci::forge::signature::{WebhookSecret, verify};
 use swanci::forge::{Encoding, Headers, PayloadError};
@@ -17,7 +17,7 @@ use swanci::model::ForgeName;
 const FIXTURES: usize = 401;
 
 fn judge(body: &[u8], event: Option<&str>) -> Result<DecisionDocument, PayloadError> {
-    verdict(body, Headers { event, ..Headers::default() }, &Policy::default(), true)
+    verdict(body, Headers { event, ..Headers::default() }, &BranchGlobs::default(), true)
 }
 
 fn sample(name: &str) -> Vec<u8> {
@@ -26,7 +26,7 @@ fn sample(name: &str) -> Vec<u8> {
 }
 
 #[test]
-fn our_own_samples_get_the_right_verdict() {
+fn the_samples_get_the_expected_verdict() {
     use DecisionWord::{Build, Skip};
     for (name, event, expected) in [
         ("merged", "pull_request", Build),
@@ -55,7 +55,7 @@ fn our_own_samples_get_the_right_verdict() {
 }
 
 #[test]
-fn the_document_of_a_merge_is_the_one_that_is_pinned() {
+fn the_document_of_a_merge_matches_the_pinned_one() {
     let body = sample("merged");
     let document = serde_json::to_value(judge(&body, None).unwrap()).unwrap();
     assert_eq!(
@@ -85,7 +85,7 @@ fn the_document_of_a_merge_is_the_one_that_is_pinned() {
 }
 
 #[test]
-fn a_form_and_a_byte_order_mark_change_nothing_but_the_hash() {
+fn a_form_and_a_byte_order_mark_change_only_the_hash() {
     let json = sample("merged");
     let form: String = form_urlencoded::Serializer::new(String::new())
         .append_pair("payload", std::str::from_utf8(&json).unwrap())
@@ -100,7 +100,7 @@ fn a_form_and_a_byte_order_mark_change_nothing_but_the_hash() {
         assert_eq!(document.reason, expected.reason);
     }
     let json_only = Headers { encoding: Encoding::Json, ..Headers::default() };
-    assert!(verdict(form.as_bytes(), json_only, &Policy::default(), false).is_err());
+    assert!(verdict(form.as_bytes(), json_only, &BranchGlobs::default(), false).is_err());
 }
 
 /// One row of the collection's `index.csv`. Only its last column, a note, is ever quoted or holds commas.
@@ -183,7 +183,7 @@ fn every_recorded_payload_gets_its_verdict() {
             [Some(forge), None].iter().flat_map(|f| row.events.iter().map(move |e| (*f, e)))
         {
             let headers = Headers { event: event.as_deref(), forge: forge_named, ..Headers::default() };
-            let judged = verdict(&body, headers, &Policy::default(), true);
+            let judged = verdict(&body, headers, &BranchGlobs::default(), true);
             let at = format!("{} with {event:?}, {forge_named:?}: {judged:?}", row.file);
             let document = judged.unwrap_or_else(|e| panic!("{}: {e}", row.file));
             // Data Center's event stands in the body too; only Cloud's example of a merge needs its header.
@@ -277,7 +277,7 @@ fn every_recording_of_a_real_gogs_and_gitbucket_gets_its_verdict() {
             let event = recording.header("x-github-event");
             for (forge_named, event) in [(Some(forge), event), (None, event), (None, None)] {
                 let headers = Headers { event, forge: forge_named, ..Headers::default() };
-                let document = verdict(&recording.body, headers, &Policy::default(), true).unwrap();
+                let document = verdict(&recording.body, headers, &BranchGlobs::default(), true).unwrap();
                 let at = format!("{} {event:?} {forge_named:?}: {}", recording.name, document.reason);
                 assert_eq!(document.decision == DecisionWord::Build, recording.merged, "{at}");
                 let Some(change) = document.change else { continue };
@@ -312,10 +312,10 @@ fn is_signed_by(recording: &Recording, forge: ForgeName, secret: &WebhookSecret)
 }
 
 #[test]
-fn a_forge_that_a_person_named_is_believed() {
+fn an_explicit_forge_overrides_detection() {
     let named = |forge| {
         let headers = Headers { forge: Some(forge), ..Headers::default() };
-        verdict(&sample("gitea_merged"), headers, &Policy::default(), false)
+        verdict(&sample("gitea_merged"), headers, &BranchGlobs::default(), false)
     };
     assert_eq!(named(ForgeName::Github).unwrap().decision, DecisionWord::Build);
     for forge in [ForgeName::Gitea, ForgeName::Forgejo, ForgeName::Gogs, ForgeName::Gitbucket] {
@@ -329,7 +329,7 @@ fn a_forge_that_a_person_named_is_believed() {
     }
     let own = Headers { forge: Some(ForgeName::Github), ..Headers::default() };
     let document = br#"{"schema":1,"decision":"build","change":null}"#;
-    let refused = verdict(document, own, &Policy::default(), false).unwrap_err();
+    let refused = verdict(document, own, &BranchGlobs::default(), false).unwrap_err();
     assert_eq!(refused, PayloadError::OwnDocument { command: "build" });
 }
 

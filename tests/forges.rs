@@ -11,7 +11,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use sha2::Sha256;
-use swanci::decide::Policy;
+use swanci::decide::BranchGlobs;
 use swanci::error::Failure;
 use swanci::forge::signature::WebhookSecret;
 use swanci::listener::{ForgeRules, Intake, Limits, Listener, Metrics, Rules, Stopper, bind};
@@ -36,7 +36,10 @@ fn rules(forges: &[Configured<'_>]) -> Rules {
         url: (*url).to_owned(),
         secret: (!secrets.is_empty())
             .then(|| WebhookSecret::any_of(secrets.iter().map(|s| (*s).into()).collect()).unwrap()),
-        repositories: repositories.iter().map(|name| (name.parse().unwrap(), Policy::default())).collect(),
+        repositories: repositories
+            .iter()
+            .map(|name| (name.parse().unwrap(), BranchGlobs::default()))
+            .collect(),
     });
     Rules { forges: forges.collect() }
 }
@@ -244,7 +247,7 @@ fn gitea_forgejo_and_gogs_sign_the_json_also_inside_a_form() {
 }
 
 #[test]
-fn forgejos_own_signature_decides_where_it_is_there() {
+fn forgejos_own_signature_takes_precedence() {
     let served = Served::new(&[(ForgeName::Forgejo, "https://h", &["right"], &["acme/shop"])]);
     let body = merge("acme/shop", 5);
     let (right, wrong) = (hex_of("right", &body), hex_of("wrong", &body));
@@ -262,7 +265,7 @@ fn forgejos_own_signature_decides_where_it_is_there() {
 }
 
 #[test]
-fn gitlab_sends_its_token_or_a_signature_that_is_not_old() {
+fn gitlab_sends_its_token_or_a_recent_signature() {
     let key = STANDARD.encode(b"a key of the tests");
     let whsec = format!("whsec_{key}");
     let served = Served::new(&[(
@@ -319,7 +322,7 @@ fn gitlab_sends_its_token_or_a_signature_that_is_not_old() {
 }
 
 #[test]
-fn both_bitbuckets_sign_with_their_one_header() {
+fn both_bitbuckets_sign_with_the_same_header() {
     let served = Served::new(&[
         (ForgeName::Bitbucket, "https://bitbucket.org", &["cloud"], &["acme/shop"]),
         (ForgeName::BitbucketServer, "https://dc", &["server"], &["~ada/shop"]),
@@ -358,7 +361,7 @@ fn both_bitbuckets_sign_with_their_one_header() {
 }
 
 #[test]
-fn a_signature_of_sha_1_alone_is_refused_and_the_log_says_why() {
+fn a_sha_1_signature_alone_is_refused_and_logged_with_the_reason() {
     let served = Served::new(&[(ForgeName::Gitbucket, "https://h", &["secret"], &["acme/shop"])]);
     let body = merge("acme/shop", 5);
     let event = ("X-Github-Event", "pull_request");
@@ -378,7 +381,7 @@ fn a_signature_of_sha_1_alone_is_refused_and_the_log_says_why() {
 }
 
 #[test]
-fn every_recording_of_a_real_server_is_taken_as_it_came() {
+fn every_recording_of_a_real_server_is_accepted() {
     let Some(collection) = collection("recorded deliveries through the listener") else { return };
     for (folder, forge) in [("gogs", ForgeName::Gogs), ("gitbucket", ForgeName::Gitbucket)] {
         let recordings = recordings(&collection.join("recorded").join(folder));
@@ -487,7 +490,7 @@ fn every_recorded_payload_gets_its_answer_with_the_headers_of_its_forge() {
 }
 
 #[test]
-fn evaluate_verifies_a_saved_signature_as_the_forge_makes_it() {
+fn evaluate_verifies_a_saved_signature_of_every_forge() {
     let swanci = Swanci::new();
     let key = format!("whsec_{}", STANDARD.encode(b"a key of the tests"));
     let secret = swanci.file("secret", "s3cret-ünï &+%\n").display().to_string();
@@ -521,7 +524,7 @@ fn evaluate_verifies_a_saved_signature_as_the_forge_makes_it() {
 }
 
 #[test]
-fn by_hand_the_policy_is_that_of_the_repository_on_its_forge() {
+fn evaluate_uses_the_policy_of_the_repository_on_its_forge() {
     let swanci = Swanci::new();
     let two = "[[forge]]\nkind = 'gitea'\nurl = 'https://one'\n[[forge]]\nkind = 'gitlab'\nurl = 'https://two'\n\
                [[repository]]\nname = 'acme/shop'\nforge = 'https://one'\nbranches = ['release']\n\

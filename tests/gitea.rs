@@ -57,7 +57,7 @@ fn digest(receipt: &Value, name: &str) -> String {
 
 #[test]
 #[ignore = "needs a Gitea: scripts/test registries"]
-fn a_merge_goes_the_whole_way() {
+fn a_merge_is_built_and_pushed() {
     let gitea = Gitea::new();
     let (scene, place) = gitea.scene();
     scene.swanci.docker_config(&gitea.login(&gitea.token));
@@ -90,7 +90,7 @@ fn a_merge_goes_the_whole_way() {
 
 #[test]
 #[ignore = "needs a Gitea: scripts/test registries"]
-fn catchup_finds_what_is_missing_and_then_nothing() {
+fn catchup_builds_missing_commits_and_then_nothing() {
     let gitea = Gitea::new();
     let (scene, _) = gitea.scene();
     scene.swanci.docker_config(&gitea.login(&gitea.token));
@@ -119,7 +119,7 @@ fn catchup_finds_what_is_missing_and_then_nothing() {
 
 #[test]
 #[ignore = "needs a Gitea: scripts/test registries"]
-fn no_login_and_a_wrong_one_are_6_and_say_so() {
+fn a_missing_and_a_wrong_login_are_code_6() {
     let gitea = Gitea::new();
     let (scene, _) = gitea.scene();
     let commit = scene.repository.commit("first");
@@ -378,7 +378,7 @@ impl Shop {
 
 #[test]
 #[ignore = "needs a Gitea: scripts/test registries"]
-fn a_private_repository_is_built_whatever_way_its_pull_requests_are_merged() {
+fn a_private_repository_is_built_for_every_merge_style() {
     let shop = Shop::new(true);
     assert_eq!(shop.gitea.get(&format!("repos/{}", shop.name))["private"], true);
     for style in ["merge", "rebase", "rebase-merge", "squash", "fast-forward-only"] {
@@ -407,7 +407,7 @@ fn a_private_repository_is_built_whatever_way_its_pull_requests_are_merged() {
 
 #[test]
 #[ignore = "needs a Gitea: scripts/test registries"]
-fn a_form_is_read_and_what_comes_after_a_merge_is_not_another_one() {
+fn a_form_delivery_is_read_and_later_events_are_not_another_merge() {
     let shop = Shop::new(false);
     shop.send_forms_of_everything();
     shop.push_topic("first");
@@ -430,7 +430,7 @@ fn a_form_is_read_and_what_comes_after_a_merge_is_not_another_one() {
 
 #[test]
 #[ignore = "needs a Gitea: scripts/test registries"]
-fn a_secret_is_replaced_without_a_delivery_being_lost() {
+fn replacing_a_secret_loses_no_delivery() {
     let mut shop = Shop::new(false);
     shop.push_topic("old");
     let number = shop.open("old");

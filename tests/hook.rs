@@ -48,7 +48,7 @@ fn gives(status: u16, headers: &[(&str, &str)], body: &str) -> Instead {
 }
 
 #[test]
-fn installing_makes_the_webhook_that_serve_expects() {
+fn installing_creates_the_webhook_that_serve_expects() {
     let (dir, api) = (site(), GitHubApi::start());
     let ran = hook(dir.path(), &api, &["install", "--url", URL, "--json"]);
     assert_eq!(ran.code, 0, "{ran:?}");
@@ -63,7 +63,7 @@ fn installing_makes_the_webhook_that_serve_expects() {
 }
 
 #[test]
-fn the_server_of_these_tests_notices_what_github_does_not_describe() {
+fn the_test_server_detects_requests_that_github_does_not_describe() {
     for (method, path, body, says) in [
         ("POST", "hooks", r#"{"name":"web","events":"pull_request"}"#, "is not of type"),
         ("POST", "hooks", r#"{"config":{"uri":"https://x/webhook"},"events":[]}"#, "config.uri is not in"),
@@ -100,7 +100,7 @@ fn installing_twice_leaves_one_webhook() {
 }
 
 #[test]
-fn a_new_tunnel_address_moves_the_webhook_that_was_installed() {
+fn a_new_tunnel_address_updates_the_installed_webhook() {
     let (dir, api) = (site(), GitHubApi::start());
     hook(dir.path(), &api, &["install", "--url", "https://one.ngrok.app"]);
     let ran = hook(dir.path(), &api, &["install", "--url", "https://two.ngrok.app/other/path"]);
@@ -115,7 +115,7 @@ fn a_new_tunnel_address_moves_the_webhook_that_was_installed() {
 }
 
 #[test]
-fn the_webhooks_of_others_are_left_alone() {
+fn other_webhooks_are_not_changed() {
     let (dir, api) = (site(), GitHubApi::start());
     api.has_hook("https://chat.example.org/webhook", &["push", "pull_request"]);
     api.has_hook("https://other.example.org/hooks/1", &["pull_request"]);
@@ -127,7 +127,7 @@ fn the_webhooks_of_others_are_left_alone() {
 }
 
 #[test]
-fn of_several_that_could_be_ours_none_is_touched_until_one_is_named() {
+fn an_ambiguous_webhook_is_not_changed_without_an_id() {
     let (dir, api) = (site(), GitHubApi::start());
     api.has_hook("https://a.example.org/webhook", &["pull_request"]);
     let second = api.has_hook("https://b.example.org/webhook", &["pull_request"]);
@@ -142,7 +142,7 @@ fn of_several_that_could_be_ours_none_is_touched_until_one_is_named() {
 }
 
 #[test]
-fn our_webhook_is_found_on_a_later_page() {
+fn the_webhook_is_found_on_a_later_page() {
     let (dir, api) = (site(), GitHubApi::start());
     for i in 0..5 {
         api.has_hook(&format!("https://other.example.org/{i}"), &["push"]);
@@ -156,7 +156,7 @@ fn our_webhook_is_found_on_a_later_page() {
 }
 
 #[test]
-fn the_token_goes_nowhere_but_to_the_api() {
+fn the_token_is_sent_only_to_the_api() {
     let (dir, api, trap) = (site(), GitHubApi::start(), GitHubApi::start());
     let elsewhere = format!("{}/repos/{REPOSITORY}/hooks", trap.url());
     api.instead("GET", "/hooks", gives(301, &[("Location", &elsewhere)], ""));
@@ -182,7 +182,7 @@ fn the_token_goes_nowhere_but_to_the_api() {
 }
 
 #[test]
-fn every_refusal_says_what_to_do() {
+fn every_refusal_has_a_hint() {
     let message = |text: &str| json!({"message": text}).to_string();
     let unprocessable = json!({"message": "Validation Failed", "errors": [
         {"resource": "Hook", "code": "custom", "message": "url is not supported because it isn't reachable over the public Internet (localhost)"}]});
@@ -219,7 +219,7 @@ fn every_refusal_says_what_to_do() {
 }
 
 #[test]
-fn a_list_that_fails_for_a_moment_is_asked_for_again() {
+fn a_transient_failure_of_a_list_is_retried() {
     let (dir, api) = (site(), GitHubApi::start());
     api.instead("GET", "/hooks", gives(502, &[], ""));
     assert_eq!(hook(dir.path(), &api, &["install", "--url", URL]).code, 6);
@@ -227,7 +227,7 @@ fn a_list_that_fails_for_a_moment_is_asked_for_again() {
 }
 
 #[test]
-fn without_token_secret_repository_or_api_it_says_which() {
+fn a_missing_token_secret_repository_or_api_is_named() {
     let (dir, api) = (site(), GitHubApi::start());
     let install = ["hook", "install", "--url", URL, "--api-url", &api.url()];
     let ran = swanci(dir.path(), &[], &install);
@@ -271,7 +271,7 @@ fn a_check_pings_and_shows_the_recent_deliveries() {
 }
 
 #[test]
-fn a_check_fails_when_the_ping_or_the_last_deliveries_did() {
+fn a_check_fails_if_the_ping_or_the_last_deliveries_failed() {
     let (dir, api) = (site(), GitHubApi::start());
     let id = api.has_hook(URL, &["pull_request"]);
     api.pings_end_with(Some(401));
@@ -294,7 +294,7 @@ fn a_check_fails_when_the_ping_or_the_last_deliveries_did() {
 }
 
 #[test]
-fn a_check_finds_what_is_set_up_otherwise() {
+fn a_check_finds_different_settings() {
     let (dir, api) = (site(), GitHubApi::start());
     let shown = json!([{
         "type": "Repository", "id": 7, "name": "web", "active": false, "events": ["pull_request"],
@@ -312,7 +312,7 @@ fn a_check_finds_what_is_set_up_otherwise() {
 }
 
 #[test]
-fn a_check_of_a_repository_without_the_webhook_says_how_to_make_it() {
+fn a_check_without_a_webhook_prints_how_to_create_it() {
     let (dir, api) = (site(), GitHubApi::start());
     let ran = hook(dir.path(), &api, &["check"]);
     assert_eq!(ran.code, 1);
@@ -320,7 +320,7 @@ fn a_check_of_a_repository_without_the_webhook_says_how_to_make_it() {
 }
 
 #[test]
-fn what_never_arrived_is_sent_again_once_and_oldest_first() {
+fn failed_deliveries_are_sent_again_once_and_oldest_first() {
     let (dir, api) = (site(), GitHubApi::start());
     let id = api.has_hook(URL, &["pull_request"]);
     api.delivered(id, "too-old", "pull_request", 502, &ago(100));
@@ -351,7 +351,7 @@ fn what_never_arrived_is_sent_again_once_and_oldest_first() {
 }
 
 #[test]
-fn only_what_is_younger_than_since_is_sent_again() {
+fn only_deliveries_younger_than_since_are_sent_again() {
     let (dir, api) = (site(), GitHubApi::start());
     let id = api.has_hook(URL, &["pull_request"]);
     api.delivered(id, "a", "pull_request", 502, &ago(5));
@@ -362,7 +362,7 @@ fn only_what_is_younger_than_since_is_sent_again() {
 }
 
 #[test]
-fn one_refused_redelivery_does_not_keep_the_others_and_a_spent_rate_does() {
+fn a_refused_redelivery_does_not_stop_the_others_but_a_rate_limit_does() {
     let (dir, api) = (site(), GitHubApi::start());
     let id = api.has_hook(URL, &["pull_request"]);
     let first = api.delivered(id, "a", "pull_request", 502, &ago(2));
@@ -436,7 +436,7 @@ fn the_public_address_comes_from_ngrok() {
 }
 
 #[test]
-fn without_a_tunnel_it_says_how_to_open_one() {
+fn without_a_tunnel_it_prints_how_to_open_one() {
     let dir = site();
     with_ngrok(&[], |ngrok| {
         let ran = swanci(dir.path(), &[], &["hook", "url", "--ngrok-api", ngrok]);
@@ -593,7 +593,7 @@ fn every_forge_gets_one_webhook_with_the_first_secret() {
 }
 
 #[test]
-fn what_an_api_cannot_send_again_is_said_with_what_to_click() {
+fn without_a_redelivery_api_it_prints_what_to_click() {
     for (kind, says) in [
         ("gitea", "/swan/shop/settings/hooks/41"),
         ("forgejo", "Replay"),
@@ -613,7 +613,7 @@ fn what_an_api_cannot_send_again_is_said_with_what_to_click() {
 }
 
 #[test]
-fn a_check_says_where_the_deliveries_are_that_an_api_does_not_list() {
+fn a_check_names_the_page_of_deliveries_that_the_api_does_not_list() {
     let api = keeps_hooks("gitea");
     let dir = site_of("gitea", &api.url());
     forge_hook(dir.path(), &["install", "--url", URL]);
@@ -631,7 +631,7 @@ fn a_check_says_where_the_deliveries_are_that_an_api_does_not_list() {
 }
 
 #[test]
-fn gitlab_sends_its_failed_events_again() {
+fn failed_events_of_gitlab_are_sent_again() {
     let api = keeps_hooks("gitlab");
     let dir = site_of("gitlab", &api.url());
     forge_hook(dir.path(), &["install", "--url", URL]);
@@ -646,7 +646,7 @@ fn gitlab_sends_its_failed_events_again() {
 }
 
 #[test]
-fn the_forge_is_the_repositorys_or_the_one_that_is_named() {
+fn the_forge_is_the_repositorys_or_the_selected_one() {
     let api = keeps_hooks("gitea");
     let dir = site_of("gitea", &api.url());
     let install = ["install", "--url", URL, "--repo", "swan/other"];
@@ -664,7 +664,7 @@ fn the_forge_is_the_repositorys_or_the_one_that_is_named() {
 }
 
 #[test]
-fn a_forge_behind_a_private_authority_is_trusted_with_its_ca_file_alone() {
+fn a_forge_with_a_private_authority_is_trusted_only_with_its_ca_file() {
     let api = keeps_hooks("gitea");
     let inner = api.url().rsplit(':').next().unwrap().parse().unwrap();
     let ca = Ca::new("test");

@@ -54,7 +54,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn what_is_written_can_be_loaded() {
+fn the_written_configuration_loads() {
     let dir = tempfile::tempdir().unwrap();
     let ran = swanci(dir.path(), &[], FULL);
     assert_eq!(ran.code, 0, "{ran:?}");
@@ -63,7 +63,7 @@ fn what_is_written_can_be_loaded() {
     assert_eq!(config.registry.unwrap().to_string(), "registry.example.org:443/team");
     let names: Vec<String> = config.repositories.iter().map(|r| r.name.to_string()).collect();
     assert_eq!(names, ["acme/shop", "acme/pond"]);
-    assert_eq!(config.repositories[1].branches, ["main", "release/\"*"]);
+    assert_eq!(config.repositories[1].branches.globs(), ["main", "release/\"*"]);
     let secret = read_secret_file(&config.forges[0].secret_files[0]).unwrap();
     assert_eq!(hex::decode(secret.expose_secret()).unwrap().len(), 32);
     assert!(config.ca_file.unwrap().exists());
@@ -91,7 +91,7 @@ fn what_is_written_can_be_loaded() {
 }
 
 #[test]
-fn in_a_git_repository_secret_and_state_are_kept_out_of_it() {
+fn in_a_git_repository_secret_and_state_are_ignored() {
     let dir = tempfile::tempdir().unwrap();
     let git = Command::new("git").args(["init", "-q"]).arg(dir.path()).status().unwrap();
     assert!(git.success());
@@ -140,7 +140,7 @@ fn another_forge_is_written_with_its_url_and_secret() {
 }
 
 #[test]
-fn without_answers_too_what_is_written_can_be_loaded() {
+fn the_written_configuration_loads_also_without_answers() {
     let dir = tempfile::tempdir().unwrap();
     let ran = swanci(dir.path(), &[], &["init"]);
     assert_eq!(ran.code, 0, "{ran:?}");
@@ -151,7 +151,7 @@ fn without_answers_too_what_is_written_can_be_loaded() {
 }
 
 #[test]
-fn every_key_stands_in_the_file_and_loads_when_it_is_uncommented() {
+fn every_key_is_in_the_file_and_loads_when_uncommented() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("swanci.toml");
     assert_eq!(swanci(dir.path(), &[], &["init"]).code, 0);
@@ -202,7 +202,7 @@ fn every_key_stands_in_the_file_and_loads_when_it_is_uncommented() {
 }
 
 #[test]
-fn secrets_are_for_their_owner_alone() {
+fn only_the_owner_can_read_secrets() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(swanci(dir.path(), &[], FULL).code, 0);
     for name in ["secret", "certs/ca.key", "certs/registry.key"] {
@@ -215,7 +215,7 @@ fn secrets_are_for_their_owner_alone() {
 }
 
 #[test]
-fn the_certificates_are_those_that_clients_take() {
+fn clients_accept_the_certificates() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(swanci(dir.path(), &[], FULL).code, 0);
     let openssl = |arguments: &[&str]| {
@@ -283,7 +283,7 @@ fn certs_renews_the_certificate_with_the_authority_that_clients_trust() {
 }
 
 #[test]
-fn trust_installs_the_authority_for_docker_and_takes_it_away() {
+fn trust_installs_the_authority_for_docker_and_removes_it() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(swanci(dir.path(), &[], FULL).code, 0);
     let ca = std::fs::read_to_string(dir.path().join("certs/ca.crt")).unwrap();
@@ -324,7 +324,7 @@ fn trust_installs_the_authority_for_docker_and_takes_it_away() {
 }
 
 #[test]
-fn nothing_that_is_there_is_overwritten_and_nothing_is_half_written() {
+fn existing_files_are_not_overwritten_and_no_partial_files_remain() {
     for name in
         ["swanci.toml", "secret", "certs/ca.crt", "certs/ca.key", "certs/registry.crt", "certs/registry.key"]
     {
@@ -355,7 +355,7 @@ fn a_second_init_changes_nothing() {
 }
 
 #[test]
-fn a_secret_file_that_is_named_and_there_is_used_as_it_is() {
+fn an_existing_secret_file_is_used_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("mine"), "my own secret\n").unwrap();
     let ran = swanci(dir.path(), &[], &["init", "--dir", "new/site", "--secret-file", "mine", "--json"]);
@@ -370,7 +370,7 @@ fn a_secret_file_that_is_named_and_there_is_used_as_it_is() {
 }
 
 #[test]
-fn answers_that_do_not_fit_are_refused_before_anything_is_written() {
+fn invalid_answers_are_refused_before_anything_is_written() {
     for arguments in [
         &["--branch", "main"][..],
         &["--certs"],
@@ -388,7 +388,7 @@ fn answers_that_do_not_fit_are_refused_before_anything_is_written() {
 }
 
 #[test]
-fn at_a_terminal_it_asks_for_what_no_flag_said() {
+fn on_a_terminal_it_prompts_for_values_without_a_flag() {
     let dir = tempfile::tempdir().unwrap();
     // util-linux's `script` gives it a terminal of its own.
     let mut child = Command::new("script")
@@ -417,7 +417,7 @@ fn at_a_terminal_it_asks_for_what_no_flag_said() {
     let config = load(&dir.path().join("swanci.toml"));
     assert_eq!(config.registry.unwrap().to_string(), "registry.example.org:443", "{said}");
     assert_eq!(config.repositories[0].name.to_string(), "acme/shop");
-    assert_eq!(config.repositories[0].branches, ["main"]);
+    assert_eq!(config.repositories[0].branches.globs(), ["main"]);
     assert_eq!(config.forges[0].url, "https://git.example.org");
     assert!(!dir.path().join("certs").exists());
     // Before any question: what is there.

@@ -27,7 +27,7 @@ fn sleeper() -> (Scene, String, String) {
 }
 
 #[test]
-fn a_signal_ends_the_build_everywhere_and_leaves_nothing() {
+fn a_signal_stops_the_build_in_the_engine_too_and_leaves_nothing() {
     for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130)] {
         let (scene, commit, mark) = sleeper();
         let payload = scene.swanci.file("payload.json", scene.payload(&commit));
@@ -55,7 +55,7 @@ fn a_signal_ends_the_build_everywhere_and_leaves_nothing() {
 }
 
 #[test]
-fn a_killed_swanci_takes_its_children_with_it_and_its_files_go_with_the_next() {
+fn a_kill_also_ends_the_children_and_the_next_run_removes_the_files() {
     let (scene, commit, mark) = sleeper();
     let payload = scene.swanci.file("payload.json", scene.payload(&commit));
     let run = scene.swanci.start(&["run", &payload.display().to_string()]);
@@ -76,7 +76,7 @@ fn a_killed_swanci_takes_its_children_with_it_and_its_files_go_with_the_next() {
 }
 
 #[test]
-fn a_second_signal_ends_at_once_and_a_child_that_ignores_the_first_is_killed() {
+fn a_second_signal_ends_immediately_and_a_child_that_ignores_the_first_is_killed() {
     let (mut scene, commit, _) = sleeper();
     let begun = scene.swanci.work().join("begun");
     // A docker that ignores signals, and whose grandchild does too.

@@ -16,7 +16,7 @@ fn stdout(out: &std::process::Output) -> String {
 }
 
 #[test]
-fn jobs_are_listed_and_shown_for_people_and_as_json() {
+fn jobs_are_listed_and_shown_as_text_and_as_json() {
     let world = World::new();
     let out = world.run(&["jobs"]);
     assert_eq!(out.status.code(), Some(6), "no queue yet: {}", stderr(&out));
@@ -65,7 +65,7 @@ fn jobs_are_listed_and_shown_for_people_and_as_json() {
 }
 
 #[test]
-fn a_running_job_of_a_serve_that_is_dead_is_shown_as_interrupted() {
+fn a_running_job_of_a_dead_serve_is_shown_as_interrupted() {
     let world = World::new();
     let mark = format!("75{:07}", fastrand::u32(..10_000_000));
     let merge = world.merge_run(&format!("/busybox sleep {mark}"));
@@ -88,7 +88,7 @@ fn a_running_job_of_a_serve_that_is_dead_is_shown_as_interrupted() {
 }
 
 #[test]
-fn a_followed_log_shows_lines_while_they_come_and_ends_with_the_job() {
+fn a_followed_log_shows_new_lines_and_ends_with_the_job() {
     let world = World::new();
     let merge = world.merge_run("echo first-$((40+2)); /busybox sleep 3; echo last-$((40+3))");
     let serve = world.serve();
@@ -116,7 +116,7 @@ fn a_followed_log_shows_lines_while_they_come_and_ends_with_the_job() {
 }
 
 #[test]
-fn cancel_ends_the_whole_tree_of_a_running_job_and_retry_queues_it_again() {
+fn cancel_stops_all_processes_of_a_running_job_and_retry_queues_it_again() {
     let world = World::new();
     let mark = format!("73{:07}", fastrand::u32(..10_000_000));
     let merge = world.merge_run(&format!("/busybox sleep {mark}"));
@@ -154,7 +154,7 @@ fn cancel_ends_the_whole_tree_of_a_running_job_and_retry_queues_it_again() {
 }
 
 #[test]
-fn with_two_jobs_the_merges_of_two_repositories_run_at_once() {
+fn with_two_jobs_the_merges_of_two_repositories_run_in_parallel() {
     let world = World::new();
     let mark = format!("74{:07}", fastrand::u32(..10_000_000));
     let merge = world.merge_run(&format!("/busybox sleep {mark}"));
@@ -234,7 +234,7 @@ fn no_control_character_of_a_tool_reaches_a_log_or_a_terminal() {
 }
 
 #[test]
-fn the_log_of_a_talkative_job_stops_at_its_cap_and_the_job_goes_on() {
+fn a_log_stops_at_its_size_limit_and_the_job_continues() {
     let world = World::new();
     // BuildKit itself cuts what a step prints, so it is docker's client that talks.
     world.docker_first("talkative-docker", &format!("yes {} | head -n 3000 >&2", "x".repeat(4000)));

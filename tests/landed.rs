@@ -541,7 +541,7 @@ fn wrong_ways(ways: &[Way]) -> Vec<String> {
 
 /// Pull requests, direct pushes, cherry-picks and reverts at random: what is found is never another commit.
 #[test]
-fn on_random_histories_nothing_is_taken_for_what_landed() {
+fn on_random_histories_no_wrong_commit_is_found() {
     let seed = std::env::var("SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
     println!("SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
@@ -587,7 +587,7 @@ fn refs_that_the_forge_has_removed_are_not_used() {
 }
 
 #[test]
-fn an_abbreviated_commit_is_the_only_one_on_the_branch_or_refused() {
+fn an_abbreviated_commit_must_be_unique_on_the_branch() {
     let (swanci, repository) = (Swanci::new(), repository());
     let asked = |prefix: &str| {
         let pull = json!({"number": 1, "title": null, "author": null, "url": null, "head": null, "landed_prefix": prefix});

@@ -132,7 +132,7 @@ impl Drop for Served {
 }
 
 #[test]
-fn every_delivery_gets_the_answer_of_the_contract() {
+fn every_delivery_gets_the_documented_answer() {
     let served = Served::new();
     let table = [
         ("queued", 202, json!({"decision": "build", "job": 17, "reason": "2 bytes"})),
@@ -188,7 +188,7 @@ fn a_missing_and_a_wrong_signature_get_the_same_bytes() {
 }
 
 #[test]
-fn paths_methods_and_content_types_are_held_to_the_table() {
+fn paths_methods_and_content_types_are_checked() {
     let served = Served::new();
     let health = served.ask(get("/healthz"));
     assert_eq!((health.status, health.json()), (200, json!({"status": "alive"})));
@@ -228,7 +228,7 @@ fn paths_methods_and_content_types_are_held_to_the_table() {
 }
 
 #[test]
-fn a_body_over_the_cap_is_refused_and_one_at_the_cap_is_taken_whole() {
+fn a_body_over_the_limit_is_refused_and_one_at_the_limit_is_accepted() {
     const CAP: usize = 25 * 1024 * 1024;
     let served = Served::new();
     let body = vec![b'x'; CAP];
@@ -268,7 +268,7 @@ fn a_body_over_the_cap_is_refused_and_one_at_the_cap_is_taken_whole() {
 }
 
 #[test]
-fn slow_heads_and_bodies_are_cut_off_while_others_are_served() {
+fn slow_heads_and_bodies_time_out_while_others_are_served() {
     let limits = Limits {
         head_time: Duration::from_millis(400),
         body_time: Duration::from_millis(400),
@@ -306,7 +306,7 @@ fn slow_heads_and_bodies_are_cut_off_while_others_are_served() {
 }
 
 #[test]
-fn when_the_budget_is_spent_the_largest_unfinished_body_goes() {
+fn when_the_memory_budget_is_spent_the_largest_unfinished_body_is_dropped() {
     let served = Served::with(Limits { body_budget: 1024 * 1024, ..Limits::default() });
     let head = |length| format!("{}Content-Length: {length}\r\n\r\n", signed_head(SECRET, "skip", b"{}"));
     let mut large = served.client();
@@ -335,7 +335,7 @@ fn when_the_budget_is_spent_the_largest_unfinished_body_goes() {
 
 /// Heads and what is sent behind a request are held too, so they have bounds of their own.
 #[test]
-fn what_comes_behind_a_waiting_request_is_not_read() {
+fn data_after_a_waiting_request_is_not_read() {
     let served = Served::with(Limits { body_budget: 1024 * 1024, ..Limits::default() });
     let mut waits = delivery(SECRET, "block", b"{}");
     waits.extend_from_slice(&[b'y'; 12_000]);
@@ -363,7 +363,7 @@ fn an_app_that_panics_fails_one_request_only() {
 }
 
 #[test]
-fn an_app_that_hangs_costs_its_clients_a_503_and_heals() {
+fn clients_of_a_hanging_app_get_503_until_it_recovers() {
     let limits = Limits { answer_time: Duration::from_secs(1), ..Limits::default() };
     let served = Served::with(limits);
     let mut stuck: Vec<Client> = (0..5).map(|_| served.client()).collect();
@@ -379,7 +379,7 @@ fn an_app_that_hangs_costs_its_clients_a_503_and_heals() {
 }
 
 #[test]
-fn a_stop_answers_what_has_arrived_and_takes_nothing_new() {
+fn a_stop_answers_received_requests_and_accepts_no_new_ones() {
     let mut served = Served::new();
     let mut waiting = served.client();
     waiting.send(delivery(SECRET, "block", b"{}"));
@@ -401,7 +401,7 @@ fn a_stop_answers_what_has_arrived_and_takes_nothing_new() {
 }
 
 #[test]
-fn a_stop_does_not_wait_for_ever() {
+fn a_stop_has_a_time_limit() {
     let limits = Limits { drain_time: Duration::from_millis(200), ..Limits::default() };
     let mut served = Served::with(limits);
     let mut stuck = served.client();
@@ -415,7 +415,7 @@ fn a_stop_does_not_wait_for_ever() {
 }
 
 #[test]
-fn readiness_and_metrics_are_on_the_admin_side_alone() {
+fn readiness_and_metrics_are_only_on_the_admin_address() {
     let served = Served::new();
     assert_eq!(served.ask(delivery(SECRET, "ping", b"{}")).status, 200);
     served.metrics.watch_queue(|| QueueStats { queued: 5, ..QueueStats::default() });
@@ -445,7 +445,7 @@ fn readiness_and_metrics_are_on_the_admin_side_alone() {
 }
 
 #[test]
-fn an_answer_of_a_megabyte_arrives_whole() {
+fn an_answer_of_a_megabyte_arrives_completely() {
     let served = Served::new();
     // The one answer whose size a test can choose: the reason of a skip.
     let form = "x".repeat(1_000_000);
@@ -454,7 +454,7 @@ fn an_answer_of_a_megabyte_arrives_whole() {
 }
 
 #[test]
-fn an_address_that_is_taken_says_so() {
+fn an_address_in_use_is_reported() {
     let taken = bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let failure = bind(&address).unwrap_err();
@@ -463,7 +463,7 @@ fn an_address_that_is_taken_says_so() {
 }
 
 #[test]
-fn a_delivery_that_waits_holds_up_no_other() {
+fn a_waiting_delivery_does_not_block_others() {
     let served = Served::new();
     let mut stuck = served.client();
     stuck.send(delivery(SECRET, "block", b"{}"));

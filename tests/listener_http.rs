@@ -8,7 +8,7 @@ use crate::listener::{SECRET, Served};
 use crate::support::http::{chunked, delivery, get, signed_head};
 
 #[test]
-fn what_is_not_http_is_refused_and_the_next_client_is_served() {
+fn invalid_http_is_refused_and_the_next_client_is_served() {
     let served = Served::new();
     let header = |name: &str| format!("GET /healthz HTTP/1.1\r\nHost: t\r\n{name}\r\n\r\n");
     let cases: Vec<(Vec<u8>, u16)> = vec![
@@ -51,7 +51,7 @@ fn what_is_not_http_is_refused_and_the_next_client_is_served() {
 }
 
 #[test]
-fn a_request_that_two_readers_could_frame_differently_never_gets_in() {
+fn a_request_with_ambiguous_framing_is_refused() {
     let served = Served::new();
     let inside = delivery(SECRET, "queued", b"{}");
     let head = signed_head(SECRET, "skip", b"{}");

@@ -36,7 +36,7 @@ impl Process {
     }
 
     fn arguments() -> [&'static str; 4] {
-        ["listener_limits::a_listener_in_a_process_of_its_own", "--exact", "--nocapture", "--test-threads=1"]
+        ["listener_limits::a_listener_in_a_separate_process", "--exact", "--nocapture", "--test-threads=1"]
     }
 
     fn from(command: &mut Command) -> Process {
@@ -95,7 +95,7 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 
 /// With the variable set, this is the child of the other tests; without it, their harness is tested.
 #[test]
-fn a_listener_in_a_process_of_its_own() {
+fn a_listener_in_a_separate_process() {
     if let Ok(nofile) = std::env::var(NOFILE) {
         return serve_until_told(nofile.parse().unwrap());
     }
@@ -130,7 +130,7 @@ fn serve_until_told(nofile: u64) {
 }
 
 #[test]
-fn two_thousand_slow_connections_cost_little_and_delay_nobody() {
+fn two_thousand_slow_connections_use_few_resources_and_delay_no_others() {
     raise_nofile();
     let process = Process::start(16_384);
     let mut slow: Vec<TcpStream> = (0..2_000).map(|_| TcpStream::connect(process.address).unwrap()).collect();
@@ -167,7 +167,7 @@ fn two_thousand_slow_connections_cost_little_and_delay_nobody() {
 }
 
 #[test]
-fn with_64_descriptors_200_connections_do_not_keep_anyone_out() {
+fn with_64_descriptors_200_connections_do_not_block_a_new_client() {
     let process = Process::start(64);
     let before = process.descriptors();
     let mut crowd = VecDeque::new();
@@ -188,7 +188,7 @@ fn with_64_descriptors_200_connections_do_not_keep_anyone_out() {
 }
 
 #[test]
-fn ten_thousand_malformed_requests_leave_nothing_behind() {
+fn ten_thousand_malformed_requests_leak_nothing() {
     let process = Process::start(4_096);
     assert_eq!(process.post(), 202);
     let (threads, descriptors) = (process.threads(), process.descriptors());
@@ -224,7 +224,7 @@ fn ten_thousand_malformed_requests_leave_nothing_behind() {
 
 /// A user of its own has no other processes, and may have only so many threads.
 #[test]
-fn with_few_threads_connections_are_closed_and_the_listener_is_whole_afterwards() {
+fn with_few_threads_connections_are_closed_and_the_listener_recovers() {
     let binary = std::env::temp_dir().join(format!("swanci-test-{:08x}", fastrand::u32(..)));
     // By another process: a file that this one has open for writing could not be run while any of its children starts.
     let copied = Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&binary).status().unwrap();
@@ -260,7 +260,7 @@ fn with_few_threads_connections_are_closed_and_the_listener_is_whole_afterwards(
 }
 
 #[test]
-fn all_sockets_that_systemd_hands_in_are_served() {
+fn all_sockets_from_systemd_are_served() {
     let (first, second) = (bind("127.0.0.1:0").unwrap(), bind("[::1]:0").unwrap());
     let addresses = [first.local_addr().unwrap(), second.local_addr().unwrap()];
     // LISTEN_PID has to name the process that the shell becomes (sd_listen_fds(3)).

@@ -24,7 +24,7 @@ fn digest_of(scene: &Scene, commit: &str) -> String {
 }
 
 #[test]
-fn the_three_steps_join_in_a_pipe_and_are_the_same_as_run() {
+fn the_three_steps_in_a_pipe_are_equivalent_to_run() {
     let (scene, commit) = Scene::with_one_image();
     let script = "\"$1\" evaluate - | \"$1\" build - | \"$1\" push -";
     let payload = scene.swanci.file("payload.json", scene.payload(&commit));
@@ -110,7 +110,7 @@ fn an_immutable_tag_is_never_overwritten() {
 }
 
 #[test]
-fn what_is_not_an_image_of_the_commit_under_its_immutable_tag_is_in_the_way() {
+fn another_image_under_the_immutable_tag_fails_the_push() {
     let (scene, commit) = Scene::with_one_image();
     let tag = format!("sha-{commit}");
     let ours = ("org.opencontainers.image.source", "https://github.com/acme/shop");
@@ -149,7 +149,7 @@ fn an_engine_that_lost_the_image_fails_the_push() {
 }
 
 #[test]
-fn a_layer_that_another_repository_holds_is_mounted_and_not_uploaded() {
+fn a_layer_of_another_repository_is_mounted_and_not_uploaded() {
     let scene = Scene::new();
     // Long enough that nobody takes it for the rest of an image.
     let content = format!("{}\n", "layer ".repeat(20_000));
@@ -185,7 +185,7 @@ fn the_digest_that_docker_prints_is_compared_with_the_registrys() {
 }
 
 #[test]
-fn documents_that_are_malformed_name_their_place() {
+fn errors_in_documents_have_a_position() {
     let (scene, commit) = Scene::with_one_image();
     let built = scene.build(&commit, &[]).ended(0).json();
     let with = |pointer: &str, value: Value| -> Ran {
@@ -215,7 +215,7 @@ fn documents_that_are_malformed_name_their_place() {
 }
 
 #[test]
-fn old_local_images_go_and_the_newest_stay() {
+fn old_local_images_are_removed_and_the_newest_are_kept() {
     let (scene, first) = Scene::with_one_image();
     scene.configure("[build]\nkeep_local = 2");
     let merge = |content: &str| {
@@ -234,7 +234,7 @@ fn old_local_images_go_and_the_newest_stay() {
 }
 
 #[test]
-fn an_old_image_that_a_container_uses_stays_and_the_others_go() {
+fn an_old_image_in_use_by_a_container_is_kept_and_the_others_are_removed() {
     let scene = Scene::new();
     scene.configure("[build]\nkeep_local = 1");
     scene.repository.image("a", "1").image("b", "1");
@@ -260,7 +260,7 @@ fn an_old_image_that_a_container_uses_stays_and_the_others_go() {
 }
 
 #[test]
-fn what_is_built_and_not_pushed_yet_stays_however_many_merges_follow() {
+fn built_images_are_kept_until_they_are_pushed() {
     let (scene, first) = Scene::with_one_image();
     scene.configure("[build]\nkeep_local = 1");
     let waiting = scene.build(&first, &[]).ended(0);
@@ -273,7 +273,7 @@ fn what_is_built_and_not_pushed_yet_stays_however_many_merges_follow() {
 }
 
 #[test]
-fn many_merges_leave_as_much_behind_as_few() {
+fn leftovers_do_not_grow_with_the_number_of_merges() {
     let scene = Scene::new();
     let name = engine::unique("bounded");
     scene.repository.image(&name, "0").images(&[json!({"service_name": name, "version": "1"})]);
@@ -305,7 +305,7 @@ fn many_merges_leave_as_much_behind_as_few() {
 }
 
 #[test]
-fn verify_tells_what_is_there_from_what_has_drifted() {
+fn verify_detects_drift() {
     let (scene, first) = Scene::with_one_image();
     let receipt = scene.run(&first, &[]).ended(0);
     let verify = |receipt: &Ran| scene.swanci.pipe(&["verify", "-"], receipt.stdout.clone());

@@ -142,7 +142,7 @@ fn a_delivery_id_that_was_seen_does_not_hide_another_merge() {
 }
 
 #[test]
-fn a_failed_merge_that_comes_again_is_queued_again_and_a_succeeded_one_is_not() {
+fn a_redelivery_queues_a_failed_merge_again_but_not_a_succeeded_one() {
     let dir = TempDir::new().unwrap();
     let queue = open(dir.path());
     let id = accept(&queue, "a/b", 1);
@@ -169,7 +169,7 @@ fn a_failed_merge_that_comes_again_is_queued_again_and_a_succeeded_one_is_not() 
 }
 
 #[test]
-fn jobs_of_one_repository_take_turns_and_those_of_others_run_beside_them() {
+fn jobs_of_one_repository_run_in_sequence_and_those_of_others_in_parallel() {
     let dir = TempDir::new().unwrap();
     let queue = open(dir.path());
     let mut ids = Vec::new();
@@ -203,7 +203,7 @@ fn jobs_of_one_repository_take_turns_and_those_of_others_run_beside_them() {
 }
 
 #[test]
-fn a_poison_job_is_given_up_after_five_attempts_and_holds_up_nobody() {
+fn a_poison_job_fails_after_five_attempts_and_does_not_block_others() {
     let dir = TempDir::new().unwrap();
     let clock = ManualClock::new();
     let queue = Store::open(lock(dir.path()).unwrap(), clock.clock()).unwrap();
@@ -239,7 +239,7 @@ fn a_poison_job_is_given_up_after_five_attempts_and_holds_up_nobody() {
 }
 
 #[test]
-fn a_panic_is_that_jobs_failure_and_the_worker_goes_on() {
+fn a_panic_fails_only_that_job_and_the_worker_continues() {
     let dir = TempDir::new().unwrap();
     let queue = open(dir.path());
     let (one, two) = (accept(&queue, "a/b", 1), accept(&queue, "a/b", 2));
@@ -254,7 +254,7 @@ fn a_panic_is_that_jobs_failure_and_the_worker_goes_on() {
 }
 
 #[test]
-fn the_end_of_serve_is_no_attempt() {
+fn the_end_of_serve_does_not_count_as_an_attempt() {
     let dir = TempDir::new().unwrap();
     let queue = open(dir.path());
     let id = accept(&queue, "a/b", 1);
@@ -348,7 +348,7 @@ fn a_log_is_followed_from_another_connection_until_the_job_has_ended() {
 }
 
 #[test]
-fn no_workers_means_that_jobs_wait() {
+fn without_workers_jobs_wait() {
     let dir = TempDir::new().unwrap();
     let queue = open(dir.path());
     let (pool, _events) = start(&queue, options(0), |_, _| panic!("nothing may run"));
@@ -363,7 +363,7 @@ fn no_workers_means_that_jobs_wait() {
 }
 
 #[test]
-fn what_is_old_goes_with_its_log_and_what_waits_stays() {
+fn old_jobs_are_removed_with_their_logs_and_waiting_jobs_are_kept() {
     let dir = TempDir::new().unwrap();
     let clock = ManualClock::new();
     let queue = Store::open(lock(dir.path()).unwrap(), clock.clock()).unwrap();

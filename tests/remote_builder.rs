@@ -31,7 +31,7 @@ fn busybox(scene: &Scene, folder: &str, run: &str) {
 
 #[test]
 #[ignore = "needs a remote BuildKit: scripts/test builder"]
-fn a_merge_goes_the_whole_way_and_has_its_labels() {
+fn a_merge_is_built_and_pushed_with_its_labels() {
     let scene = scene();
     scene.repository.image("a", "one").image("b", "two");
     scene.repository.images(&["a", "b"].map(|n| json!({"service_name": n, "version": "1"})));
@@ -68,7 +68,7 @@ fn a_merge_goes_the_whole_way_and_has_its_labels() {
 
 #[test]
 #[ignore = "needs a remote BuildKit: scripts/test builder"]
-fn a_local_base_reaches_the_builder_though_no_registry_has_it() {
+fn a_local_base_reaches_the_builder_without_a_registry() {
     let scene = scene();
     let base = unique("base");
     let full = format!("{}/{base}:1.0", scene.registry.host());
@@ -114,7 +114,7 @@ fn a_local_base_reaches_the_builder_though_no_registry_has_it() {
 
 #[test]
 #[ignore = "needs a remote BuildKit: scripts/test builder"]
-fn a_secret_reaches_the_step_and_neither_the_image_nor_the_output() {
+fn a_secret_reaches_the_step_but_not_the_image_or_the_output() {
     const SECRET: &str = "canary-of-the-remote-builder";
     let scene = scene();
     busybox(&scene, "a", "");
@@ -138,7 +138,7 @@ fn a_secret_reaches_the_step_and_neither_the_image_nor_the_output() {
 
 #[test]
 #[ignore = "needs a remote BuildKit: scripts/test builder"]
-fn a_signal_ends_the_step_in_the_builder_too() {
+fn a_signal_also_stops_the_step_in_the_builder() {
     for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130)] {
         let scene = scene();
         let mark = unique("mark");
@@ -163,7 +163,7 @@ fn a_signal_ends_the_step_in_the_builder_too() {
 
 #[test]
 #[ignore = "needs a remote BuildKit: scripts/test builder"]
-fn a_builder_that_is_not_there_is_the_environments_fault() {
+fn a_missing_builder_is_an_environment_failure() {
     let scene = scene();
     scene.repository.image("a", "1").images(&[json!({"service_name": "a", "version": "1"})]);
     let commit = scene.repository.commit("first");

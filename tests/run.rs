@@ -12,7 +12,7 @@ use crate::support::repository::Payload;
 use crate::support::swanci::{Scene, Started, Swanci};
 
 #[test]
-fn wrong_usage_is_2() {
+fn wrong_usage_is_code_2() {
     let swanci = Swanci::new();
     for args in [
         &["nonsense"][..],
@@ -45,7 +45,7 @@ fn wrong_usage_is_2() {
 }
 
 #[test]
-fn nothing_to_build_is_3_from_evaluate_alone() {
+fn nothing_to_build_is_code_3_from_evaluate_only() {
     let swanci = Swanci::new();
     let commit = "0123456789012345678901234567890123456789";
     let merged = || Payload::merged("a/b", "main", commit);
@@ -57,7 +57,7 @@ fn nothing_to_build_is_3_from_evaluate_alone() {
 }
 
 #[test]
-fn bad_input_is_4_and_names_the_file_and_the_place() {
+fn bad_input_is_code_4_with_file_and_position() {
     let swanci = Swanci::new();
     let commit = "0123456789012345678901234567890123456789";
     let payload = Payload::merged("a/b", "main", commit).set("/pull_request/base/ref", json!(5));
@@ -69,7 +69,7 @@ fn bad_input_is_4_and_names_the_file_and_the_place() {
 }
 
 #[test]
-fn a_wrong_signature_is_5_and_a_right_one_is_not() {
+fn a_wrong_signature_is_code_5_and_a_right_one_is_accepted() {
     use hmac::{KeyInit as _, Mac as _};
     let swanci = Swanci::new();
     let body = Payload::merged("a/b", "main", "0123456789012345678901234567890123456789").bytes();
@@ -88,7 +88,7 @@ fn a_wrong_signature_is_5_and_a_right_one_is_not() {
 }
 
 #[test]
-fn a_missing_tool_is_6_and_says_how_to_get_it() {
+fn a_missing_tool_is_code_6_with_a_hint() {
     let (mut scene, commit) = Scene::with_one_image();
     scene.configure("[build]\ndocker = \"no-such-docker\"");
     scene.run(&commit, &[]).ended(6).saying(&["no-such-docker", "hint:", "build.docker"]);
@@ -103,7 +103,7 @@ fn a_missing_tool_is_6_and_says_how_to_get_it() {
 }
 
 #[test]
-fn a_state_directory_that_cannot_be_written_is_6() {
+fn an_unwritable_state_directory_is_code_6() {
     let (mut scene, commit) = Scene::with_one_image();
     let file = scene.swanci.file("a-file", "");
     scene.swanci.set("SWANCI_STATE_DIR", &file.join("state").display().to_string());
@@ -111,7 +111,7 @@ fn a_state_directory_that_cannot_be_written_is_6() {
 }
 
 #[test]
-fn a_closed_standard_output_loses_the_document_and_nothing_else() {
+fn closing_standard_output_loses_only_the_document() {
     let (scene, commit) = Scene::with_one_image();
     let payload = scene.swanci.file("payload.json", scene.payload(&commit));
     let mut command = scene.swanci.command(&["run", &payload.display().to_string()]);
@@ -141,7 +141,7 @@ fn a_closed_standard_output_loses_the_document_and_nothing_else() {
 }
 
 #[test]
-fn standard_output_holds_one_document_also_when_much_is_said() {
+fn standard_output_is_one_document_also_with_verbose_output() {
     let (scene, commit) = Scene::with_one_image();
     for flag in ["-q", "-v", "-vv", "--color=always", "--color=never"] {
         let ran = scene.run(&commit, &[flag]).ended(0);
@@ -156,7 +156,7 @@ fn standard_output_holds_one_document_also_when_much_is_said() {
 }
 
 #[test]
-fn at_a_terminal_a_summary_and_the_last_lines_of_a_failure_are_shown() {
+fn on_a_terminal_a_summary_and_the_last_lines_of_a_failure_are_shown() {
     let scene = Scene::new();
     scene.repository.write("a/Dockerfile", "FROM scratch\nCOPY missing-file /x\n");
     scene.repository.images(&[json!({"service_name": "a", "version": "1"})]);

@@ -72,7 +72,7 @@ fn an_option_in_any_field_of_images_json_is_never_executed() {
 }
 
 #[test]
-fn a_token_shows_nowhere() {
+fn a_token_is_never_shown_or_stored() {
     let mut scene = Scene::new();
     scene.swanci.set("SWANCI_GIT_TOKEN", TOKEN);
     let seen = scene.swanci.work().join("seen");
@@ -147,7 +147,7 @@ fn https_server(
 }
 
 #[test]
-fn a_redirect_never_takes_the_token_to_another_host() {
+fn a_redirect_never_sends_the_token_to_another_host() {
     let ca = Ca::new("test");
     let gone = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_owned();
     let (other, other_seen) = https_server(&ca, move |_| gone.clone().into_bytes());
@@ -173,7 +173,7 @@ fn a_redirect_never_takes_the_token_to_another_host() {
 }
 
 #[test]
-fn a_login_typed_in_a_url_serves_every_fetch_and_stands_nowhere() {
+fn a_login_in_a_url_is_used_for_every_fetch_and_never_shown() {
     use base64::Engine as _;
     let ca = Ca::new("test");
     let scene = Scene::new();
@@ -248,7 +248,7 @@ fn a_repository_cannot_make_git_run_anything() {
 }
 
 #[test]
-fn a_mirror_that_is_locked_broken_or_shared_is_used_all_the_same() {
+fn a_locked_damaged_or_shared_mirror_still_works() {
     let scene = Scene::new();
     scene.repository.image("a", "1").images(&[json!({"service_name": "a", "version": "1"})]);
     let first = scene.repository.commit("first");

@@ -83,7 +83,7 @@ fn a_second_serve_on_a_state_directory_refuses_and_names_the_first() {
 }
 
 #[test]
-fn what_was_queued_without_workers_is_run_by_a_later_serve() {
+fn jobs_queued_without_workers_run_in_a_later_serve() {
     let world = World::new();
     let (first, second) = (world.merge_page("one"), world.merge_page("two"));
     let serve = world.serve_with(&["--jobs", "0"]);
@@ -184,7 +184,7 @@ fn a_systemd_socket_is_taken_over() {
 }
 
 #[test]
-fn a_commit_that_is_not_there_yet_is_fetched_again() {
+fn a_commit_that_is_not_yet_available_is_fetched_again() {
     let world = World::new();
     world.merge_page("one");
     let late = world.merge_unpushed(&[("httpd/page", "two")]);
@@ -201,7 +201,7 @@ fn a_commit_that_is_not_there_yet_is_fetched_again() {
 }
 
 #[test]
-fn metrics_are_off_until_they_are_given_an_address_of_their_own() {
+fn metrics_are_off_without_an_admin_address() {
     let world = World::new();
     let merge = world.merge_page("one");
     let serve = world.serve();

@@ -23,18 +23,18 @@ fn every_claim_holds(name: &str) {
 
 /// `scripts/test-tls`: docker and swanci over certificates that are really checked, with the CA, without, with another.
 #[test]
-fn a_client_with_the_ca_is_served_and_any_other_is_refused() {
+fn a_client_connects_only_with_the_registrys_ca() {
     every_claim_holds("test-tls");
 }
 
 /// `scripts/test-stack`: compose up, a signed delivery, the images pulled by name, compose down.
 #[test]
-fn the_compose_stack_takes_a_delivery_to_an_image_that_a_client_pulls() {
+fn the_compose_stack_builds_an_image_that_a_client_pulls() {
     every_claim_holds("test-stack");
 }
 
 /// `scripts/test-deb`: lintian, installed, started, removed and purged in a container.
 #[test]
-fn the_debian_package_installs_serves_and_goes_away() {
+fn the_debian_package_installs_runs_and_uninstalls() {
     every_claim_holds("test-deb");
 }

@@ -132,7 +132,7 @@ fn a_failed_build_is_a_failure_with_the_end_of_its_log_and_a_later_success_repla
 }
 
 #[test]
-fn a_forge_that_is_down_delays_no_job_and_hears_of_it_after_a_restart() {
+fn an_unreachable_forge_delays_no_job_and_gets_the_status_after_a_restart() {
     let (status, api) = answering();
     let world = world(&api);
     status.store(502, Ordering::SeqCst);
@@ -151,7 +151,7 @@ fn a_forge_that_is_down_delays_no_job_and_hears_of_it_after_a_restart() {
 }
 
 #[test]
-fn a_cancelled_job_is_an_error_also_when_it_is_cancelled_beside_serve() {
+fn a_cancelled_job_is_an_error_also_when_another_process_cancels_it() {
     let (_, api) = answering();
     let world = world(&api);
     let merge = world.merge_page("one");
@@ -195,7 +195,7 @@ fn a_commit_that_the_forge_does_not_name_is_pending_once_it_is_found() {
 }
 
 #[test]
-fn the_end_of_once_waits_for_the_last_status() {
+fn once_waits_for_the_last_status() {
     let (_, api) = answering();
     let world = world(&api);
     let merge = world.merge_page("one");
@@ -206,7 +206,7 @@ fn the_end_of_once_waits_for_the_last_status() {
 }
 
 #[test]
-fn run_sets_the_status_by_hand_and_a_forge_that_refuses_changes_nothing() {
+fn run_sets_the_status_and_a_refusal_of_the_forge_changes_nothing() {
     let (status, api) = answering();
     let world = world(&api);
     let merge = world.merge_page("one");
@@ -232,7 +232,7 @@ fn run_sets_the_status_by_hand_and_a_forge_that_refuses_changes_nothing() {
 }
 
 #[test]
-fn doctor_tries_the_token_of_the_forge() {
+fn doctor_checks_the_token_of_the_forge() {
     let (status, api) = answering();
     let world = world(&api);
     let check = |world: &World| {

@@ -66,7 +66,7 @@ fn a_terminal_gets_summaries_and_a_pipe_gets_json() {
 }
 
 #[test]
-fn live_bars_end_with_the_number_of_steps_and_leave_nothing_behind() {
+fn progress_bars_end_with_the_number_of_steps_and_are_removed() {
     engine::needed();
     let (scene, _) = Scene::with_one_image();
     let line = format!("$1 build --repo {} --branch main", scene.repository.url());

@@ -152,7 +152,7 @@ fn start(steps: &[Step], source: &Path, home: &Path) -> Running {
 }
 
 #[test]
-fn every_command_of_the_tutorial_runs_and_prints_what_the_tutorial_says() {
+fn every_command_of_the_tutorial_runs_and_prints_the_documented_output() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR"));
     let steps = steps(&fs::read_to_string(source.join("docs/tutorial.md")).unwrap());
     assert!(steps.len() > 10, "the tutorial has only {} blocks of commands", steps.len());
@@ -176,7 +176,7 @@ fn every_command_of_the_tutorial_runs_and_prints_what_the_tutorial_says() {
 }
 
 #[test]
-fn output_matches_only_where_the_page_says_so() {
+fn only_an_ellipsis_matches_any_output() {
     let cases = [
         ("a\nb", "a\nb", true),
         ("a\nb", "a", false),
@@ -197,7 +197,7 @@ fn output_matches_only_where_the_page_says_so() {
 }
 
 #[test]
-fn a_page_is_read_into_commands_and_their_output() {
+fn a_page_is_parsed_into_commands_and_their_output() {
     let page = "words\n```sh\na\n\nb\n```\nwords\n```text\nx\n```\n```sh\nc\n```\n";
     assert_eq!(
         steps(page),

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use swanci::decide::{Policy, verdict};
+use swanci::decide::{BranchGlobs, verdict};
 use swanci::documents::DecisionWord;
 use swanci::forge::Headers;
 use swanci::model::ForgeName;
@@ -24,7 +24,7 @@ fuzz_target!(|data: &[u8]| {
     let [forge, event, body @ ..] = data else { return };
     let forge = ForgeName::ALL.get(usize::from(*forge) % 9).copied();
     let headers = Headers { event: EVENTS[usize::from(*event) % 8], forge, ..Headers::default() };
-    match verdict(body, headers, &Policy::default(), true) {
+    match verdict(body, headers, &BranchGlobs::default(), true) {
         Ok(document) => {
             assert!(!document.reason.contains(char::is_control), "{}", document.reason);
             if document.decision == DecisionWord::Build {

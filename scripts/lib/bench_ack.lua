@@ -1,5 +1,5 @@
--- wrk: posts signed deliveries. ACK_BODY is a template whose @ stands for the merge commit; ACK_LINES holds a commit and
--- its signature on each line. Each thread has its own part of the lines, from ACK_FROM on, so no merge comes twice.
+-- wrk: posts signed deliveries. ACK_BODY is a template in which @ is the merge commit; each line of ACK_LINES has a commit
+-- and its signature. Each thread uses its own part of the lines, starting at ACK_FROM, so no merge is sent twice.
 local threads = 0
 function setup(thread)
   thread:set("id", threads)

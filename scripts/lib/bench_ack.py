@@ -33,14 +33,14 @@ def resident_mb(pid):
 
 
 class Payload:
-    """A payload as a template, and signed commits for it: no two of them are the same merge."""
+    """A payload as a template, and signed commits for it, each of which is a different merge."""
 
     def __init__(self, work, name, raw, count):
         payload = json.loads(raw)
         pull = payload["pull_request"]
         commit = pull["merge_commit_sha"]
         text = raw.decode()
-        # `@` splits the template, so one that the payload has itself is written as JSON may write it
+        # `@` splits the template, so escape each `@` of the payload
         text = text.replace(MARK, "\\u0040")
         self.template = text.replace(commit, MARK) if commit else text
         self.size = len(self.body("0" * 40))
@@ -67,13 +67,13 @@ class Payload:
 
 
 def payloads(fixtures, work, merges):
-    """A real pull request that was opened, and a real merge, both of about 24 kB; made-up ones without fixtures."""
+    """An opened pull request and a merge, both recorded and about 24 kB; synthetic ones without fixtures."""
     base = Path(fixtures) / "payloads" / "derived" / "github" / "merged_body_null.json"
     opened = Path(fixtures) / "payloads" / "go-playground-webhooks" / "github" / "pull-request.json"
     if base.exists():
         raw = base.read_bytes()
     else:
-        print("note: no fixtures, so the payload is made up", file=sys.stderr)
+        print("note: no fixtures, so the payload is synthetic", file=sys.stderr)
         repo = {"full_name": "geetanshjuneja/test-bors", "default_branch": "main",
                 "clone_url": "https://github.com/geetanshjuneja/test-bors.git",
                 "owner": {"login": "geetanshjuneja"}, "description": "x" * 23_000}
@@ -93,7 +93,7 @@ def payloads(fixtures, work, merges):
 
 
 class Server:
-    """A server under test: started, waited for, and stopped by its own pid."""
+    """A server under test."""
 
     def __init__(self, command, port, path, probe, env=None):
         self.port, self.path = port, path
@@ -101,7 +101,7 @@ class Server:
         self.process = subprocess.Popen(command, stdout=self.log, stderr=subprocess.STDOUT, env=env)
         for _ in range(150):
             if self.process.poll() is not None:
-                sys.exit(f"{command[0]} ended with code {self.process.returncode} at its start: {' '.join(command)}")
+                sys.exit(f"{command[0]} exited with code {self.process.returncode} at start: {' '.join(command)}")
             try:
                 self.get(probe)
                 return
@@ -156,12 +156,12 @@ def swanci(binary, work, payload, number):
         f'state_dir = "state"\n[registry]\nhost = "127.0.0.1:5000"\nplain_http = true\n'
         f'[serve]\nlisten = "127.0.0.1:{port}"\nsecret_file = "secret"\n'
         f'[[repository]]\nname = "{payload.repository}"\nbranches = ["{payload.branch}"]\n')
-    # --jobs 0 accepts and queues without running: the acknowledgement alone is measured
+    # --jobs 0 accepts and queues without running, so only the acknowledgement is measured
     return Server([binary, "--config", str(folder / "swanci.toml"), "serve", "--jobs", "0"], port, "/webhook", "/healthz")
 
 
 def webhook(work, number):
-    """The same duty for adnanh/webhook: the signature, and a rule for merged pull requests; /bin/true as its command."""
+    """adnanh/webhook with the same task: the signature, and a rule for merged pull requests that runs /bin/true."""
     port = free_port()
     hooks = work / f"hooks-{number}.json"
 
@@ -177,14 +177,14 @@ def webhook(work, number):
 
 
 def check(server, payload, name, expected):
-    """The servers do what they are timed for: one delivery by hand, and one with a broken signature."""
+    """Checks that the server gives the expected answer to one delivery."""
     status, body = server.post(payload, Payload.commit(10**9))
     if status not in expected:
         sys.exit(f"{name} answered {status} {body[:200]!r}, expected one of {expected}")
 
 
 def memory(server, payload, deliveries):
-    """Resident megabytes at half and at all of the deliveries, each a new merge."""
+    """Resident megabytes after half and after all of the deliveries, each a new merge."""
     sent, marks = 0, {}
     half = deliveries // 2
     while sent < deliveries:
@@ -210,7 +210,7 @@ def main():
     a = p.parse_args()
     if a.quick:
         a.seconds, a.rounds, a.deliveries = 1, 1, 2_000
-    # enough for the memory row, whose last round may overshoot, and for one timed round at 15,000 a second
+    # enough for the memory measurement, whose last round may overshoot, and for a timed round at 15,000 merges a second
     no_merge, merge = payloads(a.fixtures, a.work, max(a.deliveries + 30_000, a.seconds * 15_000))
 
     rows, number = {}, 0
@@ -222,7 +222,7 @@ def main():
                 check(server, payload, who, expected)
                 result = server.wrk(payload, a.seconds)
                 if name != "not a merge" and result["requests"] > payload.count:
-                    print(f"note: {who} used up the prepared merges; some came twice", file=sys.stderr)
+                    print(f"note: {who} used up the prepared merges; some were sent twice", file=sys.stderr)
                 if result["errors"]:
                     print(f"note: {who}, {name}: {result['errors']} errors", file=sys.stderr)
                 result["rss"] = resident_mb(server.process.pid)
@@ -245,7 +245,7 @@ def main():
     started, turns = time.perf_counter(), 5_000
     for _ in range(turns):
         hmac.digest(SECRET.encode(), body, "sha256")
-    print(f"\nFloor: OpenSSL's HMAC-SHA256 of that payload alone, one core: "
+    print(f"\nBaseline: OpenSSL's HMAC-SHA256 of the same payload, one core: "
           f"{turns / (time.perf_counter() - started):,.0f}/s.")
 
     server = swanci(a.binary, a.work, merge, "memory")

@@ -1,4 +1,4 @@
-"""One merge end to end: swanci against the script, bake, and the bare floor; called by scripts/bench merge."""
+"""One merge end to end: swanci against a script, bake, and a baseline; called by scripts/bench merge."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ BRANCH = "develop"
 
 
 class Repository:
-    """A bare repository that `git fast-import` writes: images in folders, and, for the big one, much else."""
+    """A bare repository, written with `git fast-import`: images in folders and, for the big one, many other files."""
 
     def __init__(self, path, images, files, other_files=0, other_commits=0, seed=""):
         self.path, self.images, self.files, self.seed = path, images, files, seed
@@ -40,7 +40,7 @@ class Repository:
         return f"image-{i:03}"
 
     def commit(self, changes, merge=False):
-        """Queues a commit; a merge gets a side branch as its second parent, as a forge makes it."""
+        """Queues a commit; the second parent of a merge is a side branch, like on a forge."""
         parent = f":{self.mark}" if self.mark else None
         if merge:
             self._entry(f"refs/heads/topic-{self.number}", parent, None, changes)
@@ -71,7 +71,7 @@ class Repository:
         self.stream = []
 
     def merge(self, changed):
-        """Merges a change of these images (none: of a file outside of them) and returns the merge commit."""
+        """Merges a change of these images (if none: of another file) and returns the merge commit."""
         self.changed = getattr(self, "changed", 0) + 1
         text = f"{self.seed} change {self.changed}\n"
         names = [f"{self.image(i)}/d0/f0.txt" for i in changed] or ["README.md"]
@@ -105,19 +105,19 @@ def timed(command, env, cwd=None):
 class Bench:
     def __init__(self, a):
         self.a, self.count = a, 0
-        # a client before 23 needs to be told, even with the plugin
+        # a client before 23 needs it, even with the plugin
         self.env = dict(os.environ, DOCKER_CONFIG=a.docker_config, DOCKER_BUILDKIT="1")
 
     def folder(self, name):
-        """Nothing is deleted before the end: for minutes ext4 looks past every inode that was just deleted when it makes
-        a file, and the next case would pay for it."""
+        """A new folder. It is deleted only at the end: for minutes after a deletion, ext4 skips the deleted inodes when it
+        creates a file, which would slow down the next case."""
         self.count += 1
         path = self.a.work / f"{name}-{self.count}"
         path.mkdir()
         return path
 
     def swanci(self, repository, commit, home):
-        """One `swanci run`; home holds its state, so the same home is warm."""
+        """One `swanci run` with its state in home; a second run with the same home is warm."""
         config = home / "swanci.toml"
         config.write_text(f'state_dir = "state"\n[registry]\nhost = "{self.a.registry}/swanci-{home.name}"\n'
                           f'plain_http = true\n[build]\njobs = 2\n[[repository]]\nname = "{NAME}"\n'
@@ -152,16 +152,16 @@ rm -rf "$CLONE"
 """
 
     def script(self, repository, commit, home, what=SCRIPT):
-        """What people use today: clone, and build and push each image, with a label that says where it is from."""
+        """Clones, then builds and pushes each image, with its commit as a label."""
         env = dict(self.env, BRANCH=BRANCH, REPOSITORY=str(repository.path), CLONE=str(home / "clone"), COMMIT=commit,
                    PREFIX=f"{self.a.registry}/{home.name}")
         return timed(["bash", "-c", what], env)[0]
 
     def bake(self, repository, commit, home):
-        """The same with one `docker buildx bake --push`, which builds and pushes the images at once."""
+        """The same with one `docker buildx bake --push`, which builds and pushes the images in parallel."""
         return self.script(repository, commit, home, self.BAKE)
 
-    FLOOR = """set -e
+    BASELINE = """set -e
 git -C "$CLONE" fetch -q origin "$BRANCH"
 git -C "$CLONE" reset -q --hard FETCH_HEAD
 if [ -n "$REQUESTS" ]; then
@@ -172,21 +172,20 @@ docker push -q "$PREFIX/$IMAGE:1.0"
 wait $!
 """
 
-    def floor(self, repository, home, requests=""):
-        """The work that there is, alone: fetch, one build, one push; no proof, no tags, no other images."""
-        clone = home / "floor"
+    def baseline(self, repository, home, requests=""):
+        """Only the necessary work: fetch, one build, one push; no proof of merge, no tags, no other images."""
+        clone = home / "baseline"
         if not clone.exists():
             subprocess.run(["git", "clone", "-q", str(repository.path), str(clone)], check=True)
         env = dict(self.env, BRANCH=BRANCH, CLONE=str(clone), IMAGE=repository.image(0),
-                   PREFIX=f"{self.a.registry}/floor-{home.name}", REQUESTS=str(requests))
-        return timed(["bash", "-c", self.FLOOR], env)
+                   PREFIX=f"{self.a.registry}/baseline-{home.name}", REQUESTS=str(requests))
+        return timed(["bash", "-c", self.BASELINE], env)
 
     MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 
-    def floor_and_requests(self, repository, commit, home):
-        """The floor, and beside it, by curl, what each unchanged image asks of the registry at least: whether it has the
-        commit's own tag, what its moving tag names, its manifest under the own tag, and the moving tag once more when
-        all are there. No proof, no comparison, nothing kept."""
+    def baseline_and_requests(self, repository, commit, home):
+        """The baseline, while curl sends the minimum of requests for each unchanged image: it reads the commit's own tag and
+        the moving tag, writes the manifest under the own tag, and reads the moving tag again. No proof, no comparison."""
         url = f"http://{self.a.registry}/v2/swanci-{home.name}"
         unchanged = [repository.image(i) for i in range(1, repository.images)]
         requests = home / "requests"
@@ -196,7 +195,7 @@ wait $!
             for image in unchanged:
                 ask = urllib.request.Request(f"{url}/{image}/manifests/1.0", headers={"Accept": self.MANIFEST})
                 (requests / image).write_bytes(urllib.request.urlopen(ask).read())
-            self.floor(repository, home)
+            self.baseline(repository, home)
             return seconds
 
         def write(step, tags, more):
@@ -208,16 +207,16 @@ wait $!
         write("look", [own, "1.0"], accept)
         write("tag", [own], f'header = "Content-Type: {self.MANIFEST}"\nupload-file = "{{}}"\n')
         write("again", ["1.0"], accept)
-        seconds, out = self.floor(repository, home, requests)
+        seconds, out = self.baseline(repository, home, requests)
         codes = [word for word in out.split() if len(word) == 3]
         count = {code: codes.count(code) for code in ("404", "200", "201")}
         if count != {"404": len(unchanged), "200": 2 * len(unchanged), "201": len(unchanged)}:
-            sys.exit(f"the registry did not answer as it should: {count} of {len(codes)}")
+            sys.exit(f"unexpected answers of the registry: {count} of {len(codes)}")
         return seconds
 
     def warm(self, name, images, changed, contenders, **sizes):
-        """Medians over runs: each run is a new merge for every contender, in turn. Each has a repository of its own, of
-        the same shape and with other bytes: the engine's build cache would serve the second one what the first built."""
+        """Medians over runs: each run is a new merge for every contender, in turn. Each contender has a separate repository
+        with the same structure and other content, so that it does not use the build cache of another."""
         base = self.folder(name)
         homes = {who: base / f"{base.name}-{who}" for who in contenders}
         times = {who: [] for who in contenders}
@@ -232,19 +231,19 @@ wait $!
                 order.reverse()
             for who in order:
                 home, repository = homes[who], repositories[who]
-                # the first one, not counted, fills mirror, registry and build cache
+                # the first run is not counted: it fills mirror, registry and build cache
                 commit = repository.head() if run < 0 else repository.merge(changed)
                 seconds = {"swanci": lambda: self.swanci(repository, commit, home),
                            "script": lambda: self.script(repository, commit, home),
                            "bake": lambda: self.bake(repository, commit, home),
-                           "floor": lambda: self.floor(repository, home)[0],
-                           "requests": lambda: self.floor_and_requests(repository, commit, home)}[who]()
+                           "baseline": lambda: self.baseline(repository, home)[0],
+                           "requests": lambda: self.baseline_and_requests(repository, commit, home)}[who]()
                 if run >= 0:
                     times[who].append(seconds)
         return {who: statistics.median(t) for who, t in times.items()}
 
     def cold(self, images):
-        """Nothing is there: no mirror, no image in the registry, no layer in the build cache."""
+        """Medians with empty caches: no mirror, no image in the registry, no layer in the build cache."""
         contenders = {"swanci": self.swanci, "script": self.script, "bake": self.bake}
         times = {who: [] for who in contenders}
         for run in range(self.a.runs):
@@ -256,7 +255,7 @@ wait $!
 
 
 def image_ids():
-    """Every image of the engine, those without a name too."""
+    """All images of the engine, including those without a name."""
     return set(subprocess.run(["docker", "images", "-q", "--no-trunc"], capture_output=True, text=True).stdout.split())
 
 
@@ -289,7 +288,7 @@ def main():
 
     before = image_ids()
     try:
-        # In the order of the images that they leave: an engine is slower the more it has.
+        # Ordered by the number of images that they leave, because images slow the engine down.
         if "small" in cases:
             t = b.warm("small", 1, [0], ("swanci", "script", "bake"))
             row("one small image, one file changed, warm", t["swanci"], t["script"], "script", 1.1)
@@ -304,17 +303,17 @@ def main():
             row(f"{few} images, nothing changed", t["swanci"], t["script"], "script", 1 / 15)
             row(f"{few} images, nothing changed", t["swanci"], t["bake"], "bake")
         if "one" in cases:
-            t = b.warm("one", few, [0], ("swanci", "script", "bake", "floor"))
+            t = b.warm("one", few, [0], ("swanci", "script", "bake", "baseline"))
             row(f"{few} images, one changed", t["swanci"], t["script"], "script", 1 / 6)
             row(f"{few} images, one changed", t["swanci"], t["bake"], "bake")
-            row(f"{few} images, one changed", t["swanci"], t["floor"], "floor", 1.5)
+            row(f"{few} images, one changed", t["swanci"], t["baseline"], "baseline", 1.5)
         if "cold" in cases:
             t = b.cold(few)
             row(f"{few} images, cold", t["swanci"], t["script"], "script", 0.8)
             row(f"{few} images, cold", t["swanci"], t["bake"], "bake")
         if "many" in cases:
             t = b.warm("many", many, [0], ("swanci", "requests"))
-            row(f"{many} images, one changed", t["swanci"], t["requests"], "floor and requests", 1.2)
+            row(f"{many} images, one changed", t["swanci"], t["requests"], "baseline and requests", 1.2)
 
         print(f"\n### merge: {a.files} files an image, median of {a.runs}\n")
         print("| case | swanci s | against s | ratio | target | met |")
@@ -324,7 +323,7 @@ def main():
             print("| " + " | ".join(["" if case == above else case, *cells]) + " |")
             above = case
     finally:
-        # by id: an image that its tag has left has no name
+        # by id, because an image whose tag has moved has no name
         made = sorted(image_ids() - before)
         for i in range(0, len(made), 100):
             subprocess.run(["docker", "rmi", "-f", *made[i:i + 100]], capture_output=True)

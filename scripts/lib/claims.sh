@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# Tests as a list of claims: a sentence, and the command that proves it. The first that does not hold ends the script with
-# code 1, after the command's output. Sourced after common.sh.
+# Tests as a list of claims: a sentence, and the command that checks it. The first claim that fails prints the command's
+# output and ends the script with code 1. Sourced after common.sh.
 
-# claims_into FILE: where the output of a command is kept until the command has ended.
+# claims_into FILE: sets the file for the output of the commands.
 claims_into() {
     CLAIM_OUTPUT=$1
     : >"$CLAIM_OUTPUT"
@@ -19,7 +19,7 @@ claim() {
     shift
     if "$@" >"$CLAIM_OUTPUT" 2>&1; then held "$text"; else broken "$text"; fi
 }
-# refused TEXT PATTERN COMMAND...: the command fails, and for that reason.
+# refused TEXT PATTERN COMMAND...: the command fails, and its output matches the pattern.
 refused() {
     local text=$1 pattern=$2
     shift 2

@@ -1,12 +1,12 @@
 # shellcheck shell=bash
-# What every script here shares: plain output, a stack of clean-up steps, and waiting with a bound. Sourced, not run.
+# Shared by all scripts: output, a stack of clean-up steps, and waiting with a time limit. Sourced, not run.
 
-# No name here begins with SWANCI_: that is swanci's own configuration, and it warns about words that it doesn't know.
+# No name begins with SWANCI_: swanci warns about unknown variables with this prefix.
 REPO_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 TOOLS_DIR=${TOOLS_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/swanci-tools}
 export REPO_ROOT TOOLS_DIR
 
-# What a person may have set for swanci must not reach the programs that a script starts; a script names its own.
+# Removes swanci's settings of the user from the environment; a script sets its own.
 forget_own_settings() {
     local name
     for name in "${!SWANCI_@}"; do unset "$name"; done
@@ -19,12 +19,12 @@ die() {
     exit "${3:-1}"
 }
 
-# Prints the comment block at the top of the script: one text serves reader and --help.
+# Prints the comment block at the top of the script as the text of --help.
 usage() { sed -n '2,/^[^#]/{s/^# \{0,1\}//p}' "$0"; }
 
 need_root() { [[ $EUID -eq 0 ]] || die "$(basename "$0") must run as root" "try: sudo $0"; }
 
-# Clean-up steps run in reverse order, whatever way the script ends.
+# Clean-up steps run in reverse order, however the script ends.
 declare -a EXIT_STEPS=()
 on_exit() { EXIT_STEPS+=("$(printf '%q ' "$@")"); }
 run_exit_steps() {
@@ -39,7 +39,7 @@ trap run_exit_steps EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# wait_for SECONDS COMMAND...: until the command succeeds; 1 when the time is over.
+# wait_for SECONDS COMMAND...: repeats the command until it succeeds; returns 1 after the time limit.
 wait_for() {
     local end=$((SECONDS + $1))
     shift
@@ -49,7 +49,7 @@ wait_for() {
     done
 }
 
-# stop_pid PID [SECONDS]: TERM, then KILL after the bound; only for processes that this script started.
+# stop_pid PID [SECONDS]: sends TERM, then KILL after the time limit; only for processes that this script started.
 stop_pid() {
     local pid=$1 end=$((SECONDS + ${2:-10}))
     kill -TERM "$pid" 2>/dev/null || return 0
@@ -60,7 +60,7 @@ stop_pid() {
     wait "$pid" 2>/dev/null || true
 }
 
-# free_port: a TCP port of 127.0.0.1 that nobody listens on right now.
+# free_port: prints a free TCP port of 127.0.0.1.
 free_port() {
     local port
     for _ in {1..50}; do
@@ -70,7 +70,7 @@ free_port() {
     die "no free port found on 127.0.0.1"
 }
 
-# The folder of recorded payloads beside the project, where there is one (a worktree stands one deeper).
+# Prints the folder of recorded payloads next to the project, if it exists (a worktree is one level deeper).
 find_fixtures() {
     local folder
     for folder in "${SWANCI_FIXTURES:-}" "$REPO_ROOT/../shared/fixtures" "$REPO_ROOT/../../shared/fixtures"; do

@@ -1,8 +1,7 @@
 # shellcheck shell=bash
-# Tools, the docker engine and client, buildx and compose: takes what is there, installs or starts what is missing.
-# Debian or Ubuntu, as root. Sourced after common.sh.
+# Tools, the docker engine and client, buildx and compose: installs or starts what is missing. Debian or Ubuntu, as root. Sourced after common.sh.
 
-# The package that brings a command.
+# The package of a command.
 package_of() {
     case $1 in
     docker) if debian_has_docker_cli; then echo docker-cli; else echo docker.io; fi ;;
@@ -21,13 +20,13 @@ package_of() {
     esac
 }
 
-# From Debian 13 on the client is a package of its own.
+# From Debian 13 on, the client is a separate package.
 debian_has_docker_cli() { (. /etc/os-release && [[ $ID == debian ]] && ((${VERSION_ID:-99} >= 13))); }
 
-# Installs packages without letting their services start. `apt-get update` runs only when the first try fails.
+# Installs packages without starting their services. Runs `apt-get update` only if the first attempt fails.
 install_packages() {
     [[ $EUID -eq 0 ]] || die "missing: $*" "install them, or run this script as root: sudo apt-get install $*"
-    command -v apt-get >/dev/null || die "missing: $*, and there is no apt-get" "install them by hand"
+    command -v apt-get >/dev/null || die "missing: $*, and apt-get is missing" "install them by hand"
     say "  installing $*"
     local log policy=/usr/sbin/policy-rc.d own_policy='' code=0
     log=$(mktemp)
@@ -50,9 +49,9 @@ install_packages() {
     rm -f "$log"
 }
 
-# ensure_tools COMMAND...: every command is there afterwards.
+# ensure_tools COMMAND...: installs the packages of missing commands.
 ensure_tools() {
-    # sbin holds dockerd, iptables and ip, and is not on everybody's PATH
+    # dockerd, iptables and ip are in sbin, which may not be on the PATH
     PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
     export PATH
     local command package
@@ -62,7 +61,7 @@ ensure_tools() {
         package=$(package_of "$command")
         packages[$package]=1
     done
-    # Debian's other busybox package is not static, so an image FROM scratch could not run it
+    # Debian's package busybox is not static, so an image FROM scratch cannot run it
     if [[ " $* " == *' busybox '* ]] && ! busybox_is_static; then packages[busybox-static]=1; fi
     ((${#packages[@]} == 0)) || install_packages "${!packages[@]}"
     for command in "$@"; do
@@ -78,8 +77,7 @@ busybox_is_static() {
 
 engine_answers() { timeout 20 docker info >/dev/null 2>&1; }
 
-# ensure_engine: `docker info` works afterwards. An engine that this script started ends with it, silently,
-# unless KEEP_ENGINE=1.
+# ensure_engine: starts a docker engine if none answers. The engine ends with the script, unless KEEP_ENGINE=1.
 ensure_engine() {
     ensure_tools docker
     if engine_answers; then return; fi
@@ -90,7 +88,7 @@ ensure_engine() {
     local log pid
     log=$(mktemp /tmp/swanci-dockerd.XXXXXX)
     say "  starting dockerd (log: $log)"
-    # a session of its own: a Ctrl-C for this script must not reach the engine before the clean-up does
+    # in a separate session: Ctrl-C must not stop the engine before the clean-up runs
     setsid dockerd >"$log" 2>&1 </dev/null &
     pid=$!
     disown "$pid"
@@ -108,29 +106,29 @@ ensure_engine() {
     done
 }
 
-# A machine without an init system has no cgroups mounted, and dockerd runs no container without them.
+# dockerd needs cgroups to run containers; a machine without an init system does not mount them.
 mount_cgroups() {
     if mountpoint -q /sys/fs/cgroup || ! command -v mountpoint >/dev/null; then return 0; fi
     mount -t cgroup2 cgroup2 /sys/fs/cgroup 2>/dev/null || say "  note: /sys/fs/cgroup could not be mounted"
 }
 
-# debian_mirror: prints where apt on this machine gets Debian from; DEBIAN_MIRROR=URL names another.
+# debian_mirror: prints the Debian mirror in apt's configuration, or DEBIAN_MIRROR.
 debian_mirror() {
     local mirror=${DEBIAN_MIRROR:-} codename list
     codename=$(. /etc/os-release && [[ $ID == debian ]] && echo "$VERSION_CODENAME") || codename=trixie
     # shellcheck disable=SC2016 # apt-get expands the format
     [[ -n $mirror ]] || mirror=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
         awk -v release="$codename" '$2 == release && $3 == "main" { print $1; exit }')
-    # a list of mirrors, as Debian's cloud images have it
+    # a list of mirrors, as in Debian's cloud images
     list=${mirror#mirror+file:}
     [[ $list == "$mirror" ]] || mirror=$(awk '!/^#/ && NF { print $1; exit }' "$list")
-    [[ -n $mirror ]] || die "apt on this machine has no mirror of Debian" "DEBIAN_MIRROR=URL names one"
+    [[ -n $mirror ]] || die "apt on this machine has no mirror of Debian" "set DEBIAN_MIRROR=URL"
     printf '%s\n' "${mirror%/}"
 }
 
-# fetch_from_trixie PACKAGE FILE TO: the file whose path in Debian trixie's package ends so stands at TO afterwards.
-# buildx, compose and the docker client need nothing but libc, so they run on older systems too; the machine's own apt
-# sources and lists stay as they are.
+# fetch_from_trixie PACKAGE FILE TO: copies the file with this path suffix from Debian trixie's package to TO. buildx,
+# compose and the docker client need only libc, so they also run on older systems. The machine's apt sources and lists do
+# not change.
 fetch_from_trixie() {
     local package=$1 file=$2 to=$3 keyring=/usr/share/keyrings/debian-archive-keyring.gpg work=$TOOLS_DIR/apt mirror found
     [[ -r $keyring ]] || install_packages debian-archive-keyring
@@ -150,14 +148,14 @@ fetch_from_trixie() {
     fi
     dpkg-deb -x "$work/debs/${package}"_*.deb "$work/tree"
     found=$(find "$work/tree" -path "*/$file" -type f -print -quit)
-    [[ -n $found ]] || die "$package of Debian trixie does not hold $file"
+    [[ -n $found ]] || die "$package of Debian trixie does not contain $file"
     mkdir -p "$(dirname "$to")"
     install -m 755 "$found" "$to.new"
     mv "$to.new" "$to"
     rm -rf "$work/tree" "$work/debs"
 }
 
-# fetch_plugin PACKAGE NAME: the docker CLI plugin NAME of PACKAGE stands at $TOOLS_DIR/plugins/NAME.
+# fetch_plugin PACKAGE NAME: installs the docker CLI plugin NAME of PACKAGE to $TOOLS_DIR/plugins/NAME.
 fetch_plugin() {
     local package=$1 name=$2 plugins=$TOOLS_DIR/plugins own
     if [[ -x $plugins/$name ]] && "$plugins/$name" docker-cli-plugin-metadata >/dev/null 2>&1; then return; fi
@@ -170,10 +168,10 @@ fetch_plugin() {
         fi
     done
     fetch_from_trixie "$package" "cli-plugins/$name" "$plugins/$name"
-    "$plugins/$name" docker-cli-plugin-metadata >/dev/null || die "$name of Debian trixie does not run here"
+    "$plugins/$name" docker-cli-plugin-metadata >/dev/null || die "$name of Debian trixie does not run on this machine"
 }
 
-# plugin_config NAME...: a DOCKER_CONFIG folder that has these plugins and nothing else; prints its path.
+# plugin_config NAME...: makes a DOCKER_CONFIG folder with only these plugins; prints its path.
 plugin_config() {
     local config name
     config=$TOOLS_DIR/config-$(IFS=-; echo "${*#docker-}")
@@ -184,7 +182,7 @@ plugin_config() {
 }
 
 # ensure_buildx / ensure_compose: set BUILDX_DOCKER_CONFIG / COMPOSE_DOCKER_CONFIG to a DOCKER_CONFIG folder with the
-# plugin. DOCKER_CONFIG of the caller stays as it is.
+# plugin. They do not change DOCKER_CONFIG.
 # shellcheck disable=SC2034 # the caller reads them
 ensure_buildx() {
     fetch_plugin docker-buildx docker-buildx
@@ -197,18 +195,18 @@ ensure_compose() {
     COMPOSE_DOCKER_CONFIG=$(plugin_config docker-compose docker-buildx)
 }
 
-# client_major DOCKER: the first number of a docker client's version.
+# client_major DOCKER: prints the major version of a docker client.
 client_major() { "$1" --version 2>/dev/null | sed -n 's/^Docker version \([0-9]*\).*/\1/p'; }
 
-# ensure_builder: docker here builds with BuildKit afterwards. A client before 23 does so by itself, a newer one needs buildx.
+# ensure_builder: makes docker build with BuildKit. A client from 23 on needs buildx for it.
 ensure_builder() {
     if (($(client_major docker) < 23)) || docker buildx version >/dev/null 2>&1; then return; fi
     ensure_buildx
     export DOCKER_CONFIG=$BUILDX_DOCKER_CONFIG
 }
 
-# ensure_client: sets DOCKER_CLIENT to a client of version 23 or newer, this machine's or Debian trixie's: one that
-# builds with BuildKit unasked.
+# ensure_client: sets DOCKER_CLIENT to a client of version 23 or newer, which builds with BuildKit by default: this
+# machine's or Debian trixie's.
 ensure_client() {
     local -a here
     mapfile -t here < <(type -ap docker)
@@ -216,10 +214,10 @@ ensure_client() {
         if [[ -x $DOCKER_CLIENT ]] && (($(client_major "$DOCKER_CLIENT") >= 23)); then return; fi
     done
     fetch_from_trixie docker-cli bin/docker "$DOCKER_CLIENT"
-    (($(client_major "$DOCKER_CLIENT") >= 23)) || die "the docker client of Debian trixie does not run here"
+    (($(client_major "$DOCKER_CLIENT") >= 23)) || die "the docker client of Debian trixie does not run on this machine"
 }
 
-# ensure_cargo_deb: `cargo deb` works afterwards; it is built once, below $TOOLS_DIR.
+# ensure_cargo_deb: builds cargo-deb once, below $TOOLS_DIR, if it is missing.
 CARGO_DEB_VERSION=3.8.0
 ensure_cargo_deb() {
     PATH=$PATH:$HOME/.cargo/bin:$TOOLS_DIR/cargo/bin
@@ -229,7 +227,7 @@ ensure_cargo_deb() {
     say "  building cargo-deb $CARGO_DEB_VERSION into $TOOLS_DIR/cargo"
     local log=$TOOLS_DIR/cargo-deb.log
     mkdir -p "$TOOLS_DIR"
-    # a target folder of the caller's must not fill with it
+    # do not build into the caller's target folder
     env -u CARGO_TARGET_DIR cargo install --quiet --locked --root "$TOOLS_DIR/cargo" "cargo-deb@$CARGO_DEB_VERSION" \
         >"$log" 2>&1 </dev/null || { tail -n 20 "$log" >&2; die "cargo could not install cargo-deb"; }
 }

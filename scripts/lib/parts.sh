@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Parts that no Debian package brings: the current Docker Engine, buildx, BuildKit, registry 3 and Gitea. Each is built
-# once with Go into $TOOLS_DIR/parts/NAME-VERSION, pinned by version. Sourced after engine.sh and registry.sh.
+# Parts without a Debian package: the current Docker Engine, buildx, BuildKit, registry 3 and Gitea. Each is built once
+# with Go into $TOOLS_DIR/parts/NAME-VERSION, in a pinned version. Sourced after engine.sh and registry.sh.
 PARTS=$TOOLS_DIR/parts
 PART_GO=1.26
 DOCKERD_VERSION=v2.0.0-beta.24
@@ -19,7 +19,7 @@ REGISTRY3_PART=$PARTS/registry-$REGISTRY3_VERSION
 BUILDKIT_PART=$PARTS/buildkitd-$BUILDKIT_VERSION
 GITEA_PART=$PARTS/gitea-$GITEA_VERSION
 
-# have_go: whether a Go is there that can build the parts; $GO_LACK says why not.
+# have_go: whether a Go that can build the parts is installed; $GO_LACK is the reason if not.
 have_go() {
     PATH=$PATH:/usr/local/go/bin
     export PATH
@@ -28,12 +28,12 @@ have_go() {
     version=$(go env GOVERSION 2>/dev/null) || return 1
     version=${version#go}
     # shellcheck disable=SC2034 # the caller reads it
-    GO_LACK="Go $PART_GO or newer is needed, and this is $version"
+    GO_LACK="Go $PART_GO or newer is needed; this is $version"
     [[ $(printf '%s\n' "$PART_GO" "$version" | sort -V | head -n 1) == "$PART_GO" ]]
 }
 
-# build_part FOLDER FUNCTION [ARGUMENT...]: runs the function in an empty folder, which becomes FOLDER only after the
-# function has built into it and tried what it built. Two scripts at once take turns.
+# build_part FOLDER FUNCTION [ARGUMENT...]: runs the function in an empty folder, and renames the folder to FOLDER after
+# the function has built and tested the part. A lock serialises parallel scripts.
 build_part() {
     local folder=$1 name log work
     shift
@@ -49,7 +49,7 @@ build_part() {
         rm -rf "$PARTS/.unfinished-$name"
         work=$PARTS/.unfinished-$name
         mkdir "$work"
-        # -e does not hold inside a condition, so the function runs in a shell of its own
+        # a condition disables -e, so the function runs in a separate shell
         export -f install_commands build_containerd build_engine build_runc build_buildx build_registry3 build_buildkitd \
             build_gitea
         export CONTAINERD_VERSION DOCKERD_VERSION RUNC_VERSION BUILDX_VERSION REGISTRY3_VERSION BUILDKIT_VERSION GITEA_VERSION
@@ -96,7 +96,8 @@ build_registry3() {
     install_commands '' "github.com/distribution/distribution/v3/cmd/registry@$REGISTRY3_VERSION"
     ./registry --version
 }
-# BuildKit and Gitea have replacements in their go.mod, so `go install` refuses them: each is a tool of a module.
+# BuildKit and Gitea have replace directives in their go.mod, which `go install` refuses, so each is built as a tool of a
+# temporary module.
 build_buildkitd() {
     mkdir module
     cd module || exit
@@ -116,16 +117,16 @@ build_gitea() {
     go get -tool "code.gitea.io/gitea@$GITEA_VERSION"
     go build -trimpath -tags 'sqlite sqlite_unlock_notify' -o ../gitea code.gitea.io/gitea
     ../gitea --version
-    # templates and pages, which the program reads at run time
+    # templates and assets that the program reads at run time
     mkdir ../static
     cp -r "$(go list -m -f '{{.Dir}}' code.gitea.io/gitea)"/{templates,options,public} ../static/
     chmod -R u+w ../static
 }
 
-# The parts by what a test needs.
+# Builds the parts that a test needs.
 ensure_current_engine() {
     if [[ ! -d $RUNC_PART ]] && have_go; then
-        # runc is linked with it
+        # runc links libseccomp
         dpkg -s libseccomp-dev pkg-config >/dev/null 2>&1 || install_packages libseccomp-dev pkg-config gcc libc6-dev
     fi
     build_part "$ENGINE_PART" build_engine && build_part "$CONTAINERD_PART" build_containerd &&
@@ -136,20 +137,20 @@ ensure_registry3() { build_part "$REGISTRY3_PART" build_registry3; }
 ensure_buildkitd() { build_part "$BUILDKIT_PART" build_buildkitd; }
 ensure_gitea() { build_part "$GITEA_PART" build_gitea; }
 
-# --- running them -------------------------------------------------------------------------------------------------------
-# current_engine_start DIR: the current engine, its image store in containerd, in a network namespace of its own: a second
-# daemon would take the first one's bridge. Sets CURRENT_ENGINE_HOST (for DOCKER_HOST) and CURRENT_ENGINE (the command
-# that enters the namespace; what is to reach a registry of the test's on loopback runs in it too). Both end with the
-# script.
+# --- start and stop -----------------------------------------------------------------------------------------------------
+# current_engine_start DIR: starts the current engine, with its image store in containerd, until the script ends. It runs
+# in a separate network namespace, because a second daemon would take over the first one's bridge. Sets CURRENT_ENGINE_HOST
+# (for DOCKER_HOST) and CURRENT_ENGINE (the command that enters the namespace; programs that use a test registry on
+# loopback must run in it too).
 current_engine_start() {
     local dir=$1 namespace=swanci-engine-$$
     ensure_tools ip iptables nsenter
     mount_cgroups
-    # the way out is for apt in the images of the tests
-    if ! netns_make "$namespace" || ! netns_way_out "$namespace"; then
+    # apt in the tests' images needs the network
+    if ! netns_make "$namespace" || ! netns_connect "$namespace"; then
         die "this machine cannot make a network namespace" "it needs root and CAP_NET_ADMIN"
     fi
-    # not `ip netns exec`: it mounts a /sys of its own, and the cgroups are not in it
+    # not `ip netns exec`: it mounts another /sys, without the cgroups
     CURRENT_ENGINE=(nsenter "--net=/var/run/netns/$namespace" --)
     CURRENT_ENGINE_HOST=unix://$dir/docker.sock
     mkdir -p "$dir"
@@ -172,7 +173,7 @@ TOML
         --config-file "$dir/daemon.json"
     wait_for 60 docker -H "$CURRENT_ENGINE_HOST" version || part_failed dockerd "$dir/dockerd.log"
 }
-# part_start LOG COMMAND...: in the background, in a session of its own, until the script ends.
+# part_start LOG COMMAND...: runs the command in the background, in a separate session, until the script ends.
 part_start() {
     local log=$1
     shift
@@ -186,21 +187,21 @@ part_failed() {
     die "$1 did not become ready" "the lines above are the end of its log"
 }
 
-# current_config DIR: makes a DOCKER_CONFIG folder with the current buildx alone.
+# current_config DIR: makes a DOCKER_CONFIG folder with only the current buildx.
 current_config() {
     mkdir -p "$1"
     echo '{}' >"$1/config.json"
     ln -sfn "$BUILDX_PART/cli-plugins" "$1/cli-plugins"
 }
 
-# buildkitd_start DIR NAME COMMAND...: BuildKit as a remote builder on loopback; COMMAND (env, or what enters a namespace)
-# runs it. The builder is called NAME in the BUILDX_CONFIG folder DIR/buildx.
+# buildkitd_start DIR NAME COMMAND...: starts BuildKit as a remote builder on loopback, run by COMMAND (env, or a command
+# that enters a namespace). The builder is NAME in the BUILDX_CONFIG folder DIR/buildx.
 buildkitd_start() {
     local dir=$1 name=$2 port
     shift 2
     port=$(free_port)
     mkdir -p "$dir"
-    # the machine's own configuration of BuildKit has no part in it
+    # ignore the machine's configuration of BuildKit
     : >"$dir/buildkitd.toml"
     part_start "$dir/buildkitd.log" "$@" env "PATH=$RUNC_PART:$PATH" "$BUILDKIT_PART/buildkitd" --root "$dir/root" \
         --config "$dir/buildkitd.toml" --addr "tcp://127.0.0.1:$port" --oci-worker-net host --containerd-worker=false
@@ -211,7 +212,7 @@ buildkitd_start() {
     wait_for 30 answers "$@" || part_failed buildkitd "$dir/buildkitd.log"
 }
 
-# gitea_start DIR COMMAND...: Gitea on loopback, with its own registry; COMMAND runs it. Sets GITEA_URL, GITEA_USER (an
+# gitea_start DIR COMMAND...: starts Gitea with its registry on loopback, run by COMMAND. Sets GITEA_URL, GITEA_USER (an
 # administrator) and GITEA_TOKEN.
 gitea_start() {
     local dir=$1 port
@@ -247,7 +248,7 @@ INI
     "${gitea[@]}" migrate >"$dir/migrate.log" 2>&1 || part_failed "gitea migrate" "$dir/migrate.log"
     "${gitea[@]}" admin user create --admin --username "$GITEA_USER" --random-password --email ci@swan.test \
         --must-change-password=false >"$dir/user.log" 2>&1 || part_failed "gitea admin user create" "$dir/user.log"
-    # the warning about root comes before it
+    # the last line: a warning about root precedes it
     # shellcheck disable=SC2034 # the caller reads it
     GITEA_TOKEN=$("${gitea[@]}" admin user generate-access-token --username "$GITEA_USER" --scopes all --raw \
         2>"$dir/token.log" | tail -n 1) || part_failed "gitea admin user generate-access-token" "$dir/token.log"

@@ -1,5 +1,5 @@
-# The delivery that GitHub sends when a pull request was merged (event pull_request, action closed), cut down to the
-# fields that a receiver reads. Source: https://docs.github.com/webhooks/webhook-events-and-payloads#pull_request
+# GitHub's delivery for a merged pull request (event pull_request, action closed), reduced to the fields that a receiver
+# reads. Source: https://docs.github.com/webhooks/webhook-events-and-payloads#pull_request
 ($name | split("/")) as [$owner, $short]
 | { login: $owner, id: 1, type: "User" } as $user
 | { id: 1, name: $short, full_name: $name, private: false, owner: $user,

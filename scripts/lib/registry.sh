@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# A registry of the script's own: Debian's docker-registry on loopback, or, for certificates that are really checked
-# (docker trusts loopback blindly), in a network namespace behind a veth pair. Sourced after common.sh.
+# A registry for the script: Debian's docker-registry on loopback or, because docker does not check certificates on
+# loopback, in a network namespace behind a veth pair. Sourced after common.sh.
 
-# registry_start DIR ADDRESS:PORT [--tls CERT KEY] [--htpasswd FILE] [--netns NAME ADDRESS:PORT]: starts it, waits until it
-# answers (from outside, at the second address, when it is in a namespace), and sets REGISTRY_PID. Its storage and its
-# log are in DIR; it is stopped when the script ends. It caches as `registry:2` and Debian's package come configured.
+# registry_start DIR ADDRESS:PORT [--tls CERT KEY] [--htpasswd FILE] [--netns NAME ADDRESS:PORT]: starts a registry, waits
+# until it answers (in a namespace: at the second address, from outside), and sets REGISTRY_PID. Storage and log are in DIR.
+# The registry ends with the script. It uses the cache settings of `registry:2` and of Debian's package.
 registry_start() {
     local dir=$1 address=$2 outside=$2 tls='' auth='' scheme=http
     local -a within=()
@@ -37,15 +37,15 @@ YML
     wait_for 15 registry_answers "$scheme://$outside" || { tail -n 5 "$dir/log" >&2; die "the registry did not start"; }
 }
 
-# 401 is an answer as well: it asks for a login. -k because only life is asked for here, not identity.
+# 401 counts as an answer: the registry requires a login. -k, because this checks only that the registry runs.
 registry_answers() {
     local code
     code=$(curl -skS -o /dev/null -w '%{http_code}' --noproxy '*' -m 3 "$1/v2/")
     [[ $code == 200 || $code == 401 ]]
 }
 
-# netns_make NAME: a namespace with one address on a veth pair; sets NETNS_ADDRESS (inside) and NETNS_HOST (outside).
-# 198.18.0.0/15 is for benchmarks (RFC 2544), so nobody's network is in the way.
+# netns_make NAME: creates a namespace with an address on a veth pair; sets NETNS_ADDRESS (inside) and NETNS_HOST
+# (outside). 198.18.0.0/15 is reserved for benchmarks (RFC 2544), so it does not conflict with other networks.
 netns_make() {
     local name=$1 out=sw${BASHPID}h in=sw${BASHPID}n a b
     ip netns add "$name" 2>/dev/null || return 1
@@ -61,8 +61,8 @@ netns_make() {
     ip -n "$name" addr add "$NETNS_ADDRESS/30" dev "$in" && ip -n "$name" link set "$in" up && ip -n "$name" link set lo up
 }
 
-# netns_way_out NAME: what runs in that namespace reaches what this machine reaches, until the script ends.
-netns_way_out() {
+# netns_connect NAME: connects the namespace to this machine's networks, until the script ends.
+netns_connect() {
     local direction
     ip -n "$1" route add default via "$NETNS_HOST" || return 1
     if [[ $(</proc/sys/net/ipv4/ip_forward) == 0 ]]; then
@@ -79,8 +79,8 @@ netns_way_out() {
 
 forward_packets() { echo "$1" >/proc/sys/net/ipv4/ip_forward; }
 
-# hosts_add ADDRESS NAME: an entry in /etc/hosts that goes away with the script. Fails when NAME is there already.
-# The file is rewritten in place: in a container it is a mount.
+# hosts_add ADDRESS NAME: adds an entry to /etc/hosts until the script ends. Fails if NAME already has an entry. The file is
+# rewritten in place, because it is a mount in a container.
 HOSTS_FILE=${HOSTS_FILE:-/etc/hosts}
 HOSTS_MARK="# swanci $$"
 hosts_has() { sed 's/#.*//' "$HOSTS_FILE" | grep -qwF -- "$1"; }
@@ -89,7 +89,7 @@ hosts_add() {
     (
         flock 9
         ! hosts_has "$2" || exit 1
-        # a file whose last line has no end would swallow the entry
+        # the last line may have no newline
         [[ -z $(tail -c 1 "$HOSTS_FILE") ]] || echo >>"$HOSTS_FILE"
         printf '%s %s %s\n' "$1" "$2" "$HOSTS_MARK" >>"$HOSTS_FILE"
     ) 9>/run/lock/swanci-hosts || return 1

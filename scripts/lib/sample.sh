@@ -1,16 +1,16 @@
 # shellcheck shell=bash
-# A sample repository in the shape of the original exam: branch `develop`, images.json, httpd and postgresql each in its
-# folder. Both are FROM scratch with busybox, so that no other registry is needed. Sourced after common.sh.
+# A sample repository like the one of the original exam: branch `develop`, images.json, and the images httpd and postgresql,
+# each in its folder. Both are FROM scratch with busybox, so no other registry is needed. Sourced after common.sh.
 
 SAMPLE_NAME=juanswan13/sd2018b-exam2
 
-# git as nobody in particular: no user's or system's configuration, and fixed names
+# git with a fixed author, and without the configuration of the user and the system
 sample_git() {
     GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=/dev/null GIT_AUTHOR_NAME='Juan Swan' GIT_AUTHOR_EMAIL=juan@swan.test \
         GIT_COMMITTER_NAME='Juan Swan' GIT_COMMITTER_EMAIL=juan@swan.test git -C "$1" "${@:2}"
 }
 
-# sample_make DIR: DIR/work (a working copy on develop) and DIR/repository.git (what swanci clones).
+# sample_make DIR: creates DIR/work (a working copy on develop) and DIR/repository.git (which swanci clones).
 sample_make() {
     local work=$1/work
     mkdir -p "$work"
@@ -24,7 +24,7 @@ sample_make() {
     sample_git "$work" switch -q develop
 }
 
-# The two services, as the pull request brings them.
+# Adds the two services of the pull request.
 sample_services() {
     local work=$1 service
     for service in httpd postgresql; do
@@ -46,7 +46,7 @@ EXPOSE 80
 ENTRYPOINT ["/bin/busybox", "httpd", "-f", "-p", "80", "-h", "/www"]
 DOCKERFILE
     cat >"$work/postgresql/Dockerfile" <<'DOCKERFILE'
-# a stand-in that only says that it listens: the real one would need Docker Hub
+# a stand-in: the real image would come from Docker Hub
 FROM scratch
 COPY busybox /bin/busybox
 EXPOSE 5432
@@ -54,8 +54,8 @@ ENTRYPOINT ["/bin/busybox", "nc", "-ll", "-p", "5432", "-e", "/bin/busybox", "ec
 DOCKERFILE
 }
 
-# sample_merge DIR NUMBER BRANCH TITLE: commits what changed on BRANCH, merges it into develop as a forge does (a merge
-# commit), pushes, and writes the payload of that merge to DIR/payload-NUMBER.json.
+# sample_merge DIR NUMBER BRANCH TITLE: commits the changes on BRANCH, merges it into develop with a merge commit, pushes,
+# and writes the payload of the merge to DIR/payload-NUMBER.json.
 sample_merge() {
     local dir=$1 number=$2 branch=$3 title=$4 work=$1/work base head merge
     base=$(sample_git "$work" rev-parse develop)

@@ -1,7 +1,7 @@
-"""Reads a screen as `tmux capture-pane -e` prints it and writes it as an SVG image.
+"""Converts a screen, as printed by `tmux capture-pane -e`, to an SVG image.
 
-Colours come from the SGR sequences: 30-37, 90-97, 38;5;N below 16, bold, dim and their ends. Every run of characters
-gets an explicit width, so that the columns fit with any monospace font.
+Colours come from the SGR sequences: 30-37, 90-97, 38;5;N below 16, bold, dim and their resets. Each run of characters
+gets an explicit width, so that the columns align with any monospace font.
 """
 
 import argparse
@@ -48,7 +48,7 @@ class Style:
 
 
 def spans(line, style):
-    """The line's runs of one style: column, text, attributes."""
+    """The runs of text with the same style in a line: column, text, attributes."""
     column = 0
     for part in re.split(r"(\x1b\[[0-9;]*m)", line):
         match = re.fullmatch(r"\x1b\[([0-9;]*)m", part)
@@ -62,7 +62,7 @@ def spans(line, style):
 
 def main():
     arguments = argparse.ArgumentParser()
-    arguments.add_argument("--typed", required=True, help="the command, as the first line shows it")
+    arguments.add_argument("--typed", required=True, help="the command for the first line")
     arguments.add_argument("--columns", type=int, default=80)
     options = arguments.parse_args()
     lines = re.sub(r"\x1b\][^\x07\x1b]*(\x07|\x1b\\)|\x1b\(B|\x0f", "", sys.stdin.read()).split("\n")

@@ -288,7 +288,7 @@ fn circle(
         .iter()
         .filter_map(|place| {
             let spec = specs.get(place)?;
-            Some((spec, ImageRepository::new(registry, &spec.name).ok()?))
+            Some((spec, ImageRepository::new(registry, None, &spec.name).ok()?))
         })
         .collect();
     let names = LocalNames::new(images.iter().map(|(spec, repository)| (*spec, repository, &[][..])));

@@ -9,13 +9,13 @@ use url::Url;
 
 use crate::cancel::Cancel;
 use crate::cli::Doctor;
-use crate::config::ForgeConfig;
+use crate::config::{ForgeConfig, RepositoryConfig};
 use crate::docker::Builder;
-use crate::error::{Failure, Kind};
+use crate::error::Failure;
 use crate::git;
 use crate::http::proxy::{self, Proxies};
 use crate::model::{ForgeName, ImageName, ImageRepository};
-use crate::pipeline::{RepositoryRule, Site};
+use crate::pipeline::{Origin, Site};
 
 use super::Session;
 use super::documents_io::{print, write_json};
@@ -156,16 +156,8 @@ fn check_all(session: &Session, site: &Site, report: &mut dyn FnMut(Check)) {
     }
 }
 
-fn remote(rule: &RepositoryRule) -> Result<git::Remote, Failure> {
-    let remote = match &rule.clone_url {
-        Some(url) => git::Remote::typed(url),
-        None => rule.on_its_forge(),
-    };
-    remote.map_err(|failure| Failure { kind: Kind::BadInput, ..failure })
-}
-
-fn reach(site: &Site, rule: &RepositoryRule, cancel: &Cancel) -> Result<String, Failure> {
-    let remote = remote(rule)?;
+fn reach(site: &Site, rule: &RepositoryConfig, cancel: &Cancel) -> Result<String, Failure> {
+    let remote = Origin::of_rule(site, rule)?.remote;
     let mirror = git::Mirror::of(&site.state_dir, &remote, &site.access, cancel);
     Ok(match mirror.default_branch()? {
         Some(branch) => format!("{} can be read; its default branch is {branch}", remote.as_git_url()),
@@ -182,7 +174,7 @@ fn proxies(site: &Site) -> Check {
     let registry = site.client.as_ref().zip(site.registry.as_ref());
     let registry = registry.map(|(client, address)| (address.host().to_owned(), client.proxy()));
     let remotes = site.repositories.iter().filter_map(|rule| {
-        let url = Url::parse(remote(rule).ok()?.as_git_url())
+        let url = Url::parse(Origin::of_rule(site, rule).ok()?.remote.as_git_url())
             .ok()
             .filter(|url| matches!(url.scheme(), "https" | "http"))?;
         Some((url.host_str()?.to_owned(), proxies.of(&url).map(proxy::shown)))
@@ -229,7 +221,7 @@ fn registry(
     }
     // Never pushed: only a name that swanci may write.
     let Ok(name) = "swanci-doctor".parse::<ImageName>() else { return };
-    let Ok(repository) = ImageRepository::new(Some(address), &name) else { return };
+    let Ok(repository) = ImageRepository::new(Some(address), None, &name) else { return };
     report(checked("registry credentials", client.check_push(repository.path()).map(|()| "may write")));
     if !engine_answers {
         return;

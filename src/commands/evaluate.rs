@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use crate::cli::{Evaluate, PayloadArgs};
 use crate::config::{Config, ForgeConfig, RepositoryConfig, read_secret_file};
-use crate::decide::{self, BranchGlobs, Policy};
+use crate::decide::{self, BranchGlobs};
 use crate::documents::{DecisionDocument, DecisionWord};
 use crate::error::{Classify as _, Failure, Kind};
 use crate::forge::signature::{self, WebhookSecret};
@@ -44,13 +44,13 @@ pub(super) fn evaluate(config: &Config, args: &PayloadArgs) -> Result<DecisionDo
         Failure { hint, ..failure }
     })?;
     let repository = configured(config, &delivery)?;
-    let policy = if args.branch.is_empty() {
-        policy_of(repository)?
-    } else {
-        Policy { branches: globs(&args.branch).map_err(|f| Failure { kind: Kind::Usage, ..f })? }
+    let branches = match repository {
+        Some(repository) if args.branch.is_empty() => repository.branches.clone(),
+        Some(_) | None => BranchGlobs::new(&args.branch)
+            .map_err(|error| Failure::usage(error).context("a branch pattern is malformed"))?,
     };
     let sender = delivery.forge;
-    let decision = decide::decide(delivery, &policy);
+    let decision = decide::decide(delivery, &branches);
     let forge = repository.and_then(|repository| config.forge_of(repository));
     let decision = match forge.filter(|forge| forge.kind.is_like(sender)) {
         Some(forge) => decision.on(forge.kind, &forge.url),
@@ -97,14 +97,4 @@ fn configured<'c>(config: &'c Config, delivery: &Delivery) -> Result<Option<&'c 
     Err(Failure::bad_input(format!("`{name}` is configured on several forges of this kind: {forges}")).hint(
         "the payload does not say which of them sent it; use a configuration with one of them (--config)",
     ))
-}
-
-fn policy_of(repository: Option<&RepositoryConfig>) -> Result<Policy, Failure> {
-    let branches = repository.map(|repository| globs(&repository.branches)).transpose()?.unwrap_or_default();
-    Ok(Policy { branches })
-}
-
-fn globs(patterns: &[String]) -> Result<BranchGlobs, Failure> {
-    BranchGlobs::new(patterns)
-        .map_err(|error| Failure::new(Kind::BadInput, error).context("a branch pattern is malformed"))
 }

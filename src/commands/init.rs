@@ -174,7 +174,7 @@ fn yes_or_no(text: &str) -> Result<bool, &'static str> {
 fn globs(text: &str) -> Result<Vec<String>, String> {
     let globs: Vec<String> =
         text.split([',', ' ']).filter(|glob| !glob.is_empty()).map(str::to_owned).collect();
-    BranchGlobs::new(&globs).map_err(|error| error.to_string())?;
+    BranchGlobs::new(&globs)?;
     Ok(globs)
 }
 

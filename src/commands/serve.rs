@@ -14,7 +14,6 @@ use signal_hook::consts::SIGHUP;
 use crate::cancel::{Cancel, Stop};
 use crate::cli::Serve;
 use crate::config::Config;
-use crate::decide::{BranchGlobs, Policy};
 use crate::error::{Classify as _, Failure, Kind};
 use crate::events::Events;
 use crate::forge::signature::WebhookSecret;
@@ -242,12 +241,8 @@ fn rules(config: &Config) -> Result<Rules, Failure> {
         let secret = secret
             .transpose()
             .classify(Kind::BadInput, || format!("the webhook secret of {} cannot be used", forge.url))?;
-        let mut repositories = Vec::new();
-        for repository in config.repositories.iter().filter(|repository| repository.forge == forge.url) {
-            let branches = BranchGlobs::new(&repository.branches)
-                .classify(Kind::BadInput, || format!("the branches of `{}`", repository.name))?;
-            repositories.push((repository.name.clone(), Policy { branches }));
-        }
+        let own = config.repositories.iter().filter(|repository| repository.forge == forge.url);
+        let repositories = own.map(|r| (r.name.clone(), r.branches.clone())).collect();
         forges.push(ForgeRules { kind: forge.kind, url: forge.url.clone(), secret, repositories });
     }
     if forges.iter().all(|forge| forge.secret.is_none()) {

@@ -10,14 +10,13 @@ use secrecy::{ExposeSecret as _, SecretString};
 use crate::cancel::Cancel;
 use crate::ci::Actions;
 use crate::cli::{BuildArgs, Color, Global, RegistryArgs};
-use crate::config::{Config, Environment, ForgeConfig, RepositoryConfig, read_secret_file};
-use crate::decide::BranchGlobs;
+use crate::config::{Config, Environment, ForgeConfig, read_secret_file};
 use crate::docker::Docker;
 use crate::error::{Classify as _, Failure, Kind};
 use crate::events::{Consumer, Events};
 use crate::git::Access;
-use crate::model::{ForgeName, RegistryAddress};
-use crate::pipeline::{RepositoryRule, Site};
+use crate::model::RegistryAddress;
+use crate::pipeline::Site;
 use crate::progress::{Bars, Detail, Groups, Lines, write_stderr};
 use crate::redact;
 use crate::registry::{Login, Registry, Settings};
@@ -108,7 +107,7 @@ pub(super) fn site(
         // git runs in other directories, so every path must be absolute.
         state_dir: std::path::absolute(&config.state_dir)
             .classify(Kind::Environment, || "the state directory has no absolute path")?,
-        repositories: config.repositories.iter().map(|r| rule(config, r)).collect::<Result<_, _>>()?,
+        repositories: config.repositories.clone(),
         registry: address,
         client,
         docker: Docker::new(&config.build.docker, builder),
@@ -122,22 +121,6 @@ pub(super) fn site(
         keep_local: config.build.keep_local,
         events: events.clone(),
         cancel: cancel.clone(),
-    })
-}
-
-fn rule(config: &Config, repository: &RepositoryConfig) -> Result<RepositoryRule, Failure> {
-    let forge = config.forges.iter().find(|forge| forge.url == repository.forge);
-    Ok(RepositoryRule {
-        name: repository.name.clone(),
-        clone_url: repository.clone_url.clone(),
-        namespace: repository.namespace.clone(),
-        submodules: repository.submodules,
-        forge_kind: forge.map_or(ForgeName::Github, |forge| forge.kind),
-        forge: repository.forge.clone(),
-        branches: BranchGlobs::new(&repository.branches)
-            .classify(Kind::BadInput, || format!("branches of `{}`", repository.name))?,
-        former_names: repository.former_names.clone(),
-        secrets: repository.secrets.clone(),
     })
 }
 
@@ -258,7 +241,9 @@ mod tests {
         let urls: Vec<_> = config
             .repositories
             .iter()
-            .map(|r| rule(&config, r).unwrap().on_its_forge().unwrap().as_git_url().to_owned())
+            .map(|r| {
+                crate::git::Remote::of_forge(r.forge_kind, &r.forge, &r.name).unwrap().as_git_url().to_owned()
+            })
             .collect();
         assert_eq!(
             urls,

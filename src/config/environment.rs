@@ -1,6 +1,7 @@
 //! The environment as a layer of the configuration: `SWANCI_<SECTION>_<KEY>` and a few short names.
 
 use std::collections::BTreeMap;
+use std::fmt::{self, Debug, Display, Formatter};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -9,45 +10,56 @@ use secrecy::SecretString;
 use super::file::RawConfig;
 use crate::error::Failure;
 
-/// The variables that are looked at, taken once.
+/// The variables of the process, read once.
 #[derive(Clone, Default)]
 pub struct Environment(BTreeMap<String, String>);
 
-impl std::fmt::Debug for Environment {
+impl Debug for Environment {
     /// Names only: values may be secrets.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.0.keys()).finish()
     }
 }
 
-/// Every variable that is known, so that another one is warned about.
-const KNOWN: &[&str] = &[
-    "SWANCI_CONFIG",
-    "SWANCI_STATE_DIR",
-    "SWANCI_REGISTRY",
-    "SWANCI_SECRET",
-    "SWANCI_GIT_TOKEN",
-    "SWANCI_REGISTRY_HOST",
-    "SWANCI_REGISTRY_CA_FILE",
-    "SWANCI_REGISTRY_PLAIN_HTTP",
-    "SWANCI_BUILD_JOBS",
-    "SWANCI_BUILD_TIMEOUT",
-    "SWANCI_BUILD_TAGS",
-    "SWANCI_BUILD_KEEP_LOCAL",
-    "SWANCI_BUILD_BUILDER",
-    "SWANCI_BUILD_DOCKER",
-    "SWANCI_SERVE_LISTEN",
-    "SWANCI_SERVE_SECRET_FILE",
-    "SWANCI_SERVE_JOBS",
-    "SWANCI_SERVE_TIMEOUT",
-    "SWANCI_SERVE_MAX_BODY",
-    "SWANCI_SERVE_RETENTION",
-    "SWANCI_SERVE_ADMIN_LISTEN",
-    "SWANCI_SERVE_PUBLIC_URL",
+/// Sets a value to the text of a variable.
+type Set = fn(&mut RawConfig, &str) -> Result<(), String>;
+
+/// Every known variable, in the order in which they override each other. The first three are read elsewhere.
+const VARIABLES: [(&str, Set); 22] = [
+    ("SWANCI_CONFIG", |_, _| Ok(())),
+    ("SWANCI_SECRET", |_, _| Ok(())),
+    ("SWANCI_GIT_TOKEN", |_, _| Ok(())),
+    ("SWANCI_STATE_DIR", |raw, text| set(&mut raw.state_dir, text)),
+    ("SWANCI_REGISTRY_HOST", |raw, text| set(&mut raw.registry.host, text)),
+    ("SWANCI_REGISTRY", |raw, text| set(&mut raw.registry.host, text)),
+    ("SWANCI_REGISTRY_CA_FILE", |raw, text| set(&mut raw.registry.ca_file, text)),
+    ("SWANCI_REGISTRY_PLAIN_HTTP", |raw, text| set(&mut raw.registry.plain_http, text)),
+    ("SWANCI_BUILD_JOBS", |raw, text| set(&mut raw.build.jobs, text)),
+    ("SWANCI_BUILD_TIMEOUT", |raw, text| set(&mut raw.build.timeout, text)),
+    ("SWANCI_BUILD_TAGS", |raw, text| {
+        raw.build.tags = Some(text.split(',').map(|tag| tag.trim().to_owned()).collect());
+        Ok(())
+    }),
+    ("SWANCI_BUILD_KEEP_LOCAL", |raw, text| set(&mut raw.build.keep_local, text)),
+    ("SWANCI_BUILD_BUILDER", |raw, text| set(&mut raw.build.builder, text)),
+    ("SWANCI_BUILD_DOCKER", |raw, text| set(&mut raw.build.docker, text)),
+    ("SWANCI_SERVE_LISTEN", |raw, text| set(&mut raw.serve.listen, text)),
+    ("SWANCI_SERVE_SECRET_FILE", |raw, text| set(&mut raw.serve.secret_file, text)),
+    ("SWANCI_SERVE_JOBS", |raw, text| set(&mut raw.serve.jobs, text)),
+    ("SWANCI_SERVE_TIMEOUT", |raw, text| set(&mut raw.serve.timeout, text)),
+    ("SWANCI_SERVE_MAX_BODY", |raw, text| set(&mut raw.serve.max_body, text)),
+    ("SWANCI_SERVE_RETENTION", |raw, text| set(&mut raw.serve.retention, text)),
+    ("SWANCI_SERVE_ADMIN_LISTEN", |raw, text| set(&mut raw.serve.admin_listen, text)),
+    ("SWANCI_SERVE_PUBLIC_URL", |raw, text| set(&mut raw.serve.public_url, text)),
 ];
 
+fn set<T: FromStr<Err: Display>>(value: &mut Option<T>, text: &str) -> Result<(), String> {
+    *value = Some(text.parse().map_err(|error| format!("`{text}` is not valid: {error}"))?);
+    Ok(())
+}
+
 impl Environment {
-    /// The process's own. Values that are not UTF-8 count as not set.
+    /// Values that are not UTF-8 count as not set.
     pub fn of_process() -> Environment {
         std::env::vars_os()
             .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
@@ -59,7 +71,6 @@ impl Environment {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    /// A variable that holds a secret.
     pub fn secret(&self, name: &str) -> Option<SecretString> {
         self.get(name).map(|value| SecretString::from(value.to_owned()))
     }
@@ -73,7 +84,7 @@ impl Environment {
         Some(base.join("swanci"))
     }
 
-    /// The variable that sets a key like `build.tags[0]`, where one does.
+    /// The variable that set a key like `build.tags[0]`, if any.
     pub(super) fn variable_of(&self, key: &str) -> Option<&'static str> {
         let key = key.split('[').next().unwrap_or(key);
         let name = format!("SWANCI_{}", key.replace('.', "_").to_ascii_uppercase());
@@ -83,54 +94,20 @@ impl Environment {
             _ => None,
         };
         let is_it = |known: &str| short == Some(known) || known == name;
-        KNOWN.iter().copied().find(|known| is_it(known) && self.get(known).is_some())
+        VARIABLES.iter().map(|(known, _)| *known).find(|known| is_it(known) && self.get(known).is_some())
     }
 
-    /// Lays the variables over the file. Returns a warning for each `SWANCI_*` that is not known.
+    /// Overrides the file's values. Returns a warning for each unknown `SWANCI_*`.
     pub(super) fn overlay(&self, raw: &mut RawConfig) -> Result<Vec<String>, Failure> {
-        self.set("SWANCI_STATE_DIR", &mut raw.state_dir)?;
-        self.set("SWANCI_REGISTRY_HOST", &mut raw.registry.host)?;
-        self.set("SWANCI_REGISTRY", &mut raw.registry.host)?;
-        self.set("SWANCI_REGISTRY_CA_FILE", &mut raw.registry.ca_file)?;
-        self.set("SWANCI_REGISTRY_PLAIN_HTTP", &mut raw.registry.plain_http)?;
-        self.set("SWANCI_BUILD_JOBS", &mut raw.build.jobs)?;
-        self.set("SWANCI_BUILD_TIMEOUT", &mut raw.build.timeout)?;
-        if let Some(list) = self.get("SWANCI_BUILD_TAGS") {
-            raw.build.tags = Some(list.split(',').map(|tag| tag.trim().to_owned()).collect());
+        for (name, set) in VARIABLES {
+            if let Some(text) = self.get(name) {
+                set(raw, text).map_err(|problem| Failure::bad_input(format!("{name}: {problem}")))?;
+            }
         }
-        self.set("SWANCI_BUILD_KEEP_LOCAL", &mut raw.build.keep_local)?;
-        self.set("SWANCI_BUILD_BUILDER", &mut raw.build.builder)?;
-        self.set("SWANCI_BUILD_DOCKER", &mut raw.build.docker)?;
-        self.set("SWANCI_SERVE_LISTEN", &mut raw.serve.listen)?;
-        self.set("SWANCI_SERVE_SECRET_FILE", &mut raw.serve.secret_file)?;
-        self.set("SWANCI_SERVE_JOBS", &mut raw.serve.jobs)?;
-        self.set("SWANCI_SERVE_TIMEOUT", &mut raw.serve.timeout)?;
-        self.set("SWANCI_SERVE_MAX_BODY", &mut raw.serve.max_body)?;
-        self.set("SWANCI_SERVE_RETENTION", &mut raw.serve.retention)?;
-        self.set("SWANCI_SERVE_ADMIN_LISTEN", &mut raw.serve.admin_listen)?;
-        self.set("SWANCI_SERVE_PUBLIC_URL", &mut raw.serve.public_url)?;
-        Ok(self.unknown())
-    }
-
-    fn set<T: FromStr>(&self, name: &str, slot: &mut Option<T>) -> Result<(), Failure>
-    where
-        T::Err: std::fmt::Display,
-    {
-        if let Some(text) = self.get(name) {
-            let value = text
-                .parse()
-                .map_err(|error| Failure::bad_input(format!("{name}: `{text}` is not valid: {error}")))?;
-            *slot = Some(value);
-        }
-        Ok(())
-    }
-
-    fn unknown(&self) -> Vec<String> {
-        self.0
-            .keys()
-            .filter(|name| name.starts_with("SWANCI_") && !KNOWN.contains(&name.as_str()))
-            .map(|name| format!("the variable {name} is not known to swanci and is ignored"))
-            .collect()
+        let unknown =
+            |name: &&String| name.starts_with("SWANCI_") && VARIABLES.iter().all(|(known, _)| known != name);
+        let warning = |name| format!("the variable {name} is not known to swanci and is ignored");
+        Ok(self.0.keys().filter(unknown).map(warning).collect())
     }
 }
 

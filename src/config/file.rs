@@ -1,4 +1,4 @@
-//! The configuration file (TOML): its shape, and where a mistake stands.
+//! The configuration file (TOML): its shape, and the positions of mistakes.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 
-use super::{Environment, Mistake};
+use super::Environment;
 use crate::error::{Classify as _, Failure, Kind};
 use crate::json::{Part, line_and_column, parts};
 use crate::suggest::{self, Wrong};
@@ -98,50 +98,51 @@ pub(super) struct RawRepository {
     pub(super) submodules: bool,
 }
 
-/// A value or a key that is wrong: its place, as `repository[0].name`, and why.
+/// A wrong value or key.
 #[derive(Debug)]
-pub(super) struct Invalid {
-    pub(super) key: String,
-    pub(super) problem: String,
-    pub(super) hint: Option<String>,
-    /// The offset in the text, where the key does not lead to it.
-    pub(super) at: Option<usize>,
+pub(crate) struct Mistake {
+    /// Such as `repository[0].name`.
+    pub(crate) key: String,
+    pub(crate) problem: String,
+    pub(crate) hint: Option<String>,
+    /// Line and column, starting at 1.
+    pub(crate) at: Option<(usize, usize)>,
 }
 
-impl Invalid {
-    pub(super) fn new(key: impl Into<String>, problem: impl Into<String>) -> Invalid {
-        Invalid { key: key.into(), problem: problem.into(), hint: None, at: None }
+impl Mistake {
+    pub(super) fn new(key: impl Into<String>, problem: impl Into<String>) -> Mistake {
+        Mistake { key: key.into(), problem: problem.into(), hint: None, at: None }
     }
 
-    /// The line and the column, from 1.
-    pub(super) fn place(&self, text: &str) -> Option<(usize, usize)> {
-        let by_key = || offset_of(DeTable::parse(text).ok()?.get_ref(), &self.key);
-        Some(line_and_column(text, self.at.or_else(by_key)?))
+    pub(super) fn hint(self, hint: impl Into<String>) -> Mistake {
+        Mistake { hint: Some(hint.into()), ..self }
+    }
+
+    /// Adds the position of its key in the text.
+    fn placed(self, text: &str) -> Mistake {
+        let by_key = || {
+            let offset = offset_of(DeTable::parse(text).ok()?.get_ref(), &self.key)?;
+            Some(line_and_column(text, offset))
+        };
+        Mistake { at: self.at.or_else(by_key), ..self }
     }
 
     /// Names the variable, or the file and the line, that the value comes from.
     pub(super) fn explain(self, path: Option<&Path>, text: &str, environment: &Environment) -> Failure {
-        let place = match (environment.variable_of(&self.key), path, self.place(text)) {
+        let mistake = self.placed(text);
+        let key = if mistake.key.is_empty() { String::new() } else { format!(": {}", mistake.key) };
+        let place = match (environment.variable_of(&mistake.key), path, mistake.at) {
             (Some(variable), _, _) => variable.to_owned(),
-            (None, Some(path), Some((line, _))) => {
-                format!("{}, line {line}{}", path.display(), self.at_key())
-            }
-            (None, Some(path), None) => format!("{}{}", path.display(), self.at_key()),
-            (None, None, _) => self.key.clone(),
+            (None, Some(path), Some((line, _))) => format!("{}, line {line}{key}", path.display()),
+            (None, Some(path), None) => format!("{}{key}", path.display()),
+            (None, None, _) => mistake.key,
         };
-        let failure = Failure::bad_input(format!("{place}: {}", self.problem));
-        match self.hint {
-            Some(hint) => failure.hint(hint),
-            None => failure,
-        }
-    }
-
-    fn at_key(&self) -> String {
-        if self.key.is_empty() { String::new() } else { format!(": {}", self.key) }
+        let failure = Failure::bad_input(format!("{place}: {}", mistake.problem));
+        Failure { hint: mistake.hint, ..failure }
     }
 }
 
-/// Where the key stands, or the innermost on the way to it that exists.
+/// The offset of the key, or of the innermost part of it that exists.
 fn offset_of(table: &DeTable<'_>, key: &str) -> Option<usize> {
     let mut parts = parts(key);
     let Some(Part::Key(first)) = parts.next() else { return None };
@@ -163,7 +164,6 @@ fn offset_of(table: &DeTable<'_>, key: &str) -> Option<usize> {
     Some(found.start)
 }
 
-/// Reads the file.
 pub(super) fn read(path: &Path) -> Result<String, Failure> {
     let mut text = std::fs::read_to_string(path)
         .classify(Kind::BadInput, || format!("cannot read the configuration {}", path.display()))?;
@@ -173,45 +173,44 @@ pub(super) fn read(path: &Path) -> Result<String, Failure> {
     Ok(text)
 }
 
-/// The sections, and the lists of sections.
 const SECTIONS: [&str; 3] = ["registry", "build", "serve"];
 const LISTS: [&str; 2] = ["forge", "repository"];
 
-pub(super) fn table(text: &str) -> Result<toml::Table, Invalid> {
-    text.parse::<toml::Table>().map_err(|error| Invalid {
-        at: error.span().map(|span| span.start),
-        ..Invalid::new("", format!("this is not TOML: {}", error.message()))
+pub(super) fn table(text: &str) -> Result<toml::Table, Mistake> {
+    text.parse::<toml::Table>().map_err(|error| Mistake {
+        at: error.span().map(|span| line_and_column(text, span.start)),
+        ..Mistake::new("", format!("this is not TOML: {}", error.message()))
     })
 }
 
-/// Reads the table.
-pub(super) fn parse(table: toml::Table) -> Result<RawConfig, Invalid> {
+pub(super) fn parse(table: toml::Table) -> Result<RawConfig, Mistake> {
     for name in SECTIONS.into_iter().chain(LISTS) {
-        let write = match table.get(name) {
-            Some(toml::Value::Array(_)) if SECTIONS.contains(&name) => format!("[{name}]"),
-            Some(toml::Value::Table(_)) if LISTS.contains(&name) => format!("[[{name}]]"),
-            Some(_) | None => continue,
-        };
-        let why = if LISTS.contains(&name) { "there can be several" } else { "there is only one" };
-        return Err(Invalid::new(name, format!("{why}: write {write}")));
+        let is_list = LISTS.contains(&name);
+        match table.get(name) {
+            Some(toml::Value::Array(_)) if !is_list => {
+                return Err(Mistake::new(name, format!("there is only one: write [{name}]")));
+            }
+            Some(toml::Value::Table(_)) if is_list => {
+                return Err(Mistake::new(name, format!("there can be several: write [[{name}]]")));
+            }
+            Some(_) | None => {}
+        }
     }
     serde_path_to_error::deserialize(table).map_err(|error| {
         let path = error.path().to_string();
         let message = error.into_inner();
         let wrong = suggest::in_plain_words(message.message(), "a table");
         match &wrong {
-            Wrong::Other(problem) => {
-                Invalid::new(if path == "." { String::new() } else { path }, problem.as_str())
-            }
+            Wrong::Other(problem) => Mistake::new(if path == "." { "" } else { &path }, problem.as_str()),
             Wrong::UnknownKey { key, known } => {
                 let hint = elsewhere(key, known).or_else(|| wrong.hint());
-                Invalid { hint, ..Invalid::new(path, "unknown key") }
+                Mistake { hint, ..Mistake::new(path, "unknown key") }
             }
         }
     })
 }
 
-/// For a key that stands in the wrong section.
+/// The hint for a key that belongs to another section.
 fn elsewhere(key: &str, known: &[String]) -> Option<String> {
     if suggest::nearest(key, known.iter().map(String::as_str)).is_some() {
         return None;
@@ -223,15 +222,12 @@ fn elsewhere(key: &str, known: &[String]) -> Option<String> {
         ("[[forge]]", keys_of::<RawForge>()),
         ("[[repository]]", keys_of::<RawRepository>()),
     ];
-    let found: Vec<&str> = sections
-        .iter()
-        .filter(|(_, keys)| keys.iter().any(|k| k == key))
-        .map(|(section, _)| *section)
-        .collect();
+    let found = sections.iter().filter(|(_, keys)| keys.iter().any(|k| k == key));
+    let found: Vec<&str> = found.map(|(section, _)| *section).collect();
     (!found.is_empty()).then(|| format!("`{key}` belongs to {}", found.join(" or ")))
 }
 
-/// The keys of a section, as serde lists them for one that it does not know.
+/// The keys of a section, from serde's error about an unknown one.
 fn keys_of<T: serde::de::DeserializeOwned>() -> Vec<String> {
     let unknown = toml::Table::from_iter([(String::new(), toml::Value::Boolean(true))]);
     match T::deserialize(unknown).map_err(|error| suggest::in_plain_words(error.message(), "a table")) {
@@ -240,60 +236,48 @@ fn keys_of<T: serde::de::DeserializeOwned>() -> Vec<String> {
     }
 }
 
-/// More are not reported at once.
+/// Limit on the reported mistakes.
 const MOST_MISTAKES: usize = 100;
 
-/// Every mistake in the text; the values of the environment are left out.
+/// Every mistake in the text, without the environment: it is parsed repeatedly, each time without the wrong values found
+/// so far.
 pub(super) fn mistakes(text: &str, environment: &Environment) -> Vec<Mistake> {
-    let described = |invalid: Invalid| Mistake {
-        at: invalid.place(text),
-        key: invalid.key,
-        problem: invalid.problem,
-        hint: invalid.hint,
-    };
     let mut rest = match table(text) {
         Ok(table) => table,
-        Err(invalid) => return vec![described(invalid)],
+        Err(mistake) => return vec![mistake],
     };
     let mut found: Vec<Mistake> = Vec::new();
-    while let Err(invalid) = parse(rest.clone()).and_then(|raw| raw.validate(environment)) {
-        let parts: Vec<Part<'_>> = parts(&invalid.key).collect();
-        let mended = mend(&mut rest, &parts, found.len());
-        let again = found.last().is_some_and(|last| last.key == invalid.key);
-        if !again {
-            found.push(described(invalid));
+    while let Err(mistake) = parse(rest.clone()).and_then(|raw| raw.validate(environment)) {
+        let parts: Vec<Part<'_>> = parts(&mistake.key).collect();
+        let is_removed = remove(&mut rest, &parts, found.len());
+        if found.last().is_some_and(|last| last.key == mistake.key) {
+            break;
         }
-        if again || !mended || found.len() == MOST_MISTAKES {
+        found.push(mistake.placed(text));
+        if !is_removed || found.len() == MOST_MISTAKES {
             break;
         }
     }
     found
 }
 
-/// Takes out what is wrong; a name or a kind, without which its section cannot be read, is replaced.
-fn mend(table: &mut toml::Table, key: &[Part<'_>], number: usize) -> bool {
+/// Removes a wrong value. A name or a kind is replaced, because its section cannot be read without it.
+fn remove(table: &mut toml::Table, key: &[Part<'_>], number: usize) -> bool {
     let [Part::Key(first), rest @ ..] = key else { return false };
-    match (*first, rest, table.get_mut(*first)) {
-        (_, _, None) => false,
-        ("name", [], Some(name)) => {
-            *name = toml::Value::String(format!("swanci-check/{number}"));
-            true
-        }
-        ("kind", [], Some(kind)) => {
-            *kind = toml::Value::String("github".to_owned());
-            true
-        }
-        (_, [Part::Index(index), rest @ ..], Some(toml::Value::Array(list)))
+    let Some(value) = table.get_mut(*first) else { return false };
+    match (*first, rest, value) {
+        ("name", [], name) => *name = format!("swanci-check/{number}").into(),
+        ("kind", [], kind) => *kind = "github".into(),
+        (_, [Part::Index(index), rest @ ..], toml::Value::Array(list))
             if list.iter().any(toml::Value::is_table) =>
         {
-            match list.get_mut(*index) {
-                Some(toml::Value::Table(table)) => mend(table, rest, number),
-                Some(_) | None => false,
-            }
+            let table = list.get_mut(*index).and_then(toml::Value::as_table_mut);
+            return table.is_some_and(|table| remove(table, rest, number));
         }
-        (_, [_, ..], Some(toml::Value::Table(table))) => mend(table, rest, number),
-        (_, _, Some(_)) => table.remove(*first).is_some(),
+        (_, [_, ..], toml::Value::Table(table)) => return remove(table, rest, number),
+        (_, _, _) => drop(table.remove(*first)),
     }
+    true
 }
 
 impl RawConfig {

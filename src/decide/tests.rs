@@ -34,7 +34,7 @@ fn judge(text: &str) -> Result<DecisionDocument, PayloadError> {
 }
 
 fn judge_as(text: &str, event: Option<&str>) -> Result<DecisionDocument, PayloadError> {
-    verdict(text.as_bytes(), Headers { event, ..Headers::default() }, &Policy::default(), true)
+    verdict(text.as_bytes(), Headers { event, ..Headers::default() }, &BranchGlobs::default(), true)
 }
 
 #[test]
@@ -155,8 +155,9 @@ fn a_skipped_pull_request_is_described_and_has_a_commit_only_if_it_landed() {
 
 #[test]
 fn a_closed_pull_request_with_an_open_state_is_a_contradiction() {
-    let decide =
-        |text: &str| decide(forge::parse(text.as_bytes(), Headers::default()).unwrap(), &Policy::default());
+    let decide = |text: &str| {
+        decide(forge::parse(text.as_bytes(), Headers::default()).unwrap(), &BranchGlobs::default())
+    };
     let open = merged_with("pull_request.state", "\"open\"");
     for merged in ["\"merged\":true", "\"merged\":false", "\"merged\":null", "\"unmerged\":0"] {
         let decision = decide(&open.replace("\"merged\":true", merged));
@@ -174,7 +175,7 @@ fn a_closed_pull_request_with_an_open_state_is_a_contradiction() {
     for state in ["\"closed\"", "\"\"", "7", "null", ""] {
         let decision = decide(&merged_with("pull_request.state", state));
         assert!(!decision.contradictory, "{state}");
-        assert!(matches!(decision.outcome, Outcome::Build(_)), "{state}");
+        assert!(decision.decision == DecisionWord::Build, "{state}");
     }
 }
 
@@ -288,14 +289,14 @@ fn branch_globs_stop_at_a_slash_like_githubs() {
     }
     for glob in ["", "a[", "{a", "[z-a]"] {
         let error = BranchGlobs::new(&["ok", glob]).unwrap_err();
-        assert_eq!(error.glob, glob);
+        assert!(error.starts_with(&format!("`{glob}` is not")), "{error}");
         assert!(error.to_string().contains("branch glob"), "{error}");
     }
 }
 
 #[test]
 fn an_unselected_branch_is_a_skip_with_the_reason() {
-    let policy = Policy { branches: BranchGlobs::new(&["main", "release/*"]).unwrap() };
+    let policy = BranchGlobs::new(&["main", "release/*"]).unwrap();
     let body = merged_with("x", "");
     let document = verdict(body.as_bytes(), Headers::default(), &policy, true).unwrap();
     assert_eq!(document.decision, DecisionWord::Skip);
@@ -312,14 +313,14 @@ fn an_unselected_branch_is_a_skip_with_the_reason() {
 #[test]
 fn rules_are_included_only_on_request() {
     let body = merged_with("x", "");
-    let document = verdict(body.as_bytes(), Headers::default(), &Policy::default(), false).unwrap();
+    let document = verdict(body.as_bytes(), Headers::default(), &BranchGlobs::default(), false).unwrap();
     assert!(!serde_json::to_string(&document).unwrap().contains("rules"));
 }
 
 proptest! {
     #[test]
     fn arbitrary_bytes_do_not_panic(body in proptest::collection::vec(any::<u8>(), 0..300), event in proptest::option::of(".*")) {
-        let _ = verdict(&body, Headers { event: event.as_deref(), ..Headers::default() }, &Policy::default(), true);
+        let _ = verdict(&body, Headers { event: event.as_deref(), ..Headers::default() }, &BranchGlobs::default(), true);
     }
 
     #[test]
@@ -329,7 +330,7 @@ proptest! {
         let mut body = merged_with("x", "").into_bytes();
         let at = at.index(body.len());
         if cut { body.truncate(at) } else { body[at] = byte }
-        let shown = match verdict(&body, Headers::default(), &Policy::default(), true) {
+        let shown = match verdict(&body, Headers::default(), &BranchGlobs::default(), true) {
             Ok(document) => document.reason,
             Err(error) => error.to_string(),
         };
@@ -409,7 +410,7 @@ fn judge_of(
     payload: &serde_json::Value,
 ) -> Result<DecisionDocument, PayloadError> {
     let headers = Headers { event, forge: Some(forge), ..Headers::default() };
-    verdict(payload.to_string().as_bytes(), headers, &Policy::default(), true)
+    verdict(payload.to_string().as_bytes(), headers, &BranchGlobs::default(), true)
 }
 
 #[test]
@@ -507,13 +508,13 @@ fn a_merge_in_another_state_is_a_contradiction_and_other_events_are_skips() {
         payload[root]["state"] = "open".into();
         let headers = Headers { event: Some(event), forge: Some(forge), ..Headers::default() };
         let decision =
-            decide(forge::parse(payload.to_string().as_bytes(), headers).unwrap(), &Policy::default());
+            decide(forge::parse(payload.to_string().as_bytes(), headers).unwrap(), &BranchGlobs::default());
         assert!(decision.contradictory, "{forge}: {}", decision.reason);
         if forge == ForgeName::Gitbucket {
             payload[root]["merged"] = false.into();
             let headers = Headers { event: Some(event), forge: Some(forge), ..Headers::default() };
             let closed = forge::parse(payload.to_string().as_bytes(), headers).unwrap();
-            assert!(!decide(closed, &Policy::default()).contradictory);
+            assert!(!decide(closed, &BranchGlobs::default()).contradictory);
         }
     }
 }

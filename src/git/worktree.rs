@@ -21,7 +21,7 @@ fn uses_lfs(gitattributes: &[u8]) -> bool {
 }
 
 /// The submodules of a commit: paths from its root, and pinned commits.
-pub(crate) type Submodules = BTreeMap<String, CommitSha>;
+pub type Submodules = BTreeMap<String, CommitSha>;
 
 /// The output of `git status` below a folder of a working tree; `None` outside of one, or if git cannot read it.
 pub(crate) fn uncommitted(dir: &Path, cancel: &Cancel) -> Option<Vec<String>> {

@@ -150,7 +150,7 @@ fn ignored(answers: &Answers) -> (PathBuf, Vec<String>) {
 }
 
 fn check(answers: &Answers) -> Result<(), Failure> {
-    BranchGlobs::new(&answers.branches).map_err(|e| Failure::new(Kind::Usage, e).context("--branch"))?;
+    BranchGlobs::new(&answers.branches).map_err(|e| Failure::usage(e).context("--branch"))?;
     if !answers.branches.is_empty() && answers.repositories.is_empty() {
         return Err(
             Failure::usage("--branch is for the repositories, and there is none").hint("add --repository")

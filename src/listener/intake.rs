@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
 
-use crate::decide::{self, Outcome, Policy};
+use crate::decide::{self, BranchGlobs};
+use crate::documents::DecisionWord;
 use crate::forge::signature::{self, WebhookSecret};
 use crate::forge::{self, Encoding, Event, Headers};
 use crate::model::{ForgeName, RepoName};
@@ -27,7 +28,7 @@ pub struct ForgeRules {
     /// `None`: deliveries of this forge are refused.
     pub secret: Option<WebhookSecret>,
     /// The allow-list, each repository with its branches.
-    pub repositories: Vec<(RepoName, Policy)>,
+    pub repositories: Vec<(RepoName, BranchGlobs)>,
 }
 
 impl Rules {
@@ -146,31 +147,28 @@ impl Intake {
             return Err(Answer::new(Verdict::Pong, "the webhook works"));
         }
         let decision = match &read.repository {
-            None => decide::decide(read, &Policy::default()),
+            None => decide::decide(read, &BranchGlobs::default()),
             Some(name) => {
                 let allowed =
                     verified.iter().filter(|forge| Some(forge.kind) == headers.forge).find_map(|forge| {
-                        let (_, policy) =
+                        let (_, branches) =
                             forge.repositories.iter().find(|(allowed, _)| allowed.same_as(name))?;
-                        Some((forge, policy))
+                        Some((forge, branches))
                     });
-                let Some((forge, policy)) = allowed else {
+                let Some((forge, branches)) = allowed else {
                     let why = format!("the repository `{name}` is not on the allow-list");
                     return Err(Answer::new(Verdict::NotAllowed, why));
                 };
-                decide::decide(read, policy).on(forge.kind, &forge.url)
+                decide::decide(read, branches).on(forge.kind, &forge.url)
             }
         };
-        let change = match &decision.outcome {
-            Outcome::Build(change) => (**change).clone(),
-            Outcome::Skip(change) => {
-                let pull_request = change.as_ref().and_then(|change| change.pull_request.as_ref());
-                subject.1 = pull_request.map(|pull_request| pull_request.number);
-                let verdict = if decision.contradictory { Verdict::Contradictory } else { Verdict::Skip };
-                return Err(Answer::new(verdict, decision.reason));
-            }
+        let pull_request = decision.change.as_ref().and_then(|change| change.pull_request.as_ref());
+        subject.1 = pull_request.map(|pull_request| pull_request.number);
+        let to_build = decision.change.clone().filter(|_| decision.decision == DecisionWord::Build);
+        let Some(change) = to_build else {
+            let verdict = if decision.contradictory { Verdict::Contradictory } else { Verdict::Skip };
+            return Err(Answer::new(verdict, decision.reason));
         };
-        subject.1 = change.pull_request.as_ref().map(|pull_request| pull_request.number);
         let reason = decision.reason.clone();
         let document = decision.into_document(decide::payload_sha256(delivery.body), false);
         let document = serde_json::to_string(&document).map_err(|error| malformed(error.to_string()))?;

@@ -1,65 +1,39 @@
 //! Build arguments that look like secrets: they would stay visible in `docker history`.
 
-/// Words that end the name of a secret. Whole words between `_`, so that `TOKENIZER` or `KEYBOARD` pass.
-const NAMES: [&str; 13] = [
-    "TOKEN",
-    "PASSWORD",
-    "PASSWD",
-    "PASSPHRASE",
-    "PWD",
-    "SECRET",
-    "SECRETS",
-    "APIKEY",
-    "API_KEY",
-    "ACCESS_KEY",
-    "PRIVATE_KEY",
-    "SECRET_KEY",
-    "CREDENTIALS",
-];
+/// The ends of the names of secrets: whole words between `_`, so that `TOKENIZER` or `KEYBOARD` pass.
+const NAMES: &str = "TOKEN PASSWORD PASSWD PASSPHRASE PWD SECRET SECRETS APIKEY API_KEY ACCESS_KEY PRIVATE_KEY SECRET_KEY \
+                     CREDENTIALS";
 
-/// How well-known tokens begin, and how long they are at least. Sources: the forges' and clouds' own docs on secret
-/// scanning.
-const PREFIXES: [(&str, usize); 17] = [
-    ("ghp_", 20),
-    ("gho_", 20),
-    ("ghu_", 20),
-    ("ghs_", 20),
-    ("ghr_", 20),
+/// How well-known tokens begin, and their minimum length (from the documentation of the forges and clouds on secret
+/// scanning).
+const TOKENS: [(&str, usize); 5] = [
+    ("ghp_ gho_ ghu_ ghs_ ghr_ glpat- AKIA ASIA xoxb- xoxp- dckr_pat_ sk_live_", 20),
     ("github_pat_", 30),
-    ("glpat-", 20),
-    ("AKIA", 20),
-    ("ASIA", 20),
-    ("xoxb-", 20),
-    ("xoxp-", 20),
-    ("npm_", 36),
-    ("dckr_pat_", 20),
-    ("pypi-", 40),
-    ("sk_live_", 20),
     ("AIza", 35),
-    ("SG.", 40),
+    ("npm_", 36),
+    ("pypi- SG.", 40),
 ];
 
-/// Why an argument is taken for a secret. Empty values, references by file name and plain switches are not.
+/// Why an argument is considered a secret. Empty values, references by file name and plain switches are not.
 pub(super) fn looks_secret(name: &str, value: &str) -> Option<&'static str> {
     let value = value.trim();
     if value.contains("-----BEGIN ") && value.contains("PRIVATE KEY-----") {
         return Some("holds a private key");
     }
-    let known = PREFIXES.iter().any(|(prefix, length)| {
-        value.starts_with(prefix)
-            && value.len() >= *length
-            && value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
-    });
-    if known {
+    let is_token = value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+        && TOKENS.iter().any(|(prefixes, length)| {
+            value.len() >= *length && prefixes.split(' ').any(|prefix| value.starts_with(prefix))
+        });
+    if is_token {
         return Some("holds what looks like an access token");
     }
     let upper = name.to_ascii_uppercase();
-    let named = NAMES
-        .iter()
+    let is_named = NAMES
+        .split(' ')
         .any(|word| upper.strip_suffix(word).is_some_and(|rest| rest.is_empty() || rest.ends_with('_')));
-    let harmless = value.is_empty()
-        || matches!(value.to_ascii_lowercase().as_str(), "true" | "false" | "yes" | "no" | "0" | "1");
-    (named && !harmless).then_some("is named like a secret")
+    let lower = value.to_ascii_lowercase();
+    let harmless = ["", "true", "false", "yes", "no", "0", "1"].contains(&lower.as_str());
+    (is_named && !harmless).then_some("is named like a secret")
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::escape::{escaped, shortened};
@@ -16,186 +15,115 @@ const MAX_TAG: usize = 128;
 /// Of the SHA-256 of a branch's name.
 const HASH_BYTES: usize = 4;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Word {
-    Version,
-    Branch,
-    Commit,
-    /// The first 12 digits of the commit.
-    Short,
-    /// Of the pull request.
-    Number,
-}
-
-impl Word {
-    const ALL: [Word; 5] = [Word::Version, Word::Branch, Word::Commit, Word::Short, Word::Number];
-
-    const fn text(self) -> &'static str {
-        match self {
-            Word::Version => "version",
-            Word::Branch => "branch",
-            Word::Commit => "commit",
-            Word::Short => "short",
-            Word::Number => "number",
-        }
-    }
-}
-
-impl fmt::Display for Word {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{{{}}}", self.text())
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Part {
-    Text(String),
-    Word(Word),
-}
+pub(crate) const VERSION: &str = "{version}";
+pub(crate) const NUMBER: &str = "{number}";
+const BRANCH: &str = "{branch}";
+const WORDS: [&str; 5] = [VERSION, BRANCH, "{commit}", "{short}", NUMBER];
 
 /// A template with valid syntax; whether it makes a tag depends on the values.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Template {
-    source: String,
-    parts: Vec<Part>,
-}
-
-/// Why a template makes no tag.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the tag template `{}` {problem}", shortened(.template, 150))]
-pub struct TemplateError {
-    template: String,
-    problem: String,
-}
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template(String);
 
 #[derive(Debug, Clone, Copy)]
 pub struct TemplateValues<'a> {
     pub version: Option<&'a Tag>,
     pub branch: Option<&'a BranchName>,
     pub commit: &'a CommitSha,
+    /// Of the pull request.
     pub number: Option<u64>,
 }
 
+fn wrong(template: &str, problem: &str) -> String {
+    format!("the tag template `{}` {problem}", shortened(template, 150))
+}
+
 impl FromStr for Template {
-    type Err = TemplateError;
-    fn from_str(source: &str) -> Result<Template, TemplateError> {
-        let wrong =
-            |problem: &str| TemplateError { template: source.to_owned(), problem: problem.to_owned() };
+    type Err = String;
+
+    fn from_str(source: &str) -> Result<Template, String> {
+        let wrong = |problem: &str| Err(wrong(source, problem));
         if source.is_empty() {
-            return Err(wrong("is empty"));
+            return wrong("is empty");
         }
-        let mut parts = Vec::new();
         let mut rest = source;
         while !rest.is_empty() {
             let (text, braced) = rest.split_at(rest.find(['{', '}']).unwrap_or(rest.len()));
             if let Some(c) = text.chars().find(|c| !is_tag_character(*c)) {
                 let c = escaped(c.encode_utf8(&mut [0; 4]));
-                return Err(wrong(&format!("has `{c}`, which a tag cannot contain")));
+                return wrong(&format!("has `{c}`, which a tag cannot contain"));
             }
-            if !text.is_empty() {
-                parts.push(Part::Text(text.to_owned()));
+            let (word, behind) = braced.split_at(braced.find('}').map_or(0, |end| end + 1));
+            if word.is_empty() != braced.is_empty() || word.matches('{').count() != word.matches('}').count()
+            {
+                return wrong("has unbalanced braces");
             }
-            if braced.is_empty() {
-                break;
+            if !word.is_empty() && !WORDS.contains(&word) {
+                let nearest = suggest::nearest(word, WORDS).map(|word| format!("; did you mean `{word}`?"));
+                let (word, nearest) = (shortened(word, 40), nearest.unwrap_or_default());
+                let known = WORDS.join(", ");
+                return wrong(&format!("has the unknown word `{word}`{nearest} (the words are {known})"));
             }
-            let word = braced.strip_prefix('{').and_then(|inner| inner.split_once('}'));
-            let Some((word, behind)) = word.filter(|(word, _)| !word.contains('{')) else {
-                return Err(wrong("has unbalanced braces"));
-            };
-            let Some(known) = Word::ALL.into_iter().find(|known| known.text() == word) else {
-                let nearest = suggest::nearest(word, Word::ALL.map(Word::text)).unwrap_or_default();
-                return Err(wrong(&format!(
-                    "has the unknown word `{{{}}}`; did you mean `{{{nearest}}}`? The words are {}",
-                    shortened(word, 40),
-                    Word::ALL.map(|word| word.to_string()).join(", ")
-                )));
-            };
-            parts.push(Part::Word(known));
             rest = behind;
         }
-        Ok(Template { source: source.to_owned(), parts })
-    }
-}
-
-impl TryFrom<String> for Template {
-    type Error = TemplateError;
-    fn try_from(source: String) -> Result<Template, TemplateError> {
-        source.parse()
-    }
-}
-
-impl From<Template> for String {
-    fn from(template: Template) -> String {
-        template.source
+        Ok(Template(source.to_owned()))
     }
 }
 
 impl fmt::Display for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.source)
+        f.write_str(&self.0)
     }
 }
 
 impl Template {
     /// `{version}`, or `{branch}` for an image without a version.
     pub fn default_list(has_version: bool) -> Vec<Template> {
-        let word = if has_version { Word::Version } else { Word::Branch };
-        vec![Template { source: word.to_string(), parts: vec![Part::Word(word)] }]
+        vec![Template(if has_version { VERSION } else { BRANCH }.to_owned())]
     }
 
-    pub fn asks_for(&self, word: Word) -> bool {
-        self.parts.contains(&Part::Word(word))
-    }
-
-    fn wrong(&self, problem: String) -> TemplateError {
-        TemplateError { template: self.source.clone(), problem }
+    pub fn asks_for(&self, word: &str) -> bool {
+        self.0.contains(word)
     }
 
     /// The tag for these values. A branch is made to fit a tag, see [`fitted`].
-    pub fn expand(&self, values: &TemplateValues<'_>) -> Result<Tag, TemplateError> {
+    pub fn expand(&self, values: &TemplateValues<'_>) -> Result<Tag, String> {
+        let wrong = |problem: &str| wrong(&self.0, problem);
         let number = values.number.map(|n| n.to_string());
-        let value = |word: Word| {
-            let value = match word {
-                Word::Version => values.version.map(Tag::as_str),
-                Word::Branch => values.branch.map(BranchName::as_str),
-                Word::Commit => Some(values.commit.as_str()),
-                Word::Short => Some(values.commit.short()),
-                Word::Number => number.as_deref(),
-            };
-            value.ok_or_else(|| self.wrong(format!("asks for {word}, which has no value here")))
-        };
-        let mut pieces: Vec<(&str, bool)> = Vec::with_capacity(self.parts.len());
-        for part in &self.parts {
-            pieces.push(match part {
-                Part::Text(text) => (text, false),
-                Part::Word(word) => (value(*word)?, *word == Word::Branch),
-            });
+        let branch = values.branch.map(BranchName::as_str);
+        let mut text = self.0.clone();
+        for (word, value) in WORDS.into_iter().zip([
+            values.version.map(Tag::as_str),
+            branch,
+            Some(values.commit.as_str()),
+            Some(values.commit.short()),
+            number.as_deref(),
+        ]) {
+            if self.asks_for(word) {
+                let value =
+                    value.ok_or_else(|| wrong(&format!("asks for {word}, which has no value here")))?;
+                // The length that is left for a branch depends on the other values.
+                text = if word == BRANCH { text } else { text.replace(word, value) };
+            }
         }
-        let fixed: usize =
-            pieces.iter().filter(|(_, is_branch)| !is_branch).map(|(text, _)| text.len()).sum();
-        let branches = pieces.iter().filter(|(_, is_branch)| *is_branch).count();
-        let room = MAX_TAG.saturating_sub(fixed).checked_div(branches).unwrap_or(0);
-        let first = self.parts.first() == Some(&Part::Word(Word::Branch));
-        let branch = fitted(values.branch.map_or("", BranchName::as_str), room, first);
-        let text: String =
-            pieces.into_iter().map(|(text, is_branch)| if is_branch { &branch } else { text }).collect();
+        let branches = text.matches(BRANCH).count();
+        let fixed = text.len() - branches * BRANCH.len();
+        let left = MAX_TAG.saturating_sub(fixed).checked_div(branches).unwrap_or(0);
+        let text = text.replace(BRANCH, &fitted(branch.unwrap_or_default(), left, text.starts_with(BRANCH)));
         let tag: Tag = text.parse().map_err(|_| {
             let text = shortened(&text, 150);
-            self.wrong(format!(
+            wrong(&format!(
                 "makes `{text}`, which is not a valid tag (at most 128 characters; not starting with `.` or `-`)"
             ))
         })?;
         if is_immutable(&tag) {
-            return Err(
-                self.wrong(format!("makes `{tag}`; swanci itself sets `sha-<commit>`, which never moves"))
-            );
+            let problem = format!("makes `{tag}`; swanci itself sets `sha-<commit>`, which never moves");
+            return Err(wrong(&problem));
         }
         Ok(tag)
     }
 
     /// The tags of a list of templates, without duplicates.
-    pub fn expand_all(list: &[Template], values: &TemplateValues<'_>) -> Result<Vec<Tag>, TemplateError> {
+    pub fn expand_all(list: &[Template], values: &TemplateValues<'_>) -> Result<Vec<Tag>, String> {
         let mut seen = HashSet::with_capacity(list.len());
         let mut tags = list.iter().map(|template| template.expand(values)).collect::<Result<Vec<_>, _>>()?;
         tags.retain(|tag| seen.insert(tag.clone()));
@@ -207,20 +135,20 @@ fn is_tag_character(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-')
 }
 
-/// A branch's name as a part of a tag, of at most `room` bytes (or the length of its hash); `first` when the tag starts
+/// A branch's name as a part of a tag, of at most `limit` bytes (or the length of its hash); `first` when the tag starts
 /// with it. Invalid characters become `-`, and an invalid start becomes `_`. Unless only `/` was replaced, a hash of the
 /// name follows, so that two such branches get different tags.
-fn fitted(branch: &str, room: usize, first: bool) -> String {
+fn fitted(branch: &str, limit: usize, first: bool) -> String {
     // One ASCII character for each character of the branch, so that it can be cut anywhere.
     let mut text: String = branch.chars().map(|c| if is_tag_character(c) { c } else { '-' }).collect();
-    let mut changed = text.len() > room || branch.chars().any(|c| !is_tag_character(c) && c != '/');
+    let mut changed = text.len() > limit || branch.chars().any(|c| !is_tag_character(c) && c != '/');
     if first && text.starts_with(['.', '-']) {
         text.replace_range(..1, "_");
         changed = true;
     }
     if changed {
         let hash = hex::encode(&Sha256::digest(branch)[..HASH_BYTES]);
-        text.truncate(room.saturating_sub(hash.len() + 1));
+        text.truncate(limit.saturating_sub(hash.len() + 1));
         text.push('-');
         text.push_str(&hash);
     }
@@ -245,7 +173,7 @@ mod tests {
         version: Option<&str>,
         branch: Option<&str>,
         number: Option<u64>,
-    ) -> Result<Tag, TemplateError> {
+    ) -> Result<Tag, String> {
         let (version, branch) = (version.map(|v| v.parse().unwrap()), branch.map(|b| b.parse().unwrap()));
         let commit = SHA.parse().unwrap();
         let values =

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{ManifestError, from_serde};
+use super::{ManifestError, NO_IMAGES, from_serde};
 use crate::json::Object;
 
 /// `images.json`, at the root of a commit.
@@ -106,7 +106,7 @@ pub(super) fn images(text: &str) -> Result<Vec<&RawValue>, ManifestError> {
     })?;
     json.end().map_err(|e| ManifestError::whole(format!("has text after its end: {e}")))?;
     if file.images.is_empty() {
-        return Err(ManifestError::at("images", "is empty: there is no image to build"));
+        return Err(ManifestError::at("images", NO_IMAGES));
     }
     Ok(file.images)
 }

@@ -4,6 +4,7 @@ mod image;
 
 use std::collections::BTreeSet;
 use std::panic::resume_unwind;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,18 +15,16 @@ use crate::documents::{BuiltDocument, Image, ImageStatus, SCHEMA, Seconds};
 use crate::error::{Classify as _, Failure, Kind};
 use crate::escape::shortened;
 use crate::events::{Phase, RunEvent, Step};
-use crate::git::CommitInfo;
-use crate::manifest::ImageKind;
+use crate::git::Mirror;
 use crate::model::{Change, CommitSha, ImageName};
 use crate::parallel;
 use crate::plan::Action;
 use crate::suggest;
 
 use super::compare::{Asked, ask};
-use super::contexts::Contexts;
 use super::schedule;
 use super::scratch::{Scratch, remove_abandoned};
-use super::survey::{Surveyed, survey};
+use super::survey::{Survey, Surveyed, survey};
 use super::{Origin, Outcome, REGISTRY_THREADS, Site, checkout, now, seconds};
 
 #[derive(Debug, Clone, Default)]
@@ -65,7 +64,7 @@ pub(crate) fn build(
     let begun = Instant::now();
     let origin = Origin::of(site, change)?;
     if !options.dry_run {
-        super::secrets::check(&origin.secrets, &change.repository)?;
+        origin.check_secrets(&change.repository)?;
     }
     let step = site.events.begin(Step::Checkout { commit: change.commit.short().to_owned() });
     step.line(&format!("fetching {}", origin.remote.as_git_url()));
@@ -74,15 +73,18 @@ pub(crate) fn build(
     thread::scope(|scope| {
         // This starts a process, so it overlaps with reading the commit's files.
         let builder = scope.spawn(|| site.docker.find_builder(&site.cancel));
-        let surveyed = survey(site, &origin, &mirror, change)?;
-        let chosen = choose(&surveyed, &options.images)?;
+        let mut surveyed = survey(site, &origin, &mirror, change)?;
+        let chosen = choose(&mut surveyed, &options.images)?;
+        let Survey { images: surveyed, skipped } = surveyed;
         let info = mirror.commit_info(&change.commit)?;
-        step.done(&if chosen.len() == 1 { "1 image".to_owned() } else { format!("{} images", chosen.len()) });
+        let count = chosen.len() + skipped.len();
+        step.done(&if count == 1 { "1 image".to_owned() } else { format!("{count} images") });
         let checkout = begun.elapsed();
         site.events.emit(&RunEvent::Phase { phase: Phase::Checkout, took: checkout });
 
         let begun = Instant::now();
-        let actions = plan(site, &origin, change, &info, &surveyed, &chosen, options)?;
+        let actions =
+            plan(site, &origin, change, info.parents.first().cloned(), &surveyed, &chosen, options)?;
         let temporary = std::env::temp_dir();
         let scratch = Scratch::new(&temporary)
             .classify(Kind::Environment, || format!("cannot make a directory in {}", temporary.display()))?;
@@ -91,9 +93,11 @@ pub(crate) fn build(
             site,
             change,
             origin: &origin,
+            mirror: &mirror,
             created: info.time,
-            contexts: Contexts::new(site, &origin, &mirror, &change.commit, &surveyed, scratch.path()),
+            scratch: scratch.path(),
             surveyed: &surveyed,
+            written: surveyed.iter().map(|_| Mutex::default()).collect(),
             options,
             on_ready,
             actions: &actions,
@@ -101,19 +105,15 @@ pub(crate) fn build(
             results: Mutex::new(surveyed.iter().map(|_| None).collect()),
         };
         if !options.dry_run {
-            let count = |wanted: fn(&Action) -> bool| actions.iter().flatten().filter(|a| wanted(a)).count();
-            let docker = count(|action| !matches!(action, Action::Skip { .. }));
-            let steps = count(|action| matches!(action, Action::Build { .. }))
-                + if options.pushes { docker + 1 } else { 0 };
-            site.events.emit(&RunEvent::Planned { steps });
-            if actions.iter().any(|action| matches!(action, Some(Action::Build { .. }))) {
+            if actions.iter().flatten().any(Action::is_build) {
                 work.builder = builder.join().unwrap_or_else(|panic| resume_unwind(panic))?;
             }
             work.carry_out();
         }
         let build = begun.elapsed();
         site.events.emit(&RunEvent::Phase { phase: Phase::Build, took: build });
-        let (images, failures) = work.into_images();
+        let (images, failures) = work.into_images(skipped);
+        let failure = site.cancel.stopped().map(Failure::from).or_else(|| failed_images(&images, &failures));
         let document = BuiltDocument {
             schema: SCHEMA,
             change: change.clone(),
@@ -123,22 +123,27 @@ pub(crate) fn build(
             started,
             seconds: Seconds { checkout: seconds(checkout), build: seconds(build), push: None },
         };
-        let failure =
-            site.cancel.stopped().map(Failure::from).or_else(|| failed_images(&document, &failures));
         Ok(Outcome { document, failure })
     })
 }
 
-/// The requested images, with the local bases that they are built on.
-fn choose(surveyed: &[Surveyed], asked: &[ImageName]) -> Result<Vec<usize>, Failure> {
+/// The requested images, with the local bases that they are built on. Removes the skipped ones that were not requested.
+fn choose(surveyed: &mut Survey, asked: &[ImageName]) -> Result<BTreeSet<usize>, Failure> {
+    let Survey { images, skipped } = surveyed;
     if asked.is_empty() {
-        return Ok((0..surveyed.len()).collect());
+        return Ok((0..images.len()).collect());
     }
     let mut chosen = BTreeSet::new();
     let mut open = Vec::new();
     for name in asked {
-        let Some(i) = surveyed.iter().position(|s| s.spec.name == *name) else {
-            let known: Vec<&str> = surveyed.iter().map(|s| s.spec.name.as_str()).collect();
+        if let Some(i) = images.iter().position(|image| image.spec.name == *name) {
+            open.push(i);
+        } else if skipped.iter().all(|(_, image)| image.name != name.as_str()) {
+            let mut known: Vec<(usize, &str)> =
+                skipped.iter().map(|(place, image)| (*place, image.name.as_str())).collect();
+            known.extend(images.iter().map(|image| (image.place, image.spec.name.as_str())));
+            known.sort_unstable();
+            let known: Vec<&str> = known.into_iter().map(|(_, name)| name).collect();
             let failure = Failure::usage(format!(
                 "the commit lists no image `{name}`; it lists {}",
                 shortened(&known.join(", "), 300)
@@ -147,15 +152,15 @@ fn choose(surveyed: &[Surveyed], asked: &[ImageName]) -> Result<Vec<usize>, Fail
                 Some(nearest) => failure.hint(format!("did you mean `{nearest}`?")),
                 None => failure,
             });
-        };
-        open.push(i);
-    }
-    while let Some(i) = open.pop() {
-        if chosen.insert(i) {
-            open.extend(surveyed[i].bases().map(|(_, base)| *base));
         }
     }
-    Ok(chosen.into_iter().collect())
+    skipped.retain(|(_, image)| asked.iter().any(|name| name.as_str() == image.name));
+    while let Some(i) = open.pop() {
+        if chosen.insert(i) {
+            open.extend(images[i].bases.iter().map(|(_, base)| *base));
+        }
+    }
+    Ok(chosen)
 }
 
 /// What to do with each image; `None` for one that was not requested.
@@ -163,62 +168,47 @@ fn plan(
     site: &Site,
     origin: &Origin,
     change: &Change,
-    info: &CommitInfo,
+    parent: Option<CommitSha>,
     surveyed: &[Surveyed],
-    chosen: &[usize],
+    chosen: &BTreeSet<usize>,
     options: &BuildOptions,
 ) -> Result<Vec<Option<Action>>, Failure> {
     let mut actions: Vec<Option<Action>> = surveyed.iter().map(|_| None).collect();
-    let mut docker: Vec<(usize, &Surveyed)> = Vec::new();
-    for i in chosen {
-        match &surveyed[*i].spec.kind {
-            ImageKind::Docker => docker.push((*i, &surveyed[*i])),
-            ImageKind::Skipped { reason } => actions[*i] = Some(Action::Skip { reason: reason.clone() }),
-        }
-    }
-    let Some(client) = &site.client else {
-        for (i, _) in docker {
-            actions[i] = Some(Action::Build { why: "no registry is configured" });
+    if site.client.is_none() {
+        for i in chosen {
+            actions[*i] = Some(Action::Build { why: "no registry is configured" });
         }
         return Ok(actions);
-    };
-    let step = site.events.begin(Step::Compare);
-    let (own, parent) = (change.commit.immutable_tag(), info.parents.first().map(CommitSha::immutable_tag));
-    let asked: Vec<Asked<'_>> = docker
-        .iter()
-        .map(|(_, image)| Asked {
-            repository: &image.repository,
-            own: &own,
-            parent: parent.as_ref(),
-            moving: &image.tags,
-        })
-        .collect();
-    let holdings = match ask(&client.with_cancel(site.cancel.clone()), &asked) {
-        Ok(holdings) => holdings,
-        Err(error) => {
-            let failure = Failure::from(error);
-            step.failed(&failure.one_line());
-            return Err(failure);
-        }
-    };
-    let mut to_build = 0;
-    for ((i, image), holdings) in docker.iter().zip(&holdings) {
-        let is_ours = |source: &str| origin.is_source(source);
-        if options.only_own_paths
-            && let Some(source) = holdings.owned_by_another(is_ours)
-        {
-            let failure = origin.refusal(&image.repository, source);
-            step.failed(&failure.one_line());
-            return Err(failure);
-        }
-        let action = match &image.source {
-            Some(source) if !options.force => Action::for_inputs(&source.inputs, holdings, is_ours),
-            Some(_) | None => Action::Build { why: "asked for with --force" },
-        };
-        to_build += usize::from(matches!(action, Action::Build { .. }));
-        actions[*i] = Some(action);
     }
-    step.done(&format!("{to_build} to build, {} unchanged", docker.len() - to_build));
+    let step = site.events.begin(Step::Compare);
+    let (own, parent) = (change.commit.immutable_tag(), parent.map(|parent| parent.immutable_tag()));
+    let ask_of = |i: &usize| {
+        let Surveyed { repository, tags, .. } = &surveyed[*i];
+        Asked { repository, own: &own, parent: parent.as_ref(), moving: tags }
+    };
+    let asked: Vec<Asked<'_>> = chosen.iter().map(ask_of).collect();
+    let holdings = ask(site, &asked).and_then(|holdings| {
+        if options.only_own_paths {
+            origin.check_owner(&asked, &holdings)?;
+        }
+        Ok(holdings)
+    });
+    let holdings = match holdings {
+        Ok(holdings) => holdings,
+        Err(failure) => {
+            step.failed(&failure.one_line());
+            return Err(failure);
+        }
+    };
+    for (i, holdings) in chosen.iter().zip(&holdings) {
+        actions[*i] = Some(if options.force {
+            Action::Build { why: "asked for with --force" }
+        } else {
+            Action::for_inputs(&surveyed[*i].inputs, holdings, |source| origin.is_source(source))
+        });
+    }
+    let to_build = actions.iter().flatten().filter(|action| action.is_build()).count();
+    step.done(&format!("{to_build} to build, {} unchanged", chosen.len() - to_build));
     Ok(actions)
 }
 
@@ -226,53 +216,50 @@ fn plan(
 const CAUSES: usize = 10;
 
 /// One failure for all images, with the first available hint.
-fn failed_images(document: &BuiltDocument, failures: &[(Kind, Option<String>)]) -> Option<Failure> {
-    let kind = failures.iter().map(|(kind, _)| *kind).reduce(Kind::and)?;
-    let hint = failures.iter().filter(|(k, _)| *k == kind).find_map(|(_, hint)| hint.clone());
-    let failed: Vec<&Image> = document.images.iter().filter(|i| i.status == ImageStatus::Failed).collect();
+fn failed_images(images: &[Image], failures: &[Failure]) -> Option<Failure> {
+    let kind = failures.iter().map(|failure| failure.kind).reduce(Kind::and)?;
+    let hint = failures.iter().filter(|f| f.kind == kind).find_map(|f| f.hint.clone());
+    let failed: Vec<&Image> = images.iter().filter(|i| i.status == ImageStatus::Failed).collect();
     let names: Vec<&str> = failed.iter().map(|i| i.name.as_str()).collect();
-    let text = format!("{} of {} images failed: {}", failed.len(), document.images.len(), names.join(", "));
+    let text = format!("{} of {} images failed: {}", failed.len(), images.len(), names.join(", "));
     let causes = failed.iter().take(CAUSES).rev();
     let causes = causes.map(|i| format!("{}: {}", i.name, i.error.as_deref().unwrap_or("failed")));
-    let error =
-        causes.map(|cause| anyhow::anyhow!(cause)).reduce(|inner, outer| inner.context(outer.to_string()));
+    let error = causes.map(anyhow::Error::msg).reduce(|inner, outer| inner.context(outer.to_string()));
     Some(Failure { kind, error: error?.context(text), hint })
 }
 
-/// The result for an image: its document entry and, for a failure, its kind and hint.
-struct Done {
-    image: Image,
-    failed: Option<(Kind, Option<String>)>,
-}
-
 /// What the images of one commit share, and the result for each.
-struct Work<'a> {
-    site: &'a Site,
-    change: &'a Change,
-    origin: &'a Origin,
+pub(super) struct Work<'a> {
+    pub(super) site: &'a Site,
+    pub(super) change: &'a Change,
+    pub(super) origin: &'a Origin,
+    pub(super) mirror: &'a Mirror<'a>,
     /// The commit's own time, seconds since the epoch.
     created: i64,
-    contexts: Contexts<'a>,
-    surveyed: &'a [Surveyed],
+    /// The folder for contexts, Dockerfiles and layouts.
+    pub(super) scratch: &'a Path,
+    pub(super) surveyed: &'a [Surveyed],
+    /// Whether the context of an image is written; images with the same context use the first one's.
+    pub(super) written: Vec<Mutex<bool>>,
     options: &'a BuildOptions,
     on_ready: OnReady<'a>,
     actions: &'a [Option<Action>],
     builder: Builder,
-    results: Mutex<Vec<Option<Done>>>,
+    results: Mutex<Vec<Option<Outcome<Image>>>>,
 }
 
 impl Work<'_> {
     /// Reports unchanged images and builds the rest.
     fn carry_out(&self) {
         let indices = |wanted: fn(&Action) -> bool| {
-            let action = |i: &usize| self.actions[*i].as_ref().is_some_and(wanted);
-            (0..self.actions.len()).filter(action).collect::<Vec<_>>()
+            (0..self.actions.len()).filter(move |i| self.actions[*i].as_ref().is_some_and(wanted))
         };
-        let unchanged = indices(|action| matches!(action, Action::Reuse { .. }));
-        let to_build: BTreeSet<usize> =
-            indices(|action| matches!(action, Action::Build { .. })).into_iter().collect();
+        let unchanged: Vec<usize> = indices(|action| matches!(action, Action::Reuse { .. })).collect();
+        let to_build: BTreeSet<usize> = indices(Action::is_build).collect();
+        let pushes = if self.options.pushes { unchanged.len() + to_build.len() + 1 } else { 0 };
+        self.site.events.emit(&RunEvent::Planned { steps: to_build.len() + pushes });
         let after: Vec<Vec<usize>> =
-            self.surveyed.iter().map(|s| s.bases().map(|(_, base)| *base).collect()).collect();
+            self.surveyed.iter().map(|s| s.bases.iter().map(|(_, base)| *base).collect()).collect();
         thread::scope(|scope| {
             scope.spawn(|| {
                 parallel::map(REGISTRY_THREADS, &unchanged, |i| {
@@ -285,27 +272,27 @@ impl Work<'_> {
     }
 
     fn build(&self, i: usize) {
-        let built = self.failed_base(i).and_then(|()| self.site.cancel.check().map_err(Failure::from));
-        let done = match built.and_then(|()| self.build_one(i)) {
+        let may_build = self.failed_base(i).and_then(|()| self.site.cancel.check().map_err(Failure::from));
+        let result = match may_build.and_then(|()| self.build_one(i)) {
             Ok(image) => {
                 (self.on_ready)(&image, true);
-                Done { image, failed: None }
+                Outcome { document: image, failure: None }
             }
             Err(failure) => {
-                let failed = self.described(i, ImageStatus::Failed);
-                let image = Image { error: Some(failure.one_line()), ..failed };
-                Done { image, failed: Some((failure.kind, failure.hint)) }
+                let image = self.described(i, ImageStatus::Failed);
+                let document = Image { error: Some(failure.one_line()), ..image };
+                Outcome { document, failure: Some(failure) }
             }
         };
-        self.results.lock().unwrap_or_else(PoisonError::into_inner)[i] = Some(done);
+        self.results.lock().unwrap_or_else(PoisonError::into_inner)[i] = Some(result);
     }
 
     /// Skips an image whose base failed; it fails with the same kind as its base.
     fn failed_base(&self, i: usize) -> Result<(), Failure> {
         let results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
-        for (_, base) in self.surveyed[i].bases() {
-            if let Some(Done { failed: Some((kind, hint)), image }) = &results[*base] {
-                let text = format!("not tried, because its base image {} failed", image.name);
+        for (_, base) in &self.surveyed[i].bases {
+            if let Some(Outcome { document, failure: Some(Failure { kind, hint, .. }) }) = &results[*base] {
+                let text = format!("not tried, because its base image {} failed", document.name);
                 self.site.events.note(&format!("build {}: {text}", self.surveyed[i].spec.name));
                 return Err(Failure { kind: *kind, error: anyhow::anyhow!(text), hint: hint.clone() });
             }
@@ -324,11 +311,7 @@ impl Work<'_> {
                 reason: self.options.dry_run.then(|| format!("the registry holds it as {under}")),
                 ..self.described(i, ImageStatus::Unchanged)
             },
-            Some(Action::Skip { reason }) => {
-                let name = self.surveyed[i].spec.name.to_string();
-                Image { reason: Some(reason.clone()), ..Image::new(name, ImageStatus::Skipped) }
-            }
-            None => self.described(i, ImageStatus::Skipped),
+            None => self.described(i, ImageStatus::Planned),
         }
     }
 
@@ -338,24 +321,24 @@ impl Work<'_> {
             repository: Some(image.repository.clone()),
             immutable_tag: Some(self.change.commit.immutable_tag()),
             tags: Some(image.tags.clone()),
-            inputs: image.source.as_ref().map(|s| s.inputs.clone()),
-            ..Image::new(image.spec.name.to_string(), status)
+            inputs: Some(image.inputs.clone()),
+            name: image.spec.name.to_string(),
+            status,
+            ..Image::default()
         }
     }
 
     /// Every requested image, in the order of images.json, and the failures.
-    fn into_images(self) -> (Vec<Image>, Vec<(Kind, Option<String>)>) {
+    fn into_images(self, skipped: Vec<(usize, Image)>) -> (Vec<Image>, Vec<Failure>) {
         let mut results = std::mem::take(&mut *self.results.lock().unwrap_or_else(PoisonError::into_inner));
-        let (mut images, mut failures) = (Vec::new(), Vec::new());
+        let (mut images, mut failures) = (skipped, Vec::new());
         for i in (0..results.len()).filter(|i| self.actions[*i].is_some()) {
-            match results[i].take() {
-                Some(Done { image, failed }) => {
-                    images.push(image);
-                    failures.extend(failed.filter(|_| self.site.cancel.stopped() != Some(Stop::Cancelled)));
-                }
-                None => images.push(self.planned(i)),
-            }
+            let planned = || Outcome { document: self.planned(i), failure: None };
+            let Outcome { document, failure } = results[i].take().unwrap_or_else(planned);
+            images.push((self.surveyed[i].place, document));
+            failures.extend(failure.filter(|_| self.site.cancel.stopped() != Some(Stop::Cancelled)));
         }
-        (images, failures)
+        images.sort_by_key(|(place, _)| *place);
+        (images.into_iter().map(|(_, image)| image).collect(), failures)
     }
 }

@@ -12,16 +12,16 @@ use std::fs::{File, TryLockError};
 
 use serde::Serialize;
 
+use crate::config::RepositoryConfig;
 use crate::documents::{Receipt, SCHEMA};
 use crate::error::{Classify as _, Failure, Kind};
 use crate::escape::shortened;
-use crate::git::Mirror;
 use crate::lock;
 use crate::model::{BranchName, Change, CommitSha, RepoName};
 
 use super::checkout::resolve_by_hand;
 use super::origin::{rule_of, typed};
-use super::{ByHand, Origin, Outcome, RepositoryRule, Site};
+use super::{ByHand, Origin, Outcome, Site, worst};
 use branch::Branch;
 
 pub(crate) use since::Since;
@@ -84,6 +84,12 @@ pub(crate) struct CaughtUp {
     pub error: Option<String>,
 }
 
+impl CaughtUp {
+    fn end(&mut self, outcome: CatchupOutcome, error: Option<String>) {
+        (self.outcome, self.reason, self.error) = (outcome, None, error);
+    }
+}
+
 /// The outcome for a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -107,12 +113,28 @@ pub(crate) enum CatchupOutcome {
     Invalid,
 }
 
+impl CatchupOutcome {
+    /// In messages.
+    const fn as_str(self) -> &'static str {
+        match self {
+            CatchupOutcome::Present => "in the registry",
+            CatchupOutcome::Built => "built",
+            CatchupOutcome::Finished => "finished",
+            CatchupOutcome::Failed => "failed",
+            CatchupOutcome::FailedBefore => "failed before (--retry-failed tries it again)",
+            CatchupOutcome::Planned => "planned",
+            CatchupOutcome::Empty => "without images",
+            CatchupOutcome::Invalid => "invalid",
+        }
+    }
+}
+
 /// Builds and pushes what is missing. A failed commit or repository does not stop the others.
 pub(crate) fn catchup(site: &Site, options: &CatchupOptions) -> Result<Outcome<CatchupDocument>, Failure> {
     site.registry_and_client()?;
     let mut document = CatchupDocument { schema: SCHEMA, busy: false, commits: Vec::new() };
     if let Some(by_hand) = &options.by_hand {
-        let failure = by_hand_one(site, by_hand, options, &mut document)?;
+        let failure = one_by_hand(site, by_hand, options, &mut document)?;
         return Ok(Outcome { document, failure });
     }
     let rules = rules(site, &options.repositories)?;
@@ -135,7 +157,7 @@ pub(crate) fn catchup(site: &Site, options: &CatchupOptions) -> Result<Outcome<C
 }
 
 /// The configured repositories with these names, or all.
-fn rules<'s>(site: &'s Site, names: &[RepoName]) -> Result<Vec<&'s RepositoryRule>, Failure> {
+fn rules<'s>(site: &'s Site, names: &[RepoName]) -> Result<Vec<&'s RepositoryConfig>, Failure> {
     if site.repositories.is_empty() {
         return Err(Failure::usage("no repository is configured")
             .hint("add a [[repository]] to the configuration, or give --repo URL --branch NAME"));
@@ -154,12 +176,7 @@ fn rules<'s>(site: &'s Site, names: &[RepoName]) -> Result<Vec<&'s RepositoryRul
     names.iter().map(find).collect()
 }
 
-fn worst(failures: Vec<Failure>) -> Option<Failure> {
-    let kind = failures.iter().map(|failure| failure.kind).reduce(Kind::and)?;
-    failures.into_iter().find(|failure| failure.kind == kind)
-}
-
-fn by_hand_one(
+fn one_by_hand(
     site: &Site,
     by_hand: &ByHand,
     options: &CatchupOptions,
@@ -173,75 +190,55 @@ fn by_hand_one(
         },
         Err(_) => by_hand.repository.clone(),
     };
-    let Turn::Ours(_lock) = take_turn(site, &key)? else {
-        document.busy = true;
-        return Ok(None);
-    };
+    let Some(_lock) = take_turn(site, &key, document)? else { return Ok(None) };
     let (site, tip) = resolve_by_hand(site.clone(), by_hand)?;
     let origin = Origin::of(&site, &tip)?;
-    let mirror = Mirror::of(&site.state_dir, &origin.remote, &site.access, &site.cancel);
-    branch(&site, &origin, &mirror, &tip, options, document)
+    let mirror = origin.mirror(&site);
+    let Some(name) = &tip.branch else { return Ok(None) };
+    Branch { site: &site, origin: &origin, mirror: &mirror, name, tip: &tip, options }.catch_up(document)
 }
 
 fn configured(
     site: &Site,
-    rule: &RepositoryRule,
+    rule: &RepositoryConfig,
     options: &CatchupOptions,
     document: &mut CatchupDocument,
 ) -> Result<Option<Failure>, Failure> {
-    let origin = Origin::of_rule(site, rule)?;
-    let Turn::Ours(_lock) = take_turn(site, rule.name.as_str())? else {
-        document.busy = true;
-        return Ok(None);
-    };
-    let mirror = Mirror::of(&site.state_dir, &origin.remote, &site.access, &site.cancel);
+    let origin = &Origin::of_rule(site, rule)?;
+    let Some(_lock) = take_turn(site, rule.name.as_str(), document)? else { return Ok(None) };
+    let mirror = &origin.mirror(site);
     let mut failures = Vec::new();
-    for name in mirror.branches()?.into_iter().filter(|name| rule.branches.choose(name)) {
-        let tip = Change {
+    for name in &mirror.branches()? {
+        if !rule.branches.choose(name) {
+            continue;
+        }
+        let tip = &Change {
             forge: Some(rule.forge_kind),
             forge_url: Some(rule.forge.clone()).filter(|url| rule.forge_kind.is_elsewhere(url)),
             repository: rule.name.clone(),
             clone_url: Some(origin.remote.as_git_url().to_owned()),
-            commit: mirror.fetch_branch(&name)?,
-            branch: Some(name),
+            commit: mirror.fetch_branch(name)?,
+            branch: Some(name.clone()),
             default_branch: None,
             pull_request: None,
         };
-        failures.extend(branch(site, &origin, &mirror, &tip, options, document)?);
+        failures.extend(Branch { site, origin, mirror, name, tip, options }.catch_up(document)?);
     }
     Ok(worst(failures))
 }
 
-enum Turn {
-    /// The turn ends when the file is closed.
-    Ours(File),
-    /// Another catchup is running.
-    Taken,
-}
-
-/// Allows one catchup per repository, across branches. It does not wait: cron runs it again later.
-fn take_turn(site: &Site, key: &str) -> Result<Turn, Failure> {
+/// Allows one catchup per repository, across branches, until the file is closed. It does not wait: cron runs it again
+/// later.
+fn take_turn(site: &Site, key: &str, document: &mut CatchupDocument) -> Result<Option<File>, Failure> {
     let path = lock::path_of_one(&site.state_dir, "catchup", key);
     let doing = || format!("cannot lock {}", path.display());
     let file = lock::open(&path).classify(Kind::Environment, doing)?;
     match file.try_lock() {
-        Ok(()) => Ok(Turn::Ours(file)),
-        Err(TryLockError::WouldBlock) => Ok(Turn::Taken),
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => {
+            document.busy = true;
+            Ok(None)
+        }
         Err(TryLockError::Error(error)) => Err(error).classify(Kind::Environment, doing),
     }
-}
-
-fn branch(
-    site: &Site,
-    origin: &Origin,
-    mirror: &Mirror<'_>,
-    tip: &Change,
-    options: &CatchupOptions,
-    document: &mut CatchupDocument,
-) -> Result<Option<Failure>, Failure> {
-    let (_, client) = site.registry_and_client()?;
-    let Some(name) = &tip.branch else { return Ok(None) };
-    let outcome = Branch { site, client, origin, mirror, name, tip, options }.catch_up()?;
-    document.commits.extend(outcome.document);
-    Ok(outcome.failure)
 }

@@ -1,11 +1,10 @@
 //! Fetches a change's commit, proves that it was merged, and writes out the files for the builds.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use crate::error::Failure;
-use crate::git::{ContextFiles, Mirror};
+use crate::git::{ContextFiles, Mirror, Submodules};
 use crate::model::{BranchName, Change, CommitSha, RepoName};
 
 use super::Site;
@@ -19,7 +18,7 @@ pub(super) fn fetch<'a>(
     change: &Change,
     patience: &[Duration],
 ) -> Result<Mirror<'a>, Failure> {
-    let mirror = Mirror::of(&site.state_dir, &origin.remote, &site.access, &site.cancel);
+    let mirror = origin.mirror(site);
     match &change.branch {
         Some(branch) => prove(site, &mirror, branch, &change.commit, patience).map(drop)?,
         None => mirror.fetch_commit(&change.commit)?,
@@ -70,15 +69,10 @@ pub(crate) fn resolve_by_hand(site: Site, by_hand: &ByHand) -> Result<(Site, Cha
     };
     // The allow-list is checked before any fetch.
     allowed(&site.repositories, &name, &remote)?;
+    let mirror = || Mirror::of(&site.state_dir, &remote, &site.access, &site.cancel);
     let commit = match (&by_hand.commit, &by_hand.branch) {
-        (Some(commit), _) => match commit.parse() {
-            Ok(commit) => commit,
-            Err(_) => Mirror::of(&site.state_dir, &remote, &site.access, &site.cancel)
-                .resolve_abbreviation(commit)?,
-        },
-        (None, Some(branch)) => {
-            Mirror::of(&site.state_dir, &remote, &site.access, &site.cancel).fetch_branch(branch)?
-        }
+        (Some(commit), _) => commit.parse().or_else(|_| mirror().resolve_abbreviation(commit))?,
+        (None, Some(branch)) => mirror().fetch_branch(branch)?,
         (None, None) => return Err(Failure::usage("--repo needs --commit SHA or --branch NAME")),
     };
     let change = Change {
@@ -117,7 +111,7 @@ fn write_submodules(
     site: &Site,
     parent: &Mirror<'_>,
     commit: &CommitSha,
-    pinned: &BTreeMap<String, CommitSha>,
+    pinned: &Submodules,
     into: &Path,
     depth: usize,
 ) -> Result<(), Failure> {

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use crate::error::Failure;
 use crate::model::{CommitSha, Digest, ImageName, ImageRepository, Tag};
 use crate::parallel;
 use crate::plan::{Held, Holdings};
 use crate::registry::{Manifest, Registry, RegistryError};
 
-use super::REGISTRY_THREADS;
+use super::{REGISTRY_THREADS, Site};
 
 pub(super) const SOURCE_LABEL: &str = "org.opencontainers.image.source";
 pub(super) const REVISION_LABEL: &str = "org.opencontainers.image.revision";
@@ -25,7 +26,8 @@ pub(super) struct Asked<'a> {
 }
 
 /// What the registry has under each path, in the order given.
-pub(super) fn ask(client: &Registry, asked: &[Asked<'_>]) -> Result<Vec<Holdings>, RegistryError> {
+pub(super) fn ask(site: &Site, asked: &[Asked<'_>]) -> Result<Vec<Holdings>, Failure> {
+    let (_, client) = site.registry_and_client()?;
     let tags: Vec<(usize, &Tag)> = asked
         .iter()
         .enumerate()

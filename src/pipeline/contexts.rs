@@ -4,63 +4,30 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
 
 use crate::error::{Classify as _, Failure, Kind};
-use crate::git::Mirror;
-use crate::manifest::dockerfile::DockerfileStages;
-use crate::model::CommitSha;
 
-use super::survey::{Source, Surveyed};
-use super::{Origin, Site, checkout};
+use super::build::Work;
+use super::checkout;
+use super::survey::Surveyed;
 
-pub(super) struct Contexts<'a> {
-    site: &'a Site,
-    origin: &'a Origin,
-    mirror: &'a Mirror<'a>,
-    commit: &'a CommitSha,
-    images: &'a [Surveyed],
-    scratch: &'a Path,
-    written: Vec<Mutex<bool>>,
-}
-
-impl<'a> Contexts<'a> {
-    pub(super) fn new(
-        site: &'a Site,
-        origin: &'a Origin,
-        mirror: &'a Mirror<'a>,
-        commit: &'a CommitSha,
-        images: &'a [Surveyed],
-        scratch: &'a Path,
-    ) -> Contexts<'a> {
-        let written = images.iter().map(|_| Mutex::new(false)).collect();
-        Contexts { site, origin, mirror, commit, images, scratch, written }
-    }
-
-    /// Where a remote builder writes an image as an OCI layout.
-    pub(super) fn layout(&self, i: usize) -> PathBuf {
-        self.scratch.join(format!("layout-{i}"))
-    }
-
+impl Work<'_> {
     /// The context and the Dockerfile. The Dockerfile is in a separate folder with its ignore file; `names` replace its
     /// references to local bases.
-    pub(super) fn of(
+    pub(super) fn context(
         &self,
         i: usize,
-        source: &Source,
         names: &BTreeMap<String, String>,
     ) -> Result<(PathBuf, PathBuf), Failure> {
-        let spec = &self.images[i].spec;
-        let content = &source.files.dockerfile.content;
-        let stages = str::from_utf8(content).ok().and_then(|text| {
-            let stages = DockerfileStages::parse(text, &spec.args).ok()?;
-            Some(stages.rewritten(text, names, &self.origin.cache_scope()).into_bytes())
-        });
-        // Docker reports what is wrong with an invalid Dockerfile.
-        let content = match stages {
-            Some(rewritten) => rewritten,
-            None if names.is_empty() => content.clone(),
-            None => {
+        let Surveyed { files, stages, spec, .. } = &self.surveyed[i];
+        let content = &files.dockerfile.content;
+        let content = match (stages, str::from_utf8(content)) {
+            (Some(stages), Ok(text)) => {
+                stages.rewritten(text, names, &self.origin.cache_scope()).into_bytes()
+            }
+            _ if names.is_empty() => content.clone(),
+            _ => {
                 let text = format!("image `{}`: its Dockerfile is not UTF-8", spec.name);
                 return Err(Failure::bad_input(text));
             }
@@ -71,29 +38,27 @@ impl<'a> Contexts<'a> {
             fs::create_dir_all(&folder)?;
             fs::write(&dockerfile, content)?;
             // BuildKit prefers the ignore file named after the Dockerfile over the context's.
-            match &source.files.ignore_file {
+            match &files.ignore_file {
                 Some(file) => fs::write(folder.join("Dockerfile.dockerignore"), &file.content),
                 None => Ok(()),
             }
         };
         write().classify(Kind::Environment, || format!("cannot write to {}", folder.display()))?;
-        Ok((self.write(i, source)?.join(&source.files.path), dockerfile))
+        Ok((self.tree(i)?.join(&files.path), dockerfile))
     }
 
-    fn write(&self, i: usize, source: &Source) -> Result<PathBuf, Failure> {
-        let same = |image: &Surveyed| {
-            image.source.as_ref().is_some_and(|other| other.files.path == source.files.path)
-        };
-        let first = self.images.iter().position(same).unwrap_or(i);
+    fn tree(&self, i: usize) -> Result<PathBuf, Failure> {
+        let Surveyed { files, spec, .. } = &self.surveyed[i];
+        let same = |image: &Surveyed| image.files.path == files.path;
+        let first = self.surveyed.iter().position(same).unwrap_or(i);
         let tree = self.scratch.join(format!("tree-{first}"));
         let mut written = self.written[first].lock().unwrap_or_else(PoisonError::into_inner);
         if !*written {
-            checkout::write_out(self.site, self.origin, self.mirror, self.commit, &source.files, &tree)?;
+            checkout::write_out(self.site, self.origin, self.mirror, &self.change.commit, files, &tree)?;
             for (what, paths) in placeholders(&tree) {
                 let (first, more) = (crate::escape::shortened(&paths[0], 80), paths.len() - 1);
                 let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-                let name = &self.images[i].spec.name;
-                self.site.events.warn(&format!("{name}: {first}{more}: {what}"));
+                self.site.events.warn(&format!("{}: {first}{more}: {what}", spec.name));
             }
             *written = true;
         }

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use crate::documents::{Image, ImageStatus, Receipt};
-use crate::git::{Mirror, remove_unused_mirrors};
+use crate::git::remove_unused_mirrors;
 use crate::model::Tag;
 
 use super::{Origin, Site, receipt};
@@ -15,12 +15,10 @@ const UNUSED: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 const TIDY_UP_TIME: Duration = Duration::from_secs(60);
 
 pub(super) fn after_push(site: &Site, receipt: &Receipt) {
-    if let Ok(origin) = Origin::of(site, &receipt.change) {
-        let mirror = Mirror::of(&site.state_dir, &origin.remote, &[], &site.cancel);
-        if let Err(error) = mirror.maintain() {
-            site.events
-                .warn(&format!("the mirror could not be packed: {}", crate::error::Failure::from(error)));
-        }
+    if let Ok(origin) = Origin::of(site, &receipt.change)
+        && let Err(error) = origin.mirror(site).maintain()
+    {
+        site.events.warn(&format!("the mirror could not be packed: {}", crate::error::Failure::from(error)));
     }
     remove_unused_mirrors(&site.state_dir, UNUSED, SystemTime::now());
     receipt::prune(&site.state_dir);

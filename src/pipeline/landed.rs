@@ -22,7 +22,7 @@ pub(crate) fn landed(site: &Site, change: &ReportedChange, patience: &[Duration]
     };
     let origin = Origin::of(site, change)?;
     let url = origin.remote.as_git_url();
-    let mirror = Mirror::of(&site.state_dir, &origin.remote, &site.access, &site.cancel);
+    let mirror = origin.mirror(site);
     let mut waits = patience.iter();
     loop {
         let may_wait = waits.len() > 0;

@@ -15,7 +15,6 @@ mod receipt;
 mod run;
 mod schedule;
 mod scratch;
-mod secrets;
 mod survey;
 
 pub(crate) mod catchup;
@@ -26,13 +25,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cancel::Cancel;
-use crate::decide::BranchGlobs;
+use crate::config::RepositoryConfig;
 use crate::docker::Docker;
-use crate::error::Failure;
+use crate::error::{Failure, Kind};
 use crate::events::Events;
 use crate::git::{Access, Remote};
 use crate::manifest::Template;
-use crate::model::{ForgeName, ImageName, RegistryAddress, RepoName};
+use crate::model::RegistryAddress;
 use crate::registry::Registry;
 
 pub(crate) use build::{BuildOptions, build};
@@ -42,41 +41,13 @@ pub(crate) use origin::{ByHand, Origin};
 pub(crate) use push::{PushOptions, push};
 pub(crate) use run::{Ran, run};
 
-#[derive(Debug, Clone)]
-pub(crate) struct RepositoryRule {
-    /// Full name on the forge.
-    pub name: RepoName,
-    /// Where to clone from instead of the payload's URL.
-    pub clone_url: Option<String>,
-    /// The prefix of its image names.
-    pub namespace: Option<ImageName>,
-    /// Whether to check out submodules.
-    pub submodules: bool,
-    /// The forge that hosts it, and its `url`, such as `https://github.com`.
-    pub forge_kind: ForgeName,
-    pub forge: String,
-    /// The branches to build.
-    pub branches: BranchGlobs,
-    /// Earlier full names: images with these sources still belong to it.
-    pub former_names: Vec<RepoName>,
-    /// BuildKit secrets: id → file.
-    pub secrets: BTreeMap<String, PathBuf>,
-}
-
-impl RepositoryRule {
-    /// Its URL on its forge.
-    pub(crate) fn on_its_forge(&self) -> Result<Remote, Failure> {
-        Remote::of_forge(self.forge_kind, &self.forge, &self.name)
-    }
-}
-
 /// The settings and clients of a command.
 #[derive(Clone)]
 pub(crate) struct Site {
     /// Contains mirrors, receipts, locks.
     pub state_dir: PathBuf,
     /// The allow-list; empty allows every repository.
-    pub repositories: Vec<RepositoryRule>,
+    pub repositories: Vec<RepositoryConfig>,
     /// The target registry; `None` builds local names.
     pub registry: Option<RegistryAddress>,
     /// The client of that registry.
@@ -118,6 +89,12 @@ pub(crate) struct Outcome<T> {
     pub document: T,
     /// Why the command fails.
     pub failure: Option<Failure>,
+}
+
+/// The first failure of the kind that decides the exit code.
+fn worst(failures: Vec<Failure>) -> Option<Failure> {
+    let kind = failures.iter().map(|failure| failure.kind).reduce(Kind::and)?;
+    failures.into_iter().find(|failure| failure.kind == kind)
 }
 
 /// Threads for registry requests; each keeps a connection.

@@ -5,12 +5,16 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::error::{Failure, Kind};
+use crate::config::RepositoryConfig;
+use crate::error::{Classify as _, Failure, Kind};
 use crate::escape::shortened;
-use crate::git::{Access, Remote, Transport};
+use crate::git::{Access, Mirror, Remote, Transport};
 use crate::model::{BranchName, Change, Digest, ForgeName, ImageName, ImageRepository, RepoName};
+use crate::plan::Holdings;
+use crate::redact;
 
-use super::{RepositoryRule, Site};
+use super::Site;
+use super::compare::Asked;
 
 /// The default forge.
 pub(super) const GITHUB: &str = "https://github.com";
@@ -78,13 +82,13 @@ impl Origin {
         }
     }
 
-    pub(super) fn of_rule(site: &Site, rule: &RepositoryRule) -> Result<Origin, Failure> {
+    pub(crate) fn of_rule(site: &Site, rule: &RepositoryConfig) -> Result<Origin, Failure> {
         Origin::new(site, Some(rule), None, &rule.name, (rule.forge_kind, &rule.forge))
     }
 
     fn new(
         site: &Site,
-        rule: Option<&RepositoryRule>,
+        rule: Option<&RepositoryConfig>,
         typed: Option<Remote>,
         name: &RepoName,
         forge: (ForgeName, &str),
@@ -108,7 +112,7 @@ impl Origin {
         let mut secrets = rule.filter(|_| itself).map(|rule| rule.secrets.clone()).unwrap_or_default();
         secrets.extend(site.secrets.clone());
         let namespace = rule.and_then(|rule| rule.namespace.clone());
-        let is_own = |other: &RepositoryRule, rule: &RepositoryRule| {
+        let is_own = |other: &RepositoryConfig, rule: &RepositoryConfig| {
             (&rule.forge, &rule.name) == (&other.forge, &other.name)
         };
         let others = site.repositories.iter().filter(|other| rule.is_none_or(|rule| !is_own(other, rule)));
@@ -137,6 +141,20 @@ impl Origin {
         format!("swanci-{}", hash.as_str().trim_start_matches("sha256:").get(..16).unwrap_or_default())
     }
 
+    pub(super) fn mirror<'a>(&'a self, site: &'a Site) -> Mirror<'a> {
+        Mirror::of(&site.state_dir, &self.remote, &site.access, &site.cancel)
+    }
+
+    /// Checks that each secret is readable, and redacts its content, which may have changed since it was first read.
+    pub(super) fn check_secrets(&self, repository: &RepoName) -> Result<(), Failure> {
+        for (id, path) in &self.secrets {
+            redact::register_file(path).classify(Kind::BadInput, || {
+                format!("the build secret `{id}` of {repository}: cannot read {}", path.display())
+            })?;
+        }
+        Ok(())
+    }
+
     /// Whether an image with this `source` label belongs to this repository.
     pub(super) fn is_source(&self, label: &str) -> bool {
         let label = label.trim_end_matches('/').trim_end_matches(".git");
@@ -152,13 +170,20 @@ impl Origin {
         ))
     }
 
+    /// Rejects image paths that belong to another repository.
+    pub(super) fn check_owner(&self, asked: &[Asked<'_>], holdings: &[Holdings]) -> Result<(), Failure> {
+        for (asked, holdings) in asked.iter().zip(holdings) {
+            if let Some(source) = holdings.owned_by_another(|source| self.is_source(source)) {
+                return Err(self.refusal(asked.repository, source));
+            }
+        }
+        Ok(())
+    }
+
     /// Rejects an image path under a namespace that is reserved for another repository.
-    pub(super) fn check_namespace(
-        &self,
-        repository: &ImageRepository,
-        below: Option<&ImageName>,
-    ) -> Result<(), Failure> {
+    pub(super) fn check_namespace(&self, site: &Site, repository: &ImageRepository) -> Result<(), Failure> {
         let path = repository.path().as_str();
+        let below = site.registry.as_ref().and_then(|registry| registry.namespace());
         let path =
             below.and_then(|below| path.strip_prefix(below.as_str())?.strip_prefix('/')).unwrap_or(path);
         match self.reserved.iter().find(|n| path.strip_prefix(n.as_str()).is_some_and(|rest| rest.starts_with('/'))) {
@@ -231,10 +256,10 @@ fn not_allowed(repository: &RepoName) -> Failure {
 
 /// The allow-list entry of a typed repository; an error if the list is not empty and lacks it.
 pub(super) fn allowed<'r>(
-    rules: &'r [RepositoryRule],
+    rules: &'r [RepositoryConfig],
     repository: &RepoName,
     typed: &Remote,
-) -> Result<Option<&'r RepositoryRule>, Failure> {
+) -> Result<Option<&'r RepositoryConfig>, Failure> {
     if rules.is_empty() {
         return Ok(None);
     }
@@ -242,16 +267,51 @@ pub(super) fn allowed<'r>(
 }
 
 /// The entry of a typed repository: by its clone URL, else by the full name at the end of its path.
-pub(super) fn rule_of<'r>(rules: &'r [RepositoryRule], remote: &Remote) -> Option<&'r RepositoryRule> {
+pub(super) fn rule_of<'r>(rules: &'r [RepositoryConfig], remote: &Remote) -> Option<&'r RepositoryConfig> {
     let known = rules.iter().find(|rule| is_known(rule, remote));
     known.or_else(|| rules.iter().find(|rule| remote.is_named(&rule.name)))
 }
 
 /// Whether a typed remote is the configured repository: its clone URL, its URL on its forge, or a clone on this
 /// machine. Another server with the same repository name does not match.
-fn is_known(rule: &RepositoryRule, remote: &Remote) -> bool {
+fn is_known(rule: &RepositoryConfig, remote: &Remote) -> bool {
     let configured = rule.clone_url.as_deref().and_then(|url| Remote::typed(url).ok());
     configured.is_some_and(|configured| configured.source() == remote.source())
-        || rule.on_its_forge().is_ok_and(|own| own.source().eq_ignore_ascii_case(&remote.source()))
+        || Remote::of_forge(rule.forge_kind, &rule.forge, &rule.name)
+            .is_ok_and(|own| own.source().eq_ignore_ascii_case(&remote.source()))
         || (remote.transport() == Transport::File && remote.is_named(&rule.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unreadable_secret_is_reported_by_its_id() {
+        let folder = tempfile::tempdir().unwrap();
+        let name: RepoName = "owner/name".parse().unwrap();
+        let good = folder.path().join("good");
+        std::fs::write(&good, "value-of-a-secret\n").unwrap();
+        for (path, readable) in
+            [(good, true), (folder.path().join("absent"), false), (folder.path().to_owned(), false)]
+        {
+            let remote = Remote::typed("https://github.com/owner/name").unwrap();
+            let origin = Origin {
+                source: remote.source(),
+                remote,
+                former: Vec::new(),
+                namespace: None,
+                reserved: Vec::new(),
+                submodules: false,
+                secrets: BTreeMap::from([("npm".to_owned(), path)]),
+            };
+            let checked = origin.check_secrets(&name);
+            assert_eq!(checked.is_ok(), readable);
+            if let Err(failure) = checked {
+                assert_eq!(failure.kind, Kind::BadInput);
+                assert!(failure.render().contains("`npm` of owner/name"), "{}", failure.render());
+            }
+        }
+        assert_eq!(redact::scrub("RUN echo value-of-a-secret"), "RUN echo ***");
+    }
 }

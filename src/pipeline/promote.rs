@@ -2,12 +2,10 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::panic::resume_unwind;
 use std::time::Duration;
 
 use crate::cancel::Cancel;
-use crate::documents::{Image, ImageStatus, Move, MoveOutcome};
+use crate::documents::{Image, Move, MoveOutcome};
 use crate::error::{Failure, Kind};
 use crate::events::Step;
 use crate::git::Mirror;
@@ -19,7 +17,7 @@ use crate::registry::{Manifest, Registry};
 
 use super::compare::{REVISION_LABEL, SOURCE_LABEL, absent_if_unreadable};
 use super::push::PushOptions;
-use super::{Origin, REGISTRY_THREADS, Site, checkout, survey};
+use super::{Origin, REGISTRY_THREADS, Site, checkout, survey, worst};
 
 /// Time limit for restoring tags after the command was stopped.
 const PUT_BACK_TIME: Duration = Duration::from_secs(20);
@@ -48,9 +46,10 @@ pub(super) fn promote(
     let mut wanted = wanted(images);
     let outcome = match &change.branch {
         Some(branch) if !wanted.is_empty() => {
-            let _locks = take_locks(site, &wanted)?;
-            let mirror = Mirror::of(&site.state_dir, &origin.remote, &site.access, &site.cancel);
-            let client = client.with_cancel(site.cancel.clone());
+            // Always in the same order, to prevent deadlocks.
+            let names = wanted.iter().map(|w| w.repository.tagged(&w.tag));
+            let _locks = lock::all(&site.state_dir, "tag", names, &site.cancel)?;
+            let mirror = origin.mirror(site);
             Mover { site, origin, change, branch, images, options, mirror, client }.move_tags(&mut wanted)
         }
         Some(_) | None => Ok(()),
@@ -69,30 +68,19 @@ pub(super) fn promote(
 
 fn wanted(images: &[Image]) -> Vec<Wanted> {
     let mut all = Vec::new();
-    for (i, image) in images.iter().enumerate() {
-        let (Some(repository), Some(digest), Some(tags)) = (&image.repository, &image.digest, &image.tags)
-        else {
-            continue;
-        };
-        for tag in tags {
-            all.push(Wanted {
-                image: i,
-                repository: repository.clone(),
-                tag: tag.clone(),
-                to: digest.clone(),
-                now: None,
-                note: None,
-                outcome: None,
-            });
-        }
+    for (image, Image { repository, digest, tags, .. }) in images.iter().enumerate() {
+        let (Some(repository), Some(to)) = (repository, digest) else { continue };
+        all.extend(tags.iter().flatten().map(|tag| Wanted {
+            image,
+            repository: repository.clone(),
+            tag: tag.clone(),
+            to: to.clone(),
+            now: None,
+            note: None,
+            outcome: None,
+        }));
     }
     all
-}
-
-/// Locks are always taken in the same order, to prevent deadlocks.
-fn take_locks(site: &Site, wanted: &[Wanted]) -> Result<Vec<File>, Failure> {
-    let names = wanted.iter().map(|w| w.repository.tagged(&w.tag));
-    lock::all(&site.state_dir, "tag", names, &site.cancel)
 }
 
 /// Moves the tags of one commit while their locks are held.
@@ -104,7 +92,7 @@ struct Mover<'a> {
     images: &'a [Image],
     options: &'a PushOptions,
     mirror: Mirror<'a>,
-    client: Registry,
+    client: &'a Registry,
 }
 
 impl Mover<'_> {
@@ -114,15 +102,8 @@ impl Mover<'_> {
 
     fn move_tags(&self, wanted: &mut [Wanted]) -> Result<(), Failure> {
         let step = self.site.events.begin(Step::MoveTags);
-        // The decision needs the current tip, so the branch is fetched again under the locks.
-        let (now, tip) = std::thread::scope(|scope| {
-            // A built image's tag has to move anyway: query both servers in parallel.
-            let built = self.images.iter().any(|i| i.status == ImageStatus::Built);
-            let tip = built.then(|| scope.spawn(|| self.fetch()));
-            let now = parallel::map(REGISTRY_THREADS, wanted, |w| {
-                absent_if_unreadable(self.client.get_manifest(w.repository.path(), &w.tag))
-            });
-            (now, tip.map(|tip| tip.join().unwrap_or_else(|panic| resume_unwind(panic))))
+        let now = parallel::map(REGISTRY_THREADS, wanted, |w| {
+            absent_if_unreadable(self.client.get_manifest(w.repository.path(), &w.tag))
         });
         for (tag, now) in wanted.iter_mut().zip(now) {
             tag.now = now?;
@@ -134,10 +115,8 @@ impl Mover<'_> {
             step.done("all in place already");
             return Ok(());
         }
-        let tip = match tip {
-            Some(tip) => tip?,
-            None => self.fetch()?,
-        };
+        // The decision needs the current tip, so the branch is fetched again under the locks.
+        let tip = self.fetch()?;
         if self.is_superseded(tip, wanted)? {
             for tag in wanted.iter_mut().filter(|w| w.outcome.is_none()) {
                 tag.outcome = Some(MoveOutcome::Superseded);
@@ -145,15 +124,15 @@ impl Mover<'_> {
             step.done("superseded by a newer commit; the tags stay");
             return Ok(());
         }
-        match move_all(&self.client, wanted) {
+        match move_all(self.client, wanted) {
             Ok(()) => {
-                look_again(&self.client, wanted);
+                look_again(self.client, wanted);
                 let count = wanted.iter().filter(|w| w.outcome == Some(MoveOutcome::Moved)).count();
                 step.done(&format!("{count} moved, {} in place already", wanted.len() - count));
                 Ok(())
             }
             Err(failure) => {
-                put_back(self.site, &self.client, wanted);
+                put_back(self.site, self.client, wanted);
                 let failure = failure.context("not all tags could be moved; those that moved are put back");
                 step.failed(&failure.one_line());
                 Err(failure)
@@ -188,7 +167,7 @@ impl Mover<'_> {
             let relation = match relations.entry(labels.get(REVISION_LABEL).cloned()) {
                 Entry::Occupied(known) => known.get().clone(),
                 Entry::Vacant(new) => {
-                    let ask = || relation(&self.mirror, &self.change.commit, new.key().as_deref());
+                    let ask = || self.relation(new.key().as_deref());
                     let mut relation = ask()?;
                     if matches!(relation, Relation::Unknown(_)) && !fetched_again {
                         // The tag may have moved after the fetch: fetch again before treating its revision as unknown.
@@ -212,7 +191,63 @@ impl Mover<'_> {
         if superseded || self.options.allow_rollback {
             return Ok(superseded);
         }
-        newer_commit_is_complete(&self.mirror, self.change, &tip, self.images, &self.client)
+        self.newer_commit_is_complete(&tip)
+    }
+
+    fn relation(&self, revision: Option<&str>) -> Result<Relation, Failure> {
+        let Some(revision) = revision.and_then(|r| r.parse::<CommitSha>().ok()) else {
+            return Ok(Relation::Unknown("the image under it names no revision".to_owned()));
+        };
+        let (mirror, commit) = (&self.mirror, &self.change.commit);
+        let unknown = |what: &str| Ok(Relation::Unknown(format!("its revision {} {what}", revision.short())));
+        match mirror.is_ancestor(&revision, commit) {
+            Ok(true) => Ok(Relation::SameOrOlder),
+            Ok(false) if mirror.is_ancestor(commit, &revision)? => Ok(Relation::Newer),
+            Ok(false) => unknown("is on a diverged branch"),
+            Err(_) if !mirror.has_commit(&revision)? => unknown("is not known in this repository"),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether a newer commit of the branch has its `sha-` tag on every image that it shares with this one. This covers
+    /// reverts: the tag's image is old, but the commit that set it is newer.
+    fn newer_commit_is_complete(&self, tip: &CommitSha) -> Result<bool, Failure> {
+        if *tip == self.change.commit {
+            return Ok(false);
+        }
+        let range = format!("{}..{tip}", self.change.commit);
+        let newer = self.mirror.commits(&["--ancestry-path", &range])?;
+        let ours: Vec<(&str, &ImageRepository)> = self
+            .images
+            .iter()
+            .filter(|i| i.digest.is_some())
+            .filter_map(|i| Some((i.name.as_str(), i.repository.as_ref()?)))
+            .collect();
+        let lists = parallel::map(REGISTRY_THREADS, &ours, |(_, repository)| {
+            self.client.list_tags(repository.path())
+        });
+        let mut tags: BTreeMap<&str, BTreeSet<Tag>> = BTreeMap::new();
+        for ((name, _), list) in ours.iter().zip(lists) {
+            tags.insert(name, list?.into_iter().collect());
+        }
+        for commit in newer.into_iter().map(|commit| commit.id) {
+            let tag = commit.immutable_tag();
+            if !tags.values().any(|list| list.contains(&tag)) {
+                continue;
+            }
+            // A commit whose images.json cannot be read shares no image.
+            let specs = match survey::specs(&self.mirror, &commit, &self.change.repository) {
+                Ok(specs) => specs,
+                Err(failure) if failure.kind == Kind::BadInput => continue,
+                Err(failure) => return Err(failure),
+            };
+            let docker = specs.iter().filter(|spec| spec.kind == ImageKind::Docker);
+            let mut shared = docker.filter_map(|spec| tags.get(spec.name.as_str())).peekable();
+            if shared.peek().is_some() && shared.all(|list| list.contains(&tag)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 
@@ -224,99 +259,27 @@ enum Relation {
     Unknown(String),
 }
 
-fn relation(mirror: &Mirror<'_>, commit: &CommitSha, revision: Option<&str>) -> Result<Relation, Failure> {
-    let Some(revision) = revision.and_then(|r| r.parse::<CommitSha>().ok()) else {
-        return Ok(Relation::Unknown("the image under it names no revision".to_owned()));
-    };
-    match mirror.is_ancestor(&revision, commit) {
-        Ok(true) => return Ok(Relation::SameOrOlder),
-        Ok(false) => {}
-        Err(_) if !mirror.has_commit(&revision)? => {
-            let why = format!("its revision {} is not known in this repository", revision.short());
-            return Ok(Relation::Unknown(why));
-        }
-        Err(error) => return Err(error.into()),
-    }
-    if mirror.is_ancestor(commit, &revision)? {
-        return Ok(Relation::Newer);
-    }
-    Ok(Relation::Unknown(format!("its revision {} is on a diverged branch", revision.short())))
-}
-
-/// Whether a newer commit of the branch has its `sha-` tag on every image that it shares with this one. This covers
-/// reverts: the tag's image is old, but the commit that set it is newer.
-fn newer_commit_is_complete(
-    mirror: &Mirror<'_>,
-    change: &Change,
-    tip: &CommitSha,
-    images: &[Image],
-    client: &Registry,
-) -> Result<bool, Failure> {
-    if *tip == change.commit {
-        return Ok(false);
-    }
-    let range = format!("{}..{tip}", change.commit);
-    let newer = mirror.commits(&["--ancestry-path", &range])?;
-    let ours: Vec<(&str, &ImageRepository)> = images
-        .iter()
-        .filter(|i| i.digest.is_some())
-        .filter_map(|i| Some((i.name.as_str(), i.repository.as_ref()?)))
-        .collect();
-    let lists = parallel::map(REGISTRY_THREADS, &ours, |(_, repository)| client.list_tags(repository.path()));
-    let mut tags: BTreeMap<&str, BTreeSet<Tag>> = BTreeMap::new();
-    for ((name, _), list) in ours.iter().zip(lists) {
-        tags.insert(name, list?.into_iter().collect());
-    }
-    for commit in newer.into_iter().map(|commit| commit.id) {
-        let tag = commit.immutable_tag();
-        if !tags.values().any(|list| list.contains(&tag)) {
-            continue;
-        }
-        // A commit whose images.json cannot be read shares no image.
-        let specs = match survey::specs(mirror, &commit, &change.repository) {
-            Ok(specs) => specs,
-            Err(failure) if failure.kind == Kind::BadInput => continue,
-            Err(failure) => return Err(failure),
-        };
-        let mut shared = specs
-            .iter()
-            .filter(|s| s.kind == ImageKind::Docker)
-            .filter_map(|spec| tags.get(spec.name.as_str()))
-            .peekable();
-        if shared.peek().is_some() && shared.all(|list| list.contains(&tag)) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
 /// Moves the tags to this commit's manifests. On an error, the tags already moved are marked.
 fn move_all(client: &Registry, wanted: &mut [Wanted]) -> Result<(), Failure> {
-    let results = parallel::map(REGISTRY_THREADS, wanted, |w| {
-        if w.outcome.is_some() {
-            return Ok(false);
-        }
-        let Some(manifest) = client.recall_manifest(w.repository.path(), &w.to)? else {
-            return Err(Failure::failed(format!("the registry no longer holds {}@{}", w.repository, w.to)));
-        };
-        client.put_manifest(w.repository.path(), &w.tag, &manifest)?;
-        Ok(true)
+    let mut waiting: Vec<&mut Wanted> = wanted.iter_mut().filter(|w| w.outcome.is_none()).collect();
+    let results = parallel::map(REGISTRY_THREADS, &waiting, |w| {
+        let manifest = client.recall_manifest(w.repository.path(), &w.to)?.ok_or_else(|| {
+            Failure::failed(format!("the registry no longer has {}@{}", w.repository, w.to))
+        })?;
+        Ok(client.put_manifest(w.repository.path(), &w.tag, &manifest)?)
     });
-    let mut failure: Option<Failure> = None;
-    for (tag, result) in wanted.iter_mut().zip(results) {
+    let mut failures: Vec<Failure> = Vec::new();
+    for (tag, result) in waiting.iter_mut().zip(results) {
         match result {
-            Ok(true) => tag.outcome = Some(MoveOutcome::Moved),
-            Ok(false) => {}
+            Ok(_) => tag.outcome = Some(MoveOutcome::Moved),
             Err(error) => {
-                let error = error.context(format!("{} could not be moved", tag.repository.tagged(&tag.tag)));
-                failure = Some(match failure {
-                    Some(first) if first.kind.and(error.kind) == first.kind => first,
-                    Some(_) | None => error,
-                });
+                let error: Failure = error;
+                failures
+                    .push(error.context(format!("{} could not be moved", tag.repository.tagged(&tag.tag))));
             }
         }
     }
-    failure.map_or(Ok(()), Err)
+    worst(failures).map_or(Ok(()), Err)
 }
 
 /// Other machines do not share the locks, so each tag is read again.
@@ -325,12 +288,12 @@ fn look_again(client: &Registry, wanted: &mut [Wanted]) {
         wanted.iter_mut().filter(|w| w.outcome == Some(MoveOutcome::Moved)).collect();
     let now = parallel::map(REGISTRY_THREADS, &moved, |w| client.head_manifest(w.repository.path(), &w.tag));
     for (tag, now) in moved.iter_mut().zip(now) {
-        match now {
-            Ok(Some(found)) if found == tag.to => {}
-            Ok(Some(found)) => tag.note = Some(format!("another machine has moved it since, to {found}")),
-            Ok(None) => tag.note = Some("somebody has removed it since".to_owned()),
-            Err(error) => tag.note = Some(format!("it could not be read again: {error}")),
-        }
+        tag.note = match now {
+            Ok(Some(found)) if found == tag.to => continue,
+            Ok(Some(found)) => Some(format!("another machine has moved it since, to {found}")),
+            Ok(None) => Some("somebody has removed it since".to_owned()),
+            Err(error) => Some(format!("it could not be read again: {error}")),
+        };
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::cancel::Cancel;
 use crate::docker::DockerErrorKind;
 use crate::documents::{BuiltDocument, Image, ImageStatus, PushOutcome, Receipt, SCHEMA};
-use crate::error::{Failure, Kind};
+use crate::error::Failure;
 use crate::events::{Phase, RunEvent, Step};
 use crate::http::retry::Retry;
 use crate::manifest::template::is_immutable;
@@ -15,9 +15,8 @@ use crate::parallel;
 use crate::registry::{Manifest, Registry, RegistryError};
 
 use super::compare::{Asked, INPUTS_LABEL, REVISION_LABEL, SOURCE_LABEL, ask};
-use super::{Origin, Outcome, Site, housekeeping, now, promote, receipt, seconds};
+use super::{Origin, Outcome, Site, housekeeping, now, promote, receipt, worst};
 
-/// What a push is asked to do differently.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct PushOptions {
     /// A `sha-` tag that holds another image of the commit is a failure.
@@ -46,15 +45,12 @@ pub(crate) fn push(
     let steps = built.images.iter().filter(|image| needs_push(image)).count() + 1;
     site.events.emit(&RunEvent::Planned { steps });
     let pushed = parallel::map(UPLOADS, &built.images, |image| {
-        if needs_push(image) {
-            push_image(site, &origin, &built.change.commit, image, false, options).map(Some)
-        } else {
-            Ok(None)
-        }
+        let push = || push_image(site, &origin, &built.change.commit, image, false, options);
+        needs_push(image).then(push).transpose()
     });
     std::thread::scope(|scope| {
         if pushed.iter().all(Result::is_ok) {
-            // The engine has time while the moving tags move.
+            // The engine is idle while the tags move.
             let images = built.images.clone();
             scope.spawn(move || housekeeping::remove_old_images(site, &images));
         }
@@ -62,45 +58,30 @@ pub(crate) fn push(
     })
 }
 
-/// Refuses the push, before anything is written, when one of the paths belongs to another repository.
+/// Refuses the push, before anything is written, if an image path belongs to another repository.
 fn check_owner(site: &Site, origin: &Origin, built: &BuiltDocument) -> Result<(), Failure> {
-    let (_, client) = site.registry_and_client()?;
     let own = built.change.commit.immutable_tag();
-    let images: Vec<&Image> = built.images.iter().filter(|image| needs_push(image)).collect();
-    let asked: Vec<Asked<'_>> = images
-        .iter()
-        .filter_map(|image| {
-            let moving = image.tags.as_deref().unwrap_or_default();
-            Some(Asked { repository: image.repository.as_ref()?, own: &own, parent: None, moving })
-        })
-        .collect();
-    for asked in &asked {
-        let namespace = site.registry.as_ref().and_then(|registry| registry.namespace());
-        origin.check_namespace(asked.repository, namespace)?;
+    let mut asked: Vec<Asked<'_>> = Vec::new();
+    for image in built.images.iter().filter(|image| needs_push(image)) {
+        let Some(repository) = &image.repository else { continue };
+        origin.check_namespace(site, repository)?;
+        let moving = image.tags.as_deref().unwrap_or_default();
+        asked.push(Asked { repository, own: &own, parent: None, moving });
     }
-    let holdings = ask(&client.with_cancel(site.cancel.clone()), &asked)?;
-    for (asked, holdings) in asked.iter().zip(&holdings) {
-        if let Some(source) = holdings.owned_by_another(|source| origin.is_source(source)) {
-            return Err(origin.refusal(asked.repository, source));
-        }
-    }
-    Ok(())
+    origin.check_owner(&asked, &ask(site, &asked)?)
 }
 
-/// A document that cannot be pushed is refused before anything moves.
+/// Refuses a document that cannot be pushed, before anything is written.
 pub(super) fn check(site: &Site, built: &BuiltDocument) -> Result<(), Failure> {
     let (address, _) = site.registry_and_client()?;
     if built.schema != SCHEMA {
+        let schema = built.schema;
         return Err(Failure::bad_input(format!(
-            "the document has schema {}; this swanci reads {SCHEMA}",
-            built.schema
+            "the document has schema {schema}; this swanci reads {SCHEMA}"
         )));
     }
-    if let Some(failed) = built.images.iter().find(|i| i.status == ImageStatus::Failed) {
-        return Err(Failure::failed(format!(
-            "the image {} failed to build, so nothing is pushed",
-            failed.name
-        )));
+    if let Some(Image { name, .. }) = built.images.iter().find(|i| i.status == ImageStatus::Failed) {
+        return Err(Failure::failed(format!("the image {name} failed to build, so nothing is pushed")));
     }
     for (i, image) in built.images.iter().enumerate() {
         let at = |problem: &str| {
@@ -131,10 +112,7 @@ pub(super) fn check(site: &Site, built: &BuiltDocument) -> Result<(), Failure> {
 }
 
 pub(super) fn needs_push(image: &Image) -> bool {
-    match image.status {
-        ImageStatus::Built | ImageStatus::Unchanged => true,
-        ImageStatus::Skipped | ImageStatus::Failed | ImageStatus::Planned => false,
-    }
+    matches!(image.status, ImageStatus::Built | ImageStatus::Unchanged)
 }
 
 /// Phase 2 and the receipt, once every image has been pushed or has failed.
@@ -146,7 +124,7 @@ pub(super) fn finish(
     options: &PushOptions,
     begun: Instant,
 ) -> Result<Outcome<Receipt>, Failure> {
-    let (mut images, change) = (built.images.clone(), built.change.clone());
+    let BuiltDocument { change, registry, mut images, payload_sha256, started, mut seconds, .. } = built;
     let mut failures: Vec<Failure> = Vec::new();
     for (image, pushed) in images.iter_mut().zip(pushed) {
         match pushed {
@@ -158,58 +136,37 @@ pub(super) fn finish(
             }
         }
     }
-    if failures.is_empty() {
-        let moved = promote::promote(site, origin, &change, &mut images, options);
-        failures.extend(moved.err());
-    }
-    write_receipt(site, built, images, failures, begun)
-}
-
-fn write_receipt(
-    site: &Site,
-    built: BuiltDocument,
-    images: Vec<Image>,
-    failures: Vec<Failure>,
-    begun: Instant,
-) -> Result<Outcome<Receipt>, Failure> {
-    let failure = site.cancel.stopped().map(Failure::from).or_else(|| combine(failures));
-    let mut receipt = Receipt {
+    let failure = match failures.len() {
+        0 => promote::promote(site, origin, &change, &mut images, options).err(),
+        1 => failures.pop(),
+        count => worst(failures).map(|first| first.context(format!("{count} pushes failed; the first:"))),
+    };
+    let failure = site.cancel.stopped().map(Failure::from).or(failure);
+    let took = begun.elapsed();
+    site.events.emit(&RunEvent::Phase { phase: Phase::Push, took });
+    seconds.push = Some(super::seconds(took));
+    let receipt = Receipt {
         schema: SCHEMA,
         outcome: if failure.is_none() { PushOutcome::Succeeded } else { PushOutcome::Failed },
         error: failure.as_ref().map(Failure::one_line),
-        change: built.change,
-        registry: built.registry,
+        change,
+        registry,
         images,
-        payload_sha256: built.payload_sha256,
-        started: built.started,
+        payload_sha256,
+        started,
         finished: now(),
-        seconds: built.seconds,
+        seconds,
     };
-    let took = begun.elapsed();
-    site.events.emit(&RunEvent::Phase { phase: Phase::Push, took });
-    receipt.seconds.push = Some(seconds(took));
     let kept = receipt::keep(&site.state_dir, &receipt);
-    let failure = match (failure, kept) {
-        (None, Err(unkept)) => Some(unkept),
-        (failure, _) => failure,
-    };
+    let failure = failure.or(kept.err());
     if failure.is_none() {
         housekeeping::after_push(site, &receipt);
     }
     Ok(Outcome { document: receipt, failure })
 }
 
-fn combine(failures: Vec<Failure>) -> Option<Failure> {
-    let kind = failures.iter().map(|f| f.kind).reduce(Kind::and)?;
-    let count = failures.len();
-    let mut first = failures.into_iter().find(|f| f.kind == kind)?;
-    if count > 1 {
-        first = first.context(format!("{count} pushes failed; the first:"));
-    }
-    Some(first)
-}
-
-/// Phase 1 for one image, see [`OnReady`](super::build::OnReady) for `just_seen`: afterwards it is in the registry under its immutable tag, and the registry says under which digest.
+/// Phase 1 for one image: afterwards it is in the registry under its immutable tag, and the registry reports its digest.
+/// `just_seen` is explained at [`OnReady`](super::build::OnReady).
 pub(super) fn push_image(
     site: &Site,
     origin: &Origin,
@@ -219,26 +176,21 @@ pub(super) fn push_image(
     options: &PushOptions,
 ) -> Result<Image, Failure> {
     let (_, client) = site.registry_and_client()?;
-    let Some(repository) = &image.repository else {
-        return Err(Failure::bad_input(format!("the image {} has no repository", image.name)));
-    };
+    let missing = |what: &str| Failure::bad_input(format!("the image {} has {what}", image.name));
+    let repository = image.repository.as_ref().ok_or_else(|| missing("no repository"))?;
     let step = site.events.begin(Step::Push { image: image.name.clone() });
-    let client = &client.with_cancel(site.cancel.clone());
     let phase = Phase1 { site, origin, client, commit, image, repository, options };
-    let outcome = match (&image.image_id, &image.digest) {
+    let pushed = match (&image.image_id, &image.digest) {
         (Some(id), _) if image.status == ImageStatus::Built => {
-            phase.push_built(id, just_seen, &mut |line| step.line(line)).map(|pushed| (pushed, "pushed"))
+            phase.push_built(id, just_seen, &mut |line| step.line(line))
         }
-        (_, Some(digest)) => {
-            phase.tag_unchanged(digest, just_seen).map(|pushed| (pushed, "unchanged, tagged"))
-        }
-        (_, None) => {
-            Err(Failure::bad_input(format!("the image {} has neither image_id nor digest", image.name)))
-        }
+        (_, Some(digest)) => phase.tag_unchanged(digest, just_seen),
+        (_, None) => Err(missing("neither image_id nor digest")),
     };
-    match outcome {
-        Ok(((digest, note), done)) => {
-            step.done(note.as_deref().unwrap_or(done));
+    match pushed {
+        Ok((digest, note)) => {
+            let is_built = image.status == ImageStatus::Built;
+            step.done(note.as_deref().unwrap_or(if is_built { "pushed" } else { "unchanged, tagged" }));
             Ok(Image { digest: Some(digest), note, ..image.clone() })
         }
         Err(failure) => {
@@ -249,7 +201,7 @@ pub(super) fn push_image(
     }
 }
 
-/// A digest in the registry, and what a reader of the receipt should know about it.
+/// A digest in the registry, and a remark for the receipt.
 type InRegistry = (Digest, Option<String>);
 
 struct Phase1<'a> {
@@ -267,45 +219,40 @@ impl Phase1<'_> {
         self.commit.immutable_tag()
     }
 
-    /// What the immutable tag holds already. `is_same` tells this very image. Another image of the commit stays and is
-    /// used; anything else is in the way.
+    /// What is already under the immutable tag. `is_same` recognizes this very image. Another image of the commit is kept
+    /// and used; anything else is an error.
     fn held(&self, is_same: impl Fn(&Manifest) -> bool) -> Result<Option<InRegistry>, Failure> {
         let (path, tag) = (self.repository.path(), self.tag());
         let in_the_way = |what: &str| {
-            Failure::failed(format!(
-                "{}:{tag} holds {what}; an immutable tag is never overwritten",
-                self.repository
-            ))
-            .hint("if it is not needed, delete its manifest in the registry, and push again")
+            let name = self.repository.tagged(&tag);
+            Failure::failed(format!("{name} holds {what}; an immutable tag is never overwritten"))
+                .hint("if it is not needed, delete its manifest in the registry, and push again")
         };
         let unreadable = |error: RegistryError, what: &str| {
             if error.is_about_content() { in_the_way(&format!("{what} ({error})")) } else { error.into() }
         };
-        let manifest = match self.client.get_manifest(path, &tag) {
-            Ok(Some(manifest)) => manifest,
-            Ok(None) => return Ok(None),
-            Err(error) => return Err(unreadable(error, "something that is not a readable image")),
-        };
+        let manifest = self.client.get_manifest(path, &tag);
+        let manifest =
+            manifest.map_err(|error| unreadable(error, "something that is not a readable image"))?;
+        let Some(manifest) = manifest else { return Ok(None) };
         if is_same(&manifest) {
             return Ok(Some((manifest.digest, None)));
         }
-        let labels = self
-            .client
-            .image_labels(path, &manifest)
-            .map_err(|error| unreadable(error, "an image that cannot be read"))?;
+        let config = self.client.image_labels(path, &manifest);
+        let labels = config.map_err(|error| unreadable(error, "an image that cannot be read"))?;
         let label = |name: &str| labels.get(name).map(String::as_str);
         let ours = label(SOURCE_LABEL).is_some_and(|source| self.origin.is_source(source));
         let of_commit = label(REVISION_LABEL) == Some(self.commit.as_str());
-        let same_inputs =
-            self.image.inputs.as_ref().is_some_and(|inputs| label(INPUTS_LABEL) == Some(inputs.as_str()));
+        let inputs = self.image.inputs.as_ref().map(Digest::as_str);
+        let same_inputs = inputs.is_some() && label(INPUTS_LABEL) == inputs;
         if !ours || !(of_commit || same_inputs) {
             return Err(in_the_way(&format!("{}, which is not an image of this commit", manifest.digest)));
         }
-        let there = &manifest.digest;
         if self.options.strict {
             return Err(Failure::failed(format!(
-                "{}:{tag} is in the registry already, as {there}; an immutable tag is never overwritten",
-                self.repository
+                "{} is in the registry already, as {}; an immutable tag is never overwritten",
+                self.repository.tagged(&tag),
+                manifest.digest
             ))
             .hint("without --strict the registry's image is kept and used"));
         }
@@ -322,7 +269,8 @@ impl Phase1<'_> {
         if let Some(held) = self.held(|manifest| manifest.is_of_image(id))? {
             return Ok(held);
         }
-        let name = self.repository.tagged(&self.tag());
+        let (path, tag) = (self.repository.path(), self.tag());
+        let name = self.repository.tagged(&tag);
         let cancel = self.site.cancel.child(Some(self.site.timeout));
         let gone = || {
             Failure::failed(format!("the engine no longer has {name}"))
@@ -333,32 +281,26 @@ impl Phase1<'_> {
                 .hint("build it again: another build on this engine took the name")
         };
         if !just_seen {
-            match self.site.docker.inspect(&name, &cancel)? {
-                Some(there) if there.id == *id => {}
-                Some(there) => return Err(another(there.id.as_str())),
-                None => return Err(gone()),
+            let there = self.site.docker.inspect(&name, &cancel)?.ok_or_else(gone)?;
+            if there.id != *id {
+                return Err(another(there.id.as_str()));
             }
         }
-        let Some(printed) = self.push_with_retries(&cancel, on_line)? else { return Err(gone()) };
-        let path = self.repository.path();
-        match self.client.head_manifest(path, &self.tag())? {
-            Some(found) if found == printed => match self.client.get_manifest(path, &printed)? {
-                Some(manifest) if !manifest.is_of_image(id) => Err(another("another image")),
-                Some(_) | None => Ok((printed, None)),
-            },
-            Some(found) => Err(Failure::failed(format!(
-                "docker says that it pushed {printed}, and the registry holds {} under {}",
-                found,
-                self.tag()
-            ))),
-            None => Err(Failure::failed(format!(
-                "docker says that it pushed {printed}, and the registry has no {}",
-                self.tag()
-            ))),
+        let printed = self.push_with_retries(&cancel, on_line)?.ok_or_else(gone)?;
+        let found = self.client.head_manifest(path, &tag)?;
+        if found.as_ref() != Some(&printed) {
+            let found = found.map_or("nothing".to_owned(), |digest| digest.to_string());
+            return Err(Failure::failed(format!(
+                "docker reports that it pushed {printed}, but the registry has {found} under {tag}"
+            )));
+        }
+        match self.client.get_manifest(path, &printed)? {
+            Some(manifest) if !manifest.is_of_image(id) => Err(another("another image")),
+            Some(_) | None => Ok((printed, None)),
         }
     }
 
-    /// A push dies of one 429 or 502; docker itself retries only parts of it. `None`: the engine has no such image.
+    /// One 429 or 502 makes a push fail; docker itself retries only parts of it. `None`: the engine has no such image.
     fn push_with_retries(
         &self,
         cancel: &Cancel,
@@ -381,23 +323,19 @@ impl Phase1<'_> {
         }
     }
 
-    /// An unchanged image: its manifest under one more tag; no layer moves.
+    /// Writes the manifest of an unchanged image under one more tag.
     fn tag_unchanged(&self, digest: &Digest, just_seen: bool) -> Result<InRegistry, Failure> {
         if !just_seen && let Some(held) = self.held(|manifest| manifest.digest == *digest)? {
             return Ok(held);
         }
         let path = self.repository.path();
-        let Some(manifest) = self.client.recall_manifest(path, digest)? else {
-            return Err(Failure::failed(format!(
-                "the registry no longer holds {}@{digest}",
-                self.repository
-            ))
-            .hint("build it again with --force"));
-        };
+        let manifest = self.client.recall_manifest(path, digest)?.ok_or_else(|| {
+            Failure::failed(format!("the registry no longer has {}@{digest}", self.repository))
+                .hint("build it again with --force")
+        })?;
         Ok((self.client.put_manifest(path, &self.tag(), &manifest)?, None))
     }
 }
 
-/// docker takes about 15 s to give up on a registry that answers 500; when two of its pushes did, a third is not worth
-/// the wait.
+/// docker takes about 15 s to give up on a registry that answers 500: a third attempt is not worth the wait.
 const RETRY_WITHIN: Duration = Duration::from_secs(25);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::documents::{Image, ImageStatus};
 use crate::error::{Failure, Kind};
 use crate::git::{ContextFiles, Found, Mirror};
 use crate::manifest::dockerfile::DockerfileStages;
@@ -12,23 +13,24 @@ use crate::plan::{self, LocalNames};
 
 use super::{Origin, Site};
 
+/// The images of a commit.
+pub(super) struct Survey {
+    pub(super) images: Vec<Surveyed>,
+    /// The images that docker does not build, each with its place in images.json.
+    pub(super) skipped: Vec<(usize, Image)>,
+}
+
+/// An image that docker builds.
 pub(super) struct Surveyed {
+    /// Its place in images.json.
+    pub(super) place: usize,
     pub(super) spec: ImageSpec,
     pub(super) repository: ImageRepository,
     pub(super) tags: Vec<Tag>,
-    /// `None` for an image that docker does not build.
-    pub(super) source: Option<Source>,
-}
-
-impl Surveyed {
-    pub(super) fn bases(&self) -> impl Iterator<Item = &(String, usize)> {
-        self.source.iter().flat_map(|source| &source.bases)
-    }
-}
-
-pub(super) struct Source {
-    pub(super) inputs: Digest,
     pub(super) files: ContextFiles,
+    /// `None` for an invalid Dockerfile; docker reports what is wrong with it.
+    pub(super) stages: Option<DockerfileStages>,
+    pub(super) inputs: Digest,
     /// Local bases: the reference in `FROM`, and the index of its image.
     pub(super) bases: Vec<(String, usize)>,
     /// References to images that this repository does not build.
@@ -69,32 +71,54 @@ pub(super) fn survey(
     origin: &Origin,
     mirror: &Mirror<'_>,
     change: &Change,
-) -> Result<Vec<Surveyed>, Failure> {
-    let specs = specs(mirror, &change.commit, &change.repository)?;
-    let address = match (&site.registry, &origin.namespace) {
-        (Some(address), Some(namespace)) => {
-            Some(address.with_namespace(namespace).map_err(|e| Failure::new(Kind::BadInput, e))?)
-        }
-        (address, _) => address.clone(),
-    };
-    let mut surveyed = Vec::with_capacity(specs.len());
-    for spec in specs {
-        let repository = ImageRepository::new(address.as_ref(), &spec.name)
-            .map_err(|e| Failure::new(Kind::BadInput, e))?;
-        origin
-            .check_namespace(&repository, site.registry.as_ref().and_then(|registry| registry.namespace()))?;
-        let tags = tags_of(site, change, &spec)?;
-        surveyed.push(Surveyed { spec, repository, tags, source: None });
+) -> Result<Survey, Failure> {
+    let (mut docker, mut skipped) = (Vec::new(), Vec::new());
+    for (place, spec) in specs(mirror, &change.commit, &change.repository)?.into_iter().enumerate() {
+        let ImageKind::Skipped { reason } = spec.kind else {
+            docker.push((place, spec));
+            continue;
+        };
+        let (name, status, reason) = (spec.name.to_string(), ImageStatus::Skipped, Some(reason));
+        skipped.push((place, Image { name, status, reason, ..Image::default() }));
     }
-    find_sources(mirror, &change.commit, origin.submodules, &mut surveyed)?;
-    hash_inputs(&mut surveyed)?;
-    Ok(surveyed)
+    let paths: Vec<(&str, &str)> =
+        docker.iter().map(|(_, spec)| (spec.context.as_str(), spec.dockerfile.as_str())).collect();
+    let found = mirror.context_files(&change.commit, &paths, origin.submodules)?;
+    let mut images = Vec::with_capacity(docker.len());
+    for ((place, spec), files) in docker.into_iter().zip(found) {
+        let bad_input =
+            |problem: String| Failure::bad_input(problem).context(format!("image `{}`", spec.name));
+        let repository = ImageRepository::new(site.registry.as_ref(), origin.namespace.as_ref(), &spec.name);
+        let repository = repository.map_err(|error| bad_input(error.to_string()))?;
+        origin.check_namespace(site, &repository)?;
+        let tags = tags_of(site, change, &spec)?;
+        let files = files.map_err(|misplaced| bad_input(misplaced.to_string()))?;
+        let text = String::from_utf8_lossy(&files.dockerfile.content);
+        let stages = DockerfileStages::parse(&text, &spec.args);
+        if let Some(target) = &spec.target {
+            check_target(target, &stages).map_err(bad_input)?;
+        }
+        images.push(Surveyed {
+            place,
+            repository,
+            tags,
+            stages: stages.ok(),
+            // `find_bases` adds the inputs of the bases.
+            inputs: plan::inputs(&spec, &files, BTreeMap::new()),
+            files,
+            spec,
+            bases: Vec::new(),
+            foreign_bases: Vec::new(),
+        });
+    }
+    find_bases(&mut images)?;
+    Ok(Survey { images, skipped })
 }
 
 /// The moving tags: from the command line, else the image, else the configuration, else the default. Empty without a
 /// branch, because then there is no proof of merge.
 fn tags_of(site: &Site, change: &Change, spec: &ImageSpec) -> Result<Vec<Tag>, Failure> {
-    if change.branch.is_none() || spec.kind != ImageKind::Docker {
+    if change.branch.is_none() {
         return Ok(Vec::new());
     }
     let default;
@@ -111,92 +135,49 @@ fn tags_of(site: &Site, change: &Change, spec: &ImageSpec) -> Result<Vec<Tag>, F
         commit: &change.commit,
         number: change.pull_request.as_ref().map(|pr| pr.number),
     };
-    Template::expand_all(templates, &values).map_err(|error| {
-        Failure::new(Kind::BadInput, error).context(format!("the tags of the image `{}`", spec.name))
-    })
+    Template::expand_all(templates, &values)
+        .map_err(|error| Failure::bad_input(error).context(format!("the tags of the image `{}`", spec.name)))
 }
 
-fn find_sources(
-    mirror: &Mirror<'_>,
-    commit: &CommitSha,
-    submodules: bool,
-    images: &mut [Surveyed],
-) -> Result<(), Failure> {
-    let docker = || images.iter().filter(|image| image.spec.kind == ImageKind::Docker);
-    let paths: Vec<(&str, &str)> =
-        docker().map(|image| (image.spec.context.as_str(), image.spec.dockerfile.as_str())).collect();
-    let found = mirror.context_files(commit, &paths, submodules)?;
-    let docker = images.iter_mut().filter(|image| image.spec.kind == ImageKind::Docker);
-    for (image, files) in docker.zip(found) {
-        let files = files.map_err(|why| Failure::bad_input(format!("image `{}`: {why}", image.spec.name)))?;
-        image.source = Some(Source {
-            // `hash_inputs` adds the bases.
-            inputs: plan::inputs(&image.spec, &files, BTreeMap::new()),
-            files,
-            bases: Vec::new(),
-            foreign_bases: Vec::new(),
-        });
-        check_target(image)?;
-    }
-    Ok(())
-}
-
-fn check_target(image: &Surveyed) -> Result<(), Failure> {
-    let (Some(target), Some(source)) = (&image.spec.target, &image.source) else { return Ok(()) };
-    let text = String::from_utf8_lossy(&source.files.dockerfile.content);
-    let stages = DockerfileStages::parse(&text, &image.spec.args)
-        .map_err(|e| Failure::bad_input(e).context(format!("image `{}`", image.spec.name)))?;
+fn check_target(target: &str, stages: &Result<DockerfileStages, String>) -> Result<(), String> {
+    let stages = stages.as_ref().map_err(Clone::clone)?;
     if stages.has_target(target) {
         return Ok(());
     }
     let names: Vec<&str> = stages.names().iter().flatten().map(String::as_str).collect();
     let known =
         if names.is_empty() { "it names none".to_owned() } else { format!("it has {}", names.join(", ")) };
-    Err(Failure::bad_input(format!(
-        "image `{}`: the target `{target}` is not a stage of its Dockerfile; {known}",
-        image.spec.name
-    )))
+    Err(format!("the target `{target}` is not a stage of its Dockerfile; {known}"))
 }
 
 /// Finds the local bases and hashes each image's inputs, bases first.
-fn hash_inputs(images: &mut [Surveyed]) -> Result<(), Failure> {
+fn find_bases(images: &mut [Surveyed]) -> Result<(), Failure> {
     let names = LocalNames::new(images.iter().map(|image| (&image.spec, &image.repository, &image.tags[..])));
-    let mut bases = Vec::with_capacity(images.len());
+    let mut found = Vec::with_capacity(images.len());
     for (i, image) in images.iter().enumerate() {
-        let text = image.source.as_ref().map(|s| String::from_utf8_lossy(&s.files.dockerfile.content));
-        // Docker reports what is wrong with an invalid Dockerfile.
-        let stages = text.and_then(|text| DockerfileStages::parse(&text, &image.spec.args).ok());
         let (mut local, mut foreign) = (Vec::new(), Vec::new());
-        for reference in stages.iter().flat_map(|s| s.bases()) {
-            match names.find(reference, i).filter(|base| images[*base].source.is_some()) {
+        for reference in image.stages.iter().flat_map(DockerfileStages::bases) {
+            match names.find(reference, i) {
                 Some(base) => local.push((reference.clone(), base)),
                 None => foreign.push(reference.clone()),
             }
         }
-        bases.push((local, foreign));
+        found.push((local, foreign));
     }
-    let edges: Vec<Vec<usize>> =
-        bases.iter().map(|(local, _)| local.iter().map(|(_, b)| *b).collect()).collect();
-    let order = plan::order(&edges).map_err(|circle| {
+    for (image, bases) in images.iter_mut().zip(found) {
+        (image.bases, image.foreign_bases) = bases;
+    }
+    let bases: Vec<Vec<usize>> =
+        images.iter().map(|image| image.bases.iter().map(|(_, base)| *base).collect()).collect();
+    let order = plan::order(&bases).map_err(|circle| {
         let names: Vec<&str> = circle.iter().map(|i| images[*i].spec.name.as_str()).collect();
         let names = names.join(", ");
         Failure::bad_input(format!("these images are built on each other in a circle: {names}"))
     })?;
     for i in order {
-        let (local, foreign) = std::mem::take(&mut bases[i]);
-        let mut base_inputs = BTreeMap::new();
-        for (_, base) in &local {
-            if let Some(source) = &images[*base].source {
-                base_inputs.insert(images[*base].spec.name.as_str(), &source.inputs);
-            }
-        }
-        let Some(source) = &images[i].source else { continue };
-        let inputs = plan::inputs(&images[i].spec, &source.files, base_inputs);
-        if let Some(source) = &mut images[i].source {
-            source.inputs = inputs;
-            source.bases = local;
-            source.foreign_bases = foreign;
-        }
+        let inputs_of = |base: &usize| (images[*base].spec.name.as_str(), &images[*base].inputs);
+        let (spec, files) = (&images[i].spec, &images[i].files);
+        images[i].inputs = plan::inputs(spec, files, bases[i].iter().map(inputs_of).collect());
     }
     Ok(())
 }

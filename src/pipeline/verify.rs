@@ -72,17 +72,17 @@ pub(crate) fn verify(site: &Site, receipt: &Receipt) -> Result<Outcome<Verificat
     for ((_, image), found) in images.iter_mut().zip(found) {
         image.found = found?;
     }
-    let incomplete = incomplete(client, &images)?;
+    let references = references(client, &images)?;
+    let mut drifted = Vec::new();
     for (repository, image) in &mut images {
-        let complete = |found: &Digest| !incomplete.contains(&(repository.path().clone(), found.clone()));
+        let complete =
+            |found: &Digest| is_complete(&references, repository.path(), Content::Manifest(found.clone()));
         image.found = image.found.take().filter(complete);
+        if image.has_drifted() {
+            drifted.push(format!("{}:{}", image.name, image.tag));
+        }
     }
     let images: Vec<VerifiedImage> = images.into_iter().map(|(_, image)| image).collect();
-    let drifted: Vec<String> = images
-        .iter()
-        .filter(|image| image.has_drifted())
-        .map(|image| format!("{}:{}", image.name, image.tag))
-        .collect();
     let failure = (!drifted.is_empty()).then(|| {
         Failure::failed(format!("the registry has drifted from the receipt: {}", drifted.join(", ")))
     });
@@ -116,60 +116,49 @@ fn on_receipt(receipt: &Receipt, host: &str) -> Result<Vec<(ImageRepository, Ver
     Ok(images)
 }
 
-type Place = (ImageName, Content);
+/// What the registry has of an image: the content that each manifest or blob refers to, or `None` if it is missing.
+type References = BTreeMap<(ImageName, Content), Option<Vec<Content>>>;
 
-/// The manifests that match their tags but lack some content. Each content is requested once, level by level: indexes,
-/// their manifests (including attestations), then configs and layers.
-fn incomplete(
+/// Everything below the manifests that match their tags. Each content is requested once, level by level: indexes, their
+/// manifests (including attestations), then configs and layers.
+fn references(
     client: &Registry,
     images: &[(ImageRepository, VerifiedImage)],
-) -> Result<BTreeSet<(ImageName, Digest)>, RegistryError> {
-    let roots: BTreeSet<Place> = images
-        .iter()
-        .filter(|(_, image)| image.found.as_ref() == Some(&image.expected))
+) -> Result<References, RegistryError> {
+    let intact = images.iter().filter(|(_, image)| image.found.as_ref() == Some(&image.expected));
+    let mut level: BTreeSet<(ImageName, Content)> = intact
         .map(|(repository, image)| (repository.path().clone(), Content::Manifest(image.expected.clone())))
         .collect();
-    let mut parents: BTreeMap<Place, BTreeSet<Place>> = BTreeMap::new();
-    let mut level: Vec<Place> = roots.iter().cloned().collect();
-    let mut seen: BTreeSet<Place> = roots.clone();
-    let mut missing: Vec<Place> = Vec::new();
+    let mut known = References::new();
     while !level.is_empty() {
-        let answers = parallel::map(REGISTRY_THREADS, &level, |(repository, content)| match content {
+        let places: Vec<_> = std::mem::take(&mut level).into_iter().collect();
+        let answers = parallel::map(REGISTRY_THREADS, &places, |(repository, content)| match content {
             Content::Manifest(digest) => {
                 Ok(client.get_manifest(repository, digest)?.map(|manifest| manifest.references()))
             }
             Content::Blob(digest) => Ok(client.has_blob(repository, digest)?.then(Vec::new)),
         });
-        let mut next = Vec::new();
-        for (place, answer) in level.into_iter().zip(answers) {
-            match answer {
-                Ok(Some(references)) => {
-                    for content in references {
-                        let below = (place.0.clone(), content);
-                        parents.entry(below.clone()).or_default().insert(place.clone());
-                        if seen.insert(below.clone()) {
-                            next.push(below);
-                        }
-                    }
-                }
+        for (place, answer) in places.into_iter().zip(answers) {
+            let references = match answer {
                 // Content that does not match its digest counts as missing.
-                Ok(None) | Err(RegistryError { kind: RegistryErrorKind::DigestMismatch, .. }) => {
-                    missing.push(place)
-                }
-                Err(error) => return Err(error),
-            }
+                Err(RegistryError { kind: RegistryErrorKind::DigestMismatch, .. }) => None,
+                answer => answer?,
+            };
+            level.extend(references.iter().flatten().map(|below| (place.0.clone(), below.clone())));
+            known.insert(place, references);
         }
-        level = next;
+        level.retain(|place| !known.contains_key(place));
     }
-    let (mut incomplete, mut marked) = (BTreeSet::new(), BTreeSet::new());
-    while let Some(place) = missing.pop() {
-        if !marked.insert(place.clone()) {
-            continue;
+    Ok(known)
+}
+
+fn is_complete(known: &References, repository: &ImageName, content: Content) -> bool {
+    match known.get(&(repository.clone(), content)) {
+        Some(Some(references)) => {
+            references.iter().all(|below| is_complete(known, repository, below.clone()))
         }
-        missing.extend(parents.get(&place).into_iter().flatten().cloned());
-        if let (true, (repository, Content::Manifest(digest))) = (roots.contains(&place), place) {
-            incomplete.insert((repository, digest));
-        }
+        Some(None) => false,
+        // Not requested, because the tag refers to something else.
+        None => true,
     }
-    Ok(incomplete)
 }

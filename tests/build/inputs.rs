@@ -24,7 +24,7 @@ fn status(scene: &Scene, commit: &str) -> String {
 }
 
 #[test]
-fn every_input_in_turn_rebuilds_and_every_other_thing_does_not() {
+fn every_input_triggers_a_rebuild_and_other_changes_do_not() {
     let scene = scene();
     let first = scene.repository.commit("first");
     scene.run(&first, &[]).ended(0);
@@ -135,7 +135,7 @@ fn an_unchanged_image_is_found_under_its_own_tag_the_moving_tag_and_the_parents_
 }
 
 #[test]
-fn an_unchanged_image_is_tagged_without_a_layer_and_keeps_the_labels_of_its_builder() {
+fn an_unchanged_image_is_tagged_without_uploads_and_keeps_its_labels() {
     let scene = scene();
     let first = scene.repository.commit("first");
     let receipt = scene.run(&first, &[]).ended(0).json();

@@ -26,7 +26,7 @@ fn refused(scene: &Scene, what: &str, said: &[&str]) {
 }
 
 #[test]
-fn a_malformed_images_json_names_the_file_and_the_place_and_builds_nothing() {
+fn a_malformed_images_json_is_reported_with_its_position_and_builds_nothing() {
     let scene = scene();
     let good = json!({"service_name": "good", "version": "1"});
     let second = |more: Value| {
@@ -89,7 +89,7 @@ fn a_commit_without_any_image_is_malformed() {
 }
 
 #[test]
-fn a_link_out_of_the_repository_never_brings_a_file_into_an_image() {
+fn a_link_out_of_the_repository_never_adds_a_file_to_an_image() {
     let scene = scene();
     let outside = tempfile::tempdir().unwrap();
     let canary = "canary-7f3a9c-outside";

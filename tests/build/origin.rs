@@ -37,7 +37,7 @@ fn a_commit_that_is_not_on_its_branch_is_refused() {
 }
 
 #[test]
-fn a_commit_that_was_pushed_away_by_force_is_refused_though_the_mirror_still_holds_it() {
+fn a_commit_removed_by_a_force_push_is_refused_although_the_mirror_has_it() {
     let (scene, _) = Scene::with_one_image();
     scene.repository.write("a/file", "2");
     let away = scene.repository.commit("second");
@@ -49,7 +49,7 @@ fn a_commit_that_was_pushed_away_by_force_is_refused_though_the_mirror_still_hol
 }
 
 #[test]
-fn a_push_by_force_after_the_build_holds_the_tags_where_they_are() {
+fn a_force_push_after_the_build_moves_no_tags() {
     let (scene, _) = Scene::with_one_image();
     scene.repository.write("a/file", "2");
     let away = scene.repository.commit("second");
@@ -62,14 +62,14 @@ fn a_push_by_force_after_the_build_holds_the_tags_where_they_are() {
 }
 
 #[test]
-fn a_branch_that_is_gone_or_never_was_is_refused() {
+fn a_missing_branch_is_refused() {
     let (scene, commit) = Scene::with_one_image();
     let payload = Payload::merged("acme/shop", "gone", &commit).bytes();
     scene.swanci.pipe(&["run", "-"], payload).ended(5).saying(&["no branch `gone`"]);
 }
 
 #[test]
-fn a_payload_that_points_elsewhere_connects_to_nothing() {
+fn urls_in_a_payload_are_never_contacted() {
     let trap = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = trap.local_addr().unwrap().port();
     let hits = Arc::new(AtomicUsize::new(0));
@@ -118,7 +118,7 @@ fn a_payload_that_points_elsewhere_connects_to_nothing() {
 }
 
 #[test]
-fn the_allow_list_holds_for_payloads_and_by_hand() {
+fn the_allow_list_applies_to_payloads_and_manual_builds() {
     let (scene, commit) = Scene::with_one_image();
     let other = Repository::new();
     other.image("a", "1").images(&[json!({"service_name": "a", "version": "1"})]);
@@ -136,7 +136,7 @@ fn the_allow_list_holds_for_payloads_and_by_hand() {
 }
 
 #[test]
-fn a_registry_that_is_not_there_is_named_and_not_called_cancelled() {
+fn an_unreachable_registry_is_named_and_not_reported_as_cancelled() {
     let (scene, commit) = Scene::with_one_image();
     let ran = scene.run(&commit, &["--registry", "127.0.0.1:1"]).ended(6);
     let ran = ran.saying(&["compare with the registry: FAILED", "127.0.0.1:1", "error: "]);
@@ -159,7 +159,7 @@ fn a_repository_has_its_own_namespace() {
 }
 
 #[test]
-fn submodules_come_from_the_same_host_only_and_only_when_asked_for() {
+fn submodules_come_only_from_the_same_host_and_only_when_enabled() {
     let scene = Scene::new();
     let library = Repository::new();
     library.write("part", "from the submodule");
@@ -210,7 +210,7 @@ fn submodules_come_from_the_same_host_only_and_only_when_asked_for() {
 }
 
 #[test]
-fn files_that_git_lfs_keeps_are_in_the_image() {
+fn git_lfs_files_are_in_the_image() {
     let mut scene = Scene::new();
     let repository = &scene.repository;
     // git-lfs's own filter, run by hand: what git stores is a pointer, and the file goes below .git/lfs.

@@ -33,7 +33,7 @@ fn scene() -> (Scene, String) {
 }
 
 #[test]
-fn a_build_secret_reaches_its_own_repository_and_shows_nowhere() {
+fn a_build_secret_is_available_to_its_repository_and_never_shown() {
     let (scene, commit) = scene();
     scene.configure("secrets = { npm = \"npm\" }");
     let ran = scene.run(&commit, &["--verbose"]).ended(0).saying(&["***"]);
@@ -45,7 +45,7 @@ fn a_build_secret_reaches_its_own_repository_and_shows_nowhere() {
 }
 
 #[test]
-fn a_build_secret_of_another_repository_is_not_there() {
+fn a_build_secret_of_another_repository_is_not_available() {
     let (scene, commit) = scene();
     scene.configure("[[repository]]\nname = \"acme/other\"\nsecrets = { npm = \"npm\" }");
     let document = scene.build(&commit, &[]).ended(1).json();
@@ -53,14 +53,14 @@ fn a_build_secret_of_another_repository_is_not_there() {
 }
 
 #[test]
-fn a_secret_of_the_command_line_comes_before_the_configured_one() {
+fn a_secret_on_the_command_line_overrides_the_configured_one() {
     let (scene, commit) = scene();
     scene.configure("secrets = { npm = \"not-there\" }");
     scene.build(&commit, &["--secret", "npm=npm"]).ended(0);
 }
 
 #[test]
-fn a_secret_that_cannot_be_read_is_4_for_its_repository_alone() {
+fn an_unreadable_secret_is_code_4_for_its_repository_only() {
     let (scene, commit) = scene();
     scene.configure("secrets = { npm = \"not-there\" }");
     scene.build(&commit, &[]).ended(4).saying(&["`npm` of acme/shop", "not-there"]);

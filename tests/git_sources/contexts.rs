@@ -44,7 +44,7 @@ const ODD: &[&str] = &[
 ];
 
 #[test]
-fn an_image_is_built_from_the_very_folder_that_it_names() {
+fn an_image_is_built_from_exactly_the_folder_that_it_names() {
     let scene = Scene::new();
     let r = &scene.repository;
     r.write("README", "a commit that a folder's name could mean").write("file", "of the decoy");
@@ -92,7 +92,7 @@ fn file(scene: &Scene, name: &str, commit: &str, path: &str) -> Option<Vec<u8>> 
 }
 
 #[test]
-fn what_decides_the_content_from_outside_the_context_is_an_input() {
+fn files_outside_the_context_that_change_the_content_are_inputs() {
     let scene = Scene::new();
     let r = &scene.repository;
     let library = Repository::new();
@@ -170,7 +170,7 @@ fn attributes_move_with_the_path_that_they_match() {
 }
 
 #[test]
-fn a_context_behind_a_link_is_the_one_that_the_link_means() {
+fn a_linked_context_resolves_to_its_target() {
     let scene = Scene::new();
     let r = &scene.repository;
     let library = Repository::new();
@@ -200,7 +200,7 @@ fn a_context_behind_a_link_is_the_one_that_the_link_means() {
 }
 
 #[test]
-fn an_ignore_file_behind_a_link_is_an_input_and_may_not_lead_out() {
+fn a_linked_ignore_file_is_an_input_and_must_stay_in_the_repository() {
     let scene = Scene::new();
     let r = &scene.repository;
     r.image("a", "1").symlink("a/.dockerignore", "../ignore/shared").write("ignore/shared", "x\n");

@@ -65,7 +65,7 @@ fn mirrors(swanci: &Swanci) -> Vec<PathBuf> {
 }
 
 #[test]
-fn harmless_faults_of_an_old_history_stop_nothing() {
+fn harmless_faults_in_old_history_are_accepted() {
     let good = "A <a@b.org> 1700000000 +0000";
     let author = |line: &str| format!("author {line}\ncommitter {good}");
     for (what, headers) in [
@@ -98,7 +98,7 @@ fn harmless_faults_of_an_old_history_stop_nothing() {
 }
 
 #[test]
-fn an_object_that_could_lead_a_checkout_astray_is_refused_by_name_and_the_mirror_stays() {
+fn an_object_with_a_dangerous_path_is_refused_by_name_and_the_mirror_is_kept() {
     let (swanci, repository) = (Swanci::new(), repository());
     plan(&swanci, &repository.url()).ended(0);
     let good = "author A <a@b.org> 1700000000 +0000\ncommitter A <a@b.org> 1700000000 +0000";
@@ -165,7 +165,7 @@ fn a_path_that_another_user_owns_is_read_where_it_is_named_and_nowhere_else() {
 }
 
 #[test]
-fn every_fault_of_a_remote_has_gits_own_cause_its_class_and_a_hint() {
+fn every_remote_fault_has_gits_message_an_exit_code_and_a_hint() {
     let swanci = Swanci::new();
     let repository = repository();
     for n in ["2", "3"] {
@@ -203,7 +203,7 @@ fn every_fault_of_a_remote_has_gits_own_cause_its_class_and_a_hint() {
 }
 
 #[test]
-fn an_id_of_something_else_than_a_commit_is_called_what_it_is() {
+fn the_id_of_another_object_is_reported_with_its_type() {
     let (swanci, repository) = (Swanci::new(), repository());
     repository.git(&["tag", "--annotate", "--message", "a tag", "v1"]);
     let url = repository.url();
@@ -217,7 +217,7 @@ fn an_id_of_something_else_than_a_commit_is_called_what_it_is() {
 }
 
 #[test]
-fn a_missing_lfs_object_is_named_and_is_not_the_environment() {
+fn a_missing_lfs_object_is_named_and_is_not_an_environment_failure() {
     let scene = Scene::new();
     let r = &scene.repository;
     r.git(&["config", "filter.lfs.clean", "git-lfs clean -- %f"]);
@@ -251,7 +251,7 @@ fn a_git_that_is_too_old_is_refused_with_its_version() {
 }
 
 #[test]
-fn a_mirror_that_is_made_anew_keeps_what_other_jobs_work_with() {
+fn replacing_a_mirror_keeps_the_one_that_other_jobs_use() {
     let scene = Scene::new();
     let r = &scene.repository;
     r.image("a", "1").images(&[json!({"service_name": "a", "version": "1"})]);
@@ -327,7 +327,7 @@ fn what_the_machine_and_the_user_trust_is_used_and_nothing_else_of_their_configu
 }
 
 #[test]
-fn every_fault_of_https_has_its_own_cause_and_hint() {
+fn every_https_fault_has_a_cause_and_a_hint() {
     let (ca, repository) = (Ca::new("test"), repository());
     repository.git(&["update-server-info"]);
     let inner = super::plain_server(repository.path().join(".git"), |_| true);

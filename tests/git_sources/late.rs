@@ -7,7 +7,7 @@ use crate::support::http::sign;
 
 /// Gogs names no commit that landed: the job looks for it until the forge's git has it.
 #[test]
-fn a_merge_that_the_forges_git_does_not_have_yet_is_looked_for_again() {
+fn a_merge_that_is_not_yet_in_the_forges_git_is_fetched_again() {
     let world = World::new();
     let clone = world.path("forge.git").display().to_string();
     world.configure(|s| {

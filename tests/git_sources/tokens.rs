@@ -44,7 +44,7 @@ fn name(text: &str) -> RepoName {
 }
 
 #[test]
-fn a_token_goes_to_its_forges_host_port_and_path_and_nowhere_else() {
+fn a_token_is_sent_only_to_its_forges_host_port_and_path() {
     use base64::Engine as _;
     let pair = format!("gitlab-ci-token:{TOKEN}");
     let header = format!("Authorization: Basic {}", base64::engine::general_purpose::STANDARD.encode(pair));
@@ -79,7 +79,7 @@ fn a_token_goes_to_its_forges_host_port_and_path_and_nowhere_else() {
 }
 
 #[test]
-fn a_storage_of_lfs_files_on_another_host_gets_no_token() {
+fn lfs_storage_on_another_host_gets_no_token() {
     let repository = Repository::new();
     repository.git(&["config", "filter.lfs.clean", "git-lfs clean -- %f"]);
     repository.write(".gitattributes", "*.bin filter=lfs diff=lfs merge=lfs -text\n");
@@ -116,7 +116,7 @@ fn a_storage_of_lfs_files_on_another_host_gets_no_token() {
 }
 
 #[test]
-fn a_forges_own_authority_is_trusted_for_it() {
+fn a_forges_ca_file_is_trusted_for_that_forge() {
     let (repository, server) = served();
     let ca = Ca::new("test");
     let port = super::tls_server(&ca, &["127.0.0.1"], &server);
@@ -131,7 +131,7 @@ fn a_forges_own_authority_is_trusted_for_it() {
 }
 
 #[test]
-fn plain_http_is_spoken_only_to_a_forge_whose_url_says_so() {
+fn plain_http_is_used_only_for_a_forge_with_an_http_url() {
     let (repository, server) = served();
     let base = format!("http://127.0.0.1:{}", server.port);
     let remote = Remote::of_forge(ForgeName::Gitlab, &base, &name("acme/shop")).unwrap();
@@ -165,7 +165,7 @@ fn import(repository: &Repository, stream: &str) {
 }
 
 #[test]
-fn an_abbreviated_commit_is_one_commit_or_an_error() {
+fn an_abbreviated_commit_is_unique_or_an_error() {
     let repository = Repository::new();
     let (state, cancel) = (tempfile::tempdir().unwrap(), Cancel::new());
     // So many that two of them begin with the same four digits; their ids are the same in every run.
@@ -202,7 +202,7 @@ fn an_abbreviated_commit_is_one_commit_or_an_error() {
 
 /// A private repository of each kind of forge: where it lies, which login it wants, and the refs of its pull requests.
 #[test]
-fn a_private_repository_of_every_forge_is_read_as_that_forge_wants_it() {
+fn a_private_repository_is_read_with_the_login_form_of_its_forge() {
     use base64::Engine as _;
     let own = |user: &str| format!("{user}:{TOKEN}");
     let plain = TOKEN.to_owned();

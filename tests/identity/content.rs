@@ -78,7 +78,7 @@ fn scene(storage: &std::path::Path) -> (Scene, String, String) {
 }
 
 #[test]
-fn what_cannot_be_read_is_absent_elsewhere_and_in_the_way_under_the_own_tag() {
+fn an_unreadable_image_counts_as_absent_except_under_the_commits_own_tag() {
     for (what, put) in CONTENTS {
         let storage = tempfile::tempdir().unwrap();
         let (scene, first, second) = scene(storage.path());
@@ -112,7 +112,7 @@ fn what_cannot_be_read_is_absent_elsewhere_and_in_the_way_under_the_own_tag() {
 }
 
 #[test]
-fn an_answer_that_is_no_manifest_is_absent_elsewhere_and_in_the_way_under_the_own_tag() {
+fn an_invalid_manifest_counts_as_absent_except_under_the_commits_own_tag() {
     let schema1 = "application/vnd.docker.distribution.manifest.v1+prettyjws";
     for (what, reply) in [
         (

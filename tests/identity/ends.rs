@@ -7,7 +7,7 @@ use crate::support::engine::{file_of, unique};
 use crate::support::swanci::{Scene, image};
 
 #[test]
-fn what_stands_on_a_base_that_failed_fails_as_the_base_did_and_is_not_tried() {
+fn an_image_on_a_failed_base_is_not_tried_and_has_the_bases_code() {
     for (said, code) in [
         ("ERROR: Cannot connect to the Docker daemon at unix:///x. Is the docker daemon running?", 6),
         ("ERROR: failed to solve: write /x: no space left on device", 6),
@@ -44,7 +44,7 @@ fn what_stands_on_a_base_that_failed_fails_as_the_base_did_and_is_not_tried() {
 }
 
 #[test]
-fn a_build_secret_is_its_repositorys_alone_and_is_never_shown() {
+fn a_build_secret_is_limited_to_its_repository_and_never_shown() {
     let two = Two::new();
     let values = ["canary-first-line-5f1c", "canary-second-line-77aa"];
     let file = two.scene.swanci.file("npm", values.join("\n"));
@@ -80,7 +80,7 @@ fn a_build_secret_is_its_repositorys_alone_and_is_never_shown() {
 }
 
 #[test]
-fn a_layer_that_was_made_with_a_secret_is_its_repositorys_alone() {
+fn a_layer_built_with_a_secret_is_limited_to_its_repository() {
     let two = Two::new();
     let value = unique("secret-in-a-layer");
     let file = two.scene.swanci.file("npm", &value);

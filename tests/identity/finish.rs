@@ -30,7 +30,7 @@ fn in_place(scene: &Scene, commit: &str) -> bool {
 }
 
 #[test]
-fn moves_that_failed_are_made_by_the_next_catchup() {
+fn the_next_catchup_repeats_failed_moves() {
     for (broken_one, first_too) in [("a", false), ("b", false), ("a", true)] {
         let (scene, proxy) = two_images();
         let first = scene.repository.commit("first");
@@ -60,7 +60,7 @@ fn moves_that_failed_are_made_by_the_next_catchup() {
 }
 
 #[test]
-fn moves_that_a_kill_cut_short_are_made_by_the_next_catchup() {
+fn the_next_catchup_completes_moves_that_a_kill_interrupted() {
     let (scene, proxy) = two_images();
     let commit = scene.repository.commit("first");
     let gate = Gate::default();

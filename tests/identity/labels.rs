@@ -7,7 +7,7 @@ use crate::support::engine::{inspect, unique};
 use crate::support::swanci::{Scene, image, outcome};
 
 #[test]
-fn an_image_that_inherits_its_labels_is_not_the_next_commits_unchanged_one() {
+fn inherited_labels_do_not_make_an_image_unchanged() {
     let (scene, first) = Scene::with_one_image();
     let receipt = scene.run(&first, &[]).ended(0).json();
     let inputs = image(&receipt, "a")["inputs"].as_str().unwrap();

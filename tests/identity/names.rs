@@ -30,7 +30,7 @@ const FORMS: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn every_way_to_name_a_local_base_means_the_repositorys_own_image_and_elsewhere_the_engines() {
+fn every_form_of_a_local_bases_name_resolves_to_the_repositorys_own_image() {
     let two = Two::new();
     let (name, scene) = (unique("shared"), &two.scene);
     let _cleanup = Cleanup::new(&name);
@@ -88,7 +88,7 @@ fn every_way_to_name_a_local_base_means_the_repositorys_own_image_and_elsewhere_
 }
 
 #[test]
-fn two_repositories_that_build_one_name_at_the_same_time_stand_each_on_their_own() {
+fn two_repositories_that_build_the_same_name_in_parallel_use_their_own_bases() {
     let two = Two::new();
     let name = unique("shared");
     let _cleanup = Cleanup::new(&name);
@@ -138,7 +138,7 @@ fn stopped_between(scene: &mut Scene, name: &str) -> (String, std::path::PathBuf
 }
 
 #[test]
-fn a_run_that_ends_between_two_images_leaves_no_name_and_the_next_one_completes_it() {
+fn a_run_that_ends_between_two_images_leaves_no_name_and_the_next_run_completes_it() {
     for signals in [&[Signal::KILL][..], &[Signal::INT, Signal::INT], &[Signal::TERM]] {
         let mut scene = Scene::new();
         let name = unique("base");
@@ -172,7 +172,7 @@ fn a_run_that_ends_between_two_images_leaves_no_name_and_the_next_one_completes_
 }
 
 #[test]
-fn an_unchanged_base_is_taken_by_its_digest_though_the_engine_lost_it() {
+fn an_unchanged_base_is_used_by_digest_even_if_the_engine_lost_it() {
     let two = Two::new();
     let (name, scene) = (unique("base"), &two.scene);
     let _cleanup = Cleanup::new(&name);
@@ -216,7 +216,7 @@ fn an_unchanged_base_is_taken_by_its_digest_though_the_engine_lost_it() {
 }
 
 #[test]
-fn pull_asks_for_the_bases_of_others_and_not_for_local_ones() {
+fn pull_fetches_external_bases_but_not_local_ones() {
     let scene = Scene::new();
     let name = unique("base");
     let foreign = scene.image_name("foreign", "1");
@@ -248,7 +248,7 @@ fn pull_asks_for_the_bases_of_others_and_not_for_local_ones() {
 }
 
 #[test]
-fn a_local_base_is_the_same_one_whatever_the_tags_of_the_run() {
+fn a_local_base_does_not_depend_on_the_tags_of_the_run() {
     let scene = Scene::new();
     let name = unique("base");
     let _cleanup = Cleanup::new(&name);
@@ -272,7 +272,7 @@ fn a_local_base_is_the_same_one_whatever_the_tags_of_the_run() {
 }
 
 #[test]
-fn a_later_stage_is_no_image() {
+fn a_later_stage_is_not_an_image() {
     let scene = Scene::new();
     let name = unique("tools");
     scene.repository.image(&name, "the image's").write(
@@ -290,7 +290,7 @@ fn a_later_stage_is_no_image() {
 }
 
 #[test]
-fn without_a_registry_local_names_are_given_only_to_what_is_built() {
+fn without_a_registry_only_built_images_get_local_names() {
     let swanci = Swanci::new();
     let repository = crate::support::repository::Repository::new();
     let (name, top) = (unique("base"), unique("top"));

@@ -6,7 +6,7 @@ use super::busybox;
 use crate::support::swanci::{Scene, image};
 
 #[test]
-fn no_output_of_a_step_changes_what_the_failure_is() {
+fn the_output_of_a_step_never_changes_the_kind_of_failure() {
     let scene = Scene::new();
     let solve = "ERROR: failed to solve: dial tcp 10.0.0.1:443: connect: connection refused";
     let cases: Vec<(String, i32, String)> = [
@@ -68,7 +68,7 @@ fn no_output_of_a_step_changes_what_the_failure_is() {
 }
 
 #[test]
-fn what_a_dockerfile_says_does_not_decide_either() {
+fn the_text_of_a_dockerfile_never_changes_the_kind_of_failure() {
     let scene = Scene::new();
     let cases = [
         "FROM scratch\nCOPY connection-refused-no-space-left-on-device /x\n",

@@ -17,7 +17,7 @@ fn writes(proxy: &Proxy) -> usize {
 }
 
 #[test]
-fn a_path_of_another_repository_gets_nothing_on_any_way() {
+fn no_command_writes_to_a_path_of_another_repository() {
     let mut two = Two::new();
     let proxy = two.proxy();
     let ours = one_image(&two.scene.repository, "a", "ours");
@@ -52,7 +52,7 @@ fn a_path_of_another_repository_gets_nothing_on_any_way() {
 
 /// One image of another repository's, however it stands there, keeps this repository out.
 #[test]
-fn the_owner_is_found_wherever_his_images_stand() {
+fn the_owner_is_found_under_every_tag() {
     let (scene, first) = Scene::with_one_image();
     scene.repository.write("a/file", "2");
     let commit = scene.repository.commit("second");
@@ -91,7 +91,7 @@ fn the_owner_is_found_wherever_his_images_stand() {
 }
 
 #[test]
-fn whose_image_it_is_does_not_hang_on_case_or_on_a_missing_label() {
+fn ownership_ignores_case_and_missing_labels() {
     let (scene, commit) = Scene::with_one_image();
     for (source, code) in [
         (Some("https://github.com/ACME/Shop"), 0),
@@ -118,7 +118,7 @@ fn whose_image_it_is_does_not_hang_on_case_or_on_a_missing_label() {
 }
 
 #[test]
-fn an_image_that_another_repository_planted_is_not_taken_for_unchanged() {
+fn an_image_planted_by_another_repository_does_not_count_as_unchanged() {
     let two = Two::new();
     let ours = one_image(&two.scene.repository, "a", "ours");
     let built = two.scene.build(&ours, &[]).ended(0).json();
@@ -144,7 +144,7 @@ fn an_image_that_another_repository_planted_is_not_taken_for_unchanged() {
 }
 
 #[test]
-fn a_fork_that_builds_a_commit_first_takes_no_tag_of_the_original() {
+fn a_fork_that_builds_a_commit_first_cannot_take_a_tag_of_the_original() {
     let two = Two::new();
     let first = one_image(&two.scene.repository, "a", "1");
     two.scene.run(&first, &[]).ended(0);
@@ -193,7 +193,7 @@ fn a_namespace_is_reserved_for_its_repository() {
 }
 
 #[test]
-fn who_a_repository_is_comes_from_the_configuration() {
+fn a_repositorys_identity_comes_from_the_configuration() {
     let (scene, commit) = Scene::with_one_image();
     let trap = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     trap.set_nonblocking(true).unwrap();

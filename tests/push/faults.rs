@@ -38,7 +38,7 @@ fn start_push(scene: &Scene, built: &str) -> Started {
 }
 
 #[test]
-fn a_move_that_fails_puts_back_those_that_were_made() {
+fn a_failed_move_restores_the_earlier_moves() {
     let scene = Scene::new();
     scene.repository.image("a", "1").image("b", "1");
     scene.repository.images(&["a", "b"].map(|n| json!({"service_name": n, "version": "1"})));
@@ -72,7 +72,7 @@ fn a_move_that_fails_puts_back_those_that_were_made() {
 }
 
 #[test]
-fn a_registry_that_stumbles_is_asked_again() {
+fn transient_registry_errors_are_retried() {
     let (scene, commit) = Scene::with_one_image();
     let (scene, proxy) = behind_proxy(scene);
     // docker's own manifest, then swanci's.
@@ -122,7 +122,7 @@ fn one_of_two_changes() -> (Scene, Proxy, String) {
 }
 
 #[test]
-fn a_tag_that_moved_on_while_another_image_went_up_is_told_as_it_is() {
+fn a_tag_that_moved_during_the_push_is_reported_as_it_is() {
     let (scene, proxy, second) = one_of_two_changes();
     let (run, gate) = run_until_it_uploads(&scene, &proxy, "b", &second);
     // `a` has been found under its tag. Now another machine pushes a newer commit, which changes it.
@@ -140,7 +140,7 @@ fn a_tag_that_moved_on_while_another_image_went_up_is_told_as_it_is() {
 }
 
 #[test]
-fn a_tag_that_an_older_commit_took_meanwhile_is_taken_back() {
+fn a_tag_that_an_older_commit_moved_meanwhile_is_moved_again() {
     let scene = Scene::new();
     scene.repository.image("a", "1").image("b", "1");
     scene.repository.images(&["a", "b"].map(|n| json!({"service_name": n, "version": "1"})));
@@ -162,7 +162,7 @@ fn a_tag_that_an_older_commit_took_meanwhile_is_taken_back() {
 }
 
 #[test]
-fn an_image_whose_name_another_took_while_it_waited_is_not_uploaded() {
+fn an_image_whose_name_was_taken_while_it_waited_is_not_uploaded() {
     let (scene, proxy) = behind_proxy(Scene::new());
     let names = ["a", "b", "c", "d"];
     for name in names {
@@ -196,7 +196,7 @@ fn an_image_whose_name_another_took_while_it_waited_is_not_uploaded() {
 }
 
 #[test]
-fn a_push_that_was_killed_between_its_phases_is_repeated() {
+fn a_push_that_was_killed_between_its_phases_can_be_repeated() {
     let (scene, commit) = Scene::with_one_image();
     let (scene, proxy) = behind_proxy(scene);
     let built = scene.build(&commit, &[]).ended(0);
@@ -219,7 +219,7 @@ fn a_push_that_was_killed_between_its_phases_is_repeated() {
 }
 
 #[test]
-fn two_pushes_of_one_tag_take_turns() {
+fn two_pushes_of_one_tag_run_one_after_the_other() {
     let (scene, first) = Scene::with_one_image();
     let (scene, proxy) = behind_proxy(scene);
     let older = scene.build(&first, &[]).ended(0).stdout;
@@ -246,7 +246,7 @@ fn two_pushes_of_one_tag_take_turns() {
 }
 
 #[test]
-fn a_push_that_is_terminated_while_it_moves_puts_the_tags_back() {
+fn a_push_that_is_terminated_while_moving_tags_restores_them() {
     let scene = Scene::new();
     scene.repository.image("a", "1").image("b", "1");
     scene.repository.images(&["a", "b"].map(|n| json!({"service_name": n, "version": "1"})));

@@ -33,7 +33,7 @@ fn an_old_document_that_is_pushed_late_moves_nothing() {
 }
 
 #[test]
-fn a_revert_is_not_undone_by_what_it_reverted() {
+fn a_revert_is_not_undone_by_the_reverted_commit() {
     let (scene, first) = Scene::with_one_image();
     scene.run(&first, &[]).ended(0);
     let second = next(&scene, "2");
@@ -49,7 +49,7 @@ fn a_revert_is_not_undone_by_what_it_reverted() {
 }
 
 #[test]
-fn a_revert_moves_the_tag_when_it_comes_in_order() {
+fn a_revert_that_is_pushed_in_order_moves_the_tag() {
     let (scene, first) = Scene::with_one_image();
     scene.run(&first, &[]).ended(0);
     let second = next(&scene, "2");
@@ -84,7 +84,7 @@ fn all_tags_of_a_superseded_commit_stay() {
 }
 
 #[test]
-fn a_newer_commit_that_is_not_complete_does_not_hold_the_tag() {
+fn an_incomplete_newer_commit_does_not_hold_the_tag() {
     let scene = Scene::new();
     scene.repository.image("a", "1").image("b", "1");
     scene.repository.images(&["a", "b"].map(|n| json!({"service_name": n, "version": "1"})));
@@ -101,7 +101,7 @@ fn a_newer_commit_that_is_not_complete_does_not_hold_the_tag() {
 }
 
 #[test]
-fn what_is_unknown_or_diverged_does_not_hold_the_tag_and_leaves_a_note() {
+fn an_unknown_or_diverged_revision_does_not_hold_the_tag_and_gets_a_note() {
     let (scene, _) = Scene::with_one_image();
     let source = ("org.opencontainers.image.source", "https://github.com/acme/shop");
     let unknown = "0123456789012345678901234567890123456789";
@@ -153,7 +153,7 @@ fn another_repositorys_image_is_not_overwritten() {
 }
 
 #[test]
-fn a_repository_that_cannot_be_reached_moves_nothing() {
+fn an_unreachable_repository_moves_nothing() {
     let (scene, commit) = Scene::with_one_image();
     let built = scene.build(&commit, &[]).ended(0);
     let away = scene.repository.path().with_extension("away");
@@ -167,7 +167,7 @@ fn a_repository_that_cannot_be_reached_moves_nothing() {
 }
 
 #[test]
-fn the_branch_is_asked_again_when_the_tag_moves() {
+fn the_branch_is_fetched_again_before_the_tag_moves() {
     let (scene, _) = Scene::with_one_image();
     let second = next(&scene, "2");
     scene.run(&second, &[]).ended(0);

@@ -75,7 +75,7 @@ fn a_registry_with_bearer_tokens_is_pushed_to() {
 }
 
 #[test]
-fn a_private_authority_is_trusted_where_it_is_named_and_another_one_is_not() {
+fn only_the_configured_private_authority_is_trusted() {
     let ca = Ca::new("the registry's");
     let registry = RegistryServer::builder().tls(&ca).start();
     let host = registry.host();
@@ -102,7 +102,7 @@ fn a_private_authority_is_trusted_where_it_is_named_and_another_one_is_not() {
 }
 
 #[test]
-fn a_registry_that_is_down_is_the_environments_fault() {
+fn an_unreachable_registry_is_an_environment_failure() {
     let (mut scene, commit) = Scene::with_one_image();
     let built = scene.build(&commit, &[]).ended(0);
     scene.registry.stop();
@@ -113,7 +113,7 @@ fn a_registry_that_is_down_is_the_environments_fault() {
 }
 
 #[test]
-fn plain_http_is_not_spoken_unasked_and_never_beyond_loopback() {
+fn plain_http_must_be_configured_and_is_limited_to_loopback() {
     let (scene, commit) = Scene::with_one_image();
     let proxy = Proxy::start(scene.registry.address);
     scene.swanci.config(&format!(
@@ -165,7 +165,7 @@ fn a_helper_and_docker_get_the_users_environment_without_swancis_secrets() {
 }
 
 #[test]
-fn the_first_push_to_a_registry_that_hides_what_is_not_there_works() {
+fn the_first_push_to_a_registry_that_denies_unknown_names_works() {
     let registry = RegistryServer::builder().login("me", "canary-password-5").start();
     let proxy = Proxy::start(registry.address);
     let (scene, commit) = scene(registry, &proxy.host());

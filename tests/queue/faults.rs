@@ -16,7 +16,7 @@ use super::{accept, ended, job, lock, open, options, start, succeeded, system, u
 use crate::support::program::is_root;
 
 #[test]
-fn a_second_serve_is_refused_and_told_who_was_first() {
+fn a_second_serve_is_refused_and_the_error_names_the_first() {
     let dir = TempDir::new().unwrap();
     let first = open(dir.path());
     let error = lock(dir.path()).unwrap_err();
@@ -29,7 +29,7 @@ fn a_second_serve_is_refused_and_told_who_was_first() {
 }
 
 #[test]
-fn a_damaged_database_is_refused_and_kept_to_the_byte() {
+fn a_damaged_database_is_refused_and_not_modified() {
     let dir = TempDir::new().unwrap();
     let queue = open(dir.path());
     for commit in 0..200 {
@@ -82,7 +82,7 @@ fn lock_soon(dir: &Path) -> ServeLock {
 }
 
 #[test]
-fn a_database_or_log_that_was_emptied_cut_damaged_removed_or_exchanged_is_refused() {
+fn a_database_or_log_that_was_emptied_truncated_damaged_removed_or_replaced_is_refused() {
     type Loss = fn(&Path);
     let losses: [(&str, Loss); 9] = [
         ("log removed", |dir| fs::remove_file(dir.join("queue.db-wal")).unwrap()),
@@ -152,7 +152,7 @@ fn a_database_or_log_that_was_emptied_cut_damaged_removed_or_exchanged_is_refuse
 }
 
 #[test]
-fn the_files_of_a_queue_are_their_owners_alone() {
+fn only_the_owner_can_read_the_files_of_a_queue() {
     use std::os::unix::fs::PermissionsExt as _;
     let above = TempDir::new().unwrap();
     let dir = above.path().join("state");
@@ -218,7 +218,7 @@ fn child(dir: &Path, round: &str) {
 }
 
 #[test]
-fn what_was_acknowledged_survives_kill_9() {
+fn acknowledged_deliveries_survive_kill_9() {
     // This test starts itself again as the process to be killed.
     if let Ok(spec) = std::env::var(CHILD) {
         let (round, dir) = spec.split_once(':').unwrap();
@@ -230,7 +230,7 @@ fn what_was_acknowledged_survives_kill_9() {
     for round in 0..25_u32 {
         let before = acknowledged.len();
         let mut process = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "queue::faults::what_was_acknowledged_survives_kill_9", "--nocapture"])
+            .args(["--exact", "queue::faults::acknowledged_deliveries_survive_kill_9", "--nocapture"])
             .env(CHILD, format!("{round}:{}", dir.path().display()))
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -310,7 +310,7 @@ fn fill(path: &Path) {
 }
 
 #[test]
-fn a_full_disk_refuses_new_jobs_finishes_running_ones_and_is_whole_again_unaided() {
+fn on_a_full_disk_new_jobs_are_refused_running_ones_finish_and_the_queue_recovers() {
     if !is_root() {
         return;
     }

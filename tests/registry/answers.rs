@@ -110,7 +110,7 @@ fn check_push_leaves_no_upload_behind() {
 }
 
 #[test]
-fn all_pages_of_tags_are_read_and_a_circle_is_detected() {
+fn all_pages_of_tags_are_read_and_a_cycle_is_detected() {
     let server = RegistryServer::plain();
     let proxy = Proxy::start(server.address);
     let registry = client(&proxy);
@@ -159,7 +159,7 @@ fn a_registry_that_refuses_the_page_size_gets_a_request_without_it() {
 }
 
 #[test]
-fn links_are_followed_in_every_form_and_longer_circles_are_detected() {
+fn links_are_followed_in_every_form_and_longer_cycles_are_detected() {
     let server = RegistryServer::plain();
     let proxy = Proxy::start(server.address);
     proxy.always("GET", "last=3", page(r#""4.0""#, "</v2/a/tags/list?n=1>; rel=\"first\""));

@@ -260,7 +260,7 @@ fn redirected(server: &RegistryServer, path: &str, to: &str) -> (Proxy, Registry
 }
 
 #[test]
-fn redirects_are_followed_but_a_circle_is_an_error() {
+fn redirects_are_followed_but_a_loop_is_an_error() {
     let server = RegistryServer::plain();
     server.push_sample_image("a", "1.0", &[("x", "y")]);
     let manifest = server.client().get_manifest(&image("a"), &tag("1.0")).unwrap().unwrap();

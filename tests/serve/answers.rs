@@ -19,7 +19,7 @@ fn post(path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn every_request_gets_the_answer_of_the_contract() {
+fn every_request_gets_the_documented_answer() {
     let world = World::new();
     world.configure(|s| s.serve = "max_body = \"64KiB\"".to_owned());
     let serve = world.serve_with(&["--jobs", "0"]);
@@ -182,7 +182,7 @@ fn payloads() -> Vec<(String, Option<String>, Vec<u8>)> {
 }
 
 #[test]
-fn the_verdict_of_serve_is_the_one_of_evaluate() {
+fn serve_and_evaluate_give_the_same_verdict() {
     let payloads = payloads();
     let world = World::new();
     let mut names = BTreeMap::new();

@@ -16,7 +16,7 @@ fn status(serve: &Serve, field: &str) -> usize {
 }
 
 #[test]
-fn two_thousand_slow_connections_keep_no_merge_from_being_queued() {
+fn two_thousand_slow_connections_do_not_prevent_queueing() {
     swanci::listener::raise_nofile();
     let world = World::new();
     let merges: Vec<_> = (0..8).map(|i| world.merge_page(&i.to_string())).collect();

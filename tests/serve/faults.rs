@@ -15,7 +15,7 @@ fn serve_with_admin(world: &World, args: &[&str]) -> (Serve, std::net::SocketAdd
 }
 
 #[test]
-fn a_job_that_the_environment_failed_is_tried_again_and_holds_up_no_other() {
+fn a_job_with_an_environment_failure_is_retried_and_does_not_block_others() {
     let mut world = World::new();
     let merge = world.merge_page("one");
     let serve = world.serve();
@@ -45,7 +45,7 @@ fn a_job_that_the_environment_failed_is_tried_again_and_holds_up_no_other() {
 }
 
 #[test]
-fn readyz_says_that_docker_does_not_answer_while_healthz_lives() {
+fn readyz_reports_that_docker_does_not_answer_while_healthz_is_ok() {
     let world = World::new();
     world.configure(|s| s.build = "docker = \"/nowhere/docker\"".to_owned());
     let (serve, admin) = serve_with_admin(&world, &[]);
@@ -141,7 +141,7 @@ impl Drop for Left {
 }
 
 #[test]
-fn a_docker_daemon_that_goes_away_in_mid_build_costs_an_attempt_and_no_merge() {
+fn a_docker_daemon_that_stops_during_a_build_costs_an_attempt_but_no_merge() {
     let world = World::new();
     let mut engine = Engine::start();
     let mark = format!("74{:07}", fastrand::u32(..10_000_000));
@@ -169,7 +169,7 @@ fn a_docker_daemon_that_goes_away_in_mid_build_costs_an_attempt_and_no_merge() {
 }
 
 #[test]
-fn a_job_that_hangs_is_ended_at_its_timeout_with_its_step() {
+fn a_hanging_job_is_stopped_with_its_step_at_the_timeout() {
     let world = World::new();
     world.configure(|s| s.serve = "timeout = \"6s\"".to_owned());
     let mark = format!("72{:07}", fastrand::u32(..10_000_000));
@@ -220,7 +220,7 @@ impl Drop for SmallDisk {
 }
 
 #[test]
-fn a_full_disk_under_the_queue_is_answered_503_and_is_over_when_there_is_space() {
+fn on_a_full_disk_deliveries_get_503_until_there_is_space() {
     let world = World::new();
     let disk = SmallDisk::mount(world.path("small"), "24m");
     world.configure(|s| s.state = Some(disk.0.join("state")));

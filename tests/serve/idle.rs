@@ -29,7 +29,7 @@ fn lines(serve: &Serve, event: &str) -> Vec<Value> {
 }
 
 #[test]
-fn every_delivery_and_every_job_is_a_line_that_names_what_it_is_about() {
+fn every_delivery_and_every_job_is_logged_with_its_subject() {
     let world = World::new();
     let merge = world.merge_page("one");
     let serve = world.serve_with(&["--json"]);
@@ -93,7 +93,7 @@ fn look(path: &Path, seen: &mut usize) {
 }
 
 #[test]
-fn what_a_command_by_hand_or_serve_keeps_is_private_whatever_the_umask() {
+fn stored_files_are_private_regardless_of_the_umask() {
     for by_hand in [true, false] {
         let world = World::new();
         let merge = world.merge_page("one");

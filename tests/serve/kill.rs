@@ -81,7 +81,7 @@ fn twenty_kills_lose_no_acknowledged_merge_and_move_no_tag_back() {
 }
 
 #[test]
-fn what_a_killed_serve_left_running_is_ended_and_the_job_resumed_within_seconds() {
+fn processes_of_a_killed_serve_are_stopped_and_the_job_resumes_within_seconds() {
     let world = World::new();
     let merge = world.merge_page("one");
     world.hold_builds();

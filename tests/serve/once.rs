@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::support::{LONG, PAGE, World, stderr};
 
 #[test]
-fn once_runs_what_is_queued_then_one_merge_and_ends_with_its_code() {
+fn once_runs_queued_jobs_then_one_merge_and_exits_with_its_code() {
     let world = World::new();
     let (queued, delivered, late) =
         (world.merge_page("one"), world.merge_page("two"), world.merge_page("three"));
@@ -27,7 +27,7 @@ fn once_runs_what_is_queued_then_one_merge_and_ends_with_its_code() {
 }
 
 #[test]
-fn once_ends_with_the_code_of_a_job_that_failed() {
+fn once_exits_with_the_code_of_a_failed_job() {
     let world = World::new();
     for (files, code) in [
         (vec![("images.json", "{}")], 4),
@@ -69,7 +69,7 @@ fn once_gives_up_when_nothing_is_delivered() {
 }
 
 #[test]
-fn once_takes_no_second_merge() {
+fn once_accepts_no_second_merge() {
     let world = World::new();
     let (one, two) = (world.merge_page("one"), world.merge_page("two"));
     world.hold_builds();

@@ -30,7 +30,7 @@ fn sigterm_leaves_the_running_job_queued_and_no_child_behind() {
 }
 
 #[test]
-fn sigterm_in_mid_build_ends_the_step_too() {
+fn sigterm_during_a_build_also_stops_the_step() {
     let world = World::new();
     let mark = format!("71{:07}", fastrand::u32(..10_000_000));
     let merge = world.merge_run(&format!("/busybox sleep {mark}"));
@@ -42,7 +42,7 @@ fn sigterm_in_mid_build_ends_the_step_too() {
 }
 
 #[test]
-fn a_second_signal_ends_serve_at_once() {
+fn a_second_signal_ends_serve_immediately() {
     let world = World::new();
     // A docker CLI that does not heed SIGTERM, so that the first signal alone has to wait for it.
     let script = world.path("docker-that-stays");
@@ -118,7 +118,7 @@ fn sighup_reads_the_configuration_again_and_keeps_the_old_one_when_the_new_one_i
 }
 
 #[test]
-fn a_job_that_starts_after_sighup_works_with_the_new_configuration() {
+fn a_job_that_starts_after_sighup_uses_the_new_configuration() {
     let world = World::new();
     let merge = world.merge(&[
         ("images.json", r#"{"images":[{"service_name":"httpd","type":"Docker","version":"1.0"}]}"#),
@@ -139,7 +139,7 @@ fn a_job_that_starts_after_sighup_works_with_the_new_configuration() {
 }
 
 #[test]
-fn serve_goes_on_when_nobody_reads_what_it_says() {
+fn serve_continues_when_its_output_is_not_read() {
     let world = World::new();
     let merge = world.merge_page("one");
     let mut command = world.swanci();

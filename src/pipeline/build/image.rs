@@ -12,7 +12,7 @@ use crate::events::Step;
 use crate::model::Digest;
 use crate::pipeline::compare::{INPUTS_LABEL, REVISION_LABEL, SOURCE_LABEL};
 use crate::pipeline::seconds;
-use crate::pipeline::survey::Source;
+use crate::pipeline::survey::Surveyed;
 use crate::plan::Action;
 
 use super::Work;
@@ -21,7 +21,7 @@ use super::Work;
 const BUILDS: usize = 3;
 
 impl Work<'_> {
-    fn labels(&self, i: usize, source: &Source) -> BTreeMap<String, String> {
+    fn labels(&self, i: usize) -> BTreeMap<String, String> {
         let image = &self.surveyed[i];
         let version = image.spec.version.as_ref().or(image.tags.first());
         let created = jiff::Timestamp::from_second(self.created).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
@@ -35,7 +35,7 @@ impl Work<'_> {
             ),
             (oci("title"), image.spec.name.to_string()),
             (oci("created"), created.to_string()),
-            (INPUTS_LABEL.to_owned(), source.inputs.to_string()),
+            (INPUTS_LABEL.to_owned(), image.inputs.to_string()),
         ]);
         if let Some(pull_request) = &self.change.pull_request {
             labels.insert("io.swanci.pull-request".to_owned(), pull_request.number.to_string());
@@ -53,14 +53,14 @@ impl Work<'_> {
     fn base_name(&self, base: usize) -> String {
         match &self.actions[base] {
             Some(Action::Reuse { digest, .. }) => format!("{}@{digest}", self.surveyed[base].repository),
-            Some(Action::Build { .. } | Action::Skip { .. }) | None => self.engine_name(base),
+            Some(Action::Build { .. }) | None => self.engine_name(base),
         }
     }
 
     /// The local bases that a remote builder gets as folders, by name.
-    fn base_layouts(&self, source: &Source) -> Result<BTreeMap<String, Layout>, Failure> {
+    fn base_layouts(&self, i: usize) -> Result<BTreeMap<String, Layout>, Failure> {
         let mut layouts = BTreeMap::new();
-        for (_, base) in &source.bases {
+        for (_, base) in &self.surveyed[i].bases {
             if let Some(folder) = self.layout_of(*base) {
                 let digest = layout_digest(&folder)
                     .classify(Kind::Environment, || format!("cannot read {}", folder.display()))?;
@@ -72,58 +72,27 @@ impl Work<'_> {
 
     /// Where a remote builder writes an image that other images need.
     fn layout_of(&self, i: usize) -> Option<PathBuf> {
-        let is_base = self.surveyed.iter().any(|image| image.bases().any(|(_, base)| *base == i));
-        let built = matches!(self.actions[i], Some(Action::Build { .. }));
-        (self.builder == Builder::Remote && built && is_base).then(|| self.contexts.layout(i))
+        let is_base = self.surveyed.iter().any(|image| image.bases.iter().any(|(_, base)| *base == i));
+        let built = self.actions[i].as_ref().is_some_and(Action::is_build);
+        let needed = self.builder == Builder::Remote && built && is_base;
+        needed.then(|| self.scratch.join(format!("layout-{i}")))
     }
 
     pub(super) fn build_one(&self, i: usize) -> Result<Image, Failure> {
         let image = &self.surveyed[i];
-        let Some(source) = &image.source else {
-            return Err(Failure::failed(format!("image {} has no source", image.spec.name)));
-        };
         let begun = Instant::now();
-        let name = self.engine_name(i);
-        let mut names: BTreeMap<String, String> =
-            source.bases.iter().map(|(reference, base)| (reference.clone(), self.base_name(*base))).collect();
         let cancel = self.site.cancel.child(Some(self.site.timeout));
-        let in_engine = !names.is_empty() && self.builder != Builder::Remote;
-        if self.options.pull && in_engine {
-            // docker's --pull would also look for the local base in a registry, but only the engine has it.
-            for reference in source.foreign_bases.iter().filter(|reference| !reference.contains('@')) {
-                let platform = image.spec.platform.as_deref();
-                let newest = self.site.docker.newest(self.builder, reference, platform, &cancel)?;
-                names.insert(reference.clone(), newest);
-            }
-        }
-        // Fetching submodules and large files is not part of the build's time.
-        let (context, dockerfile) = self.contexts.of(i, source, &names)?;
-        let mut args = image.spec.args.clone();
-        args.entry("BUILDKIT_CACHE_MOUNT_NS".to_owned()).or_insert_with(|| self.origin.cache_scope());
-        let labels = self.labels(i, source);
-        let request = BuildRequest {
-            context,
-            dockerfile,
-            name: name.clone(),
-            args,
-            labels: labels.clone(),
-            target: image.spec.target.clone(),
-            platform: image.spec.platform.clone(),
-            pull: self.options.pull && !in_engine,
-            no_cache: self.options.no_cache,
-            secrets: self.origin.secrets.clone(),
-            layouts: self.base_layouts(source)?,
-            layout: self.layout_of(i),
-        };
+        let request = self.request(i, &cancel)?;
         let step = self.site.events.begin(Step::Build { image: image.spec.name.to_string() });
         let build = || {
             self.site.docker.build(self.builder, &request, &cancel, &mut |line| step.line(line))?;
-            self.read_back(&name, &labels, &cancel)
+            self.read_back(&request.name, &request.labels, &cancel)
         };
         // The engine drops a new image if the same image is removed under its other names concurrently.
         let built = (0..BUILDS).find_map(|_| build().transpose()).unwrap_or_else(|| {
-            Err(Failure::environment(format!("the engine has no {name} after its build")))
+            Err(Failure::environment(format!("the engine has no {} after its build", request.name)))
         });
+        let stopped = self.site.cancel.stopped();
         match built {
             Ok(id) => {
                 step.done("built");
@@ -133,30 +102,54 @@ impl Work<'_> {
                     ..self.described(i, ImageStatus::Built)
                 })
             }
+            Err(_) if cancel.stopped() == Some(Stop::TimedOut) && stopped.is_none() => {
+                let limit = humantime::format_duration(self.site.timeout);
+                let text = format!("the build took longer than build.timeout ({limit})");
+                step.failed(&text);
+                Err(Failure::failed(text))
+            }
+            Err(failure) if matches!(failure.kind, Kind::Interrupted | Kind::Terminated) => {
+                drop(step);
+                self.site.events.note(&format!("{}: {failure}", image.spec.name));
+                Err(failure)
+            }
             Err(failure) => {
-                let timed_out =
-                    cancel.stopped() == Some(Stop::TimedOut) && self.site.cancel.stopped().is_none();
-                let failure = if timed_out {
-                    let limit = humantime::format_duration(self.site.timeout);
-                    Failure::failed(format!("the build took longer than build.timeout ({limit})"))
-                } else {
-                    failure
-                };
-                match failure.kind {
-                    Kind::Interrupted | Kind::Terminated => {
-                        drop(step);
-                        self.site.events.note(&format!("{}: {failure}", image.spec.name));
-                    }
-                    Kind::Failed
-                    | Kind::Usage
-                    | Kind::NothingToBuild
-                    | Kind::BadInput
-                    | Kind::Refused
-                    | Kind::Environment => step.failed(&failure.one_line()),
-                }
+                step.failed(&failure.one_line());
                 Err(failure)
             }
         }
+    }
+
+    fn request(&self, i: usize, cancel: &Cancel) -> Result<BuildRequest, Failure> {
+        let Surveyed { spec, bases, foreign_bases, .. } = &self.surveyed[i];
+        let mut names: BTreeMap<String, String> =
+            bases.iter().map(|(reference, base)| (reference.clone(), self.base_name(*base))).collect();
+        let in_engine = !names.is_empty() && self.builder != Builder::Remote;
+        if self.options.pull && in_engine {
+            // docker's --pull would also look for the local base in a registry, but only the engine has it.
+            for reference in foreign_bases.iter().filter(|reference| !reference.contains('@')) {
+                let platform = spec.platform.as_deref();
+                let newest = self.site.docker.newest(self.builder, reference, platform, cancel)?;
+                names.insert(reference.clone(), newest);
+            }
+        }
+        let (context, dockerfile) = self.context(i, &names)?;
+        let mut args = spec.args.clone();
+        args.entry("BUILDKIT_CACHE_MOUNT_NS".to_owned()).or_insert_with(|| self.origin.cache_scope());
+        Ok(BuildRequest {
+            context,
+            dockerfile,
+            name: self.engine_name(i),
+            args,
+            labels: self.labels(i),
+            target: spec.target.clone(),
+            platform: spec.platform.clone(),
+            pull: self.options.pull && !in_engine,
+            no_cache: self.options.no_cache,
+            secrets: self.origin.secrets.clone(),
+            layouts: self.base_layouts(i)?,
+            layout: self.layout_of(i),
+        })
     }
 
     /// The Id of the image, if the engine has it. Its labels must match the ones set, because later runs rely on them.

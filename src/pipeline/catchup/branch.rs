@@ -4,20 +4,18 @@ use crate::documents::{MoveOutcome, Receipt};
 use crate::error::{Failure, Kind};
 use crate::events::Step;
 use crate::git::Mirror;
-use crate::manifest::template::Word;
+use crate::manifest::template::NUMBER;
 use crate::manifest::{ImageKind, ImageSpec, Template};
 use crate::model::{BranchName, Change, CommitSha};
 use crate::pipeline::compare::{Asked, ask};
 use crate::pipeline::survey::{Surveyed, survey};
-use crate::pipeline::{BuildOptions, Origin, Outcome, PushOptions, Ran, Site, run};
-use crate::registry::Registry;
+use crate::pipeline::{BuildOptions, Origin, Outcome, PushOptions, Ran, Site, run, worst};
 
-use super::window::{self, Held, Listing};
-use super::{CatchupOptions, CatchupOutcome, CaughtUp, failed_before};
+use super::window::{self, Listing};
+use super::{CatchupDocument, CatchupOptions, CatchupOutcome, CaughtUp, failed_before};
 
 pub(super) struct Branch<'a> {
     pub(super) site: &'a Site,
-    pub(super) client: &'a Registry,
     pub(super) origin: &'a Origin,
     pub(super) mirror: &'a Mirror<'a>,
     pub(super) name: &'a BranchName,
@@ -26,143 +24,135 @@ pub(super) struct Branch<'a> {
     pub(super) options: &'a CatchupOptions,
 }
 
-struct Commit {
-    change: Change,
-    state: State,
-}
-
-enum State {
-    /// The images that the registry lacks.
-    Missing(Vec<String>),
-    /// The error is set for failures.
-    Done(CatchupOutcome, Option<String>),
-}
-
 impl Branch<'_> {
-    pub(super) fn catch_up(&self) -> Result<Outcome<Vec<CaughtUp>>, Failure> {
-        let commits = self.look_at()?;
-        let mut outcome = self.carry_out(commits);
+    pub(super) fn catch_up(&self, document: &mut CatchupDocument) -> Result<Option<Failure>, Failure> {
+        let mut commits = self.look_at()?;
+        let mut failure = self.carry_out(&mut commits);
         if self.site.cancel.stopped().is_none() {
-            let unfinished = self.finish_newest(&mut outcome.document)?;
-            outcome.failure = outcome.failure.or(unfinished);
+            let unfinished = self.finish_newest(&mut commits)?;
+            failure = failure.or(unfinished);
         }
-        Ok(outcome)
+        document.commits.extend(commits);
+        Ok(failure)
     }
 
-    /// The commits of the window, oldest first.
-    fn look_at(&self) -> Result<Vec<Commit>, Failure> {
+    fn change(&self, commit: &CommitSha) -> Change {
+        Change { commit: commit.clone(), ..self.tip.clone() }
+    }
+
+    /// The commits of the window, oldest first; `Planned` are those that the registry lacks.
+    fn look_at(&self) -> Result<Vec<CaughtUp>, Failure> {
         let step = self.site.events.begin(Step::LookAt {
             branch: self.name.to_string(),
             repository: self.tip.repository.to_string(),
         });
         let commits = window::commits(self.mirror, &self.tip.commit, self.name, self.options)?;
         let listings = window::listings(self.mirror, &commits, &self.tip.repository)?;
-        let held = Held::ask(self.site, self.client, self.origin, &commits, &listings)?;
+        let held = window::held(self.site, self.origin, &commits, &listings)?;
 
-        let mut looked_at: Vec<Commit> = Vec::with_capacity(commits.len());
+        let mut looked_at: Vec<CaughtUp> = Vec::with_capacity(commits.len());
         for (commit, listing) in commits.into_iter().zip(&listings) {
-            let state = match &**listing {
-                Listing::Empty => State::Done(CatchupOutcome::Empty, None),
-                Listing::Invalid(why) => State::Done(CatchupOutcome::Invalid, Some(why.clone())),
-                Listing::Images(specs) => match held.missing(&commit, listing) {
-                    missing if missing.is_empty() => State::Done(CatchupOutcome::Present, None),
+            let (outcome, reason, error) = match &**listing {
+                Listing::Empty => (CatchupOutcome::Empty, None, None),
+                Listing::Invalid(why) => (CatchupOutcome::Invalid, None, Some(why.clone())),
+                Listing::Images(specs) => match window::missing(&held, &commit, listing) {
+                    missing if missing.is_empty() => (CatchupOutcome::Present, None, None),
                     missing => {
                         tags_need_no_pull_request(self.site, specs)?;
-                        State::Missing(missing)
+                        let why = format!("not in the registry: {}", missing.join(", "));
+                        (CatchupOutcome::Planned, Some(why), None)
                     }
                 },
             };
-            looked_at.push(Commit { change: Change { commit, ..self.tip.clone() }, state });
+            let (repository, branch) = (self.tip.repository.clone(), self.name.clone());
+            looked_at.push(CaughtUp { repository, branch, commit, outcome, receipt: None, reason, error });
         }
         // If the registry has nothing of this repository yet, older commits are not built.
-        let is_new = !looked_at.iter().any(|c| matches!(c.state, State::Done(CatchupOutcome::Present, _)));
-        if is_new && self.options.since.is_none() {
+        let is_new = looked_at.iter().all(|c| c.outcome != CatchupOutcome::Present);
+        let only_newest = is_new && self.options.since.is_none();
+        if only_newest {
             looked_at.drain(..looked_at.len().saturating_sub(1));
         }
-        for commit in looked_at.iter_mut().filter(|c| matches!(c.state, State::Missing(_))) {
+        for commit in looked_at.iter_mut().filter(|c| c.outcome == CatchupOutcome::Planned) {
             // Reads only the mirror: a commit that cannot be built costs no fetch, in this run or later ones.
-            match survey(self.site, self.origin, self.mirror, &commit.change) {
-                Ok(_) => {}
+            match survey(self.site, self.origin, self.mirror, &self.change(&commit.commit)) {
                 Err(wrong) if wrong.kind == Kind::BadInput => {
-                    commit.state = State::Done(CatchupOutcome::Invalid, Some(wrong.one_line()));
+                    commit.end(CatchupOutcome::Invalid, Some(wrong.one_line()));
                 }
                 Err(failure) => return Err(failure),
-            }
-            if !self.options.retry_failed
-                && matches!(commit.state, State::Missing(_))
-                && let Some(error) = failed_before::recall(self.site, self.origin, &commit.change.commit)
-            {
-                commit.state = State::Done(CatchupOutcome::FailedBefore, Some(error));
+                Ok(_) if self.options.retry_failed => {}
+                Ok(_) => {
+                    if let Some(error) = failed_before::recall(self.site, self.origin, &commit.commit) {
+                        commit.end(CatchupOutcome::FailedBefore, Some(error));
+                    }
+                }
             }
         }
-        step.done(&summary(&looked_at, is_new && self.options.since.is_none()));
+        step.done(&summary(&looked_at, only_newest));
         Ok(looked_at)
     }
 
     /// Runs the pipeline for each missing commit.
-    fn carry_out(&self, commits: Vec<Commit>) -> Outcome<Vec<CaughtUp>> {
-        let (site, dry_run) = (self.site, self.options.dry_run);
-        let total = commits.iter().filter(|c| matches!(c.state, State::Missing(_))).count();
-        let mut document: Vec<CaughtUp> = Vec::new();
-        let mut failures: Vec<Failure> = Vec::new();
-        let mut begun = 0;
-        for Commit { change, state } in commits {
-            let short = change.commit.short().to_owned();
-            let mut reason = None;
-            let (outcome, receipt, error) = match state {
-                State::Done(outcome, why) => {
-                    if let Some(why) = &why {
-                        site.events.note(&format!("commit {short}: {}: {why}", word(outcome)));
-                    }
-                    (outcome, None, why)
+    fn carry_out(&self, commits: &mut [CaughtUp]) -> Option<Failure> {
+        let events = &self.site.events;
+        let total = count(commits, CatchupOutcome::Planned);
+        let (mut failures, mut begun) = (Vec::new(), 0);
+        for commit in commits {
+            let short = commit.commit.short().to_owned();
+            if commit.outcome != CatchupOutcome::Planned {
+                if let Some(why) = &commit.error {
+                    events.note(&format!("commit {short}: {}: {why}", commit.outcome.as_str()));
                 }
-                State::Missing(images) if dry_run || site.cancel.stopped().is_some() => {
-                    if dry_run {
-                        let why = format!("not in the registry: {}", images.join(", "));
-                        site.events.note(&format!("commit {short}: would be built; {why}"));
-                        reason = Some(why);
-                    }
-                    (CatchupOutcome::Planned, None, None)
-                }
-                State::Missing(_) => {
-                    begun += 1;
-                    site.events.note(&format!("commit {short} ({begun} of {total})"));
-                    let (receipt, failure) = build_one(site, &change);
-                    failed_before::remember(site, self.origin, &change.commit, failure.as_ref());
-                    let outcome = match &failure {
-                        None => CatchupOutcome::Built,
-                        // For errors that the survey cannot detect, such as in .gitmodules.
-                        Some(failure) if failure.kind == Kind::BadInput => CatchupOutcome::Invalid,
-                        Some(_) => CatchupOutcome::Failed,
-                    };
-                    let error = failure.as_ref().map(Failure::one_line);
-                    match &error {
-                        None => site.events.note(&format!("commit {short}: {}", word(outcome))),
-                        Some(error) => site.events.warn(&format!("commit {short}: {error}")),
-                    }
-                    failures.extend(failure.filter(|_| outcome == CatchupOutcome::Failed));
-                    (outcome, receipt, error)
-                }
-            };
-            let Change { repository, commit, .. } = change;
-            document.push(CaughtUp {
-                repository,
-                branch: self.name.clone(),
-                commit,
-                outcome,
-                receipt,
-                reason,
-                error,
-            });
+            } else if self.options.dry_run {
+                events.note(&format!(
+                    "commit {short}: would be built; {}",
+                    commit.reason.as_deref().unwrap_or_default()
+                ));
+            } else if self.site.cancel.stopped().is_some() {
+                commit.reason = None;
+            } else {
+                begun += 1;
+                events.note(&format!("commit {short} ({begun} of {total})"));
+                let failure = self.build(commit, CatchupOutcome::Built);
+                failed_before::remember(self.site, self.origin, &commit.commit, failure.as_ref());
+                failures.extend(failure.filter(|_| commit.outcome == CatchupOutcome::Failed));
+            }
         }
-        let failure = site.cancel.stopped().map(Failure::from).or_else(|| combine(failures, total));
-        Outcome { document, failure }
+        let text = format!("{} of {total} commits failed; the first:", failures.len());
+        let failure = worst(failures).map(|first| first.context(text));
+        self.site.cancel.stopped().map(Failure::from).or(failure)
+    }
+
+    fn build(&self, commit: &mut CaughtUp, done: CatchupOutcome) -> Option<Failure> {
+        let change = self.change(&commit.commit);
+        let (receipt, failure) =
+            match run(self.site, &change, None, &BuildOptions::default(), &PushOptions::default()) {
+                Ok(Outcome { document: Ran::Pushed(receipt), failure }) => (Some(receipt), failure),
+                Ok(Outcome { document: Ran::Built(_), failure }) => (None, failure),
+                Err(failure) => (None, Some(failure)),
+            };
+        commit.receipt = receipt;
+        match &failure {
+            None => {
+                commit.end(done, None);
+                self.site.events.note(&format!("commit {}: {}", change.commit.short(), done.as_str()));
+            }
+            Some(failure) => self.fail(commit, failure),
+        }
+        failure
+    }
+
+    fn fail(&self, commit: &mut CaughtUp, failure: &Failure) {
+        self.site.events.warn(&format!("commit {}: {}", commit.commit.short(), failure.one_line()));
+        // For errors that the survey cannot detect, such as in .gitmodules.
+        let is_invalid = failure.kind == Kind::BadInput;
+        let outcome = if is_invalid { CatchupOutcome::Invalid } else { CatchupOutcome::Failed };
+        commit.end(outcome, Some(failure.one_line()));
     }
 
     /// Completes a run that failed while moving tags: if the newest commit in the registry was already present, its
     /// moving tags are checked too.
     fn finish_newest(&self, commits: &mut [CaughtUp]) -> Result<Option<Failure>, Failure> {
-        let site = self.site;
         let is_there = |commit: &&mut CaughtUp| match commit.outcome {
             CatchupOutcome::Present | CatchupOutcome::Built | CatchupOutcome::Planned => true,
             CatchupOutcome::Finished
@@ -175,45 +165,32 @@ impl Branch<'_> {
         let Some(newest) = newest.filter(|commit| commit.outcome == CatchupOutcome::Present) else {
             return Ok(None);
         };
-        let change = Change { commit: newest.commit.clone(), ..self.tip.clone() };
-        let surveyed = match survey(site, self.origin, self.mirror, &change) {
+        let surveyed = match survey(self.site, self.origin, self.mirror, &self.change(&newest.commit)) {
             Ok(surveyed) => surveyed,
             // Its tags cannot be determined, for example without a pull request.
             Err(wrong) if wrong.kind == Kind::BadInput => return Ok(None),
             Err(failure) => return Err(failure),
         };
-        let short = change.commit.short();
-        match self.tags_are_in_place(&change.commit, &surveyed) {
+        match self.tags_are_in_place(&newest.commit, &surveyed.images) {
             Ok(true) => return Ok(None),
             Ok(false) => {}
             Err(failure) => {
-                site.events.warn(&format!("commit {short}: {}", failure.one_line()));
-                newest.outcome = CatchupOutcome::Failed;
-                newest.error = Some(failure.one_line());
+                self.fail(newest, &failure);
                 return Ok(Some(failure));
             }
         }
+        let short = newest.commit.short().to_owned();
         if self.options.dry_run {
-            site.events.note(&format!("commit {short}: its tags would be moved"));
+            self.site.events.note(&format!("commit {short}: its tags would be moved"));
             newest.outcome = CatchupOutcome::Planned;
             newest.reason = Some("its moving tags are not in place".to_owned());
             return Ok(None);
         }
-        site.events.note(&format!("commit {short}: its tags are not in place"));
-        let (receipt, failure) = build_one(site, &change);
-        match &failure {
+        self.site.events.note(&format!("commit {short}: its tags are not in place"));
+        let failure = self.build(newest, CatchupOutcome::Finished);
+        if failure.is_none() && !newest.receipt.as_ref().is_some_and(has_moved) {
             // A newer commit has its tags.
-            None if !receipt.as_ref().is_some_and(has_moved) => {}
-            None => {
-                newest.outcome = CatchupOutcome::Finished;
-                newest.receipt = receipt;
-            }
-            Some(failure) => {
-                site.events.warn(&format!("commit {short}: {}", failure.one_line()));
-                newest.outcome = CatchupOutcome::Failed;
-                newest.error = Some(failure.one_line());
-                newest.receipt = receipt;
-            }
+            (newest.outcome, newest.receipt) = (CatchupOutcome::Present, None);
         }
         Ok(failure)
     }
@@ -221,18 +198,13 @@ impl Branch<'_> {
     /// Whether every moving tag points to the commit's own image. A path of another repository is rejected.
     fn tags_are_in_place(&self, commit: &CommitSha, images: &[Surveyed]) -> Result<bool, Failure> {
         let own = commit.immutable_tag();
-        let docker: Vec<&Surveyed> = images.iter().filter(|i| i.spec.kind == ImageKind::Docker).collect();
-        let asked: Vec<Asked<'_>> = docker
+        let asked: Vec<Asked<'_>> = images
             .iter()
             .map(|i| Asked { repository: &i.repository, own: &own, parent: None, moving: &i.tags })
             .collect();
-        let holdings = ask(&self.client.with_cancel(self.site.cancel.clone()), &asked)?;
-        for (image, holdings) in docker.iter().zip(&holdings) {
-            if let Some(source) = holdings.owned_by_another(|source| self.origin.is_source(source)) {
-                return Err(self.origin.refusal(&image.repository, source));
-            }
-        }
-        for (image, holdings) in docker.iter().zip(&holdings) {
+        let holdings = ask(self.site, &asked)?;
+        self.origin.check_owner(&asked, &holdings)?;
+        for (image, holdings) in images.iter().zip(&holdings) {
             let Some(own) = holdings.own.as_ref().map(|held| &held.digest) else {
                 if holdings.moving.is_empty() {
                     continue;
@@ -262,7 +234,7 @@ impl Branch<'_> {
 /// `{number}` has no value here. If the configuration uses it, every commit would be `invalid` and every run would
 /// succeed without a build, so this is a configuration error.
 fn tags_need_no_pull_request(site: &Site, specs: &[ImageSpec]) -> Result<(), Failure> {
-    let asks = |templates: &[Template]| templates.iter().any(|t| t.asks_for(Word::Number));
+    let asks = |templates: &[Template]| templates.iter().any(|t| t.asks_for(NUMBER));
     let by_default = specs.iter().any(|s| s.kind == ImageKind::Docker && s.tags.is_none());
     let wrong = match (&site.tags, &site.default_tags) {
         (Some(tags), _) => asks(tags).then_some("--tag"),
@@ -275,21 +247,22 @@ fn tags_need_no_pull_request(site: &Site, specs: &[ImageSpec]) -> Result<(), Fai
     })
 }
 
-fn summary(commits: &[Commit], only_newest: bool) -> String {
-    let count = |outcome: CatchupOutcome| {
-        commits.iter().filter(|c| matches!(&c.state, State::Done(o, _) if *o == outcome)).count()
-    };
-    let missing = commits.iter().filter(|c| matches!(c.state, State::Missing(_))).count();
-    let mut text = format!("{missing} of {} commits to build", commits.len());
+fn count(commits: &[CaughtUp], outcome: CatchupOutcome) -> usize {
+    commits.iter().filter(|commit| commit.outcome == outcome).count()
+}
+
+fn summary(commits: &[CaughtUp], only_newest: bool) -> String {
+    let mut text =
+        format!("{} of {} commits to build", count(commits, CatchupOutcome::Planned), commits.len());
     for outcome in [
         CatchupOutcome::Present,
         CatchupOutcome::Empty,
         CatchupOutcome::Invalid,
         CatchupOutcome::FailedBefore,
     ] {
-        match count(outcome) {
+        match count(commits, outcome) {
             0 => {}
-            n => text.push_str(&format!(", {n} {}", word(outcome))),
+            n => text.push_str(&format!(", {n} {}", outcome.as_str())),
         }
     }
     if only_newest {
@@ -299,36 +272,6 @@ fn summary(commits: &[Commit], only_newest: bool) -> String {
 }
 
 fn has_moved(receipt: &Receipt) -> bool {
-    receipt
-        .images
-        .iter()
-        .flat_map(|image| image.moved.iter().flatten())
-        .any(|m| m.outcome == MoveOutcome::Moved)
-}
-
-fn word(outcome: CatchupOutcome) -> &'static str {
-    match outcome {
-        CatchupOutcome::Present => "in the registry",
-        CatchupOutcome::Built => "built",
-        CatchupOutcome::Finished => "finished",
-        CatchupOutcome::Failed => "failed",
-        CatchupOutcome::FailedBefore => "failed before (--retry-failed tries it again)",
-        CatchupOutcome::Planned => "planned",
-        CatchupOutcome::Empty => "without images",
-        CatchupOutcome::Invalid => "invalid",
-    }
-}
-
-fn build_one(site: &Site, change: &Change) -> (Option<Receipt>, Option<Failure>) {
-    match run(site, change, None, &BuildOptions::default(), &PushOptions::default()) {
-        Ok(Outcome { document: Ran::Pushed(receipt), failure }) => (Some(receipt), failure),
-        Ok(Outcome { document: Ran::Built(_), failure }) => (None, failure),
-        Err(failure) => (None, Some(failure)),
-    }
-}
-
-fn combine(failures: Vec<Failure>, tried: usize) -> Option<Failure> {
-    let kind = failures.iter().map(|f| f.kind).reduce(Kind::and)?;
-    let text = format!("{} of {tried} commits failed; the first:", failures.len());
-    failures.into_iter().find(|f| f.kind == kind).map(|first| first.context(text))
+    let mut moves = receipt.images.iter().flat_map(|image| image.moved.iter().flatten());
+    moves.any(|moved| moved.outcome == MoveOutcome::Moved)
 }

@@ -6,8 +6,7 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
-use crate::escape::shortened;
-use crate::model::CommitSha;
+use crate::model::{CommitSha, InvalidValue, invalid};
 
 /// The start of the range: a commit (exclusive) or a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,18 +17,11 @@ pub(crate) enum Since {
     Time(Timestamp),
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{}` is neither a full commit id nor a date like 2026-11-22 or 2026-11-22T06:00:00Z",
-    shortened(.0, 80)
-)]
-pub(crate) struct InvalidSince(String);
-
 impl FromStr for Since {
-    type Err = InvalidSince;
+    type Err = InvalidValue;
 
     /// Stricter than git: git's date parser accepts any word.
-    fn from_str(text: &str) -> Result<Since, InvalidSince> {
+    fn from_str(text: &str) -> Result<Since, InvalidValue> {
         if let Ok(commit) = text.parse() {
             return Ok(Since::Commit(commit));
         }
@@ -39,7 +31,9 @@ impl FromStr for Since {
             Some(day) => day.to_zoned(TimeZone::UTC).ok().map(|midnight| midnight.timestamp()),
             None => text.parse().ok(),
         };
-        moment.map(Since::Time).ok_or_else(|| InvalidSince(text.to_owned()))
+        moment.map(Since::Time).ok_or_else(|| {
+            invalid(text, "a full commit id, or a date like 2026-11-22 or 2026-11-22T06:00:00Z")
+        })
     }
 }
 

@@ -3,15 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use serde::Deserialize;
-use serde::de::IgnoredAny;
-
-use crate::error::{Failure, Kind};
+use crate::error::Failure;
 use crate::git::{Found, GitError, GitErrorKind, Mirror};
 use crate::manifest::{self, ImageKind, ImageSpec};
 use crate::model::{BranchName, CommitSha, ImageName, ImageRepository, RepoName, Tag};
 use crate::parallel;
-use crate::registry::Registry;
+use crate::registry::RegistryError;
 
 use super::super::{Origin, REGISTRY_THREADS, Site};
 use super::{CatchupOptions, Since};
@@ -122,61 +119,45 @@ fn parse(content: Option<&[u8]>) -> Listing {
     match manifest::parse(content) {
         Ok(specs) if specs.iter().any(|s| s.kind == ImageKind::Docker) => Listing::Images(specs),
         Ok(_) => Listing::Empty,
-        Err(_) if is_empty_list(content) => Listing::Empty,
+        // An error in a build, but valid here.
+        Err(error) if error.problem == manifest::NO_IMAGES => Listing::Empty,
         Err(error) => Listing::Invalid(error.to_string()),
     }
 }
 
-/// `{"images":[]}`: an error in a build, but valid here.
-fn is_empty_list(content: &[u8]) -> bool {
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct File {
-        images: Vec<IgnoredAny>,
-    }
-    let content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
-    serde_json::from_slice::<File>(content).is_ok_and(|file| file.images.is_empty())
+/// The immutable tags of these commits that the registry has: one tag list per image.
+pub(super) fn held(
+    site: &Site,
+    origin: &Origin,
+    commits: &[CommitSha],
+    listings: &[Rc<Listing>],
+) -> Result<BTreeMap<ImageName, BTreeSet<Tag>>, Failure> {
+    let (address, client) = site.registry_and_client()?;
+    let names: BTreeSet<&ImageName> =
+        listings.iter().flat_map(|listing| docker_images(listing)).map(|spec| &spec.name).collect();
+    let names: Vec<&ImageName> = names.into_iter().collect();
+    let wanted: BTreeSet<Tag> = commits.iter().map(CommitSha::immutable_tag).collect();
+    let lists = parallel::map(REGISTRY_THREADS, &names, |name| -> Result<BTreeSet<Tag>, RegistryError> {
+        // No registry has a name that is too long under the namespace; the survey of its commit reports it.
+        let Ok(repository) = ImageRepository::new(Some(address), origin.namespace.as_ref(), name) else {
+            return Ok(BTreeSet::new());
+        };
+        let tags = client.list_tags(repository.path())?;
+        // A repository may have a hundred thousand other tags.
+        Ok(tags.into_iter().filter(|tag| wanted.contains(tag)).collect())
+    });
+    names.into_iter().cloned().zip(lists).map(|(name, list)| Ok((name, list?))).collect()
 }
 
-/// Which commits' tags the registry has: one tag list per image.
-pub(super) struct Held(BTreeMap<ImageName, BTreeSet<Tag>>);
-
-impl Held {
-    /// Queries the registry for the images of all these commits.
-    pub(super) fn ask(
-        site: &Site,
-        client: &Registry,
-        origin: &Origin,
-        commits: &[CommitSha],
-        listings: &[Rc<Listing>],
-    ) -> Result<Held, Failure> {
-        let names: BTreeSet<ImageName> = listings
-            .iter()
-            .flat_map(|listing| docker_images(listing))
-            .map(|spec| spec.name.clone())
-            .collect();
-        let names: Vec<ImageName> = names.into_iter().collect();
-        let wanted: BTreeSet<Tag> = commits.iter().map(CommitSha::immutable_tag).collect();
-        let lists = parallel::map(REGISTRY_THREADS, &names, |name| -> Result<BTreeSet<Tag>, Failure> {
-            // No registry has a name that is too long under the namespace; the survey of its commit reports it.
-            let Ok(repository) = repository(site, origin, name) else { return Ok(BTreeSet::new()) };
-            let tags = client.list_tags(repository.path())?;
-            // A repository may have a hundred thousand other tags.
-            Ok(tags.into_iter().filter(|tag| wanted.contains(tag)).collect())
-        });
-        let mut held = BTreeMap::new();
-        for (name, list) in names.into_iter().zip(lists) {
-            held.insert(name, list?);
-        }
-        Ok(Held(held))
-    }
-
-    /// The Docker images of the commit that lack the commit's tag.
-    pub(super) fn missing(&self, commit: &CommitSha, listing: &Listing) -> Vec<String> {
-        let tag = commit.immutable_tag();
-        let held = |name: &ImageName| self.0.get(name).is_some_and(|tags| tags.contains(&tag));
-        docker_images(listing).filter(|s| !held(&s.name)).map(|s| s.name.to_string()).collect()
-    }
+/// The Docker images of the commit that lack the commit's tag.
+pub(super) fn missing(
+    held: &BTreeMap<ImageName, BTreeSet<Tag>>,
+    commit: &CommitSha,
+    listing: &Listing,
+) -> Vec<String> {
+    let tag = commit.immutable_tag();
+    let has_tag = |name: &ImageName| held.get(name).is_some_and(|tags| tags.contains(&tag));
+    docker_images(listing).filter(|s| !has_tag(&s.name)).map(|s| s.name.to_string()).collect()
 }
 
 fn docker_images(listing: &Listing) -> impl Iterator<Item = &ImageSpec> {
@@ -185,15 +166,6 @@ fn docker_images(listing: &Listing) -> impl Iterator<Item = &ImageSpec> {
         Listing::Empty | Listing::Invalid(_) => &[],
     };
     specs.iter().filter(|spec| spec.kind == ImageKind::Docker)
-}
-
-fn repository(site: &Site, origin: &Origin, name: &ImageName) -> Result<ImageRepository, Failure> {
-    let wrong = |error| Failure::new(Kind::BadInput, error);
-    let address = match (&site.registry, &origin.namespace) {
-        (Some(address), Some(namespace)) => Some(address.with_namespace(namespace).map_err(wrong)?),
-        (address, _) => address.clone(),
-    };
-    ImageRepository::new(address.as_ref(), name).map_err(wrong)
 }
 
 #[cfg(test)]
