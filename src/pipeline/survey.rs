@@ -40,15 +40,17 @@ pub(super) fn specs(
     commit: &CommitSha,
     repository: &RepoName,
 ) -> Result<Vec<ImageSpec>, Failure> {
-    match mirror.read_file(commit, manifest::FILE_NAME)? {
-        Found::Blob(file) => manifest::parse(&file.content).map_err(|e| Failure::new(Kind::BadInput, e)),
+    match mirror.look(commit, manifest::FILE_NAME)? {
+        Found::Blob(id) => {
+            let content = mirror.read_blobs(&[id])?.concat();
+            manifest::parse(&content).map_err(|e| Failure::new(Kind::BadInput, e))
+        }
         Found::Missing | Found::Tree(_) | Found::Submodule => {
-            match mirror.look_across(std::slice::from_ref(commit), "Dockerfile")?.as_slice() {
-                [Found::Blob(_)] => Ok(vec![
-                    ImageSpec::root_dockerfile(repository).map_err(|e| Failure::new(Kind::BadInput, e))?,
-                ]),
-                _ => Err(no_images()),
+            if !matches!(mirror.look(commit, "Dockerfile")?, Found::Blob(_)) {
+                return Err(no_images());
             }
+            let spec = ImageSpec::root_dockerfile(repository).map_err(|e| Failure::new(Kind::BadInput, e))?;
+            Ok(vec![spec])
         }
         Found::Outside(_) | Found::Dangling => {
             Err(Failure::bad_input("images.json is a link that leads out of the repository"))
