@@ -7,8 +7,9 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use sha2::{Digest as _, Sha256};
 
 use crate::documents::{DecisionDocument, DecisionWord, ReportedChange, RuleOutcome, SCHEMA, Verdict};
+use crate::error::Failure;
 use crate::escape::{escaped, shortened};
-use crate::forge::{self, Delivery, Event, Headers, PayloadError};
+use crate::forge::{self, Delivery, Event, Headers};
 use crate::model::{BranchName, ForgeName};
 
 /// Globs that select branches, compiled once; none selects every branch.
@@ -22,7 +23,6 @@ pub struct BranchGlobs {
 }
 
 impl BranchGlobs {
-    /// # Errors
     /// A sentence about the first glob that is invalid or empty.
     pub fn new<S: AsRef<str>>(globs: &[S]) -> Result<BranchGlobs, String> {
         let invalid =
@@ -82,21 +82,17 @@ impl Decision {
     }
 }
 
-/// SHA-256 of the unchanged payload, in hex.
 pub fn payload_sha256(body: &[u8]) -> String {
     hex::encode(Sha256::digest(body))
 }
 
 /// Decides from bytes: returns the document of `evaluate`.
-///
-/// # Errors
-/// [`PayloadError`] if the payload cannot be parsed.
 pub fn verdict(
     body: &[u8],
     headers: Headers<'_>,
     branches: &BranchGlobs,
     explain: bool,
-) -> Result<DecisionDocument, PayloadError> {
+) -> Result<DecisionDocument, Failure> {
     let delivery = forge::parse(body, headers)?;
     Ok(decide(delivery, branches).into_document(payload_sha256(body), explain))
 }
@@ -184,7 +180,6 @@ fn by_branch(mut rules: Vec<RuleOutcome>, change: Box<ReportedChange>, branches:
     Decision { decision, reason, change: Some(*change), rules, contradictory: false }
 }
 
-/// The subject of a reason.
 fn subject(change: Option<&ReportedChange>) -> String {
     match change.and_then(|change| change.pull_request.as_ref()) {
         Some(pull) => format!("pull request #{}", pull.number),

@@ -1,6 +1,6 @@
 //! Prints the progress of `serve`: text lines for people, or one JSON object per line.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -9,16 +9,14 @@ use crate::escape;
 use crate::events::Events;
 use crate::listener::{DeliveryLine, Verdict};
 use crate::progress::{seconds, write_stdout};
-use crate::queue::{ClaimedJob, JobEvent};
+use crate::queue::{JobState, QueueEvent};
 
-/// Clones share the display.
-#[derive(Clone)]
 pub(super) struct Announcer {
     json: bool,
     quiet: bool,
     pub(super) events: Events,
     /// When a refusal was last printed, and the number of refusals since then.
-    refusals: Arc<Mutex<(Option<Instant>, u64)>>,
+    refusals: Mutex<(Option<Instant>, u64)>,
 }
 
 /// Anyone can send deliveries that are refused, so only one line per interval reports them.
@@ -26,7 +24,7 @@ const REFUSALS_EVERY: Duration = Duration::from_secs(1);
 
 impl Announcer {
     pub(super) fn new(json: bool, quiet: bool, events: Events) -> Announcer {
-        Announcer { json, quiet, events, refusals: Arc::default() }
+        Announcer { json, quiet, events, refusals: Mutex::default() }
     }
 
     /// Prints an event; `event` is its name for programs.
@@ -85,21 +83,25 @@ impl Announcer {
         Some(std::mem::take(unsaid))
     }
 
-    /// Prints an event of a job or of the queue.
-    pub(super) fn job(&self, job: Option<&ClaimedJob>, event: &JobEvent) {
-        let (word, text) = match event {
-            JobEvent::Started { attempt } => ("started", format!("started, attempt {attempt}")),
-            JobEvent::Retrying { attempt, wait, error } => {
-                ("retrying", format!("attempt {attempt} failed, again in {}: {error}", seconds(*wait)))
+    pub(super) fn job(&self, event: QueueEvent<'_>) {
+        let (job, word, text) = match event {
+            QueueEvent::Started(job) => (job, "started", format!("started, attempt {}", job.attempt())),
+            QueueEvent::Ended(job, ending, took) => {
+                let (state, took) = (ending.state, seconds(took));
+                let why = ending.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+                match (state, ending.wait) {
+                    (JobState::Queued, Some(wait)) => {
+                        let (attempt, wait) = (job.attempt(), seconds(wait));
+                        (job, "retrying", format!("attempt {attempt} failed, again in {wait}{why}"))
+                    }
+                    (JobState::Queued, None) => (job, "interrupted", "stopped; it stays queued".to_owned()),
+                    (JobState::Running | JobState::Succeeded | JobState::Failed | JobState::Cancelled, _) => {
+                        (job, state.as_str(), format!("{state} after {took}{why}"))
+                    }
+                }
             }
-            JobEvent::Interrupted => ("interrupted", "stopped; it stays queued".to_owned()),
-            JobEvent::Ended { state, error, took } => {
-                let why = error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
-                (state.as_str(), format!("{state} after {}{why}", seconds(*took)))
-            }
-            JobEvent::Trouble { error } => return self.warn(&format!("{error}; it is tried again")),
+            QueueEvent::Warning(text) => return self.warn(text),
         };
-        let Some(job) = job else { return };
         if self.json {
             return write_json(&json!({
                 "event": word, "job": job.id.0, "repository": job.repository, "pull_request": job.pull_request,

@@ -7,7 +7,7 @@ use crate::cli::PayloadArgs;
 use crate::config::{Config, ForgeConfig, RepositoryConfig, read_secret_file};
 use crate::decide::{self, BranchGlobs};
 use crate::documents::{DecisionDocument, DecisionWord};
-use crate::error::{Classify as _, Failure, Kind};
+use crate::error::{Failure, Kind};
 use crate::forge::signature::{self, WebhookSecret};
 use crate::forge::{self, Delivery, Encoding, Headers};
 use crate::model::ForgeName;
@@ -36,11 +36,8 @@ pub(super) fn evaluate(config: &Config, args: &PayloadArgs) -> Result<DecisionDo
         verify(forge, file, signature, &body)?;
     }
     let headers = Headers { event: args.event.as_deref(), encoding: Encoding::Detect, forge: args.forge };
-    let delivery = forge::parse(&body, headers).map_err(|error| {
-        let hint = error.hint();
-        let failure = Failure::new(Kind::BadInput, error)
-            .context(format!("the payload in {} cannot be read", name_of(&args.payload)));
-        Failure { hint, ..failure }
+    let delivery = forge::parse(&body, headers).map_err(|failure| {
+        failure.context(format!("the payload in {} cannot be read", name_of(&args.payload)))
     })?;
     let repository = configured(config, &delivery)?;
     let branches = match repository {
@@ -60,8 +57,8 @@ pub(super) fn evaluate(config: &Config, args: &PayloadArgs) -> Result<DecisionDo
 
 /// Verifies a signature that was saved with a payload.
 fn verify(forge: ForgeName, file: &Path, signature: &str, body: &[u8]) -> Result<(), Failure> {
-    let secret = WebhookSecret::any_of(vec![read_secret_file(file)?])
-        .classify(Kind::BadInput, || format!("the secret file {}", file.display()))?;
+    let secret = WebhookSecret::new(vec![read_secret_file(file)?])
+        .map_err(|failure| failure.context(format!("the secret file {}", file.display())))?;
     if forge == ForgeName::Gitlab && signature.starts_with("v1,") {
         let text = "a webhook-signature of GitLab is also over its webhook-id and webhook-timestamp, which --signature does not hold";
         return Err(Failure::usage(text)

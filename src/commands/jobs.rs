@@ -12,7 +12,7 @@ use crate::documents::{DecisionDocument, Receipt};
 use crate::error::{Classify as _, Failure, Kind};
 use crate::escape::{escaped, shortened};
 use crate::progress::seconds;
-use crate::queue::{self, CancelOutcome, JobFilter, JobId, JobRecord, JobState, Store};
+use crate::queue::{self, JobId, JobRecord, JobState, Store};
 
 use super::Session;
 use super::documents_io::show;
@@ -32,9 +32,8 @@ pub(super) fn command(session: &Session, command: Option<JobsCommand>) -> Result
     };
     match command.unwrap_or(JobsCommand::List(JobsList::default())) {
         JobsCommand::List(args) => {
-            let filter =
-                JobFilter { state: args.state, repository: args.repository.map(|name| name.to_string()) };
-            let jobs = queue.list(&filter, args.limit.unwrap_or(LISTED))?;
+            let repository = args.repository.as_ref().map(|name| name.as_str());
+            let jobs = queue.list(args.state, repository, args.limit.unwrap_or(LISTED))?;
             let records = jobs.iter().map(|job| record(job, serve_lives)).collect::<Result<Vec<_>, _>>()?;
             let text = || listed(&jobs, serve_lives, Timestamp::now());
             show(session.json, &json!({"schema": 1, "jobs": records}), text)
@@ -46,8 +45,8 @@ pub(super) fn command(session: &Session, command: Option<JobsCommand>) -> Result
             changed(id, "queued", "is queued again")
         }
         JobsCommand::Cancel { id } => match queue.cancel(id)? {
-            CancelOutcome::Cancelled => changed(id, "cancelled", "is cancelled"),
-            CancelOutcome::Requested => changed(id, "cancelling", "is being stopped"),
+            true => changed(id, "cancelled", "is cancelled"),
+            false => changed(id, "cancelling", "is being stopped"),
         },
     }
 }
@@ -123,16 +122,15 @@ fn duration(took: Duration) -> String {
 
 fn show_job(session: &Session, queue: &Store, id: JobId, serve_lives: bool) -> Result<(), Failure> {
     let job = queue.get(id)?;
-    let documents = queue.documents(id)?;
     let parsed = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap_or(json!(text));
     let mut record = record(&job, serve_lives)?;
     record["schema"] = json!(1);
-    record["document"] = parsed(&documents.document);
-    record["receipt"] = documents.outcome.as_deref().map(parsed).unwrap_or_default();
+    record["document"] = parsed(&job.document);
+    record["receipt"] = job.outcome.as_deref().map(parsed).unwrap_or_default();
     show(session.json, &record, || {
-        let decision: Option<DecisionDocument> = serde_json::from_str(&documents.document).ok();
+        let decision: Option<DecisionDocument> = serde_json::from_str(&job.document).ok();
         let receipt: Option<Receipt> =
-            documents.outcome.as_deref().and_then(|text| serde_json::from_str(text).ok());
+            job.outcome.as_deref().and_then(|text| serde_json::from_str(text).ok());
         let log = queue.log_path(id).display().to_string();
         shown(&job, decision.as_ref(), receipt.as_ref(), &log, serve_lives, Timestamp::now())
     })
@@ -196,9 +194,9 @@ fn log(session: &Session, queue: &Store, id: JobId, follow: bool) -> Result<(), 
     let mut out = std::io::stdout();
     let mut sink = |bytes: &[u8]| out.write_all(bytes).and_then(|()| out.flush());
     if follow {
-        return queue.follow_log(id, &session.cancel, &mut sink)?.map(drop).map_err(Failure::from);
+        return queue.follow_log(id, &session.cancel, &mut sink).map(drop);
     }
-    Ok(queue.read_log(id, &mut sink)?)
+    queue.read_log(id, &mut sink)
 }
 
 #[cfg(test)]

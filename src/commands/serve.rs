@@ -6,7 +6,7 @@ mod service;
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
 use signal_hook::consts::SIGHUP;
@@ -16,12 +16,9 @@ use crate::cli::{Global, Serve, SiteArgs};
 use crate::config::Config;
 use crate::error::{Classify as _, Failure, Kind};
 use crate::forge::signature::WebhookSecret;
-use crate::listener::{self, ForgeRules, Intake, Limits, Listener, Rules, Stopper};
+use crate::listener::{self, ForgeRules, Intake, Limits, Listener, Metrics};
 use crate::process;
-use crate::queue::{
-    ClaimedJob, JobContext, JobEvent, JobId, JobRecord, JobState, Pool, PoolOptions, Retention, ServeLock,
-    Store,
-};
+use crate::queue::{JobRecord, JobState, Pool, PoolOptions, ServeLock, Store};
 
 use super::Session;
 use super::announce::Announcer;
@@ -35,8 +32,7 @@ const SHUTDOWN: Duration = Duration::from_secs(8);
 pub(super) fn command(session: &Session, global: &Global, args: &Serve) -> Result<(), Failure> {
     let announcer = Announcer::new(session.json, session.quiet, session.events.clone());
     let config = with_flags(session.config.clone(), args)?;
-    let jobs = config.serve.jobs;
-    if args.once && jobs == 0 {
+    if args.once && config.serve.jobs == 0 {
         return Err(Failure::usage("--once runs a job, and --jobs 0 runs none"));
     }
     let rules = rules(&config)?;
@@ -46,93 +42,81 @@ pub(super) fn command(session: &Session, global: &Global, args: &Serve) -> Resul
     signal_hook::flag::register(SIGHUP, Arc::clone(&hangup))
         .classify(Kind::Environment, || "cannot handle SIGHUP")?;
     let (queue, public, admin) = open(&config, &announcer)?;
-    let has_admin = admin.is_some();
-    let limits = Limits { max_body: config.serve.max_body.as_u64(), ..Limits::default() };
-    let flags = SiteArgs { registry: args.registry.clone(), ..SiteArgs::default() };
-    let service = Arc::new(Service::new(config, flags, queue, announcer, session.cancel.clone()));
+    let (counted, has_admin) = (Arc::clone(&queue), admin.is_some());
+    let service = Arc::new(Service {
+        config: RwLock::new(Arc::new(config.clone())),
+        flags: SiteArgs { registry: args.registry.clone(), ..SiteArgs::default() },
+        metrics: Metrics::new(move || counted.stats().unwrap_or_default()),
+        intake: Intake::new(rules, Arc::clone(&queue), args.once),
+        queue,
+        announcer,
+        stopper: OnceLock::new(),
+        first_job: OnceLock::new(),
+        checked: Mutex::new(None),
+        checking: Mutex::new(()),
+    });
+    let (queue, announcer) = (&service.queue, &service.announcer);
     // Finds an invalid configuration at startup, not with the first merge.
-    if service.site(&session.events, &session.cancel)?.registry.is_none() && jobs > 0 {
-        let text = "no registry is configured, so every merge will fail: set registry.host or --registry";
-        service.announcer.warn(text);
+    let site = service.site(&session.events, &session.cancel)?;
+    if site.registry.is_none() && config.serve.jobs > 0 {
+        announcer
+            .warn("no registry is configured, so every merge will fail: set registry.host or --registry");
     }
-    service.queue.set_posts(posts::wanted(&service.config()))?;
-    let pool = start_pool(&service)?;
+    queue.set_posts(posts::wanted(&config))?;
+    let pool = start_pool(&service, &config, &session.cancel)?;
     if args.once {
-        service.announcer.say("draining", "running what is queued first");
-        if let Err(stop) = service.queue.wait_drained(&session.cancel)? {
-            return end(pool, &service.announcer, stop);
+        announcer.say("draining", "running what is queued first");
+        let drained = queue.wait_drained(&session.cancel);
+        if let Some(stop) = session.cancel.stopped() {
+            return end(pool, announcer, stop);
         }
+        drained?;
     }
 
-    // The first job, and the listener that stops with it.
-    let once: Arc<(OnceLock<JobId>, OnceLock<Stopper>)> = Arc::default();
-    let intake = Arc::new(intake(&service, rules, args.once, Arc::clone(&once)));
-    let app = Arc::clone(&intake) as Arc<dyn listener::App>;
-    let listener = Listener::new(public, admin, limits, app, service.metrics.clone())?;
-    // No delivery is possible yet: the listener starts below.
-    let _ = once.1.set(listener.stopper());
-    announce_addresses(&listener, has_admin, &service.announcer);
+    let limits = Limits { max_body: config.serve.max_body.as_u64(), ..Limits::default() };
+    let listener = Listener::new(public, admin, limits, Arc::clone(&service) as _, service.metrics.clone())?;
+    if args.once {
+        // No delivery is possible yet: the listener starts below.
+        let _ = service.stopper.set(listener.stopper());
+    }
+    announce_addresses(&listener, has_admin, announcer);
     let limit = args.once.then_some(args.once_timeout).flatten();
     let until = limit.and_then(|limit| Instant::now().checked_add(limit));
     let listened = listen(listener, until, &session.cancel, &hangup, &mut || {
         let config = Session::open(global, &session.cancel).and_then(|new| with_flags(new.config, args));
-        reload(&service, &intake, config);
+        reload(&service, config, &session.cancel);
     });
     if let Some(stop) = session.cancel.stopped() {
-        return end(pool, &service.announcer, stop);
+        return end(pool, announcer, stop);
     }
-    let Some(id) = once.0.get().filter(|_| args.once) else {
+    let Some(id) = service.first_job.get() else {
         pool.shutdown(Stop::Terminated, SHUTDOWN);
-        return match listened {
-            Ok(()) if args.once => {
-                Err(Failure::environment("no delivery queued a job before --once-timeout was over"))
-            }
-            listened => listened,
-        };
+        let late = "no delivery queued a job before --once-timeout was over";
+        return listened.and(if args.once { Err(Failure::environment(late)) } else { Ok(()) });
     };
-    let record = match service.queue.wait_ended(*id, &session.cancel)? {
-        Ok(record) => record,
-        Err(stop) => return end(pool, &service.announcer, stop),
-    };
-    posts::flush(&service.queue, &session.cancel);
+    let ended = queue.wait_ended(*id, &session.cancel);
+    if let Some(stop) = session.cancel.stopped() {
+        return end(pool, announcer, stop);
+    }
+    let record = ended?;
+    posts::flush(queue, &session.cancel);
     pool.shutdown(Stop::Terminated, SHUTDOWN);
     result_of(&record)
-}
-
-fn intake(
-    service: &Arc<Service>,
-    rules: Rules,
-    is_once: bool,
-    once: Arc<(OnceLock<JobId>, OnceLock<Stopper>)>,
-) -> Intake {
-    let on_queued = move |id| {
-        if is_once && once.0.set(id).is_ok() {
-            once.1.get().inspect(|stopper| stopper.stop());
-        }
-    };
-    let (ready, announcer) = (Arc::clone(service), service.announcer.clone());
-    Intake::new(
-        rules,
-        service.queue.clone(),
-        is_once,
-        Box::new(move || ready.ready()),
-        Box::new(on_queued),
-        Box::new(move |line| announcer.delivery(line)),
-    )
 }
 
 /// The queue, under its lock, and the sockets.
 fn open(
     config: &Config,
     announcer: &Announcer,
-) -> Result<(Store, Vec<TcpListener>, Option<TcpListener>), Failure> {
+) -> Result<(Arc<Store>, Vec<TcpListener>, Option<TcpListener>), Failure> {
     let state_dir = session::state_dir(config)?;
-    let mut lock = ServeLock::acquire(&state_dir, None, jiff::Timestamp::now())?;
+    let mut lock = ServeLock::acquire(&state_dir)?;
     let (public, admin) = sockets(config)?;
     let address = public.iter().find_map(|socket| socket.local_addr().ok());
     lock.listens_on(&address.map(|address| address.to_string()).unwrap_or_default());
     end_stale_children(&state_dir, announcer)?;
-    Ok((Store::open(lock, Arc::new(jiff::Timestamp::now))?, public, admin))
+    let store = Store::open(lock, Arc::new(jiff::Timestamp::now))?;
+    Ok((Arc::new(store), public, admin))
 }
 
 /// Runs the listener until it is stopped, a signal comes or the time is up. Each SIGHUP is a call of `reload`.
@@ -212,14 +196,14 @@ fn with_flags(mut config: Config, args: &Serve) -> Result<Config, Failure> {
 }
 
 /// Fails without a secret or an allowed repository, because every delivery would be refused.
-fn rules(config: &Config) -> Result<Rules, Failure> {
+fn rules(config: &Config) -> Result<Vec<ForgeRules>, Failure> {
     let mut forges = Vec::new();
     for forge in &config.forges {
         let secrets = forge.webhook_secrets()?;
         let secret = (!secrets.is_empty())
-            .then(|| WebhookSecret::any_of(secrets))
+            .then(|| WebhookSecret::new(secrets))
             .transpose()
-            .classify(Kind::BadInput, || format!("the webhook secret of {} cannot be used", forge.url))?;
+            .map_err(|f: Failure| f.context(format!("the webhook secret of {} cannot be used", forge.url)))?;
         let own = config.repositories.iter().filter(|repository| repository.forge == forge.url);
         let repositories = own.map(|r| (r.name.clone(), r.branches.clone())).collect();
         forges.push(ForgeRules { kind: forge.kind, url: forge.url.clone(), secret, repositories });
@@ -232,12 +216,12 @@ fn rules(config: &Config) -> Result<Rules, Failure> {
         return Err(Failure::bad_input("serve does not start without a repository that is allowed")
             .hint("name one: --repository owner/name, or [[repository]] in the configuration"));
     }
-    Ok(Rules { forges })
+    Ok(forges)
 }
 
 /// Forges with allowed repositories but without a secret, so that all their deliveries are refused.
-fn without_secret(rules: &Rules) -> impl Iterator<Item = String> {
-    let silent = rules.forges.iter().filter(|forge| forge.secret.is_none() && !forge.repositories.is_empty());
+fn without_secret(rules: &[ForgeRules]) -> impl Iterator<Item = String> {
+    let silent = rules.iter().filter(|forge| forge.secret.is_none() && !forge.repositories.is_empty());
     silent.map(|forge| {
         format!(
             "{} has no webhook secret: its deliveries are refused; give its [[forge]] a secret_file",
@@ -267,36 +251,24 @@ fn announce_addresses(listener: &Listener, admin: bool, announcer: &Announcer) {
     }
 }
 
-fn start_pool(service: &Arc<Service>) -> Result<Pool, Failure> {
-    let config = service.config();
+fn start_pool(service: &Arc<Service>, config: &Config, cancel: &Cancel) -> Result<Pool, Failure> {
     let options = PoolOptions {
         jobs: config.serve.jobs,
-        timeout: Some(config.serve.timeout),
-        retention: Retention { age: config.serve.retention, ..Retention::default() },
-        outbox: Some(posts::outbox(service)),
+        timeout: config.serve.timeout,
+        retention: config.serve.retention,
         ..PoolOptions::default()
     };
-    service.metrics.watch_queue({
-        let queue = service.queue.clone();
-        move || queue.stats().unwrap_or_default()
-    });
-    let (runner, observer) = (Arc::clone(service), Arc::clone(service));
-    Pool::start(
-        &service.queue,
-        options,
-        &service.cancel,
-        Arc::new(move |job: &ClaimedJob, context: &JobContext| runner.run(job, context)),
-        Arc::new(move |job: Option<&ClaimedJob>, event: &JobEvent| observer.observe(job, event)),
-    )
-    .classify(Kind::Environment, || "the workers cannot be started")
+    let handler = Arc::clone(service);
+    Pool::start(&service.queue, options, cancel, handler)
+        .classify(Kind::Environment, || "the workers cannot be started")
 }
 
 /// SIGHUP: an invalid configuration changes nothing.
-fn reload(service: &Service, intake: &Intake, config: Result<Config, Failure>) {
+fn reload(service: &Service, config: Result<Config, Failure>, cancel: &Cancel) {
     let announcer = &service.announcer;
     let checked = config.and_then(|config| {
         let rules = rules(&config)?;
-        session::site(&config, &service.flags, &announcer.events, &service.cancel)?;
+        session::site(&config, &service.flags, &announcer.events, cancel)?;
         Ok((rules, config))
     });
     let (rules, config) = match checked {
@@ -306,7 +278,7 @@ fn reload(service: &Service, intake: &Intake, config: Result<Config, Failure>) {
             return announcer.warn(&text);
         }
     };
-    intake.replace_rules(rules);
+    service.intake.replace_rules(rules);
     if let Err(error) = service.queue.set_posts(posts::wanted(&config)) {
         announcer.warn(&format!("whether the forges are told of jobs has not changed: {error}"));
     }

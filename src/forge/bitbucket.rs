@@ -1,11 +1,12 @@
 //! Bitbucket Cloud (support.atlassian.com, "Event payloads"), and Bitbucket Data Center (confluence.atlassian.com,
 //! "Event payload"; its plugin Post Webhooks sends Cloud's events with other keys).
 
-use serde::Deserialize;
+use serde_json::Value;
 
 use super::wire::{Object, problem_of_url};
-use super::{Delivery, Event, PayloadError};
+use super::{Delivery, Event};
 use crate::documents::ReportedChange;
+use crate::error::Failure;
 use crate::model::{BranchName, CommitPrefix, CommitSha, ForgeName, PullRequest, RepoName};
 
 /// The parts of a payload, independent of its kind.
@@ -19,18 +20,10 @@ struct Pull<'a> {
     is_like_cloud: bool,
 }
 
-pub(super) fn cloud(top: &Object<'_>, event: Option<&str>) -> Result<Delivery, PayloadError> {
-    read(ForgeName::Bitbucket, top, event)
-}
-
-pub(super) fn data_center(top: &Object<'_>, event: Option<&str>) -> Result<Delivery, PayloadError> {
-    let in_body = top.peek_text("eventKey");
-    read(ForgeName::BitbucketServer, top, event.or(in_body.as_deref()))
-}
-
-fn read(forge: ForgeName, top: &Object<'_>, key: Option<&str>) -> Result<Delivery, PayloadError> {
+pub(super) fn read(forge: ForgeName, top: &Object<'_>, event: Option<&str>) -> Result<Delivery, Failure> {
+    let in_body = top.peek_text("eventKey").filter(|_| forge == ForgeName::BitbucketServer);
     let deduced = deduce(top);
-    let key = key.or(deduced.as_deref());
+    let key = event.or(in_body.as_deref()).or(deduced.as_deref());
     let Some(action) =
         key.and_then(|key| key.strip_prefix("pr:").or_else(|| key.strip_prefix("pullrequest:")))
     else {
@@ -92,22 +85,12 @@ fn repository_of(repository: &Object<'_>) -> Option<RepoName> {
     repository.peek_as("full_name").or_else(|| repository.peek_as("fullName")).or_else(by_slug)
 }
 
-#[derive(Deserialize)]
-struct Link {
-    #[serde(default)]
-    name: String,
-    href: String,
-}
-
 /// One of the links: an object, or a list of objects.
 fn link(of: &Object<'_>, key: &str, name: &str) -> Option<String> {
-    let links = of.peek("links");
-    if links.is_object(key) {
-        return links.peek(key).peek_url("href");
-    }
-    let list: Vec<Link> = links.read(key, "").ok().flatten()?;
-    let link = list.into_iter().find(|link| link.name.starts_with(name))?;
-    Some(link.href).filter(|href| problem_of_url(href).is_none())
+    let links: Value = of.read("links", "").ok()??;
+    let has_name = |link: &&Value| link["name"].as_str().unwrap_or_default().starts_with(name);
+    let link = links[key].as_array().map_or(Some(&links[key]), |list| list.iter().find(has_name));
+    link?["href"].as_str().filter(|href| problem_of_url(href).is_none()).map(str::to_owned)
 }
 
 impl Pull<'_> {
@@ -119,8 +102,8 @@ impl Pull<'_> {
             .or_else(|| self.target.peek("branch").peek_as("name"))
     }
 
-    fn merge(&self, top: &Object<'_>, name: Option<RepoName>) -> Result<Event, PayloadError> {
-        let change = self.reported(top, name.ok_or_else(|| self.unnamed(top))?);
+    fn merge(&self, top: &Object<'_>, name: Option<RepoName>) -> Result<Event, Failure> {
+        let change = self.reported(top, name.map_or_else(|| self.name(top), Ok)?);
         if change.branch.is_none() {
             if self.is_like_cloud || self.target.has("branch") {
                 self.target.object("branch")?.needed::<BranchName>("name")?;
@@ -128,7 +111,7 @@ impl Pull<'_> {
             self.target.needed::<BranchName>("displayId")?;
         }
         if change.pull_request.is_none() {
-            self.pull.read::<u64>("id", "the number of a pull request")?;
+            self.pull.number("id")?;
             return Err(self.pull.missing("id"));
         }
         let (at, key) = self.landed();
@@ -138,29 +121,20 @@ impl Pull<'_> {
         Ok(Event::Merged(Box::new(change)))
     }
 
-    /// The error for an invalid repository name.
-    fn unnamed(&self, top: &Object<'_>) -> PayloadError {
-        let wrong = || {
-            if self.is_like_cloud {
-                let of_target = self.target.object("repository")?;
-                let repository =
-                    if of_target.has("full_name") { of_target } else { top.object("repository")? };
-                repository.needed::<RepoName>("full_name")?;
-                return Err(repository.missing("full_name"));
-            }
-            let repository = self.target.object("repository")?;
-            let project = repository.object("project")?;
-            let key = project.text("key")?.ok_or_else(|| project.missing("key"))?;
-            let is_wrong = |at: &Object<'_>, name: &str, error| {
-                PayloadError::field(at.path_of(name), format!("is wrong: {error}"))
-            };
-            format!("{key}/x").parse::<RepoName>().map_err(|error| is_wrong(&project, "key", error))?;
-            let slug = repository.text("slug")?.ok_or_else(|| repository.missing("slug"))?;
-            let name = format!("{key}/{slug}").parse::<RepoName>();
-            name.map(drop).map_err(|error| is_wrong(&repository, "slug", error))
-        };
-        let error: Result<(), PayloadError> = wrong();
-        error.err().unwrap_or_else(|| top.missing("repository"))
+    /// The required name of the repository.
+    fn name(&self, top: &Object<'_>) -> Result<RepoName, Failure> {
+        let repository = self.target.object("repository")?;
+        if self.is_like_cloud {
+            let at = if repository.has("full_name") { repository } else { top.object("repository")? };
+            return at.needed("full_name");
+        }
+        let project = repository.object("project")?;
+        let key = project.text("key")?.ok_or_else(|| project.missing("key"))?;
+        let slug = repository.text("slug")?.ok_or_else(|| repository.missing("slug"))?;
+        let is_wrong = |error| format!("is wrong: {error}");
+        let project_alone = format!("{key}/x").parse::<RepoName>();
+        project_alone.map_err(|error| project.wrong("key", is_wrong(error)))?;
+        format!("{key}/{slug}").parse().map_err(|error| repository.wrong("slug", is_wrong(error)))
     }
 
     /// The object and key of the commit that landed.

@@ -1,11 +1,12 @@
 //! GitLab's merge requests, from webhooks of projects and from system hooks (docs.gitlab.com, "Webhook events").
 
 use super::wire::Object;
-use super::{Delivery, Event, PayloadError};
+use super::{Delivery, Event};
 use crate::documents::ReportedChange;
+use crate::error::Failure;
 use crate::model::{BranchName, CommitSha, ForgeName, PullRequest, RepoName};
 
-pub(super) fn read(top: &Object<'_>, event: Option<&str>) -> Result<Delivery, PayloadError> {
+pub(super) fn read(top: &Object<'_>, event: Option<&str>) -> Result<Delivery, Failure> {
     let subject = top.peek_text("object_kind").or_else(|| top.peek_text("event_type"));
     let by_header = matches!(event, None | Some("Merge Request Hook" | "System Hook" | "merge_request"));
     let name = full_name(top);
@@ -34,7 +35,7 @@ fn full_name(top: &Object<'_>) -> Option<RepoName> {
     })
 }
 
-fn merge_request(top: &Object<'_>, name: Option<RepoName>) -> Result<Event, PayloadError> {
+fn merge_request(top: &Object<'_>, name: Option<RepoName>) -> Result<Event, Failure> {
     let attributes = top.object("object_attributes")?;
     let (action, state) = (attributes.peek_text("action"), attributes.peek_text("state"));
     let change = name.as_ref().map(|name| Box::new(reported(top, &attributes, name.clone())));
@@ -53,14 +54,13 @@ fn merge(
     top: &Object<'_>,
     attributes: &Object<'_>,
     name: Option<RepoName>,
-) -> Result<ReportedChange, PayloadError> {
+) -> Result<ReportedChange, Failure> {
     let name = match name {
         Some(name) => name,
         None => top.object("project")?.needed("path_with_namespace")?,
     };
     attributes.needed::<BranchName>("target_branch")?;
-    let number: Option<u64> = attributes.read("iid", "the number of a merge request")?;
-    number.ok_or_else(|| attributes.missing("iid"))?;
+    attributes.number("iid")?.ok_or_else(|| attributes.missing("iid"))?;
     for key in ["merge_commit_sha", "squash_commit_sha"] {
         if attributes.has(key) {
             attributes.needed::<CommitSha>(key)?;

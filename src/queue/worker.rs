@@ -8,60 +8,43 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::error::QueueError;
-use super::job::{ClaimedJob, JobId, JobState};
-use super::log::{JobLog, LOG_CAP};
-use super::retry::RetryPolicy;
-use super::store::{Ending, LEASE, Outbox, Retention, Store};
+use super::backoff::Backoff;
+use super::job::{Ending, JobId, JobRecord, JobState};
+use super::log::JobLog;
+use super::outbox::{Post, PostError};
+use super::store::{LEASE, Store};
 use crate::cancel::{Cancel, Stop};
-use crate::error::Kind;
+use crate::error::{Failure, Kind};
 
-/// How often retention is enforced.
+/// How often old jobs are deleted.
 const TIDY: Duration = Duration::from_secs(3600);
+/// The number of ended jobs to keep.
+const KEEP: u32 = 10_000;
 
-/// Runs a job. Called concurrently, each job on its own thread.
-pub type Handler = dyn Fn(&ClaimedJob, &JobContext) -> JobResult + Send + Sync;
+/// What `serve` does with jobs, on the pool's threads.
+pub trait Handler: Send + Sync {
+    /// Runs a job, and returns the document that is stored with it. Called concurrently. Environment failures are retried.
+    fn run(&self, job: &JobRecord, context: &JobContext) -> Result<String, Failure>;
 
-/// Called for every event of a job, or of the queue as a whole (`None`), on the workers' threads.
-pub type Observer = dyn Fn(Option<&ClaimedJob>, &JobEvent) + Send + Sync;
+    /// Sends a post to the forge.
+    fn post(&self, post: &Post, cancel: &Cancel) -> Result<(), PostError>;
+
+    fn observe(&self, event: QueueEvent<'_>);
+}
 
 /// A handler's input, besides its job.
 pub struct JobContext {
     /// Stops when the job is cancelled, its time is up, or `serve` ends.
     pub cancel: Cancel,
-    pub log: JobLog,
+    pub log: Arc<JobLog>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum JobResult {
-    /// The document is stored with the job.
-    Succeeded { outcome: String },
-    /// A retry would fail again. `code` is the exit code of the same work by hand.
-    Failed { code: u8, error: String },
-    /// An environment failure; retried while attempts remain.
-    Retry { code: u8, error: String },
-    /// The handler stopped because of `cancel`.
-    Interrupted,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum JobEvent {
-    Started {
-        /// Starts at 1.
-        attempt: u32,
-    },
-    /// An attempt failed and another follows.
-    Retrying { attempt: u32, wait: Duration, error: String },
-    /// `serve` ends; the job is queued again.
-    Interrupted,
-    Ended {
-        state: JobState,
-        error: Option<String>,
-        /// Duration of the last attempt.
-        took: Duration,
-    },
-    /// The queue could not be read or written; the operation is retried.
-    Trouble { error: String },
+#[derive(Debug, Clone, Copy)]
+pub enum QueueEvent<'a> {
+    Started(&'a JobRecord),
+    /// An attempt ended, after this time.
+    Ended(&'a JobRecord, &'a Ending, Duration),
+    Warning(&'a str),
 }
 
 #[derive(Clone)]
@@ -69,18 +52,14 @@ pub struct PoolOptions {
     /// Concurrent jobs. With 0, none run.
     pub jobs: usize,
     /// The limit for one attempt.
-    pub timeout: Option<Duration>,
+    pub timeout: Duration,
     /// When to retry a failed attempt.
-    pub retry: RetryPolicy,
-    /// Which ended jobs to keep.
-    pub retention: Retention,
+    pub backoff: Backoff,
+    /// How long to keep ended jobs.
+    pub retention: Duration,
     /// How often to check for changes by other processes, and for expired waits. Changes by this process are noticed
     /// immediately.
     pub poll: Duration,
-    /// Size limit for one job's log, in bytes.
-    pub log_cap: u64,
-    /// Posts the status of jobs to the forges.
-    pub outbox: Option<Arc<Outbox>>,
 }
 
 impl Default for PoolOptions {
@@ -88,12 +67,10 @@ impl Default for PoolOptions {
     fn default() -> PoolOptions {
         PoolOptions {
             jobs: 1,
-            timeout: Some(Duration::from_secs(3600)),
-            retry: RetryPolicy::default(),
-            retention: Retention::default(),
+            timeout: Duration::from_secs(3600),
+            backoff: Backoff::JOBS,
+            retention: Duration::from_secs(90 * 24 * 3600),
             poll: Duration::from_millis(500),
-            log_cap: LOG_CAP,
-            outbox: None,
         }
     }
 }
@@ -105,48 +82,49 @@ pub struct Pool {
 }
 
 struct Shared {
-    store: Store,
+    store: Arc<Store>,
     options: PoolOptions,
-    handler: Arc<Handler>,
-    observer: Arc<Observer>,
+    handler: Arc<dyn Handler>,
     cancel: Cancel,
     running: Mutex<HashMap<JobId, Cancel>>,
 }
 
 impl Pool {
-    /// Starts the workers, and a keeper that forwards cancel requests, renews leases and deletes old jobs.
+    /// Starts the workers, a thread that posts, and a keeper that forwards cancel requests, renews leases and deletes old
+    /// jobs.
     pub fn start(
-        store: &Store,
+        store: &Arc<Store>,
         options: PoolOptions,
         cancel: &Cancel,
-        handler: Arc<Handler>,
-        observer: Arc<Observer>,
+        handler: Arc<dyn Handler>,
     ) -> io::Result<Pool> {
-        let (jobs, store, running) = (options.jobs, store.clone(), Mutex::default());
-        let cancel = cancel.child(None);
-        let shared = Arc::new(Shared { store, options, handler, observer, cancel, running });
-        // Workers wait for changes of the store, so a stop has to count as one.
+        let (jobs, store, cancel) = (options.jobs, Arc::clone(store), cancel.child(None));
+        let shared = Arc::new(Shared { store, options, handler, cancel, running: Mutex::default() });
+        // The threads wait for changes of the store, so a stop has to count as one.
         let weak = Arc::downgrade(&shared);
-        shared.cancel.on_stop(move || drop(weak.upgrade().inspect(|shared| shared.store.ring())));
+        shared.cancel.on_stop(move || drop(weak.upgrade().inspect(|shared| shared.store.wake())));
         let mut pool = Pool { shared, threads: Vec::new() };
         // If a thread fails to start, the pool is dropped, which stops the others.
-        pool.spawn("queue-keeper".to_owned(), Shared::keep)?;
         for number in 1..=jobs {
-            pool.spawn(format!("worker-{number}"), Shared::work)?;
+            let worker = pool.spawn(format!("worker-{number}"), |shared| shared.repeat(Shared::work))?;
+            pool.threads.push(worker);
         }
+        let keeper = pool.spawn("queue-keeper".to_owned(), Shared::keep)?;
+        pool.threads.push(keeper);
+        // A shutdown does not wait for a slow forge.
+        pool.spawn("outbox".to_owned(), |shared| shared.repeat(Shared::post))?;
         Ok(pool)
     }
 
-    fn spawn(&mut self, name: String, run: fn(&Shared)) -> io::Result<()> {
+    fn spawn(&self, name: String, run: fn(&Shared)) -> io::Result<JoinHandle<()>> {
         let shared = Arc::clone(&self.shared);
-        self.threads.push(thread::Builder::new().name(name).spawn(move || run(&shared))?);
-        Ok(())
+        thread::Builder::new().name(name).spawn(move || run(&shared))
     }
 
     /// Takes no more jobs, stops the running ones and waits up to `limit` for them. They are queued again. Returns
     /// whether all have ended; the next `serve` queues the others again.
     pub fn shutdown(mut self, reason: Stop, limit: Duration) -> bool {
-        self.stop(reason);
+        self.shared.cancel.stop(reason);
         let deadline = Instant::now() + limit;
         while !self.threads.iter().all(JoinHandle::is_finished) {
             if Instant::now() >= deadline {
@@ -157,139 +135,125 @@ impl Pool {
         }
         true
     }
-
-    fn stop(&self, reason: Stop) {
-        self.shared.cancel.stop(reason);
-    }
 }
 
 impl Drop for Pool {
     /// Stops the workers without waiting for them.
     fn drop(&mut self) {
-        self.stop(Stop::Terminated);
+        self.shared.cancel.stop(Stop::Terminated);
     }
 }
 
 impl Shared {
-    fn work(&self) {
-        while self.cancel.check().is_ok() {
+    /// Repeats `step` while it finds something to do; otherwise waits until the store changes. The keeper wakes it when a
+    /// wait expires or another process has changed something.
+    fn repeat(&self, step: fn(&Shared) -> Result<bool, Failure>) {
+        loop {
             let seen = self.store.changes();
-            match self.store.claim(self.options.retry.longest()) {
-                Ok(Some(job)) => self.run(&job),
-                // The keeper wakes it when a wait expires or another process has changed something.
-                Ok(None) if self.cancel.check().is_ok() => self.store.wait_change(seen, Duration::MAX),
-                Ok(None) => {}
+            if self.cancel.check().is_err() {
+                return;
+            }
+            match step(self) {
+                Ok(true) => {}
+                Ok(false) => self.store.wait_change(seen, Duration::MAX),
                 Err(error) => self.trouble(&error),
             }
         }
     }
 
-    fn run(&self, job: &ClaimedJob) {
-        let began = Instant::now();
-        let cancel = self.cancel.child(self.options.timeout);
-        self.running().insert(job.id, cancel.clone());
-        // A short job would end, and replace its pending status, before the keeper's next look.
-        if let Err(error) = self.options.outbox.as_ref().map_or(Ok(()), Outbox::look) {
-            self.trouble(&error);
+    /// Runs one job, if there is one that may run now.
+    fn work(&self) -> Result<bool, Failure> {
+        let Some(job) = self.store.claim(self.options.backoff.longest())? else { return Ok(false) };
+        self.run(&job);
+        Ok(true)
+    }
+
+    /// Sends one post, if there is one that may be sent now.
+    fn post(&self) -> Result<bool, Failure> {
+        let Some(post) = self.store.next_post()? else { return Ok(false) };
+        let sent = self.handler.post(&post, &self.cancel);
+        if let Some(warning) = self.store.posted(&post, sent)? {
+            self.handler.observe(QueueEvent::Warning(&warning));
         }
-        self.tell(job, JobEvent::Started { attempt: job.attempt });
-        let log = self.store.open_log(job.id, self.options.log_cap);
-        let context = JobContext { cancel, log };
-        let result =
-            catch_unwind(AssertUnwindSafe(|| (self.handler)(job, &context))).unwrap_or_else(|panic| {
-                JobResult::Failed { code: Kind::Failed.code(), error: panic_text(&*panic) }
-            });
-        let stopped = context.cancel.stopped();
-        let ending = self.classify(job, result, stopped);
-        if let Ending::Failed { error, .. } | Ending::Retry { error, .. } = &ending {
-            context.log.line(&format!("attempt {} failed: {error}", job.attempt));
+        Ok(true)
+    }
+
+    fn run(&self, job: &JobRecord) {
+        let began = Instant::now();
+        let cancel = self.cancel.child(Some(self.options.timeout));
+        self.running().insert(job.id, cancel.clone());
+        self.handler.observe(QueueEvent::Started(job));
+        let context = JobContext { cancel, log: Arc::new(self.store.open_log(job.id)) };
+        let result = catch_unwind(AssertUnwindSafe(|| self.handler.run(job, &context)))
+            .unwrap_or_else(|panic| Err(Failure::failed(panic_text(&*panic))));
+        let ending = self.ending(job, result, context.cancel.stopped());
+        if let Some(error) = &ending.error {
+            context.log.line(&format!("attempt {} failed: {error}", job.attempt()));
         }
         drop(context);
-        self.write_down(job, ending, began);
+        self.record(job, ending, began);
         self.running().remove(&job.id);
     }
 
     /// The ending for a handler's result, given why its token stopped. A success stays a success; any other result
     /// after a stop is attributed to the stop.
-    fn classify(&self, job: &ClaimedJob, result: JobResult, stopped: Option<Stop>) -> Ending {
-        // A timeout has code 1, and a retry would take as long again.
-        let timed_out = stopped == Some(Stop::TimedOut);
-        let failed = |error| Ending::Failed { code: Kind::Failed.code(), error };
-        match (result, stopped) {
-            (JobResult::Succeeded { outcome }, _) => Ending::Succeeded { outcome },
-            (_, Some(Stop::Cancelled)) => Ending::Cancelled,
-            (_, Some(Stop::Interrupted | Stop::Terminated)) => Ending::Interrupted,
-            (JobResult::Failed { code, error }, _) => Ending::Failed { code, error },
-            (JobResult::Retry { error, .. }, _) if timed_out => failed(format!("timed out: {error}")),
-            (JobResult::Interrupted, _) if timed_out => failed("timed out".to_owned()),
-            (JobResult::Retry { code, error }, _) => self.again(job, code, error),
-            // It was not stopped, so it counts as an attempt: a job must not repeat endlessly.
-            (JobResult::Interrupted, _) => self.again(
-                job,
-                Kind::Environment.code(),
-                "it left off without having been stopped".to_owned(),
-            ),
+    fn ending(&self, job: &JobRecord, result: Result<String, Failure>, stopped: Option<Stop>) -> Ending {
+        let failure = match (result, stopped) {
+            (Ok(outcome), _) => {
+                let (state, outcome, exit_code) = (JobState::Succeeded, Some(outcome), Some(0));
+                return Ending { state, outcome, exit_code, ..Ending::default() };
+            }
+            (Err(_), Some(Stop::Cancelled)) => {
+                return Ending { state: JobState::Cancelled, ..Ending::default() };
+            }
+            (Err(_), Some(Stop::Interrupted | Stop::Terminated)) => return Ending::default(),
+            (Err(failure), Some(Stop::TimedOut) | None) => failure,
+        };
+        let (mut error, mut code) = (failure.one_line(), failure.kind.code());
+        let mut wait = None;
+        match failure.kind {
+            // A retry would take as long again.
+            Kind::Environment | Kind::Interrupted | Kind::Terminated if stopped.is_some() => {
+                (error, code) = (format!("timed out: {error}"), Kind::Failed.code());
+            }
+            // An interruption without a stop counts as an attempt: a job must not repeat endlessly.
+            Kind::Environment | Kind::Interrupted | Kind::Terminated => {
+                code = Kind::Environment.code();
+                wait = self.options.backoff.delay(job.attempt(), fastrand::f64());
+            }
+            Kind::Failed | Kind::Usage | Kind::NothingToBuild | Kind::BadInput | Kind::Refused => {}
         }
-    }
-
-    fn again(&self, job: &ClaimedJob, code: u8, error: String) -> Ending {
-        match self.options.retry.delay(job.attempt, fastrand::f64()) {
-            None => Ending::Failed { code, error },
-            Some(wait) => Ending::Retry { code, error, wait },
-        }
+        let state = if wait.is_some() { JobState::Queued } else { JobState::Failed };
+        Ending { state, outcome: None, exit_code: Some(code), error: Some(error), wait }
     }
 
     /// Retries until the ending is written: an ended job must not stay `running`. Only the end of `serve` stops the
     /// retries; the next `serve` then runs the job again.
-    fn write_down(&self, job: &ClaimedJob, ending: Ending, began: Instant) {
-        let state = loop {
+    fn record(&self, job: &JobRecord, mut ending: Ending, began: Instant) {
+        loop {
             match self.store.end(job.id, &ending) {
-                Ok(state) => break state,
+                Ok(Some(state)) => {
+                    ending.state = state;
+                    return self.handler.observe(QueueEvent::Ended(job, &ending, began.elapsed()));
+                }
+                Ok(None) => {
+                    let text = format!("job {} was taken over by another process", job.id);
+                    return self.handler.observe(QueueEvent::Warning(&text));
+                }
                 Err(error) => {
                     self.trouble(&error);
-                    if matches!(error, QueueError::NotOwner(_)) || self.cancel.check().is_err() {
+                    if self.cancel.check().is_err() {
                         return;
                     }
                 }
             }
-        };
-        let took = began.elapsed();
-        let event = match (state, ending) {
-            (JobState::Queued, Ending::Retry { error, wait, .. }) => {
-                JobEvent::Retrying { attempt: job.attempt, wait, error }
-            }
-            (JobState::Queued, _) => JobEvent::Interrupted,
-            (state, Ending::Failed { error, .. } | Ending::Retry { error, .. }) => {
-                JobEvent::Ended { state, error: Some(error), took }
-            }
-            (state, Ending::Succeeded { .. } | Ending::Cancelled | Ending::Interrupted) => {
-                JobEvent::Ended { state, error: None, took }
-            }
-        };
-        self.tell(job, event);
+        }
     }
 
     fn keep(&self) {
         let (mut renewed, mut tidied) = (Instant::now(), None::<Instant>);
         loop {
-            let mut tick = || {
-                if tidied.is_none_or(|at| at.elapsed() >= TIDY) {
-                    tidied = Some(Instant::now());
-                    self.store.enforce(self.options.retention)?;
-                }
-                self.store.look(self.options.retry.longest())?;
-                self.options.outbox.as_ref().map_or(Ok(()), Outbox::look)?;
-                for id in if self.running().is_empty() { Vec::new() } else { self.store.to_cancel()? } {
-                    self.running().get(&id).inspect(|cancel| cancel.stop(Stop::Cancelled));
-                }
-                if renewed.elapsed() >= LEASE / 4 {
-                    renewed = Instant::now();
-                    self.renew_leases()?;
-                    self.store.release_expired()?;
-                }
-                Ok(())
-            };
-            if let Err(error) = tick() {
+            if let Err(error) = self.tick(&mut renewed, &mut tidied) {
                 self.trouble(&error);
             }
             if self.cancel.sleep(self.options.poll).is_err() {
@@ -298,16 +262,25 @@ impl Shared {
         }
     }
 
-    /// Also stops jobs that now belong to another process.
-    fn renew_leases(&self) -> Result<(), QueueError> {
-        let running: Vec<JobId> = self.running().keys().copied().collect();
-        if running.is_empty() {
-            return Ok(());
+    fn tick(&self, renewed: &mut Instant, tidied: &mut Option<Instant>) -> Result<(), Failure> {
+        if tidied.is_none_or(|at| at.elapsed() >= TIDY) {
+            *tidied = Some(Instant::now());
+            self.store.forget(self.options.retention, KEEP)?;
         }
-        let own = self.store.renew()?;
-        for id in running.iter().filter(|id| !own.contains(id)) {
-            // A job that has just ended is no longer in the map.
-            self.running().get(id).inspect(|cancel| cancel.stop(Stop::Terminated));
+        if self.store.has_next(self.options.backoff.longest())? || self.store.next_post()?.is_some() {
+            self.store.wake();
+        }
+        for id in if self.running().is_empty() { Vec::new() } else { self.store.to_cancel()? } {
+            self.running().get(&id).inspect(|cancel| cancel.stop(Stop::Cancelled));
+        }
+        if renewed.elapsed() >= LEASE / 4 {
+            *renewed = Instant::now();
+            let running: Vec<JobId> = self.running().keys().copied().collect();
+            let own = self.store.renew_leases()?;
+            for id in running.iter().filter(|id| !own.contains(id)) {
+                // Another process has taken it over, or it has just ended and is no longer in the map.
+                self.running().get(id).inspect(|cancel| cancel.stop(Stop::Terminated));
+            }
         }
         Ok(())
     }
@@ -317,13 +290,9 @@ impl Shared {
     }
 
     /// Reports the error and waits before the next try.
-    fn trouble(&self, error: &QueueError) {
-        (self.observer)(None, &JobEvent::Trouble { error: error.to_string() });
+    fn trouble(&self, error: &Failure) {
+        self.handler.observe(QueueEvent::Warning(&format!("{error}; it is tried again")));
         let _ = self.cancel.sleep(self.options.poll);
-    }
-
-    fn tell(&self, job: &ClaimedJob, event: JobEvent) {
-        (self.observer)(Some(job), &event);
     }
 }
 

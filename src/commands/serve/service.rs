@@ -1,6 +1,6 @@
-//! What the threads of `serve` share: configuration, queue and metrics.
+//! What `serve` does for the listener and for the workers.
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock, TryLockError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, TryLockError};
 use std::time::{Duration, Instant};
 
 use crate::cancel::Cancel;
@@ -11,11 +11,13 @@ use crate::commands::session;
 use crate::config::Config;
 use crate::documents::DecisionDocument;
 use crate::error::{Classify as _, Failure, Kind};
-use crate::events::{Consumer, Events, RunEvent};
-use crate::listener::Metrics;
+use crate::events::Events;
+use crate::listener::{App, Delivered, DeliveryLine, Intake, Metrics, RawDelivery, Stopper, Verdict};
 use crate::pipeline::{self, BuildOptions, PushOptions, Ran};
 use crate::progress::{Detail, Lines};
-use crate::queue::{ClaimedJob, JobContext, JobEvent, JobResult, Store};
+use crate::queue::{Handler, JobContext, JobId, JobRecord, Post, PostError, QueueEvent, Store};
+
+use super::posts;
 
 /// The waits before each retry of fetching a commit that is not available yet.
 const PATIENCE: [Duration; 3] = [Duration::from_secs(3), Duration::from_secs(12), Duration::from_secs(40)];
@@ -24,31 +26,21 @@ const READY_FOR: Duration = Duration::from_secs(1);
 
 pub(super) struct Service {
     /// SIGHUP replaces it as a whole.
-    config: RwLock<Arc<Config>>,
+    pub(super) config: RwLock<Arc<Config>>,
     pub(super) flags: SiteArgs,
-    pub(super) queue: Store,
+    pub(super) queue: Arc<Store>,
     pub(super) metrics: Metrics,
     pub(super) announcer: Announcer,
-    pub(super) cancel: Cancel,
-    /// The last response of `/readyz`.
-    ready: Mutex<Option<(Instant, Result<(), String>)>>,
-    /// Held while readiness is checked.
-    checking: Mutex<()>,
+    pub(super) intake: Intake,
+    /// `--once`: the listener to stop with the first job.
+    pub(super) stopper: OnceLock<Stopper>,
+    pub(super) first_job: OnceLock<JobId>,
+    /// The last response of `/readyz` and its time.
+    pub(super) checked: Mutex<Option<(Instant, Result<(), String>)>>,
+    pub(super) checking: Mutex<()>,
 }
 
 impl Service {
-    pub(super) fn new(
-        config: Config,
-        flags: SiteArgs,
-        queue: Store,
-        announcer: Announcer,
-        cancel: Cancel,
-    ) -> Service {
-        let (config, metrics) = (RwLock::new(Arc::new(config)), Metrics::new());
-        let (ready, checking) = Default::default();
-        Service { config, flags, queue, metrics, announcer, cancel, ready, checking }
-    }
-
     pub(super) fn config(&self) -> Arc<Config> {
         Arc::clone(&*self.config.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -64,22 +56,7 @@ impl Service {
         session::site(&self.config(), &self.flags, events, cancel)
     }
 
-    pub(super) fn run(&self, job: &ClaimedJob, context: &JobContext) -> JobResult {
-        let log = context.log.clone();
-        let events = Events::to(vec![
-            Arc::new(Lines::to(Detail::Log, move |line| log.line(line))),
-            Arc::new(self.metrics.clone()),
-        ]);
-        match self.run_pipeline(job, &events, &context.cancel) {
-            Ok(outcome) => JobResult::Succeeded { outcome },
-            Err(failure) => {
-                events.note(failure.render().trim_end());
-                result_of(&failure)
-            }
-        }
-    }
-
-    fn run_pipeline(&self, job: &ClaimedJob, events: &Events, cancel: &Cancel) -> Result<String, Failure> {
+    fn run_pipeline(&self, job: &JobRecord, events: &Events, cancel: &Cancel) -> Result<String, Failure> {
         let document: DecisionDocument = serde_json::from_str(&job.document)
             .classify(Kind::BadInput, || "the job's document cannot be read")?;
         let site = self.site(events, cancel)?;
@@ -100,64 +77,74 @@ impl Service {
         }
     }
 
-    pub(super) fn observe(&self, job: Option<&ClaimedJob>, event: &JobEvent) {
-        if matches!(event, JobEvent::Retrying { .. }) {
-            self.metrics.retry();
-        }
-        self.announcer.job(job, event);
+    fn check(&self) -> Result<(), Failure> {
+        let cancel = Cancel::new().child(Some(Duration::from_secs(3)));
+        self.queue.check_writable()?;
+        self.site(&self.announcer.events, &cancel)?.docker.engine_version(&cancel)?;
+        Ok(())
+    }
+}
+
+impl Handler for Service {
+    fn run(&self, job: &JobRecord, context: &JobContext) -> Result<String, Failure> {
+        let log = Arc::clone(&context.log);
+        let events = Events::to(vec![
+            Arc::new(Lines::to(Detail::Log, move |line| log.line(line))),
+            Arc::new(self.metrics.clone()),
+        ]);
+        self.run_pipeline(job, &events, &context.cancel)
+            .inspect_err(|failure| events.note(failure.render().trim_end()))
     }
 
-    /// Checks the queue and docker at most once a second, whatever the request rate, and one request at a time: a
-    /// docker that hangs must not block the threads for deliveries.
-    pub(super) fn ready(&self) -> Result<(), String> {
-        let last = self.ready.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some((checked, answer)) = &last
+    fn post(&self, post: &Post, cancel: &Cancel) -> Result<(), PostError> {
+        posts::send(&self.queue, &self.config(), post, cancel)
+    }
+
+    fn observe(&self, event: QueueEvent<'_>) {
+        if let QueueEvent::Ended(_, ending, _) = event
+            && ending.wait.is_some()
+        {
+            self.metrics.retry();
+        }
+        self.announcer.job(event);
+    }
+}
+
+impl App for Service {
+    fn deliver(&self, raw: RawDelivery<'_>) -> Delivered {
+        let delivered = self.intake.deliver(&raw);
+        if let (Verdict::Queued, Some(job)) = (delivered.answer.verdict, delivered.answer.job)
+            && let Some(stopper) = self.stopper.get()
+            && self.first_job.set(JobId(job)).is_ok()
+        {
+            stopper.stop();
+        }
+        delivered
+    }
+
+    /// Checks at most once a second, whatever the request rate, and for one request at a time: a docker that hangs must
+    /// not block the threads for deliveries.
+    fn ready(&self) -> Result<(), String> {
+        let last = self.checked.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((checked, ready)) = &last
             && checked.elapsed() < READY_FOR
         {
-            return answer.clone();
+            return ready.clone();
         }
         let _checking = match self.checking.try_lock() {
             Ok(checking) => checking,
             Err(TryLockError::Poisoned(checking)) => checking.into_inner(),
             Err(TryLockError::WouldBlock) => {
-                return last.map_or(Err("docker has not answered yet".to_owned()), |(_, answer)| answer);
+                return last.map_or(Err("docker has not answered yet".to_owned()), |(_, ready)| ready);
             }
         };
-        let cancel = Cancel::new().child(Some(Duration::from_secs(3)));
-        let answer = || -> Result<String, Failure> {
-            self.queue.check_writable()?;
-            Ok(self.site(&self.announcer.events, &cancel)?.docker.engine_version(&cancel)?)
-        };
-        let answer = answer().map(drop).map_err(|failure| failure.one_line());
-        *self.ready.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), answer.clone()));
-        answer
+        let ready = self.check().map_err(|failure| failure.one_line());
+        let checked = Some((Instant::now(), ready.clone()));
+        *self.checked.lock().unwrap_or_else(PoisonError::into_inner) = checked;
+        ready
     }
-}
 
-/// Only environment failures are retried.
-fn result_of(failure: &Failure) -> JobResult {
-    let (code, error) = (failure.kind.code(), failure.one_line());
-    match failure.kind {
-        Kind::Environment => JobResult::Retry { code, error },
-        Kind::Interrupted | Kind::Terminated => JobResult::Interrupted,
-        Kind::Failed | Kind::Usage | Kind::NothingToBuild | Kind::BadInput | Kind::Refused => {
-            JobResult::Failed { code, error }
-        }
-    }
-}
-
-/// Records the duration of each phase.
-impl Consumer for Metrics {
-    fn event(&self, event: &RunEvent<'_>) {
-        match *event {
-            RunEvent::Phase { phase, took } => self.phase(phase, took),
-            RunEvent::Run { .. }
-            | RunEvent::Planned { .. }
-            | RunEvent::Started { .. }
-            | RunEvent::Line { .. }
-            | RunEvent::Ended { .. }
-            | RunEvent::Warning(_)
-            | RunEvent::Note(_) => {}
-        }
+    fn log(&self, line: &DeliveryLine<'_>) {
+        self.announcer.delivery(line);
     }
 }
