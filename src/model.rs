@@ -22,6 +22,27 @@ pub(crate) fn invalid(value: &str, expected: &'static str) -> InvalidValue {
     InvalidValue { value: value.to_owned(), expected }
 }
 
+/// A wrong value or key in a file that a person writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mistake {
+    /// Such as `repository[0].name`; empty for the file as a whole.
+    pub(crate) key: String,
+    pub(crate) problem: String,
+    pub(crate) hint: Option<String>,
+    /// Line and column, starting at 1.
+    pub(crate) at: Option<(usize, usize)>,
+}
+
+impl Mistake {
+    pub(crate) fn new(key: impl Into<String>, problem: impl Into<String>) -> Mistake {
+        Mistake { key: key.into(), problem: problem.into(), hint: None, at: None }
+    }
+
+    pub(crate) fn hint(self, hint: impl Into<String>) -> Mistake {
+        Mistake { hint: Some(hint.into()), ..self }
+    }
+}
+
 /// Implements what `serde(try_from = "String", into = "String")` needs, by `FromStr` and `Display`.
 macro_rules! serde_by_text {
     ($name:ident) => {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::documents::{Image, ImageStatus};
-use crate::error::{Failure, Kind};
+use crate::error::Failure;
 use crate::git::{ContextFiles, Found, Mirror};
 use crate::manifest::dockerfile::DockerfileStages;
 use crate::manifest::{self, ImageSpec, TemplateValues};
@@ -40,13 +40,12 @@ pub(super) fn specs(
     commit: &CommitSha,
     repository: &RepoName,
 ) -> Result<Vec<ImageSpec>, Failure> {
+    let bad_input = |mistake| Failure::bad_input(manifest::sentence(&mistake));
     match mirror.read_file(commit, manifest::FILE_NAME)? {
-        Found::Blob(file) => manifest::parse(&file.content).map_err(|e| Failure::new(Kind::BadInput, e)),
+        Found::Blob(file) => manifest::parse(&file.content).map_err(bad_input),
         Found::Missing | Found::Tree(_) | Found::Submodule => {
             match mirror.look_across(std::slice::from_ref(commit), "Dockerfile")?.as_slice() {
-                [Found::Blob(_)] => Ok(vec![
-                    ImageSpec::root_dockerfile(repository).map_err(|e| Failure::new(Kind::BadInput, e))?,
-                ]),
+                [Found::Blob(_)] => Ok(vec![ImageSpec::root_dockerfile(repository).map_err(bad_input)?]),
                 _ => Err(no_images()),
             }
         }
