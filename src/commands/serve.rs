@@ -19,7 +19,7 @@ use crate::error::{Classify as _, Failure, Kind};
 use crate::forge::signature::WebhookSecret;
 use crate::listener::{self, ForgeRules, Intake, Limits, Listener, Metrics};
 use crate::process;
-use crate::queue::{JobState, Pool, PoolOptions, ServeLock, Store};
+use crate::queue::{JobId, JobState, Pool, PoolOptions, ServeLock, Store};
 
 use super::Session;
 use super::announce::Announcer;
@@ -92,14 +92,7 @@ pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Ser
     if args.once
         && let Some(id) = app.first_job.get()
     {
-        let ended = queue.wait_ended(*id, &session.cancel);
-        if let Some(stop) = session.cancel.stopped() {
-            return end(pool, &announcer, stop);
-        }
-        let record = ended?;
-        posts::flush(&queue, &session.cancel);
-        pool.shutdown(Stop::Terminated, SHUTDOWN);
-        return job_failure(record.state, record.exit_code, record.error).map_or(Ok(()), Err);
+        return end_once(pool, &announcer, &queue, *id, &session.cancel);
     }
     pool.shutdown(Stop::Terminated, SHUTDOWN);
     match listened {
@@ -170,6 +163,24 @@ fn end(pool: Pool, announcer: &Announcer, stop: Stop) -> Result<(), Failure> {
         announcer.warn("a job did not end in time; it runs again at the next start");
     }
     Ok(())
+}
+
+/// `--once`: waits for the job.
+fn end_once(
+    pool: Pool,
+    announcer: &Announcer,
+    queue: &Store,
+    id: JobId,
+    cancel: &Cancel,
+) -> Result<(), Failure> {
+    let ended = queue.wait_ended(id, cancel);
+    if let Some(stop) = cancel.stopped() {
+        return end(pool, announcer, stop);
+    }
+    let record = ended?;
+    posts::flush(queue, cancel);
+    pool.shutdown(Stop::Terminated, SHUTDOWN);
+    job_failure(record.state, record.exit_code, record.error).map_or(Ok(()), Err)
 }
 
 fn job_failure(state: JobState, code: Option<u8>, error: Option<String>) -> Option<Failure> {

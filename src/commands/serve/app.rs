@@ -15,8 +15,6 @@ use super::works::Works;
 /// How long to reuse a response of `/readyz`.
 const READY_FOR: Duration = Duration::from_secs(1);
 
-type Readiness = Result<(), String>;
-
 pub(super) struct ServeApp {
     pub(super) intake: Intake,
     /// `--once`: the listener to stop with the first job.
@@ -26,7 +24,7 @@ pub(super) struct ServeApp {
     announcer: Announcer,
     events: Events,
     /// The last check and its time.
-    checked: Mutex<Option<(Instant, Readiness)>>,
+    checked: Mutex<Option<(Instant, Result<(), String>)>>,
     checking: Mutex<()>,
 }
 
@@ -58,7 +56,7 @@ impl App for ServeApp {
 
     /// Checks at most once a second, whatever the request rate, and for one request at a time: a docker that hangs must
     /// not block the threads for deliveries.
-    fn ready(&self) -> Readiness {
+    fn ready(&self) -> Result<(), String> {
         let last = self.checked.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some((checked, ready)) = &last
             && checked.elapsed() < READY_FOR
