@@ -29,7 +29,10 @@ pub trait Handler: Send + Sync {
     /// Sends a post to the forge.
     fn post(&self, post: &Post, cancel: &Cancel) -> Result<(), PostError>;
 
-    fn observe(&self, event: QueueEvent<'_>);
+    /// An attempt ended, after this time.
+    fn ended(&self, job: &JobRecord, ending: &Ending, took: Duration);
+
+    fn warn(&self, text: &str);
 }
 
 /// A handler's input, besides its job.
@@ -37,14 +40,6 @@ pub struct JobContext {
     /// Stops when the job is cancelled, its time is up, or `serve` ends.
     pub cancel: Cancel,
     pub log: Arc<JobLog>,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub enum QueueEvent<'a> {
-    Started(&'a JobRecord),
-    /// An attempt ended, after this time.
-    Ended(&'a JobRecord, &'a Ending, Duration),
-    Warning(&'a str),
 }
 
 #[derive(Clone)]
@@ -161,7 +156,6 @@ impl Workers {
         let began = Instant::now();
         let cancel = self.cancel.child(Some(self.options.timeout));
         self.running().insert(job.id, cancel.clone());
-        self.handler.observe(QueueEvent::Started(job));
         let context = JobContext { cancel, log: Arc::new(self.store.open_log(job.id)) };
         let result = catch_unwind(AssertUnwindSafe(|| self.handler.run(job, &context)))
             .unwrap_or_else(|panic| Err(Failure::failed(panic_text(&*panic))));
@@ -213,11 +207,11 @@ impl Workers {
             match self.store.end(job.id, &ending) {
                 Ok(Some(state)) => {
                     ending.state = state;
-                    return self.handler.observe(QueueEvent::Ended(job, &ending, began.elapsed()));
+                    return self.handler.ended(job, &ending, began.elapsed());
                 }
                 Ok(None) => {
                     let text = format!("job {} was taken over by another process", job.id);
-                    return self.handler.observe(QueueEvent::Warning(&text));
+                    return self.handler.warn(&text);
                 }
                 Err(error) => {
                     self.trouble(&error);
@@ -267,7 +261,7 @@ impl Workers {
         let Some(post) = self.store.next_post()? else { return Ok(false) };
         let sent = self.handler.post(&post, &self.cancel);
         if let Some(warning) = self.store.posted(&post, sent)? {
-            self.handler.observe(QueueEvent::Warning(&warning));
+            self.handler.warn(&warning);
         }
         Ok(true)
     }
@@ -301,7 +295,7 @@ impl Workers {
 
     /// Reports the error and waits before the next try.
     fn trouble(&self, error: &Failure) {
-        self.handler.observe(QueueEvent::Warning(&format!("{error}; it is tried again")));
+        self.handler.warn(&format!("{error}; it is tried again"));
         let _ = self.cancel.sleep(self.options.poll);
     }
 }
