@@ -23,7 +23,6 @@ pub struct BranchGlobs {
 }
 
 impl BranchGlobs {
-    /// # Errors
     /// A sentence about the first glob that is invalid or empty.
     pub fn new<S: AsRef<str>>(globs: &[S]) -> Result<BranchGlobs, String> {
         let invalid =
@@ -83,15 +82,11 @@ impl Decision {
     }
 }
 
-/// SHA-256 of the unchanged payload, in hex.
 pub fn payload_sha256(body: &[u8]) -> String {
     hex::encode(Sha256::digest(body))
 }
 
 /// Decides from bytes: returns the document of `evaluate`.
-///
-/// # Errors
-/// If the payload cannot be parsed.
 pub fn verdict(
     body: &[u8],
     headers: Headers<'_>,
@@ -185,7 +180,6 @@ fn by_branch(mut rules: Vec<RuleOutcome>, change: Box<ReportedChange>, branches:
     Decision { decision, reason, change: Some(*change), rules, contradictory: false }
 }
 
-/// The subject of a reason.
 fn subject(change: Option<&ReportedChange>) -> String {
     match change.and_then(|change| change.pull_request.as_ref()) {
         Some(pull) => format!("pull request #{}", pull.number),

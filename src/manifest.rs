@@ -12,13 +12,15 @@ mod wire;
 use std::collections::BTreeMap;
 use std::fmt;
 
+use regex_lite::Regex;
+
 use crate::escape::{escaped, shortened};
 use crate::json;
 use crate::model::{ImageName, RepoName, Tag};
 use crate::suggest::{self, Wrong};
 
 pub(crate) use path::RelPath;
-pub(crate) use template::Template;
+pub(crate) use template::{Template, TemplateValues};
 #[cfg(test)]
 pub(crate) use wire::File;
 
@@ -32,7 +34,8 @@ pub(crate) struct ImageSpec {
     /// `service_name`.
     pub name: ImageName,
     pub version: Option<Tag>,
-    pub kind: ImageKind,
+    /// Why docker does not build it; safe to print.
+    pub skipped: Option<String>,
     pub context: RelPath,
     /// From the root of the repository, not from the context as in images.json.
     pub dockerfile: RelPath,
@@ -42,15 +45,6 @@ pub(crate) struct ImageSpec {
     pub platform: Option<String>,
     /// `None` leaves them to the configuration; an empty list means no moving tag.
     pub tags: Option<Vec<Template>>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum ImageKind {
-    Docker,
-    Skipped {
-        /// Safe to print.
-        reason: String,
-    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -138,27 +132,24 @@ fn check(image: wire::Image) -> Result<ImageSpec, ManifestError> {
     for (arg, value) in &args {
         check_arg(arg, value)?;
     }
-    if let Some(target) = image.target.as_ref().filter(|target| !is_target(target)) {
+    if let Some(target) = image.target.as_ref().filter(|target| !is_match(TARGET, target)) {
         return Err(wrong("target", format!("`{}` is not a valid stage name", shortened(target, 60))));
     }
-    if let Some(platform) = image.platform.as_ref().filter(|platform| !is_platform(platform)) {
+    if let Some(platform) = image.platform.as_ref().filter(|platform| !is_match(PLATFORM, platform)) {
         let platform = shortened(platform, 60);
         let problem = format!("`{platform}` is not one platform like `linux/arm64` or `linux/arm/v7`");
         return Err(wrong("platform", problem));
     }
     let tags = image.tags.map(|tags| check_tags(&tags, version.is_some())).transpose()?;
-    let kind = match image.kind.as_deref() {
-        Some(other) if !other.eq_ignore_ascii_case("Docker") => ImageKind::Skipped {
-            reason: format!("its type is `{}`; only `Docker` is built", shortened(other, 60)),
-        },
-        Some(_) | None => ImageKind::Docker,
-    };
+    let skipped = image.kind.filter(|kind| !kind.eq_ignore_ascii_case("Docker"));
+    let skipped =
+        skipped.map(|kind| format!("its type is `{}`; only `Docker` is built", shortened(&kind, 60)));
     let (target, platform) = (image.target, image.platform);
-    Ok(ImageSpec { name, version, kind, context, dockerfile, args, target, platform, tags })
+    Ok(ImageSpec { name, version, skipped, context, dockerfile, args, target, platform, tags })
 }
 
 fn check_arg(arg: &str, value: &str) -> Result<(), ManifestError> {
-    let problem = if !is_arg_name(arg) {
+    let problem = if !is_match("^[A-Za-z_][A-Za-z0-9_]*$", arg) {
         "is not an argument name: letters, digits and `_`, not starting with a digit".to_owned()
     } else if let Some(why) = secrets::looks_secret(arg, value) {
         format!(
@@ -184,6 +175,19 @@ fn check_tags(tags: &[String], has_version: bool) -> Result<Vec<Template>, Manif
 }
 
 impl ImageSpec {
+    /// By the given templates, else its own, else the configured ones, else `{version}` or `{branch}`.
+    pub(crate) fn moving_tags(
+        &self,
+        given: Option<&[Template]>,
+        configured: Option<&[Template]>,
+        values: &TemplateValues<'_>,
+    ) -> Result<Vec<Tag>, String> {
+        match given.or(self.tags.as_deref()).or(configured) {
+            Some(templates) => Template::expand_all(templates, values),
+            None => Template::expand_all(&Template::default_list(self.version.is_some()), values),
+        }
+    }
+
     /// The image of a repository that has a Dockerfile at its root and no images.json: named after the repository, in
     /// lower case. An error when that is not a valid image name.
     pub(crate) fn root_dockerfile(repository: &RepoName) -> Result<ImageSpec, ManifestError> {
@@ -195,7 +199,7 @@ impl ImageSpec {
         Ok(ImageSpec {
             name,
             version: None,
-            kind: ImageKind::Docker,
+            skipped: None,
             context: RelPath::root(),
             dockerfile: RelPath::at_root("Dockerfile"),
             args: BTreeMap::new(),
@@ -206,27 +210,14 @@ impl ImageSpec {
     }
 }
 
-fn is_arg_name(name: &str) -> bool {
-    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-}
+/// By BuildKit.
+const TARGET: &str = "^[A-Za-z][A-Za-z0-9_.-]{0,127}$";
 
-/// BuildKit's `^[a-z][a-z0-9-_.]*$`, ignoring case.
-fn is_target(target: &str) -> bool {
-    target.len() <= 128
-        && target.starts_with(|c: char| c.is_ascii_alphabetic())
-        && target.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
-}
+/// `os/arch` or `os/arch/variant` (containerd's platforms package).
+const PLATFORM: &str = "^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*){1,2}$";
 
-/// `os/arch` or `os/arch/variant`, each `[A-Za-z0-9_.-]+` (containerd's platforms package).
-fn is_platform(platform: &str) -> bool {
-    let parts: Vec<&str> = platform.split('/').collect();
-    matches!(parts.len(), 2 | 3)
-        && platform.len() <= 64
-        && parts.iter().all(|part| {
-            part.starts_with(|c: char| c.is_ascii_alphanumeric())
-                && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
-        })
+fn is_match(pattern: &str, text: &str) -> bool {
+    Regex::new(pattern).is_ok_and(|pattern| pattern.is_match(text))
 }
 
 fn from_serde(error: &serde_path_to_error::Error<serde_json::Error>) -> ManifestError {

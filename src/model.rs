@@ -170,13 +170,17 @@ impl CommitSha {
 }
 
 impl Digest {
+    /// The digits.
+    pub fn hex(&self) -> &str {
+        &self.0["sha256:".len()..]
+    }
+
     pub fn from_sha256(sum: [u8; 32]) -> Digest {
         Digest(format!("sha256:{}", hex::encode(sum)))
     }
 }
 
 impl RepoName {
-    /// The last part of the name.
     pub fn last(&self) -> &str {
         self.0.rsplit('/').next().unwrap_or(&self.0)
     }
@@ -214,7 +218,6 @@ impl RegistryAddress {
         &self.host
     }
 
-    /// The prefix of every image name.
     pub fn namespace(&self) -> Option<&ImageName> {
         self.namespace.as_ref()
     }
@@ -317,7 +320,6 @@ impl ImageRepository {
         self.registry.as_deref()
     }
 
-    /// The path in the registry's URLs.
     pub fn path(&self) -> &ImageName {
         &self.path
     }

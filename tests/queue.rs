@@ -1,4 +1,4 @@
-//! The queue as `serve` and `jobs` use it: durable across kill -9 and a full disk, in order, one at a time.
+//! The queue of `serve` and `jobs`: durable across kill -9 and a full disk, ordered, one job at a time.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::HashSet;
@@ -21,10 +21,10 @@ use tempfile::TempDir;
 
 mod faults;
 
-/// No test waits longer for anything; one that gets here has failed.
+/// The time limit of every wait.
 const BOUND: Duration = Duration::from_secs(30);
 
-/// A wall clock that goes where the test sets it.
+/// A wall clock that the test sets.
 struct ManualClock(AtomicI64);
 
 impl ManualClock {
@@ -132,7 +132,7 @@ fn ended(queue: &Store, id: JobId) -> JobRecord {
 fn until(what: &str, mut ready: impl FnMut() -> bool) {
     let deadline = Instant::now() + BOUND;
     while !ready() {
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        assert!(Instant::now() < deadline, "timeout while waiting until {what}");
         thread::sleep(Duration::from_millis(2));
     }
 }
@@ -208,13 +208,13 @@ fn jobs_of_one_repository_run_in_sequence_and_those_of_others_in_parallel() {
     }
     let seen = Arc::new(Mutex::new((HashSet::new(), Vec::new())));
     let trace = Arc::clone(&seen);
-    // Each pair of jobs meets here: it opens only when both repositories run at the same time.
+    // A barrier for each pair of jobs, which opens only if both repositories run in parallel.
     let meet = Arc::new(Barrier::new(2));
     let (_pool, _events) = start(&queue, options(4), move |job, _| {
         let lane = job.repository.to_lowercase();
         {
             let mut trace = trace.lock().unwrap();
-            assert!(trace.0.insert(lane.clone()), "two jobs of {lane} at once");
+            assert!(trace.0.insert(lane.clone()), "two jobs of {lane} in parallel");
             trace.1.push((lane.clone(), job.id));
         }
         meet.wait();
@@ -243,7 +243,7 @@ fn a_poison_job_fails_after_five_attempts_and_does_not_block_others() {
     });
     let mut waits = Vec::new();
     let last = loop {
-        match events.recv_timeout(BOUND).expect("the job should have gone on") {
+        match events.recv_timeout(BOUND).expect("the job should have continued") {
             (id, Some(Ending { wait: Some(wait), .. })) => {
                 assert_eq!(id, poison);
                 waits.push(wait);
@@ -288,7 +288,7 @@ fn the_end_of_serve_does_not_count_as_an_attempt() {
     let id = accept(&queue, "a/b", 1);
     let (pool, events) = start(&queue, options(1), |_, context| {
         while context.cancel.sleep(BOUND).is_ok() {}
-        // As a pipeline whose children were stopped.
+        // Like a pipeline whose children were stopped.
         Err(Failure::failed("docker was killed"))
     });
     assert_eq!(events.recv_timeout(BOUND), Ok((id, None)));
@@ -365,7 +365,7 @@ fn a_log_is_followed_from_another_connection_until_the_job_has_ended() {
     let record = beside
         .follow_log(id, &bound, &mut |bytes| {
             text.extend_from_slice(bytes);
-            // The job goes on only after its first line was seen here.
+            // The job continues only after its first line was read here.
             if text == b"first https://***@host\n" {
                 go.send(()).unwrap();
             }
@@ -380,7 +380,7 @@ fn a_log_is_followed_from_another_connection_until_the_job_has_ended() {
 fn without_workers_jobs_wait() {
     let dir = TempDir::new().unwrap();
     let queue = open(dir.path());
-    let (pool, _events) = start(&queue, options(0), |_, _| panic!("nothing may run"));
+    let (pool, _events) = start(&queue, options(0), |_, _| panic!("no job may run"));
     let id = accept(&queue, "a/b", 1);
     let short = Cancel::new().child(Some(Duration::from_millis(100)));
     assert_eq!(queue.wait_ended(id, &short).unwrap_err().to_string(), "timed out");
@@ -451,7 +451,7 @@ fn a_post_is_sent_on_a_thread_of_its_own() {
 }
 
 #[test]
-fn a_short_backoff_policy_is_kept() {
+fn a_custom_backoff_policy_is_used() {
     let dir = TempDir::new().unwrap();
     let queue = open(dir.path());
     let id = accept(&queue, "a/b", 1);

@@ -1,4 +1,4 @@
-//! The signature of a delivery: one byte chooses the forge, one line is the header's value, the rest is the body.
+//! The signature of a delivery: the first byte selects the forge, the first line is the header, the rest is the body.
 
 #![no_main]
 

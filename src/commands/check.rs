@@ -14,8 +14,7 @@ use crate::escape::{escaped, shortened};
 use crate::git;
 use crate::json::{line_and_column, offset_of};
 use crate::manifest::dockerfile::DockerfileStages;
-use crate::manifest::template::TemplateValues;
-use crate::manifest::{self, ImageKind, ImageSpec, ManifestError, Template};
+use crate::manifest::{self, ImageSpec, ManifestError, TemplateValues};
 use crate::model::ImageRepository;
 use crate::plan::{self, LocalNames};
 use crate::suggest;
@@ -193,7 +192,7 @@ impl Tree {
             problems.push(Problem::new(&file, place, path, problem, hint));
         };
         let mut stages = BTreeMap::new();
-        for (index, spec) in specs.iter().filter(|(_, spec)| spec.kind == ImageKind::Docker) {
+        for (index, spec) in specs.iter().filter(|(_, spec)| spec.skipped.is_none()) {
             if let Err(problem) = tags(spec, config) {
                 report(*index, "tags", problem, None);
             }
@@ -218,8 +217,8 @@ impl Tree {
             .map_err(|error| ("dockerfile", format!("is `{}`: {error}", spec.dockerfile.as_str()), None))?;
         match &spec.target {
             Some(target) if !stages.has_target(target) => {
-                let names = stages.names().iter().flatten().map(String::as_str);
-                let hint = suggest::nearest(target, names).map(|name| format!("did you mean `{name}`?"));
+                let hint =
+                    suggest::nearest(target, stages.names()).map(|name| format!("did you mean `{name}`?"));
                 Err(("target", format!("is `{target}`, which is not a stage of the Dockerfile"), hint))
             }
             Some(_) | None => Ok(stages),
@@ -258,14 +257,6 @@ impl Tree {
 
 /// Whether the tags come out valid: of a branch and a pull request, as a merge has them.
 fn tags(spec: &ImageSpec, config: Option<&Config>) -> Result<(), String> {
-    let default;
-    let templates = match (&spec.tags, config.and_then(|config| config.build.tags.as_ref())) {
-        (Some(tags), _) | (None, Some(tags)) => tags,
-        (None, None) => {
-            default = Template::default_list(spec.version.is_some());
-            &default
-        }
-    };
     let (Ok(branch), Ok(commit)) = ("main".parse(), "0".repeat(40).parse()) else { return Ok(()) };
     let values = TemplateValues {
         version: spec.version.as_ref(),
@@ -273,7 +264,9 @@ fn tags(spec: &ImageSpec, config: Option<&Config>) -> Result<(), String> {
         commit: &commit,
         number: Some(1),
     };
-    Template::expand_all(templates, &values).map(drop).map_err(|error| format!("gets no valid tag: {error}"))
+    let configured = config.and_then(|config| config.build.tags.as_deref());
+    let tags = spec.moving_tags(None, configured, &values);
+    tags.map(drop).map_err(|error| format!("gets no valid tag: {error}"))
 }
 
 /// Images that are built on each other in a circle, and the place of one of them.

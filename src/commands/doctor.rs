@@ -289,13 +289,7 @@ fn size_of(dir: &std::path::Path) -> u64 {
 
 fn engine_disk(site: &Site, cancel: &Cancel) -> Check {
     match site.docker.disk_usage(cancel) {
-        Ok(usage) => {
-            let parts: Vec<String> = usage
-                .iter()
-                .map(|u| format!("{} {} ({} reclaimable)", u.kind.to_lowercase(), u.size, u.reclaimable))
-                .collect();
-            ok("docker disk", parts.join(", "))
-        }
+        Ok(usage) => ok("docker disk", usage),
         // Informative only; the engine also fails while it handles the same request of another client.
         Err(error) => warning("docker disk", Failure::from(error).one_line(), "ask again: docker system df"),
     }

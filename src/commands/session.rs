@@ -200,7 +200,7 @@ pub(super) fn connect(
     let login = Login::Docker(crate::docker::config_dir());
     let registry = Registry::connect(settings, login, cancel.clone())?;
     let events = events.clone();
-    Ok(registry.with_retry_notice(Arc::new(move |text: &str| events.warn(text))))
+    Ok(registry.with_retry_notice(move |text| events.warn(text)))
 }
 
 #[cfg(test)]

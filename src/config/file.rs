@@ -98,7 +98,6 @@ pub(super) struct RawRepository {
     pub(super) submodules: bool,
 }
 
-/// A wrong value or key.
 #[derive(Debug)]
 pub(crate) struct Mistake {
     /// Such as `repository[0].name`.
@@ -236,7 +235,6 @@ fn keys_of<T: serde::de::DeserializeOwned>() -> Vec<String> {
     }
 }
 
-/// Limit on the reported mistakes.
 const MOST_MISTAKES: usize = 100;
 
 /// Every mistake in the text, without the environment: it is parsed repeatedly, each time without the wrong values found

@@ -22,7 +22,7 @@ use ureq::http::{self, HeaderValue, header};
 use url::Url;
 
 use crate::cancel::Cancel;
-use crate::http::retry::RetryPolicy;
+use crate::http::retry::Retry;
 use crate::http::{Answer, next_link, shown};
 use crate::model::{ForgeName, RepoName};
 
@@ -212,12 +212,11 @@ impl Api {
     }
 
     fn get(&self, url: &Url, at: &str) -> Result<Answer, ApiError> {
-        let policy =
-            RetryPolicy { attempts: 3, first_delay: Duration::from_millis(300), ..RetryPolicy::default() };
-        let mut retries = policy.start();
+        let retry = Retry { attempts: 3, first_delay: Duration::from_millis(300), ..Retry::default() };
+        let mut delays = retry.delays();
         loop {
             match self.exchange("GET", url, None, at) {
-                Err(error) if error.is_transient() => match retries.next_delay(None) {
+                Err(error) if error.is_transient() => match delays(None) {
                     Some(delay) => self.cancel.sleep(delay)?,
                     None => return Err(error),
                 },

@@ -22,10 +22,10 @@ fn the_original_projects_file_is_accepted() {
     let [httpd, postgresql] = specs.as_slice() else { panic!("{specs:?}") };
     assert_eq!((httpd.name.as_str(), httpd.version.as_ref().unwrap().as_str()), ("httpd", "1.0"));
     assert_eq!((httpd.context.as_str(), httpd.dockerfile.as_str()), ("httpd", "httpd/Dockerfile"));
-    assert_eq!(httpd.kind, ImageKind::Docker);
+    assert_eq!(httpd.skipped, None);
     assert_eq!(postgresql.context.as_str(), "team/postgresql");
     let reason = "its type is `AMI`; only `Docker` is built".to_owned();
-    assert_eq!(postgresql.kind, ImageKind::Skipped { reason });
+    assert_eq!(postgresql.skipped, Some(reason));
 }
 
 #[test]
@@ -175,11 +175,11 @@ fn the_first_mistake_of_every_image_is_found_with_its_line_and_column() {
 fn the_type_docker_ignores_case() {
     for kind in ["Docker", "docker", "DOCKER"] {
         let text = format!(r#"{{"images":[{{"service_name":"a","type":"{kind}"}}]}}"#);
-        assert_eq!(parse(text.as_bytes()).unwrap()[0].kind, ImageKind::Docker, "{kind}");
+        assert_eq!(parse(text.as_bytes()).unwrap()[0].skipped, None, "{kind}");
     }
     for kind in ["Dockr", "docker ", "AMI", ""] {
         let text = format!(r#"{{"images":[{{"service_name":"a","type":"{kind}"}}]}}"#);
-        assert_ne!(parse(text.as_bytes()).unwrap()[0].kind, ImageKind::Docker, "{kind:?}");
+        assert_ne!(parse(text.as_bytes()).unwrap()[0].skipped, None, "{kind:?}");
     }
 }
 

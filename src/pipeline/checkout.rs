@@ -3,12 +3,13 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::error::{Failure, Kind};
-use crate::git::{ContextFiles, Gitlink, Mirror};
+use crate::error::Failure;
+use crate::events::RunEvent;
+use crate::git::{ContextFiles, Mirror, Submodules};
 use crate::model::{BranchName, Change, CommitSha, RepoName};
 
 use super::Site;
-use super::origin::{ByHand, Origin, allowed, rule_of, typed};
+use super::origin::{ByHand, Origin, allowed, typed};
 
 /// Fetches the commit into the mirror, and proves that it is on its branch. `patience` lists the waits before each
 /// retry: a webhook can arrive before the forge has replicated the commit.
@@ -23,6 +24,7 @@ pub(super) fn fetch<'a>(
         Some(branch) => prove(site, &mirror, branch, &change.commit, patience).map(drop)?,
         None => mirror.fetch_commit(&change.commit)?,
     }
+    site.events.emit(&RunEvent::Run { repository: &change.repository, commit: &change.commit });
     Ok(mirror)
 }
 
@@ -59,17 +61,15 @@ pub(super) fn prove(
 /// The change named on the command line, and the site with the login of a typed URL.
 pub(crate) fn resolve_by_hand(site: Site, by_hand: &ByHand) -> Result<(Site, Change), Failure> {
     let remote = typed(&site, &by_hand.repository).map_err(|error| {
-        Failure::new(Kind::Refused, error)
-            .context(format!("cannot use --repo {}", crate::redact::scrub(&by_hand.repository)))
+        error.context(format!("cannot use --repo {}", crate::redact::scrub(&by_hand.repository)))
     })?;
-    let name: RepoName = match rule_of(&site.repositories, &remote) {
+    // The allow-list is checked before any fetch.
+    let name: RepoName = match allowed(&site.repositories, &remote)? {
         Some(rule) => rule.name.clone(),
         None => remote
             .repository_name()
             .ok_or_else(|| Failure::usage(format!("`{}` names no repository", remote.as_git_url())))?,
     };
-    // The allow-list is checked before any fetch.
-    allowed(&site.repositories, &name, &remote)?;
     let mirror = || Mirror::of(&site.state_dir, &remote, &site.access, &site.cancel);
     let commit = match (&by_hand.commit, &by_hand.branch) {
         (Some(commit), _) => commit.parse().or_else(|_| mirror().resolve_abbreviation(commit))?,
@@ -112,33 +112,29 @@ fn write_submodules(
     site: &Site,
     parent: &Mirror<'_>,
     commit: &CommitSha,
-    links: &[Gitlink],
+    pinned: &Submodules,
     into: &Path,
     depth: usize,
 ) -> Result<(), Failure> {
-    if links.is_empty() {
+    if pinned.is_empty() {
         return Ok(());
     }
     if depth >= DEEPEST_SUBMODULE {
         return Err(Failure::refused(format!("submodules are nested more than {DEEPEST_SUBMODULE} deep")));
     }
     let stated = parent.submodule_urls(commit)?;
-    for link in links {
-        let Some(url) = stated.get(&link.path) else {
-            return Err(Failure::bad_input(format!(
-                ".gitmodules has no URL for the submodule `{}`",
-                link.path
-            )));
+    for (path, pinned) in pinned {
+        let Some(url) = stated.get(path) else {
+            return Err(Failure::bad_input(format!(".gitmodules has no URL for the submodule `{path}`")));
         };
         let remote = parent.remote().submodule(url).map_err(|error| {
-            Failure::new(Kind::Refused, error)
-                .context(format!("the submodule `{}` is not on the repository's own host", link.path))
+            error.context(format!("the submodule `{path}` is not on the repository's own host"))
         })?;
         let mirror = Mirror::of(&site.state_dir, &remote, &site.access, &site.cancel);
-        mirror.fetch_commit(&link.commit)?;
-        let place = into.join(&link.path);
-        let inner = mirror.check_out_commit(&link.commit, &place)?;
-        write_submodules(site, &mirror, &link.commit, &inner, &place, depth + 1)?;
+        mirror.fetch_commit(pinned)?;
+        let place = into.join(path);
+        let inner = mirror.check_out_commit(pinned, &place)?;
+        write_submodules(site, &mirror, pinned, &inner, &place, depth + 1)?;
     }
     Ok(())
 }

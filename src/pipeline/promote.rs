@@ -10,7 +10,6 @@ use crate::error::{Failure, Kind};
 use crate::events::Step;
 use crate::git::Mirror;
 use crate::lock;
-use crate::manifest::ImageKind;
 use crate::model::{BranchName, Change, CommitSha, Digest, ImageRepository, Tag};
 use crate::parallel;
 use crate::registry::{Manifest, Registry};
@@ -83,7 +82,6 @@ fn wanted(images: &[Image]) -> Vec<Wanted> {
     all
 }
 
-/// Moves the tags of one commit while their locks are held.
 struct Mover<'a> {
     site: &'a Site,
     origin: &'a Origin,
@@ -145,7 +143,7 @@ impl Mover<'_> {
         let labels = parallel::map(REGISTRY_THREADS, wanted, |w| match (&w.now, w.outcome) {
             (Some(manifest), None) => {
                 let labels = self.client.image_labels(w.repository.path(), manifest);
-                absent_if_unreadable(labels.map(|config| Some(config.labels)))
+                absent_if_unreadable(labels.map(Some))
             }
             (Some(_) | None, _) => Ok(None),
         });
@@ -216,7 +214,7 @@ impl Mover<'_> {
             return Ok(false);
         }
         let range = format!("{}..{tip}", self.change.commit);
-        let newer = self.mirror.rev_list(&["--ancestry-path", &range])?;
+        let newer = self.mirror.commits(&["--ancestry-path", &range])?;
         let ours: Vec<(&str, &ImageRepository)> = self
             .images
             .iter()
@@ -230,7 +228,7 @@ impl Mover<'_> {
         for ((name, _), list) in ours.iter().zip(lists) {
             tags.insert(name, list?.into_iter().collect());
         }
-        for commit in newer {
+        for commit in newer.into_iter().map(|commit| commit.id) {
             let tag = commit.immutable_tag();
             if !tags.values().any(|list| list.contains(&tag)) {
                 continue;
@@ -241,7 +239,7 @@ impl Mover<'_> {
                 Err(failure) if failure.kind == Kind::BadInput => continue,
                 Err(failure) => return Err(failure),
             };
-            let docker = specs.iter().filter(|spec| spec.kind == ImageKind::Docker);
+            let docker = specs.iter().filter(|spec| spec.skipped.is_none());
             let mut shared = docker.filter_map(|spec| tags.get(spec.name.as_str())).peekable();
             if shared.peek().is_some() && shared.all(|list| list.contains(&tag)) {
                 return Ok(true);
@@ -289,8 +287,8 @@ fn look_again(client: &Registry, wanted: &mut [Wanted]) {
     let now = parallel::map(REGISTRY_THREADS, &moved, |w| client.head_manifest(w.repository.path(), &w.tag));
     for (tag, now) in moved.iter_mut().zip(now) {
         tag.note = match now {
-            Ok(Some(found)) if found.digest == tag.to => continue,
-            Ok(Some(found)) => Some(format!("another machine has moved it since, to {}", found.digest)),
+            Ok(Some(found)) if found == tag.to => continue,
+            Ok(Some(found)) => Some(format!("another machine has moved it since, to {found}")),
             Ok(None) => Some("somebody has removed it since".to_owned()),
             Err(error) => Some(format!("it could not be read again: {error}")),
         };
@@ -302,7 +300,7 @@ fn put_back(site: &Site, client: &Registry, wanted: &mut [Wanted]) {
     let client = client.with_cancel(Cancel::new().child(Some(PUT_BACK_TIME)));
     for tag in wanted.iter_mut().filter(|w| w.outcome != Some(MoveOutcome::Already)) {
         let reached = match client.head_manifest(tag.repository.path(), &tag.tag) {
-            Ok(found) => found.is_some_and(|f| f.digest == tag.to),
+            Ok(found) => found.is_some_and(|digest| digest == tag.to),
             Err(_) => tag.outcome == Some(MoveOutcome::Moved),
         };
         if !reached {

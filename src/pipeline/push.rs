@@ -8,7 +8,7 @@ use crate::docker::DockerErrorKind;
 use crate::documents::{BuiltDocument, Image, ImageStatus, PushOutcome, Receipt, SCHEMA};
 use crate::error::Failure;
 use crate::events::{Phase, RunEvent, Step};
-use crate::http::retry::RetryPolicy;
+use crate::http::retry::Retry;
 use crate::manifest::template::is_immutable;
 use crate::model::{CommitSha, Digest, ImageRepository, Tag};
 use crate::parallel;
@@ -30,7 +30,6 @@ pub(crate) struct PushOptions {
 /// Uploads at once; the engine has its own limit on the layers of each.
 pub(super) const UPLOADS: usize = 3;
 
-/// Pushes a built document and writes its receipt.
 pub(crate) fn push(
     site: &Site,
     built: BuiltDocument,
@@ -201,9 +200,7 @@ pub(super) fn push_image(
     }
 }
 
-/// A digest in the registry, and a remark for the receipt.
-type InRegistry = (Digest, Option<String>);
-
+/// Finds the digest of the image in the registry, and a remark for the receipt.
 struct Phase1<'a> {
     site: &'a Site,
     origin: &'a Origin,
@@ -221,7 +218,7 @@ impl Phase1<'_> {
 
     /// What is already under the immutable tag. `is_same` recognizes this very image. Another image of the commit is kept
     /// and used; anything else is an error.
-    fn held(&self, is_same: impl Fn(&Manifest) -> bool) -> Result<Option<InRegistry>, Failure> {
+    fn held(&self, is_same: impl Fn(&Manifest) -> bool) -> Result<Option<(Digest, Option<String>)>, Failure> {
         let (path, tag) = (self.repository.path(), self.tag());
         let in_the_way = |what: &str| {
             let name = self.repository.tagged(&tag);
@@ -239,7 +236,7 @@ impl Phase1<'_> {
             return Ok(Some((manifest.digest, None)));
         }
         let config = self.client.image_labels(path, &manifest);
-        let labels = config.map_err(|error| unreadable(error, "an image that cannot be read"))?.labels;
+        let labels = config.map_err(|error| unreadable(error, "an image that cannot be read"))?;
         let label = |name: &str| labels.get(name).map(String::as_str);
         let ours = label(SOURCE_LABEL).is_some_and(|source| self.origin.is_source(source));
         let of_commit = label(REVISION_LABEL) == Some(self.commit.as_str());
@@ -265,7 +262,7 @@ impl Phase1<'_> {
         id: &Digest,
         just_seen: bool,
         on_line: &mut dyn FnMut(&str),
-    ) -> Result<InRegistry, Failure> {
+    ) -> Result<(Digest, Option<String>), Failure> {
         if let Some(held) = self.held(|manifest| manifest.is_of_image(id))? {
             return Ok(held);
         }
@@ -287,7 +284,7 @@ impl Phase1<'_> {
             }
         }
         let printed = self.push_with_retries(&cancel, on_line)?.ok_or_else(gone)?;
-        let found = self.client.head_manifest(path, &tag)?.map(|found| found.digest);
+        let found = self.client.head_manifest(path, &tag)?;
         if found.as_ref() != Some(&printed) {
             let found = found.map_or("nothing".to_owned(), |digest| digest.to_string());
             return Err(Failure::failed(format!(
@@ -306,8 +303,8 @@ impl Phase1<'_> {
         cancel: &Cancel,
         on_line: &mut dyn FnMut(&str),
     ) -> Result<Option<Digest>, Failure> {
-        let policy = RetryPolicy { attempts: 4, first_delay: Duration::from_secs(1), total: RETRY_WITHIN };
-        let mut retries = policy.start();
+        let retry = Retry { attempts: 4, first_delay: Duration::from_secs(1), total: RETRY_WITHIN };
+        let mut delays = retry.delays();
         loop {
             let error = match self.site.docker.push(self.repository, &self.tag(), cancel, on_line) {
                 Ok(digest) => return Ok(Some(digest)),
@@ -315,7 +312,7 @@ impl Phase1<'_> {
                 Err(error) => error,
             };
             let transient = error.kind == DockerErrorKind::Registry;
-            let Some(delay) = retries.next_delay(None).filter(|_| transient) else {
+            let Some(delay) = delays(None).filter(|_| transient) else {
                 return Err(error.into());
             };
             on_line(&format!("{error}; again in {:.1} s", delay.as_secs_f64()));
@@ -324,7 +321,7 @@ impl Phase1<'_> {
     }
 
     /// Writes the manifest of an unchanged image under one more tag.
-    fn tag_unchanged(&self, digest: &Digest, just_seen: bool) -> Result<InRegistry, Failure> {
+    fn tag_unchanged(&self, digest: &Digest, just_seen: bool) -> Result<(Digest, Option<String>), Failure> {
         if !just_seen && let Some(held) = self.held(|manifest| manifest.digest == *digest)? {
             return Ok(held);
         }

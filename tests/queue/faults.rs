@@ -53,7 +53,7 @@ fn a_damaged_database_is_refused_and_not_modified() {
     assert_eq!(open(dir.path()).stats().unwrap().count(JobState::Queued), 200);
 }
 
-/// A queue with ten jobs in its log of changes, none of them folded into the database, as after a kill -9.
+/// A queue with ten jobs in the write-ahead log and none in the database, as after a kill -9.
 fn unfolded(dir: &Path) {
     let queue = open(dir);
     for commit in 0..10 {
@@ -70,7 +70,7 @@ fn unfolded(dir: &Path) {
     assert!(fs::metadata(dir.join("queue.db-wal")).unwrap().len() > 0);
 }
 
-/// A process that another test has just forked holds the lock until it runs its program.
+/// A process that another test has just forked holds the lock until its exec.
 fn lock_soon(dir: &Path) -> ServeLock {
     let mut taken = None;
     until("the lock is free", || {
@@ -137,7 +137,7 @@ fn a_database_or_log_that_was_emptied_truncated_damaged_removed_or_replaced_is_r
             assert!(beside.to_string().contains(" is damaged: "), "{what}: {beside}");
         }
         assert!(files() == before, "{what}: the files were changed");
-        // As the hint says.
+        // Follow the hint.
         for name in ["queue.db", "queue.db-wal", "queue.db-shm", "queue.mark"] {
             let _ = fs::remove_file(dir.path().join(name));
         }
@@ -195,7 +195,7 @@ fn a_database_of_a_newer_swanci_is_refused() {
 
 const CHILD: &str = "SWANCI_TEST_QUEUE_CHILD";
 
-/// Accepts and runs for ever, saying on standard output what was acknowledged. Ends by being killed.
+/// Accepts and runs jobs until it is killed; prints the acknowledged ones on standard output.
 fn child(dir: &Path, round: &str) {
     let queue = open(dir);
     let (_pool, _events) = start(&queue, options(2), |_, _| {
@@ -219,7 +219,7 @@ fn child(dir: &Path, round: &str) {
 
 #[test]
 fn acknowledged_deliveries_survive_kill_9() {
-    // This test starts itself again as the process to be killed.
+    // This test starts itself as the process to kill.
     if let Ok(spec) = std::env::var(CHILD) {
         let (round, dir) = spec.split_once(':').unwrap();
         return child(Path::new(dir), round);
@@ -240,7 +240,7 @@ fn acknowledged_deliveries_survive_kill_9() {
         let stop_after = 1 + fastrand::usize(..60);
         let mut take = |text: &str| {
             let words: Vec<&str> = text.split_whitespace().collect();
-            // Besides the test runner's own lines; one that was cut by the kill has no end.
+            // Ignores the test runner's lines, and a line that the kill truncated.
             if text.ends_with('\n')
                 && let [.., "ack", id, _, commit] = words[..]
             {
@@ -269,7 +269,7 @@ fn acknowledged_deliveries_survive_kill_9() {
         let left_running = Store::open_existing(dir.path(), system()).unwrap().stats().unwrap();
         let queue = open(dir.path());
         let now = queue.stats().unwrap();
-        assert_eq!(now.count(JobState::Running), 0, "the new serve has taken up what was left");
+        assert_eq!(now.count(JobState::Running), 0, "the new serve has taken over the running jobs");
         resumed += left_running.count(JobState::Running);
     }
     let queue = open(dir.path());
@@ -280,10 +280,10 @@ fn acknowledged_deliveries_survive_kill_9() {
         assert!(matches!(record.state, JobState::Queued | JobState::Succeeded));
         assert!(record.attempts <= 1 && (record.state == JobState::Succeeded) == (record.attempts == 1));
     }
-    assert!(resumed > 0, "no round left a job running: the test tried nothing");
+    assert!(resumed > 0, "no round left a job running, so nothing was tested");
 }
 
-/// A small disk of its own; gone when it is dropped.
+/// A small file system, unmounted when dropped.
 struct SmallDisk(TempDir);
 
 impl SmallDisk {
@@ -357,10 +357,10 @@ fn on_a_full_disk_new_jobs_are_refused_running_ones_finish_and_the_queue_recover
             JobState::Succeeded,
             "a running job is finished on the full disk"
         );
-        fill(&dir.join("filler")); // and whoever filled it goes on doing so
+        fill(&dir.join("filler")); // and keep it full
     }
     fs::remove_file(dir.join("filler")).unwrap();
-    until("the queue takes jobs again", || queue.check_writable().is_ok());
+    until("the queue accepts jobs again", || queue.check_writable().is_ok());
     ids.push(accept(&queue, "o/late", refused));
     for id in &ids {
         assert_eq!(ended(&queue, *id).state, JobState::Succeeded);

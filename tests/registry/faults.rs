@@ -1,4 +1,4 @@
-//! A registry that stumbles, stalls, lies and goes away.
+//! A registry with errors, delays, wrong answers and outages.
 
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ fn scene(change: impl FnOnce(&mut Settings)) -> Scene {
     let heard = Arc::clone(&notices);
     let registry = Registry::connect(settings, Credentials::Anonymous, Cancel::new())
         .unwrap()
-        .with_retry_notice(Arc::new(move |text| heard.lock().unwrap().push(text.to_owned())));
+        .with_retry_notice(move |text| heard.lock().unwrap().push(text.to_owned()));
     Scene { _server: server, proxy, registry, notices }
 }
 
@@ -79,7 +79,7 @@ fn retry_after_is_honoured() {
     assert!(started.elapsed() >= Duration::from_secs(1));
     assert!(s.notices()[0].contains("retrying (2/5) in 1 s"), "{:?}", s.notices());
 
-    // A longer pause than the limit is an error at once.
+    // A longer pause than the limit is an immediate error.
     s.proxy.always("HEAD", "/v2/a/", Fault::Reply(Reply::new(429).header("Retry-After", "3600")));
     let error = s.registry.head_manifest(&image("a"), &tag("1.0")).unwrap_err();
     assert!(matches!(error.kind, RegistryErrorKind::Server { status: 429, .. }), "{error:?}");
@@ -110,7 +110,7 @@ fn starting_an_upload_is_not_retried() {
 #[test]
 fn a_full_registry_is_reported_as_full() {
     let s = scene(|_| {});
-    // What docker-registry 2.8.2 answers to a POST and a PATCH with its storage on a full tmpfs.
+    // The answers of docker-registry 2.8.2 to a POST and a PATCH with its storage on a full tmpfs.
     let bodies = [
         r#"{"errors":[{"code":"UNKNOWN","message":"unknown error","detail":{"DriverName":"filesystem","Enclosed":{"Op":"write","Path":"/data/docker/registry/v2/repositories/a/_uploads/d5af9fcc-691a-463e-a8df-6d3ee40e1c44/startedat","Err":28}}}]}"#,
         r#"{"errors":[{"code":"UNKNOWN","message":"unknown error","detail":"write /data/docker/registry/v2/repositories/a/_uploads/3df6ae3d-1b34-4ea8-91ab-34efb0e4add1/data: no space left on device"}]}"#,
@@ -138,7 +138,7 @@ fn a_truncated_answer_is_retried() {
 
 #[test]
 fn a_silent_registry_times_out() {
-    // 0: no answer at all; 400: the head and a part of the body.
+    // 0: no answer; 400: the head and a part of the body.
     for bytes in [0, 400] {
         let s = scene(|s| s.timeouts.silence = Duration::from_millis(200));
         s.proxy.on("GET", "/v2/a/manifests/", 1, Fault::StallAfter(bytes));
@@ -174,8 +174,7 @@ fn a_stop_ends_the_delay_between_attempts() {
     s.proxy.always("HEAD", "/v2/a/", Fault::Reply(Reply::new(503)));
     let cancel = Cancel::new();
     let stopping = cancel.clone();
-    let registry =
-        s.registry.with_cancel(cancel).with_retry_notice(Arc::new(move |_| stopping.stop(Stop::Terminated)));
+    let registry = s.registry.with_cancel(cancel).with_retry_notice(move |_| stopping.stop(Stop::Terminated));
     let error = registry.head_manifest(&image("a"), &tag("1.0")).unwrap_err();
     assert_eq!(error.kind, RegistryErrorKind::Stopped(Stop::Terminated));
     assert_eq!(error.kind(), Kind::Terminated);
@@ -186,7 +185,7 @@ fn a_stop_ends_the_delay_between_attempts() {
 }
 
 #[test]
-fn a_registry_that_comes_back_is_retried_until_then() {
+fn a_registry_is_retried_until_it_is_available_again() {
     let mut server = RegistryServer::plain();
     let digest = server.push_sample_image("a", "1.0", &[]);
     let mut settings = server.settings();
@@ -197,18 +196,18 @@ fn a_registry_that_comes_back_is_retried_until_then() {
     let first = std::sync::Once::new();
     let registry = Registry::connect(settings, Credentials::Anonymous, Cancel::new())
         .unwrap()
-        .with_retry_notice(Arc::new(move |text| {
+        .with_retry_notice(move |text| {
             assert!(text.contains("cannot connect to"), "{text}");
             first.call_once(|| {
                 told.wait();
                 waits.wait();
             });
-        }));
+        });
     let asking = std::thread::spawn(move || registry.head_manifest(&image("a"), &tag("1.0")));
     down.wait();
     server.start();
     back.wait();
-    assert_eq!(asking.join().unwrap().unwrap().unwrap().digest, digest);
+    assert_eq!(asking.join().unwrap().unwrap().unwrap(), digest);
 }
 
 #[test]
@@ -255,8 +254,9 @@ fn without_a_digest_header_the_digest_is_computed() {
     let bare = Reply::new(200).header("Content-Type", format!("{DOCKER_MANIFEST}; charset=utf-8")).body(body);
     s.proxy.always("*", "/v2/a/manifests/", Fault::Reply(bare));
     let head = s.registry.head_manifest(&image("a"), &tag("1.0")).unwrap().unwrap();
-    assert_eq!(head.digest, digest_of(body.as_bytes()));
-    assert_eq!((head.media_type.as_str(), head.size), (DOCKER_MANIFEST, body.len() as u64));
+    assert_eq!(head, digest_of(body.as_bytes()));
+    let manifest = s.registry.get_manifest(&image("a"), &tag("1.0")).unwrap().unwrap();
+    assert_eq!((manifest.media_type.as_str(), manifest.digest), (DOCKER_MANIFEST, head));
 }
 
 #[test]
@@ -274,7 +274,7 @@ fn nonsense_and_endless_answers_are_refused() {
     assert_eq!(s.notices().len(), 0);
 }
 
-/// Does what push does with 20 unchanged images, on four threads; returns the time that it took.
+/// Sends the requests of a push of 20 unchanged images, on four threads; returns the time that it took.
 fn promote_twenty(registry: &Registry) -> Duration {
     let next = std::sync::atomic::AtomicUsize::new(0);
     let started = Instant::now();
@@ -288,10 +288,7 @@ fn promote_twenty(registry: &Registry) -> Duration {
                     }
                     let repository = image(&format!("app/image-{n}"));
                     let manifest = registry.get_manifest(&repository, &tag("1.0")).unwrap().unwrap();
-                    assert_eq!(
-                        registry.image_labels(&repository, &manifest).unwrap().labels["n"],
-                        n.to_string()
-                    );
+                    assert_eq!(registry.image_labels(&repository, &manifest).unwrap()["n"], n.to_string());
                     registry.put_manifest(&repository, &tag("sha-1"), &manifest).unwrap();
                 }
             });
@@ -337,7 +334,7 @@ fn concurrent_retries_are_reported_once() {
     let heard = Arc::clone(&told);
     let registry = Registry::connect(server.settings(), Credentials::Anonymous, Cancel::new())
         .unwrap()
-        .with_retry_notice(Arc::new(move |text| heard.lock().unwrap().push(text.to_owned())));
+        .with_retry_notice(move |text| heard.lock().unwrap().push(text.to_owned()));
     std::thread::scope(|scope| {
         for n in 0..8 {
             let registry = registry.with_cancel(Cancel::new());

@@ -4,17 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use crate::error::Failure;
-use crate::git::{Found, GitError, Landed, Mirror};
-use crate::manifest::{self, ImageKind, ImageSpec};
+use crate::git::{Found, GitError, GitErrorKind, Mirror};
+use crate::manifest::{self, ImageSpec};
 use crate::model::{BranchName, CommitSha, ImageName, ImageRepository, RepoName, Tag};
 use crate::parallel;
-use crate::process::CommandError;
 use crate::registry::RegistryError;
 
 use super::super::{Origin, REGISTRY_THREADS, Site};
 use super::{CatchupOptions, Since};
 
-/// Default limit on the checked commits.
 const NEWEST: usize = 50;
 
 /// The commits to check, oldest first.
@@ -34,14 +32,15 @@ pub(super) fn commits(
         }
         Some(Since::Time(since)) => {
             let mut landed = mirror.first_parents(tip, None, None)?;
-            landed.truncate(landed_since(&landed, since.as_second()));
+            let times: Vec<i64> = landed.iter().map(|commit| commit.time).collect();
+            landed.truncate(landed_since(&times, since.as_second()));
             landed
         }
     };
     if let Some(max) = options.max {
         landed.truncate(max);
     }
-    Ok(landed.into_iter().rev().map(|landed| landed.commit).collect())
+    Ok(landed.into_iter().rev().map(|commit| commit.id).collect())
 }
 
 fn not_on_branch(since: &CommitSha, branch: &BranchName) -> Failure {
@@ -51,18 +50,12 @@ fn not_on_branch(since: &CommitSha, branch: &BranchName) -> Failure {
 
 /// How many of the commits, newest first, landed at `since` or later. A commit lands after its first parent, so a
 /// commit with an earlier time (a slow clock) counts too if its parent's time is late enough.
-fn landed_since(landed: &[Landed], since: i64) -> usize {
-    landed.iter().rposition(|l| l.time >= since).map_or(0, |oldest| oldest + 1)
+fn landed_since(times: &[i64], since: i64) -> usize {
+    times.iter().rposition(|time| *time >= since).map_or(0, |oldest| oldest + 1)
 }
 
-pub(super) enum Listing {
-    /// At least one Docker image.
-    Images(Vec<ImageSpec>),
-    /// No image for docker to build.
-    Empty,
-    /// images.json cannot be read; the cause.
-    Invalid(String),
-}
+/// The Docker images that a commit lists, or why its images.json cannot be read.
+pub(super) type Listing = Result<Vec<ImageSpec>, String>;
 
 /// What each commit lists. Runs git three times for any number of commits: most share one images.json.
 pub(super) fn listings(
@@ -71,25 +64,18 @@ pub(super) fn listings(
     repository: &RepoName,
 ) -> Result<Vec<Rc<Listing>>, Failure> {
     let files = mirror.look_across(commits, manifest::FILE_NAME)?;
-    let blob = |found: &Found| match found {
-        Found::Blob(object) => Some(object.id.clone()),
-        Found::Tree(_) | Found::Submodule | Found::Missing | Found::Outside(_) | Found::Dangling => None,
-    };
+    let blob = |found: &Found| if let Found::Blob(id) = found { Some(id.clone()) } else { None };
     let ids: Vec<String> = files.iter().filter_map(blob).collect::<BTreeSet<_>>().into_iter().collect();
     let contents = read_blobs(mirror, &ids)?;
     let parsed: BTreeMap<&String, Rc<Listing>> =
         ids.iter().zip(contents).map(|(id, content)| (id, Rc::new(parse(content.as_deref())))).collect();
     let dockerfiles = mirror.look_across(commits, "Dockerfile")?;
-    let root = Rc::new(match ImageSpec::root_dockerfile(repository) {
-        Ok(spec) => Listing::Images(vec![spec]),
-        Err(error) => Listing::Invalid(error.to_string()),
-    });
-    let (empty, outside) = (
-        Rc::new(Listing::Empty),
-        Rc::new(Listing::Invalid("images.json is a link that leads out of the repository".to_owned())),
-    );
+    let root = ImageSpec::root_dockerfile(repository).map(|spec| vec![spec]);
+    let root = Rc::new(root.map_err(|error| error.to_string()));
+    let empty = Rc::new(Ok(Vec::new()));
+    let outside = Rc::new(Err("images.json is a link that leads out of the repository".to_owned()));
     let listing = |(file, dockerfile): (&Found, &Found)| match file {
-        Found::Blob(object) => parsed.get(&object.id).unwrap_or(&empty).clone(),
+        Found::Blob(id) => parsed.get(id).unwrap_or(&empty).clone(),
         Found::Outside(_) | Found::Dangling => outside.clone(),
         Found::Missing | Found::Tree(_) | Found::Submodule if blob(dockerfile).is_some() => root.clone(),
         Found::Missing | Found::Tree(_) | Found::Submodule => empty.clone(),
@@ -101,7 +87,7 @@ pub(super) fn listings(
 fn read_blobs(mirror: &Mirror<'_>, ids: &[String]) -> Result<Vec<Option<Vec<u8>>>, GitError> {
     match mirror.read_blobs(ids) {
         Ok(contents) => Ok(contents.into_iter().map(Some).collect()),
-        Err(GitError::Command(CommandError::TooMuchOutput { .. })) => {
+        Err(error) if error.kind == GitErrorKind::TooMuchOutput => {
             if ids.len() < 2 {
                 return Ok(vec![None]);
             }
@@ -115,13 +101,11 @@ fn read_blobs(mirror: &Mirror<'_>, ids: &[String]) -> Result<Vec<Option<Vec<u8>>
 }
 
 fn parse(content: Option<&[u8]>) -> Listing {
-    let Some(content) = content else { return Listing::Invalid("images.json is too large".to_owned()) };
-    match manifest::parse(content) {
-        Ok(specs) if specs.iter().any(|s| s.kind == ImageKind::Docker) => Listing::Images(specs),
-        Ok(_) => Listing::Empty,
+    match manifest::parse(content.ok_or("images.json is too large")?) {
+        Ok(specs) => Ok(specs.into_iter().filter(|spec| spec.skipped.is_none()).collect()),
         // An error in a build, but valid here.
-        Err(error) if error.problem == manifest::NO_IMAGES => Listing::Empty,
-        Err(error) => Listing::Invalid(error.to_string()),
+        Err(error) if error.problem == manifest::NO_IMAGES => Ok(Vec::new()),
+        Err(error) => Err(error.to_string()),
     }
 }
 
@@ -134,7 +118,7 @@ pub(super) fn held(
 ) -> Result<BTreeMap<ImageName, BTreeSet<Tag>>, Failure> {
     let (address, client) = site.registry_and_client()?;
     let names: BTreeSet<&ImageName> =
-        listings.iter().flat_map(|listing| docker_images(listing)).map(|spec| &spec.name).collect();
+        listings.iter().flat_map(|listing| listing.iter().flatten()).map(|spec| &spec.name).collect();
     let names: Vec<&ImageName> = names.into_iter().collect();
     let wanted: BTreeSet<Tag> = commits.iter().map(CommitSha::immutable_tag).collect();
     let lists = parallel::map(REGISTRY_THREADS, &names, |name| -> Result<BTreeSet<Tag>, RegistryError> {
@@ -153,19 +137,11 @@ pub(super) fn held(
 pub(super) fn missing(
     held: &BTreeMap<ImageName, BTreeSet<Tag>>,
     commit: &CommitSha,
-    listing: &Listing,
+    specs: &[ImageSpec],
 ) -> Vec<String> {
     let tag = commit.immutable_tag();
     let has_tag = |name: &ImageName| held.get(name).is_some_and(|tags| tags.contains(&tag));
-    docker_images(listing).filter(|s| !has_tag(&s.name)).map(|s| s.name.to_string()).collect()
-}
-
-fn docker_images(listing: &Listing) -> impl Iterator<Item = &ImageSpec> {
-    let specs: &[ImageSpec] = match listing {
-        Listing::Images(specs) => specs,
-        Listing::Empty | Listing::Invalid(_) => &[],
-    };
-    specs.iter().filter(|spec| spec.kind == ImageKind::Docker)
+    specs.iter().filter(|s| !has_tag(&s.name)).map(|s| s.name.to_string()).collect()
 }
 
 #[cfg(test)]
@@ -174,23 +150,19 @@ mod tests {
 
     #[test]
     fn a_commit_with_a_slow_clock_counts_if_its_parent_is_new_enough() {
-        let at = |times: &[i64]| -> Vec<Landed> {
-            let commit: CommitSha = "8c1c06a1a89e8278937a7d22d8ba1a834bd4c8a1".parse().unwrap();
-            times.iter().map(|time| Landed { commit: commit.clone(), time: *time }).collect()
-        };
-        assert_eq!(landed_since(&at(&[50, 40, 30, 20]), 30), 3);
-        assert_eq!(landed_since(&at(&[50, 0, 30, 20]), 30), 3);
-        assert_eq!(landed_since(&at(&[0, 40, 20]), 30), 2);
-        assert_eq!(landed_since(&at(&[20, 10]), 30), 0);
+        assert_eq!(landed_since(&[50, 40, 30, 20], 30), 3);
+        assert_eq!(landed_since(&[50, 0, 30, 20], 30), 3);
+        assert_eq!(landed_since(&[0, 40, 20], 30), 2);
+        assert_eq!(landed_since(&[20, 10], 30), 0);
         assert_eq!(landed_since(&[], 30), 0);
     }
 
     #[test]
     fn an_empty_list_is_valid_and_a_malformed_one_is_not() {
         let word = |text: &str| match parse(Some(text.as_bytes())) {
-            Listing::Images(_) => "images",
-            Listing::Empty => "empty",
-            Listing::Invalid(_) => "invalid",
+            Ok(specs) if specs.is_empty() => "empty",
+            Ok(_) => "images",
+            Err(_) => "invalid",
         };
         assert_eq!(word(r#"{"images":[{"service_name":"a","type":"Docker"}]}"#), "images");
         assert_eq!(word(r#"{"images":[{"service_name":"a","type":"AMI"}]}"#), "empty");
