@@ -15,7 +15,7 @@ use swanci::cancel::{Cancel, Stop};
 use swanci::error::{Failure, Kind};
 use swanci::queue::{
     Backoff, Clock, Ending, Handler, JobContext, JobId, JobRecord, JobState, NewJob, Pool, PoolOptions, Post,
-    PostError, QueueEvent, ServeLock, Store,
+    PostError, ServeLock, Store,
 };
 use tempfile::TempDir;
 
@@ -99,6 +99,7 @@ struct Runner<F> {
 
 impl<F: Fn(&JobRecord, &JobContext) -> Result<String, Failure> + Send + Sync> Handler for Runner<F> {
     fn run(&self, job: &JobRecord, context: &JobContext) -> Result<String, Failure> {
+        let _ = self.events.lock().unwrap().send((job.id, None));
         (self.run)(job, context)
     }
 
@@ -106,14 +107,11 @@ impl<F: Fn(&JobRecord, &JobContext) -> Result<String, Failure> + Send + Sync> Ha
         panic!("nothing asked for {post:?}");
     }
 
-    fn observe(&self, event: QueueEvent<'_>) {
-        let seen = match event {
-            QueueEvent::Started(job) => (job.id, None),
-            QueueEvent::Ended(job, ending, _) => (job.id, Some(ending.clone())),
-            QueueEvent::Warning(_) => return,
-        };
-        let _ = self.events.lock().unwrap().send(seen);
+    fn ended(&self, job: &JobRecord, ending: &Ending, _: Duration) {
+        let _ = self.events.lock().unwrap().send((job.id, Some(ending.clone())));
     }
+
+    fn warn(&self, _: &str) {}
 }
 
 fn start(
@@ -434,7 +432,9 @@ impl Handler for Poster {
         Ok(())
     }
 
-    fn observe(&self, _: QueueEvent<'_>) {}
+    fn ended(&self, _: &JobRecord, _: &Ending, _: Duration) {}
+
+    fn warn(&self, _: &str) {}
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::escape;
 use crate::events::Events;
 use crate::listener::{DeliveryLine, Verdict};
 use crate::progress::{seconds, write_stdout};
-use crate::queue::{JobState, QueueEvent};
+use crate::queue::{Ending, JobRecord, JobState};
 
 pub(super) struct Announcer {
     json: bool,
@@ -83,25 +83,23 @@ impl Announcer {
         Some(std::mem::take(unsaid))
     }
 
-    pub(super) fn job(&self, event: QueueEvent<'_>) {
-        let (job, word, text) = match event {
-            QueueEvent::Started(job) => (job, "started", format!("started, attempt {}", job.attempt())),
-            QueueEvent::Ended(job, ending, took) => {
-                let (state, took) = (ending.state, seconds(took));
-                let why = ending.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
-                match (state, ending.wait) {
-                    (JobState::Queued, Some(wait)) => {
-                        let (attempt, wait) = (job.attempt(), seconds(wait));
-                        (job, "retrying", format!("attempt {attempt} failed, again in {wait}{why}"))
-                    }
-                    (JobState::Queued, None) => (job, "interrupted", "stopped; it stays queued".to_owned()),
-                    (JobState::Running | JobState::Succeeded | JobState::Failed | JobState::Cancelled, _) => {
-                        (job, state.as_str(), format!("{state} after {took}{why}"))
-                    }
-                }
+    pub(super) fn ended(&self, job: &JobRecord, ending: &Ending, took: Duration) {
+        let (state, took) = (ending.state, seconds(took));
+        let why = ending.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+        match (state, ending.wait) {
+            (JobState::Queued, Some(wait)) => {
+                let (attempt, wait) = (job.attempt(), seconds(wait));
+                self.job(job, "retrying", &format!("attempt {attempt} failed, again in {wait}{why}"));
             }
-            QueueEvent::Warning(text) => return self.warn(text),
-        };
+            (JobState::Queued, None) => self.job(job, "interrupted", "stopped; it stays queued"),
+            (JobState::Running | JobState::Succeeded | JobState::Failed | JobState::Cancelled, _) => {
+                self.job(job, state.as_str(), &format!("{state} after {took}{why}"));
+            }
+        }
+    }
+
+    /// Prints an event of a job; `word` is its name for programs.
+    pub(super) fn job(&self, job: &JobRecord, word: &str, text: &str) {
         if self.json {
             return write_json(&json!({
                 "event": word, "job": job.id.0, "repository": job.repository, "pull_request": job.pull_request,

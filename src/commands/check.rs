@@ -14,8 +14,8 @@ use crate::escape::{escaped, shortened};
 use crate::git;
 use crate::json::{line_and_column, offset_of};
 use crate::manifest::dockerfile::DockerfileStages;
-use crate::manifest::{self, ImageSpec, ManifestError, TemplateValues};
-use crate::model::ImageRepository;
+use crate::manifest::{self, ImageSpec, TemplateValues};
+use crate::model::{ImageRepository, Mistake};
 use crate::plan::{self, LocalNames};
 use crate::suggest;
 
@@ -151,8 +151,8 @@ impl Tree {
             }
         };
         let mut specs = BTreeMap::new();
-        let mut mistake = |m: ManifestError| {
-            problems.push(Problem::new(&file, m.at, m.path.unwrap_or_default(), m.problem, None));
+        let mut mistake = |m: Mistake| {
+            problems.push(Problem::new(&file, m.at, m.key, m.problem, m.hint));
         };
         match manifest::each(&bytes) {
             Ok(images) => images.enumerate().for_each(|(index, image)| match image {

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::wire::{Object, problem_of_url};
+use super::wire::{JsonObject, is_url};
 use super::{Delivery, Event};
 use crate::documents::ReportedChange;
 use crate::error::Failure;
@@ -12,15 +12,15 @@ use crate::model::{BranchName, CommitPrefix, CommitSha, ForgeName, PullRequest, 
 /// The parts of a payload, independent of its kind.
 struct Pull<'a> {
     forge: ForgeName,
-    pull: Object<'a>,
+    pull: JsonObject<'a>,
     /// The side that it is merged into.
-    target: Object<'a>,
-    source: Object<'a>,
+    target: JsonObject<'a>,
+    source: JsonObject<'a>,
     /// Whether the keys are Cloud's.
     is_like_cloud: bool,
 }
 
-pub(super) fn read(forge: ForgeName, top: &Object<'_>, event: Option<&str>) -> Result<Delivery, Failure> {
+pub(super) fn read(forge: ForgeName, top: &JsonObject<'_>, event: Option<&str>) -> Result<Delivery, Failure> {
     let in_body = top.peek_text("eventKey").filter(|_| forge == ForgeName::BitbucketServer);
     let deduced = deduce(top);
     let key = event.or(in_body.as_deref()).or(deduced.as_deref());
@@ -65,7 +65,7 @@ pub(super) fn read(forge: ForgeName, top: &Object<'_>, event: Option<&str>) -> R
 
 /// The event of a payload without its header and without `eventKey`. Payloads about a comment, an approval or a request
 /// for changes also contain the pull request, but have an additional key for their own subject.
-fn deduce(top: &Object<'_>) -> Option<String> {
+fn deduce(top: &JsonObject<'_>) -> Option<String> {
     let about_more = ["comment", "approval", "changes_request", "participant"].iter().any(|key| top.has(key));
     if !top.is_object("pullrequest") || about_more || top.has("eventKey") {
         return None;
@@ -79,18 +79,18 @@ fn deduce(top: &Object<'_>) -> Option<String> {
 }
 
 /// `full_name` in Cloud, project and slug in Data Center, `fullName` in the plugin's payloads.
-fn repository_of(repository: &Object<'_>) -> Option<RepoName> {
+fn repository_of(repository: &JsonObject<'_>) -> Option<RepoName> {
     let (key, slug) = (repository.peek("project").peek_text("key"), repository.peek_text("slug"));
     let by_slug = || format!("{}/{}", key?, slug?).parse().ok();
     repository.peek_as("full_name").or_else(|| repository.peek_as("fullName")).or_else(by_slug)
 }
 
 /// One of the links: an object, or a list of objects.
-fn link(of: &Object<'_>, key: &str, name: &str) -> Option<String> {
+fn link(of: &JsonObject<'_>, key: &str, name: &str) -> Option<String> {
     let links: Value = of.read("links", "").ok()??;
     let has_name = |link: &&Value| link["name"].as_str().unwrap_or_default().starts_with(name);
     let link = links[key].as_array().map_or(Some(&links[key]), |list| list.iter().find(has_name));
-    link?["href"].as_str().filter(|href| problem_of_url(href).is_none()).map(str::to_owned)
+    link?["href"].as_str().filter(|href| is_url(href)).map(str::to_owned)
 }
 
 impl Pull<'_> {
@@ -102,7 +102,7 @@ impl Pull<'_> {
             .or_else(|| self.target.peek("branch").peek_as("name"))
     }
 
-    fn merge(&self, top: &Object<'_>, name: Option<RepoName>) -> Result<Event, Failure> {
+    fn merge(&self, top: &JsonObject<'_>, name: Option<RepoName>) -> Result<Event, Failure> {
         let change = self.reported(top, name.map_or_else(|| self.name(top), Ok)?);
         if change.branch.is_none() {
             if self.is_like_cloud || self.target.has("branch") {
@@ -122,7 +122,7 @@ impl Pull<'_> {
     }
 
     /// The required name of the repository.
-    fn name(&self, top: &Object<'_>) -> Result<RepoName, Failure> {
+    fn name(&self, top: &JsonObject<'_>) -> Result<RepoName, Failure> {
         let repository = self.target.object("repository")?;
         if self.is_like_cloud {
             let at = if repository.has("full_name") { repository } else { top.object("repository")? };
@@ -138,7 +138,7 @@ impl Pull<'_> {
     }
 
     /// The object and key of the commit that landed.
-    fn landed(&self) -> (Object<'_>, &'static str) {
+    fn landed(&self) -> (JsonObject<'_>, &'static str) {
         if self.pull.has("merge_commit") {
             (self.pull.peek("merge_commit"), "hash")
         } else if self.pull.has("mergeCommit") {
@@ -148,7 +148,7 @@ impl Pull<'_> {
         }
     }
 
-    fn reported(&self, top: &Object<'_>, name: RepoName) -> ReportedChange {
+    fn reported(&self, top: &JsonObject<'_>, name: RepoName) -> ReportedChange {
         let pull = &self.pull;
         let (at, key) = self.landed();
         let landed = at.peek_text(key);
@@ -164,7 +164,7 @@ impl Pull<'_> {
         let head = self.source.peek_as("latestCommit").or_else(|| self.source.peek("commit").peek_as("hash"));
         let page =
             link(pull, "html", "").or_else(|| link(pull, "self", "")).or_else(|| pull.peek_url("link"));
-        let web = |of: &Object<'_>| Some(format!("{}.git", link(of, "html", "")?));
+        let web = |of: &JsonObject<'_>| Some(format!("{}.git", link(of, "html", "")?));
         ReportedChange {
             forge: Some(self.forge),
             forge_url: None,

@@ -1,13 +1,13 @@
 //! GitHub (docs.github.com, "Webhook events and payloads"), and the forges with similar payloads: Gitea, Forgejo, Gogs,
 //! GitBucket.
 
-use super::wire::Object;
+use super::wire::JsonObject;
 use super::{Delivery, Event};
 use crate::documents::ReportedChange;
 use crate::error::Failure;
 use crate::model::{BranchName, CommitSha, ForgeName, PullRequest, RepoName};
 
-pub(super) fn read(forge: ForgeName, top: &Object<'_>, event: Option<&str>) -> Result<Delivery, Failure> {
+pub(super) fn read(forge: ForgeName, top: &JsonObject<'_>, event: Option<&str>) -> Result<Delivery, Failure> {
     // An unrelated delivery must not fail here, so a value of another type counts as absent.
     let repository = top.peek("repository").peek_as::<RepoName>("full_name");
     let event = match event.or_else(|| deduce(top)) {
@@ -21,7 +21,7 @@ pub(super) fn read(forge: ForgeName, top: &Object<'_>, event: Option<&str>) -> R
 
 /// The event of a payload without its header. Payloads about a review, a comment or a thread also contain
 /// `pull_request`, but have an additional key for their own subject.
-fn deduce(top: &Object<'_>) -> Option<&'static str> {
+fn deduce(top: &JsonObject<'_>) -> Option<&'static str> {
     if top.has("zen") && top.has("hook_id") {
         return Some("ping");
     }
@@ -30,7 +30,7 @@ fn deduce(top: &Object<'_>) -> Option<&'static str> {
     (about_it && !about_more).then_some("pull_request")
 }
 
-fn pull_request(forge: ForgeName, top: &Object<'_>, name: Option<RepoName>) -> Result<Event, Failure> {
+fn pull_request(forge: ForgeName, top: &JsonObject<'_>, name: Option<RepoName>) -> Result<Event, Failure> {
     let action = top.text("action")?;
     let change = name.map(|name| Box::new(reported(forge, top, name)));
     if action.as_deref() != Some("closed") {
@@ -50,7 +50,7 @@ fn pull_request(forge: ForgeName, top: &Object<'_>, name: Option<RepoName>) -> R
 }
 
 /// The change of a merge; missing data is an error with its path.
-fn merge(forge: ForgeName, top: &Object<'_>, pull: &Object<'_>) -> Result<ReportedChange, Failure> {
+fn merge(forge: ForgeName, top: &JsonObject<'_>, pull: &JsonObject<'_>) -> Result<ReportedChange, Failure> {
     let repository = top.object("repository")?;
     let clone_url = repository.url("clone_url")?;
     let base = pull.object("base")?;
@@ -74,7 +74,7 @@ fn merge(forge: ForgeName, top: &Object<'_>, pull: &Object<'_>) -> Result<Report
 }
 
 /// The readable parts of a pull request.
-fn reported(forge: ForgeName, top: &Object<'_>, repository: RepoName) -> ReportedChange {
+fn reported(forge: ForgeName, top: &JsonObject<'_>, repository: RepoName) -> ReportedChange {
     let (of, pull) = (top.peek("repository"), top.peek("pull_request"));
     let number = pull.peek_number("number").or_else(|| top.peek_number("number"));
     let merged = pull.read("merged", "").ok().flatten() == Some(true);

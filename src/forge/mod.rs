@@ -105,7 +105,7 @@ fn own_document(command: &str) -> Failure {
 /// If the bytes are not a JSON object, come from an unsupported system, or announce a merge without a required field.
 pub fn parse(body: &[u8], headers: Headers<'_>) -> Result<Delivery, Failure> {
     let json = body::json(body, headers.encoding)?;
-    let top = wire::Object::top(body::text(&json)?)?;
+    let top = wire::JsonObject::top(body::text(&json)?)?;
     // `--forge` does not turn a document of swanci into a payload.
     if let Some(command) = shape::own_document(&top) {
         return Err(own_document(command));
@@ -126,5 +126,5 @@ pub fn parse(body: &[u8], headers: Headers<'_>) -> Result<Delivery, Failure> {
 /// Recognizes the forge of a payload without headers by its shape.
 pub(crate) fn recognize(body: &[u8]) -> Result<ForgeName, Failure> {
     let json = body::json(body, Encoding::Detect)?;
-    shape::recognize(&wire::Object::top(body::text(&json)?)?)
+    shape::recognize(&wire::JsonObject::top(body::text(&json)?)?)
 }

@@ -1,14 +1,14 @@
 //! Recognizes the forge of a payload without headers by its keys.
 
 use super::unsupported;
-use super::wire::Object;
+use super::wire::JsonObject;
 use crate::error::Failure;
 use crate::model::ForgeName;
 
 const GITEE: &str = "Gitee";
 
 /// The forge; an error for payloads of other systems. Sources: the webhook documentation of the forges.
-pub(super) fn recognize(top: &Object<'_>) -> Result<ForgeName, Failure> {
+pub(super) fn recognize(top: &JsonObject<'_>) -> Result<ForgeName, Failure> {
     if let Some((_, forge, mark)) = other_systems(top).into_iter().find(|(found, _, _)| *found) {
         return Err(unsupported(forge, mark));
     }
@@ -34,7 +34,7 @@ pub(super) fn recognize(top: &Object<'_>) -> Result<ForgeName, Failure> {
 }
 
 /// The command that reads this document of swanci.
-pub(super) fn own_document(top: &Object<'_>) -> Option<&'static str> {
+pub(super) fn own_document(top: &JsonObject<'_>) -> Option<&'static str> {
     if !top.is_number("schema") {
         None
     } else if top.is_string("decision") {
@@ -49,7 +49,7 @@ pub(super) fn own_document(top: &Object<'_>) -> Option<&'static str> {
 }
 
 /// Unsupported systems: whether the payload is theirs, and the JSON path of the key that tells.
-fn other_systems(top: &Object<'_>) -> [(bool, &'static str, &'static str); 14] {
+fn other_systems(top: &JsonObject<'_>) -> [(bool, &'static str, &'static str); 14] {
     let (repository, sender) = (top.peek("repository"), top.peek("sender"));
     let is_azure = top.is_string("eventType") && top.is_object("resource");
     let is_gitee = repository.is_string("path_with_namespace") && !top.is_string("object_kind");
@@ -73,7 +73,7 @@ fn other_systems(top: &Object<'_>) -> [(bool, &'static str, &'static str); 14] {
 
 /// GitHub's accounts have only a `login`; those of Gitea, Forgejo and Gogs have a `full_name` and usually a `username`,
 /// which newer versions of Forgejo have dropped.
-fn of_githubs_family(top: &Object<'_>) -> ForgeName {
+fn of_githubs_family(top: &JsonObject<'_>) -> ForgeName {
     let (repository, pull) = (top.peek("repository"), top.peek("pull_request"));
     if pull.is_string("base_branch") && !pull.is_object("base") {
         return ForgeName::Gogs;
@@ -125,7 +125,7 @@ mod tests {
             (r#"{"Records":[{"eventSource":"aws:codecommit"}]}"#, "AWS CodeCommit"),
             (r#"{"trigger":"pullreq_merged","repo":{},"principal":{},"pull_req":{}}"#, "Harness"),
         ] {
-            let found = recognize(&Object::top(text).unwrap());
+            let found = recognize(&JsonObject::top(text).unwrap());
             let error = found.unwrap_err().to_string();
             assert!(error.starts_with(&format!("the payload comes from {name}, ")), "{text}: {error}");
         }
@@ -161,7 +161,7 @@ mod tests {
             (r#"{"repository":{"full_name":"a/b"},"images":[],"sender":{"login":"a"}}"#, Github),
             ("{}", Github),
         ] {
-            assert_eq!(recognize(&Object::top(text).unwrap()).unwrap(), forge, "{text}");
+            assert_eq!(recognize(&JsonObject::top(text).unwrap()).unwrap(), forge, "{text}");
         }
     }
 
@@ -172,7 +172,7 @@ mod tests {
             (r#"{"schema":1,"change":{},"images":[]}"#, "push"),
             (r#"{"schema":1,"outcome":"succeeded","images":[]}"#, "verify"),
         ] {
-            assert_eq!(own_document(&Object::top(text).unwrap()), Some(command), "{text}");
+            assert_eq!(own_document(&JsonObject::top(text).unwrap()), Some(command), "{text}");
         }
     }
 }

@@ -47,10 +47,8 @@ impl WebhookSecret {
     /// Whether the token is one of these secrets.
     fn is_token(&self, token: &str) -> bool {
         // HMAC only serves as a comparison in constant time; the key is not secret.
-        let mac =
-            |text: &[u8]| Hmac::<Sha256>::new_from_slice(b"token").map(|mac| mac.chain_update(text)).ok();
-        let Some(given) = mac(token.as_bytes()).map(|mac| mac.finalize().into_bytes()) else { return false };
-        self.0.iter().any(|s| mac(s.expose_secret()).is_some_and(|mac| mac.verify_slice(&given).is_ok()))
+        let given = mac(b"token", &[token.as_bytes()]).map(|mac| mac.finalize().into_bytes());
+        given.is_some_and(|given| self.0.iter().any(|s| is_mac(b"token", &[s.expose_secret()], &given)))
     }
 
     /// Whether one of the signatures (`v1,BASE64 v1,BASE64`) matches `id.timestamp.body`.
@@ -123,11 +121,14 @@ fn is_recent(timestamp: &str, now: SystemTime) -> bool {
     })
 }
 
-fn is_mac(key: &[u8], message: &[&[u8]], expected: &[u8]) -> bool {
+fn mac(key: &[u8], message: &[&[u8]]) -> Option<Hmac<Sha256>> {
     // HMAC accepts keys of any length (RFC 2104, section 2), so this never fails.
-    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else { return false };
-    message.iter().for_each(|part| mac.update(part));
-    mac.verify_slice(expected).is_ok()
+    let mac = Hmac::<Sha256>::new_from_slice(key).ok()?;
+    Some(message.iter().fold(mac, |mac, part| mac.chain_update(part)))
+}
+
+fn is_mac(key: &[u8], message: &[&[u8]], expected: &[u8]) -> bool {
+    mac(key, message).is_some_and(|mac| mac.verify_slice(expected).is_ok())
 }
 
 #[cfg(test)]

@@ -23,21 +23,21 @@ const MAX_KEYS: usize = 10_000;
 
 /// An object and its JSON path; an absent or null object has no keys.
 #[derive(Debug, Default)]
-pub(super) struct Object<'a> {
+pub(super) struct JsonObject<'a> {
     path: String,
     fields: BTreeMap<String, &'a RawValue>,
 }
 
-impl<'a> Object<'a> {
-    fn parse(path: String, text: &'a str) -> serde_json::Result<Object<'a>> {
+impl<'a> JsonObject<'a> {
+    fn parse(path: String, text: &'a str) -> serde_json::Result<JsonObject<'a>> {
         let mut json = serde_json::Deserializer::from_str(text);
-        let object = json.deserialize_map(Object { path, fields: BTreeMap::new() })?;
+        let object = json.deserialize_map(JsonObject { path, fields: BTreeMap::new() })?;
         json.end().map(|()| object)
     }
 
     /// Parses the top level of a payload.
-    pub(super) fn top(text: &'a str) -> Result<Object<'a>, Failure> {
-        let error = match Object::parse(String::new(), text) {
+    pub(super) fn top(text: &'a str) -> Result<JsonObject<'a>, Failure> {
+        let error = match JsonObject::parse(String::new(), text) {
             Ok(object) => return Ok(object),
             Err(error) => escaped(&error.to_string()),
         };
@@ -79,18 +79,18 @@ impl<'a> Object<'a> {
     }
 
     /// The object at a key; empty if absent or null.
-    pub(super) fn object(&self, key: &str) -> Result<Object<'a>, Failure> {
+    pub(super) fn object(&self, key: &str) -> Result<JsonObject<'a>, Failure> {
         let path = self.path_of(key);
-        let Some(value) = self.raw(key) else { return Ok(Object { path, fields: BTreeMap::new() }) };
+        let Some(value) = self.raw(key) else { return Ok(JsonObject { path, fields: BTreeMap::new() }) };
         if !self.is_object(key) {
             return Err(invalid(&path, "is not an object"));
         }
-        Object::parse(path, value.get())
+        JsonObject::parse(path, value.get())
             .map_err(|error| self.wrong(key, format!("is wrong: {}", shortened(&error.to_string(), 120))))
     }
 
-    /// Like [`Object::object`]; also empty if it cannot be parsed.
-    pub(super) fn peek(&self, key: &str) -> Object<'a> {
+    /// Like [`JsonObject::object`]; also empty if it cannot be parsed.
+    pub(super) fn peek(&self, key: &str) -> JsonObject<'a> {
         self.object(key).unwrap_or_default()
     }
 
@@ -143,12 +143,12 @@ impl<'a> Object<'a> {
         invalid(&self.path_of(key), problem)
     }
 
-    /// A URL with harmless syntax; `build` decides which URLs may be cloned.
     pub(super) fn url(&self, key: &str) -> Result<Option<String>, Failure> {
-        let Some(url) = self.text(key)? else { return Ok(None) };
-        match problem_of_url(&url) {
-            None => Ok(Some(url)),
-            Some(problem) => Err(self.wrong(key, problem)),
+        match self.text(key)? {
+            Some(text) if !is_url(&text) => {
+                Err(self.wrong(key, format!("is not a URL: `{}`", shortened(&text, 80))))
+            }
+            url => Ok(url),
         }
     }
 
@@ -166,28 +166,20 @@ impl<'a> Object<'a> {
     }
 }
 
-pub(super) fn problem_of_url(url: &str) -> Option<String> {
-    if url.is_empty() {
-        Some("is empty".to_owned())
-    } else if url.len() > MAX_URL {
-        Some(format!("is longer than {MAX_URL} bytes"))
-    } else if url.chars().any(char::is_control) {
-        Some(format!("has a control character: `{}`", shortened(url, 80)))
-    } else if url.starts_with('-') {
-        Some(format!("looks like an option: `{}`", shortened(url, 80)))
-    } else {
-        None
-    }
+/// Whether the text has a harmless syntax; `build` decides which URLs may be cloned.
+pub(super) fn is_url(text: &str) -> bool {
+    let is_harmless = !text.starts_with('-') && !text.chars().any(char::is_control);
+    is_harmless && (1..=MAX_URL).contains(&text.len())
 }
 
-impl<'de> Visitor<'de> for Object<'de> {
-    type Value = Object<'de>;
+impl<'de> Visitor<'de> for JsonObject<'de> {
+    type Value = JsonObject<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Object<'de>, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<JsonObject<'de>, A::Error> {
         while let Some((key, value)) = map.next_entry::<String, &'de RawValue>()? {
             if self.fields.len() == MAX_KEYS {
                 return Err(A::Error::custom(format!("more than {MAX_KEYS} keys")));
@@ -213,14 +205,14 @@ mod tests {
     fn unused_values_may_have_any_type() {
         for other in ["true", "-1", "1", "1.5", "\"x\"", "[1,{\"a\":[]}]", "{\"a\":1,\"a\":2}"] {
             let text = format!("{{\"repository\":{other},\"action\":\"closed\"}}");
-            let top = Object::top(&text).unwrap();
+            let top = JsonObject::top(&text).unwrap();
             assert!(top.peek("repository").fields.is_empty(), "{other}");
             let error = top.object("repository").unwrap_err().to_string();
             assert!(error.starts_with("the payload's `repository` is "), "{other}: {error}");
             assert_eq!(top.text("action").unwrap().as_deref(), Some("closed"), "{other}");
         }
         for nothing in ["{\"repository\":null}", "{}"] {
-            let repository = Object::top(nothing).unwrap().object("repository").unwrap();
+            let repository = JsonObject::top(nothing).unwrap().object("repository").unwrap();
             let missing = repository.missing("full_name").to_string();
             assert_eq!(missing, "the payload's `repository.full_name` is missing", "{nothing}");
         }
@@ -237,7 +229,7 @@ mod tests {
             ("[]", "the payload is not a JSON object: "),
             ("{} x", "the payload is not a JSON object: "),
         ] {
-            let error = Object::top(text).unwrap_err().to_string();
+            let error = JsonObject::top(text).unwrap_err().to_string();
             assert!(error.starts_with(start), "{text}: {error}");
         }
     }
@@ -252,12 +244,12 @@ mod tests {
             ("1551433034286", "2019-03-01T09:37:14.286Z"),
         ] {
             let text = format!("{{\"at\":{json}}}");
-            let time = Object::top(&text).unwrap().peek_time("at");
+            let time = JsonObject::top(&text).unwrap().peek_time("at");
             assert_eq!(time.map(|time| time.to_string()).as_deref(), Some(expected), "{json}");
         }
         for json in ["null", "\"\"", "\"soon\"", "[]", "99999999999999999999", "-1"] {
             let text = format!("{{\"at\":{json}}}");
-            assert_eq!(Object::top(&text).unwrap().peek_time("at"), None, "{json}");
+            assert_eq!(JsonObject::top(&text).unwrap().peek_time("at"), None, "{json}");
         }
     }
 }

@@ -9,12 +9,12 @@ use std::time::SystemTime;
 use crate::decide::{self, BranchGlobs, Decision};
 use crate::documents::DecisionWord;
 use crate::forge::signature::{self, WebhookSecret};
-use crate::forge::{self, Delivery, Encoding, Event, Headers};
+use crate::forge::{self, Delivery, Event, Headers};
 use crate::model::{ForgeName, RepoName};
 use crate::queue::{JobState, NewJob, Store};
 
 use super::answer::{Answer, Verdict};
-use super::routes::{ContentKind, Delivered, RawDelivery};
+use super::routes::{Delivered, RawDelivery};
 
 /// The rules of one forge: a delivery with its signature may build only its own repositories.
 pub struct ForgeRules {
@@ -28,18 +28,14 @@ pub struct ForgeRules {
 
 /// The forges whose secret verifies the delivery, among those that can have sent it. At least one; several only if they
 /// share a secret.
-fn verify<'r>(
-    rules: &'r [ForgeRules],
-    raw: &RawDelivery<'_>,
-    encoding: Encoding,
-) -> Result<Vec<&'r ForgeRules>, String> {
+fn verify<'r>(rules: &'r [ForgeRules], raw: &RawDelivery<'_>) -> Result<Vec<&'r ForgeRules>, String> {
     let (mut verified, mut why) = (Vec::new(), None);
     for forge in rules.iter().filter(|forge| forge.kind.can_send(raw.headers)) {
         let Some(secret) = &forge.secret else {
             why.get_or_insert_with(|| format!("{} has no webhook secret", forge.url));
             continue;
         };
-        match signature::verify(forge.kind, raw.headers, raw.body, encoding, secret, SystemTime::now()) {
+        match signature::verify(forge.kind, raw.headers, raw.body, raw.encoding, secret, SystemTime::now()) {
             Ok(()) => verified.push(forge),
             Err(wrong) => why = Some(wrong.to_owned()),
         }
@@ -75,15 +71,15 @@ impl Intake {
     /// Judges a delivery; a merge is on disk before this returns.
     pub fn deliver(&self, raw: &RawDelivery<'_>) -> Delivered {
         let rules = Arc::clone(&*self.rules.read().unwrap_or_else(PoisonError::into_inner));
-        let encoding = match raw.content {
-            ContentKind::Json => Encoding::Json,
-            ContentKind::Form => Encoding::Form,
-        };
-        let verified = match verify(&rules, raw, encoding) {
+        let verified = match verify(&rules, raw) {
             Ok(verified) => verified,
             Err(why) => return Answer { log: Some(why), ..Answer::unauthorized() }.into(),
         };
-        let headers = Headers { event: raw.event, encoding, forge: verified.first().map(|forge| forge.kind) };
+        let headers = Headers {
+            event: raw.event,
+            encoding: raw.encoding,
+            forge: verified.first().map(|forge| forge.kind),
+        };
         let delivery = match forge::parse(raw.body, headers) {
             Ok(delivery) => delivery,
             Err(error) => return Answer::new(Verdict::Malformed, error.to_string()).into(),

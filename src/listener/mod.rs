@@ -28,7 +28,7 @@ pub use answer::{Answer, Refusal, Reply, Verdict};
 pub use intake::{ForgeRules, Intake};
 pub use limits::{Limits, raise_nofile};
 pub use metrics::Metrics;
-pub use routes::{App, ContentKind, Delivered, DeliveryLine, RawDelivery};
+pub use routes::{App, Delivered, DeliveryLine, RawDelivery};
 
 use gate::{Gate, PAUSE};
 use routes::{Routes, Side};

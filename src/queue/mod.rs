@@ -29,7 +29,7 @@ pub use self::lock::{ServeLock, is_served};
 pub use self::log::{JobLog, LOG_CAP};
 pub use self::outbox::{Post, PostError, PostKind};
 pub use self::store::{Clock, Store};
-pub use self::worker::{Handler, JobContext, Pool, PoolOptions, QueueEvent};
+pub use self::worker::{Handler, JobContext, Pool, PoolOptions};
 
 /// The error for a file of the state directory.
 fn cannot_use(path: &Path) -> impl FnOnce(io::Error) -> Failure + use<> {

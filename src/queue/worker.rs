@@ -29,7 +29,10 @@ pub trait Handler: Send + Sync {
     /// Sends a post to the forge.
     fn post(&self, post: &Post, cancel: &Cancel) -> Result<(), PostError>;
 
-    fn observe(&self, event: QueueEvent<'_>);
+    /// An attempt ended, after this time.
+    fn ended(&self, job: &JobRecord, ending: &Ending, took: Duration);
+
+    fn warn(&self, text: &str);
 }
 
 /// A handler's input, besides its job.
@@ -37,14 +40,6 @@ pub struct JobContext {
     /// Stops when the job is cancelled, its time is up, or `serve` ends.
     pub cancel: Cancel,
     pub log: Arc<JobLog>,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub enum QueueEvent<'a> {
-    Started(&'a JobRecord),
-    /// An attempt ended, after this time.
-    Ended(&'a JobRecord, &'a Ending, Duration),
-    Warning(&'a str),
 }
 
 #[derive(Clone)]
@@ -77,11 +72,11 @@ impl Default for PoolOptions {
 
 /// Workers on a store. They run until the pool is shut down or dropped, or its token stops.
 pub struct Pool {
-    shared: Arc<Shared>,
+    workers: Arc<Workers>,
     threads: Vec<JoinHandle<()>>,
 }
 
-struct Shared {
+struct Workers {
     store: Arc<Store>,
     options: PoolOptions,
     handler: Arc<dyn Handler>,
@@ -90,8 +85,8 @@ struct Shared {
 }
 
 impl Pool {
-    /// Starts the workers, a thread that posts, and a keeper that forwards cancel requests, renews leases and deletes old
-    /// jobs.
+    /// Starts the workers, and a keeper that forwards cancel requests, renews leases, deletes old jobs and starts the
+    /// thread that posts.
     pub fn start(
         store: &Arc<Store>,
         options: PoolOptions,
@@ -99,32 +94,29 @@ impl Pool {
         handler: Arc<dyn Handler>,
     ) -> io::Result<Pool> {
         let (jobs, store, cancel) = (options.jobs, Arc::clone(store), cancel.child(None));
-        let shared = Arc::new(Shared { store, options, handler, cancel, running: Mutex::default() });
+        let workers = Arc::new(Workers { store, options, handler, cancel, running: Mutex::default() });
         // The threads wait for changes of the store, so a stop has to count as one.
-        let weak = Arc::downgrade(&shared);
-        shared.cancel.on_stop(move || drop(weak.upgrade().inspect(|shared| shared.store.wake())));
-        let mut pool = Pool { shared, threads: Vec::new() };
+        let weak = Arc::downgrade(&workers);
+        workers.cancel.on_stop(move || drop(weak.upgrade().inspect(|workers| workers.store.wake())));
+        let mut pool = Pool { workers, threads: Vec::new() };
         // If a thread fails to start, the pool is dropped, which stops the others.
+        pool.spawn("queue-keeper".to_owned(), Workers::keep)?;
         for number in 1..=jobs {
-            let worker = pool.spawn(format!("worker-{number}"), |shared| shared.repeat(Shared::work))?;
-            pool.threads.push(worker);
+            pool.spawn(format!("worker-{number}"), Workers::work)?;
         }
-        let keeper = pool.spawn("queue-keeper".to_owned(), Shared::keep)?;
-        pool.threads.push(keeper);
-        // A shutdown does not wait for a slow forge.
-        pool.spawn("outbox".to_owned(), |shared| shared.repeat(Shared::post))?;
         Ok(pool)
     }
 
-    fn spawn(&self, name: String, run: fn(&Shared)) -> io::Result<JoinHandle<()>> {
-        let shared = Arc::clone(&self.shared);
-        thread::Builder::new().name(name).spawn(move || run(&shared))
+    fn spawn(&mut self, name: String, run: fn(&Arc<Workers>)) -> io::Result<()> {
+        let workers = Arc::clone(&self.workers);
+        self.threads.push(thread::Builder::new().name(name).spawn(move || run(&workers))?);
+        Ok(())
     }
 
     /// Takes no more jobs, stops the running ones and waits up to `limit` for them. They are queued again. Returns
     /// whether all have ended; the next `serve` queues the others again.
     pub fn shutdown(mut self, reason: Stop, limit: Duration) -> bool {
-        self.shared.cancel.stop(reason);
+        self.workers.cancel.stop(reason);
         let deadline = Instant::now() + limit;
         while !self.threads.iter().all(JoinHandle::is_finished) {
             if Instant::now() >= deadline {
@@ -140,49 +132,30 @@ impl Pool {
 impl Drop for Pool {
     /// Stops the workers without waiting for them.
     fn drop(&mut self) {
-        self.shared.cancel.stop(Stop::Terminated);
+        self.workers.cancel.stop(Stop::Terminated);
     }
 }
 
-impl Shared {
-    /// Repeats `step` while it finds something to do; otherwise waits until the store changes. The keeper wakes it when a
-    /// wait expires or another process has changed something.
-    fn repeat(&self, step: fn(&Shared) -> Result<bool, Failure>) {
+impl Workers {
+    fn work(self: &Arc<Workers>) {
         loop {
             let seen = self.store.changes();
             if self.cancel.check().is_err() {
                 return;
             }
-            match step(self) {
-                Ok(true) => {}
-                Ok(false) => self.store.wait_change(seen, Duration::MAX),
+            match self.store.claim(self.options.backoff.longest()) {
+                Ok(Some(job)) => self.run(&job),
+                // The keeper wakes it when a wait expires or another process has queued a job.
+                Ok(None) => self.store.wait_change(seen, Duration::MAX),
                 Err(error) => self.trouble(&error),
             }
         }
-    }
-
-    /// Runs one job, if there is one that may run now.
-    fn work(&self) -> Result<bool, Failure> {
-        let Some(job) = self.store.claim(self.options.backoff.longest())? else { return Ok(false) };
-        self.run(&job);
-        Ok(true)
-    }
-
-    /// Sends one post, if there is one that may be sent now.
-    fn post(&self) -> Result<bool, Failure> {
-        let Some(post) = self.store.next_post()? else { return Ok(false) };
-        let sent = self.handler.post(&post, &self.cancel);
-        if let Some(warning) = self.store.posted(&post, sent)? {
-            self.handler.observe(QueueEvent::Warning(&warning));
-        }
-        Ok(true)
     }
 
     fn run(&self, job: &JobRecord) {
         let began = Instant::now();
         let cancel = self.cancel.child(Some(self.options.timeout));
         self.running().insert(job.id, cancel.clone());
-        self.handler.observe(QueueEvent::Started(job));
         let context = JobContext { cancel, log: Arc::new(self.store.open_log(job.id)) };
         let result = catch_unwind(AssertUnwindSafe(|| self.handler.run(job, &context)))
             .unwrap_or_else(|panic| Err(Failure::failed(panic_text(&*panic))));
@@ -234,11 +207,11 @@ impl Shared {
             match self.store.end(job.id, &ending) {
                 Ok(Some(state)) => {
                     ending.state = state;
-                    return self.handler.observe(QueueEvent::Ended(job, &ending, began.elapsed()));
+                    return self.handler.ended(job, &ending, began.elapsed());
                 }
                 Ok(None) => {
                     let text = format!("job {} was taken over by another process", job.id);
-                    return self.handler.observe(QueueEvent::Warning(&text));
+                    return self.handler.warn(&text);
                 }
                 Err(error) => {
                     self.trouble(&error);
@@ -250,16 +223,47 @@ impl Shared {
         }
     }
 
-    fn keep(&self) {
-        let (mut renewed, mut tidied) = (Instant::now(), None::<Instant>);
+    fn keep(self: &Arc<Workers>) {
+        let (mut ticked, mut renewed, mut tidied) = (None::<Instant>, Instant::now(), None::<Instant>);
+        let mut poster = None;
         loop {
-            if let Err(error) = self.tick(&mut renewed, &mut tidied) {
-                self.trouble(&error);
-            }
-            if self.cancel.sleep(self.options.poll).is_err() {
+            let seen = self.store.changes();
+            if self.cancel.check().is_err() {
                 return;
             }
+            // At each change: a short job would end before the next tick and replace its pending status.
+            let mut done = self.post(&mut poster);
+            if done.is_ok() && ticked.is_none_or(|at| at.elapsed() >= self.options.poll) {
+                ticked = Some(Instant::now());
+                done = self.tick(&mut renewed, &mut tidied);
+            }
+            if let Err(error) = done {
+                self.trouble(&error);
+            }
+            let since = ticked.map_or(Duration::ZERO, |at| at.elapsed());
+            self.store.wait_change(seen, self.options.poll.saturating_sub(since));
         }
+    }
+
+    /// Sends the pending posts, on a thread that lives only while there is something to post.
+    fn post(self: &Arc<Workers>, poster: &mut Option<JoinHandle<()>>) -> Result<(), Failure> {
+        if poster.as_ref().is_none_or(JoinHandle::is_finished) && self.store.next_post()?.is_some() {
+            let workers = Arc::clone(self);
+            let send_all =
+                move || while workers.cancel.check().is_ok() && matches!(workers.post_one(), Ok(true)) {};
+            *poster = thread::Builder::new().name("outbox".to_owned()).spawn(send_all).ok();
+        }
+        Ok(())
+    }
+
+    /// Sends one post, if there is one that may be sent now.
+    fn post_one(&self) -> Result<bool, Failure> {
+        let Some(post) = self.store.next_post()? else { return Ok(false) };
+        let sent = self.handler.post(&post, &self.cancel);
+        if let Some(warning) = self.store.posted(&post, sent)? {
+            self.handler.warn(&warning);
+        }
+        Ok(true)
     }
 
     fn tick(&self, renewed: &mut Instant, tidied: &mut Option<Instant>) -> Result<(), Failure> {
@@ -267,7 +271,7 @@ impl Shared {
             *tidied = Some(Instant::now());
             self.store.forget(self.options.retention, KEEP)?;
         }
-        if self.store.has_next(self.options.backoff.longest())? || self.store.next_post()?.is_some() {
+        if self.store.has_next(self.options.backoff.longest())? {
             self.store.wake();
         }
         for id in if self.running().is_empty() { Vec::new() } else { self.store.to_cancel()? } {
@@ -291,7 +295,7 @@ impl Shared {
 
     /// Reports the error and waits before the next try.
     fn trouble(&self, error: &Failure) {
-        self.handler.observe(QueueEvent::Warning(&format!("{error}; it is tried again")));
+        self.handler.warn(&format!("{error}; it is tried again"));
         let _ = self.cancel.sleep(self.options.poll);
     }
 }

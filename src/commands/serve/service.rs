@@ -17,7 +17,7 @@ use crate::listener::{
 };
 use crate::pipeline::{self, BuildOptions, PushOptions, Ran};
 use crate::progress::{Detail, Lines};
-use crate::queue::{Handler, JobContext, JobId, JobRecord, Post, PostError, QueueEvent, Store};
+use crate::queue::{Ending, Handler, JobContext, JobId, JobRecord, Post, PostError, Store};
 
 use super::posts;
 
@@ -106,6 +106,7 @@ impl Service {
 
 impl Handler for Service {
     fn run(&self, job: &JobRecord, context: &JobContext) -> Result<String, Failure> {
+        self.announcer.job(job, "started", &format!("started, attempt {}", job.attempt()));
         let log = Arc::clone(&context.log);
         let events = Events::to(vec![
             Arc::new(Lines::to(Detail::Log, move |line| log.line(line))),
@@ -119,13 +120,15 @@ impl Handler for Service {
         posts::send(&self.queue, &self.config(), post, cancel)
     }
 
-    fn observe(&self, event: QueueEvent<'_>) {
-        if let QueueEvent::Ended(_, ending, _) = event
-            && ending.wait.is_some()
-        {
+    fn ended(&self, job: &JobRecord, ending: &Ending, took: Duration) {
+        if ending.wait.is_some() {
             self.metrics.retry();
         }
-        self.announcer.job(event);
+        self.announcer.ended(job, ending, took);
+    }
+
+    fn warn(&self, text: &str) {
+        self.announcer.warn(text);
     }
 }
 
