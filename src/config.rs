@@ -17,11 +17,10 @@ use secrecy::{ExposeSecret as _, SecretString};
 use crate::decide::BranchGlobs;
 use crate::error::{Classify as _, Failure, Kind};
 use crate::manifest::Template;
-use crate::model::{ForgeName, ImageName, RegistryAddress, RepoName};
+use crate::model::{ForgeName, ImageName, Mistake, RegistryAddress, RepoName};
 use crate::redact;
 
 pub use environment::Environment;
-use file::Mistake;
 #[cfg(test)]
 pub(crate) use file::RawConfig;
 pub(crate) use validate::{forge_url, is_secret_id};

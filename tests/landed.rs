@@ -56,7 +56,7 @@ fn planned_commit(ran: Ran) -> String {
 
 fn refused(ran: Ran) {
     let ran = ran.ended(5).saying(&[
-        "it cannot be told which commit",
+        "matches no commit of the branch",
         "hint: ",
         "swanci build --repo",
         "--commit SHA",

@@ -1,37 +1,35 @@
 //! `swanci serve`: runs the listener, the queue and the workers, and handles signals.
 
-mod app;
 mod posts;
-mod works;
+mod service;
 
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
 use signal_hook::consts::SIGHUP;
 
 use crate::cancel::{Cancel, Stop};
-use crate::cli::Serve;
+use crate::cli::{Global, Serve, SiteArgs};
 use crate::config::Config;
 use crate::error::{Classify as _, Failure, Kind};
 use crate::forge::signature::WebhookSecret;
 use crate::listener::{self, ForgeRules, Intake, Limits, Listener, Metrics};
 use crate::process;
-use crate::queue::{JobId, JobState, Pool, PoolOptions, ServeLock, Store};
+use crate::queue::{JobRecord, JobState, Pool, PoolOptions, ServeLock, Store};
 
 use super::Session;
 use super::announce::Announcer;
 use super::session;
-use app::ServeApp;
-use works::Works;
+use service::Service;
 
 /// Time for running jobs to end after a signal.
 const SHUTDOWN: Duration = Duration::from_secs(8);
 
 /// Listens until a signal or, with `--once`, until one merge is done.
-pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Serve) -> Result<(), Failure> {
+pub(super) fn command(session: &Session, global: &Global, args: &Serve) -> Result<(), Failure> {
     let announcer = Announcer::new(session.json, session.quiet, session.events.clone());
     let config = with_flags(session.config.clone(), args)?;
     if args.once && config.serve.jobs == 0 {
@@ -44,79 +42,81 @@ pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Ser
     signal_hook::flag::register(SIGHUP, Arc::clone(&hangup))
         .classify(Kind::Environment, || "cannot handle SIGHUP")?;
     let (queue, public, admin) = open(&config, &announcer)?;
-    let queue = Arc::new(queue);
-    let counted = queue.clone();
-    let metrics = Metrics::new(move || counted.stats().unwrap_or_default());
-    let works = Arc::new(Works {
+    let (counted, has_admin) = (Arc::clone(&queue), admin.is_some());
+    let service = Arc::new(Service {
         config: RwLock::new(Arc::new(config.clone())),
-        metrics: metrics.clone(),
-        flags: args.registry.clone(),
-        queue: queue.clone(),
-        announcer: announcer.clone(),
+        flags: SiteArgs { registry: args.registry.clone(), ..SiteArgs::default() },
+        metrics: Metrics::new(move || counted.stats().unwrap_or_default()),
+        intake: Intake::new(rules, Arc::clone(&queue), args.once),
+        queue,
+        announcer,
+        stopper: OnceLock::new(),
+        first_job: OnceLock::new(),
+        checked: Mutex::new(None),
+        checking: Mutex::new(()),
     });
+    let (queue, announcer) = (&service.queue, &service.announcer);
     // Finds an invalid configuration at startup, not with the first merge.
-    let site = works.site(&session.events, &session.cancel)?;
+    let site = service.site(&session.events, &session.cancel)?;
     if site.registry.is_none() && config.serve.jobs > 0 {
         announcer
             .warn("no registry is configured, so every merge will fail: set registry.host or --registry");
     }
     queue.set_posts(posts::wanted(&config))?;
-    let pool = start_pool(&queue, &config, &works, &session.cancel)?;
+    let pool = start_pool(&service, &config, &session.cancel)?;
     if args.once {
         announcer.say("draining", "running what is queued first");
         let drained = queue.wait_drained(&session.cancel);
         if let Some(stop) = session.cancel.stopped() {
-            return end(pool, &announcer, stop);
+            return end(pool, announcer, stop);
         }
         drained?;
     }
 
-    let intake = Intake::new(rules, queue.clone(), args.once);
-    let app = ServeApp::new(intake, Arc::clone(&works), announcer.clone(), session.events.clone());
-    let app = Arc::new(app);
     let limits = Limits { max_body: config.serve.max_body.as_u64(), ..Limits::default() };
-    let listener = Listener::new(public, admin, limits, Arc::clone(&app) as _, metrics)?;
+    let listener = Listener::new(public, admin, limits, Arc::clone(&service) as _, service.metrics.clone())?;
     if args.once {
         // No delivery is possible yet: the listener starts below.
-        let _ = app.stopper.set(listener.stopper());
+        let _ = service.stopper.set(listener.stopper());
     }
-    announce_addresses(&listener, config.serve.admin_listen.is_some(), &announcer);
+    announce_addresses(&listener, has_admin, announcer);
     let limit = args.once.then_some(args.once_timeout).flatten();
     let until = limit.and_then(|limit| Instant::now().checked_add(limit));
     let listened = listen(listener, until, &session.cancel, &hangup, &mut || {
-        reload(global, args, session, &works, &app.intake, &announcer);
+        let config = Session::open(global, &session.cancel).and_then(|new| with_flags(new.config, args));
+        reload(&service, config, &session.cancel);
     });
     if let Some(stop) = session.cancel.stopped() {
-        return end(pool, &announcer, stop);
+        return end(pool, announcer, stop);
     }
-    if args.once
-        && let Some(id) = app.first_job.get()
-    {
-        return end_once(pool, &announcer, &queue, *id, &session.cancel);
+    let Some(id) = service.first_job.get() else {
+        pool.shutdown(Stop::Terminated, SHUTDOWN);
+        let late = "no delivery queued a job before --once-timeout was over";
+        return listened.and(if args.once { Err(Failure::environment(late)) } else { Ok(()) });
+    };
+    let ended = queue.wait_ended(*id, &session.cancel);
+    if let Some(stop) = session.cancel.stopped() {
+        return end(pool, announcer, stop);
     }
+    let record = ended?;
+    posts::flush(queue, &session.cancel);
     pool.shutdown(Stop::Terminated, SHUTDOWN);
-    match listened {
-        Ok(()) if args.once => {
-            Err(Failure::environment("no delivery queued a job before --once-timeout was over"))
-        }
-        listened => listened,
-    }
+    result_of(&record)
 }
 
 /// The queue, under its lock, and the sockets.
 fn open(
     config: &Config,
     announcer: &Announcer,
-) -> Result<(Store, Vec<TcpListener>, Option<TcpListener>), Failure> {
-    let state_dir = std::path::absolute(&config.state_dir)
-        .classify(Kind::Environment, || "the state directory has no absolute path")?;
+) -> Result<(Arc<Store>, Vec<TcpListener>, Option<TcpListener>), Failure> {
+    let state_dir = session::state_dir(config)?;
     let mut lock = ServeLock::acquire(&state_dir)?;
     let (public, admin) = sockets(config)?;
     let address = public.iter().find_map(|socket| socket.local_addr().ok());
     lock.listens_on(&address.map(|address| address.to_string()).unwrap_or_default());
     end_stale_children(&state_dir, announcer)?;
     let store = Store::open(lock, Arc::new(jiff::Timestamp::now))?;
-    Ok((store, public, admin))
+    Ok((Arc::new(store), public, admin))
 }
 
 /// Runs the listener until it is stopped, a signal comes or the time is up. Each SIGHUP is a call of `reload`.
@@ -165,38 +165,15 @@ fn end(pool: Pool, announcer: &Announcer, stop: Stop) -> Result<(), Failure> {
     Ok(())
 }
 
-/// `--once`: waits for the job.
-fn end_once(
-    pool: Pool,
-    announcer: &Announcer,
-    queue: &Store,
-    id: JobId,
-    cancel: &Cancel,
-) -> Result<(), Failure> {
-    let ended = queue.wait_ended(id, cancel);
-    if let Some(stop) = cancel.stopped() {
-        return end(pool, announcer, stop);
+/// The exit code of a job.
+fn result_of(job: &JobRecord) -> Result<(), Failure> {
+    if job.state == JobState::Succeeded {
+        return Ok(());
     }
-    let record = ended?;
-    posts::flush(queue, cancel);
-    pool.shutdown(Stop::Terminated, SHUTDOWN);
-    job_failure(record.state, record.exit_code, record.error).map_or(Ok(()), Err)
-}
-
-fn job_failure(state: JobState, code: Option<u8>, error: Option<String>) -> Option<Failure> {
-    let error = error.unwrap_or_else(|| format!("the job {state}"));
-    match state {
-        JobState::Succeeded => None,
-        JobState::Queued | JobState::Running | JobState::Failed | JobState::Cancelled => {
-            let kind = match code {
-                Some(4) => Kind::BadInput,
-                Some(5) => Kind::Refused,
-                Some(6) => Kind::Environment,
-                Some(_) | None => Kind::Failed,
-            };
-            Some(Failure::new(kind, anyhow::anyhow!("{error}")))
-        }
-    }
+    let kinds = [Kind::BadInput, Kind::Refused, Kind::Environment];
+    let kind = kinds.into_iter().find(|kind| Some(kind.code()) == job.exit_code).unwrap_or(Kind::Failed);
+    let error = job.error.clone().unwrap_or_else(|| format!("the job {}", job.state));
+    Err(Failure::new(kind, anyhow::anyhow!("{error}")))
 }
 
 fn with_flags(mut config: Config, args: &Serve) -> Result<Config, Failure> {
@@ -220,11 +197,11 @@ fn with_flags(mut config: Config, args: &Serve) -> Result<Config, Failure> {
 
 /// Fails without a secret or an allowed repository, because every delivery would be refused.
 fn rules(config: &Config) -> Result<Vec<ForgeRules>, Failure> {
-    let mut forges = Vec::with_capacity(config.forges.len());
+    let mut forges = Vec::new();
     for forge in &config.forges {
         let secrets = forge.webhook_secrets()?;
-        let secret = if secrets.is_empty() { None } else { Some(WebhookSecret::new(secrets)) };
-        let secret = secret
+        let secret = (!secrets.is_empty())
+            .then(|| WebhookSecret::new(secrets))
             .transpose()
             .map_err(|f: Failure| f.context(format!("the webhook secret of {} cannot be used", forge.url)))?;
         let own = config.repositories.iter().filter(|repository| repository.forge == forge.url);
@@ -274,62 +251,45 @@ fn announce_addresses(listener: &Listener, admin: bool, announcer: &Announcer) {
     }
 }
 
-fn start_pool(
-    queue: &Arc<Store>,
-    config: &Config,
-    works: &Arc<Works>,
-    cancel: &Cancel,
-) -> Result<Pool, Failure> {
+fn start_pool(service: &Arc<Service>, config: &Config, cancel: &Cancel) -> Result<Pool, Failure> {
     let options = PoolOptions {
         jobs: config.serve.jobs,
         timeout: config.serve.timeout,
         retention: config.serve.retention,
         ..PoolOptions::default()
     };
-    let handler = Arc::clone(works);
-    Pool::start(queue, options, cancel, handler)
+    let handler = Arc::clone(service);
+    Pool::start(&service.queue, options, cancel, handler)
         .classify(Kind::Environment, || "the workers cannot be started")
 }
 
-/// SIGHUP: reads the configuration again; an invalid one changes nothing.
-fn reload(
-    global: &crate::cli::Global,
-    args: &Serve,
-    session: &Session,
-    works: &Works,
-    intake: &Intake,
-    announcer: &Announcer,
-) {
-    let read = || -> Result<(Vec<ForgeRules>, Config), Failure> {
-        let config = with_flags(Session::open(global, &session.cancel)?.config, args)?;
+/// SIGHUP: an invalid configuration changes nothing.
+fn reload(service: &Service, config: Result<Config, Failure>, cancel: &Cancel) {
+    let announcer = &service.announcer;
+    let checked = config.and_then(|config| {
         let rules = rules(&config)?;
-        session::site(&config, &args.registry, None, &session.events, &session.cancel)?;
+        session::site(&config, &service.flags, &announcer.events, cancel)?;
         Ok((rules, config))
-    };
-    match read() {
-        Ok((rules, config)) => {
-            intake.replace_rules(rules);
-            if let Err(error) = works.queue.set_posts(posts::wanted(&config)) {
-                announcer.warn(&format!("whether the forges are told of jobs has not changed: {error}"));
-            }
-            let before = works.replace_config(config.clone());
-            announcer.say("reloaded", "the configuration was read again");
-            let fixed = |c: &Config| {
-                (
-                    c.serve.listen,
-                    c.serve.jobs,
-                    c.serve.timeout,
-                    c.serve.admin_listen,
-                    c.serve.max_body,
-                    c.serve.retention,
-                )
-            };
-            if fixed(&before) != fixed(&config) || before.state_dir != config.state_dir {
-                announcer.warn("state_dir and serve.listen, jobs, timeout, max_body, retention and admin_listen change only at the next start");
-            }
-        }
+    });
+    let (rules, config) = match checked {
+        Ok(checked) => checked,
         Err(failure) => {
-            announcer.warn(&format!("the old configuration stays, because the new one is wrong: {failure}"))
+            let text = format!("the old configuration stays, because the new one is wrong: {failure}");
+            return announcer.warn(&text);
         }
+    };
+    service.intake.replace_rules(rules);
+    if let Err(error) = service.queue.set_posts(posts::wanted(&config)) {
+        announcer.warn(&format!("whether the forges are told of jobs has not changed: {error}"));
+    }
+    let fixed = |config: &Config| {
+        let serve = &config.serve;
+        let addresses = (serve.listen, serve.admin_listen, config.state_dir.clone());
+        (addresses, serve.jobs, serve.timeout, serve.max_body, serve.retention)
+    };
+    let (new, old) = (fixed(&config), service.replace_config(config));
+    announcer.say("reloaded", "the configuration was read again");
+    if fixed(&old) != new {
+        announcer.warn("state_dir and serve.listen, jobs, timeout, max_body, retention and admin_listen change only at the next start");
     }
 }

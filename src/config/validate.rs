@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
-use super::file::{Mistake, OneOrMore, RawBuild, RawConfig, RawForge, RawRepository, RawServe};
+use super::file::{OneOrMore, RawBuild, RawConfig, RawForge, RawRepository, RawServe};
 use super::{BuildConfig, Config, Environment, ForgeConfig, RepositoryConfig, ServeConfig, short_for};
 use crate::decide::BranchGlobs;
 use crate::escape::shortened;
 use crate::manifest::Template;
-use crate::model::{ForgeName, RegistryAddress, RepoName};
+use crate::model::{ForgeName, Mistake, RegistryAddress, RepoName};
 
 /// All connections of the listener share 128 MiB, so it can never accept a larger body.
 const LARGEST_BODY: ByteSize = ByteSize::mib(128);

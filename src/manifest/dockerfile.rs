@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
 
-use super::instructions::{self, Instruction, Word};
+use super::instructions::{self, Instruction};
 use super::variables::expand;
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -106,7 +106,7 @@ impl DockerfileStages {
         lines.join("\n")
     }
 
-    fn from(&mut self, at: usize, words: &[Word<'_>], globals: &BTreeMap<String, String>, escape: char) {
+    fn from(&mut self, at: usize, words: &[(usize, &str)], globals: &BTreeMap<String, String>, escape: char) {
         let mut plain = words.iter().filter(|(_, word)| !word.starts_with("--"));
         let image = plain.next();
         let name = match (plain.next(), plain.next()) {
@@ -125,7 +125,7 @@ impl DockerfileStages {
         self.count += 1;
     }
 
-    fn copy(&mut self, at: usize, words: &[Word<'_>], escape: char) {
+    fn copy(&mut self, at: usize, words: &[(usize, &str)], escape: char) {
         for (start, word) in words.iter().take_while(|(_, word)| word.starts_with("--")) {
             let Some(from) = word.strip_prefix("--from=") else { continue };
             // Docker does not expand variables here.
@@ -138,7 +138,7 @@ impl DockerfileStages {
         }
     }
 
-    fn run(&mut self, at: usize, words: &[Word<'_>]) {
+    fn run(&mut self, at: usize, words: &[(usize, &str)]) {
         const QUOTES: [char; 2] = ['"', '\''];
         for (start, word) in words.iter().take_while(|(_, word)| word.starts_with("--")) {
             let Some(mount) = word.strip_prefix("--mount=") else { continue };
@@ -174,7 +174,7 @@ impl DockerfileStages {
 
 /// `ARG NAME` and `ARG NAME=default …` before the first stage.
 fn declare(
-    words: &[Word<'_>],
+    words: &[(usize, &str)],
     args: &BTreeMap<String, String>,
     globals: &mut BTreeMap<String, String>,
     escape: char,

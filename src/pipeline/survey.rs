@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::documents::{Image, ImageStatus};
-use crate::error::{Failure, Kind};
+use crate::error::Failure;
 use crate::git::{ContextFiles, Found, Mirror};
 use crate::manifest::dockerfile::DockerfileStages;
 use crate::manifest::{self, ImageSpec, TemplateValues};
@@ -40,17 +40,14 @@ pub(super) fn specs(
     commit: &CommitSha,
     repository: &RepoName,
 ) -> Result<Vec<ImageSpec>, Failure> {
+    let bad_input = |mistake| Failure::bad_input(manifest::sentence(&mistake));
     match mirror.look(commit, manifest::FILE_NAME)? {
-        Found::Blob(id) => {
-            let content = mirror.read_blobs(&[id])?.concat();
-            manifest::parse(&content).map_err(|e| Failure::new(Kind::BadInput, e))
-        }
+        Found::Blob(id) => manifest::parse(&mirror.read_blobs(&[id])?.concat()).map_err(bad_input),
         Found::Missing | Found::Tree(_) | Found::Submodule => {
             if !matches!(mirror.look(commit, "Dockerfile")?, Found::Blob(_)) {
                 return Err(no_images());
             }
-            let spec = ImageSpec::root_dockerfile(repository).map_err(|e| Failure::new(Kind::BadInput, e))?;
-            Ok(vec![spec])
+            Ok(vec![ImageSpec::root_dockerfile(repository).map_err(bad_input)?])
         }
         Found::Outside(_) | Found::Dangling => {
             Err(Failure::bad_input("images.json is a link that leads out of the repository"))

@@ -45,17 +45,17 @@ pub(super) fn send(queue: &Store, config: &Config, post: &Post, cancel: &Cancel)
     if !wanted {
         return Ok(());
     }
-    let api = report::api_of(config, forge, name, None, cancel).map_err(|e| failed(e.one_line()))?;
+    let api = report::api_of(config, forge, name, None, None, cancel).map_err(|e| failed(e.one_line()))?;
     let Some(api) = api else { return Err(failed(format!("the forge {} has no token", forge.url))) };
 
-    let receipt = job.outcome.as_deref().map(serde_json::from_str::<Receipt>).transpose();
+    let receipt = job.outcome.as_deref().map(serde_json::from_str::<Box<Receipt>>).transpose();
     let receipt = receipt.map_err(|error| failed(format!("the receipt cannot be read: {error}")))?;
-    let merge = match (job.state, &receipt) {
+    let merge = match (job.state, receipt) {
         (JobState::Queued | JobState::Running, _) => MergeState::Pending,
         (_, Some(receipt)) => MergeState::Succeeded(receipt),
         (state, None) => MergeState::Failed {
             code: job.exit_code.filter(|_| state == JobState::Failed),
-            error: job.error.as_deref().unwrap_or(state.as_str()),
+            error: job.error.clone().unwrap_or_else(|| state.as_str().to_owned()),
         },
     };
     let link = config.serve.public_url.as_ref().map(|url| format!("{url}/jobs/{}", job.id));
@@ -67,9 +67,8 @@ pub(super) fn send(queue: &Store, config: &Config, post: &Post, cancel: &Cancel)
             api.set_status(&CommitStatus { commit, state: merge.state(), description, target_url: link })
         }
         PostKind::Comment => {
-            let log = if receipt.is_none() { log_end(queue, job.id) } else { String::new() };
-            let text = merge.comment(commit, &log, link.as_deref());
-            let (Some(text), Some(pull)) = (text, change.pull_request) else { return Ok(()) };
+            let text = merge.comment(commit, &log_end(queue, job.id), link.as_deref());
+            let Some((text, pull)) = text.zip(change.pull_request) else { return Ok(()) };
             api.comment(pull.number, &text)
         }
     };

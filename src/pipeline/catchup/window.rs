@@ -71,7 +71,7 @@ pub(super) fn listings(
         ids.iter().zip(contents).map(|(id, content)| (id, Rc::new(parse(content.as_deref())))).collect();
     let dockerfiles = mirror.look_across(commits, "Dockerfile")?;
     let root = ImageSpec::root_dockerfile(repository).map(|spec| vec![spec]);
-    let root = Rc::new(root.map_err(|error| error.to_string()));
+    let root = Rc::new(root.map_err(|mistake| manifest::sentence(&mistake)));
     let empty = Rc::new(Ok(Vec::new()));
     let outside = Rc::new(Err("images.json is a link that leads out of the repository".to_owned()));
     let listing = |(file, dockerfile): (&Found, &Found)| match file {
@@ -105,7 +105,7 @@ fn parse(content: Option<&[u8]>) -> Listing {
         Ok(specs) => Ok(specs.into_iter().filter(|spec| spec.skipped.is_none()).collect()),
         // An error in a build, but valid here.
         Err(error) if error.problem == manifest::NO_IMAGES => Ok(Vec::new()),
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(manifest::sentence(&error)),
     }
 }
 

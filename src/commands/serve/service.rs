@@ -1,37 +1,46 @@
-//! Runs a job of the queue through the pipeline.
+//! What `serve` does for the listener and for the workers.
 
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, TryLockError};
+use std::time::{Duration, Instant};
 
 use crate::cancel::Cancel;
-use crate::cli::{BuildArgs, RegistryArgs};
+use crate::cli::SiteArgs;
+use crate::commands::announce::Announcer;
 use crate::commands::build::change_of;
 use crate::commands::session;
 use crate::config::Config;
 use crate::documents::DecisionDocument;
 use crate::error::{Classify as _, Failure, Kind};
 use crate::events::Events;
-use crate::listener::Metrics;
+use crate::listener::{App, Delivered, DeliveryLine, Intake, Metrics, RawDelivery, Stopper, Verdict};
 use crate::pipeline::{self, BuildOptions, PushOptions, Ran};
 use crate::progress::{Detail, Lines};
-use crate::queue::{Ending, Handler, JobContext, JobRecord, Post, PostError, Store};
+use crate::queue::{Ending, Handler, JobContext, JobId, JobRecord, Post, PostError, Store};
 
 use super::posts;
-use crate::commands::announce::Announcer;
 
 /// The waits before each retry of fetching a commit that is not available yet.
 const PATIENCE: [Duration; 3] = [Duration::from_secs(3), Duration::from_secs(12), Duration::from_secs(40)];
+/// How long to reuse a response of `/readyz`.
+const READY_FOR: Duration = Duration::from_secs(1);
 
-/// The workers' configuration and tools; SIGHUP replaces the configuration as a whole.
-pub(super) struct Works {
+pub(super) struct Service {
+    /// SIGHUP replaces it as a whole.
     pub(super) config: RwLock<Arc<Config>>,
-    pub(super) metrics: Metrics,
-    pub(super) flags: RegistryArgs,
+    pub(super) flags: SiteArgs,
     pub(super) queue: Arc<Store>,
+    pub(super) metrics: Metrics,
     pub(super) announcer: Announcer,
+    pub(super) intake: Intake,
+    /// `--once`: the listener to stop with the first job.
+    pub(super) stopper: OnceLock<Stopper>,
+    pub(super) first_job: OnceLock<JobId>,
+    /// The last response of `/readyz` and its time.
+    pub(super) checked: Mutex<Option<(Instant, Result<(), String>)>>,
+    pub(super) checking: Mutex<()>,
 }
 
-impl Works {
+impl Service {
     pub(super) fn config(&self) -> Arc<Config> {
         Arc::clone(&*self.config.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -44,7 +53,7 @@ impl Works {
 
     /// The site for a job.
     pub(super) fn site(&self, events: &Events, cancel: &Cancel) -> Result<pipeline::Site, Failure> {
-        session::site(&self.config(), &self.flags, None::<&BuildArgs>, events, cancel)
+        session::site(&self.config(), &self.flags, events, cancel)
     }
 
     fn run_pipeline(&self, job: &JobRecord, events: &Events, cancel: &Cancel) -> Result<String, Failure> {
@@ -67,9 +76,16 @@ impl Works {
             (Ran::Built(_), None) => Err(Failure::failed("the build ended without a push")),
         }
     }
+
+    fn check(&self) -> Result<(), Failure> {
+        let cancel = Cancel::new().child(Some(Duration::from_secs(3)));
+        self.queue.check_writable()?;
+        self.site(&self.announcer.events, &cancel)?.docker.engine_version(&cancel)?;
+        Ok(())
+    }
 }
 
-impl Handler for Works {
+impl Handler for Service {
     fn run(&self, job: &JobRecord, context: &JobContext) -> Result<String, Failure> {
         self.announcer.job(job, "started", &format!("started, attempt {}", job.attempt()));
         let log = Arc::clone(&context.log);
@@ -94,5 +110,44 @@ impl Handler for Works {
 
     fn warn(&self, text: &str) {
         self.announcer.warn(text);
+    }
+}
+
+impl App for Service {
+    fn deliver(&self, raw: RawDelivery<'_>) -> Delivered {
+        let delivered = self.intake.deliver(&raw);
+        if let (Verdict::Queued, Some(job)) = (delivered.answer.verdict, delivered.answer.job)
+            && let Some(stopper) = self.stopper.get()
+            && self.first_job.set(JobId(job)).is_ok()
+        {
+            stopper.stop();
+        }
+        delivered
+    }
+
+    /// Checks at most once a second, whatever the request rate, and for one request at a time: a docker that hangs must
+    /// not block the threads for deliveries.
+    fn ready(&self) -> Result<(), String> {
+        let last = self.checked.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((checked, ready)) = &last
+            && checked.elapsed() < READY_FOR
+        {
+            return ready.clone();
+        }
+        let _checking = match self.checking.try_lock() {
+            Ok(checking) => checking,
+            Err(TryLockError::Poisoned(checking)) => checking.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                return last.map_or(Err("docker has not answered yet".to_owned()), |(_, ready)| ready);
+            }
+        };
+        let ready = self.check().map_err(|failure| failure.one_line());
+        let checked = Some((Instant::now(), ready.clone()));
+        *self.checked.lock().unwrap_or_else(PoisonError::into_inner) = checked;
+        ready
+    }
+
+    fn log(&self, line: &DeliveryLine<'_>) {
+        self.announcer.delivery(line);
     }
 }
