@@ -42,6 +42,7 @@ pub(super) fn command(session: &Session, global: &Global, args: &Serve) -> Resul
     signal_hook::flag::register(SIGHUP, Arc::clone(&hangup))
         .classify(Kind::Environment, || "cannot handle SIGHUP")?;
     let (queue, public, admin) = open(&config, &announcer)?;
+    let queue = Arc::new(queue);
     let (counted, has_admin) = (Arc::clone(&queue), admin.is_some());
     let service = Arc::new(Service {
         config: RwLock::new(Arc::new(config.clone())),
@@ -108,15 +109,14 @@ pub(super) fn command(session: &Session, global: &Global, args: &Serve) -> Resul
 fn open(
     config: &Config,
     announcer: &Announcer,
-) -> Result<(Arc<Store>, Vec<TcpListener>, Option<TcpListener>), Failure> {
+) -> Result<(Store, Vec<TcpListener>, Option<TcpListener>), Failure> {
     let state_dir = session::state_dir(config)?;
     let mut lock = ServeLock::acquire(&state_dir)?;
     let (public, admin) = sockets(config)?;
     let address = public.iter().find_map(|socket| socket.local_addr().ok());
     lock.listens_on(&address.map(|address| address.to_string()).unwrap_or_default());
     end_stale_children(&state_dir, announcer)?;
-    let store = Store::open(lock, Arc::new(jiff::Timestamp::now))?;
-    Ok((Arc::new(store), public, admin))
+    Ok((Store::open(lock, Arc::new(jiff::Timestamp::now))?, public, admin))
 }
 
 /// Runs the listener until it is stopped, a signal comes or the time is up. Each SIGHUP is a call of `reload`.
