@@ -78,12 +78,6 @@ fn unsupported(forge: &str, mark: &str) -> Failure {
     ))
 }
 
-/// A document of swanci that `command` reads, in place of a payload.
-fn own_document(command: &str) -> Failure {
-    Failure::bad_input("this is a document of swanci's own, not a webhook payload")
-        .hint(format!("give it to `swanci {command}`"))
-}
-
 /// Parses a delivery.
 ///
 /// # Errors
@@ -92,8 +86,9 @@ pub fn parse(body: &[u8], headers: Headers<'_>) -> Result<Delivery, Failure> {
     let json = body::json(body, headers.encoding)?;
     let top = wire::JsonObject::top(body::text(&json)?)?;
     // `--forge` does not turn a document of swanci into a payload.
-    if let Some(command) = shape::own_document(&top) {
-        return Err(own_document(command));
+    if let Some(hint) = shape::own_document(&top) {
+        let text = "this is a document of swanci's own, not a webhook payload";
+        return Err(Failure::bad_input(text).hint(hint));
     }
     let forge = headers.forge.map_or_else(|| shape::recognize(&top), Ok)?;
     let event = headers.event.map(str::trim_ascii).filter(|event| !event.is_empty());
