@@ -16,6 +16,9 @@ use url::Url;
 
 use proxy::Proxies;
 
+/// Idle connections that are kept: the number of threads that use one registry.
+const CONNECTIONS: usize = 16;
+
 /// Bytes that are read of the body of an error.
 const MAX_ERROR_BODY: u64 = 64 << 10;
 
@@ -91,13 +94,9 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Trusts the authorities in `ca_pem` in addition to the system's. Keeps up to `connections` idle connections to each
-    /// server. An error when `ca_pem` has no certificate, or when the environment names a proxy that cannot be used.
-    pub(crate) fn new(
-        ca_pem: Option<&[u8]>,
-        timeouts: Timeouts,
-        connections: usize,
-    ) -> Result<Client, String> {
+    /// Trusts the authorities in `ca_pem` in addition to the system's. An error when `ca_pem` has no certificate, or when the
+    /// environment names a proxy that cannot be used.
+    pub(crate) fn new(ca_pem: Option<&[u8]>, timeouts: Timeouts) -> Result<Client, String> {
         let authorities = tls::authorities(ca_pem)?;
         let tls = TlsConfig::builder().root_certs(RootCerts::from(authorities.to_vec())).build();
         let proxies = Proxies::of_environment();
@@ -114,8 +113,8 @@ impl Client {
                 .timeout_per_read(Some(timeouts.silence))
                 .timeout_per_write(Some(timeouts.silence))
                 .timeout_global(Some(timeouts.exchange))
-                .max_idle_connections(connections.max(1))
-                .max_idle_connections_per_host(connections.max(1))
+                .max_idle_connections(CONNECTIONS)
+                .max_idle_connections_per_host(CONNECTIONS)
                 .build()
                 .new_agent()
         };

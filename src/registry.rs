@@ -32,7 +32,7 @@ pub use credentials::{Credentials, Login};
 pub(crate) use error::OCI_ONLY_HINT;
 pub use error::{RegistryError, RegistryErrorKind};
 pub(crate) use manifest::Content;
-pub use manifest::{Manifest, Reference};
+pub use manifest::Manifest;
 
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -44,8 +44,6 @@ pub struct Settings {
     pub plain_http: bool,
     pub timeouts: Timeouts,
     pub retry: Retry,
-    /// Idle connections that are kept: the number of threads that use this registry.
-    pub connections: usize,
 }
 
 impl Settings {
@@ -56,7 +54,6 @@ impl Settings {
             plain_http: false,
             timeouts: Timeouts::default(),
             retry: Retry::default(),
-            connections: 16,
         }
     }
 }
@@ -99,8 +96,7 @@ impl Registry {
         let api = if is_docker_hub(host) { "registry-1.docker.io" } else { host };
         let scheme = if settings.plain_http { "http" } else { "https" };
         let base = Url::parse(&format!("{scheme}://{api}/")).map_err(|e| wrong(e.to_string()))?;
-        let http = Client::new(settings.ca_pem.as_deref(), settings.timeouts, settings.connections);
-        let http = http.map_err(wrong)?;
+        let http = Client::new(settings.ca_pem.as_deref(), settings.timeouts).map_err(wrong)?;
         let (looked, known) = (Mutex::default(), Mutex::default());
         let shared = Arc::new(Shared { settings, base, http, login: login.into(), looked, known });
         Ok(Registry { shared, cancel, on_retry: Arc::new(|_| {}) })

@@ -97,10 +97,6 @@ pub(super) fn explain(error: &ureq::Error, server: &str) -> Option<HttpError> {
 }
 
 const OTHER: &str = "`openssl s_client -connect {}` shows what the server offers";
-const EXPIRED: &str = "renew the certificate of {}; if it is valid, check this machine's clock (`date`)";
-const CLOCK: &str = "check this machine's clock (`date`), and the dates of the certificate";
-const NAME: &str = "use the registry's name from its certificate, or give it one for {} (a subjectAltName; a CN does not \
-                    count)";
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "rustls's enum grows; it explains the rest itself")]
 fn explain_rustls(error: &rustls::Error, server: &str) -> (&'static str, String) {
@@ -121,13 +117,14 @@ fn explain_rustls(error: &rustls::Error, server: &str) -> (&'static str, String)
              continues without a valid certificate",
             "is not signed by an authority that swanci trusts".to_owned(),
         ),
-        C::Expired => (EXPIRED, "has expired".to_owned()),
-        C::ExpiredContext { not_after, .. } => (EXPIRED, format!("expired on {}", date(*not_after))),
-        C::NotValidYet => (CLOCK, "is not valid yet".to_owned()),
-        C::NotValidYetContext { not_before, .. } => {
-            (CLOCK, format!("is not valid yet; it begins on {}", date(*not_before)))
-        }
-        C::NotValidForName => (NAME, "is for another name".to_owned()),
+        C::ExpiredContext { not_after, .. } => (
+            "renew the certificate of {}; if it is valid, check this machine's clock (`date`)",
+            format!("expired on {}", date(*not_after)),
+        ),
+        C::NotValidYetContext { not_before, .. } => (
+            "check this machine's clock (`date`), and the dates of the certificate",
+            format!("is not valid yet; it begins on {}", date(*not_before)),
+        ),
         C::NotValidForNameContext { presented, .. } => {
             let names: Vec<_> =
                 presented.iter().take(5).map(|name| crate::escape::shortened(name, 100)).collect();
@@ -135,7 +132,10 @@ fn explain_rustls(error: &rustls::Error, server: &str) -> (&'static str, String)
                 [] => "it holds no subjectAltName, and a CN does not count".to_owned(),
                 names => names.join(", "),
             };
-            (NAME, format!("is for another name: {names}"))
+            (
+                "use the registry's name from its certificate, or give it one for {} (a subjectAltName; a CN does not count)",
+                format!("is for another name: {names}"),
+            )
         }
         // rustls wraps webpki's own error without its type.
         C::Other(e) if format!("{e:?}").contains("CaUsedAsEndEntity") => (

@@ -261,7 +261,7 @@ enum Relation {
 fn move_all(client: &Registry, wanted: &mut [Wanted]) -> Result<(), Failure> {
     let mut waiting: Vec<&mut Wanted> = wanted.iter_mut().filter(|w| w.outcome.is_none()).collect();
     let results = parallel::map(REGISTRY_THREADS, &waiting, |w| {
-        let manifest = client.recall_manifest(w.repository.path(), &w.to)?.ok_or_else(|| {
+        let manifest = client.get_manifest(w.repository.path(), &w.to)?.ok_or_else(|| {
             Failure::failed(format!("the registry no longer has {}@{}", w.repository, w.to))
         })?;
         Ok(client.put_manifest(w.repository.path(), &w.tag, &manifest)?)

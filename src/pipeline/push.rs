@@ -327,7 +327,7 @@ impl Phase1<'_> {
             return Ok(held);
         }
         let path = self.repository.path();
-        let manifest = self.client.recall_manifest(path, digest)?.ok_or_else(|| {
+        let manifest = self.client.get_manifest(path, digest)?.ok_or_else(|| {
             Failure::failed(format!("the registry no longer has {}@{digest}", self.repository))
                 .hint("build it again with --force")
         })?;

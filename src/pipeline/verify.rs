@@ -116,17 +116,20 @@ fn on_receipt(receipt: &Receipt, host: &str) -> Result<Vec<(ImageRepository, Ver
     Ok(images)
 }
 
-/// Everything below the manifests that match their tags: what each content refers to, or `None` if it is missing. Each content is requested once, level by level: indexes, their
+/// What each content refers to; `None` if it is missing.
+type References = BTreeMap<(ImageName, Content), Option<Vec<Content>>>;
+
+/// Everything below the manifests that match their tags. Each content is requested once, level by level: indexes, their
 /// manifests (including attestations), then configs and layers.
 fn references(
     client: &Registry,
     images: &[(ImageRepository, VerifiedImage)],
-) -> Result<BTreeMap<(ImageName, Content), Option<Vec<Content>>>, RegistryError> {
+) -> Result<References, RegistryError> {
     let intact = images.iter().filter(|(_, image)| image.found.as_ref() == Some(&image.expected));
     let mut level: BTreeSet<(ImageName, Content)> = intact
         .map(|(repository, image)| (repository.path().clone(), Content::Manifest(image.expected.clone())))
         .collect();
-    let mut known = BTreeMap::new();
+    let mut known = References::new();
     while !level.is_empty() {
         let places: Vec<_> = std::mem::take(&mut level).into_iter().collect();
         let answers = parallel::map(REGISTRY_THREADS, &places, |(repository, content)| match content {
@@ -149,11 +152,7 @@ fn references(
     Ok(known)
 }
 
-fn is_complete(
-    known: &BTreeMap<(ImageName, Content), Option<Vec<Content>>>,
-    repository: &ImageName,
-    content: Content,
-) -> bool {
+fn is_complete(known: &References, repository: &ImageName, content: Content) -> bool {
     match known.get(&(repository.clone(), content)) {
         Some(Some(references)) => {
             references.iter().all(|below| is_complete(known, repository, below.clone()))

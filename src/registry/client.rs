@@ -1,6 +1,6 @@
 //! Sends one request to the registry: credentials, redirects, retries.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use ureq::http::{self, HeaderName, HeaderValue, header};
 use url::Url;
 
 use crate::http::{Client, HttpErrorKind, retry, server_of, shown};
-use crate::model::{Digest, ImageName, is_loopback};
+use crate::model::is_loopback;
 
 use super::answer::Reply;
 use super::auth::{Challenge, Tokens};
 use super::credentials::{Login, Looked};
 use super::error::{RegistryError, RegistryErrorKind as Kind};
-use super::manifest::{MAX_BYTES, Manifest};
+use super::manifest::MAX_BYTES;
 use super::{Registry, Settings};
 
 /// As many as docker follows.
@@ -45,8 +45,6 @@ pub(super) struct Known {
     pub(super) login_works: Option<bool>,
     /// The causes of retries that were reported since the last success.
     reported: BTreeSet<u16>,
-    /// Manifests, and configs in the form of manifests, which cannot change, because their digest names them.
-    pub(super) contents: HashMap<(ImageName, Digest), Manifest>,
 }
 
 impl Shared {

@@ -1,13 +1,12 @@
 //! Parses manifests and configs.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::http::shown;
-use crate::model::{Digest, Tag};
+use crate::model::Digest;
 
 /// Of a manifest or a config blob (OCI distribution spec 1.1, pushing manifests: 4 MiB).
 pub(super) const MAX_BYTES: u64 = 4 * 1024 * 1024;
@@ -19,33 +18,6 @@ pub(super) const MEDIA_TYPES: [&str; 4] = [
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.oci.image.index.v1+json",
 ];
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reference<'a> {
-    Tag(&'a Tag),
-    Digest(&'a Digest),
-}
-
-impl fmt::Display for Reference<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Reference::Tag(tag) => tag.fmt(f),
-            Reference::Digest(digest) => digest.fmt(f),
-        }
-    }
-}
-
-impl<'a> From<&'a Tag> for Reference<'a> {
-    fn from(tag: &'a Tag) -> Reference<'a> {
-        Reference::Tag(tag)
-    }
-}
-
-impl<'a> From<&'a Digest> for Reference<'a> {
-    fn from(digest: &'a Digest) -> Reference<'a> {
-        Reference::Digest(digest)
-    }
-}
 
 /// The exact bytes of a manifest: writing them under another tag keeps the digest.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! Reads and writes manifests, lists tags, and reads the labels of images.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use serde::Deserialize;
 use ureq::http::header;
@@ -13,7 +14,7 @@ use super::answer::Reply;
 use super::auth;
 use super::client::Request;
 use super::error::{RegistryError, RegistryErrorKind as Kind};
-use super::manifest::{Entry, MAX_BYTES, MEDIA_TYPES, Manifest, Reference, labels_of};
+use super::manifest::{Entry, MAX_BYTES, MEDIA_TYPES, Manifest, labels_of};
 
 /// docker's first format, which registry 2.8 still serves.
 const SIGNED_SCHEMA_1: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
@@ -27,34 +28,26 @@ const PAGE: usize = 1000;
 const MAX_LIST_BYTES: u64 = 32 * 1024 * 1024;
 const MAX_PAGES: usize = 1000;
 
-/// The cache of manifests and configs is emptied when it has more.
-const CACHED: usize = 2_000;
-/// Bytes; larger ones are not cached. Most have a few thousand.
-const LARGEST_CACHED: usize = 64 << 10;
-
 impl Registry {
-    fn manifest_request(&self, repository: &ImageName, reference: Reference<'_>, doing: &str) -> Request {
+    fn manifest_request(&self, repository: &ImageName, reference: &str, doing: &str) -> Request {
         let path = self.path_of(repository);
-        let separator = match reference {
-            Reference::Tag(_) => ':',
-            Reference::Digest(_) => '@',
-        };
-        let at = format!("{doing} the manifest {repository}{separator}{reference}");
-        let (url, scope) = (format!("/v2/{path}/manifests/{reference}"), auth::pull(&path));
+        let has_digest = digest_in(reference).is_some();
+        let at =
+            format!("{doing} the manifest {repository}{}{reference}", if has_digest { '@' } else { ':' });
         Request {
             headers: vec![(header::ACCEPT, MEDIA_TYPES.join(", "))],
-            has_digest: matches!(reference, Reference::Digest(_)),
-            ..Request::new("GET", url, at, scope)
+            has_digest,
+            ..Request::new("GET", format!("/v2/{path}/manifests/{reference}"), at, auth::pull(&path))
         }
     }
 
     /// The digest of the manifest behind a tag or digest; `None` when there is none.
-    pub fn head_manifest<'a>(
+    pub fn head_manifest(
         &self,
         repository: &ImageName,
-        reference: impl Into<Reference<'a>>,
+        reference: &dyn fmt::Display,
     ) -> Result<Option<Digest>, RegistryError> {
-        let reference = reference.into();
+        let reference = &reference.to_string();
         let mut request = self.manifest_request(repository, reference, "asking for");
         request.method = "HEAD";
         let found = match self.send(&request) {
@@ -66,24 +59,24 @@ impl Registry {
                 Some(answer) => content_digest(&answer).map(|digest| (answer, digest)),
             },
         };
-        match (found, reference) {
-            // The digest header is optional in the spec.
-            (None, _) => Ok(self.get_manifest(repository, reference)?.map(|manifest| manifest.digest)),
-            (Some((_, digest)), Reference::Tag(_)) => Ok(Some(digest)),
-            (Some((answer, digest)), Reference::Digest(expected)) => {
-                answer.same(expected, &digest).map(|()| Some(digest))
-            }
+        // The digest header is optional in the spec.
+        let Some((answer, digest)) = found else {
+            return Ok(self.get_manifest(repository, reference)?.map(|manifest| manifest.digest));
+        };
+        if let Some(expected) = digest_in(reference) {
+            answer.same(&expected, &digest)?;
         }
+        Ok(Some(digest))
     }
 
     /// A manifest's bytes, of any type; `None` when there is none. The digest of the bytes must be the one that the
     /// registry says and the one that was asked for.
-    pub fn get_manifest<'a>(
+    pub fn get_manifest(
         &self,
         repository: &ImageName,
-        reference: impl Into<Reference<'a>>,
+        reference: &dyn fmt::Display,
     ) -> Result<Option<Manifest>, RegistryError> {
-        let reference = reference.into();
+        let reference = &reference.to_string();
         let answer = self.send(&self.manifest_request(repository, reference, "reading"));
         let Some(answer) = self.present_manifest(repository, reference, answer)? else { return Ok(None) };
         let media_type = media_type(&answer);
@@ -100,12 +93,10 @@ impl Registry {
             }
             None => computed,
         };
-        if let Reference::Digest(expected) = reference {
-            answer.same(expected, &digest)?;
+        if let Some(expected) = digest_in(reference) {
+            answer.same(&expected, &digest)?;
         }
-        let manifest = Manifest { bytes: answer.http.body, media_type, digest };
-        self.cache(repository, &manifest);
-        Ok(Some(manifest))
+        Ok(Some(Manifest { bytes: answer.http.body, media_type, digest }))
     }
 
     /// An answer about a manifest; `None` when there is none. Some registries deny access instead of answering 404 (Quay,
@@ -114,7 +105,7 @@ impl Registry {
     fn present_manifest(
         &self,
         repository: &ImageName,
-        reference: Reference<'_>,
+        reference: &str,
         answer: Result<Reply, RegistryError>,
     ) -> Result<Option<Reply>, RegistryError> {
         let refusal = match &answer {
@@ -125,11 +116,8 @@ impl Registry {
         let present = self.present(answer)?;
         let (None, Some((status, said))) = (&present, refusal) else { return Ok(present) };
         let tags = self.list_tags(repository)?;
-        let there = match reference {
-            Reference::Tag(tag) => tags.contains(tag),
-            Reference::Digest(_) => !tags.is_empty(),
-        };
-        if !there {
+        let is_there = |tag: &Tag| digest_in(reference).is_some() || tag.as_str() == reference;
+        if !tags.iter().any(is_there) {
             return Ok(None);
         }
         let at = format!("reading the manifest {repository}, {reference}");
@@ -137,42 +125,15 @@ impl Registry {
         Err(self.error(Kind::Rejected { status }, &at, &detail))
     }
 
-    /// A manifest from memory, or from the registry if it was not read before. For writing: a manifest that was deleted
-    /// meanwhile is still in memory.
-    pub fn recall_manifest(
-        &self,
-        repository: &ImageName,
-        digest: &Digest,
-    ) -> Result<Option<Manifest>, RegistryError> {
-        match self.cached(repository, digest) {
-            Some(manifest) => Ok(Some(manifest)),
-            None => self.get_manifest(repository, digest),
-        }
-    }
-
-    fn cached(&self, repository: &ImageName, digest: &Digest) -> Option<Manifest> {
-        self.shared.state().contents.get(&(repository.clone(), digest.clone())).cloned()
-    }
-
-    fn cache(&self, repository: &ImageName, content: &Manifest) {
-        if content.bytes.len() <= LARGEST_CACHED {
-            let contents = &mut self.shared.state().contents;
-            if contents.len() >= CACHED {
-                contents.clear();
-            }
-            contents.insert((repository.clone(), content.digest.clone()), content.clone());
-        }
-    }
-
     /// Writes a manifest under a tag (or its digest) and returns the digest that the registry confirms. The content that
     /// the manifest refers to must be in the repository already.
-    pub fn put_manifest<'a>(
+    pub fn put_manifest(
         &self,
         repository: &ImageName,
-        reference: impl Into<Reference<'a>>,
+        reference: &dyn fmt::Display,
         manifest: &Manifest,
     ) -> Result<Digest, RegistryError> {
-        let reference = reference.into();
+        let reference = &reference.to_string();
         let answer = self.send(&Request {
             method: "PUT",
             scope: auth::push(&self.path_of(repository)),
@@ -229,9 +190,6 @@ impl Registry {
     }
 
     fn read_config(&self, repository: &ImageName, config: &Entry) -> Result<Vec<u8>, RegistryError> {
-        if let Some(cached) = self.cached(repository, &config.digest) {
-            return Ok(cached.bytes);
-        }
         let request = self.blob_request(repository, &config.digest, "reading the config");
         if config.size > MAX_BYTES {
             let detail = format!("the answer is larger than {MAX_BYTES} bytes");
@@ -241,10 +199,8 @@ impl Registry {
         if answer.status != 200 {
             return Err(answer.failure());
         }
-        let content = Manifest::new(answer.http.body.clone(), "");
-        answer.same(&config.digest, &content.digest)?;
-        self.cache(repository, &content);
-        Ok(content.bytes)
+        answer.same(&config.digest, &Digest::of(&answer.body))?;
+        Ok(answer.http.body)
     }
 
     /// All tags of a repository, in the registry's order; none when it does not exist. Invalid names are left out.
@@ -286,6 +242,11 @@ impl Registry {
         let detail = format!("its list of tags does not end after {MAX_PAGES} pages");
         Err(self.error(Kind::Protocol, &request.at, &detail))
     }
+}
+
+/// The digest in a reference, which is a digest or a tag.
+fn digest_in(reference: &str) -> Option<Digest> {
+    reference.parse().ok()
 }
 
 /// The type without parameters, as `application/json` of `application/json; charset=utf-8`.

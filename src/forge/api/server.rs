@@ -46,7 +46,7 @@ impl Server {
         if !base.path().ends_with('/') {
             base.set_path(&format!("{}/", base.path()));
         }
-        let client = Client::new(ca_pem, TIMEOUTS, 1).map_err(ApiError::settings)?;
+        let client = Client::new(ca_pem, TIMEOUTS).map_err(ApiError::settings)?;
         Ok(Server { base, host, client })
     }
 
