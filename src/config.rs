@@ -17,11 +17,10 @@ use secrecy::{ExposeSecret as _, SecretString};
 use crate::decide::BranchGlobs;
 use crate::error::{Classify as _, Failure, Kind};
 use crate::manifest::Template;
-use crate::model::{ForgeName, ImageName, RegistryAddress, RepoName};
+use crate::model::{ForgeName, ImageName, Mistake, RegistryAddress, RepoName};
 use crate::redact;
 
 pub use environment::Environment;
-use file::Mistake;
 #[cfg(test)]
 pub(crate) use file::RawConfig;
 pub(crate) use validate::{forge_url, is_secret_id};
@@ -31,7 +30,6 @@ const DEFAULT_FILES: [&str; 2] = ["swanci.toml", "/etc/swanci/swanci.toml"];
 
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The file that was read.
     pub source: Option<PathBuf>,
     /// Contains mirrors, receipts, locks, the queue.
     pub state_dir: PathBuf,
@@ -55,10 +53,8 @@ pub struct Config {
     pub warnings: Vec<String>,
 }
 
-/// The `[build]` section.
 #[derive(Debug, Clone)]
 pub struct BuildConfig {
-    /// Concurrent image builds.
     pub jobs: usize,
     /// The limit for each image's build and each image's push.
     pub timeout: Duration,
@@ -67,20 +63,16 @@ pub struct BuildConfig {
     /// How many of the newest local images of each name to keep.
     pub keep_local: usize,
     pub builder: Option<String>,
-    /// The docker CLI.
     pub docker: String,
 }
 
-/// The `[serve]` section.
 #[derive(Debug, Clone)]
 pub struct ServeConfig {
-    /// The address for webhooks.
     pub listen: SocketAddr,
     /// Concurrent merges; 0 queues without running.
     pub jobs: usize,
     /// The limit for one merge.
     pub timeout: Duration,
-    /// Limit on the size of a request body.
     pub max_body: ByteSize,
     /// How long to keep finished jobs.
     pub retention: Duration,
@@ -90,7 +82,6 @@ pub struct ServeConfig {
     pub public_url: Option<String>,
 }
 
-/// One `[[forge]]`.
 #[derive(Debug, Clone)]
 pub struct ForgeConfig {
     pub kind: ForgeName,
@@ -102,11 +93,8 @@ pub struct ForgeConfig {
     pub secret: Option<SecretString>,
     /// The file with the token for its private repositories.
     pub token_file: Option<PathBuf>,
-    /// An additional certificate authority.
     pub ca_file: Option<PathBuf>,
-    /// Whether commits get a status.
     pub status: bool,
-    /// Whether pull requests get a comment.
     pub comment: bool,
 }
 
@@ -126,7 +114,6 @@ impl Default for ForgeConfig {
 }
 
 impl ForgeConfig {
-    /// Its webhook secrets, possibly none.
     pub fn webhook_secrets(&self) -> Result<Vec<SecretString>, Failure> {
         match &self.secret {
             Some(secret) => Ok(vec![secret.clone()]),
@@ -138,9 +125,7 @@ impl ForgeConfig {
 /// One `[[repository]]`: an entry of the allow-list.
 #[derive(Debug, Clone)]
 pub struct RepositoryConfig {
-    /// Full name on the forge.
     pub name: RepoName,
-    /// The branches to build.
     pub branches: BranchGlobs,
     pub forge_kind: ForgeName,
     /// The `url` of its forge.
@@ -153,7 +138,6 @@ pub struct RepositoryConfig {
     pub former_names: Vec<RepoName>,
     /// BuildKit secrets of its images: id → file.
     pub secrets: BTreeMap<String, PathBuf>,
-    /// Whether to check out submodules.
     pub submodules: bool,
 }
 
@@ -196,9 +180,6 @@ impl Config {
     }
 
     /// All mistakes in the file that [`Config::load`] would read.
-    ///
-    /// # Errors
-    /// If the file cannot be read.
     pub(crate) fn mistakes(
         file: Option<&Path>,
         environment: &Environment,
@@ -208,10 +189,6 @@ impl Config {
         Ok((Some(path), file::mistakes(&text, environment)))
     }
 
-    /// Adds a repository from a flag to the allow-list.
-    ///
-    /// # Errors
-    /// If several forges are configured, because a flag cannot select one.
     pub fn allow(&mut self, name: &RepoName) -> Result<(), Failure> {
         if self.repositories.iter().any(|repository| repository.name.same_as(name)) {
             return Ok(());
@@ -235,9 +212,6 @@ impl Config {
     }
 
     /// The user name for git and the token: from `USER:TOKEN`, or with the forge's user name for tokens. Redacts both.
-    ///
-    /// # Errors
-    /// If the text contains blanks or line breaks.
     pub fn login(&self, kind: ForgeName, text: &SecretString) -> Result<(String, SecretString), Failure> {
         let text = redact::trimmed(text.expose_secret());
         if text.contains(|c: char| c.is_whitespace() || c.is_control()) {

@@ -12,13 +12,15 @@ mod wire;
 use std::collections::BTreeMap;
 use std::fmt;
 
+use regex_lite::Regex;
+
 use crate::escape::{escaped, shortened};
 use crate::json;
-use crate::model::{ImageName, RepoName, Tag};
+use crate::model::{ImageName, Mistake, RepoName, Tag};
 use crate::suggest::{self, Wrong};
 
 pub(crate) use path::RelPath;
-pub(crate) use template::Template;
+pub(crate) use template::{Template, TemplateValues};
 #[cfg(test)]
 pub(crate) use wire::File;
 
@@ -32,7 +34,8 @@ pub(crate) struct ImageSpec {
     /// `service_name`.
     pub name: ImageName,
     pub version: Option<Tag>,
-    pub kind: ImageKind,
+    /// Why docker does not build it; safe to print.
+    pub skipped: Option<String>,
     pub context: RelPath,
     /// From the root of the repository, not from the context as in images.json.
     pub dockerfile: RelPath,
@@ -44,56 +47,29 @@ pub(crate) struct ImageSpec {
     pub tags: Option<Vec<Template>>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum ImageKind {
-    Docker,
-    Skipped {
-        /// Safe to print.
-        reason: String,
-    },
+/// A mistake as a sentence; its problem is the rest of one.
+pub(crate) fn sentence(mistake: &Mistake) -> String {
+    let line = mistake.at.map(|(line, _)| format!(", line {line}")).unwrap_or_default();
+    let key = if mistake.key.is_empty() { String::new() } else { format!("`{}` ", mistake.key) };
+    format!("{FILE_NAME}{line}: {key}{}", mistake.problem)
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{FILE_NAME}{}: {}{problem}", 
-    .at.map(|(line, _)| format!(", line {line}")).unwrap_or_default(),
-    .path.as_ref().map(|p| format!("`{p}` ")).unwrap_or_default())]
-pub(crate) struct ManifestError {
-    /// A JSON path like `images[1].version`; `None` for the file as a whole.
-    pub path: Option<String>,
-    /// The rest of a sentence.
-    pub problem: String,
-    /// The line and the column, from 1.
-    pub at: Option<(usize, usize)>,
+/// Adds the position of its key in a part of the text, if that is JSON.
+fn placed(mistake: Mistake, text: &str, part: &str) -> Mistake {
+    let start = part.as_ptr() as usize - text.as_ptr() as usize;
+    let offset = json::offset_of(part, &mistake.key);
+    let at = offset.map(|offset| json::line_and_column(text, start + offset)).or(mistake.at);
+    Mistake { at, ..mistake }
 }
 
-impl ManifestError {
-    fn at(path: impl Into<String>, problem: impl Into<String>) -> ManifestError {
-        ManifestError { path: Some(path.into()), problem: problem.into(), at: None }
-    }
-
-    fn whole(problem: impl Into<String>) -> ManifestError {
-        ManifestError { path: None, problem: problem.into(), at: None }
-    }
-
-    /// Adds where its path leads to in a part of the text, if that is JSON.
-    fn placed(self, text: &str, part: &str) -> ManifestError {
-        let start = part.as_ptr() as usize - text.as_ptr() as usize;
-        let offset = json::offset_of(part, self.path.as_deref().unwrap_or_default());
-        let at = offset.map(|offset| json::line_and_column(text, start + offset)).or(self.at);
-        ManifestError { at, ..self }
-    }
-}
-
-pub(crate) fn parse(bytes: &[u8]) -> Result<Vec<ImageSpec>, ManifestError> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<Vec<ImageSpec>, Mistake> {
     each(bytes)?.collect()
 }
 
 /// Every image of the list, or the first mistake in it; the error is a mistake in the file around the list.
-pub(crate) fn each(
-    bytes: &[u8],
-) -> Result<impl Iterator<Item = Result<ImageSpec, ManifestError>>, ManifestError> {
+pub(crate) fn each(bytes: &[u8]) -> Result<impl Iterator<Item = Result<ImageSpec, Mistake>>, Mistake> {
     let text = wire::text(bytes)?;
-    let images = wire::images(text).map_err(|error| error.placed(text, text))?;
+    let images = wire::images(text).map_err(|error| placed(error, text, text))?;
     let mut indexes: BTreeMap<ImageName, usize> = BTreeMap::new();
     Ok(images.into_iter().enumerate().map(move |(index, image)| {
         let image = image.get();
@@ -101,25 +77,25 @@ pub(crate) fn each(
             match indexes.insert(spec.name.clone(), index) {
                 Some(first) => {
                     let problem = format!("is `{}`, which is also the name of `images[{first}]`", spec.name);
-                    Err(ManifestError::at("service_name", problem))
+                    Err(Mistake::new("service_name", problem))
                 }
                 None => Ok(spec),
             }
         });
         spec.map_err(|error| {
-            let error = error.placed(text, image);
-            let key = error.path.map(|key| format!(".{key}")).unwrap_or_default();
-            ManifestError { path: Some(format!("images[{index}]{key}")), ..error }
+            let error = placed(error, text, image);
+            let dot = if error.key.is_empty() { "" } else { "." };
+            Mistake { key: format!("images[{index}]{dot}{}", error.key), ..error }
         })
     }))
 }
 
-fn wrong(key: &str, problem: impl fmt::Display) -> ManifestError {
-    ManifestError::at(key, format!("is wrong: {problem}"))
+fn wrong(key: &str, problem: impl fmt::Display) -> Mistake {
+    Mistake::new(key, format!("is wrong: {problem}"))
 }
 
 /// Errors name the key in the image.
-fn check(image: wire::Image) -> Result<ImageSpec, ManifestError> {
+fn check(image: wire::Image) -> Result<ImageSpec, Mistake> {
     let name: ImageName = image.service_name.parse().map_err(|e| wrong("service_name", e))?;
     let version: Option<Tag> =
         image.version.map(|version| version.parse()).transpose().map_err(|e| wrong("version", e))?;
@@ -138,27 +114,24 @@ fn check(image: wire::Image) -> Result<ImageSpec, ManifestError> {
     for (arg, value) in &args {
         check_arg(arg, value)?;
     }
-    if let Some(target) = image.target.as_ref().filter(|target| !is_target(target)) {
+    if let Some(target) = image.target.as_ref().filter(|target| !is_match(TARGET, target)) {
         return Err(wrong("target", format!("`{}` is not a valid stage name", shortened(target, 60))));
     }
-    if let Some(platform) = image.platform.as_ref().filter(|platform| !is_platform(platform)) {
+    if let Some(platform) = image.platform.as_ref().filter(|platform| !is_match(PLATFORM, platform)) {
         let platform = shortened(platform, 60);
         let problem = format!("`{platform}` is not one platform like `linux/arm64` or `linux/arm/v7`");
         return Err(wrong("platform", problem));
     }
     let tags = image.tags.map(|tags| check_tags(&tags, version.is_some())).transpose()?;
-    let kind = match image.kind.as_deref() {
-        Some(other) if !other.eq_ignore_ascii_case("Docker") => ImageKind::Skipped {
-            reason: format!("its type is `{}`; only `Docker` is built", shortened(other, 60)),
-        },
-        Some(_) | None => ImageKind::Docker,
-    };
+    let skipped = image.kind.filter(|kind| !kind.eq_ignore_ascii_case("Docker"));
+    let skipped =
+        skipped.map(|kind| format!("its type is `{}`; only `Docker` is built", shortened(&kind, 60)));
     let (target, platform) = (image.target, image.platform);
-    Ok(ImageSpec { name, version, kind, context, dockerfile, args, target, platform, tags })
+    Ok(ImageSpec { name, version, skipped, context, dockerfile, args, target, platform, tags })
 }
 
-fn check_arg(arg: &str, value: &str) -> Result<(), ManifestError> {
-    let problem = if !is_arg_name(arg) {
+fn check_arg(arg: &str, value: &str) -> Result<(), Mistake> {
+    let problem = if !is_match("^[A-Za-z_][A-Za-z0-9_]*$", arg) {
         "is not an argument name: letters, digits and `_`, not starting with a digit".to_owned()
     } else if let Some(why) = secrets::looks_secret(arg, value) {
         format!(
@@ -168,10 +141,10 @@ fn check_arg(arg: &str, value: &str) -> Result<(), ManifestError> {
     } else {
         return Ok(());
     };
-    Err(ManifestError::at(format!("args.{}", shortened(arg, 60)), problem))
+    Err(Mistake::new(format!("args.{}", shortened(arg, 60)), problem))
 }
 
-fn check_tags(tags: &[String], has_version: bool) -> Result<Vec<Template>, ManifestError> {
+fn check_tags(tags: &[String], has_version: bool) -> Result<Vec<Template>, Mistake> {
     let check = |(i, tag): (usize, &String)| {
         let key = format!("tags[{i}]");
         let template: Template = tag.parse().map_err(|e| wrong(&key, e))?;
@@ -184,18 +157,31 @@ fn check_tags(tags: &[String], has_version: bool) -> Result<Vec<Template>, Manif
 }
 
 impl ImageSpec {
+    /// By the given templates, else its own, else the configured ones, else `{version}` or `{branch}`.
+    pub(crate) fn moving_tags(
+        &self,
+        given: Option<&[Template]>,
+        configured: Option<&[Template]>,
+        values: &TemplateValues<'_>,
+    ) -> Result<Vec<Tag>, String> {
+        match given.or(self.tags.as_deref()).or(configured) {
+            Some(templates) => Template::expand_all(templates, values),
+            None => Template::expand_all(&Template::default_list(self.version.is_some()), values),
+        }
+    }
+
     /// The image of a repository that has a Dockerfile at its root and no images.json: named after the repository, in
     /// lower case. An error when that is not a valid image name.
-    pub(crate) fn root_dockerfile(repository: &RepoName) -> Result<ImageSpec, ManifestError> {
+    pub(crate) fn root_dockerfile(repository: &RepoName) -> Result<ImageSpec, Mistake> {
         let name = repository.last().to_ascii_lowercase().parse().map_err(|e| {
-            ManifestError::whole(format!(
-                "does not exist, and the repository's name is not a valid image name ({e}): add an images.json"
-            ))
+            let problem =
+                format!("does not exist, and the repository's name is not a valid image name ({e})");
+            Mistake::new("", problem + ": add an images.json")
         })?;
         Ok(ImageSpec {
             name,
             version: None,
-            kind: ImageKind::Docker,
+            skipped: None,
             context: RelPath::root(),
             dockerfile: RelPath::at_root("Dockerfile"),
             args: BTreeMap::new(),
@@ -206,43 +192,26 @@ impl ImageSpec {
     }
 }
 
-fn is_arg_name(name: &str) -> bool {
-    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+/// By BuildKit.
+const TARGET: &str = "^[A-Za-z][A-Za-z0-9_.-]{0,127}$";
+
+/// `os/arch` or `os/arch/variant` (containerd's platforms package).
+const PLATFORM: &str = "^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*){1,2}$";
+
+fn is_match(pattern: &str, text: &str) -> bool {
+    Regex::new(pattern).is_ok_and(|pattern| pattern.is_match(text))
 }
 
-/// BuildKit's `^[a-z][a-z0-9-_.]*$`, ignoring case.
-fn is_target(target: &str) -> bool {
-    target.len() <= 128
-        && target.starts_with(|c: char| c.is_ascii_alphabetic())
-        && target.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
-}
-
-/// `os/arch` or `os/arch/variant`, each `[A-Za-z0-9_.-]+` (containerd's platforms package).
-fn is_platform(platform: &str) -> bool {
-    let parts: Vec<&str> = platform.split('/').collect();
-    matches!(parts.len(), 2 | 3)
-        && platform.len() <= 64
-        && parts.iter().all(|part| {
-            part.starts_with(|c: char| c.is_ascii_alphanumeric())
-                && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
-        })
-}
-
-fn from_serde(error: &serde_path_to_error::Error<serde_json::Error>) -> ManifestError {
+fn from_serde(error: &serde_path_to_error::Error<serde_json::Error>) -> Mistake {
     let wrong = suggest::in_plain_words(&error.inner().to_string(), "an object");
     let hint = wrong.hint().map(|hint| format!("; {}", escaped(&hint))).unwrap_or_default();
     let problem = match &wrong {
         Wrong::UnknownKey { .. } => format!("is not a known key{hint}"),
         Wrong::Other(problem) => format!("is wrong: {}", escaped(problem)),
     };
-    let path = error.path().to_string();
-    let inner = error.inner();
-    ManifestError {
-        path: (path != ".").then(|| escaped(&path)),
-        problem,
-        at: (inner.line() > 0).then(|| (inner.line(), inner.column())),
-    }
+    let (path, inner) = (error.path().to_string(), error.inner());
+    let at = (inner.line() > 0).then(|| (inner.line(), inner.column()));
+    Mistake { at, ..Mistake::new(if path == "." { String::new() } else { escaped(&path) }, problem) }
 }
 
 #[cfg(test)]

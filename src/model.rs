@@ -22,13 +22,40 @@ pub(crate) fn invalid(value: &str, expected: &'static str) -> InvalidValue {
     InvalidValue { value: value.to_owned(), expected }
 }
 
-/// Implements what `serde(try_from = "String", into = "String")` needs, by `FromStr` and `Display`.
-macro_rules! serde_by_text {
+/// A wrong value or key in a file that a person writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mistake {
+    /// Such as `repository[0].name`; empty for the file as a whole.
+    pub(crate) key: String,
+    pub(crate) problem: String,
+    pub(crate) hint: Option<String>,
+    /// Line and column, starting at 1.
+    pub(crate) at: Option<(usize, usize)>,
+}
+
+impl Mistake {
+    pub(crate) fn new(key: impl Into<String>, problem: impl Into<String>) -> Mistake {
+        Mistake { key: key.into(), problem: problem.into(), hint: None, at: None }
+    }
+
+    pub(crate) fn hint(self, hint: impl Into<String>) -> Mistake {
+        Mistake { hint: Some(hint.into()), ..self }
+    }
+}
+
+/// Implements `FromStr`, and what `serde(try_from = "String", into = "String")` needs, by `read` and `Display`.
+macro_rules! from_text {
     ($name:ident) => {
+        impl FromStr for $name {
+            type Err = InvalidValue;
+            fn from_str(value: &str) -> Result<Self, InvalidValue> {
+                $name::read(value)
+            }
+        }
         impl TryFrom<String> for $name {
             type Error = InvalidValue;
             fn try_from(value: String) -> Result<Self, InvalidValue> {
-                value.parse()
+                $name::read(&value)
             }
         }
         impl From<$name> for String {
@@ -49,14 +76,12 @@ macro_rules! checked_string {
         pub struct $name(String);
 
         impl $name {
+            fn read(value: &str) -> Result<Self, InvalidValue> {
+                if $check(value) { Ok($name(value.to_owned())) } else { Err(invalid(value, $expected)) }
+            }
+
             pub fn as_str(&self) -> &str {
                 &self.0
-            }
-        }
-        impl FromStr for $name {
-            type Err = InvalidValue;
-            fn from_str(value: &str) -> Result<Self, InvalidValue> {
-                if $check(value) { Ok($name(value.to_owned())) } else { Err(invalid(value, $expected)) }
             }
         }
         impl fmt::Display for $name {
@@ -64,7 +89,7 @@ macro_rules! checked_string {
                 f.write_str(&self.0)
             }
         }
-        serde_by_text!($name);
+        from_text!($name);
     };
 }
 
@@ -170,13 +195,17 @@ impl CommitSha {
 }
 
 impl Digest {
+    /// The digits.
+    pub fn hex(&self) -> &str {
+        &self.0["sha256:".len()..]
+    }
+
     pub fn from_sha256(sum: [u8; 32]) -> Digest {
         Digest(format!("sha256:{}", hex::encode(sum)))
     }
 }
 
 impl RepoName {
-    /// The last part of the name.
     pub fn last(&self) -> &str {
         self.0.rsplit('/').next().unwrap_or(&self.0)
     }
@@ -209,12 +238,24 @@ pub struct RegistryAddress {
 }
 
 impl RegistryAddress {
+    fn read(value: &str) -> Result<Self, InvalidValue> {
+        const EXPECTED: &str =
+            "a registry like `registry.example.org:443` or `registry.example.org/team` (no scheme)";
+        let (host, namespace) = match value.split_once('/') {
+            Some((host, namespace)) => (host, Some(namespace.parse().map_err(|_| invalid(value, EXPECTED))?)),
+            None => (value, None),
+        };
+        if !is_host(host) {
+            return Err(invalid(value, EXPECTED));
+        }
+        Ok(RegistryAddress { host: host.to_owned(), namespace })
+    }
+
     /// `host` or `host:port`, the authority of its URLs and the key of its credentials.
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// The prefix of every image name.
     pub fn namespace(&self) -> Option<&ImageName> {
         self.namespace.as_ref()
     }
@@ -233,22 +274,6 @@ impl RegistryAddress {
 pub(crate) fn is_loopback(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
     host == "localhost" || address.is_ok_and(|ip| ip.is_loopback())
-}
-
-impl FromStr for RegistryAddress {
-    type Err = InvalidValue;
-    fn from_str(value: &str) -> Result<Self, InvalidValue> {
-        const EXPECTED: &str =
-            "a registry like `registry.example.org:443` or `registry.example.org/team` (no scheme)";
-        let (host, namespace) = match value.split_once('/') {
-            Some((host, namespace)) => (host, Some(namespace.parse().map_err(|_| invalid(value, EXPECTED))?)),
-            None => (value, None),
-        };
-        if !is_host(host) {
-            return Err(invalid(value, EXPECTED));
-        }
-        Ok(RegistryAddress { host: host.to_owned(), namespace })
-    }
 }
 
 /// A registry's authority by docker's rules: a name with a dot, a port, or `localhost`; docker treats anything else as
@@ -275,7 +300,7 @@ fn is_host(s: &str) -> bool {
     (ip6 || dns) && marked && port_ok
 }
 
-serde_by_text!(RegistryAddress);
+from_text!(RegistryAddress);
 
 impl fmt::Display for RegistryAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -298,6 +323,15 @@ pub struct ImageRepository {
 }
 
 impl ImageRepository {
+    fn read(value: &str) -> Result<Self, InvalidValue> {
+        let (registry, path) = match value.split_once('/') {
+            Some((host, path)) if is_host(host) => (Some(host.to_owned()), path),
+            _ => (None, value),
+        };
+        let path = path.parse().map_err(|_| invalid(value, "an image repository without a tag"))?;
+        Ok(ImageRepository { registry, path })
+    }
+
     /// The repository of an image: below the registry, if any, its namespace, and `namespace`.
     pub fn new(
         registry: Option<&RegistryAddress>,
@@ -317,7 +351,6 @@ impl ImageRepository {
         self.registry.as_deref()
     }
 
-    /// The path in the registry's URLs.
     pub fn path(&self) -> &ImageName {
         &self.path
     }
@@ -328,19 +361,7 @@ impl ImageRepository {
     }
 }
 
-impl FromStr for ImageRepository {
-    type Err = InvalidValue;
-    fn from_str(value: &str) -> Result<Self, InvalidValue> {
-        let (registry, path) = match value.split_once('/') {
-            Some((host, path)) if is_host(host) => (Some(host.to_owned()), path),
-            _ => (None, value),
-        };
-        let path = path.parse().map_err(|_| invalid(value, "an image repository without a tag"))?;
-        Ok(ImageRepository { registry, path })
-    }
-}
-
-serde_by_text!(ImageRepository);
+from_text!(ImageRepository);
 
 impl fmt::Display for ImageRepository {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

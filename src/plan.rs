@@ -78,7 +78,6 @@ impl Digest {
     }
 }
 
-/// An image under a tag in the registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Held {
     pub(crate) tag: Tag,

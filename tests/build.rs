@@ -1,4 +1,4 @@
-//! `swanci build`: which commit, which images, which labels, and what is refused before anything is built.
+//! `swanci build`: the commit, the images, the labels, and what is refused before anything is built.
 
 #![allow(clippy::disallowed_methods, reason = "tests may spawn")]
 
@@ -53,7 +53,7 @@ fn a_merge_is_built_with_exactly_the_documented_labels() {
             "io.swanci.pull-request": "7",
         })
     );
-    // No version: the branch names the moving tag.
+    // Without a version, the moving tag is the branch.
     assert_eq!(image(&document, "web")["tags"], json!(["main"]));
     let skipped = image(&document, "box");
     assert_eq!(skipped["status"], "skipped");
@@ -62,7 +62,7 @@ fn a_merge_is_built_with_exactly_the_documented_labels() {
     assert!(scene.swanci.tmp_is_empty(), "temporary files are left");
     let again = scene.push(&built, &[]).ended(0).json();
     assert_eq!(scene.digest("httpd", "1.0").as_deref(), image(&again, "httpd")["digest"].as_str());
-    // A plain manifest: no surprise index.
+    // A plain manifest, not an index.
     let manifest = scene
         .registry
         .client()
@@ -128,14 +128,14 @@ fn a_build_of_a_branch_gets_its_tags_and_one_of_a_commit_only_the_immutable_tag(
     assert_eq!(engine::file_of(&format!("{name}:sha-{first}"), "/file").unwrap(), b"one");
     assert!(labels(&format!("{name}:sha-{first}")).get("io.swanci.pull-request").is_none());
 
-    // Joined, the commit has to be on the branch.
+    // With both, the commit must be on the branch.
     let both = ["build", "--repo", &url, "--branch", "main", "--commit", &first];
     assert_eq!(image(&swanci.run(&both).ended(0).json(), &name)["tags"], json!(["2.0"]));
     let orphan = repository.orphan();
     swanci.run(&["build", "--repo", &url, "--branch", "main", "--commit", &orphan]).ended(5);
-    // Alone it proves nothing, and is built all the same.
+    // Without a branch it is built without a proof of merge.
     swanci.run(&["build", "--repo", &url, "--commit", &orphan]).ended(0);
-    // A relative path is taken from where the person stands.
+    // A relative path is relative to the current folder.
     std::fs::create_dir(swanci.work().join("x")).unwrap();
     std::os::unix::fs::symlink(repository.path(), swanci.work().join("x/repo")).unwrap();
     swanci.run(&["build", "--repo", "x/repo", "--branch", "main"]).ended(0);
@@ -164,7 +164,7 @@ fn merge_squash_and_rebase_are_all_built() {
         assert_eq!(image(&document, "a")["status"], "built", "{how}");
         let name = scene.image_name("a", &format!("sha-{landed}"));
         assert_eq!(engine::file_of(&name, "/file").unwrap(), how.as_bytes());
-        // The head of the pull request is on the branch after a merge, and only then.
+        // The head of the pull request is on the branch only after a merge commit.
         let head = repository.git(&["rev-parse", &topic]);
         let code = if how == "merge" { 0 } else { 5 };
         scene.build(&head, &["--dry-run"]).ended(code);
@@ -184,7 +184,7 @@ fn a_failed_image_does_not_stop_the_others() {
         document["images"].as_array().unwrap().iter().map(|i| i["status"].as_str().unwrap()).collect();
     assert_eq!(status, ["built", "failed", "built"]);
     assert!(image(&document, "bad")["error"].as_str().unwrap().contains("missing"), "{document}");
-    // Half a merge is not pushed at all.
+    // An incomplete merge is not pushed.
     scene.push(&built, &[]).ended(1);
     let run = scene.run(&commit, &[]).ended(1);
     assert_eq!(image(&run.json(), "bad")["status"], "failed");
@@ -206,7 +206,7 @@ fn args_target_and_platform_reach_the_builder() {
     let name = scene.image_name("a", &format!("sha-{commit}"));
     assert_eq!(labels(&name)["who"], "me and you");
     assert_eq!(engine::file_of(&name, "/one").unwrap(), b"1");
-    assert_eq!(engine::file_of(&name, "/two"), None, "the target was not taken");
+    assert_eq!(engine::file_of(&name, "/two"), None, "the target was ignored");
     assert_eq!(inspect(&name)["Architecture"], "amd64");
 }
 
@@ -245,7 +245,7 @@ fn tag_templates_support_the_documented_words() {
     let short = Repository::short(&commit);
     assert_eq!(image(&document, "a")["tags"], json!(["1.2", short, "pr-7", "latest", "release-1.x"]));
     assert_eq!(image(&document, "b")["tags"], json!(["release-1.x"]));
-    // The command line's come first.
+    // Those of the command line have precedence.
     let args = ["build", "-", "--dry-run", "--tag", "x-{number}", "--tag", "{commit}"];
     let document = scene.swanci.pipe(&args, change).ended(0).json();
     assert_eq!(image(&document, "a")["tags"], json!(["x-7", commit]));
@@ -280,7 +280,7 @@ fn force_and_no_cache_rebuild_and_pull_fetches_the_base() {
     assert_eq!(id(&[]).0, "unchanged");
     assert_eq!(id(&["--force"]).0, "built");
 
-    // A base that no registry has: --pull says so, and without it the local one is used.
+    // A base that is in no registry: an error with --pull; without it, the local image is used.
     let base = unique("base");
     let _cleanup = Cleanup::new(&base);
     docker_text(&["tag", &scene.image_name("a", &format!("sha-{commit}")), &format!("{base}:1")]);
@@ -344,14 +344,14 @@ fn the_image_contains_the_commits_own_dockerignore_and_its_steps_are_cached() {
 #[test]
 fn images_are_built_in_parallel_up_to_the_limit() {
     let scene = Scene::new();
-    // Each step waits until the other has begun: only two at once come to an end. Four are never seen at once.
+    // Each step waits until the other has begun, so they end only if two run in parallel. Four never run in parallel.
     let names = ["a", "b", "c", "d"];
     for name in names {
         scene.repository.image(name, name);
     }
     scene.repository.images(&names.map(|n| json!({"service_name": n, "version": "1"})));
     let commit = scene.repository.commit("first");
-    // A docker client that counts how many builds are under way.
+    // A docker client that counts the running builds.
     let mut scene = scene;
     let count = scene.swanci.work().join("count");
     std::fs::create_dir(&count).unwrap();
@@ -375,7 +375,7 @@ fn a_local_base_is_built_first_and_its_change_rebuilds_the_images_that_use_it() 
     let scene = Scene::new();
     let base = unique("base");
     let _cleanup = Cleanup::new(&base);
-    // Listed after what stands on it; named by its short and by its full name.
+    // Listed after the images that use it; referred to by its short and by its full name.
     let full = format!("{}/{base}:1", scene.registry.host());
     scene.repository.write("top/Dockerfile", format!("FROM {base}:1\nCOPY top /top\n")).write("top/top", "t");
     scene.repository.write("full/Dockerfile", format!("FROM {full}\nCOPY f /f\n")).write("full/f", "f");
@@ -398,7 +398,7 @@ fn a_local_base_is_built_first_and_its_change_rebuilds_the_images_that_use_it() 
     assert_eq!(engine::file_of(&of(&second, "top"), "/file").unwrap(), b"two");
     scene.run(&second, &[]).ended(0);
 
-    // Only the top changes: its base comes from the registry, even when the engine has lost it.
+    // Only the top changes: its base comes from the registry, although the engine lost it.
     docker_text(&["image", "rm", "--force", &of(&second, &base), &of(&first, &base)]);
     scene.repository.write("top/top", "changed");
     let third = scene.repository.commit("the top changes");
@@ -431,7 +431,7 @@ fn a_from_with_the_images_own_name_is_the_external_image() {
     let name = unique("httpd");
     let mut cleanup = Cleanup::new(&format!("{name}:"));
     cleanup.also(&name);
-    // The other people's image of that name, with the same tag.
+    // An external image with the same name and tag.
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(
         dir.path().join("Dockerfile"),
@@ -445,5 +445,5 @@ fn a_from_with_the_images_own_name_is_the_external_image() {
     let commit = scene.repository.commit("first");
     scene.build(&commit, &[]).ended(0);
     assert_eq!(labels(&scene.image_name(&name, &format!("sha-{commit}")))["theirs"], "yes");
-    assert!(engine::has(&format!("{name}:1")), "somebody else's image is gone");
+    assert!(engine::has(&format!("{name}:1")), "the external image is gone");
 }

@@ -1,4 +1,4 @@
-//! `swanci catchup`: what the registry lacks is found and built, and nothing else.
+//! `swanci catchup` builds the commits that the registry lacks, and no others.
 
 #![allow(clippy::disallowed_methods, reason = "tests may spawn")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails loudly")]
@@ -50,7 +50,7 @@ fn a_lost_merge_between_two_others_is_built_and_moves_no_tag_back() {
     assert!(receipt["change"]["pull_request"].is_null());
     assert!(document["commits"][0]["receipt"].is_null());
 
-    // Everything is there now: a second run finds nothing to do, and does nothing.
+    // Everything is present now: a second run does nothing.
     let receipts = place.receipts();
     let document = place.catchup(&[]).ended(0);
     assert_eq!(outcomes(&document), expected(&[(&first, "present"), (&lost, "present"), (&last, "present")]));
@@ -64,7 +64,7 @@ fn merges_of_an_outage_are_built_oldest_first_and_the_tags_follow() {
     place.deliver(&first);
     let one = place.merge(&[("app/content", Some("one"))]);
     let two = place.push(&[("app/content", Some("two"))]);
-    // Nothing in it touches the image: it gets its tag all the same.
+    // The commit does not change the image, but the image gets its tag.
     let three = place.merge(&[("README", Some("three"))]);
 
     let document = place.catchup(&[]).ended(0);
@@ -103,7 +103,7 @@ fn since_a_commit_builds_all_later_commits_also_in_an_empty_registry() {
 
 #[test]
 fn since_a_date_uses_the_time_of_landing_and_a_slow_clock_hides_no_commit() {
-    // A commit a day, from the first of November on.
+    // One commit a day, starting on November 1.
     let (mut place, _) = one_image();
     let second = place.merge(&[]);
     let slow = place.push_with_a_slow_clock();
@@ -140,7 +140,7 @@ fn max_limits_the_commits_and_a_dry_run_changes_nothing() {
     all.extend((0..5).map(|_| place.merge(&[])));
     place.mark("app", &all[3]);
     let (before, writes) = (place.tags("app"), place.requests("http.request.method=PUT"));
-    assert!(writes > 0, "the registry logs what is written");
+    assert!(writes > 0, "the registry logs writes");
 
     let document = place.catchup(&["--dry-run", "--max", "4"]).ended(0);
     assert_eq!(
@@ -254,7 +254,7 @@ fn present_commits_cost_one_request_for_each_image_and_not_for_each_commit() {
 #[test]
 fn a_second_catchup_at_the_same_time_exits_as_busy() {
     let (place, first) = one_image();
-    // A registry that says nothing: the first catchup stands there, with its turn taken.
+    // A registry that does not answer: the first catchup waits while it holds its lock.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     place.use_registry(&silent.local_addr().unwrap().to_string());
     let mut waiting = place.catchup_command(&[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -282,7 +282,7 @@ fn catchup_and_deliveries_of_the_same_commits_run_in_parallel_with_one_digest_ea
         ["one", "two", "three"].iter().map(|text| place.merge(&[("app/content", Some(text))])).collect();
     let piped = |mut command: Command| command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut at_once = vec![piped(place.catchup_command(&["--since", &first]))];
-    // The first commit, which the catchup begins with, is delivered three times.
+    // The first commit, with which the catchup begins, is delivered three times.
     let deliveries = [0, 0, 0, 1, 2].map(|n| place.run_command(&commits[n]));
     at_once.extend(deliveries.map(piped));
     let mut documents = at_once

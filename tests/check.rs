@@ -1,4 +1,4 @@
-//! `swanci check`: what is wrong in the configuration and in images.json, each with its place.
+//! `swanci check`: problems of the configuration and of images.json, each with its position.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails loudly")]
 
@@ -153,7 +153,7 @@ fn a_valid_tree_is_listed_with_its_uncommitted_files() {
     repository.write("web/new file", "x");
     let ran = swanci(elsewhere.path(), &[], &["check", &path]);
     assert!(ran.code == 0 && ran.out.contains("not committed: web/new file\n"), "{ran:?}");
-    // Without a tree the configuration is all there is to check.
+    // Without a tree only the configuration is checked.
     assert_eq!(swanci(elsewhere.path(), &[], &["check"]).out, "ok  swanci.toml\n");
     let ran = swanci(elsewhere.path(), &[], &["check", "."]);
     assert!(ran.code == 4 && ran.out.contains("images.json: does not exist"), "{ran:?}");

@@ -16,7 +16,7 @@ use crate::support::registry::RegistryServer;
 
 const TOKEN: &str = "ghs_canaryTokenOfTheJob000";
 
-/// A job as a runner sets it up.
+/// A job with the environment of a runner.
 struct Job {
     dir: TempDir,
 }
@@ -26,7 +26,7 @@ impl Job {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("event.json"), payload.to_string()).unwrap();
         engine::docker_config(&dir.path().join(".docker"));
-        // The runner makes both files; earlier steps may have written.
+        // The runner creates both files; earlier steps may have written to them.
         std::fs::write(dir.path().join("output"), "earlier=step\n").unwrap();
         std::fs::write(dir.path().join("summary"), "").unwrap();
         Job { dir }
@@ -54,7 +54,7 @@ impl Job {
         swanci(self.dir.path(), &environment, &[&["run", payload.as_str()], arguments].concat())
     }
 
-    /// The outputs as the runner reads them: `name=value`, or `name<<delimiter` up to that line.
+    /// Parses the outputs like the runner: `name=value`, or `name<<delimiter` up to that line.
     fn outputs(&self) -> BTreeMap<String, String> {
         let text = self.text("output");
         let mut lines = text.lines();
@@ -73,7 +73,7 @@ impl Job {
     }
 }
 
-/// The commands that the runner would find in a log, by its own rules.
+/// The workflow commands in a log, by the runner's rules.
 fn commands(log: &str) -> Vec<&str> {
     log.lines().filter(|line| line.trim_start().starts_with("::") || line.contains("##[")).collect()
 }
@@ -92,7 +92,7 @@ fn a_job_with_nothing_to_build_reports_it_in_its_outputs() {
     let job = Job::new(&merged("t", "develop", &"a".repeat(40)));
     let ran = job.run("push", &[]);
     assert_eq!(ran.code, 0, "{ran:?}");
-    // The event's name comes from the job, and is not a pull request's.
+    // The event's name comes from the job, and is not that of a pull request.
     assert_eq!(ran.json()["decision"], "skip", "{ran:?}");
     let outputs = job.outputs();
     assert_eq!((outputs["outcome"].as_str(), outputs["images"].as_str()), ("skipped", "[]"));
@@ -180,28 +180,28 @@ fn a_job_that_pushes_groups_its_log_masks_its_token_and_escapes_tool_output() {
     let ran = job.run("pull_request", &[]);
     assert_eq!(ran.code, 0, "{ran:?}");
 
-    // One document on standard output, in which the runner finds no command, and which says the same.
+    // Standard output is one document with the same content and without workflow commands.
     assert_eq!(ran.out.lines().count(), 1);
     assert!(commands(&ran.out).is_empty(), "{}", ran.out);
     let receipt = ran.json();
     assert_eq!(receipt["change"]["pull_request"]["title"], "</pre><img src=x> ##[add-mask]e\n::error::x");
 
-    // The token is masked first, and is seen nowhere else.
+    // The token is masked first, and appears nowhere else.
     let log: Vec<&str> = ran.err.lines().collect();
     assert_eq!(log[0], format!("::add-mask::{TOKEN}"));
     assert_eq!(ran.err.matches(TOKEN).count(), 1, "{}", ran.err);
-    // Every command is swanci's own, and groups come in pairs.
+    // Every command is from swanci, and groups come in pairs.
     let mut open = false;
     for command in commands(&ran.err) {
         match command.split("::").nth(1).unwrap_or("").split(' ').next().unwrap() {
             "add-mask" => assert!(log.iter().position(|l| *l == command).unwrap() < 2, "{command}"),
             "group" => assert!(!std::mem::replace(&mut open, true), "{}", ran.err),
             "endgroup" => assert!(std::mem::replace(&mut open, false), "{}", ran.err),
-            _ => panic!("not swanci's: {command} in {}", ran.err),
+            _ => panic!("not from swanci: {command} in {}", ran.err),
         }
     }
     assert!(!open && ran.err.contains("::group::build httpd"), "{}", ran.err);
-    assert!(ran.err.contains("## [add-mask]e"), "the tool's own words are shown: {}", ran.err);
+    assert!(ran.err.contains("## [add-mask]e"), "the tool's output is shown: {}", ran.err);
 
     let outputs = job.outputs();
     assert_eq!((outputs["outcome"].as_str(), outputs["commit"].as_str()), ("succeeded", commit.as_str()));

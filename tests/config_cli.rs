@@ -1,4 +1,4 @@
-//! The layers of the configuration, seen from outside: default, file, environment, flag.
+//! The layers of the configuration: default, file, environment, flag.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! `swanci doctor`: every piece by itself, and how to repair it.
+//! `swanci doctor`: each check separately, and its hint.
 
 use serde_json::Value;
 
@@ -30,7 +30,7 @@ fn on_a_healthy_machine_every_check_is_reported_and_the_code_is_0() {
     }
     let people = scene.swanci.run(&["doctor"]).ended(0);
     assert!(people.stdout.contains("registry") && !people.stdout.starts_with('{'), "{}", people.stdout);
-    // It leaves nothing in the registry.
+    // doctor leaves nothing in the registry.
     assert_eq!(scene.digest("swanci-doctor", "none"), None);
 }
 
@@ -135,7 +135,7 @@ fn an_unresolved_name_is_not_reported_as_checked_by_docker() {
 fn each_result_is_printed_immediately() {
     use std::io::{BufRead as _, BufReader};
     let mut swanci = Swanci::new();
-    // The docker client is asked after git, and answers when the test has read git's line.
+    // The docker client is checked after git, and answers after the test has read git's line.
     let go = swanci.work().join("go");
     let script = format!(
         "#!/bin/sh\nn=0\nwhile [ ! -e {} ] && [ $n -lt 150 ]; do sleep 0.1; n=$((n+1)); done\nexit 1\n",

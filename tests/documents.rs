@@ -1,5 +1,5 @@
-//! The pages that people read, compared with the program: links lead somewhere, the reference names everything that can be
-//! typed or set, and no page names what does not exist.
+//! Compares the documentation with the program: links have a target, the reference names every command, option and setting,
+//! and no page names one that does not exist.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -69,7 +69,7 @@ fn matches(pattern: &str, text: &str) -> BTreeSet<String> {
     Regex::new(pattern).unwrap().captures_iter(text).map(|found| found[1].to_owned()).collect()
 }
 
-/// The anchor that GitHub gives a heading.
+/// GitHub's anchor of a heading.
 fn anchor(heading: &str) -> String {
     let kept = heading.to_lowercase().replace(' ', "-");
     kept.chars().filter(|c| c.is_alphanumeric() || matches!(c, '-' | '_')).collect()
@@ -87,7 +87,7 @@ fn every_link_in_the_pages_has_a_target() {
                 continue;
             }
             let target = if path.is_empty() { page.clone() } else { page.parent().unwrap().join(path) };
-            assert!(target.exists(), "{}: {} is not there", page.display(), &found[1]);
+            assert!(target.exists(), "{}: {} does not exist", page.display(), &found[1]);
             if !fragment.is_empty() {
                 let anchors: BTreeSet<String> =
                     matches(r"(?m)^#+ (.*)$", &read(&target)).iter().map(|h| anchor(h)).collect();
@@ -105,7 +105,7 @@ fn the_readme_is_short() {
     assert!(lines < 200, "README.md has {lines} lines");
 }
 
-/// The long options of a command and its subcommands, without those of every command.
+/// The long options of a command and its subcommands, without the global ones.
 fn options(command: &Command) -> BTreeSet<String> {
     let global = global_options();
     let own = command.get_arguments().filter_map(|arg| arg.get_long()).map(str::to_owned);
@@ -178,10 +178,9 @@ fn the_reference_names_every_metric_and_no_others() {
     let page = read("docs/reference.md");
     let named: BTreeMap<String, String> = first_two_cells(section(&page, "## Metrics"));
     // A metric with labels is shown once it has a value.
-    let metrics = Metrics::new();
+    let metrics = Metrics::new(QueueStats::default);
     metrics.delivery(&Answer::unauthorized());
     metrics.refused(Refusal::Timeout);
-    metrics.watch_queue(QueueStats::default);
     let text = metrics.render().unwrap();
     let types = Regex::new(r"(?m)^# TYPE (\S+) (\S+)$").unwrap();
     let known: BTreeMap<String, String> = types
@@ -200,12 +199,12 @@ fn first_two_cells(section: &str) -> BTreeMap<String, String> {
     row.captures_iter(section).map(|found| (found[1].to_owned(), found[2].to_owned())).collect()
 }
 
-/// The variables of swanci's own configuration.
+/// The environment variables of swanci's configuration.
 fn variables() -> BTreeSet<String> {
     let source = read("src/config/environment.rs");
     let list = source.split_once("const VARIABLES").unwrap().1.split_once("];").unwrap().0;
     let known = matches(r#""(SWANCI_[A-Z_]+)""#, list);
-    assert!(known.len() > 15, "the list in the source has another form: {known:?}");
+    assert!(known.len() > 15, "the list in the source has an unexpected form: {known:?}");
     known
 }
 
@@ -228,7 +227,7 @@ fn the_reference_names_every_variable_and_the_pages_name_no_others() {
     }
 }
 
-/// The command lines of a page that begin with `swanci`: what follows, in words. Only code is looked at.
+/// The words after `swanci` in each command line of a page. Only code is searched.
 fn invocations(page: &str) -> Vec<Vec<&str>> {
     let mut code: Vec<&str> = Vec::new();
     let mut fenced = false;
@@ -263,7 +262,7 @@ fn every_command_line_in_the_pages_is_valid() {
         for words in invocations(&text) {
             let shown = format!("{}: swanci {}", page.display(), words.join(" "));
             let mut rest = words.iter().copied();
-            // Options of every command may come first, some with a value.
+            // Global options may come first, some with a value.
             let name = loop {
                 match rest.next() {
                     Some("--config" | "--state-dir" | "--color") => _ = rest.next(),
@@ -324,7 +323,7 @@ fn the_troubleshooting_messages_exist_in_the_program() {
         for part in message.split('`').next().unwrap().split('…').map(str::trim) {
             if part.len() > 5 {
                 let part = part.split(" (").next().unwrap();
-                assert!(source.contains(part), "docs/operations.md: no message holds `{part}`");
+                assert!(source.contains(part), "docs/operations.md: no message contains `{part}`");
                 found += 1;
             }
         }

@@ -1,5 +1,5 @@
-//! From payload to verdict: our own samples always, and every recorded payload where the collection is at hand
-//! (`SWANCI_FIXTURES`, or `../shared/fixtures` beside this repository).
+//! From payload to verdict: the samples, and every recorded payload if the collection is available (`SWANCI_FIXTURES`, or
+//! `../shared/fixtures` next to this repository).
 
 #![allow(clippy::unwrap_used)] // helpers of tests
 
@@ -9,14 +9,15 @@ use std::time::{Duration, SystemTime};
 
 use swanci::decide::{BranchGlobs, verdict};
 use swanci::documents::{DecisionDocument, DecisionWord};
+use swanci::error::Failure;
 use swanci::forge::signature::{WebhookSecret, verify};
-use swanci::forge::{Encoding, Headers, PayloadError};
+use swanci::forge::{Encoding, Headers};
 use swanci::model::ForgeName;
 
-/// How many payloads the collection holds; a clone without it reports them as not run.
+/// The number of payloads in the collection; without it, the tests report them as not run.
 const FIXTURES: usize = 401;
 
-fn judge(body: &[u8], event: Option<&str>) -> Result<DecisionDocument, PayloadError> {
+fn judge(body: &[u8], event: Option<&str>) -> Result<DecisionDocument, Failure> {
     verdict(body, Headers { event, ..Headers::default() }, &BranchGlobs::default(), true)
 }
 
@@ -103,7 +104,7 @@ fn a_form_and_a_byte_order_mark_change_only_the_hash() {
     assert!(verdict(form.as_bytes(), json_only, &BranchGlobs::default(), false).is_err());
 }
 
-/// One row of the collection's `index.csv`. Only its last column, a note, is ever quoted or holds commas.
+/// One row of the collection's `index.csv`. Only its last column, a note, may be quoted or contain commas.
 pub(crate) struct Row {
     pub(crate) file: String,
     pub(crate) forge: String,
@@ -116,13 +117,13 @@ pub(crate) struct Row {
     number: String,
 }
 
-/// Says something that also shows when the test passes: the test runner captures only the print macros.
-#[allow(clippy::explicit_write)] // eprintln! is what the runner captures
-fn tell(line: &str) {
+/// Prints text that is also shown if the test passes: the test runner captures only the print macros.
+#[allow(clippy::explicit_write)] // the runner captures eprintln!
+fn report(line: &str) {
     writeln!(std::io::stderr(), "{line}").unwrap();
 }
 
-/// Where the collection is; `None` says on the test's output what was not run.
+/// The folder of the collection; prints what is not run if there is none.
 pub(crate) fn collection(what: &str) -> Option<PathBuf> {
     let place = std::env::var_os("SWANCI_FIXTURES").map(PathBuf::from);
     let named = place.is_some();
@@ -130,8 +131,8 @@ pub(crate) fn collection(what: &str) -> Option<PathBuf> {
     if place.join("index.csv").is_file() {
         return Some(place);
     }
-    assert!(!named, "SWANCI_FIXTURES names {}, which holds no index.csv", place.display());
-    tell(&format!("NOT RUN: {what}; SWANCI_FIXTURES is not set and {} is not there", place.display()));
+    assert!(!named, "SWANCI_FIXTURES is {}, which has no index.csv", place.display());
+    report(&format!("NOT RUN: {what}; SWANCI_FIXTURES is not set and {} does not exist", place.display()));
     None
 }
 
@@ -148,8 +149,8 @@ pub(crate) fn rows(collection: &Path) -> Vec<Row> {
                 "{line}"
             );
             let field = |name: &str| fields[column(name)].to_owned();
-            // `A|B`: the payload comes under either header. The header may be absent, and for recordings whose header
-            // is not known (`n`) the index gives a guess that may be wrong, but must not change the verdict.
+            // `A|B`: either header is possible. The header may be absent. For recordings with an unknown header (`n`) the
+            // index has a guess, which must not change the verdict.
             let mut events = vec![None];
             events.extend(
                 field("event_header").split('|').filter(|e| !e.is_empty()).map(|e| Some(e.to_owned())),
@@ -169,7 +170,7 @@ pub(crate) fn rows(collection: &Path) -> Vec<Row> {
         .collect()
 }
 
-/// As it is in the index, with the forge named or told by the shape, with each event header or none.
+/// The verdict of the index, with an explicit or inferred forge, and with each event header or none.
 #[test]
 fn every_recorded_payload_gets_its_verdict() {
     let Some(collection) = collection(&format!("{FIXTURES} recorded payloads")) else { return };
@@ -186,7 +187,7 @@ fn every_recorded_payload_gets_its_verdict() {
             let judged = verdict(&body, headers, &BranchGlobs::default(), true);
             let at = format!("{} with {event:?}, {forge_named:?}: {judged:?}", row.file);
             let document = judged.unwrap_or_else(|e| panic!("{}: {e}", row.file));
-            // Data Center's event stands in the body too; only Cloud's example of a merge needs its header.
+            // The body of Data Center has the event too; only Cloud's example of a merge needs its header.
             let needs_header =
                 row.file.ends_with("go-playground-webhooks/bitbucket/pull-request-merged.json");
             let word = match row.verdict.as_str() {
@@ -203,7 +204,7 @@ fn every_recorded_payload_gets_its_verdict() {
                 continue;
             }
             builds += 1;
-            let pull = change.pull_request.as_ref().expect("a merge has its pull request");
+            let pull = change.pull_request.as_ref().expect("a merge has a pull request");
             assert_eq!(pull.number.to_string(), row.number, "{at}");
             let landed = change
                 .commit
@@ -219,9 +220,9 @@ fn every_recorded_payload_gets_its_verdict() {
             }
         }
     }
-    tell(&format!("{verdicts} verdicts, {builds} of them build"));
+    report(&format!("{verdicts} verdicts, {builds} of them build"));
     // 20 merges with one event header and one with two.
-    assert_eq!(builds, (20 * 2 + 3) * 2 - 2, "by its forge and its shape, with its headers and without");
+    assert_eq!(builds, (20 * 2 + 3) * 2 - 2, "with an explicit or inferred forge, with and without headers");
 }
 
 /// One delivery that was recorded from a real server.
@@ -245,7 +246,7 @@ pub(crate) fn recordings(folder: &Path) -> Vec<Recording> {
     assert_eq!(lines.next(), Some("name,event,content_type,done,expected,landed_sha,secret"));
     lines
         .map(|line| {
-            // Only the fourth column is ever quoted.
+            // Only the fourth column may be quoted.
             let (name, rest) = line.split_once(',').unwrap();
             let mut from_end = rest.rsplitn(4, ',');
             let secret = from_end.next().unwrap().to_owned();
@@ -286,13 +287,13 @@ fn every_recording_of_a_real_gogs_and_gitbucket_gets_its_verdict() {
                     continue;
                 }
                 assert_eq!(change.forge, Some(forge), "{at}");
-                assert_eq!(change.commit, None, "{at}: neither says what landed");
+                assert_eq!(change.commit, None, "{at}: neither forge names the commit that landed");
                 let pull = change.pull_request.unwrap();
                 assert!(pull.head.is_some() && pull.merged_at.is_some(), "{at}");
             }
-            let secret = WebhookSecret::new(recording.secret.clone().into_bytes()).unwrap();
+            let secret = WebhookSecret::new(vec![recording.secret.clone().into()]).unwrap();
             assert!(is_signed_by(&recording, forge, &secret), "{}", recording.name);
-            let other = WebhookSecret::new(b"another".to_vec()).unwrap();
+            let other = WebhookSecret::new(vec!["another".into()]).unwrap();
             assert!(!is_signed_by(&recording, forge, &other), "{}", recording.name);
         }
     }
@@ -330,10 +331,10 @@ fn an_explicit_forge_overrides_detection() {
     let own = Headers { forge: Some(ForgeName::Github), ..Headers::default() };
     let document = br#"{"schema":1,"decision":"build","change":null}"#;
     let refused = verdict(document, own, &BranchGlobs::default(), false).unwrap_err();
-    assert_eq!(refused, PayloadError::OwnDocument { command: "build" });
+    assert_eq!(refused.hint.as_deref(), Some("give it to `swanci build`"));
 }
 
-/// Those of SHA-256, and GitLab's; swanci takes no others.
+/// Those with SHA-256, and GitLab's; swanci accepts no others.
 #[test]
 fn the_published_signatures_verify_and_the_broken_ones_do_not() {
     let Some(collection) = collection("the published signatures") else { return };
@@ -356,7 +357,7 @@ fn the_published_signatures_verify_and_the_broken_ones_do_not() {
         };
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + 60);
         let encoding = Encoding::from_content_type(text("content_type").unwrap()).unwrap();
-        let valid = WebhookSecret::new(text("secret").unwrap().as_bytes().to_vec())
+        let valid = WebhookSecret::new(vec![text("secret").unwrap().into()])
             .is_ok_and(|secret| verify(forge, &headers, &body, encoding, &secret, now).is_ok());
         assert_eq!(valid, text("expect") == Some("valid"), "{vector}");
         tried += 1;

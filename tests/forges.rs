@@ -1,4 +1,4 @@
-//! Deliveries of every forge to a listener with the real intake and queue: who may send what, and what becomes of it.
+//! Deliveries of every forge to a listener with the real intake and queue: which are accepted, and with which result.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -14,9 +14,11 @@ use sha2::Sha256;
 use swanci::decide::BranchGlobs;
 use swanci::error::Failure;
 use swanci::forge::signature::WebhookSecret;
-use swanci::listener::{ForgeRules, Intake, Limits, Listener, Metrics, Rules, Stopper, bind};
+use swanci::listener::{
+    App, Delivered, DeliveryLine, ForgeRules, Intake, Limits, Listener, Metrics, RawDelivery, Stopper, bind,
+};
 use swanci::model::ForgeName;
-use swanci::queue::{JobFilter, ServeLock, Store};
+use swanci::queue::{JobId, QueueStats, ServeLock, Store};
 use tempfile::TempDir;
 
 use crate::evaluate_fixtures::{collection, recordings, rows};
@@ -30,23 +32,45 @@ const JSON: (&str, &str) = ("Content-Type", "application/json");
 /// One configured forge: kind, URL, secrets, repositories.
 type Configured<'a> = (ForgeName, &'a str, &'a [&'a str], &'a [&'a str]);
 
-fn rules(forges: &[Configured<'_>]) -> Rules {
+fn rules(forges: &[Configured<'_>]) -> Vec<ForgeRules> {
     let forges = forges.iter().map(|(kind, url, secrets, repositories)| ForgeRules {
         kind: *kind,
         url: (*url).to_owned(),
         secret: (!secrets.is_empty())
-            .then(|| WebhookSecret::any_of(secrets.iter().map(|s| (*s).into()).collect()).unwrap()),
+            .then(|| WebhookSecret::new(secrets.iter().map(|s| (*s).into()).collect()).unwrap()),
         repositories: repositories
             .iter()
             .map(|name| (name.parse().unwrap(), BranchGlobs::default()))
             .collect(),
     });
-    Rules { forges: forges.collect() }
+    forges.collect()
+}
+
+/// The intake behind the listener, with its log.
+struct IntakeApp {
+    intake: Intake,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl App for IntakeApp {
+    fn deliver(&self, raw: RawDelivery<'_>) -> Delivered {
+        self.intake.deliver(&raw)
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn log(&self, line: &DeliveryLine<'_>) {
+        let (answer, id, event) = (&line.delivered.answer, line.id, line.event);
+        let detail = answer.log.as_deref().unwrap_or_default();
+        self.log.lock().unwrap().push(format!("{id:?} {event:?} {} {detail}", answer.label()));
+    }
 }
 
 struct Served {
     address: SocketAddr,
-    queue: Store,
+    queue: Arc<Store>,
     log: Arc<Mutex<Vec<String>>>,
     stopper: Stopper,
     thread: Option<JoinHandle<Result<(), Failure>>>,
@@ -58,32 +82,16 @@ impl Served {
         Served::with(rules(forges))
     }
 
-    fn with(rules: Rules) -> Served {
+    fn with(rules: Vec<ForgeRules>) -> Served {
         let dir = tempfile::tempdir().unwrap();
-        let lock = ServeLock::acquire(dir.path(), None, Timestamp::now()).unwrap();
-        let queue = Store::open(lock, Arc::new(Timestamp::now)).unwrap();
+        let lock = ServeLock::acquire(dir.path()).unwrap();
+        let queue = Arc::new(Store::open(lock, Arc::new(Timestamp::now)).unwrap());
         let log = Arc::new(Mutex::new(Vec::new()));
-        let lines = Arc::clone(&log);
-        let intake = Intake::new(
-            rules,
-            queue.clone(),
-            false,
-            Box::new(|| Ok(())),
-            Box::new(|_| {}),
-            Box::new(move |line| {
-                let answer = &line.delivered.answer;
-                let detail = answer.log.as_deref().unwrap_or_default();
-                lines.lock().unwrap().push(format!(
-                    "{:?} {:?} {} {detail}",
-                    line.id,
-                    line.event,
-                    answer.label()
-                ));
-            }),
-        );
+        let app = IntakeApp { intake: Intake::new(rules, queue.clone(), false), log: Arc::clone(&log) };
         let sockets = vec![bind("127.0.0.1:0").unwrap()];
         let listener =
-            Listener::new(sockets, None, Limits::default(), Arc::new(intake), Metrics::new()).unwrap();
+            Listener::new(sockets, None, Limits::default(), Arc::new(app), Metrics::new(QueueStats::default))
+                .unwrap();
         let (address, stopper) = (listener.local_addrs()[0], listener.stopper());
         let thread = Some(std::thread::spawn(|| listener.run(None, &mut || {})));
         Served { address, queue, log, stopper, thread, _dir: dir }
@@ -102,14 +110,14 @@ impl Served {
     }
 
     fn jobs(&self) -> usize {
-        self.queue.list(&JobFilter::default(), 1000).unwrap().len()
+        self.queue.list(None, None, 1000).unwrap().len()
     }
 
     /// The change of the job that a delivery queued.
     fn change(&self, answered: &Answered) -> Value {
         assert_eq!(answered.status, 202, "{answered:?}");
-        let id = answered.json()["job"].to_string().parse().unwrap();
-        let document: Value = serde_json::from_str(&self.queue.documents(id).unwrap().document).unwrap();
+        let id = JobId(answered.json()["job"].as_i64().unwrap());
+        let document: Value = serde_json::from_str(&self.queue.get(id).unwrap().document).unwrap();
         document["change"].clone()
     }
 }
@@ -127,7 +135,7 @@ fn hex_of(secret: &str, body: &[u8]) -> String {
     sign(secret, body).trim_start_matches("sha256=").to_owned()
 }
 
-/// A merge as GitHub and its relatives announce it.
+/// A merge in the payload format of GitHub and compatible forges.
 fn merge(repository: &str, number: u64) -> Vec<u8> {
     json!({
         "action": "closed", "number": number,
@@ -158,7 +166,7 @@ fn form(json: &[u8]) -> Vec<u8> {
     form.append_pair("payload", std::str::from_utf8(json).unwrap()).finish().into_bytes()
 }
 
-/// What Gitea sends: GitHub's and Gogs' headers too, each with a signature.
+/// Gitea's headers, which include those of GitHub and Gogs, each with a signature.
 fn gitea_headers<'a>(signature: &'a str, prefixed: &'a str) -> Vec<(&'a str, &'a str)> {
     vec![
         ("X-GitHub-Event", "pull_request"),
@@ -192,7 +200,7 @@ fn a_delivery_builds_only_repositories_of_the_forge_whose_secret_verified_it() {
     assert_eq!(post("secret-one", "acme/shop").json()["decision"], "duplicate");
     assert_eq!(post("secret-one", "acme/two").status, 403);
     assert_eq!(post("secret-two", "acme/one").status, 403);
-    assert_eq!(post("secret-hub", "acme/shop").status, 401, "Gitea's headers ask for Gitea's secret");
+    assert_eq!(post("secret-hub", "acme/shop").status, 401, "Gitea's headers require Gitea's secret");
     assert_eq!(post("another", "acme/shop").status, 401);
     let body = merge("acme/shop", 5);
     let hub = served.post(
@@ -308,7 +316,7 @@ fn gitlab_sends_its_token_or_a_recent_signature() {
         assert_eq!(post("m-1", &at, &signed("m-1", &at)), 401, "{at}");
         assert!(served.last_line().contains("five minutes"), "{}", served.last_line());
     }
-    // A merge without a commit is the same merge by its number and head.
+    // Merges without a commit are compared by number and head.
     let mut moved: Value = serde_json::from_slice(&gitlab_merge("group/shop", 8)).unwrap();
     moved["object_attributes"]["merge_commit_sha"] = Value::Null;
     let system = [JSON, ("X-Gitlab-Event", "System Hook"), ("X-Gitlab-Token", "to ken")];
@@ -369,7 +377,7 @@ fn a_sha_1_signature_alone_is_refused_and_logged_with_the_reason() {
     assert!(served.last_line().contains("it is not signed"), "{}", served.last_line());
     let sha1 = served
         .post(&[JSON, event, ("X-Hub-Signature", "sha1=2fd4e1c67a2d28fced849ee1bb76e7391b93eb12")], &body);
-    assert_eq!((unsigned.status, &unsigned.body), (sha1.status, &sha1.body), "nobody learns which");
+    assert_eq!((unsigned.status, &unsigned.body), (sha1.status, &sha1.body), "the answers must not differ");
     assert!(
         served.last_line().contains("SHA-1") && served.last_line().contains("4.46"),
         "{}",
@@ -459,9 +467,9 @@ fn every_recorded_payload_gets_its_answer_with_the_headers_of_its_forge() {
             .map(|row| row.repository.as_str())
             .collect();
         let url = format!("https://{kind}.example.org");
-        forges.extend(rules(&[(kind, &url, &[kind.as_str()], &names)]).forges);
+        forges.extend(rules(&[(kind, &url, &[kind.as_str()], &names)]));
     }
-    let served = Served::with(Rules { forges });
+    let served = Served::with(forges);
     let (mut builds, mut answers) = (0, 0);
     for row in &rows {
         let kind: ForgeName = row.forge.parse().unwrap();
@@ -477,7 +485,7 @@ fn every_recorded_payload_gets_its_answer_with_the_headers_of_its_forge() {
                 assert!(answered.status == 202 || answered.json()["decision"] == "duplicate", "{at}");
                 builds += 1;
             } else if answered.status == 403 {
-                // The index names no repository of these, and so the allow-list has none.
+                // The index has no repository for these, so the allow-list has none.
                 assert_eq!(row.repository, "", "{at}");
             } else {
                 assert_eq!(answered.status, 200, "{at}");
@@ -535,7 +543,7 @@ fn evaluate_uses_the_policy_of_the_repository_on_its_forge() {
     assert_eq!(skip["change"]["forge_url"], "https://one");
     let build = evaluate(gitlab_merge("Acme/Shop", 5), "gitlab").ended(0).json();
     assert_eq!(build["change"]["forge_url"], "https://two");
-    // Nothing is configured for GitHub, so nothing filters.
+    // Nothing is configured for GitHub, so there is no filter.
     assert_eq!(evaluate(merge("acme/shop", 5), "github").ended(0).json()["change"].get("forge_url"), None);
     swanci.config(&two.replace("'gitlab'", "'gitea'"));
     evaluate(merge("acme/shop", 5), "gitea").ended(4).saying(&["several forges", "https://one, https://two"]);

@@ -1,5 +1,5 @@
-//! What of a repository becomes an image: exactly what its commit says, whatever its names, links, attributes, and
-//! whatever the configuration of the user who runs swanci.
+//! An image contains exactly what its commit defines, regardless of names, links and attributes, and of the configuration of
+//! the user who runs swanci.
 
 mod contexts;
 mod faults;
@@ -14,8 +14,8 @@ use std::sync::{Arc, Mutex};
 use crate::support::registry::Ca;
 use crate::support::tls_front;
 
-/// A server of git's plain-file protocol (gitprotocol-http(5), "dumb") that remembers the heads of all requests. A
-/// repository is whatever path ends in `/shop.git`.
+/// A server of git's plain-file protocol (gitprotocol-http(5), "dumb") that records the heads of all requests. Every
+/// path that ends in `/shop.git` is the repository.
 struct PlainServer {
     port: u16,
     seen: Arc<Mutex<Vec<String>>>,

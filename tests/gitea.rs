@@ -1,5 +1,5 @@
-//! The whole way on a real Gitea: as the forge, with its webhook, merges, statuses and comments, and as the registry, with
-//! its token server and images below a user's name.
+//! End-to-end tests on a real Gitea: as the forge, with webhook, merges, statuses and comments, and as the registry, with its
+//! token server and images below a user's name.
 //!
 //! `scripts/test registries` starts one and sets SWANCI_TEST_GITEA, SWANCI_TEST_GITEA_USER and SWANCI_TEST_GITEA_TOKEN.
 
@@ -39,7 +39,7 @@ impl Gitea {
         json!({"auths": {&self.host: {"auth": auth}}}).to_string()
     }
 
-    /// A scene whose images belong below the user's name; returns where.
+    /// A scene with its images below the user's name; also returns their prefix.
     fn scene(&self) -> (Scene, String) {
         let mut scene = Scene::new();
         let place = format!("{}/{}/{}", self.host, self.user, unique("shop"));
@@ -70,7 +70,7 @@ fn a_merge_is_built_and_pushed() {
     let file = scene.swanci.file("receipt.json", &ran.stdout).display().to_string();
     assert_eq!(scene.swanci.run(&["verify", &file]).ended(0).json()["outcome"], "intact");
 
-    // One changes, the other is tagged as it is.
+    // One image changes, the other is only tagged.
     scene.repository.write("a/file", "changed");
     let second = scene.repository.commit("second");
     let receipt = scene.run(&second, &[]).ended(0).json();
@@ -135,7 +135,7 @@ struct Shop {
     name: String,
     swanci: Swanci,
     repository: Repository,
-    /// Where its images go: Gitea's own registry.
+    /// The prefix of its images in Gitea's own registry.
     place: String,
     port: u16,
     serve: Option<Started>,
@@ -149,7 +149,7 @@ impl Drop for Shop {
 }
 
 impl Gitea {
-    /// Asks the API; the answer's status and body.
+    /// Sends a request to the API; returns the status and body of the answer.
     fn ask(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
         let url = format!("http://{}/api/v1/{path}", self.host);
         let agent: ureq::Agent =
@@ -203,7 +203,7 @@ impl Shop {
         swanci.docker_config(&gitea.login(&gitea.token));
         swanci.file("token", &gitea.token);
         swanci.set("NO_PROXY", "127.0.0.1");
-        // Free until it is taken, a moment later.
+        // A free port, which is used a moment later.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let _images = Cleanup::new(&place);
         let mut shop = Shop { gitea, name, swanci, repository, place, port, serve: None, _images };
@@ -212,7 +212,7 @@ impl Shop {
         shop
     }
 
-    /// Starts `serve`, again, with these secrets of the forge: `one` and `two` are there.
+    /// Starts `serve` (again) with these secrets of the forge; the files `one` and `two` exist.
     fn serve(&mut self, secrets: &str) {
         self.stop();
         self.swanci.file("one", "s3cret-ünï &+%one");
@@ -252,7 +252,7 @@ impl Shop {
         assert_eq!(hooks[0]["config"]["url"], url, "{hooks}");
     }
 
-    /// Makes the webhook deliver as a form, and everything that happens to a pull request.
+    /// Makes the webhook deliver forms, and all events of pull requests.
     fn send_forms_of_everything(&self) {
         let hooks = self.gitea.get(&format!("repos/{}/hooks", self.name));
         let url = &hooks[0]["config"]["url"];
@@ -281,13 +281,13 @@ impl Shop {
         self.repository.git(&["push", "--quiet", "origin", "main"]);
     }
 
-    /// Opens a pull request; its number.
+    /// Opens a pull request; returns its number.
     fn open(&self, head: &str) -> u64 {
         let path = format!("repos/{}/pulls", self.name);
         let pull = json!({"title": head, "head": head, "base": "main"});
         let mut number = None;
         eventually("the pull request is open", || {
-            // 404 until Gitea has worked off the push of the branch, which it does after git has ended.
+            // 404 until Gitea has processed the push of the branch, which it does after git has ended.
             let (status, answer) = self.gitea.ask("POST", &path, &pull);
             assert!([201, 404].contains(&status), "{status} {answer}");
             number = answer["number"].as_u64();
@@ -296,7 +296,7 @@ impl Shop {
         number.unwrap()
     }
 
-    /// Merges it in this style; the commit that landed.
+    /// Merges it in this style; returns the commit that landed.
     fn merge(&self, number: u64, style: &str) -> String {
         let path = format!("repos/{}/pulls/{number}/merge", self.name);
         eventually("it is merged", || {
@@ -318,7 +318,7 @@ impl Shop {
         landed.unwrap()
     }
 
-    /// What landed is found also without the payload's word for it, by Gitea's own ref; `None`: it is refused.
+    /// The commit that landed is also found by Gitea's own ref, without the payload; with `None`, the build is refused.
     fn is_found_without_being_named(&self, number: u64, commit: Option<&String>) {
         let pull = self.gitea.get(&format!("repos/{}/pulls/{number}", self.name));
         let of_pull =
@@ -338,7 +338,7 @@ impl Shop {
         self.swanci.run(&["jobs", "list", "--json"]).ended(0).json()["jobs"].as_array().unwrap().clone()
     }
 
-    /// The pull request's job ends well; its images are in the registry, its commit has a status, and the pull request one
+    /// The pull request's job succeeds, its images are in the registry, its commit has a status, and the pull request has one
     /// comment.
     fn is_built(&self, number: u64, commit: &str) {
         eventually(&format!("the job of #{number} has succeeded"), || {
@@ -389,10 +389,10 @@ fn a_private_repository_is_built_for_every_merge_style() {
         }
         let commit = shop.merge(number, style);
         shop.is_built(number, &commit);
-        // A merge commit above rebased ones has neither the head below it nor its patch.
+        // A merge commit on top of rebased commits contains neither the head nor its patch.
         shop.is_found_without_being_named(number, Some(&commit).filter(|_| style != "rebase-merge"));
     }
-    // Gitea sees that a push has brought a pull request's head.
+    // Gitea detects that a push contains a pull request's head.
     shop.push_topic("pushed");
     let number = shop.open("pushed");
     shop.push_to_main("moved-pushed");
@@ -420,7 +420,7 @@ fn a_form_delivery_is_read_and_later_events_are_not_another_merge() {
     shop.gitea.change("POST", &format!("{issue}/labels"), &json!({"labels": [label]}));
     shop.gitea.change("POST", &format!("{issue}/comments"), &json!({"body": "well done"}));
     shop.gitea.change("PATCH", &issue, &json!({"title": "another title"}));
-    // Deliveries come in order: after this merge the others have been answered.
+    // Deliveries arrive in order: after this merge the others are answered.
     shop.push_topic("second");
     let number = shop.open("second");
     let commit = shop.merge(number, "merge");
@@ -434,7 +434,7 @@ fn replacing_a_secret_loses_no_delivery() {
     let mut shop = Shop::new(false);
     shop.push_topic("old");
     let number = shop.open("old");
-    // The new one first, the old one beside it, and the webhook still has the old one.
+    // The new secret first, then the old one, which the webhook still uses.
     shop.serve("['two', 'one']");
     let commit = shop.merge(number, "merge");
     shop.is_built(number, &commit);
@@ -444,7 +444,7 @@ fn replacing_a_secret_loses_no_delivery() {
     let number = shop.open("new");
     let commit = shop.merge(number, "merge");
     shop.is_built(number, &commit);
-    // What is signed with the old one is refused.
+    // Deliveries that are signed with the old secret are refused.
     shop.serve("'one'");
     shop.push_topic("refused");
     let number = shop.open("refused");
@@ -467,14 +467,14 @@ fn a_fork_may_be_deleted_after_the_merge() {
     let fork = format!("http://{user}:{password}@{}/{user}/{short}.git", shop.gitea.host);
     shop.repository.git(&["remote", "add", "fork", &fork]);
     shop.repository.branch("topic").write("a/file", "from a fork").commit("from a fork");
-    eventually("the fork is there", || {
+    eventually("the fork exists", || {
         shop.gitea.ask("GET", &format!("repos/{user}/{short}"), &Value::Null).0 == 200
     });
     shop.repository.git(&["push", "--quiet", "fork", "topic"]);
     let number = shop.open(&format!("{user}:topic"));
     shop.send_forms_of_everything();
     let commit = shop.merge(number, "squash");
-    // Before the merge this would close the pull request. From here on the payload's head is of no repository.
+    // Before the merge this would close the pull request. After it, the payload's head has no repository.
     shop.gitea.change("DELETE", &format!("repos/{user}/{short}"), &Value::Null);
     let issue = format!("repos/{}/issues/{number}", shop.name);
     shop.gitea.change("PATCH", &issue, &json!({"title": "another title"}));

@@ -1,4 +1,4 @@
-//! `swanci hook` against a server that holds to GitHub's published API description, and against one like ngrok's.
+//! `swanci hook` against a server that follows GitHub's published API description, and against one like ngrok's.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails loudly")]
 
@@ -17,7 +17,7 @@ use crate::support::tls_front;
 const SECRET: &str = "the-webhook-secret-of-the-tests";
 const URL: &str = "https://ci.example.org/webhook";
 
-/// A folder with a configuration, as `init` leaves it.
+/// A folder with a configuration like that of `init`.
 fn site() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("secret"), format!("{SECRET}\n")).unwrap();
@@ -32,8 +32,8 @@ fn hook(dir: &Path, api: &GitHubApi, arguments: &[&str]) -> Ran {
     let url = api.url();
     let all = [&["hook"], arguments, &["--api-url", &url]].concat();
     let ran = swanci(dir, &[("GITHUB_TOKEN", TOKEN)], &all);
-    assert!(!ran.out.contains(TOKEN) && !ran.err.contains(TOKEN), "the token shows: {ran:?}");
-    assert!(!ran.out.contains(SECRET) && !ran.err.contains(SECRET), "the secret shows: {ran:?}");
+    assert!(!ran.out.contains(TOKEN) && !ran.err.contains(TOKEN), "the token is shown: {ran:?}");
+    assert!(!ran.out.contains(SECRET) && !ran.err.contains(SECRET), "the secret is shown: {ran:?}");
     ran
 }
 
@@ -105,7 +105,7 @@ fn a_new_tunnel_address_updates_the_installed_webhook() {
     hook(dir.path(), &api, &["install", "--url", "https://one.ngrok.app"]);
     let ran = hook(dir.path(), &api, &["install", "--url", "https://two.ngrok.app/other/path"]);
     assert!(ran.out.contains("before, it delivered to https://one.ngrok.app/webhook"), "{ran:?}");
-    // Another machine remembers nothing, and knows it by its path and events.
+    // Another machine has no state, and recognises the webhook by its path and events.
     std::fs::remove_dir_all(dir.path().join("state")).unwrap();
     hook(dir.path(), &api, &["install", "--url", "https://three.ngrok.app/other/path"]);
     let hooks = api.hooks();
@@ -170,7 +170,7 @@ fn the_token_is_sent_only_to_the_api() {
     let ran = hook(dir.path(), &api, &["install", "--url", URL]);
     assert_eq!(ran.code, 1);
     assert!(ran.err.contains("the next page is elsewhere"), "{ran:?}");
-    assert!(trap.asked("GET").is_empty(), "the other server was asked");
+    assert!(trap.asked("GET").is_empty(), "the other server got a request");
 
     let ran = swanci(
         dir.path(),
@@ -206,7 +206,7 @@ fn every_refusal_has_a_hint() {
         ),
         (429, vec![("Retry-After", "17")], message("secondary rate limit"), 6, vec!["try again in 17 s"]),
         (500, vec![], "<html>".to_owned(), 6, vec!["500"]),
-        (200, vec![], "<html>".to_owned(), 1, vec!["not expected"]),
+        (200, vec![], "<html>".to_owned(), 1, vec!["an unexpected answer"]),
     ] {
         let (dir, api) = (site(), GitHubApi::start());
         api.instead("POST", "/hooks", gives(status, &headers, &body));
@@ -257,7 +257,7 @@ fn a_check_pings_and_shows_the_recent_deliveries() {
     let id = api.has_hook(URL, &["pull_request"]);
     api.delivered(id, "one", "pull_request", 502, &ago(3));
     api.delivered(id, "one", "pull_request", 200, &ago(2));
-    // An older ping that failed while things were set up is no loss.
+    // An older failed ping, from the setup, is not an error.
     api.delivered(id, "two", "ping", 502, &ago(1));
     let ran = hook(dir.path(), &api, &["check"]);
     assert_eq!(ran.code, 0, "{ran:?}");
@@ -343,7 +343,7 @@ fn failed_deliveries_are_sent_again_once_and_oldest_first() {
     let attempt =
         |delivery: u64| format!("/api/v3/repos/{REPOSITORY}/hooks/{id}/deliveries/{delivery}/attempts");
     assert_eq!(asked, [attempt(first), attempt(again)]);
-    // The server delivered them: there is nothing left.
+    // The server delivered them, so nothing remains.
     let ran = hook(dir.path(), &api, &["redeliver"]);
     assert!(ran.code == 0 && ran.out.contains("nothing to send again"), "{ran:?}");
     assert_eq!(api.asked("POST").len(), 2);
@@ -385,7 +385,7 @@ fn a_refused_redelivery_does_not_stop_the_others_but_a_rate_limit_does() {
     assert_eq!(api.asked("POST").len(), 1);
 }
 
-/// An agent like ngrok's, with these tunnels: (public address, where it ends).
+/// An agent like ngrok's, with these tunnels: (public address, local address).
 fn ngrok(tunnels: &[(&str, &str)]) -> (String, Arc<tiny_http::Server>, std::thread::JoinHandle<()>) {
     let server = Arc::new(tiny_http::Server::http("127.0.0.1:0").unwrap());
     let tunnels: Vec<Value> = tunnels
@@ -453,7 +453,7 @@ fn without_a_tunnel_it_prints_how_to_open_one() {
 
 const FORGE_TOKEN: &str = "canary-token-of-another-forge";
 
-/// A forge that keeps its webhooks as its API describes them.
+/// A forge that stores webhooks in the format of its API.
 fn keeps_hooks(kind: &'static str) -> ForgeApi {
     let mut hooks: Vec<Value> = Vec::new();
     let mut next = 40;
@@ -499,14 +499,14 @@ fn keeps_hooks(kind: &'static str) -> ForgeApi {
                 for (key, value) in asked.body.as_object().unwrap() {
                     hook[key] = value.clone();
                 }
-                // Gitea and Gogs keep the old secret, whatever an edit says.
+                // Gitea and Gogs keep the old secret when a webhook is edited.
                 (200, hook.clone())
             }
         }
     })
 }
 
-/// A folder whose configuration has this forge alone, with two secrets.
+/// A folder whose configuration has only this forge, with two secrets.
 fn site_of(kind: &str, url: &str) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("new"), SECRET).unwrap();
@@ -521,11 +521,11 @@ fn site_of(kind: &str, url: &str) -> TempDir {
 }
 
 fn forge_hook(dir: &Path, arguments: &[&str]) -> Ran {
-    // What is GitHub's goes to no other forge.
+    // GitHub's token is sent to no other forge.
     let environment = [("GITHUB_TOKEN", TOKEN), ("GITHUB_API_URL", "http://127.0.0.1:1")];
     let ran = swanci(dir, &environment, &[&["hook"], arguments].concat());
     for secret in [TOKEN, FORGE_TOKEN, SECRET] {
-        assert!(!ran.out.contains(secret) && !ran.err.contains(secret), "a secret shows: {ran:?}");
+        assert!(!ran.out.contains(secret) && !ran.err.contains(secret), "a secret is shown: {ran:?}");
     }
     ran
 }
@@ -577,7 +577,7 @@ fn every_forge_gets_one_webhook_with_the_first_secret() {
         let ran = forge_hook(dir.path(), &["install", "--url", URL]);
         assert_eq!(ran.code, 0, "{kind}: {ran:?}");
         assert!(ran.out.contains(&format!("of swan/shop: {event} events to {URL}")), "{kind}: {ran:?}");
-        // Another machine remembers nothing, and finds it by its URL.
+        // Another machine has no state, and finds the webhook by its URL.
         std::fs::remove_dir_all(dir.path().join("state")).unwrap();
         let again = forge_hook(dir.path(), &["install", "--url", URL, "--json"]);
         assert_eq!(again.json()["outcome"], "updated", "{kind}: {again:?}");

@@ -1,4 +1,4 @@
-//! An image is what its commit says, and belongs to its repository: two repositories on one engine and one registry.
+//! Images have the content of their commit and belong to their repository: two repositories on one engine and one registry.
 
 #![allow(clippy::disallowed_methods, reason = "tests may spawn")]
 
@@ -48,7 +48,7 @@ impl Two {
         format!("{ours}\n[[repository]]\nname = \"acme/other\"\nclone_url = \"{url}\"\n{others}")
     }
 
-    /// The same through a proxy that remembers what was asked.
+    /// The same through a proxy that records the requests.
     fn proxy(&mut self) -> Proxy {
         let proxy = Proxy::start(self.scene.registry.address);
         self.scene.images.also(&proxy.host());
@@ -67,7 +67,7 @@ impl Two {
         swanci.start(&[&["run", &payload], args].concat())
     }
 
-    /// A swanci with a state directory of its own and the same configuration.
+    /// A swanci with a separate state directory and the same configuration.
     fn elsewhere(&self) -> Swanci {
         let swanci = Swanci::new();
         swanci.config(&std::fs::read_to_string(self.scene.swanci.work().join("swanci.toml")).unwrap());
@@ -75,13 +75,13 @@ impl Two {
     }
 }
 
-/// Gives a repository one image of one file.
+/// Adds an image with one file to a repository.
 fn one_image(repository: &Repository, name: &str, content: &str) -> String {
     repository.image(name, content).images(&[json!({"service_name": name, "version": "1"})]);
     repository.commit(content)
 }
 
-/// Puts an image of one file into the engine, under this name, past any build.
+/// Imports an image with one file into the engine under this name, without a build.
 fn import(name: &str, content: &str) {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("file"), content).unwrap();
@@ -100,7 +100,7 @@ fn import(name: &str, content: &str) {
     );
 }
 
-/// The names and Ids of the engine's images that begin so, sorted.
+/// The names and Ids of the engine's images with this prefix, sorted.
 fn names_in_engine(prefixes: &[&str]) -> Vec<String> {
     let listed = docker_text(&["image", "ls", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}"]);
     let ours = listed.lines().filter(|line| prefixes.iter().any(|prefix| line.starts_with(prefix)));
@@ -113,13 +113,13 @@ fn content(image: &str, path: &str) -> String {
     file_of(image, path).map_or("nothing".to_owned(), |bytes| String::from_utf8(bytes).unwrap())
 }
 
-/// Puts busybox into a folder; its `RUN` lines are `["/bin/busybox", …]`.
+/// Copies busybox into a folder; its `RUN` steps are `["/bin/busybox", …]`.
 fn busybox(repository: &Repository, folder: &str) {
     let busybox = std::fs::read("/bin/busybox").expect("apt-get install busybox-static");
     repository.write(&format!("{folder}/busybox"), busybox).executable(&format!("{folder}/busybox"), true);
 }
 
-/// `serve --once` with this one delivery; the code with which it ends, which is the job's.
+/// Runs `serve --once` with this delivery; returns its exit code, which is the job's.
 fn serve_once(swanci: &Swanci, payload: &[u8]) -> i32 {
     const SECRET: &str = "a-secret-of-the-tests";
     let secret = swanci.file("secret", SECRET);

@@ -1,4 +1,4 @@
-//! `swanci init`: what it writes can be used as it is, and what is there is never touched.
+//! `swanci init`: the written files work unchanged, and existing files are never modified.
 
 #![allow(clippy::disallowed_methods, reason = "tests may spawn")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails loudly")]
@@ -146,7 +146,7 @@ fn the_written_configuration_loads_also_without_answers() {
     assert_eq!(ran.code, 0, "{ran:?}");
     let config = load(&dir.path().join("swanci.toml"));
     assert!(config.registry.is_none() && config.repositories.is_empty() && config.ca_file.is_none());
-    // What it wrote is what swanci itself reads next in this folder.
+    // swanci reads the written file in this folder.
     assert_eq!(swanci(dir.path(), &[], &["hook", "check"]).code, 2);
 }
 
@@ -271,12 +271,12 @@ fn certs_renews_the_certificate_with_the_authority_that_clients_trust() {
             .unwrap();
         assert!(verified.status.success(), "{name:?}: {verified:?}");
     }
-    // Half an authority signs nothing, and is not replaced.
+    // An incomplete authority cannot sign, and is not replaced.
     std::fs::remove_file(dir.path().join("certs/ca.key")).unwrap();
     let ran = swanci(dir.path(), &[], &["certs", "registry.example.org"]);
     assert!(ran.code == 4 && ran.err.contains("ca.key"), "{ran:?}");
     assert_eq!(read("ca.crt"), ca);
-    // Without any, one is made.
+    // Without an authority, it is created.
     let ran = swanci(dir.path(), &[], &["certs", "--dir", "new", "registry.example.org", "--json"]);
     assert_eq!(ran.json()["written"].as_array().unwrap().len(), 4, "{ran:?}");
     assert_eq!(swanci(dir.path(), &[], &["certs", "https://x"]).code, 2);
@@ -337,7 +337,7 @@ fn existing_files_are_not_overwritten_and_no_partial_files_remain() {
         assert!(ran.err.contains(name) && ran.err.contains("not overwritten"), "{name}: {ran:?}");
         assert_eq!(files(dir.path()), before, "{name}");
     }
-    // Also where only a link stands, which leads nowhere.
+    // Also for a dangling link.
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("elsewhere");
     std::os::unix::fs::symlink(&target, dir.path().join("secret")).unwrap();
@@ -390,7 +390,7 @@ fn invalid_answers_are_refused_before_anything_is_written() {
 #[test]
 fn on_a_terminal_it_prompts_for_values_without_a_flag() {
     let dir = tempfile::tempdir().unwrap();
-    // util-linux's `script` gives it a terminal of its own.
+    // util-linux's `script` provides a terminal.
     let mut child = Command::new("script")
         .args(["-qec", &format!("{} init --branch main", env!("CARGO_BIN_EXE_swanci")), "/dev/null"])
         .current_dir(dir.path())
@@ -400,7 +400,7 @@ fn on_a_terminal_it_prompts_for_values_without_a_flag() {
         .stdout(Stdio::piped())
         .spawn()
         .expect("script is missing: apt-get install bsdutils");
-    // The registry, a forge that is misspelt, the forge and its URL, a repository, no more of them, and no certificate.
+    // The registry, a misspelt forge, the forge and its URL, a repository, no other repository, and no certificate.
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(b"registry.example.org:443\rgitae\rgitea\r\racme/shop\r\r\r").unwrap();
     let output = child.wait_with_output().unwrap();
@@ -408,9 +408,9 @@ fn on_a_terminal_it_prompts_for_values_without_a_flag() {
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}");
     for question in
-        ["Registry, as", "Forge, as", "URL of Gitea", "Repository to build", "Another repository", "Make a"]
+        ["Registry, such", "Forge: ", "URL of Gitea", "Repository to build", "Another repository", "Create a"]
     {
-        let times = if question == "Forge, as" { 2 } else { 1 };
+        let times = if question == "Forge: " { 2 } else { 1 };
         assert_eq!(said.matches(question).count(), times, "{question}: {said}");
     }
     assert!(said.contains("did you mean `gitea`?"), "{said}");
@@ -420,7 +420,7 @@ fn on_a_terminal_it_prompts_for_values_without_a_flag() {
     assert_eq!(config.repositories[0].branches.globs(), ["main"]);
     assert_eq!(config.forges[0].url, "https://git.example.org");
     assert!(!dir.path().join("certs").exists());
-    // Before any question: what is there.
+    // Existing files are reported before the first prompt.
     let again = Command::new("script")
         .args(["-qec", &format!("{} init", env!("CARGO_BIN_EXE_swanci")), "/dev/null"])
         .current_dir(dir.path())

@@ -1,8 +1,8 @@
-//! One crate for all integration tests: a file for each command, the queue, the listener, the whole way.
+//! One crate for all integration tests: a file for each command, the queue, the listener, and end-to-end tests.
 //!
 //! `cargo test --test integration -- --skip engine::` needs neither docker nor root.
 
-// Clippy knows `#[test]` functions as tests, but not the helpers beside them.
+// Clippy recognises `#[test]` functions as tests, but not their helpers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod check;
@@ -19,7 +19,7 @@ mod queue;
 mod registry;
 mod support;
 
-/// What needs a docker engine: the one that `docker` on the PATH, `DOCKER_HOST` and `DOCKER_CONFIG` name.
+/// Tests that need a docker engine: the one that `docker` on the PATH, `DOCKER_HOST` and `DOCKER_CONFIG` select.
 #[path = "."]
 mod engine {
     mod build;

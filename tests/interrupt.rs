@@ -1,4 +1,4 @@
-//! Signals: the exit code, no child that lives on, no temporary file, and a second signal that ends at once.
+//! Signals: the exit code, no remaining child or temporary file, and an immediate end on a second signal.
 
 use rustix::process::Signal;
 use serde_json::json;
@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::support::engine::{docker_text, unique};
 use crate::support::swanci::{Scene, eventually, image, processes_with};
 
-/// A scene whose one image sleeps while it is built; the mark stands in the step's command line.
+/// A scene with an image whose build sleeps; the mark is in the step's command line.
 fn sleeper() -> (Scene, String, String) {
     let scene = Scene::new();
     let mark = unique("mark");
@@ -40,7 +40,7 @@ fn a_signal_stops_the_build_in_the_engine_too_and_leaves_nothing() {
         run.wait().ended(code).saying(&["error:"]);
         assert!(scene.swanci.tmp_is_empty(), "temporary files are left");
         let ours = scene.swanci.tmp().display().to_string();
-        assert_eq!(processes_with(&ours), [], "a child lives on");
+        assert_eq!(processes_with(&ours), [], "a child still runs");
         eventually("the step is gone", || processes_with(&step).is_empty());
         eventually("no container is left", || {
             !docker_text(&["ps", "--all", "--no-trunc", "--format", "{{.Command}}"]).contains(&mark)
@@ -49,7 +49,7 @@ fn a_signal_stops_the_build_in_the_engine_too_and_leaves_nothing() {
         let dangling = docker_text(&["image", "ls", "-q", "--filter", "dangling=true", "--filter", &filter]);
         assert_eq!(dangling, "", "an image without a name is left");
         assert_eq!(scene.digest("a", "1"), None);
-        // Nothing that was left holds up the next one.
+        // The next build is not blocked.
         scene.build(&commit, &["--dry-run"]).ended(0);
     }
 }
@@ -60,7 +60,7 @@ fn a_kill_also_ends_the_children_and_the_next_run_removes_the_files() {
     let payload = scene.swanci.file("payload.json", scene.payload(&commit));
     let run = scene.swanci.start(&["run", &payload.display().to_string()]);
     eventually("the step runs", || !processes_with(&format!(": {mark};")).is_empty());
-    // Somebody who works beside it leaves its files alone.
+    // Another build in parallel does not remove its files.
     let beside = scene.build(&commit, &["--dry-run"]).ended(0);
     assert_eq!(image(&beside.json(), "a")["status"], "planned");
     assert!(!scene.swanci.tmp_is_empty(), "the files of a build are gone while it runs");
@@ -69,7 +69,7 @@ fn a_kill_also_ends_the_children_and_the_next_run_removes_the_files() {
     let ours = scene.swanci.tmp().display().to_string();
     eventually("docker's client is gone", || processes_with(&ours).is_empty());
     eventually("the step is gone", || processes_with(&format!(": {mark};")).is_empty());
-    // Its files go with the next build.
+    // The next build removes its files.
     assert!(!scene.swanci.tmp_is_empty());
     scene.build(&commit, &["--dry-run"]).ended(0);
     assert!(scene.swanci.tmp_is_empty(), "temporary files are left");
@@ -79,7 +79,7 @@ fn a_kill_also_ends_the_children_and_the_next_run_removes_the_files() {
 fn a_second_signal_ends_immediately_and_a_child_that_ignores_the_first_is_killed() {
     let (mut scene, commit, _) = sleeper();
     let begun = scene.swanci.work().join("begun");
-    // A docker that ignores signals, and whose grandchild does too.
+    // A docker that ignores signals, with a grandchild that ignores them too.
     scene.swanci.docker_that(&format!(
         "if [ $building ]; then\n  trap '' TERM INT\n  \
          (trap '' TERM INT; exec -a stubborn-{commit} sleep 300) & : >{}\n  wait\n  wait\n  exit\nfi",
@@ -100,7 +100,7 @@ fn a_second_signal_ends_immediately_and_a_child_that_ignores_the_first_is_killed
     run.signal(Signal::INT);
     run.wait().ended(130);
     for (pid, _) in processes_with(&stubborn) {
-        // What two signals in a row may leave; ours to end.
+        // Two signals may leave this process; the test ends it.
         let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
         let _ = rustix::process::kill_process(pid, Signal::KILL);
     }

@@ -1,4 +1,4 @@
-//! `swanci jobs`, beside a running `serve`.
+//! `swanci jobs` while `serve` runs.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
@@ -33,7 +33,7 @@ fn jobs_are_listed_and_shown_as_text_and_as_json() {
     let lines: Vec<&str> = listed.lines().collect();
     assert!(lines[0].contains("STATE") && lines[0].contains("REPOSITORY"), "{listed}");
     assert!(lines[1].contains("failed"), "the newest first: {listed}");
-    assert!(lines[2].contains("images.json"), "and why: {listed}");
+    assert!(lines[2].contains("images.json"), "with the reason: {listed}");
     assert!(lines.iter().all(|line| line.chars().count() <= 80), "{listed}");
     assert!(listed.contains("succeeded") && listed.contains("juanswan13/sd2018b-exam2"), "{listed}");
     assert_eq!(stdout(&world.run(&["jobs"])).lines().next(), listed.lines().next(), "listing is the default");
@@ -109,7 +109,7 @@ fn a_followed_log_shows_new_lines_and_ends_with_the_job() {
         }
         saw_last |= line.contains("last-43");
     }
-    assert_eq!(state_at_first, Some("running".into()), "the line came while the job was at work");
+    assert_eq!(state_at_first, Some("running".into()), "the line was printed while the job was running");
     assert!(saw_last, "{}", world.job_log(id));
     assert!(follow.wait().unwrap().success());
     assert_eq!(world.job(id)["state"], "succeeded");
@@ -136,7 +136,7 @@ fn cancel_stops_all_processes_of_a_running_job_and_retry_queues_it_again() {
     assert_eq!(left, Vec::<u32>::new(), "no docker client is left");
     assert_eq!(serve.get("/healthz").status, 200);
 
-    // A cancelled job is queued again by hand, and cancelled at once while it waits.
+    // A cancelled job is queued again by hand, and cancelled while it waits.
     assert!(stdout(&world.run(&["jobs", "retry", &id.to_string(), "--json"])).contains("\"queued\""));
     until("it runs again", || step_runs(&mark).then_some(()));
     let waiting = world.merge_page("two");
@@ -145,7 +145,7 @@ fn cancel_stops_all_processes_of_a_running_job_and_retry_queues_it_again() {
     let said = stdout(&world.run(&["jobs", "cancel", &second.to_string(), "--json"]));
     assert!(said.contains("\"cancelled\""), "{said}");
     assert_eq!(world.job(second)["state"], "cancelled");
-    // A redelivery of a cancelled merge is a wish to have it.
+    // A redelivery of a cancelled merge queues it again.
     let again = serve.deliver(&waiting);
     assert_eq!(again, second);
     stdout(&world.run(&["jobs", "cancel", &id.to_string()]));
@@ -184,7 +184,7 @@ fn secrets_are_redacted_in_the_log_of_a_job_and_never_in_the_queue() {
     let world = World::new();
     let canary = "ghp_CanaryOfTheTests0123456789";
     let password = "SecretOfTheUrl";
-    // The build says the secrets aloud, as a careless Dockerfile would.
+    // The build prints the secrets, like a careless Dockerfile.
     let merge = world.merge_run(&format!(
         "echo token {canary}; echo https://user:{password}@example.org/x; echo done-$((1+1))"
     ));
@@ -209,7 +209,7 @@ fn secrets_are_redacted_in_the_log_of_a_job_and_never_in_the_queue() {
 fn no_control_character_of_a_tool_reaches_a_log_or_a_terminal() {
     let world = World::new();
     let merge = world.merge_page("one");
-    // The engine is down, and the client says so with colours, a C1 control, U+202E and U+2028.
+    // The engine is down, and the client's message has colours, a C1 control, U+202E and U+2028.
     let script = world.path("docker-in-colours");
     let said = r"\033[31mCannot connect to the Docker daemon\302\2332J\342\200\256\342\200\250!\n";
     std::fs::write(&script, format!("#!/bin/sh\nprintf '{said}' >&2\nexit 1\n")).unwrap();
@@ -236,7 +236,7 @@ fn no_control_character_of_a_tool_reaches_a_log_or_a_terminal() {
 #[test]
 fn a_log_stops_at_its_size_limit_and_the_job_continues() {
     let world = World::new();
-    // BuildKit itself cuts what a step prints, so it is docker's client that talks.
+    // BuildKit truncates the output of steps, so docker's client prints the text.
     world.docker_first("talkative-docker", &format!("yes {} | head -n 3000 >&2", "x".repeat(4000)));
     let merge = world.merge_page("one");
     let serve = world.serve();

@@ -1,4 +1,4 @@
-//! Which commit a merge put on the branch, where the forge does not name it: found and proved, or refused.
+//! Finding the commit that landed if the forge does not name it: found and proved, or refused.
 
 #![allow(clippy::disallowed_methods, reason = "tests may spawn")]
 
@@ -15,14 +15,14 @@ use crate::evaluate_fixtures::collection;
 use crate::support::repository::Repository;
 use crate::support::swanci::{Ran, Swanci};
 
-/// A merge as its forge tells it.
-struct Told {
+/// A merge as reported by its forge.
+struct Report {
     forge: &'static str,
-    /// What the payload says about the head.
+    /// The head in the payload.
     head: Option<String>,
     created: Option<i64>,
     merged: Option<i64>,
-    /// What landed; `None` where that cannot be told.
+    /// The commit that landed; `None` if it cannot be determined.
     landed: Option<String>,
 }
 
@@ -43,7 +43,7 @@ fn configuration(forge: &str, path: &str) -> String {
     )
 }
 
-/// Plans the build of a change of `acme/shop`, which lies in this folder.
+/// Plans the build of a change of `acme/shop`, which is in this folder.
 fn plan(swanci: &Swanci, forge: &str, repository: &Path, document: &str) -> Ran {
     let path = repository.display();
     swanci.config(&configuration(forge, &path.to_string()));
@@ -56,7 +56,7 @@ fn planned_commit(ran: Ran) -> String {
 
 fn refused(ran: Ran) {
     let ran = ran.ended(5).saying(&[
-        "it cannot be told which commit",
+        "matches no commit of the branch",
         "hint: ",
         "swanci build --repo",
         "--commit SHA",
@@ -85,7 +85,7 @@ fn repository() -> Repository {
     repository
 }
 
-/// Commits on the branch `topic` for pull request 1, one for each change of `text`; back on `main` afterwards.
+/// Commits each change of `text` on the branch `topic` for pull request 1, then switches back to `main`.
 fn topic(repository: &Repository, changes: &[&[(usize, &str)]]) -> String {
     repository.branch("topic");
     for (n, change) in changes.iter().enumerate() {
@@ -94,7 +94,7 @@ fn topic(repository: &Repository, changes: &[&[(usize, &str)]]) -> String {
     open(repository)
 }
 
-/// What is checked out becomes the head of pull request 1; back to `main`.
+/// Makes the current commit the head of pull request 1, then switches back to `main`.
 fn open(repository: &Repository) -> String {
     let head = repository.head();
     repository.git(&["update-ref", PULL, &head]);
@@ -106,9 +106,9 @@ fn push(repository: &Repository, file: &str) -> String {
     repository.write(file, file).commit(file)
 }
 
-/// The merge of a pull request that was opened right after its head was made.
-fn told(forge: &'static str, repository: &Repository, head: &str, landed: &str) -> Told {
-    Told {
+/// The merge of a pull request that was opened right after its head was committed.
+fn report(forge: &'static str, repository: &Repository, head: &str, landed: &str) -> Report {
+    Report {
         forge,
         head: Some(head.to_owned()),
         created: Some(time_of(repository, head) + 1),
@@ -117,7 +117,7 @@ fn told(forge: &'static str, repository: &Repository, head: &str, landed: &str) 
     }
 }
 
-/// Made with git alone: what a forge keeps under `refs/pull/1/merge` of a merge that it only tried.
+/// Creates, with git alone, a forge's test merge under `refs/pull/1/merge`.
 fn tried(repository: &Repository) {
     let tree = repository.git(&["rev-parse", &format!("{PULL}^{{tree}}")]);
     let commit = repository.git(&["commit-tree", "-m", "tried", "-p", "main", "-p", PULL, &tree]);
@@ -159,56 +159,60 @@ const ONE: &[(usize, &str)] = &[(5, "one")];
 const TWO: &[(usize, &str)] = &[(5, "one"), (20, "two")];
 const THREE: &[(usize, &str)] = &[(5, "one"), (20, "two"), (35, "three")];
 
-/// How a pull request lands, and then the branch goes on.
-type Way = (&'static str, fn(&Repository) -> Told);
+/// Ways in which a pull request lands before the branch advances.
+type Case = (&'static str, fn(&Repository) -> Report);
 
-const WAYS: &[Way] = &[
+const CASES: &[Case] = &[
     ("a merge commit", |r| {
         let head = topic(r, &[ONE, TWO]);
-        told("gogs", r, &head, &r.merge("topic"))
+        report("gogs", r, &head, &r.merge("topic"))
     }),
     ("a merge commit, the base has moved", |r| {
         let head = topic(r, &[ONE]);
         push(r, "moved");
-        told("gitbucket", r, &head, &r.merge("topic"))
+        report("gitbucket", r, &head, &r.merge("topic"))
     }),
     ("a fast-forward", |r| {
         let head = topic(r, &[ONE, TWO]);
         r.git(&["merge", "--quiet", "--ff-only", "topic"]);
-        told("gogs", r, &head, &head)
+        report("gogs", r, &head, &head)
     }),
     ("a fast-forward, pushed before the pull request was opened", |r| {
         let head = topic(r, &[ONE, TWO]);
         r.git(&["merge", "--quiet", "--ff-only", "topic"]);
-        let told = told("gitbucket", r, &head, &head);
-        Told { created: Some(told.merged.unwrap() + 600), merged: Some(told.merged.unwrap() + 601), ..told }
+        let report = report("gitbucket", r, &head, &head);
+        Report {
+            created: Some(report.merged.unwrap() + 600),
+            merged: Some(report.merged.unwrap() + 601),
+            ..report
+        }
     }),
     ("a rebase of one", |r| {
         let head = topic(r, &[ONE]);
         push(r, "moved");
-        told("gogs", r, &head, &r.rebase("topic"))
+        report("gogs", r, &head, &r.rebase("topic"))
     }),
     ("a rebase of several, without the time of the opening", |r| {
         let head = topic(r, &[ONE, TWO, THREE]);
         push(r, "moved");
         tried(r);
-        Told { created: None, ..told("gogs", r, &head, &r.rebase("topic")) }
+        Report { created: None, ..report("gogs", r, &head, &r.rebase("topic")) }
     }),
     ("a rebase of several, without any time", |r| {
         let head = topic(r, &[ONE, TWO, THREE]);
         push(r, "moved");
-        Told { created: None, merged: None, ..told("gogs", r, &head, &r.rebase("topic")) }
+        Report { created: None, merged: None, ..report("gogs", r, &head, &r.rebase("topic")) }
     }),
     ("a rebase onto the same base", |r| {
         let head = topic(r, &[ONE, TWO]);
         tried(r);
-        told("gitbucket", r, &head, &r.rebase("topic"))
+        report("gitbucket", r, &head, &r.rebase("topic"))
     }),
     ("a squash of several", |r| {
         let head = topic(r, &[ONE, TWO, THREE]);
         push(r, "moved");
         tried(r);
-        told("gitbucket", r, &head, &r.squash("topic"))
+        report("gitbucket", r, &head, &r.squash("topic"))
     }),
     ("a squash whose lines have moved, under GitBucket's ref", |r| {
         let head = topic(r, &[ONE, TWO]);
@@ -216,7 +220,7 @@ const WAYS: &[Way] = &[
         r.git(&["merge", "--quiet", "--squash", "--strategy-option=theirs", "topic"]);
         let landed = r.commit("Squashed");
         r.git(&["update-ref", "refs/pull/1/merge", &landed]);
-        Told { merged: None, ..told("gitbucket", r, &head, &landed) }
+        Report { merged: None, ..report("gitbucket", r, &head, &landed) }
     }),
     ("a squash of a branch that the base was merged into", |r| {
         topic(r, &[ONE]);
@@ -225,7 +229,7 @@ const WAYS: &[Way] = &[
         r.write("text", lines(TWO)).commit("after the update");
         let head = open(r);
         push(r, "moved again");
-        told("gitbucket", r, &head, &r.squash("topic"))
+        report("gitbucket", r, &head, &r.squash("topic"))
     }),
     ("a rebase of a branch whose last commit is a merge of the base", |r| {
         topic(r, &[ONE, TWO]);
@@ -234,7 +238,7 @@ const WAYS: &[Way] = &[
         let head = open(r);
         push(r, "moved again");
         let landed = r.rebase("topic");
-        told("gogs", r, &head, &landed)
+        report("gogs", r, &head, &landed)
     }),
     ("a merge of merges", |r| {
         let head = topic(r, &[ONE]);
@@ -243,7 +247,7 @@ const WAYS: &[Way] = &[
         push(r, "develop");
         r.checkout("main");
         push(r, "moved");
-        told("gitbucket", r, &head, &r.merge("develop"))
+        report("gitbucket", r, &head, &r.merge("develop"))
     }),
     ("an octopus", |r| {
         r.branch("other");
@@ -253,15 +257,19 @@ const WAYS: &[Way] = &[
         push(r, "moved");
         r.git(&["merge", "--quiet", "--no-ff", "-m", "octopus", "other", "topic"]);
         assert_eq!(r.git(&["rev-list", "--parents", "-1", "HEAD"]).split(' ').count(), 4);
-        told("gogs", r, &head, &r.head())
+        report("gogs", r, &head, &r.head())
     }),
     ("a head that was on the branch already", |r| {
         let head = topic(r, &[ONE]);
         push(r, "moved");
         let first = r.merge("topic");
         push(r, "between");
-        let told = told("gitbucket", r, &head, &first);
-        Told { created: Some(told.merged.unwrap() + 70), merged: Some(told.merged.unwrap() + 80), ..told }
+        let report = report("gitbucket", r, &head, &first);
+        Report {
+            created: Some(report.merged.unwrap() + 70),
+            merged: Some(report.merged.unwrap() + 80),
+            ..report
+        }
     }),
     ("a pull request on top of another that was merged", |r| {
         topic(r, &[ONE]);
@@ -270,9 +278,9 @@ const WAYS: &[Way] = &[
         let head = open(r);
         push(r, "moved");
         r.merge("topic");
-        told("gitbucket", r, &head, &r.squash("above"))
+        report("gitbucket", r, &head, &r.squash("above"))
     }),
-    ("a twin was on the branch, and was reverted, before the pull request was opened", |r| {
+    ("an equal commit was on the branch, and was reverted, before the pull request was opened", |r| {
         r.branch("topic").write("text", lines(ONE)).commit("topic");
         r.checkout("main");
         r.write("text", lines(ONE)).commit("twin");
@@ -281,25 +289,25 @@ const WAYS: &[Way] = &[
         r.checkout("topic");
         let head = open(r);
         push(r, "moved");
-        Told { created: Some(opened), ..told("gitbucket", r, &head, &r.squash("topic")) }
+        Report { created: Some(opened), ..report("gitbucket", r, &head, &r.squash("topic")) }
     }),
     ("it is reverted and made again", |r| {
         let head = topic(r, &[ONE]);
         push(r, "moved");
         let landed = r.rebase("topic");
-        let told = told("gogs", r, &head, &landed);
+        let report = report("gogs", r, &head, &landed);
         r.write("text", lines(&[])).commit("revert");
         r.write("text", lines(ONE)).commit("again");
-        told
+        report
     }),
     ("it is reverted, and the same branch is merged again", |r| {
         let head = topic(r, &[ONE, TWO]);
         push(r, "moved");
         let landed = r.squash("topic");
-        let told = told("gitbucket", r, &head, &landed);
+        let report = report("gitbucket", r, &head, &landed);
         r.write("text", lines(&[])).commit("revert");
         r.merge("topic");
-        told
+        report
     }),
     ("a squash under GitBucket's ref, and the same branch is merged again", |r| {
         let head = topic(r, &[ONE, TWO]);
@@ -307,25 +315,25 @@ const WAYS: &[Way] = &[
         r.git(&["merge", "--quiet", "--squash", "--strategy-option=theirs", "topic"]);
         let landed = r.commit("Squashed");
         r.git(&["update-ref", "refs/pull/1/merge", &landed]);
-        let told = told("gitbucket", r, &head, &landed);
+        let report = report("gitbucket", r, &head, &landed);
         r.merge("topic");
-        told
+        report
     }),
-    ("the branch's first-parent line has been led past it", |r| {
+    ("a later push moved it off the first-parent history", |r| {
         let head = topic(r, &[ONE]);
         push(r, "moved");
         let landed = r.merge("topic");
-        let told = told("gogs", r, &head, &landed);
+        let report = report("gogs", r, &head, &landed);
         r.git(&["checkout", "--quiet", "-b", "foxtrot", "main~1"]);
         push(r, "own");
         r.merge("main");
         r.checkout("main").reset("foxtrot");
-        told
+        report
     }),
     ("the same patch is in it twice", |r| {
         let head = topic(r, &[ONE, &[], ONE]);
         push(r, "moved");
-        told("gogs", r, &head, &r.rebase("topic"))
+        report("gogs", r, &head, &r.rebase("topic"))
     }),
     ("the last commit was cherry-picked before", |r| {
         let head = topic(r, &[ONE, TWO, THREE]);
@@ -333,8 +341,8 @@ const WAYS: &[Way] = &[
         push(r, "moved");
         r.git(&["merge", "--quiet", "--squash", "--strategy-option=theirs", "topic"]);
         let landed = r.commit("Squashed");
-        // Its patch is another one now: what tells is the moment, and its file.
-        told("gogs", r, &head, &landed)
+        // Its patch is different now: the time and the file decide.
+        report("gogs", r, &head, &landed)
     }),
     ("a file that is not text, and one like it was pushed", |r| {
         r.branch("topic").write("binary", b"\0one").commit("binary");
@@ -342,181 +350,181 @@ const WAYS: &[Way] = &[
         r.write("binary", b"\0two").commit("another");
         r.remove("binary").commit("gone");
         let landed = r.rebase("topic");
-        Told { merged: None, ..told("gogs", r, &head, &landed) }
+        Report { merged: None, ..report("gogs", r, &head, &landed) }
     }),
     ("a mode", |r| {
         r.branch("topic").executable("text", true).commit("mode");
         let head = open(r);
         push(r, "moved");
-        told("gogs", r, &head, &r.rebase("topic"))
+        report("gogs", r, &head, &r.rebase("topic"))
     }),
-    ("lines near it have changed: the moment tells", |r| {
+    ("lines near it have changed: the time decides", |r| {
         let head = topic(r, &[ONE]);
         r.write("text", lines(&[(4, "near")])).commit("near");
         r.write("text", lines(&[(4, "near"), (5, "one")]));
-        told("gitbucket", r, &head, &r.commit("Squashed"))
+        report("gitbucket", r, &head, &r.commit("Squashed"))
     }),
-    ("lines near it have changed, and two were made in that moment", |r| {
+    ("lines near it have changed, and two commits have that time", |r| {
         let head = topic(r, &[ONE]);
         r.write("text", lines(&[(4, "near")])).commit("near");
         r.write("text", lines(&[(4, "near"), (5, "one")]));
         let landed = r.commit("Squashed");
         r.write("text", lines(&[(4, "near"), (5, "one"), (30, "x")]));
         commit_at(r, &landed);
-        Told { landed: None, ..told("gitbucket", r, &head, &landed) }
+        Report { landed: None, ..report("gitbucket", r, &head, &landed) }
     }),
-    ("what was made in that moment touches other files", |r| {
+    ("the commit with that time changes other files", |r| {
         let head = topic(r, &[ONE]);
         let landed = push(r, "other");
-        Told { landed: None, ..told("gitbucket", r, &head, &landed) }
+        Report { landed: None, ..report("gitbucket", r, &head, &landed) }
     }),
     ("it has not landed", |r| {
         let head = topic(r, &[ONE, TWO]);
         push(r, "moved");
-        let told = told("gogs", r, &head, "main");
-        Told { merged: Some(told.merged.unwrap() + 30), landed: None, ..told }
+        let report = report("gogs", r, &head, "main");
+        Report { merged: Some(report.merged.unwrap() + 30), landed: None, ..report }
     }),
-    ("only its last commit has come, as a cherry-pick", |r| {
+    ("only its last commit was cherry-picked", |r| {
         let head = topic(r, &[ONE, TWO]);
         let landed = r.write("text", lines(&[(20, "two")])).commit("cherry-picked");
-        let told = told("gogs", r, &head, &landed);
-        Told { merged: Some(told.merged.unwrap() + 30), landed: None, ..told }
+        let report = report("gogs", r, &head, &landed);
+        Report { merged: Some(report.merged.unwrap() + 30), landed: None, ..report }
     }),
-    ("only older than the pull request", |r| {
+    ("only commits older than the pull request", |r| {
         let head = topic(r, &[ONE]);
         let twin = r.write("text", lines(ONE)).commit("twin");
-        let told = told("gogs", r, &head, &twin);
-        Told {
-            created: Some(told.merged.unwrap() + 20),
-            merged: Some(told.merged.unwrap() + 30),
+        let report = report("gogs", r, &head, &twin);
+        Report {
+            created: Some(report.merged.unwrap() + 20),
+            merged: Some(report.merged.unwrap() + 30),
             landed: None,
-            ..told
+            ..report
         }
     }),
-    ("twins, and no time", |r| {
+    ("two equal commits, and no time", |r| {
         let head = topic(r, &[ONE]);
         push(r, "moved");
         let landed = r.rebase("topic");
-        let told = told("gogs", r, &head, &landed);
+        let report = report("gogs", r, &head, &landed);
         r.write("text", lines(&[])).commit("revert");
         r.write("text", lines(ONE)).commit("again");
-        Told { merged: None, landed: None, ..told }
+        Report { merged: None, landed: None, ..report }
     }),
-    ("a twin from another time, and a merge that made another commit", |r| {
+    ("an equal commit from another time, and a merge that made another commit", |r| {
         let head = topic(r, &[ONE]);
         r.write("text", lines(ONE)).commit("twin");
         push(r, "moved");
         let empty = r.commit("the rebase, which found nothing left to do");
-        Told { landed: None, ..told("gitbucket", r, &head, &empty) }
+        Report { landed: None, ..report("gitbucket", r, &head, &empty) }
     }),
-    ("the head was pushed by force after the merge, to what is nowhere", |r| {
+    ("the head was force-pushed after the merge, to a commit on no branch", |r| {
         let head = topic(r, &[ONE]);
         push(r, "moved");
         let landed = r.merge("topic");
         let orphan = r.orphan();
         r.git(&["update-ref", PULL, &orphan]);
-        told("gogs", r, &head, &landed)
+        report("gogs", r, &head, &landed)
     }),
-    ("the same with GitBucket, whose payload is not believed", |r| {
+    ("the same with GitBucket, whose payload is ignored", |r| {
         let head = topic(r, &[ONE]);
         push(r, "moved");
         let landed = r.merge("topic");
         let orphan = r.orphan();
         r.git(&["update-ref", PULL, &orphan]);
-        Told { landed: None, ..told("gitbucket", r, &head, &landed) }
+        Report { landed: None, ..report("gitbucket", r, &head, &landed) }
     }),
-    ("the head was pushed by force after the merge, to an older commit of the branch", |r| {
+    ("the head was force-pushed after the merge, to an older commit of the branch", |r| {
         let head = topic(r, &[ONE]);
         push(r, "moved");
         let landed = r.merge("topic");
         r.git(&["update-ref", PULL, "main~2"]);
-        told("gogs", r, &head, &landed)
+        report("gogs", r, &head, &landed)
     }),
     ("the same, after a fast-forward", |r| {
         let head = topic(r, &[ONE, TWO]);
         r.git(&["merge", "--quiet", "--ff-only", "topic"]);
         r.git(&["update-ref", PULL, "main~1"]);
-        Told { merged: None, landed: None, ..told("gogs", r, &head, &head) }
+        Report { merged: None, landed: None, ..report("gogs", r, &head, &head) }
     }),
-    ("GitBucket's payload names the base for the head", |r| {
+    ("GitBucket's payload names the base instead of the head", |r| {
         topic(r, &[ONE]);
         let base = r.head();
         push(r, "moved");
         let landed = r.merge("topic");
-        told("gitbucket", r, &base, &landed)
+        report("gitbucket", r, &base, &landed)
     }),
-    ("a payload's head that nobody has", |r| {
+    ("a payload with an unknown head", |r| {
         let head = topic(r, &[ONE]);
         push(r, "moved");
-        let told = told("gogs", r, &head, &r.merge("topic"));
-        Told { head: Some("1".repeat(40)), ..told }
+        let report = report("gogs", r, &head, &r.merge("topic"));
+        Report { head: Some("1".repeat(40)), ..report }
     }),
     ("a payload without a head", |r| {
         let head = topic(r, &[ONE]);
         push(r, "moved");
-        Told { head: None, ..told("gogs", r, &head, &r.merge("topic")) }
+        Report { head: None, ..report("gogs", r, &head, &r.merge("topic")) }
     }),
     ("no ref, and the payload's head is on the branch", |r| {
         let head = topic(r, &[ONE]);
         push(r, "moved");
         r.git(&["update-ref", "-d", PULL]);
-        told("gogs", r, &head, &r.merge("topic"))
+        report("gogs", r, &head, &r.merge("topic"))
     }),
     ("no ref with GitBucket", |r| {
         let head = topic(r, &[ONE]);
         push(r, "moved");
         r.git(&["update-ref", "-d", PULL]);
-        Told { landed: None, ..told("gitbucket", r, &head, &r.merge("topic")) }
+        Report { landed: None, ..report("gitbucket", r, &head, &r.merge("topic")) }
     }),
     ("neither ref nor head", |r| {
         let head = topic(r, &[ONE]);
         r.git(&["update-ref", "-d", PULL]);
-        Told { head: None, landed: None, ..told("gogs", r, &head, &r.merge("topic")) }
+        Report { head: None, landed: None, ..report("gogs", r, &head, &r.merge("topic")) }
     }),
     ("the refs of GitLab", |r| {
         let head = topic(r, &[ONE, TWO]);
         r.git(&["update-ref", "-d", PULL]);
         r.git(&["update-ref", "refs/merge-requests/1/head", &head]);
         push(r, "moved");
-        Told { head: None, ..told("gitlab", r, &head, &r.rebase("topic")) }
+        Report { head: None, ..report("gitlab", r, &head, &r.rebase("topic")) }
     }),
     ("the refs of Bitbucket Data Center", |r| {
         let head = topic(r, &[ONE, TWO]);
         r.git(&["update-ref", "-d", PULL]);
         r.git(&["update-ref", "refs/pull-requests/1/from", &head]);
         push(r, "moved");
-        Told { head: None, ..told("bitbucket-server", r, &head, &r.squash("topic")) }
+        Report { head: None, ..report("bitbucket-server", r, &head, &r.squash("topic")) }
     }),
     ("the history of the head has nothing in common with the branch's", |r| {
         r.git(&["checkout", "--quiet", "--orphan", "topic"]);
         r.write("text", lines(ONE)).commit("topic");
         let head = open(r);
         let landed = push(r, "moved");
-        Told { landed: None, ..told("gogs", r, &head, &landed) }
+        Report { landed: None, ..report("gogs", r, &head, &landed) }
     }),
 ];
 
 #[test]
 fn the_commit_that_landed_is_found_or_the_build_is_refused() {
-    let some = WAYS.len().div_ceil(4);
+    let some = CASES.len().div_ceil(4);
     let wrong: Vec<String> = std::thread::scope(|scope| {
-        let threads: Vec<_> = WAYS.chunks(some).map(|ways| scope.spawn(|| wrong_ways(ways))).collect();
+        let threads: Vec<_> = CASES.chunks(some).map(|cases| scope.spawn(|| failures(cases))).collect();
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     });
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-fn wrong_ways(ways: &[Way]) -> Vec<String> {
+fn failures(cases: &[Case]) -> Vec<String> {
     let (swanci, mut wrong) = (Swanci::new(), Vec::new());
-    for (way, land) in ways {
+    for (case, land) in cases {
         let repository = repository();
-        let told = land(&repository);
+        let report = land(&repository);
         let moment = |at: Option<i64>| at.map(|at| jiff::Timestamp::from_second(at).unwrap().to_string());
-        let mut pull = json!({"number": 1, "title": null, "author": null, "url": null, "head": told.head});
-        pull["created_at"] = json!(moment(told.created));
-        pull["merged_at"] = json!(moment(told.merged));
-        let document = document(told.forge, &pull);
-        // The answer is the same after the branch has gone on.
+        let mut pull = json!({"number": 1, "title": null, "author": null, "url": null, "head": report.head});
+        pull["created_at"] = json!(moment(report.created));
+        pull["merged_at"] = json!(moment(report.merged));
+        let document = document(report.forge, &pull);
+        // The result is the same after the branch has advanced.
         for further in ["", "later"] {
             if !further.is_empty() {
                 repository.git(&["checkout", "--quiet", "main"]);
@@ -525,21 +533,21 @@ fn wrong_ways(ways: &[Way]) -> Vec<String> {
                 push(&repository, "next");
                 repository.checkout("main").merge("next");
             }
-            let ran = plan(&swanci, told.forge, repository.path(), &document);
+            let ran = plan(&swanci, report.forge, repository.path(), &document);
             let found = (ran.code == 0).then(|| planned_commit(ran.clone()));
             if found.is_none() {
                 refused(ran);
             }
-            if found != told.landed {
+            if found != report.landed {
                 let history = repository.git(&["log", "--graph", "--oneline", "--all"]);
-                wrong.push(format!("{way} {further}: {found:?} for {:?}\n{history}", told.landed));
+                wrong.push(format!("{case} {further}: {found:?} for {:?}\n{history}", report.landed));
             }
         }
     }
     wrong
 }
 
-/// Pull requests, direct pushes, cherry-picks and reverts at random: what is found is never another commit.
+/// Random pull requests, direct pushes, cherry-picks and reverts: no wrong commit is ever found.
 #[test]
 fn on_random_histories_no_wrong_commit_is_found() {
     let seed = std::env::var("SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
@@ -548,20 +556,21 @@ fn on_random_histories_no_wrong_commit_is_found() {
     let (mut asked, mut found) = (0, 0);
     for _ in 0..3 {
         let history = History::new(random.fork());
-        for (told, answer) in history.answers() {
+        for (report, answer) in history.answers() {
             asked += 1;
             found += usize::from(answer.is_some());
-            // A later push may have led the first-parent line past it: then what is found contains it.
+            // A later push may have moved the commit off the first-parent history: then the found commit contains it.
             let line = history.repository.git(&["rev-list", "--first-parent", "main"]);
-            if let (Some(answer), Some(landed)) = (&answer, &told.landed)
+            if let (Some(answer), Some(landed)) = (&answer, &report.landed)
                 && !line.contains(landed)
             {
                 history.repository.git(&["merge-base", "--is-ancestor", landed, answer]);
                 continue;
             }
-            let what = || format!("SEED={seed}: {} at {:?} became {:?}", told.way, told.merged, told.landed);
+            let what =
+                || format!("SEED={seed}: {} at {:?} became {:?}", report.case, report.merged, report.landed);
             assert!(
-                answer.is_none() || answer == told.landed,
+                answer.is_none() || answer == report.landed,
                 "{}, not {answer:?}\n{}",
                 what(),
                 history.log()
@@ -572,7 +581,7 @@ fn on_random_histories_no_wrong_commit_is_found() {
     assert!(asked > 10 && found * 10 >= asked * 7, "{found} of {asked}");
 }
 
-/// What the forge no longer has counts no more.
+/// Refs that the forge has deleted no longer count.
 #[test]
 fn refs_that_the_forge_has_removed_are_not_used() {
     let (swanci, repository) = (Swanci::new(), repository());
@@ -597,7 +606,7 @@ fn an_abbreviated_commit_must_be_unique_on_the_branch() {
     let landed = repository.squash("topic");
     push(&repository, "later");
     assert_eq!(planned_commit(asked(&landed[..12])), landed);
-    // The mirror has it, the branch has not.
+    // The commit is in the mirror, but not on the branch.
     let other = repository.git(&["rev-parse", "topic"]);
     swanci.run(&["build", "--repo", &repository.url(), "--branch", "topic", "--dry-run"]).ended(0);
     let said = |ran: Ran, what: &str| ran.ended(5).saying(&[what, "hint: ", "--commit SHA"]);
@@ -606,7 +615,7 @@ fn an_abbreviated_commit_must_be_unique_on_the_branch() {
     let tree = repository.git(&["rev-parse", "HEAD^{tree}"]);
     said(asked(&tree[..12]), "begins with");
 
-    // So many that two of them begin with the same seven digits; their ids are the same in every run.
+    // Enough commits that two of them begin with the same seven digits; their ids are the same in every run.
     let commits = (0..45_000).map(|i| {
         let time = 1_700_000_000 + i;
         format!("commit refs/heads/many\ncommitter A <a@b.org> {time} +0000\ndata 1\nx\n")
@@ -644,7 +653,7 @@ fn every_recorded_merge_is_found() {
         swanci.config(&configuration(forge, &path));
         let index = std::fs::read_to_string(recorded.join("index.csv")).unwrap();
         for line in index.lines() {
-            // Only the fourth column is quoted or holds commas.
+            // Only the fourth column may be quoted or contain commas.
             let name = line.split(',').next().unwrap();
             let [_secret, landed, "build"] = line.rsplit(',').take(3).collect::<Vec<_>>()[..] else {
                 continue;
@@ -663,7 +672,7 @@ fn every_recorded_merge_is_found() {
 /// A pull request that was merged.
 struct Merged {
     number: u64,
-    way: &'static str,
+    case: &'static str,
     created: i64,
     merged: i64,
     landed: Option<String>,
@@ -685,7 +694,7 @@ impl History {
         repository.commit("first");
         let now = time_of(&repository, "main");
         let mut history = History { repository, random, now, merged: Vec::new() };
-        // Open ones: number, and when they were opened.
+        // Open pull requests: number, and time of opening.
         let mut open: Vec<(u64, i64)> = Vec::new();
         for number in 1..40 {
             match history.random.u8(..12) {
@@ -702,7 +711,7 @@ impl History {
         history
     }
 
-    /// Whether git did it.
+    /// Whether git succeeded.
     fn git(&mut self, args: &[&str]) -> bool {
         self.now += [0, 0, 1, 20, 100][self.random.usize(..5)];
         let date = format!("{} +0000", self.now);
@@ -715,7 +724,7 @@ impl History {
         command.output().unwrap().status.success()
     }
 
-    /// Commits a change of a line to what is checked out; of few files, lines and words, so that some are the same.
+    /// Commits a change of a random line. Files, lines and words are few, so that some changes are equal.
     fn push(&mut self, branch: &str) {
         assert!(self.git(&["checkout", "--quiet", branch]));
         let file = ["one", "two", "three"][self.random.usize(..3)];
@@ -730,7 +739,7 @@ impl History {
     }
 
     fn open(&mut self, number: u64, open: &[(u64, i64)]) -> Option<(u64, i64)> {
-        // Now and then on top of another one, or of an older state.
+        // Sometimes on top of another pull request, or of an older commit.
         let base = match (self.random.u8(..6), open) {
             (0, [(below, _), ..]) => format!("topic-{below}"),
             (1, _) => "main~1".to_owned(),
@@ -763,8 +772,8 @@ impl History {
         if self.repository.git(&["rev-list", &topic, "^main"]).is_empty() {
             return;
         }
-        let way = ["merge", "rebase", "squash", "fast-forward"][self.random.usize(..4)];
-        let done = match way {
+        let case = ["merge", "rebase", "squash", "fast-forward"][self.random.usize(..4)];
+        let done = match case {
             "merge" => self.git(&["merge", "--quiet", "--no-ff", "--no-edit", &topic]),
             "fast-forward" => self.git(&["merge", "--quiet", "--ff-only", &topic]),
             "squash" => {
@@ -788,14 +797,14 @@ impl History {
             return;
         }
         self.now = self.now.max(time_of(&self.repository, &landed));
-        if way == "squash" && self.random.bool() {
+        if case == "squash" && self.random.bool() {
             self.repository.git(&["update-ref", &format!("refs/pull/{number}/merge"), &landed]);
         }
-        let merged = if way == "fast-forward" { self.now } else { time_of(&self.repository, &landed) };
-        self.merged.push(Merged { number, way, created, merged, landed: Some(landed) });
+        let merged = if case == "fast-forward" { self.now } else { time_of(&self.repository, &landed) };
+        self.merged.push(Merged { number, case, created, merged, landed: Some(landed) });
     }
 
-    /// Makes or undoes a commit that is somewhere once more.
+    /// Cherry-picks or reverts an existing commit.
     fn again(&mut self, how: &[&str]) {
         assert!(self.git(&["checkout", "--quiet", "main"]));
         let all = self.repository.git(&["rev-list", "--all", "--min-parents=1", "--max-parents=1"]);
@@ -805,7 +814,7 @@ impl History {
         }
     }
 
-    /// What is found of each.
+    /// The number of merges found.
     fn answers(&self) -> Vec<(&Merged, Option<String>)> {
         let (state, cancel) = (tempfile::tempdir().unwrap(), Cancel::new());
         let remote = Remote::typed(&self.repository.url()).unwrap();

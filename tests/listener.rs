@@ -8,23 +8,23 @@ use std::time::Duration;
 
 use serde_json::json;
 use swanci::error::Failure;
+use swanci::forge::Encoding;
 use swanci::listener::{
-    Answer, App, ContentKind, Delivered, DeliveryLine, Limits, Listener, Metrics, RawDelivery, Stopper,
-    Verdict, bind,
+    Answer, App, Delivered, DeliveryLine, Limits, Listener, Metrics, RawDelivery, Stopper, Verdict, bind,
 };
 
-use swanci::queue::QueueStats;
+use swanci::queue::{JobState, QueueStats};
 
 use crate::support::http::{Client, PATIENCE, ask, chunked, delivery, get, sign, signed_head};
 
 pub(crate) const SECRET: &str = "It's a Secret to Everybody";
 
-/// Does what the event header says, so that a test can ask for any answer.
+/// Gives the answer that the event header selects.
 #[derive(Default)]
 pub(crate) struct FakeApp {
-    /// Deliveries whose signature was right.
+    /// Deliveries with a valid signature.
     pub(crate) seen: AtomicUsize,
-    /// Deliveries that wait in the event `block`.
+    /// Waiting deliveries of the event `block`.
     blocked: AtomicUsize,
     open: Mutex<bool>,
     bell: Condvar,
@@ -54,7 +54,7 @@ impl App for FakeApp {
             "not-allowed" => Answer::new(Verdict::NotAllowed, "evil/repo is not on the allow-list"),
             "malformed" => Answer::new(Verdict::Malformed, "pull_request.merged: expected a boolean"),
             "long" => Answer::new(Verdict::Skip, String::from_utf8(delivery.body.to_vec()).unwrap()),
-            "form" => Answer::new(Verdict::Skip, format!("{:?}", delivery.content)),
+            "form" => Answer::new(Verdict::Skip, format!("{:?}", delivery.encoding)),
             "id" => Answer::new(Verdict::Skip, delivery.delivery_id.unwrap_or("none")),
             "panic" => panic!("the app fails, as a test asked it to"),
             "block" => {
@@ -78,7 +78,7 @@ impl App for FakeApp {
     }
 }
 
-/// A listener on a thread of its own, stopped when the test ends.
+/// A listener in a separate thread, stopped when the test ends.
 pub(crate) struct Served {
     pub(crate) address: SocketAddr,
     admin: SocketAddr,
@@ -94,7 +94,8 @@ impl Served {
     }
 
     fn with(limits: Limits) -> Served {
-        let (app, metrics) = (Arc::new(FakeApp::default()), Metrics::new());
+        let waiting = || QueueStats { jobs: [(JobState::Queued, 5)].into(), ..QueueStats::default() };
+        let (app, metrics) = (Arc::new(FakeApp::default()), Metrics::new(waiting));
         let (public, admin) = (bind("127.0.0.1:0").unwrap(), bind("127.0.0.1:0").unwrap());
         let listener =
             Listener::new(vec![public], Some(admin), limits, app.clone(), metrics.clone()).unwrap();
@@ -216,9 +217,9 @@ fn paths_methods_and_content_types_are_checked() {
 
     let json = String::from_utf8(delivery(SECRET, "form", b"payload=%7B%7D")).unwrap();
     let form = json.replace("application/json", "application/x-www-form-urlencoded");
-    assert_eq!(served.ask(form).json()["reason"], format!("{:?}", ContentKind::Form));
+    assert_eq!(served.ask(form).json()["reason"], format!("{:?}", Encoding::Form));
     let charset = json.replace("application/json", "application/json; charset=utf-8");
-    assert_eq!(served.ask(charset).json()["reason"], format!("{:?}", ContentKind::Json));
+    assert_eq!(served.ask(charset).json()["reason"], format!("{:?}", Encoding::Json));
     for other in ["text/plain", "application/jsonp", "multipart/form-data; boundary=x", ""] {
         assert_eq!(served.ask(json.replace("application/json", other)).status, 415, "{other:?}");
     }
@@ -240,7 +241,7 @@ fn a_body_over_the_limit_is_refused_and_one_at_the_limit_is_accepted() {
     client.send(chunked(&body, 1_000_003));
     assert_eq!(client.expect().json()["reason"], "26214400 bytes");
 
-    // A client that sends everything before it reads still sees the answer.
+    // A client that sends everything before it reads still gets the answer.
     let mut client = served.client();
     client.send(format!("{head}Content-Length: {}\r\n\r\n", CAP + 1));
     client.send(&body);
@@ -248,7 +249,7 @@ fn a_body_over_the_limit_is_refused_and_one_at_the_limit_is_accepted() {
     let answered = client.expect();
     assert_eq!((answered.status, answered.json()), (413, json!({"error": "the body is too large"})));
     assert!(client.is_closed());
-    // None of it has to be sent.
+    // The answer does not wait for the body.
     for length in ["26214401", "99999999999999999999", "18446744073709551616"] {
         let answered = served.ask(format!("{head}Content-Length: {length}\r\n\r\n"));
         assert_eq!((answered.status, answered.header("connection")), (413, Some("close")), "{length}");
@@ -294,14 +295,14 @@ fn slow_heads_and_bodies_time_out_while_others_are_served() {
         assert!(client.is_closed());
     }
     assert!(silent.is_closed());
-    // One byte at a time does not buy more time.
+    // Sending single bytes does not extend the time limit.
     let mut drip = served.client();
     let mut sent = 0;
     while sent < 16_000 && drip.send_anyway(if sent == 0 { "GET /healthz HTTP/1.1\r\nX: " } else { "y" }) {
         sent += 1;
         std::thread::sleep(Duration::from_millis(10));
     }
-    assert!(sent < 16_000, "it was never cut off");
+    assert!(sent < 16_000, "the connection was never closed");
     assert!(served.metric("swanci_gate_rejections_total{reason=\"timeout\"} 41"));
 }
 
@@ -312,7 +313,7 @@ fn when_the_memory_budget_is_spent_the_largest_unfinished_body_is_dropped() {
     let mut large = served.client();
     large.send(head(2_000_000));
     large.send(vec![b'x'; 900_000]);
-    // Served from what is left, and then from what the large one has to give back.
+    // Served from the rest of the budget, then from the budget of the dropped body.
     assert_eq!(served.ask(delivery(SECRET, "skip", &vec![b'x'; 20_000])).status, 200);
     let mut second = served.client();
     second.send(head(800_000));
@@ -320,20 +321,20 @@ fn when_the_memory_budget_is_spent_the_largest_unfinished_body_is_dropped() {
     let answered = large.expect();
     assert_eq!((answered.status, answered.header("retry-after")), (503, Some("30")));
     second.send("x");
-    assert_eq!(second.expect().status, 401, "the body is whole, its signature is another's");
-    // A body that cannot fit at all.
+    assert_eq!(second.expect().status, 401, "the body is complete, but its signature is wrong");
+    // A body over the budget.
     let mut alone = served.client();
     alone.send(head(2_000_000));
     let _ = alone.send_anyway(vec![b'x'; 2_000_000]);
     assert_eq!(alone.expect().status, 503);
-    // Everything was given back.
+    // The whole budget is free again.
     let body = vec![b'x'; 1_000_000];
     for _ in 0..5 {
         assert_eq!(served.ask(delivery(SECRET, "skip", &body)).status, 200);
     }
 }
 
-/// Heads and what is sent behind a request are held too, so they have bounds of their own.
+/// Heads and data after a request also use memory, so they have separate limits.
 #[test]
 fn data_after_a_waiting_request_is_not_read() {
     let served = Served::with(Limits { body_budget: 1024 * 1024, ..Limits::default() });
@@ -349,7 +350,7 @@ fn data_after_a_waiting_request_is_not_read() {
     served.app.release();
     for client in &mut waiting {
         assert_eq!(client.expect().status, 200);
-        assert!(client.is_closed(), "nothing answers what is not a request");
+        assert!(client.is_closed(), "the extra data got an answer");
     }
 }
 
@@ -392,7 +393,7 @@ fn a_stop_answers_received_requests_and_accepts_no_new_ones() {
     served.stopper.stop();
     assert!(idle.is_closed());
     assert_eq!(half.expect().status, 408);
-    assert!(std::net::TcpStream::connect(served.address).is_err(), "nobody listens any more");
+    assert!(std::net::TcpStream::connect(served.address).is_err(), "the address still accepts connections");
     served.app.release();
     let answered = waiting.expect();
     assert_eq!((answered.status, answered.header("connection")), (200, Some("close")));
@@ -418,7 +419,6 @@ fn a_stop_has_a_time_limit() {
 fn readiness_and_metrics_are_only_on_the_admin_address() {
     let served = Served::new();
     assert_eq!(served.ask(delivery(SECRET, "ping", b"{}")).status, 200);
-    served.metrics.watch_queue(|| QueueStats { queued: 5, ..QueueStats::default() });
     let shown = ask(served.admin, get("/metrics"));
     assert_eq!(shown.status, 200);
     assert!(shown.header("content-type").unwrap().starts_with("application/openmetrics-text"));
@@ -435,7 +435,7 @@ fn readiness_and_metrics_are_only_on_the_admin_address() {
         assert_eq!(ask(served.admin, get(path)).status, 404, "{path}");
     }
     assert_eq!(ask(served.admin, delivery(SECRET, "ping", b"{}")).status, 404);
-    // A client cannot choose the side.
+    // A client cannot select the admin address with a header.
     for request in [get("/metrics"), get("/readyz")] {
         let request = request.replace("Host: test", "Host: test\r\nSwanci-Side: admin");
         assert_eq!(served.ask(request).status, 404);
@@ -447,7 +447,7 @@ fn readiness_and_metrics_are_only_on_the_admin_address() {
 #[test]
 fn an_answer_of_a_megabyte_arrives_completely() {
     let served = Served::new();
-    // The one answer whose size a test can choose: the reason of a skip.
+    // A skip's reason is the only answer whose size a test can choose.
     let form = "x".repeat(1_000_000);
     let request = delivery(SECRET, "long", form.as_bytes());
     assert_eq!(served.ask(request).json()["reason"].as_str().map(str::len), Some(1_000_000));

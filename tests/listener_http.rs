@@ -1,4 +1,4 @@
-//! HTTP as it may be spoken to the listener, and as it may not.
+//! Valid and invalid HTTP requests to the listener.
 
 use std::sync::atomic::Ordering;
 
@@ -77,7 +77,7 @@ fn a_request_with_ambiguous_framing_is_refused() {
         let _ = client.send_anyway([format!("{head}{framing}\r\n{{}}").as_bytes(), &inside].concat());
         let answered = client.expect();
         assert_eq!((answered.status, answered.header("connection")), (400, Some("close")), "{framing:?}");
-        assert!(client.is_closed(), "{framing:?}: something answered what was smuggled");
+        assert!(client.is_closed(), "{framing:?}: the smuggled request got an answer");
     }
     for body in [
         "2\n{}\r\n0\r\n\r\n",
@@ -90,7 +90,7 @@ fn a_request_with_ambiguous_framing_is_refused() {
         let head = format!("{head}Transfer-Encoding: chunked\r\n\r\n{body}");
         let _ = client.send_anyway([head.as_bytes(), &inside].concat());
         assert_eq!(client.expect().status, 400, "{body:?}");
-        assert!(client.is_closed(), "{body:?}: something answered what was smuggled");
+        assert!(client.is_closed(), "{body:?}: the smuggled request got an answer");
     }
     let mut one_oh = served.client();
     one_oh.send(format!("{}Transfer-Encoding: chunked\r\n\r\n", head.replace("HTTP/1.1", "HTTP/1.0")));
@@ -99,7 +99,7 @@ fn a_request_with_ambiguous_framing_is_refused() {
 }
 
 #[test]
-fn chunks_and_old_clients_are_understood_and_each_connection_has_one_request() {
+fn chunked_bodies_and_http_1_0_work_and_each_connection_has_one_request() {
     let served = Served::new();
     let body = vec![b'y'; 3_000];
     let head = signed_head(SECRET, "skip", &body);
@@ -116,7 +116,7 @@ fn chunks_and_old_clients_are_understood_and_each_connection_has_one_request() {
     }
     assert_eq!(client.expect().json(), json!({"decision": "pong"}));
 
-    // One request on each connection: of several, the first is answered, and the answer says that it is the last.
+    // One request on each connection: of several, only the first is answered, with `Connection: close`.
     let mut client = served.client();
     let several: Vec<u8> =
         ["queued", "skip", "ping"].iter().flat_map(|e| delivery(SECRET, e, b"{}")).collect();
@@ -127,7 +127,7 @@ fn chunks_and_old_clients_are_understood_and_each_connection_has_one_request() {
         (Some("build"), Some("close"))
     );
     assert!(client.is_closed());
-    // A client that has sent all it will is still answered.
+    // A client that has closed its sending side still gets an answer.
     let mut client = served.client();
     client.send(delivery(SECRET, "ping", b"{}"));
     client.finish_sending();
@@ -149,7 +149,7 @@ fn chunks_and_old_clients_are_understood_and_each_connection_has_one_request() {
 }
 
 #[test]
-fn a_client_that_asks_before_it_sends_is_told_what_the_head_already_decides() {
+fn a_client_that_expects_100_continue_is_refused_before_it_sends_the_body() {
     let served = Served::new();
     let body = vec![b'z'; 100_000];
     let head = signed_head(SECRET, "skip", &body);
@@ -159,7 +159,7 @@ fn a_client_that_asks_before_it_sends_is_told_what_the_head_already_decides() {
     assert_eq!(client.expect().status, 100);
     client.send(&body);
     assert_eq!(client.expect().json()["reason"], "100000 bytes");
-    // Not asked for by one that does not wait.
+    // A client that does not wait may get no 100.
     let mut client = served.client();
     client.send([expect.as_bytes(), &body].concat());
     let first = client.expect();

@@ -1,5 +1,5 @@
-//! What the listener withstands, seen from outside: it runs in a process of its own, whose threads, descriptors and
-//! memory are read from `/proc`, and whose limits can be cut without cutting the test's.
+//! The listener's limits: it runs in a separate process, whose threads, descriptors and memory are read from `/proc`, and
+//! whose resource limits differ from the test's.
 #![allow(clippy::disallowed_methods)]
 
 use std::collections::VecDeque;
@@ -11,14 +11,15 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 use swanci::listener::{Limits, Listener, Metrics, bind, inherited, raise_nofile};
+use swanci::queue::QueueStats;
 
 use crate::listener::{FakeApp, SECRET};
 use crate::support::http::{Client, PATIENCE, ask, delivery};
 
-/// Makes this test binary a listener, with so many descriptors.
+/// Makes this test binary a listener with this number of descriptors.
 const NOFILE: &str = "SWANCI_TEST_LISTENER_NOFILE";
 
-/// The listener in a process of its own; killed when the test ends.
+/// The listener in a separate process; killed when the test ends.
 struct Process {
     child: Child,
     address: SocketAddr,
@@ -45,12 +46,12 @@ impl Process {
         let address = lines
             .map(|line| line.unwrap())
             .find_map(|line| line.split_once("listening on ").map(|(_, address)| address.parse().unwrap()))
-            .expect("the listener says where it listens");
+            .expect("the listener prints its address");
         Process { child, address }
     }
 
-    /// Has the child do to itself what `serve_until_told` knows.
-    fn tell(&mut self, order: &str) {
+    /// Sends the child an order of `serve_orders`.
+    fn order(&mut self, order: &str) {
         writeln!(self.child.stdin.as_mut().unwrap(), "{order}").unwrap();
     }
 
@@ -84,7 +85,7 @@ impl Drop for Process {
     }
 }
 
-/// Waits until `done`, and fails the test when that takes too long.
+/// Waits until `done`, and fails the test after a time limit.
 fn until(what: &str, mut done: impl FnMut() -> bool) {
     let began = Instant::now();
     while !done() {
@@ -93,26 +94,27 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// With the variable set, this is the child of the other tests; without it, their harness is tested.
+/// With the variable set, this is the child process of the other tests; without it, it tests their harness.
 #[test]
 fn a_listener_in_a_separate_process() {
     if let Ok(nofile) = std::env::var(NOFILE) {
-        return serve_until_told(nofile.parse().unwrap());
+        return serve_orders(nofile.parse().unwrap());
     }
     let mut process = Process::start(512);
     assert_eq!(process.post(), 202);
-    process.tell("stop");
+    process.order("stop");
     assert!(process.child.wait().unwrap().success());
 }
 
-fn serve_until_told(nofile: u64) {
+fn serve_orders(nofile: u64) {
     setrlimit(Resource::Nofile, Rlimit { current: Some(nofile / 2), maximum: Some(nofile) }).unwrap();
     let mut sockets = inherited().unwrap();
     if sockets.is_empty() {
         sockets.push(bind("127.0.0.1:0").unwrap());
     }
     let app = Arc::new(FakeApp::default());
-    let listener = Listener::new(sockets, None, Limits::default(), app, Metrics::new()).unwrap();
+    let listener =
+        Listener::new(sockets, None, Limits::default(), app, Metrics::new(QueueStats::default)).unwrap();
     assert_eq!(raise_nofile(), nofile, "the soft limit is raised to the hard one");
     println!("listening on {}", listener.local_addrs()[0]);
     let stopper = listener.stopper();
@@ -125,7 +127,7 @@ fn serve_until_told(nofile: u64) {
         }
     });
     let ended = listener.run(None, &mut || {});
-    // Not by a panic: the parent wants to tell this end from any other.
+    // Not with a panic, so that the parent can distinguish this exit.
     std::process::exit(ended.map_or_else(|failure| i32::from(failure.kind.code()), |()| 0));
 }
 
@@ -140,7 +142,7 @@ fn two_thousand_slow_connections_use_few_resources_and_delay_no_others() {
     );
     let mut served = 0;
     let (mut memory, mut threads) = (0, 0);
-    // A byte from each of them between two normal posts: some are in their heads, some in their bodies.
+    // Each sends a byte between two normal posts: some are in their heads, some in their bodies.
     for round in 0..4 {
         for (at, stream) in slow.iter_mut().enumerate() {
             let byte = &head.as_bytes()[round..=round];
@@ -161,7 +163,7 @@ fn two_thousand_slow_connections_use_few_resources_and_delay_no_others() {
         threads = threads.max(process.threads());
     }
     assert_eq!(served, 200);
-    assert!(process.threads() > 200, "as many of the slow connections are served as may be");
+    assert!(process.threads() > 200, "too few of the slow connections are served");
     assert!(memory <= 32 * 1024, "{memory} kB resident");
     assert!(threads <= 300, "{threads} threads");
 }
@@ -222,11 +224,11 @@ fn ten_thousand_malformed_requests_leak_nothing() {
     until("the end of the last threads", || process.threads() <= threads);
 }
 
-/// A user of its own has no other processes, and may have only so many threads.
+/// A separate user without other processes, and with a limit on its threads.
 #[test]
 fn with_few_threads_connections_are_closed_and_the_listener_recovers() {
     let binary = std::env::temp_dir().join(format!("swanci-test-{:08x}", fastrand::u32(..)));
-    // By another process: a file that this one has open for writing could not be run while any of its children starts.
+    // Copied by another process: a file that this process has open for writing cannot run while a child starts.
     let copied = Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&binary).status().unwrap();
     assert!(copied.success());
     let mut command = Command::new("setpriv");
@@ -247,13 +249,13 @@ fn with_few_threads_connections_are_closed_and_the_listener_recovers() {
     }
     until("the limit is reached", || process.threads() >= 24);
     drop(crowd);
-    // The rest of the crowd is still in the kernel's backlog, so a post may be closed for want of a thread.
+    // Other connections are still in the kernel's backlog, so a post may be closed because no thread is free.
     let is_answered = || {
         let mut client = Client::connect(process.address);
         client.send_anyway(delivery(SECRET, "queued", b"{}"))
             && client.answer().is_some_and(|answer| answer.status == 202)
     };
-    until("it is whole again", || is_answered() && process.threads() < 20);
+    until("it has recovered", || is_answered() && process.threads() < 20);
     for _ in 0..20 {
         assert_eq!(process.post(), 202);
     }
@@ -263,7 +265,7 @@ fn with_few_threads_connections_are_closed_and_the_listener_recovers() {
 fn all_sockets_from_systemd_are_served() {
     let (first, second) = (bind("127.0.0.1:0").unwrap(), bind("[::1]:0").unwrap());
     let addresses = [first.local_addr().unwrap(), second.local_addr().unwrap()];
-    // LISTEN_PID has to name the process that the shell becomes (sd_listen_fds(3)).
+    // LISTEN_PID must be the pid of the process that the shell becomes (sd_listen_fds(3)).
     let mut command = Command::new("sh");
     command
         .args(["-c", "exec 3<&0 4<&1 </dev/null >&2; LISTEN_PID=$$ LISTEN_FDS=2 exec \"$@\"", "sh"])

@@ -1,4 +1,4 @@
-//! `swanci push`: two phases, immutable tags that stay, moving tags that never move back, receipts.
+//! `swanci push`: two phases, immutable tags, moving tags that never move back, receipts.
 
 #![allow(clippy::disallowed_methods, reason = "tests may spawn")]
 
@@ -51,7 +51,7 @@ fn the_three_steps_in_a_pipe_are_equivalent_to_run() {
     assert_eq!(image(&again, "a")["digest"], image(&receipt, "a")["digest"]);
     assert_eq!(again["payload_sha256"], receipt["payload_sha256"]);
     assert_eq!(scene.swanci.receipts().len(), 2);
-    // What was pushed can be pulled by name, and says how.
+    // The output has the command that pulls the image.
     let name = scene.image_name("a", "1");
     scene.run(&commit, &[]).ended(0).saying(&[&format!("docker pull {name}")]);
     docker_text(&["image", "rm", "--force", &scene.image_name("a", &format!("sha-{commit}"))]);
@@ -92,7 +92,7 @@ fn an_immutable_tag_is_never_overwritten() {
     assert!(image(&receipt, "a")["note"].as_str().unwrap().contains("already"), "{receipt}");
     assert_eq!(scene.digest("a", "1").as_deref(), Some(theirs.as_str()));
 
-    // An unchanged image meets the same rule.
+    // The same rule applies to an unchanged image.
     scene.repository.write("README", "2");
     let second = scene.repository.commit("nothing in the image");
     let inputs = image(&receipt, "a")["inputs"].as_str().unwrap().to_owned();
@@ -151,13 +151,13 @@ fn an_engine_that_lost_the_image_fails_the_push() {
 #[test]
 fn a_layer_of_another_repository_is_mounted_and_not_uploaded() {
     let scene = Scene::new();
-    // Long enough that nobody takes it for the rest of an image.
+    // Large enough to differ from the rest of an image.
     let content = format!("{}\n", "layer ".repeat(20_000));
     scene.repository.write("a/Dockerfile", "FROM scratch\nCOPY file /file\n").write("a/file", &content);
     scene.repository.images(&[json!({"service_name": "a", "version": "1"})]);
     let first = scene.repository.commit("first");
     scene.run(&first, &[]).ended(0);
-    // Another image on the same layer.
+    // Another image with the same layer.
     scene
         .repository
         .write("b/Dockerfile", "FROM scratch\nCOPY file /file\nCMD [\"/b\"]\n")
@@ -180,7 +180,7 @@ fn the_digest_that_docker_prints_is_compared_with_the_registrys() {
         .header("Content-Type", "application/vnd.docker.distribution.manifest.v2+json");
     let built = scene.build(&commit, &[]).ended(0);
     proxy.always("HEAD", "/v2/a/manifests/sha-", Fault::Reply(reply));
-    scene.push(&built, &[]).ended(1).saying(&["docker says that it pushed", &lie]);
+    scene.push(&built, &[]).ended(1).saying(&["docker reports that it pushed", &lie]);
     assert_eq!(scene.digest("a", "1"), None, "a moving tag has moved");
 }
 
@@ -239,7 +239,7 @@ fn an_old_image_in_use_by_a_container_is_kept_and_the_others_are_removed() {
     scene.configure("[build]\nkeep_local = 1");
     scene.repository.image("a", "1").image("b", "1");
     scene.repository.images(&["a", "b"].map(|n| json!({"service_name": n, "version": "1"})));
-    // The local names of what it builds.
+    // The local names of the built images.
     let merge = || {
         let content = engine::unique("content");
         scene.repository.write("a/file", &content).write("b/file", &content);
@@ -285,21 +285,21 @@ fn leftovers_do_not_grow_with_the_number_of_merges() {
             scene.run(&scene.repository.commit(&number.to_string()), &[]).ended(0);
         }
         assert!(scene.swanci.tmp_is_empty());
-        // Also those that have lost their name. The engine is a moment behind.
+        // Also images without a name. The engine removes them with a delay.
         let images = docker_text(&["image", "ls", "--all", "--quiet", "--filter", &label]).lines().count();
         let mut state: Vec<String> = Vec::new();
         for folder in ["", "locks", "children", "mirrors"] {
             let entries = std::fs::read_dir(scene.swanci.state().join(folder)).into_iter().flatten();
             state.extend(entries.map(|e| format!("{folder}/{}", e.unwrap().file_name().display())));
         }
-        // One lock for each commit and each local name, of 256 of a kind at most.
+        // One lock for each commit and each local name, at most 256 of each kind.
         state.retain(|file| !file.starts_with("locks/run-") && !file.starts_with("locks/image-"));
         state.sort();
         (images, state)
     };
     let few = merge(1..4);
     let many = merge(4..14);
-    // keep_local is 2; see `until_gone` for the others.
+    // keep_local is 2; `until_gone` explains the others.
     assert!((2..=3).contains(&few.0) && (2..=4).contains(&many.0), "{} and {} images", few.0, many.0);
     assert_eq!(many.1, few.1);
 }
@@ -315,11 +315,11 @@ fn verify_detects_drift() {
     let expected = json!({"name": "a", "tag": format!("sha-{first}"), "expected": digest, "found": digest});
     assert!(intact["images"].as_array().unwrap().contains(&expected), "{intact}");
 
-    // A moving tag that has moved forward is no drift.
+    // A moving tag that has moved forward is not drift.
     let second = next(&scene, "2");
     scene.run(&second, &[]).ended(0);
     verify(&receipt).ended(0);
-    // Without a configured registry the receipt's own is asked.
+    // Without a configured registry, the receipt's registry is used.
     let file = scene.swanci.file("receipt.json", &receipt.stdout).display().to_string();
     scene.swanci.config("[registry]\nplain_http = true\n");
     scene.swanci.run(&["verify", &file]).ended(0);

@@ -1,4 +1,4 @@
-//! The registry client against Debian's `docker-registry`, and against faults between the two.
+//! The registry client against Debian's `docker-registry`, and against faults between them.
 
 #![allow(clippy::disallowed_methods, reason = "tests may spawn")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a test fails loudly")]

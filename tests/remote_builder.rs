@@ -1,4 +1,4 @@
-//! `--builder` with a real BuildKit that is not the engine's: it sees neither the engine's images nor its names.
+//! `--builder` with a real remote BuildKit, which has no access to the engine's images and names.
 //!
 //! `scripts/test builder` starts one and sets SWANCI_TEST_BUILDER and BUILDX_CONFIG.
 
@@ -54,7 +54,7 @@ fn a_merge_is_built_and_pushed_with_its_labels() {
         scene.swanci.run(&["verify", &file.display().to_string()]).ended(0).json()["outcome"],
         "intact"
     );
-    // A plain manifest: no surprise index.
+    // A plain manifest, not an index.
     let manifest = scene
         .registry
         .client()
@@ -90,10 +90,10 @@ fn a_local_base_reaches_the_builder_without_a_registry() {
     for (name, file) in files {
         assert_eq!(engine::file_of(&of(&first, name), file).unwrap(), b"one", "{name}");
     }
-    assert!(!engine::has(&format!("{base}:1.0")) && !engine::has(&full), "a name was lent");
+    assert!(!engine::has(&format!("{base}:1.0")) && !engine::has(&full), "another name was created");
     scene.run(&first, &[]).ended(0);
 
-    // Another base is another image, though its name is the same.
+    // A changed base rebuilds the images, although its name is the same.
     scene.repository.write(&format!("{base}/file"), "two");
     let second = scene.repository.commit("the base changes");
     scene.run(&second, &[]).ended(0);
@@ -101,7 +101,7 @@ fn a_local_base_reaches_the_builder_without_a_registry() {
         assert_eq!(engine::file_of(&of(&second, name), file).unwrap(), b"two", "{name}");
     }
 
-    // An unchanged base comes from the registry: the engine has lost it, and the builder may never have had it.
+    // An unchanged base comes from the registry: the engine lost it, and the builder may never have had it.
     docker_text(&["image", "rm", "--force", &of(&first, &base), &of(&second, &base)]);
     scene.repository.write("from/own", "changed");
     let third = scene.repository.commit("the top changes");
@@ -156,7 +156,7 @@ fn a_signal_also_stops_the_step_in_the_builder() {
         eventually("the step is gone", || processes_with(&step).is_empty());
         assert!(scene.swanci.tmp_is_empty(), "temporary files are left");
         let ours = scene.swanci.tmp().display().to_string();
-        assert_eq!(processes_with(&ours), [], "a child lives on");
+        assert_eq!(processes_with(&ours), [], "a child still runs");
         assert_eq!(scene.digest("a", "1"), None);
     }
 }

@@ -1,4 +1,4 @@
-//! `swanci` as a whole: the exit codes of the contract, documents on standard output, and what is said beside them.
+//! `swanci run`: the exit codes, documents on standard output, and messages on standard error.
 
 #![allow(clippy::disallowed_methods, reason = "tests may spawn")]
 
@@ -32,7 +32,7 @@ fn wrong_usage_is_code_2() {
     ] {
         swanci.run(args).ended(2).saying(&["error:"]);
     }
-    // Nothing to push to, and no repository by that name.
+    // No registry, and no repository of that name.
     let commit = "0123456789012345678901234567890123456789";
     swanci
         .pipe(&["run", "-"], Payload::merged("a/b", "main", commit).bytes())
@@ -52,7 +52,7 @@ fn nothing_to_build_is_code_3_from_evaluate_only() {
     swanci.pipe(&["evaluate", "-", "--branch", "release/*"], merged().bytes()).ended(3);
     let skip = swanci.pipe(&["evaluate", "-"], merged().set("/action", json!("opened")).bytes()).ended(3);
     assert_eq!(skip.json()["decision"], "skip");
-    assert_eq!(skip.stderr, "", "a skip is no error");
+    assert_eq!(skip.stderr, "", "a skip is not an error");
     swanci.pipe(&["run", "-", "--branch", "release/*"], merged().bytes()).ended(0);
 }
 
@@ -126,11 +126,11 @@ fn closing_standard_output_loses_only_the_document() {
     assert_eq!(receipts[0]["outcome"], "succeeded");
     assert!(scene.digest("a", "1").is_some());
 
-    // A full disk behind standard output is the same.
+    // The same for a full disk at standard output.
     let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
     let child = scene.swanci.command(&["evaluate", "payload.json"]).stdout(full).spawn().unwrap();
     Started::new(child, &["evaluate"]).wait().ended(1);
-    // And a closed standard error hinders nobody.
+    // A closed standard error has no effect.
     let (reader, writer) = std::io::pipe().unwrap();
     let mut command = scene.swanci.command(&["run", "payload.json"]);
     command.stderr(writer);

@@ -1,4 +1,4 @@
-//! Hostile payloads and repositories, and secrets that must not show anywhere.
+//! Hostile payloads and repositories, and secrets that must never be shown.
 
 #![allow(clippy::disallowed_methods, reason = "tests may spawn")]
 
@@ -64,7 +64,7 @@ fn an_option_in_any_field_of_images_json_is_never_executed() {
         scene.repository.write("images.json", hostile.to_string());
         let commit = scene.repository.commit(&field);
         let ran = scene.build(&commit, &[]);
-        // A type that is not known is skipped, and the value of an arg is nobody's business.
+        // An unknown type is skipped, and the value of an arg may be any text.
         let expected = if field.ends_with("/type") || field.ends_with("/X") { 0 } else { 4 };
         assert_eq!(ran.code, expected, "{field}: {ran:?}");
         assert!(!canary.exists(), "{field} was executed");
@@ -77,7 +77,7 @@ fn a_token_is_never_shown_or_stored() {
     scene.swanci.set("SWANCI_GIT_TOKEN", TOKEN);
     let seen = scene.swanci.work().join("seen");
     std::fs::create_dir(&seen).unwrap();
-    // Every child's arguments and environment, before the real one takes over.
+    // Record every child's arguments and environment, then run the real program.
     for tool in ["git", "docker"] {
         let script = format!(
             "#!/bin/bash\nprintf '%s\\n' \"$0\" \"$@\" >>{0}/{tool}.argv\nenv >>{0}/{tool}.env\nexec \"$(PATH=${{PATH#*:}} command -v {tool})\" \"$@\"\n",
@@ -91,7 +91,7 @@ fn a_token_is_never_shown_or_stored() {
     for text in [&ran.stdout, &ran.stderr] {
         assert!(!text.contains(TOKEN));
     }
-    // An https remote: nothing answers there, and the token is on its way in the environment.
+    // An https remote where nothing answers: the token is in git's environment.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let forge = format!("https://127.0.0.1:{}", listener.local_addr().unwrap().port());
     let url = format!("{forge}/acme/shop.git");
@@ -102,7 +102,7 @@ fn a_token_is_never_shown_or_stored() {
     use base64::Engine as _;
     let header = base64::engine::general_purpose::STANDARD.encode(format!("x-access-token:{TOKEN}"));
     let read = |name: &str| std::fs::read_to_string(seen.join(name)).unwrap();
-    assert!(read("git.env").contains(&header), "the test does not look where the token is");
+    assert!(read("git.env").contains(&header), "the recorded environment lacks the token");
     for argv in ["git.argv", "docker.argv"] {
         assert!(!read(argv).contains(TOKEN) && !read(argv).contains(&header), "{argv}");
     }
@@ -116,7 +116,7 @@ fn a_token_is_never_shown_or_stored() {
     }
 }
 
-/// An https server on loopback that answers a request's head so, and remembers what it was asked.
+/// An https server on loopback with this answer to a request's head; it records the heads.
 fn https_server(
     ca: &Ca,
     answer: impl Fn(&str) -> Vec<u8> + Send + 'static,
@@ -212,7 +212,7 @@ fn a_login_in_a_url_is_used_for_every_fetch_and_never_shown() {
     assert_eq!(built.json()["change"]["clone_url"], format!("{server}/acme/shop.git"));
     assert!(!built.stdout.contains(TOKEN) && !built.stderr.contains(TOKEN), "{}", built.stderr);
     assert_eq!(find_bytes(&scene.swanci.state(), TOKEN.as_bytes()), None);
-    // Once to find the branch's commit, once to prove it.
+    // One to find the branch's commit, one for the proof.
     let fetches = seen.lock().unwrap().iter().filter(|head| head.contains("/info/refs")).count();
     assert!(fetches >= 2, "{fetches} fetches");
 }
@@ -226,7 +226,7 @@ fn a_repository_cannot_make_git_run_anything() {
     r.image("a", "1").images(&[json!({"service_name": "a", "version": "1"})]);
     r.write(".gitattributes", "* filter=evil diff=evil merge=evil\na/* filter=evil\n");
     r.write("a/.gitattributes", "* filter=evil ident\n");
-    // What a filter or hook of the user's or the machine's would do.
+    // Filters and hooks in the configuration of the user and the machine.
     let config = format!(
         "[filter \"evil\"]\n\tsmudge = {touch}\n\tclean = cat\n\trequired = true\n[core]\n\thooksPath = {0}\n\tfsmonitor = {touch}\n\
          sshCommand = {touch}\n[init]\n\ttemplateDir = {0}\n[url \"file:///nonexistent/\"]\n\tinsteadOf = /\n",
@@ -276,7 +276,7 @@ fn a_locked_damaged_or_shared_mirror_still_works() {
         }
         scene.build(&next(broken), &["--dry-run"]).ended(0);
     }
-    // An object that is half there.
+    // A damaged object.
     let commit = next("half");
     let objects = mirror.join("objects");
     fn files(dir: &std::path::Path, all: &mut Vec<std::path::PathBuf>) {

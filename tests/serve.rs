@@ -1,4 +1,4 @@
-//! `swanci serve`, the binary itself: deliveries over HTTP, real git, the real engine, a real registry.
+//! The binary `swanci serve`: deliveries over HTTP, real git, the real engine, a real registry.
 
 #![allow(clippy::disallowed_methods, clippy::print_stderr, reason = "tests may spawn and fail loudly")]
 
@@ -33,13 +33,13 @@ fn a_signed_delivery_becomes_images() {
     let job = world.wait_for(job, "succeeded");
     for (image, tag) in [("httpd", "1.0"), ("postgresql", "9.6")] {
         let immutable = world.digest(image, &format!("sha-{}", merge.commit));
-        assert!(immutable.is_some(), "{image} has its immutable tag");
+        assert!(immutable.is_some(), "{image} has no immutable tag");
         assert_eq!(world.digest(image, tag), immutable, "{image}:{tag}");
     }
     assert_eq!((&job["attempts"], &job["exit_code"]), (&Value::from(1), &Value::from(0)));
     assert_eq!(job["receipt"]["outcome"], "succeeded");
     let kept: Vec<_> = std::fs::read_dir(world.state().join("receipts")).unwrap().collect();
-    assert_eq!(kept.len(), 1, "the receipt is kept, as that of a push by hand");
+    assert_eq!(kept.len(), 1, "the receipt is kept, like that of a manual push");
     assert_eq!(serve.stop(), 0);
 }
 
@@ -77,9 +77,9 @@ fn a_second_serve_on_a_state_directory_refuses_and_names_the_first() {
     let said = stderr(&out);
     assert!(said.contains(&format!("process {}", first.pid())), "{said}");
     assert!(said.contains(&first.address.to_string()), "{said}");
-    assert_eq!(first.get("/healthz").status, 200, "the first goes on");
+    assert_eq!(first.get("/healthz").status, 200, "the first continues");
     assert_eq!(first.stop(), 0);
-    assert_eq!(world.serve().stop(), 0, "and gives the directory back");
+    assert_eq!(world.serve().stop(), 0, "and releases the directory");
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn a_systemd_socket_is_taken_over() {
     let merge = world.merge_page("one");
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
-    // systemd's protocol: the socket is descriptor 3, and LISTEN_PID is the process that shall have it.
+    // systemd's protocol: the socket is descriptor 3, and LISTEN_PID is the process that gets it.
     let mut command = std::process::Command::new("sh");
     world.environment(&mut command);
     command
@@ -171,7 +171,7 @@ fn a_systemd_socket_is_taken_over() {
         .arg(world.config_file())
         .args(["serve", "--once"])
         .stdin(std::process::Stdio::from(std::os::fd::OwnedFd::from(socket)));
-    // The delivery is there before the listener, as with a unit that systemd starts for it.
+    // The delivery arrives before the listener starts, as with a socket unit.
     let waiting = std::thread::spawn({
         let body = merge.delivery();
         move || ask(address, body)
@@ -214,7 +214,7 @@ fn metrics_are_off_without_an_admin_address() {
     serve.ask(merge.delivery());
     serve.ask(delivery("another secret", "ping", b"{}"));
     for path in ["/metrics", "/readyz"] {
-        assert_eq!(serve.get(path).status, 404, "not beside the webhook");
+        assert_eq!(serve.get(path).status, 404, "not on the address of the webhook");
     }
     assert_eq!(ask(free, crate::support::http::get("/readyz")).status, 200);
     let shown = ask(free, crate::support::http::get("/metrics"));

@@ -1,15 +1,15 @@
-//! What stands around swanci, with the binary under test in it: TLS as clients see it, the compose stack, the Debian
-//! package. Each is a script that a person can run too, and prints its claims one by one.
+//! Scripts that test TLS with real clients, the compose stack and the Debian package with the binary under test. Each prints
+//! its claims.
 
 #![allow(clippy::disallowed_methods, reason = "tests may spawn")]
 
 use std::path::Path;
 use std::process::Command;
 
-/// Runs `scripts/NAME --binary <the swanci under test>`, which must hold every claim that it makes.
+/// Runs `scripts/NAME --binary <the swanci under test>`; all of its claims must hold.
 fn every_claim_holds(name: &str) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(name);
-    // The bound lies far beyond what a slow machine needs; TERM first, so that the script can still clean up.
+    // The limit is long enough for a slow machine. TERM comes first, so that the script can clean up.
     let output = Command::new("timeout")
         .args(["--kill-after=60", "1800", "sh", "-c", r#"exec "$0" "$@" 2>&1"#])
         .arg(&script)
@@ -21,7 +21,7 @@ fn every_claim_holds(name: &str) {
     assert_eq!(said.lines().last(), Some("all claims hold"), "scripts/{name} ended early:\n{said}");
 }
 
-/// `scripts/test-tls`: docker and swanci over certificates that are really checked, with the CA, without, with another.
+/// `scripts/test-tls`: docker and swanci with checked certificates: with the CA, without it, and with a wrong one.
 #[test]
 fn a_client_connects_only_with_the_registrys_ca() {
     every_claim_holds("test-tls");

@@ -1,5 +1,4 @@
-//! What a forge hears of a merge: the status of its commit and the comment on its pull request, by `serve` and by
-//! `run --status`.
+//! Posts to a forge by `serve` and `run --status`: the status of a commit and the comment on a pull request.
 
 #![allow(clippy::disallowed_methods, reason = "tests may spawn")]
 
@@ -15,7 +14,7 @@ use crate::support::http::{delivery, sign};
 
 const TOKEN: &str = "canary-token-of-the-statuses";
 
-/// GitHub's API as far as it is asked: it keeps what it is told, or answers with another status.
+/// The used part of GitHub's API: it stores posts, or answers with an error status.
 fn github(status: &Arc<AtomicU16>) -> ForgeApi {
     let (status, comment) = (Arc::clone(status), Mutex::new(None::<Value>));
     ForgeApi::start(move |asked: &Asked| {
@@ -44,7 +43,7 @@ fn answering() -> (Arc<AtomicU16>, ForgeApi) {
     (status, api)
 }
 
-/// A world whose forge is told of its merges.
+/// A world whose forge gets statuses and comments.
 fn world(api: &ForgeApi) -> World {
     world_of("github", api)
 }
@@ -64,7 +63,7 @@ fn world_of(kind: &str, api: &ForgeApi) -> World {
     world
 }
 
-/// What was said about a commit so far: (state, description, link).
+/// The statuses of a commit so far: (state, description, link).
 fn statuses(api: &ForgeApi, commit: &str) -> Vec<(String, String, Value)> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let asked = api.asked().into_iter().filter(|a| a.path.ends_with(&format!("/statuses/{commit}")));
@@ -228,7 +227,7 @@ fn run_sets_the_status_and_a_refusal_of_the_forge_changes_nothing() {
 
     let without = world.run(&["run", payload.to_str().unwrap()]);
     assert!(without.status.success());
-    assert_eq!(states(&api, &merge.commit).len(), 4, "only --status asks the forge");
+    assert_eq!(states(&api, &merge.commit).len(), 4, "only --status posts to the forge");
 }
 
 #[test]
@@ -247,6 +246,6 @@ fn doctor_checks_the_token_of_the_forge() {
     status.store(401, Ordering::SeqCst);
     let refused = check(&world);
     assert_eq!(refused["health"], "failed");
-    assert!(refused["detail"].as_str().unwrap().contains("does not take the token"), "{refused}");
+    assert!(refused["detail"].as_str().unwrap().contains("does not accept the token"), "{refused}");
     assert!(refused["mend"].as_str().is_some(), "{refused}");
 }

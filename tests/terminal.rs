@@ -1,4 +1,4 @@
-//! What people read: summaries on a terminal of 80 columns, JSON elsewhere.
+//! Summaries on a terminal with 80 columns, and JSON elsewhere.
 
 #![allow(clippy::disallowed_methods, reason = "tests may spawn")]
 
@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::support::engine;
 use crate::support::swanci::Scene;
 
-/// What a command line of bash shows on a terminal of its own, 80 columns wide; `$1` is the program.
+/// The output of a bash command line on a terminal with 80 columns; `$1` is the program.
 fn on_a_terminal(scene: &Scene, line: &str, code: i32) -> String {
     let model = scene.swanci.command(&[]);
     let line = format!("stty cols 80 rows 24; set -- {}; {line}", env!("CARGO_BIN_EXE_swanci"));
@@ -52,7 +52,7 @@ fn a_terminal_gets_summaries_and_a_pipe_gets_json() {
     let ran = on_a_terminal(&scene, "$1 run payload.json", 0);
     assert!(ran.contains(&format!("acme/shop main {short}: 1 image in the registry (")), "{ran}");
     let pull = format!("  docker pull {}\n", scene.image_name("a", "1"));
-    assert!(ran.ends_with(&pull), "the last line is how to get it: {ran}");
+    assert!(ran.ends_with(&pull), "the last line is the pull command: {ran}");
     let verified = on_a_terminal(&scene, "$1 run payload.json 2>/dev/null | $1 verify -", 0);
     assert_eq!(verified, "2 tags of 1 image intact\n");
 

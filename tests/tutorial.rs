@@ -1,5 +1,5 @@
-//! docs/tutorial.md, read and run as it stands: every `sh` block in order, in one shell, and what each prints compared
-//! with the `text` block that follows it.
+//! Runs docs/tutorial.md: every `sh` block in order, in one shell. Compares the output of each with the `text` block that
+//! follows it.
 
 #![allow(clippy::disallowed_methods)]
 
@@ -14,12 +14,12 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::support::engine;
 
-/// The whole tutorial takes about ten seconds on two cores; a machine may be busy with other tests.
+/// The tutorial takes about ten seconds on two cores, but other tests may run at the same time.
 const LIMIT: Duration = Duration::from_secs(300);
-/// In a `text` block: any text in a line, or any number of lines when it stands alone.
+/// In a `text` block: any text in a line, or any number of lines if it is a whole line.
 const ANYTHING: &str = "…";
 
-/// One `sh` block, and what it must print.
+/// One `sh` block, and its expected output.
 #[derive(Debug, PartialEq)]
 struct Step {
     line: usize,
@@ -27,8 +27,8 @@ struct Step {
     expected: Option<String>,
 }
 
-/// The fenced blocks of a page. Another language than `sh` and `text`, or a `text` that follows no `sh`, is a mistake of
-/// the page: nothing in it may look like a command and not be run.
+/// The fenced blocks of a page. Other languages than `sh` and `text`, and a `text` without a preceding `sh`, are errors, so
+/// that every command on the page runs.
 fn steps(page: &str) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
     let mut lines = page.lines().enumerate();
@@ -43,7 +43,7 @@ fn steps(page: &str) -> Vec<Step> {
                 Some(step) if step.expected.is_none() => step.expected = Some(body),
                 Some(_) | None => panic!("line {}: this output belongs to no command", at + 1),
             },
-            other => panic!("line {}: what is a block of `{other}`?", at + 1),
+            other => panic!("line {}: unexpected block of `{other}`", at + 1),
         }
     }
     steps
@@ -74,14 +74,14 @@ fn matches(expected: &[&str], found: &[&str]) -> bool {
     }
 }
 
-/// What the tutorial starts and makes goes away with this, also when it stops half-way.
+/// The running tutorial; dropping it removes everything that the tutorial started and created.
 struct Running {
     shell: Child,
     registry: String,
 }
 
 impl Running {
-    /// Waits for the shell; `None` when the time is over.
+    /// Waits for the shell; `None` after the time limit.
     fn wait(&mut self) -> Option<ExitStatus> {
         let end = Instant::now() + LIMIT;
         while Instant::now() < end {
@@ -96,7 +96,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // The group outlives the shell while anything that it started in the background does.
+        // The group exists as long as a background process of the shell runs.
         let group = Pid::from_raw(self.shell.id().cast_signed()).unwrap();
         let _ = kill_process_group(group, Signal::KILL);
         let _ = self.shell.wait();
@@ -113,8 +113,8 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// One shell for all of it, as a reader has one; each block's output goes to a file of its own, not to a pipe, which
-/// the processes that stay in the background would hold open.
+/// Runs all blocks in one shell, like a reader. The output of each block goes to a separate file and not to a pipe, because
+/// background processes would keep a pipe open.
 fn start(steps: &[Step], source: &Path, home: &Path) -> Running {
     let mut script = String::from("set -euo pipefail\n");
     for (i, step) in steps.iter().enumerate() {
@@ -172,7 +172,7 @@ fn every_command_of_the_tutorial_runs_and_prints_the_documented_output() {
         );
     }
     assert!(status.is_some_and(|s| s.success()), "the shell ended with {status:?}");
-    assert!(!home.path().join("swanci-tutorial").exists(), "the last step leaves something behind");
+    assert!(!home.path().join("swanci-tutorial").exists(), "the last step does not remove everything");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! A Dockerfile, and the same with other names for its images.
+//! A Dockerfile, and a rewrite of it with other names for its images.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! The documents that the steps hand to each other: what is read is written as it was.
+//! Documents: each must serialise to what was parsed.
 
 #![no_main]
 

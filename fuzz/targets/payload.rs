@@ -1,4 +1,4 @@
-//! A payload of any forge: one byte chooses the forge (or its shape does), one the event, the rest is the body.
+//! A payload of any forge: the first byte selects the forge (or inference), the second the event, the rest is the body.
 
 #![no_main]
 
@@ -28,7 +28,7 @@ fuzz_target!(|data: &[u8]| {
         Ok(document) => {
             assert!(!document.reason.contains(char::is_control), "{}", document.reason);
             if document.decision == DecisionWord::Build {
-                let change = document.change.as_ref().expect("a build has its change");
+                let change = document.change.as_ref().expect("a build has a change");
                 assert!(change.branch.is_some() && change.pull_request.is_some());
             }
             let text = serde_json::to_string(&document).expect("a document can be written");

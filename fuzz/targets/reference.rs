@@ -1,4 +1,4 @@
-//! References and names: what is accepted is written as it was read.
+//! References and names: each valid one must print as it was parsed.
 
 #![no_main]
 

@@ -21,11 +21,10 @@ impl Debug for Environment {
     }
 }
 
-/// Sets a value to the text of a variable.
-type Set = fn(&mut RawConfig, &str) -> Result<(), String>;
+type SetValue = fn(&mut RawConfig, &str) -> Result<(), String>;
 
 /// Every known variable, in the order in which they override each other. The first three are read elsewhere.
-const VARIABLES: [(&str, Set); 22] = [
+const VARIABLES: [(&str, SetValue); 22] = [
     ("SWANCI_CONFIG", |_, _| Ok(())),
     ("SWANCI_SECRET", |_, _| Ok(())),
     ("SWANCI_GIT_TOKEN", |_, _| Ok(())),

@@ -9,6 +9,7 @@ use toml::de::{DeTable, DeValue};
 use super::Environment;
 use crate::error::{Classify as _, Failure, Kind};
 use crate::json::{Part, line_and_column, parts};
+use crate::model::Mistake;
 use crate::suggest::{self, Wrong};
 
 /// The file as it is written: everything optional, nothing validated.
@@ -98,26 +99,7 @@ pub(super) struct RawRepository {
     pub(super) submodules: bool,
 }
 
-/// A wrong value or key.
-#[derive(Debug)]
-pub(crate) struct Mistake {
-    /// Such as `repository[0].name`.
-    pub(crate) key: String,
-    pub(crate) problem: String,
-    pub(crate) hint: Option<String>,
-    /// Line and column, starting at 1.
-    pub(crate) at: Option<(usize, usize)>,
-}
-
 impl Mistake {
-    pub(super) fn new(key: impl Into<String>, problem: impl Into<String>) -> Mistake {
-        Mistake { key: key.into(), problem: problem.into(), hint: None, at: None }
-    }
-
-    pub(super) fn hint(self, hint: impl Into<String>) -> Mistake {
-        Mistake { hint: Some(hint.into()), ..self }
-    }
-
     /// Adds the position of its key in the text.
     fn placed(self, text: &str) -> Mistake {
         let by_key = || {
@@ -236,7 +218,6 @@ fn keys_of<T: serde::de::DeserializeOwned>() -> Vec<String> {
     }
 }
 
-/// Limit on the reported mistakes.
 const MOST_MISTAKES: usize = 100;
 
 /// Every mistake in the text, without the environment: it is parsed repeatedly, each time without the wrong values found

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
-use super::file::{Mistake, OneOrMore, RawBuild, RawConfig, RawForge, RawRepository, RawServe};
+use super::file::{OneOrMore, RawBuild, RawConfig, RawForge, RawRepository, RawServe};
 use super::{BuildConfig, Config, Environment, ForgeConfig, RepositoryConfig, ServeConfig, short_for};
 use crate::decide::BranchGlobs;
 use crate::escape::shortened;
 use crate::manifest::Template;
-use crate::model::{ForgeName, RegistryAddress, RepoName};
+use crate::model::{ForgeName, Mistake, RegistryAddress, RepoName};
 
 /// All connections of the listener share 128 MiB, so it can never accept a larger body.
 const LARGEST_BODY: ByteSize = ByteSize::mib(128);
@@ -25,17 +25,13 @@ impl RawConfig {
             self.registry.host.as_deref().map(|host| at("registry.host", host.parse())).transpose()?;
         let plain_http = self.registry.plain_http.unwrap_or(false);
         if plain_http && registry.as_ref().is_some_and(|r| !r.is_loopback()) {
-            return Err(Mistake::new(
-                "registry.plain_http",
-                "only a registry on loopback may speak plain HTTP; give the registry a certificate \
-                 (`swanci certs` makes one) and name its CA as ca_file",
-            ));
+            let problem = "only a registry on loopback may use plain HTTP; give the registry a certificate \
+                           (`swanci certs` makes one) and name its CA as ca_file";
+            return Err(Mistake::new("registry.plain_http", problem));
         }
         let state_dir = self.state_dir.or_else(|| environment.default_state_dir()).ok_or_else(|| {
-            Mistake::new(
-                "state_dir",
-                "neither HOME nor XDG_STATE_HOME is set; set SWANCI_STATE_DIR or --state-dir",
-            )
+            let problem = "neither HOME nor XDG_STATE_HOME is set; set SWANCI_STATE_DIR or --state-dir";
+            Mistake::new("state_dir", problem)
         })?;
         let mut forges = forges(self.forge)?;
         check_reports(&forges, environment.secret("SWANCI_GIT_TOKEN").is_some())?;
@@ -103,23 +99,22 @@ fn number(
 
 fn duration(key: &str, value: Option<String>, default_seconds: u64) -> Result<Duration, Mistake> {
     let Some(text) = value else { return Ok(Duration::from_secs(default_seconds)) };
-    let duration = humantime::parse_duration(&text).map_err(|error| {
-        let text = shortened(&text, 40);
-        Mistake::new(key, format!("`{text}`: {error}; a duration looks like 30m, 90s or 2h"))
-    })?;
-    if duration.is_zero() || duration > LONGEST {
-        return Err(Mistake::new(key, format!("`{text}` is not between a moment and ten years")));
+    let (duration, text) = (humantime::parse_duration(&text), shortened(&text, 40));
+    match duration {
+        Ok(duration) if !duration.is_zero() && duration <= LONGEST => Ok(duration),
+        Ok(_) => Err(Mistake::new(key, format!("`{text}` is not between a moment and ten years"))),
+        Err(error) => {
+            Err(Mistake::new(key, format!("`{text}`: {error}; a duration looks like 30m, 90s or 2h")))
+        }
     }
-    Ok(duration)
 }
 
 fn size(key: &str, value: Option<&str>) -> Result<ByteSize, Mistake> {
     let Some(text) = value else { return Ok(ByteSize::mib(25)) };
-    let size: ByteSize = at(key, text.parse())?;
-    if size.as_u64() == 0 || size > LARGEST_BODY {
-        return Err(Mistake::new(key, format!("`{text}` is not between 1B and 128MiB")));
+    match at(key, text.parse::<ByteSize>())? {
+        size if size.as_u64() > 0 && size <= LARGEST_BODY => Ok(size),
+        _ => Err(Mistake::new(key, format!("`{text}` is not between 1B and 128MiB"))),
     }
-    Ok(size)
 }
 
 fn address(key: &str, text: &str) -> Result<SocketAddr, Mistake> {
@@ -143,8 +138,8 @@ fn forges(raw: Vec<RawForge>) -> Result<Vec<ForgeConfig>, Mistake> {
             (Some(url), _) => at(&key, forge_url(url))?,
             (None, Some(url)) => url.to_owned(),
             (None, None) => {
-                let problem = format!("is missing, and {} has no public instance", kind.title());
-                return Err(Mistake::new(key, problem));
+                let kind = kind.title();
+                return Err(Mistake::new(key, format!("is missing, and {kind} has no public instance")));
             }
         };
         if forges.iter().any(|other| other.url == url) {
@@ -272,7 +267,6 @@ fn forge_of<'f>(named: Option<&str>, forges: &'f [ForgeConfig]) -> Result<&'f Fo
     }
 }
 
-/// Whether it can name a build secret.
 pub(crate) fn is_secret_id(id: &str) -> Result<(), String> {
     let valid =
         !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));

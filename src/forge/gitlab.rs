@@ -1,25 +1,28 @@
 //! GitLab's merge requests, from webhooks of projects and from system hooks (docs.gitlab.com, "Webhook events").
 
-use super::wire::Object;
-use super::{Delivery, Event, PayloadError};
+use super::wire::JsonObject;
+use super::{Delivery, Event};
 use crate::documents::ReportedChange;
+use crate::error::Failure;
 use crate::model::{BranchName, CommitSha, ForgeName, PullRequest, RepoName};
 
-pub(super) fn read(top: &Object<'_>, event: Option<&str>) -> Result<Delivery, PayloadError> {
+pub(super) fn read(top: &JsonObject<'_>, event: Option<&str>) -> Result<Delivery, Failure> {
     let subject = top.peek_text("object_kind").or_else(|| top.peek_text("event_type"));
     let by_header = matches!(event, None | Some("Merge Request Hook" | "System Hook" | "merge_request"));
-    let name = full_name(top);
-    let event = if by_header && subject.as_deref() == Some("merge_request") {
-        merge_request(top, name.clone())?
+    let repository = full_name(top);
+    let (event, change) = if by_header && subject.as_deref() == Some("merge_request") {
+        let attributes = top.object("object_attributes")?;
+        let change = repository.clone().map(|name| reported(top, &attributes, name));
+        (merge_request(top, &attributes)?, change)
     } else {
         let name = event.map(str::to_owned).or(subject).or_else(|| top.peek_text("event_name"));
-        Event::Other { name }
+        (Event::Other { name }, None)
     };
-    Ok(Delivery { forge: ForgeName::Gitlab, repository: name, event })
+    Ok(Delivery { forge: ForgeName::Gitlab, repository, event, change })
 }
 
 /// The delivery's project: for a merge request, the target project.
-fn full_name(top: &Object<'_>) -> Option<RepoName> {
+fn full_name(top: &JsonObject<'_>) -> Option<RepoName> {
     let (project, target) = (top.peek("project"), top.peek("object_attributes").peek("target"));
     let by_path = [&project, &target, top].into_iter().find_map(|at| at.peek_as("path_with_namespace"));
     by_path.or_else(|| top.peek_as("project_path_with_namespace")).or_else(|| {
@@ -34,44 +37,38 @@ fn full_name(top: &Object<'_>) -> Option<RepoName> {
     })
 }
 
-fn merge_request(top: &Object<'_>, name: Option<RepoName>) -> Result<Event, PayloadError> {
-    let attributes = top.object("object_attributes")?;
+fn merge_request(top: &JsonObject<'_>, attributes: &JsonObject<'_>) -> Result<Event, Failure> {
     let (action, state) = (attributes.peek_text("action"), attributes.peek_text("state"));
-    let change = name.as_ref().map(|name| Box::new(reported(top, &attributes, name.clone())));
     Ok(match (action.as_deref(), state) {
         (Some("merge"), Some(state)) if state == "merged" => {
-            Event::Merged(Box::new(merge(top, &attributes, name)?))
+            require(top, attributes)?;
+            Event::Merged
         }
-        (Some("merge"), Some(state)) => Event::Contradiction { state, change },
-        (Some("merge"), None) => Event::Closed { merged: None, change },
-        (Some("close"), _) => Event::Closed { merged: Some(false), change },
-        (_, _) => Event::Touched { action, change },
+        (Some("merge"), Some(state)) => Event::Contradiction { state },
+        (Some("merge"), None) => Event::Closed { merged: None },
+        (Some("close"), _) => Event::Closed { merged: Some(false) },
+        (_, _) => Event::Touched { action },
     })
 }
 
-fn merge(
-    top: &Object<'_>,
-    attributes: &Object<'_>,
-    name: Option<RepoName>,
-) -> Result<ReportedChange, PayloadError> {
-    let name = match name {
-        Some(name) => name,
-        None => top.object("project")?.needed("path_with_namespace")?,
-    };
+/// The data of a merge that must be there; the error has its path.
+fn require(top: &JsonObject<'_>, attributes: &JsonObject<'_>) -> Result<(), Failure> {
+    if full_name(top).is_none() {
+        top.object("project")?.needed::<RepoName>("path_with_namespace")?;
+    }
     attributes.needed::<BranchName>("target_branch")?;
-    let number: Option<u64> = attributes.read("iid", "the number of a merge request")?;
-    number.ok_or_else(|| attributes.missing("iid"))?;
+    attributes.number("iid")?.ok_or_else(|| attributes.missing("iid"))?;
     for key in ["merge_commit_sha", "squash_commit_sha"] {
         if attributes.has(key) {
             attributes.needed::<CommitSha>(key)?;
         }
     }
-    Ok(reported(top, attributes, name))
+    Ok(())
 }
 
-fn reported(top: &Object<'_>, attributes: &Object<'_>, name: RepoName) -> ReportedChange {
+fn reported(top: &JsonObject<'_>, attributes: &JsonObject<'_>, name: RepoName) -> ReportedChange {
     let (project, target) = (top.peek("project"), attributes.peek("target"));
-    let http_url = |at: &Object<'_>| at.peek_url("git_http_url").or_else(|| at.peek_url("http_url"));
+    let http_url = |at: &JsonObject<'_>| at.peek_url("git_http_url").or_else(|| at.peek_url("http_url"));
     let landed = attributes.peek_text("state").as_deref() == Some("merged");
     // Both are null after a fast-forward: then the head landed, which the build verifies.
     let commit = attributes.peek_as("merge_commit_sha").or_else(|| attributes.peek_as("squash_commit_sha"));

@@ -15,6 +15,7 @@ pub mod signature;
 mod wire;
 
 use crate::documents::ReportedChange;
+use crate::error::Failure;
 use crate::model::{ForgeName, RepoName};
 
 pub use body::Encoding;
@@ -28,6 +29,8 @@ pub struct Delivery {
     /// The repository; `None` for deliveries about an account, and for an invalid name.
     pub repository: Option<RepoName>,
     pub event: Event,
+    /// The pull request of the event, as far as it is readable. Without a merge nothing landed, so its commit is absent.
+    pub change: Option<ReportedChange>,
 }
 
 /// The event of a delivery. A closed enum, so that the compiler finds every place that must handle a new kind.
@@ -36,34 +39,17 @@ pub enum Event {
     /// A test of the webhook.
     Ping,
     /// A pull request was closed by merging it: the only event that announces a merge.
-    Merged(Box<ReportedChange>),
-    /// A pull request was closed without merging it.
-    Closed {
-        /// The payload's value; `None` if absent.
-        merged: Option<bool>,
-        /// Nothing landed, so its commit is absent.
-        change: Option<Box<ReportedChange>>,
-    },
+    Merged,
+    /// A pull request was closed without merging it; with the payload's value, `None` if absent.
+    Closed { merged: Option<bool> },
     /// The delivery contradicts itself: the event is a close or a merge, but the pull request has another state. GitHub
     /// occasionally sends this for a merged pull request, so a merge may be lost.
-    Contradiction {
-        /// The state of the pull request in the payload.
-        state: String,
-        /// The pull request in the payload.
-        change: Option<Box<ReportedChange>>,
-    },
-    /// Another event of a pull request, merged or not.
-    Touched {
-        /// The forge's name for it; `None` if the payload has none.
-        action: Option<String>,
-        /// The pull request in the payload.
-        change: Option<Box<ReportedChange>>,
-    },
-    /// Any other event: a push, a comment, a review, or one unknown to this version.
-    Other {
-        /// The event header; `None` if it is missing and the payload does not identify the event.
-        name: Option<String>,
-    },
+    Contradiction { state: String },
+    /// Another event of a pull request, merged or not; with the forge's name for it, `None` if the payload has none.
+    Touched { action: Option<String> },
+    /// Any other event: a push, a comment, a review, or one unknown to this version. Without a name, the event header is
+    /// missing and the payload does not identify the event.
+    Other { name: Option<String> },
 }
 
 /// The metadata of a payload.
@@ -76,99 +62,35 @@ pub struct Headers<'a> {
     pub forge: Option<ForgeName>,
 }
 
-/// Why a payload cannot be read. Exit code 4; 400 over HTTP.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PayloadError {
-    /// Empty, or only white space.
-    #[error("the payload is empty")]
-    Empty,
-    /// JSON is UTF-8 (RFC 8259, section 8.1).
-    #[error("the payload is not UTF-8: byte {offset} is wrong")]
-    NotUtf8 {
-        /// Offset of the first invalid byte.
-        offset: usize,
-    },
-    /// The form around the JSON is invalid.
-    #[error("the form-encoded payload {0}")]
-    Form(&'static str),
-    /// Not a JSON object.
-    #[error("the payload is not a JSON object: {0}")]
-    Syntax(String),
-    /// A required field is missing or invalid.
-    #[error("the payload's `{path}` {problem}")]
-    Field {
-        /// Its JSON path, such as `pull_request.merge_commit_sha`.
-        path: String,
-        /// The problem, as the end of a sentence.
-        problem: String,
-    },
-    /// It comes from an unsupported forge.
-    #[error("the payload comes from {forge}, which swanci does not support (recognized by `{mark}`)")]
-    OtherForge {
-        forge: &'static str,
-        /// The JSON path of the key that identifies it.
-        mark: &'static str,
-    },
-    /// It is a document of swanci itself, not a payload.
-    #[error("this is a document of swanci's own, not a webhook payload")]
-    OwnDocument {
-        /// The command that reads it.
-        command: &'static str,
-    },
+/// A required field is missing or invalid; `problem` is the end of a sentence.
+fn invalid(path: &str, problem: impl std::fmt::Display) -> Failure {
+    Failure::bad_input(format!("the payload's `{path}` {problem}"))
 }
 
-impl PayloadError {
-    /// The JSON path of the error, if known.
-    pub fn path(&self) -> Option<&str> {
-        match self {
-            PayloadError::Field { path, .. } => Some(path),
-            PayloadError::OtherForge { mark, .. } => Some(mark),
-            PayloadError::Empty
-            | PayloadError::NotUtf8 { .. }
-            | PayloadError::Form(_)
-            | PayloadError::OwnDocument { .. }
-            | PayloadError::Syntax(_) => None,
-        }
-    }
-
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            PayloadError::OwnDocument { command } => Some(format!("give it to `swanci {command}`")),
-            PayloadError::OtherForge { .. } => {
-                let known = ForgeName::ALL.map(ForgeName::title).join(", ");
-                Some(format!(
-                    "supported are the webhooks of {known}; `swanci catchup` builds the merges of any git repository"
-                ))
-            }
-            PayloadError::Empty
-            | PayloadError::NotUtf8 { .. }
-            | PayloadError::Form(_)
-            | PayloadError::Field { .. }
-            | PayloadError::Syntax(_) => None,
-        }
-    }
-
-    fn field(path: impl Into<String>, problem: impl Into<String>) -> PayloadError {
-        PayloadError::Field { path: path.into(), problem: problem.into() }
-    }
+/// The payload of an unsupported forge; `mark` is the JSON path of the key that identifies it.
+fn unsupported(forge: &str, mark: &str) -> Failure {
+    let known = ForgeName::ALL.map(ForgeName::title).join(", ");
+    Failure::bad_input(format!(
+        "the payload comes from {forge}, which swanci does not support (recognized by `{mark}`)"
+    ))
+    .hint(format!(
+        "supported are the webhooks of {known}; `swanci catchup` builds the merges of any git repository"
+    ))
 }
 
 /// Parses a delivery.
 ///
 /// # Errors
-/// [`PayloadError`] if the bytes are not a JSON object, come from an unsupported system, or announce a merge without a
-/// required field.
-pub fn parse(body: &[u8], headers: Headers<'_>) -> Result<Delivery, PayloadError> {
-    let text = body::json_text(body, headers.encoding)?;
-    let top = wire::Object::top(&text)?;
-    let forge = match headers.forge {
-        // `--forge` does not turn a document of swanci into a payload.
-        Some(forge) => match shape::own_document(&top) {
-            Some(command) => return Err(PayloadError::OwnDocument { command }),
-            None => forge,
-        },
-        None => shape::recognize(&top)?,
-    };
+/// If the bytes are not a JSON object, come from an unsupported system, or announce a merge without a required field.
+pub fn parse(body: &[u8], headers: Headers<'_>) -> Result<Delivery, Failure> {
+    let json = body::json(body, headers.encoding)?;
+    let top = wire::JsonObject::top(body::text(&json)?)?;
+    // `--forge` does not turn a document of swanci into a payload.
+    if let Some(hint) = shape::own_document(&top) {
+        let text = "this is a document of swanci's own, not a webhook payload";
+        return Err(Failure::bad_input(text).hint(hint));
+    }
+    let forge = headers.forge.map_or_else(|| shape::recognize(&top), Ok)?;
     let event = headers.event.map(str::trim_ascii).filter(|event| !event.is_empty());
     match forge {
         ForgeName::Github
@@ -177,13 +99,12 @@ pub fn parse(body: &[u8], headers: Headers<'_>) -> Result<Delivery, PayloadError
         | ForgeName::Gogs
         | ForgeName::Gitbucket => github::read(forge, &top, event),
         ForgeName::Gitlab => gitlab::read(&top, event),
-        ForgeName::Bitbucket => bitbucket::cloud(&top, event),
-        ForgeName::BitbucketServer => bitbucket::data_center(&top, event),
+        ForgeName::Bitbucket | ForgeName::BitbucketServer => bitbucket::read(forge, &top, event),
     }
 }
 
 /// Recognizes the forge of a payload without headers by its shape.
-pub(crate) fn recognize(body: &[u8]) -> Result<ForgeName, PayloadError> {
-    let text = body::json_text(body, Encoding::Detect)?;
-    shape::recognize(&wire::Object::top(&text)?)
+pub(crate) fn recognize(body: &[u8]) -> Result<ForgeName, Failure> {
+    let json = body::json(body, Encoding::Detect)?;
+    shape::recognize(&wire::JsonObject::top(body::text(&json)?)?)
 }

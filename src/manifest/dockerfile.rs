@@ -1,17 +1,18 @@
 //! The stages of a Dockerfile: their names, for `target`, and the images that they start or copy from, for local bases.
 //! Docker checks everything else.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
 
-use super::instructions::{self, Instruction, Word};
+use super::instructions::{self, Instruction};
 use super::variables::expand;
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct DockerfileStages {
-    names: Vec<Option<String>>,
-    /// The names in lower case, to look references up.
-    known: HashSet<String>,
+    /// How many there are.
+    count: usize,
+    /// In lower case.
+    names: BTreeSet<String>,
     bases: Vec<String>,
     references: Vec<Reference>,
     /// The indexes of the instructions that mount a secret.
@@ -40,13 +41,13 @@ impl DockerfileStages {
             let words = instructions::words(&instruction.text, escape);
             let Some(((_, name), words)) = words.split_first() else { continue };
             match name.to_ascii_uppercase().as_str() {
-                "ARG" if stages.names.is_empty() => declare(words, args, &mut globals, escape),
+                "ARG" if stages.count == 0 => declare(words, args, &mut globals, escape),
                 "FROM" => stages.from(at, words, &globals, escape),
                 name @ ("COPY" | "ADD" | "RUN") => later.push((at, name == "RUN", words.to_vec())),
                 _ => {}
             }
         }
-        if stages.names.is_empty() {
+        if stages.count == 0 {
             return Err("the Dockerfile has no FROM".to_owned());
         }
         // These may also refer to later stages.
@@ -63,12 +64,12 @@ impl DockerfileStages {
 
     /// Ignores case, like docker.
     pub(crate) fn has_target(&self, target: &str) -> bool {
-        self.known.contains(&target.to_ascii_lowercase())
+        self.names.contains(&target.to_ascii_lowercase())
     }
 
-    /// The names of the stages, in order.
-    pub(crate) fn names(&self) -> &[Option<String>] {
-        &self.names
+    /// The names of the stages.
+    pub(crate) fn names(&self) -> Vec<&str> {
+        self.names.iter().map(String::as_str).collect()
     }
 
     /// The images that the stages start or copy from, without duplicates, in order. Stages, `scratch`, and references with
@@ -105,7 +106,7 @@ impl DockerfileStages {
         lines.join("\n")
     }
 
-    fn from(&mut self, at: usize, words: &[Word<'_>], globals: &BTreeMap<String, String>, escape: char) {
+    fn from(&mut self, at: usize, words: &[(usize, &str)], globals: &BTreeMap<String, String>, escape: char) {
         let mut plain = words.iter().filter(|(_, word)| !word.starts_with("--"));
         let image = plain.next();
         let name = match (plain.next(), plain.next()) {
@@ -120,16 +121,16 @@ impl DockerfileStages {
         {
             self.base(at, *start..start + word.len(), reference);
         }
-        self.known.extend(name.clone());
-        self.names.push(name);
+        self.names.extend(name);
+        self.count += 1;
     }
 
-    fn copy(&mut self, at: usize, words: &[Word<'_>], escape: char) {
+    fn copy(&mut self, at: usize, words: &[(usize, &str)], escape: char) {
         for (start, word) in words.iter().take_while(|(_, word)| word.starts_with("--")) {
             let Some(from) = word.strip_prefix("--from=") else { continue };
             // Docker does not expand variables here.
             if let Some(reference) = expand(from, &BTreeMap::new(), escape)
-                && !reference.parse::<usize>().is_ok_and(|index| index < self.names.len())
+                && !reference.parse::<usize>().is_ok_and(|index| index < self.count)
             {
                 let end = start + word.len();
                 self.base(at, end - from.len()..end, reference);
@@ -137,7 +138,7 @@ impl DockerfileStages {
         }
     }
 
-    fn run(&mut self, at: usize, words: &[Word<'_>]) {
+    fn run(&mut self, at: usize, words: &[(usize, &str)]) {
         const QUOTES: [char; 2] = ['"', '\''];
         for (start, word) in words.iter().take_while(|(_, word)| word.starts_with("--")) {
             let Some(mount) = word.strip_prefix("--mount=") else { continue };
@@ -165,7 +166,7 @@ impl DockerfileStages {
     }
 
     fn base(&mut self, at: usize, span: Range<usize>, image: String) {
-        if !image.is_empty() && !self.known.contains(&image.to_ascii_lowercase()) {
+        if !image.is_empty() && !self.has_target(&image) {
             self.references.push(Reference { image, at, span });
         }
     }
@@ -173,7 +174,7 @@ impl DockerfileStages {
 
 /// `ARG NAME` and `ARG NAME=default …` before the first stage.
 fn declare(
-    words: &[Word<'_>],
+    words: &[(usize, &str)],
     args: &BTreeMap<String, String>,
     globals: &mut BTreeMap<String, String>,
     escape: char,

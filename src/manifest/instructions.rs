@@ -16,9 +16,6 @@ pub(super) struct Instruction {
     pub(super) lines: Range<usize>,
 }
 
-/// A word and its position in the instruction, in bytes.
-pub(super) type Word<'a> = (usize, &'a str);
-
 /// The instructions, and the escape character.
 pub(super) fn parse(text: &str) -> Result<(Vec<Instruction>, char), String> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -114,8 +111,8 @@ fn here_documents(line: &str, escape: char) -> Vec<(String, bool)> {
         .collect()
 }
 
-/// Splits at white space outside of quotes; the quotes stay in the words.
-pub(super) fn words(text: &str, escape: char) -> Vec<Word<'_>> {
+/// Splits at white space outside of quotes: the words, with their quotes, and their positions in bytes.
+pub(super) fn words(text: &str, escape: char) -> Vec<(usize, &str)> {
     let mut words = Vec::new();
     let mut start = None;
     let mut quote = None;

@@ -10,7 +10,7 @@ fn with(keys: &str) -> String {
     )
 }
 
-fn one(keys: &str) -> Result<ImageSpec, ManifestError> {
+fn one(keys: &str) -> Result<ImageSpec, Mistake> {
     parse(with(keys).as_bytes()).map(|mut specs| specs.remove(0))
 }
 
@@ -22,10 +22,10 @@ fn the_original_projects_file_is_accepted() {
     let [httpd, postgresql] = specs.as_slice() else { panic!("{specs:?}") };
     assert_eq!((httpd.name.as_str(), httpd.version.as_ref().unwrap().as_str()), ("httpd", "1.0"));
     assert_eq!((httpd.context.as_str(), httpd.dockerfile.as_str()), ("httpd", "httpd/Dockerfile"));
-    assert_eq!(httpd.kind, ImageKind::Docker);
+    assert_eq!(httpd.skipped, None);
     assert_eq!(postgresql.context.as_str(), "team/postgresql");
     let reason = "its type is `AMI`; only `Docker` is built".to_owned();
-    assert_eq!(postgresql.kind, ImageKind::Skipped { reason });
+    assert_eq!(postgresql.skipped, Some(reason));
 }
 
 #[test]
@@ -89,9 +89,9 @@ fn an_invalid_image_is_refused_with_its_json_path() {
         (r#""type":"Docker""#, "images[0]", "given twice"),
     ] {
         let error = one(keys).expect_err(keys);
-        assert!(error.problem.contains(word), "{keys}: {error}");
-        assert_eq!(error.path.as_deref(), Some(path), "{keys}: {error}");
-        let shown = error.to_string();
+        assert!(error.problem.contains(word), "{keys}: {error:?}");
+        assert_eq!(error.key, path, "{keys}: {error:?}");
+        let shown = sentence(&error);
         assert!(shown.starts_with("images.json, line 1: ") && !shown.contains(char::is_control), "{shown:?}");
         assert!(!shown.contains("hunter2"), "a refused secret is not shown again: {shown}");
     }
@@ -120,9 +120,9 @@ fn an_invalid_file_is_refused() {
         ("{\"images\":[{\"service_name\":\"a\"},{\"service_name\":\"a\"}]}", "also the name of `images[0]`"),
     ] {
         let error = parse(text.as_bytes()).expect_err(text);
-        assert!(error.to_string().contains(word), "{text}: {error}");
+        assert!(sentence(&error).contains(word), "{text}: {error:?}");
     }
-    assert!(parse(b"{\"images\":[\"\xff\"]}").unwrap_err().to_string().contains("UTF-8"));
+    assert!(parse(b"{\"images\":[\"\xff\"]}").unwrap_err().problem.contains("UTF-8"));
     let bomb = format!("{{\"images\":{}", "[".repeat(1_000_000));
     assert!(parse(bomb.as_bytes()).is_err());
 }
@@ -140,10 +140,8 @@ fn the_first_mistake_of_every_image_is_found_with_its_line_and_column() {
   {"service_name": "path", "context": "../x"}
  ]}"#;
     let images: Vec<_> = each(text.as_bytes()).unwrap().collect();
-    let found: Vec<_> = images
-        .iter()
-        .map(|image| image.as_ref().map_err(|m| (m.at.unwrap(), m.path.as_deref().unwrap())))
-        .collect();
+    let found: Vec<_> =
+        images.iter().map(|image| image.as_ref().map_err(|m| (m.at.unwrap(), m.key.as_str()))).collect();
     assert_eq!(
         found,
         [
@@ -175,11 +173,11 @@ fn the_first_mistake_of_every_image_is_found_with_its_line_and_column() {
 fn the_type_docker_ignores_case() {
     for kind in ["Docker", "docker", "DOCKER"] {
         let text = format!(r#"{{"images":[{{"service_name":"a","type":"{kind}"}}]}}"#);
-        assert_eq!(parse(text.as_bytes()).unwrap()[0].kind, ImageKind::Docker, "{kind}");
+        assert_eq!(parse(text.as_bytes()).unwrap()[0].skipped, None, "{kind}");
     }
     for kind in ["Dockr", "docker ", "AMI", ""] {
         let text = format!(r#"{{"images":[{{"service_name":"a","type":"{kind}"}}]}}"#);
-        assert_ne!(parse(text.as_bytes()).unwrap()[0].kind, ImageKind::Docker, "{kind:?}");
+        assert_ne!(parse(text.as_bytes()).unwrap()[0].skipped, None, "{kind:?}");
     }
 }
 
@@ -199,7 +197,7 @@ fn a_repository_with_only_a_dockerfile_is_one_image_named_after_it() {
         ("my.app", ".", "Dockerfile")
     );
     let error = ImageSpec::root_dockerfile(&"team/.github".parse().unwrap()).unwrap_err();
-    assert!(error.to_string().contains("add an images.json"), "{error}");
+    assert!(sentence(&error).contains("add an images.json"), "{error:?}");
 }
 
 proptest! {

@@ -7,8 +7,9 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{ManifestError, NO_IMAGES, from_serde};
+use super::{NO_IMAGES, from_serde};
 use crate::json::Object;
+use crate::model::Mistake;
 
 /// `images.json`, at the root of a commit.
 #[derive(Deserialize)]
@@ -90,28 +91,28 @@ impl fmt::Display for ArgValue {
     }
 }
 
-pub(super) fn text(bytes: &[u8]) -> Result<&str, ManifestError> {
+pub(super) fn text(bytes: &[u8]) -> Result<&str, Mistake> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     std::str::from_utf8(bytes)
-        .map_err(|e| ManifestError::whole(format!("is not UTF-8: byte {} is wrong", e.valid_up_to())))
+        .map_err(|e| Mistake::new("", format!("is not UTF-8: byte {} is wrong", e.valid_up_to())))
 }
 
 /// The list, whose images are not read yet.
-pub(super) fn images(text: &str) -> Result<Vec<&RawValue>, ManifestError> {
+pub(super) fn images(text: &str) -> Result<Vec<&RawValue>, Mistake> {
     let mut json = serde_json::Deserializer::from_str(text);
     let Object(file): Object<File<'_>> = serde_path_to_error::deserialize(&mut json).map_err(|e| {
         let error = from_serde(&e);
-        let hint = if error.path.is_none() { "; a list of images looks like {\"images\":[…]}" } else { "" };
-        ManifestError { problem: error.problem + hint, ..error }
+        let hint = if error.key.is_empty() { "; a list of images looks like {\"images\":[…]}" } else { "" };
+        Mistake { problem: error.problem + hint, ..error }
     })?;
-    json.end().map_err(|e| ManifestError::whole(format!("has text after its end: {e}")))?;
+    json.end().map_err(|e| Mistake::new("", format!("has text after its end: {e}")))?;
     if file.images.is_empty() {
-        return Err(ManifestError::at("images", NO_IMAGES));
+        return Err(Mistake::new("images", NO_IMAGES));
     }
     Ok(file.images)
 }
 
-pub(super) fn image(text: &str) -> Result<Image, ManifestError> {
+pub(super) fn image(text: &str) -> Result<Image, Mistake> {
     let mut json = serde_json::Deserializer::from_str(text);
     let Object(image) = serde_path_to_error::deserialize(&mut json).map_err(|e| from_serde(&e))?;
     Ok(image)

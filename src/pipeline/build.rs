@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::cancel::Stop;
 use crate::docker::Builder;
 use crate::documents::{BuiltDocument, Image, ImageStatus, SCHEMA, Seconds};
-use crate::error::{Classify as _, Failure, Kind};
+use crate::error::{Failure, Kind};
 use crate::escape::shortened;
 use crate::events::{Phase, RunEvent, Step};
 use crate::git::Mirror;
@@ -31,11 +31,8 @@ use super::{Origin, Outcome, REGISTRY_THREADS, Site, checkout, now, seconds};
 pub(crate) struct BuildOptions {
     /// Build only these images; empty means all.
     pub images: Vec<ImageName>,
-    /// Build unchanged images too.
     pub force: bool,
-    /// Pull newer base images.
     pub pull: bool,
-    /// Do not use the build cache.
     pub no_cache: bool,
     /// Plan only.
     pub dry_run: bool,
@@ -47,8 +44,6 @@ pub(crate) struct BuildOptions {
     pub only_own_paths: bool,
 }
 
-pub(crate) type Built = Outcome<BuiltDocument>;
-
 /// Called for every image that is ready to push, from the thread that found or built it. `true` means fresh: the engine
 /// just had a built image under its name, or the registry had nothing under an unchanged image's immutable tag.
 pub(super) type OnReady<'a> = &'a (dyn Fn(&Image, bool) + Sync);
@@ -59,9 +54,8 @@ pub(crate) fn build(
     payload_sha256: Option<&str>,
     options: &BuildOptions,
     on_ready: OnReady<'_>,
-) -> Result<Built, Failure> {
-    let started = now();
-    let begun = Instant::now();
+) -> Result<Outcome<BuiltDocument>, Failure> {
+    let (started, begun) = (now(), Instant::now());
     let origin = Origin::of(site, change)?;
     if !options.dry_run {
         origin.check_secrets(&change.repository)?;
@@ -69,7 +63,6 @@ pub(crate) fn build(
     let step = site.events.begin(Step::Checkout { commit: change.commit.short().to_owned() });
     step.line(&format!("fetching {}", origin.remote.as_git_url()));
     let mirror = checkout::fetch(site, &origin, change, &options.patience)?;
-    site.events.emit(&RunEvent::Run { repository: &change.repository, commit: &change.commit });
     thread::scope(|scope| {
         // This starts a process, so it overlaps with reading the commit's files.
         let builder = scope.spawn(|| site.docker.find_builder(&site.cancel));
@@ -86,8 +79,7 @@ pub(crate) fn build(
         let actions =
             plan(site, &origin, change, info.parents.first().cloned(), &surveyed, &chosen, options)?;
         let temporary = std::env::temp_dir();
-        let scratch = Scratch::new(&temporary)
-            .classify(Kind::Environment, || format!("cannot make a directory in {}", temporary.display()))?;
+        let scratch = Scratch::new(&temporary)?;
         scope.spawn(move || remove_abandoned(&temporary));
         let mut work = Work {
             site,
@@ -139,19 +131,12 @@ fn choose(surveyed: &mut Survey, asked: &[ImageName]) -> Result<BTreeSet<usize>,
         if let Some(i) = images.iter().position(|image| image.spec.name == *name) {
             open.push(i);
         } else if skipped.iter().all(|(_, image)| image.name != name.as_str()) {
-            let mut known: Vec<(usize, &str)> =
-                skipped.iter().map(|(place, image)| (*place, image.name.as_str())).collect();
-            known.extend(images.iter().map(|image| (image.place, image.spec.name.as_str())));
-            known.sort_unstable();
-            let known: Vec<&str> = known.into_iter().map(|(_, name)| name).collect();
-            let failure = Failure::usage(format!(
-                "the commit lists no image `{name}`; it lists {}",
-                shortened(&known.join(", "), 300)
-            ));
-            return Err(match suggest::nearest(name.as_str(), known) {
-                Some(nearest) => failure.hint(format!("did you mean `{nearest}`?")),
-                None => failure,
-            });
+            let mut known: Vec<&str> = images.iter().map(|image| image.spec.name.as_str()).collect();
+            known.extend(skipped.iter().map(|(_, image)| image.name.as_str()));
+            let listed = shortened(&known.join(", "), 300);
+            let failure = Failure::usage(format!("the commit lists no image `{name}`; it lists {listed}"));
+            let hint = suggest::nearest(name.as_str(), known).map(|name| format!("did you mean `{name}`?"));
+            return Err(Failure { hint, ..failure });
         }
     }
     skipped.retain(|(_, image)| asked.iter().any(|name| name.as_str() == image.name));
@@ -300,7 +285,6 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// The planned document entry of the image.
     fn planned(&self, i: usize) -> Image {
         match &self.actions[i] {
             Some(Action::Build { why }) => {

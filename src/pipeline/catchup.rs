@@ -26,7 +26,6 @@ use branch::Branch;
 
 pub(crate) use since::Since;
 
-/// Which commits to look at.
 #[derive(Debug, Clone)]
 pub(crate) struct CatchupOptions {
     /// A repository and branch from the command line, in place of the configured ones.
@@ -37,9 +36,7 @@ pub(crate) struct CatchupOptions {
     pub since: Option<Since>,
     /// Limit on the newest commits to check; defaults to 50, or to all with `since`.
     pub max: Option<usize>,
-    /// Retry commits whose build failed before.
     pub retry_failed: bool,
-    /// Report the commits to build, without building them.
     pub dry_run: bool,
 }
 

@@ -4,11 +4,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::error::Failure;
+use crate::events::RunEvent;
 use crate::git::{ContextFiles, Mirror, Submodules};
 use crate::model::{BranchName, Change, CommitSha, RepoName};
 
 use super::Site;
-use super::origin::{ByHand, Origin, allowed, rule_of, typed};
+use super::origin::{ByHand, Origin, allowed, typed};
 
 /// Fetches the commit into the mirror, and proves that it is on its branch. `patience` lists the waits before each
 /// retry: a webhook can arrive before the forge has replicated the commit.
@@ -23,6 +24,7 @@ pub(super) fn fetch<'a>(
         Some(branch) => prove(site, &mirror, branch, &change.commit, patience).map(drop)?,
         None => mirror.fetch_commit(&change.commit)?,
     }
+    site.events.emit(&RunEvent::Run { repository: &change.repository, commit: &change.commit });
     Ok(mirror)
 }
 
@@ -61,14 +63,13 @@ pub(crate) fn resolve_by_hand(site: Site, by_hand: &ByHand) -> Result<(Site, Cha
     let remote = typed(&site, &by_hand.repository).map_err(|error| {
         error.context(format!("cannot use --repo {}", crate::redact::scrub(&by_hand.repository)))
     })?;
-    let name: RepoName = match rule_of(&site.repositories, &remote) {
+    // The allow-list is checked before any fetch.
+    let name: RepoName = match allowed(&site.repositories, &remote)? {
         Some(rule) => rule.name.clone(),
         None => remote
             .repository_name()
             .ok_or_else(|| Failure::usage(format!("`{}` names no repository", remote.as_git_url())))?,
     };
-    // The allow-list is checked before any fetch.
-    allowed(&site.repositories, &name, &remote)?;
     let mirror = || Mirror::of(&site.state_dir, &remote, &site.access, &site.cancel);
     let commit = match (&by_hand.commit, &by_hand.branch) {
         (Some(commit), _) => commit.parse().or_else(|_| mirror().resolve_abbreviation(commit))?,

@@ -17,7 +17,6 @@ pub(super) const INPUTS_LABEL: &str = "io.swanci.inputs";
 /// How many other images of a path to read if those of the commit, its parent and its moving tags name no owner.
 const OTHERS: usize = 8;
 
-/// The query for one image.
 pub(super) struct Asked<'a> {
     pub(super) repository: &'a ImageRepository,
     pub(super) own: &'a Tag,

@@ -31,16 +31,10 @@ pub(crate) fn landed(site: &Site, change: &ReportedChange, patience: &[Duration]
             return Ok(change.clone().at(commit));
         }
         let Some(wait) = waits.next() else {
+            let (place, number) = (format!("the branch `{branch}` of {url}"), pull.number);
             let text = match &pull.landed_prefix {
-                Some(prefix) => {
-                    format!(
-                        "no commit of the branch `{branch}` of {url} begins with {prefix}, or more than one does"
-                    )
-                }
-                None => format!(
-                    "it cannot be told which commit of the branch `{branch}` of {url} pull request #{} became",
-                    pull.number
-                ),
+                Some(prefix) => format!("no commit of {place} begins with {prefix}, or more than one does"),
+                None => format!("pull request #{number} matches no commit of {place}, or more than one"),
             };
             return Err(Failure::refused(text).hint(format!(
                 "look it up and build it: swanci build --repo {url} --commit SHA --branch {branch}; \

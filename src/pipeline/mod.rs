@@ -44,20 +44,17 @@ pub(crate) use run::{Ran, run};
 /// The settings and clients of a command.
 #[derive(Clone)]
 pub(crate) struct Site {
-    /// Contains mirrors, receipts, locks.
     pub state_dir: PathBuf,
     /// The allow-list; empty allows every repository.
     pub repositories: Vec<RepositoryConfig>,
     /// The target registry; `None` builds local names.
     pub registry: Option<RegistryAddress>,
-    /// The client of that registry.
     pub client: Option<Registry>,
     pub docker: Docker,
     /// How to read private repositories of each configured forge.
     pub access: Vec<Access>,
     /// The typed repository, with the login from its URL, which no document contains.
     pub typed: Option<Remote>,
-    /// Concurrent image builds.
     pub jobs: usize,
     /// The limit for each build and each push of an image.
     pub timeout: Duration,
@@ -87,7 +84,6 @@ impl Site {
 #[derive(Debug)]
 pub(crate) struct Outcome<T> {
     pub document: T,
-    /// Why the command fails.
     pub failure: Option<Failure>,
 }
 

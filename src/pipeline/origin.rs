@@ -3,6 +3,7 @@
 //! Both come from the configuration and the full name. URLs in payloads are not used.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::path::PathBuf;
 
 use crate::config::RepositoryConfig;
@@ -16,25 +17,19 @@ use crate::redact;
 use super::Site;
 use super::compare::Asked;
 
-/// The default forge.
 pub(super) const GITHUB: &str = "https://github.com";
 
 /// The clone source of a change and the names of its images.
 #[derive(Debug, Clone)]
 pub(crate) struct Origin {
-    /// The remote to clone from.
     pub remote: Remote,
-    /// The `source` label of its images.
     pub source: String,
     /// Earlier values of the `source` label.
     former: Vec<String>,
-    /// The prefix of its image names.
     pub namespace: Option<ImageName>,
     /// Prefixes of image names that the configuration reserves for other repositories.
     reserved: Vec<ImageName>,
-    /// Whether submodules are checked out.
     pub submodules: bool,
-    /// Build secrets: id → file.
     pub(super) secrets: BTreeMap<String, PathBuf>,
 }
 
@@ -45,7 +40,6 @@ pub(crate) struct ByHand {
     pub repository: String,
     /// A commit id, full or abbreviated.
     pub commit: Option<String>,
-    /// A branch.
     pub branch: Option<BranchName>,
 }
 
@@ -59,7 +53,7 @@ impl Origin {
                 Some(typed) if typed.as_git_url() == url => typed.clone(),
                 Some(_) | None => typed(site, url)?,
             };
-            let rule = allowed(&site.repositories, name, &typed)?;
+            let rule = allowed(&site.repositories, &typed)?;
             return Origin::new(site, rule, Some(typed), name, (ForgeName::Github, GITHUB));
         };
         let forge = forge_of(site, kind, change.forge_url.as_deref());
@@ -94,41 +88,31 @@ impl Origin {
         forge: (ForgeName, &str),
     ) -> Result<Origin, Failure> {
         let (kind, forge) = rule.map_or(forge, |rule| (rule.forge_kind, rule.forge.as_str()));
-        let itself = match (&typed, rule) {
-            (Some(typed), Some(rule)) => is_known(rule, typed),
-            (None, _) => true,
-            (Some(_), None) => false,
-        };
         let name = rule.map_or(name, |rule| &rule.name);
-        let configured = rule.and_then(|rule| rule.clone_url.as_deref());
-        let remote = match (typed, configured) {
+        let is_itself = typed.as_ref().is_none_or(|typed| rule.is_some_and(|rule| is_known(rule, typed)));
+        let itself = rule.filter(|_| is_itself);
+        let remote = match (typed, rule.and_then(|rule| rule.clone_url.as_deref())) {
             (Some(typed), _) => typed,
             (None, Some(url)) => Remote::typed(url).map_err(|error| {
                 Failure { kind: Kind::BadInput, ..error }.context(format!("clone_url of `{name}`"))
             })?,
             (None, None) => Remote::of_forge(kind, forge, name)?,
         };
-        let source = if itself { source_of(forge, name) } else { remote.source() };
-        let mut secrets = rule.filter(|_| itself).map(|rule| rule.secrets.clone()).unwrap_or_default();
+        let source = if is_itself { source_of(forge, name) } else { remote.source() };
+        let mut secrets = itself.map(|rule| rule.secrets.clone()).unwrap_or_default();
         secrets.extend(site.secrets.clone());
         let namespace = rule.and_then(|rule| rule.namespace.clone());
-        let is_own = |other: &RepositoryConfig, rule: &RepositoryConfig| {
-            (&rule.forge, &rule.name) == (&other.forge, &other.name)
+        let is_other = |other: &&RepositoryConfig| {
+            rule.is_none_or(|rule| (&rule.forge, &rule.name) != (&other.forge, &other.name))
         };
-        let others = site.repositories.iter().filter(|other| rule.is_none_or(|rule| !is_own(other, rule)));
+        let others = site.repositories.iter().filter(is_other);
+        let reserved = others.filter_map(|other| other.namespace.clone());
+        let former = itself.iter().flat_map(|rule| &rule.former_names);
         Ok(Origin {
             remote,
             source,
-            former: rule
-                .filter(|_| itself)
-                .into_iter()
-                .flat_map(|rule| &rule.former_names)
-                .map(|f| source_of(forge, f))
-                .collect(),
-            reserved: others
-                .filter_map(|other| other.namespace.clone())
-                .filter(|n| Some(n) != namespace.as_ref())
-                .collect(),
+            former: former.map(|former| source_of(forge, former)).collect(),
+            reserved: reserved.filter(|reserved| Some(reserved) != namespace.as_ref()).collect(),
             namespace,
             submodules: rule.is_some_and(|rule| rule.submodules),
             secrets,
@@ -137,8 +121,7 @@ impl Origin {
 
     /// Separates this repository's BuildKit cache where the cache ignores content: secrets and cache mounts.
     pub(super) fn cache_scope(&self) -> String {
-        let hash = Digest::of(self.source.as_bytes());
-        format!("swanci-{}", hash.as_str().trim_start_matches("sha256:").get(..16).unwrap_or_default())
+        format!("swanci-{}", &Digest::of(self.source.as_bytes()).hex()[..16])
     }
 
     pub(super) fn mirror<'a>(&'a self, site: &'a Site) -> Mirror<'a> {
@@ -170,7 +153,6 @@ impl Origin {
         ))
     }
 
-    /// Rejects image paths that belong to another repository.
     pub(super) fn check_owner(&self, asked: &[Asked<'_>], holdings: &[Holdings]) -> Result<(), Failure> {
         for (asked, holdings) in asked.iter().zip(holdings) {
             if let Some(source) = holdings.owned_by_another(|source| self.is_source(source)) {
@@ -249,7 +231,7 @@ fn no_forge_is_configured(site: &Site) -> bool {
     matches!(&site.access[..], [only] if only.kind == ForgeName::Github && only.forge == GITHUB)
 }
 
-fn not_allowed(repository: &RepoName) -> Failure {
+fn not_allowed(repository: impl Display) -> Failure {
     Failure::refused(format!("the repository `{repository}` is not on the allow-list"))
         .hint("add a [[repository]] with its name to the configuration")
 }
@@ -257,13 +239,12 @@ fn not_allowed(repository: &RepoName) -> Failure {
 /// The allow-list entry of a typed repository; an error if the list is not empty and lacks it.
 pub(super) fn allowed<'r>(
     rules: &'r [RepositoryConfig],
-    repository: &RepoName,
     typed: &Remote,
 ) -> Result<Option<&'r RepositoryConfig>, Failure> {
-    if rules.is_empty() {
-        return Ok(None);
+    match rule_of(rules, typed) {
+        None if !rules.is_empty() => Err(not_allowed(typed.source())),
+        rule => Ok(rule),
     }
-    rule_of(rules, typed).map(Some).ok_or_else(|| not_allowed(repository))
 }
 
 /// The entry of a typed repository: by its clone URL, else by the full name at the end of its path.

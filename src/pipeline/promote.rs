@@ -10,7 +10,6 @@ use crate::error::{Failure, Kind};
 use crate::events::Step;
 use crate::git::Mirror;
 use crate::lock;
-use crate::manifest::ImageKind;
 use crate::model::{BranchName, Change, CommitSha, Digest, ImageRepository, Tag};
 use crate::parallel;
 use crate::registry::{Manifest, Registry};
@@ -83,7 +82,6 @@ fn wanted(images: &[Image]) -> Vec<Wanted> {
     all
 }
 
-/// Moves the tags of one commit while their locks are held.
 struct Mover<'a> {
     site: &'a Site,
     origin: &'a Origin,
@@ -241,7 +239,7 @@ impl Mover<'_> {
                 Err(failure) if failure.kind == Kind::BadInput => continue,
                 Err(failure) => return Err(failure),
             };
-            let docker = specs.iter().filter(|spec| spec.kind == ImageKind::Docker);
+            let docker = specs.iter().filter(|spec| spec.skipped.is_none());
             let mut shared = docker.filter_map(|spec| tags.get(spec.name.as_str())).peekable();
             if shared.peek().is_some() && shared.all(|list| list.contains(&tag)) {
                 return Ok(true);

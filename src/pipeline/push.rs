@@ -1,6 +1,7 @@
 //! Pushes what was built: first every image under its immutable tag, then, when all of them are there, the moving
 //! tags.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::cancel::Cancel;
@@ -30,7 +31,6 @@ pub(crate) struct PushOptions {
 /// Uploads at once; the engine has its own limit on the layers of each.
 pub(super) const UPLOADS: usize = 3;
 
-/// Pushes a built document and writes its receipt.
 pub(crate) fn push(
     site: &Site,
     built: BuiltDocument,
@@ -42,14 +42,14 @@ pub(crate) fn push(
     if !options.take_over {
         check_owner(site, &origin, &built)?;
     }
-    let steps = built.images.iter().filter(|image| needs_push(image)).count() + 1;
-    site.events.emit(&RunEvent::Planned { steps });
-    let pushed = parallel::map(UPLOADS, &built.images, |image| {
-        let push = || push_image(site, &origin, &built.change.commit, image, false, options);
-        needs_push(image).then(push).transpose()
-    });
+    let images: Vec<&Image> = built.images.iter().filter(|image| needs_push(image)).collect();
+    site.events.emit(&RunEvent::Planned { steps: images.len() + 1 });
+    let commit = &built.change.commit;
+    let results =
+        parallel::map(UPLOADS, &images, |image| push_image(site, &origin, commit, image, false, options));
+    let pushed: BTreeMap<_, _> = images.iter().map(|image| image.name.clone()).zip(results).collect();
     std::thread::scope(|scope| {
-        if pushed.iter().all(Result::is_ok) {
+        if pushed.values().all(Result::is_ok) {
             // The engine is idle while the tags move.
             let images = built.images.clone();
             scope.spawn(move || housekeeping::remove_old_images(site, &images));
@@ -111,25 +111,25 @@ pub(super) fn check(site: &Site, built: &BuiltDocument) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(super) fn needs_push(image: &Image) -> bool {
+fn needs_push(image: &Image) -> bool {
     matches!(image.status, ImageStatus::Built | ImageStatus::Unchanged)
 }
 
-/// Phase 2 and the receipt, once every image has been pushed or has failed.
+/// Phase 2 and the receipt, once phase 1 has a result for every image, by its name.
 pub(super) fn finish(
     site: &Site,
     origin: &Origin,
     built: BuiltDocument,
-    pushed: Vec<Result<Option<Image>, Failure>>,
+    mut pushed: BTreeMap<String, Result<Image, Failure>>,
     options: &PushOptions,
     begun: Instant,
 ) -> Result<Outcome<Receipt>, Failure> {
     let BuiltDocument { change, registry, mut images, payload_sha256, started, mut seconds, .. } = built;
     let mut failures: Vec<Failure> = Vec::new();
-    for (image, pushed) in images.iter_mut().zip(pushed) {
-        match pushed {
-            Ok(Some(done)) => *image = done,
-            Ok(None) => {}
+    for image in images.iter_mut().filter(|image| needs_push(image)) {
+        let missing = || Err(Failure::failed(format!("the image {} was not pushed", image.name)));
+        match pushed.remove(&image.name).unwrap_or_else(missing) {
+            Ok(done) => *image = done,
             Err(failure) => {
                 image.error = Some(failure.one_line());
                 failures.push(failure);
@@ -201,9 +201,7 @@ pub(super) fn push_image(
     }
 }
 
-/// A digest in the registry, and a remark for the receipt.
-type InRegistry = (Digest, Option<String>);
-
+/// Finds the digest of the image in the registry, and a remark for the receipt.
 struct Phase1<'a> {
     site: &'a Site,
     origin: &'a Origin,
@@ -221,7 +219,7 @@ impl Phase1<'_> {
 
     /// What is already under the immutable tag. `is_same` recognizes this very image. Another image of the commit is kept
     /// and used; anything else is an error.
-    fn held(&self, is_same: impl Fn(&Manifest) -> bool) -> Result<Option<InRegistry>, Failure> {
+    fn held(&self, is_same: impl Fn(&Manifest) -> bool) -> Result<Option<(Digest, Option<String>)>, Failure> {
         let (path, tag) = (self.repository.path(), self.tag());
         let in_the_way = |what: &str| {
             let name = self.repository.tagged(&tag);
@@ -265,7 +263,7 @@ impl Phase1<'_> {
         id: &Digest,
         just_seen: bool,
         on_line: &mut dyn FnMut(&str),
-    ) -> Result<InRegistry, Failure> {
+    ) -> Result<(Digest, Option<String>), Failure> {
         if let Some(held) = self.held(|manifest| manifest.is_of_image(id))? {
             return Ok(held);
         }
@@ -324,7 +322,7 @@ impl Phase1<'_> {
     }
 
     /// Writes the manifest of an unchanged image under one more tag.
-    fn tag_unchanged(&self, digest: &Digest, just_seen: bool) -> Result<InRegistry, Failure> {
+    fn tag_unchanged(&self, digest: &Digest, just_seen: bool) -> Result<(Digest, Option<String>), Failure> {
         if !just_seen && let Some(held) = self.held(|manifest| manifest.digest == *digest)? {
             return Ok(held);
         }

@@ -11,7 +11,7 @@ use crate::lock;
 use crate::model::{Change, CommitSha};
 
 use super::build::{BuildOptions, build};
-use super::push::{PushOptions, UPLOADS, finish, needs_push, push_image};
+use super::push::{PushOptions, UPLOADS, finish, push_image};
 use super::{Origin, Outcome, Site, housekeeping};
 
 /// An image that waited longer for its upload is checked again, because another build may have taken its name.
@@ -79,20 +79,8 @@ pub(crate) fn run(
         if built.failure.is_some() || build_options.dry_run {
             return Ok(Outcome { document: Ran::Built(built.document), failure: built.failure });
         }
-        let mut pushed = std::mem::take(&mut *pushed.lock().unwrap_or_else(PoisonError::into_inner));
-        let in_order = built
-            .document
-            .images
-            .iter()
-            .map(|image| match pushed.remove(&image.name) {
-                Some(result) => result.map(Some),
-                None if needs_push(image) => {
-                    Err(Failure::failed(format!("the image {} was not pushed", image.name)))
-                }
-                None => Ok(None),
-            })
-            .collect();
-        let receipt = finish(site, &origin, built.document, in_order, push_options, built_at)?;
+        let pushed = std::mem::take(&mut *pushed.lock().unwrap_or_else(PoisonError::into_inner));
+        let receipt = finish(site, &origin, built.document, pushed, push_options, built_at)?;
         Ok(Outcome { document: Ran::Pushed(receipt.document), failure: receipt.failure })
     })
 }

@@ -1,13 +1,8 @@
 //! Runs a limited number of builds at a time, each after its local bases.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Condvar, Mutex, PoisonError};
-
-struct Progress {
-    waiting: BTreeSet<usize>,
-    finished: BTreeSet<usize>,
-}
 
 /// Calls `work` once for each of the `wanted`, on `jobs` threads. The wanted ones in `after[i]` finish before `i`
 /// starts.
@@ -17,25 +12,27 @@ pub(super) fn in_order(
     after: &[Vec<usize>],
     work: impl Fn(usize) + Sync,
 ) {
-    let left = Mutex::new(Progress { waiting: wanted.clone(), finished: BTreeSet::new() });
+    // The images that are not finished, and whether they have begun.
+    let unfinished: Mutex<BTreeMap<usize, bool>> = Mutex::new(wanted.iter().map(|i| (*i, false)).collect());
     let changed = Condvar::new();
     let worker = || {
-        let mut state = left.lock().unwrap_or_else(PoisonError::into_inner);
-        while !state.waiting.is_empty() {
-            let settled = |i: &usize| !wanted.contains(i) || state.finished.contains(i);
-            let Some(i) = state.waiting.iter().copied().find(|i| after[*i].iter().all(settled)) else {
-                state = changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        let mut left = unfinished.lock().unwrap_or_else(PoisonError::into_inner);
+        while left.values().any(|begun| !begun) {
+            let is_ready = |i: &usize| after[*i].iter().all(|base| !left.contains_key(base));
+            let mut waiting = left.iter().filter(|(_, begun)| !**begun).map(|(i, _)| *i);
+            let Some(i) = waiting.find(is_ready) else {
+                left = changed.wait(left).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
-            state.waiting.remove(&i);
-            drop(state);
+            left.insert(i, true);
+            drop(left);
             // The other threads are notified before the panic resumes; otherwise they would wait forever.
             let worked = catch_unwind(AssertUnwindSafe(|| work(i)));
-            state = left.lock().unwrap_or_else(PoisonError::into_inner);
-            state.finished.insert(i);
+            left = unfinished.lock().unwrap_or_else(PoisonError::into_inner);
+            left.remove(&i);
             changed.notify_all();
             if let Err(panic) = worked {
-                drop(state);
+                drop(left);
                 resume_unwind(panic);
             }
         }

@@ -7,6 +7,8 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
+use crate::error::{Classify as _, Failure, Kind};
+
 const PREFIX: &str = "swanci-";
 
 /// Locked while the directory is in use.
@@ -18,16 +20,19 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    pub(super) fn new(temporary: &Path) -> io::Result<Scratch> {
-        let directory = tempfile::Builder::new().prefix(PREFIX).tempdir_in(temporary)?;
-        // Renamed once locked, so that no other process finds it unlocked.
-        let unnamed = directory.path().join("new.lock");
-        let in_use = File::create(&unnamed)?;
-        // On a file system without locks, abandoned directories remain.
-        if in_use.try_lock().is_ok() {
-            fs::rename(unnamed, directory.path().join(IN_USE))?;
-        }
-        Ok(Scratch { directory, _in_use: in_use })
+    pub(super) fn new(temporary: &Path) -> Result<Scratch, Failure> {
+        let make = || -> io::Result<Scratch> {
+            let directory = tempfile::Builder::new().prefix(PREFIX).tempdir_in(temporary)?;
+            // Renamed once locked, so that no other process finds it unlocked.
+            let unnamed = directory.path().join("new.lock");
+            let in_use = File::create(&unnamed)?;
+            // On a file system without locks, abandoned directories remain.
+            if in_use.try_lock().is_ok() {
+                fs::rename(unnamed, directory.path().join(IN_USE))?;
+            }
+            Ok(Scratch { directory, _in_use: in_use })
+        };
+        make().classify(Kind::Environment, || format!("cannot make a directory in {}", temporary.display()))
     }
 
     pub(super) fn path(&self) -> &Path {

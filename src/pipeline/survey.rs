@@ -3,17 +3,15 @@
 use std::collections::BTreeMap;
 
 use crate::documents::{Image, ImageStatus};
-use crate::error::{Failure, Kind};
+use crate::error::Failure;
 use crate::git::{ContextFiles, Found, Mirror};
 use crate::manifest::dockerfile::DockerfileStages;
-use crate::manifest::template::TemplateValues;
-use crate::manifest::{self, ImageKind, ImageSpec, Template};
+use crate::manifest::{self, ImageSpec, TemplateValues};
 use crate::model::{Change, CommitSha, Digest, ImageRepository, RepoName, Tag};
 use crate::plan::{self, LocalNames};
 
 use super::{Origin, Site};
 
-/// The images of a commit.
 pub(super) struct Survey {
     pub(super) images: Vec<Surveyed>,
     /// The images that docker does not build, each with its place in images.json.
@@ -22,7 +20,6 @@ pub(super) struct Survey {
 
 /// An image that docker builds.
 pub(super) struct Surveyed {
-    /// Its place in images.json.
     pub(super) place: usize,
     pub(super) spec: ImageSpec,
     pub(super) repository: ImageRepository,
@@ -43,17 +40,14 @@ pub(super) fn specs(
     commit: &CommitSha,
     repository: &RepoName,
 ) -> Result<Vec<ImageSpec>, Failure> {
+    let bad_input = |mistake| Failure::bad_input(manifest::sentence(&mistake));
     match mirror.look(commit, manifest::FILE_NAME)? {
-        Found::Blob(id) => {
-            let content = mirror.read_blobs(&[id])?.concat();
-            manifest::parse(&content).map_err(|e| Failure::new(Kind::BadInput, e))
-        }
+        Found::Blob(id) => manifest::parse(&mirror.read_blobs(&[id])?.concat()).map_err(bad_input),
         Found::Missing | Found::Tree(_) | Found::Submodule => {
             if !matches!(mirror.look(commit, "Dockerfile")?, Found::Blob(_)) {
                 return Err(no_images());
             }
-            let spec = ImageSpec::root_dockerfile(repository).map_err(|e| Failure::new(Kind::BadInput, e))?;
-            Ok(vec![spec])
+            Ok(vec![ImageSpec::root_dockerfile(repository).map_err(bad_input)?])
         }
         Found::Outside(_) | Found::Dangling => {
             Err(Failure::bad_input("images.json is a link that leads out of the repository"))
@@ -74,12 +68,12 @@ pub(super) fn survey(
 ) -> Result<Survey, Failure> {
     let (mut docker, mut skipped) = (Vec::new(), Vec::new());
     for (place, spec) in specs(mirror, &change.commit, &change.repository)?.into_iter().enumerate() {
-        let ImageKind::Skipped { reason } = spec.kind else {
+        if spec.skipped.is_none() {
             docker.push((place, spec));
-            continue;
-        };
-        let (name, status, reason) = (spec.name.to_string(), ImageStatus::Skipped, Some(reason));
-        skipped.push((place, Image { name, status, reason, ..Image::default() }));
+        } else {
+            let (name, reason) = (spec.name.to_string(), spec.skipped);
+            skipped.push((place, Image { name, status: ImageStatus::Skipped, reason, ..Image::default() }));
+        }
     }
     let paths: Vec<(&str, &str)> =
         docker.iter().map(|(_, spec)| (spec.context.as_str(), spec.dockerfile.as_str())).collect();
@@ -115,28 +109,19 @@ pub(super) fn survey(
     Ok(Survey { images, skipped })
 }
 
-/// The moving tags: from the command line, else the image, else the configuration, else the default. Empty without a
-/// branch, because then there is no proof of merge.
+/// Empty without a branch, because then there is no proof of merge.
 fn tags_of(site: &Site, change: &Change, spec: &ImageSpec) -> Result<Vec<Tag>, Failure> {
     if change.branch.is_none() {
         return Ok(Vec::new());
     }
-    let default;
-    let templates: &[Template] = match (&site.tags, &spec.tags, &site.default_tags) {
-        (Some(tags), _, _) | (None, Some(tags), _) | (None, None, Some(tags)) => tags,
-        (None, None, None) => {
-            default = Template::default_list(spec.version.is_some());
-            &default
-        }
-    };
     let values = TemplateValues {
         version: spec.version.as_ref(),
         branch: change.branch.as_ref(),
         commit: &change.commit,
         number: change.pull_request.as_ref().map(|pr| pr.number),
     };
-    Template::expand_all(templates, &values)
-        .map_err(|error| Failure::bad_input(error).context(format!("the tags of the image `{}`", spec.name)))
+    let tags = spec.moving_tags(site.tags.as_deref(), site.default_tags.as_deref(), &values);
+    tags.map_err(|error| Failure::bad_input(error).context(format!("the tags of the image `{}`", spec.name)))
 }
 
 fn check_target(target: &str, stages: &Result<DockerfileStages, String>) -> Result<(), String> {
@@ -144,7 +129,7 @@ fn check_target(target: &str, stages: &Result<DockerfileStages, String>) -> Resu
     if stages.has_target(target) {
         return Ok(());
     }
-    let names: Vec<&str> = stages.names().iter().flatten().map(String::as_str).collect();
+    let names = stages.names();
     let known =
         if names.is_empty() { "it names none".to_owned() } else { format!("it has {}", names.join(", ")) };
     Err(format!("the target `{target}` is not a stage of its Dockerfile; {known}"))

@@ -116,7 +116,7 @@ fn on_receipt(receipt: &Receipt, host: &str) -> Result<Vec<(ImageRepository, Ver
     Ok(images)
 }
 
-/// What the registry has of an image: the content that each manifest or blob refers to, or `None` if it is missing.
+/// What each content refers to; `None` if it is missing.
 type References = BTreeMap<(ImageName, Content), Option<Vec<Content>>>;
 
 /// Everything below the manifests that match their tags. Each content is requested once, level by level: indexes, their

@@ -1,4 +1,4 @@
-//! What makes an image another image, and where an unchanged one is found.
+//! Which changes rebuild an image, and where an unchanged one is found.
 
 use serde_json::{Value, json};
 
@@ -38,7 +38,7 @@ fn every_input_triggers_a_rebuild_and_other_changes_do_not() {
     let cases: Vec<Change<'_>> = vec![
         ("planned", "a file's content", Box::new(|| r.write("a/file", "2"))),
         ("planned", "a new file", Box::new(|| r.write("a/new", ""))),
-        ("planned", "a file gone", Box::new(|| r.remove("a/file"))),
+        ("planned", "a removed file", Box::new(|| r.remove("a/file"))),
         ("planned", "an executable bit", Box::new(|| r.executable("a/run.sh", true))),
         ("planned", "a link", Box::new(|| r.symlink("a/link", "file"))),
         (
@@ -112,7 +112,7 @@ fn an_unchanged_image_is_found_under_its_own_tag_the_moving_tag_and_the_parents_
     for (tag, n) in [("1", "3"), (parent.as_str(), "2"), (own.as_str(), "1")] {
         let digest = uploader.image("a", tag, &[&labels[..], &[("n", n)]].concat());
         if tag == "1" {
-            // A moving tag alone proves nothing.
+            // A moving tag alone is not enough.
             let document = scene.build(&second, &["--dry-run"]).ended(0).json();
             assert_eq!(image(&document, "a")["status"], "planned");
             uploader.image("a", &confirmed, &[&labels[..], &[("n", n)]].concat());
@@ -120,15 +120,15 @@ fn an_unchanged_image_is_found_under_its_own_tag_the_moving_tag_and_the_parents_
         let document = scene.build(&second, &[]).ended(0).json();
         let a = image(&document, "a");
         assert_eq!(a["status"], "unchanged", "{tag}");
-        // In the contract's order the one that was put there last comes first.
+        // The documented order of lookup is the reverse of the order in which the tags are added here.
         assert_eq!(a["digest"], digest.as_str(), "{tag}");
         assert!(a.get("image_id").is_none());
     }
-    // Other inputs under the first place do not hide the right ones under a later one.
+    // An image with other inputs under the first tag does not hide the right one under a later tag.
     uploader.image("a", &own, &[("io.swanci.inputs", "sha256:other")]);
     let document = scene.build(&second, &[]).ended(0).json();
     assert_eq!(image(&document, "a")["status"], "unchanged");
-    // An index counts as well.
+    // An index works too.
     let digest = uploader.index("a", &own, &labels);
     let document = scene.build(&second, &[]).ended(0).json();
     assert_eq!(image(&document, "a")["digest"], digest.as_str());
@@ -143,14 +143,14 @@ fn an_unchanged_image_is_tagged_without_uploads_and_keeps_its_labels() {
     scene.repository.write("README", "2");
     let second = scene.repository.commit("second");
     let proxy = crate::support::proxy::Proxy::start(scene.registry.address);
-    // Through a proxy that sees everything; docker itself is not asked for anything.
+    // Through a proxy that records all requests; docker itself sends none.
     scene.configure_for(&proxy.host(), "");
     let receipt = scene.run(&second, &[]).ended(0).json();
     let a = image(&receipt, "a");
     assert_eq!((a["status"].as_str(), &a["digest"]), (Some("unchanged"), &digest));
     assert_eq!(a["moved"][0]["outcome"], "already");
     assert_eq!(scene.digest("a", &format!("sha-{second}")).as_deref(), digest.as_str());
-    assert_eq!(proxy.count("POST", "/blobs/"), 0, "a layer has moved");
+    assert_eq!(proxy.count("POST", "/blobs/"), 0, "a layer was uploaded");
     assert_eq!(proxy.count("PUT", "/manifests/"), 1);
     let client = scene.registry.client();
     let repository = "a".parse().unwrap();

@@ -1,11 +1,11 @@
-//! Hostile and mistaken images.json: code 4, with the place, before anything is built.
+//! Hostile and malformed images.json: code 4, with the position, before anything is built.
 
 use serde_json::{Value, json};
 
 use crate::support::engine;
 use crate::support::swanci::{Scene, image};
 
-/// A scene whose first image is fine, and would be built if anything were.
+/// A scene whose first image is valid, so that it would be built without the error.
 fn scene() -> Scene {
     let scene = Scene::new();
     scene.repository.image("good", "1").image("other", "2");
@@ -75,7 +75,7 @@ fn a_malformed_images_json_is_reported_with_its_position_and_builds_nothing() {
         (second(json!({"dockerfile": "absent"})), "absent"),
         (second(json!({"type": 5})), "images[1].type"),
     ];
-    // One commit a case, one process for all of them would hide which one it was.
+    // One commit for each case, so that a failure names the case.
     for (text, place) in cases {
         scene.repository.write("images.json", &text);
         refused(&scene, &text.chars().take(80).collect::<String>(), &[place]);
@@ -119,7 +119,7 @@ fn a_link_out_of_the_repository_never_adds_a_file_to_an_image() {
     r.remove("images.json").symlink("images.json", &format!("{target}/secret"));
     refused(&scene, "a linked images.json", &["images.json"]);
 
-    // A link to the outside below a good context goes into the image as the link that it is.
+    // Below a valid context, a link to the outside is copied into the image as a link.
     r.remove("images.json").symlink("ok/escape", &format!("{target}/secret"));
     r.symlink("ok/folder", &target).remove("ok/Linked");
     r.images(&[json!({"service_name": "ok", "version": "1"})]);
@@ -151,7 +151,7 @@ fn a_link_inside_the_repository_is_followed_to_the_right_content() {
     assert_eq!(engine::file_of(&name("plain"), "/through-a-link").unwrap(), b"plain");
     assert_eq!(engine::file_of(&name("shared"), "/through-a-link").unwrap(), b"shared");
     assert_eq!(image(&document, "web")["inputs"], image(&document, "api")["inputs"]);
-    // What is behind the link is an input.
+    // The target of the link is an input.
     scene.run(&commit, &[]).ended(0);
     r.write("real/web/file", "changed");
     let commit = r.commit("behind the link");
@@ -161,7 +161,7 @@ fn a_link_inside_the_repository_is_followed_to_the_right_content() {
 }
 
 #[test]
-fn a_version_of_a_template_that_makes_no_tag_is_refused() {
+fn a_version_that_makes_an_overlong_tag_is_refused() {
     let scene = scene();
     scene.repository.images(&[
         json!({"service_name": "good", "version": "x".repeat(120), "tags": ["{version}-{commit}"]}),

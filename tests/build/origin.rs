@@ -1,4 +1,4 @@
-//! Where a change may be cloned from, and the proof that its commit was merged.
+//! The clone URL of a change, and the proof that its commit was merged.
 
 use std::io::Read as _;
 use std::net::TcpListener;
@@ -20,7 +20,7 @@ fn a_commit_that_is_not_on_its_branch_is_refused() {
     repository.git(&["update-ref", "refs/pull/7/head", &head]);
     repository.checkout("main").write("other", "2");
     repository.commit("second");
-    // GitHub's own trial merge, which no branch holds.
+    // GitHub's own test merge, which is on no branch.
     repository.git(&["checkout", "--quiet", "--detach", "main"]);
     let trial = repository.merge("topic");
     repository.git(&["update-ref", "refs/pull/7/merge", &trial]);
@@ -100,10 +100,10 @@ fn urls_in_a_payload_are_never_contacted() {
         format!("--upload-pack=touch {}", canary.display()),
     ] {
         let payload = Payload::merged("acme/shop", "main", commit).set("/repository/clone_url", json!(url));
-        // `evaluate` may find the URL malformed; nothing may go further than that.
+        // `evaluate` may refuse the URL; no later step may use it.
         let evaluated = swanci.pipe(&["evaluate", "-"], payload.bytes());
         if evaluated.code == 0 {
-            // The repository is asked for at its own forge, which is not to be had here.
+            // swanci fetches from the configured forge, which is unreachable here.
             swanci
                 .pipe(&["build", "-"], evaluated.stdout)
                 .ended(6)
@@ -114,7 +114,7 @@ fn urls_in_a_payload_are_never_contacted() {
         }
         assert!(!canary.exists(), "{url} was executed");
     }
-    assert_eq!(hits.load(Ordering::SeqCst), 0, "somebody connected to where a payload pointed");
+    assert_eq!(hits.load(Ordering::SeqCst), 0, "swanci connected to a URL of a payload");
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn the_allow_list_applies_to_payloads_and_manual_builds() {
     let by_hand = ["build", "--repo", &other.url(), "--branch", "main"];
     scene.swanci.run(&by_hand).ended(5).saying(&["allow-list"]);
     assert!(!scene.swanci.state().join("mirrors").exists(), "something was fetched");
-    // The one that is listed is known by its clone URL, and its case does not matter in a payload.
+    // The listed repository is recognised by its clone URL, and by its name in any case.
     let hand = ["build", "--repo", &scene.repository.url(), "--branch", "main", "--dry-run"];
     assert_eq!(scene.swanci.run(&hand).ended(0).json()["change"]["repository"], "acme/shop");
     let payload = Payload::merged("ACME/Shop", "main", &commit).bytes();
@@ -151,7 +151,7 @@ fn a_repository_has_its_own_namespace() {
     let expected = format!("{}/team-a/web/a", scene.registry.host());
     assert_eq!(image(&receipt, "a")["repository"], expected);
     assert!(scene.digest("team-a/web/a", "1").is_some());
-    // The registry's own namespace stands before it.
+    // The registry's own namespace comes first.
     let host = format!("{}/all", scene.registry.host());
     let receipt = scene.run(&commit, &["--registry", &host]).ended(0).json();
     let expected = format!("{host}/team-a/web/a");
@@ -173,13 +173,13 @@ fn submodules_come_only_from_the_same_host_and_only_when_enabled() {
         crate::support::engine::file_of(&scene.image_name("a", &format!("sha-{commit}")), "/library/part")
     };
     scene.build(&first, &[]).ended(0);
-    assert_eq!(file(&first), None, "a submodule came unasked");
+    assert_eq!(file(&first), None, "a submodule was checked out without the setting");
     scene.configure("submodules = true");
     scene.build(&first, &[]).ended(0);
     assert_eq!(file(&first).unwrap(), b"from the submodule");
 
     let text = std::fs::read_to_string(repository.file(".gitmodules")).unwrap();
-    // A path leads to other repositories of the machine: only those beside the configured one may be named.
+    // A path could name any repository of the machine: only those next to the configured one are allowed.
     let file_url = format!("file://{}", library.url());
     for url in [
         "https://127.0.0.1:1/x.git",
@@ -198,7 +198,7 @@ fn submodules_come_only_from_the_same_host_and_only_when_enabled() {
         let commit = repository.commit("elsewhere");
         scene.build(&commit, &[]).ended(5).saying(&["a/library"]);
     }
-    // A link beside it leads no further.
+    // A link next to it cannot lead elsewhere.
     let link = tempfile::Builder::new().prefix(".link").tempdir().unwrap();
     let (inside, name) = (link.path().join("x"), link.path().file_name().unwrap().to_str().unwrap());
     std::os::unix::fs::symlink("/", &inside).unwrap();
@@ -213,11 +213,11 @@ fn submodules_come_only_from_the_same_host_and_only_when_enabled() {
 fn git_lfs_files_are_in_the_image() {
     let mut scene = Scene::new();
     let repository = &scene.repository;
-    // git-lfs's own filter, run by hand: what git stores is a pointer, and the file goes below .git/lfs.
+    // Run git-lfs's filter by hand: git stores a pointer, and the file is stored below .git/lfs.
     repository.git(&["config", "filter.lfs.clean", "git-lfs clean -- %f"]);
     repository.git(&["config", "filter.lfs.smudge", "cat"]);
     repository.write(".gitattributes", "*.bin filter=lfs diff=lfs merge=lfs -text\n");
-    // The repository names another server; its own is asked all the same.
+    // The repository names another server, but its own server is used.
     repository.write(".lfsconfig", "[lfs]\n\turl = https://127.0.0.1:1/elsewhere\n");
     repository.write("a/Dockerfile", "FROM scratch\nCOPY large.bin /large.bin\n");
     repository.write("a/large.bin", "the content itself");

@@ -1,4 +1,4 @@
-//! Build secrets: which repository gets them, and where their values show.
+//! Build secrets: which repository gets them, and where their values appear.
 
 use std::fs;
 
@@ -16,7 +16,7 @@ fn scene() -> (Scene, String) {
     let folder = scene.repository.path().join("a");
     fs::create_dir_all(&folder).unwrap();
     fs::copy("/bin/busybox", folder.join("busybox")).expect("apt-get install busybox-static");
-    // A step of its own for each test: one that is cached prints nothing.
+    // A different step for each test, because a cached step prints nothing.
     let run = format!("/busybox cat /run/secrets/npm; : {}", unique("secrets"));
     scene.repository.write(
         "a/Dockerfile",

@@ -1,4 +1,4 @@
-//! A repository, a registry, a state directory, and the real program between them.
+//! A repository, a registry, a state directory, and the real program.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -16,16 +16,16 @@ use crate::support::registry::RegistryServer;
 /// The day that the first commit of a test was made; each further commit is a day later.
 const FIRST_DAY: i64 = 1_793_491_200; // 2026-11-01T00:00:00Z
 
-/// What a catchup needs, all of it the test's own.
+/// The environment of a catchup, separate for each test.
 pub(super) struct Place {
-    // Dropped before the registry: its port is the next test's.
+    // Dropped before the registry, whose port another test may then use.
     _images: Cleanup,
     pub(super) registry: RegistryServer,
     dir: TempDir,
     commits: i64,
 }
 
-/// How a run of the program ended.
+/// The result of a run of the program.
 pub(super) struct Ran {
     pub(super) code: i32,
     pub(super) stdout: String,
@@ -41,7 +41,7 @@ impl Ran {
         }
     }
 
-    /// The document, once the exit code is this one.
+    /// The document; fails unless the exit code is this one.
     pub(super) fn ended(self, code: i32) -> Value {
         assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
         serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}: {}", self.stdout))
@@ -57,7 +57,7 @@ pub(super) fn outcomes(document: &Value) -> Vec<(String, String)> {
     commits.iter().map(|c| (text(&c["commit"]), text(&c["outcome"]))).collect()
 }
 
-/// What [`outcomes`] should be.
+/// The expected value of [`outcomes`].
 pub(super) fn expected(list: &[(&String, &str)]) -> Vec<(String, String)> {
     list.iter().map(|(commit, outcome)| ((*commit).clone(), (*outcome).to_owned())).collect()
 }
@@ -139,7 +139,7 @@ impl Place {
         self.git(&["rev-parse", "HEAD"])
     }
 
-    /// A direct push by somebody whose clock says 1970.
+    /// A direct push from a machine whose clock is at 1970.
     pub(super) fn push_with_a_slow_clock(&mut self) -> String {
         self.git_at(1_000, &["commit", "--quiet", "--allow-empty", "-m", "a slow clock"]);
         self.commits += 1;
@@ -159,7 +159,7 @@ impl Place {
         self.git(&["rev-parse", "HEAD"])
     }
 
-    /// The program with the test's own configuration and nothing of the user's.
+    /// The program with the test's configuration, without the user's.
     pub(super) fn swanci(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_swanci"));
         command
@@ -190,7 +190,7 @@ impl Place {
         Ran::of(self.swanci(&[&["catchup"], args].concat()).output().unwrap())
     }
 
-    /// Builds and pushes one commit of main, as a webhook would.
+    /// Builds and pushes one commit of main, like a webhook.
     pub(super) fn deliver(&self, commit: &str) {
         let repository = self.repository();
         let built = self.dir.path().join("built.json");
@@ -208,7 +208,7 @@ impl Place {
         }
     }
 
-    /// The real docker, but a build never ends.
+    /// The real docker, but builds never end.
     pub(super) fn docker_that_hangs_when_it_builds(&self) -> HangingDocker {
         let (path, began) = (self.dir.path().join("docker"), self.dir.path().join("began"));
         let script = format!(
@@ -221,7 +221,7 @@ impl Place {
         HangingDocker { began }
     }
 
-    /// `swanci run` of the delivery that announced this commit.
+    /// `swanci run` with the delivery of this commit.
     pub(super) fn run_command(&self, commit: &str) -> Command {
         let payload = serde_json::json!({
             "action": "closed", "number": 1,
@@ -236,7 +236,7 @@ impl Place {
         self.swanci(&["run", path.to_str().unwrap(), "--event", "pull_request"])
     }
 
-    /// What a tag names in the registry.
+    /// The digest of a tag in the registry.
     pub(super) fn digest(&self, image: &str, tag: &str) -> Option<Digest> {
         let (image, tag): (ImageName, Tag) = (image.parse().unwrap(), tag.parse().unwrap());
         self.registry.client().head_manifest(&image, &tag).unwrap()

@@ -4,7 +4,7 @@ use crate::support::engine::{docker, docker_text, file_of};
 use crate::support::repository::Repository;
 use crate::support::swanci::{Scene, image};
 
-/// Names that mean something else in a revision expression, a path pattern, an option or a shell.
+/// Names with a special meaning in a revision expression, a path pattern, an option or a shell.
 const ODD: &[&str] = &[
     "a:b",
     "a*",
@@ -86,7 +86,7 @@ fn spec() -> Value {
     json!({"service_name": "a", "version": "1"})
 }
 
-/// `/` of the image of this commit: the content of one of its files.
+/// The content of a file in `/` of the image of this commit.
 fn file(scene: &Scene, name: &str, commit: &str, path: &str) -> Option<Vec<u8>> {
     file_of(&scene.image_name(name, &format!("sha-{commit}")), path)
 }
@@ -132,7 +132,7 @@ fn files_outside_the_context_that_change_the_content_are_inputs() {
         change();
         assert_eq!(status(&r.commit(what)), expected, "{what}");
     }
-    // The switch is an input, and then the URLs of the submodules in the context are.
+    // The setting is an input; with it, the URLs of the submodules in the context are inputs too.
     r.reset(&first);
     scene.configure("submodules = true");
     assert_eq!(status(&first), "planned");
@@ -263,7 +263,7 @@ fn mode_of(image: &str, path: &str) -> u32 {
 }
 
 #[test]
-fn a_repository_cannot_keep_its_lfs_files_out_of_its_images() {
+fn a_repository_cannot_exclude_lfs_files_from_its_images() {
     let scene = Scene::new();
     let r = &scene.repository;
     r.git(&["config", "filter.lfs.clean", "git-lfs clean -- %f"]);

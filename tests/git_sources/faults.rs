@@ -11,7 +11,7 @@ use crate::support::registry::Ca;
 use crate::support::repository::Repository;
 use crate::support::swanci::{Ran, Scene, Swanci, find_bytes, image};
 
-/// Plans what `main` of this path would build.
+/// Plans the build of `main` of the repository at this path.
 fn plan(swanci: &Swanci, url: &str) -> Ran {
     swanci.run(&["build", "--repo", url, "--branch", "main", "--dry-run"])
 }
@@ -23,7 +23,7 @@ fn repository() -> Repository {
     repository
 }
 
-/// Stores an object as it is, right or wrong.
+/// Stores an object without checking it.
 fn store(repository: &Repository, kind: &str, content: &[u8]) -> String {
     let mut child = Command::new("git")
         .args(["hash-object", "-w", "-t", kind, "--stdin", "--literally"])
@@ -38,7 +38,7 @@ fn store(repository: &Repository, kind: &str, content: &[u8]) -> String {
     String::from_utf8(out.stdout).unwrap().trim().to_owned()
 }
 
-/// Puts `tree` (or the present one) into the history below `main`, in a commit with these headers.
+/// Adds `tree` (or the current one) to the history of `main`, in a commit with these headers.
 fn history(repository: &Repository, tree: Option<&str>, headers: &str) {
     let head = repository.head();
     let present = repository.git(&["rev-parse", "HEAD^{tree}"]);
@@ -113,11 +113,11 @@ fn an_object_with_a_dangerous_path_is_refused_by_name_and_the_mirror_is_kept() {
     }
     repository.git(&["update-ref", "refs/heads/main", &first]);
     plan(&swanci, &repository.url()).ended(0);
-    assert_eq!(std::fs::metadata(&mirrors(&swanci)[0]).unwrap().ino(), before, "the mirror was made anew");
+    assert_eq!(std::fs::metadata(&mirrors(&swanci)[0]).unwrap().ino(), before, "the mirror was replaced");
 }
 
 #[test]
-fn a_path_that_another_user_owns_is_read_where_it_is_named_and_nowhere_else() {
+fn a_path_of_another_user_is_read_only_if_named_explicitly() {
     let chown = |path: &std::path::Path| {
         let done = Command::new("chown").args(["-R", "1234"]).arg(path).status().unwrap();
         assert!(done.success(), "this test runs as root");
@@ -143,7 +143,7 @@ fn a_path_that_another_user_owns_is_read_where_it_is_named_and_nowhere_else() {
     chown(&place);
     plan(&scene.swanci, place.to_str().unwrap()).ended(0);
     plan(&scene.swanci, place.to_str().unwrap().trim_end_matches(".git")).ended(0);
-    // git-lfs asks the path as well.
+    // git-lfs checks the path too.
     let stored = Repository::new();
     stored.git(&["config", "filter.lfs.clean", "git-lfs clean -- %f"]);
     stored.git(&["config", "filter.lfs.smudge", "cat"]);
@@ -153,7 +153,7 @@ fn a_path_that_another_user_owns_is_read_where_it_is_named_and_nowhere_else() {
     stored.commit("with LFS");
     chown(stored.path());
     scene.swanci.run(&["build", "--repo", &stored.url(), "--branch", "main"]).ended(0);
-    // A submodule's path is the repository's word, not a person's.
+    // The repository, not the user, sets a submodule's path.
     chown(library.path());
     scene.configure("submodules = true");
     scene.build(&with_submodule, &[]).ended(6).saying(&[
@@ -198,7 +198,7 @@ fn every_remote_fault_has_gits_message_an_exit_code_and_a_hint() {
         let ran = plan(&swanci, &url).ended(code).saying(says).saying(&["hint: "]);
         assert!(!ran.stderr.contains("correct access rights"), "{}", ran.stderr);
     }
-    // Nothing of the failed ones is left.
+    // The failed clones leave nothing.
     assert_eq!(mirrors(&swanci), Vec::<PathBuf>::new());
 }
 
@@ -289,7 +289,7 @@ fn replacing_a_mirror_keeps_the_one_that_other_jobs_use() {
 }
 
 #[test]
-fn what_the_machine_and_the_user_trust_is_used_and_nothing_else_of_their_configuration() {
+fn only_authorities_and_proxies_of_gits_configuration_are_used() {
     let ca = Ca::new("test");
     let repository = repository();
     repository.git(&["update-server-info"]);
@@ -311,14 +311,14 @@ fn what_the_machine_and_the_user_trust_is_used_and_nothing_else_of_their_configu
             std::fs::write(&place, &text).unwrap();
             plan(&swanci, &url).ended(0);
         }
-        // The proxy is used too: nothing answers there.
+        // The proxy is used too, although nothing answers there.
         for key in ["http", "http \"https://127.0.0.1\"", &format!("http \"https://127.0.0.1:{port}/\"")] {
             let text = format!("[http]\n\tsslCAInfo = {file}\n[{key}]\n\tproxy = http://127.0.0.1:1\n");
             std::fs::write(&place, &text).unwrap();
             let code = if key == "http \"https://127.0.0.1\"" { 0 } else { 6 };
             plan(&swanci, &url).ended(code);
         }
-        // A switch that turns the check off is not taken over.
+        // A setting that turns the check off is ignored.
         std::fs::write(&place, "[http]\n\tsslVerify = false\n").unwrap();
         plan(&swanci, &url).ended(6);
         std::fs::write(&place, "").unwrap();

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::super::serve::support::{PAGE, REPOSITORY, SECRET, World, until};
 use crate::support::http::sign;
 
-/// Gogs names no commit that landed: the job looks for it until the forge's git has it.
+/// Gogs does not name the commit that landed: the job retries until the forge's git has it.
 #[test]
 fn a_merge_that_is_not_yet_in_the_forges_git_is_fetched_again() {
     let world = World::new();

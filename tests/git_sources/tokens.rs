@@ -168,7 +168,7 @@ fn import(repository: &Repository, stream: &str) {
 fn an_abbreviated_commit_is_unique_or_an_error() {
     let repository = Repository::new();
     let (state, cancel) = (tempfile::tempdir().unwrap(), Cancel::new());
-    // So many that two of them begin with the same four digits; their ids are the same in every run.
+    // Enough commits that two of them begin with the same four digits; their ids are the same in every run.
     let commits: String = (0..2000)
         .map(|i| {
             format!("commit refs/heads/main\ncommitter A <a@b.org> {} +0000\ndata 1\nx\n", 1_700_000_000 + i)
@@ -200,7 +200,7 @@ fn an_abbreviated_commit_is_unique_or_an_error() {
     }
 }
 
-/// A private repository of each kind of forge: where it lies, which login it wants, and the refs of its pull requests.
+/// A private repository of each kind of forge: its path, its login, and the refs of its pull requests.
 #[test]
 fn a_private_repository_is_read_with_the_login_form_of_its_forge() {
     use base64::Engine as _;

@@ -1,4 +1,4 @@
-//! Tags that hold something else than an image that can be read.
+//! Tags that do not hold a readable image.
 
 use serde_json::{Value, json};
 
@@ -24,7 +24,7 @@ fn index(uploader: &Uploader, tag: &str, manifests: Value) {
     uploader.manifest("a", tag, OCI_INDEX, bytes.as_bytes());
 }
 
-/// What a tag may hold, in words, and how it gets there.
+/// Possible contents of a tag: a description, and a function that writes it.
 type Content = (&'static str, fn(&Uploader, &str, &std::path::Path));
 
 const CONTENTS: &[Content] = &[
@@ -47,7 +47,7 @@ const CONTENTS: &[Content] = &[
             json!([{"mediaType": OCI_MANIFEST, "digest": entry, "size": size, "platform": platform}]),
         );
     }),
-    ("a config that is gone", |up, tag, storage| {
+    ("a missing config", |up, tag, storage| {
         let config = format!("{{\"gone\":\"{tag}\"}}");
         with_config(up, tag, CONFIG, config.as_bytes());
         let hex = digest_of(config.as_bytes()).as_str()["sha256:".len()..].to_owned();
@@ -64,7 +64,7 @@ fn attestation(up: &Uploader) -> Vec<u8> {
     .into_bytes()
 }
 
-/// A scene whose registry keeps its files where the test can reach them, and its first two commits.
+/// A scene with access to the registry's files, and its first two commits.
 fn scene(storage: &std::path::Path) -> (Scene, String, String) {
     let mut scene = Scene::new();
     scene.registry = RegistryServer::builder().storage(storage).start();

@@ -71,7 +71,7 @@ fn a_build_secret_is_limited_to_its_repository_and_never_shown() {
         clean(&ran);
         assert!(ran.stderr.contains("***"), "{}", ran.stderr);
     }
-    // The other repository has no such secret, whatever it asks for.
+    // The other repository has no such secret, although its step mounts it.
     two.other.write("b/Dockerfile", show("[ ! -s /run/secrets/npm ]"));
     let commit = two.other.commit("theirs");
     let ran = two.run_other(&commit, &["-v", "--no-cache"]);

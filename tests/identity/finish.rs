@@ -1,4 +1,4 @@
-//! A run that failed between its phases is finished by `catchup`.
+//! `catchup` finishes a run that failed between its phases.
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -44,7 +44,7 @@ fn the_next_catchup_repeats_failed_moves() {
         scene.run(&second, &[]).ended(6);
         assert!(!in_place(&scene, &second));
         let before = scene.digest(broken_one, "1");
-        // Nothing has changed yet: it fails again, and says so.
+        // Nothing has changed yet, so it fails again with an error.
         let commits = catchup(&scene, 6);
         assert_eq!(commits.last().unwrap()["outcome"], "failed", "{commits:?}");
         assert_eq!(scene.digest(broken_one, "1"), before);

@@ -1,4 +1,4 @@
-//! Labels are what swanci set; one that was inherited or forged decides nothing.
+//! Only labels that swanci set count; inherited and forged ones have no effect.
 
 use serde_json::{Value, json};
 
@@ -13,7 +13,7 @@ fn inherited_labels_do_not_make_an_image_unchanged() {
     let inputs = image(&receipt, "a")["inputs"].as_str().unwrap();
     let genuine = image(&receipt, "a")["digest"].as_str().unwrap();
     let source = (SOURCE, "https://github.com/acme/shop");
-    // The second commit was never built, so no parent's tag tells what is unchanged.
+    // The second commit was never built, so there is no parent's tag to compare with.
     scene.repository.write("README", "2");
     scene.repository.commit("second");
     scene.repository.write("README", "3");
@@ -52,7 +52,7 @@ fn a_dockerfile_cannot_set_the_labels_that_swanci_sets() {
         format!("FROM scratch\nCOPY file /file\nONBUILD LABEL {FORGED}\n"),
     );
     let mut list = vec![json!({"service_name": base, "version": "1"})];
-    // A build of the classic kind was deceived by some of these; the last ones need a newer engine, or fail.
+    // Some of these deceived the classic builder; the last ones need a newer engine, or fail.
     let forms: &[&str] = &[
         "FROM scratch\nCOPY file /\nLABEL FORGED",
         "FROM scratch\nCOPY file /\nlabel \"io.swanci.inputs\"=\"forged\"",

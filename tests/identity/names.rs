@@ -1,4 +1,4 @@
-//! A local base reaches the builds of its own repository only, and by its own immutable name.
+//! Only builds of the same repository use a local base, and only by its immutable name.
 
 use rustix::process::Signal;
 use serde_json::json;
@@ -7,7 +7,7 @@ use super::{Two, busybox, content, import, names_in_engine};
 use crate::support::engine::{Cleanup, docker_text, inspect, unique};
 use crate::support::swanci::{Scene, Swanci, eventually, image};
 
-/// Every way in which a Dockerfile may name the image `NAME:1`, with its build argument.
+/// All forms in which a Dockerfile may refer to the image `NAME:1`, with its build argument.
 const FORMS: &[(&str, &str)] = &[
     ("FROM NAME:1", ""),
     ("FROM NAME", ""),
@@ -66,7 +66,7 @@ fn every_form_of_a_local_bases_name_resolves_to_the_repositorys_own_image() {
     two.configure("", "namespace = \"other\"");
     let before = names_in_engine(&[&name]);
 
-    // At once, each with a state directory of its own.
+    // In parallel, each with a separate state directory.
     let elsewhere = two.elsewhere();
     let other = two.start_other(&elsewhere, &theirs, &["--no-cache"]);
     scene.run(&ours, &["--no-cache"]).ended(0);
@@ -102,7 +102,7 @@ fn two_repositories_that_build_the_same_name_in_parallel_use_their_own_bases() {
     two.configure("namespace = \"a\"", "namespace = \"b\"");
     let (ours, theirs) = (two.scene.repository.commit("ours"), two.other.commit("theirs"));
     let elsewhere = two.elsewhere();
-    // One state directory, and then two.
+    // With one state directory, then with two.
     for (swanci, args) in [(&two.scene.swanci, &[][..]), (&elsewhere, &["--force", "--no-cache"][..])] {
         let other = two.start_other(swanci, &theirs, args);
         two.scene.run(&ours, args).ended(0);
@@ -115,7 +115,7 @@ fn two_repositories_that_build_the_same_name_in_parallel_use_their_own_bases() {
     }
 }
 
-/// A base and what stands on it, built one after the other by a docker that stops at the second build.
+/// A base and an image that uses it, built by a docker that stops at the second build.
 fn stopped_between(scene: &mut Scene, name: &str) -> (String, std::path::PathBuf) {
     let repository = &scene.repository;
     repository
@@ -195,7 +195,7 @@ fn an_unchanged_base_is_used_by_digest_even_if_the_engine_lost_it() {
     scene.run(&first, &[]).ended(0);
     let lost = scene.image_name(&name, &format!("sha-{first}"));
     docker_text(&["image", "rm", &lost]);
-    // What took its moving name in the engine is not asked for.
+    // The image that has its moving name in the engine is not used.
     import(&scene.image_name(&name, "1"), "the engine's");
     import(&format!("{name}:1"), "the engine's");
     let before = names_in_engine(&[&name, &scene.image_name(&name, "")]);

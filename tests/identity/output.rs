@@ -1,4 +1,4 @@
-//! What an author's build prints never changes the class of its failure: it is the work's, 1.
+//! The output of a build never changes the exit code of its failure, which is 1.
 
 use serde_json::json;
 

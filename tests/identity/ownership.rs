@@ -1,4 +1,4 @@
-//! An image path belongs to the repository whose images it holds; everybody else gets nothing.
+//! An image path belongs to the repository of its images; other repositories are refused.
 
 use serde_json::json;
 
@@ -10,7 +10,7 @@ use crate::support::swanci::{Scene, image, outcome};
 const OURS: &str = "https://github.com/acme/shop";
 const OTHERS: &str = "https://github.com/acme/other";
 
-/// How often something was written.
+/// The number of writes.
 fn writes(proxy: &Proxy) -> usize {
     let seen = proxy.seen();
     seen.iter().filter(|seen| !matches!(seen.method.as_str(), "GET" | "HEAD")).count()
@@ -45,12 +45,12 @@ fn no_command_writes_to_a_path_of_another_repository() {
     assert_eq!(writes(&proxy), before);
     assert_eq!(two.scene.digest("a", "1"), digest);
     assert_eq!(two.scene.digest("a", &format!("sha-{theirs}")), None);
-    // A person can have it so.
+    // An option overrides the refusal.
     two.run_other(&theirs, &["--take-over"]).ended(0);
     assert_ne!(two.scene.digest("a", "1"), digest);
 }
 
-/// One image of another repository's, however it stands there, keeps this repository out.
+/// An image of another repository under any tag keeps this repository out.
 #[test]
 fn the_owner_is_found_under_every_tag() {
     let (scene, first) = Scene::with_one_image();
@@ -74,7 +74,7 @@ fn the_owner_is_found_under_every_tag() {
             "another tag, and a parent without",
         ),
     ] {
-        // A registry of its own for each.
+        // A separate registry for each.
         let fresh = crate::support::registry::RegistryServer::plain();
         let proxy = Proxy::start(fresh.address);
         scene.configure_for(&proxy.host(), "");
@@ -109,7 +109,7 @@ fn ownership_ignores_case_and_missing_labels() {
         scene.registry.push_sample_image("a", "1", &labels);
         scene.run(&commit, &["--force"]).ended(code);
     }
-    // After a rename the old name is its own, and nobody else's.
+    // After a rename, images with the old name belong to this repository only.
     for (line, code) in [("", 5), ("former_names = [\"old/Shop\"]", 0)] {
         scene.configure(line);
         scene.registry.push_sample_image("a", "1", &[(SOURCE, "https://github.com/Old/shop")]);
@@ -123,7 +123,7 @@ fn an_image_planted_by_another_repository_does_not_count_as_unchanged() {
     let ours = one_image(&two.scene.repository, "a", "ours");
     let built = two.scene.build(&ours, &[]).ended(0).json();
     let inputs = image(&built, "a")["inputs"].as_str().unwrap().to_owned();
-    // Its own build of the path, and one with all labels of ours but the source.
+    // Its own build of the path, and one with all labels of this repository except the source.
     for (tag, args, code) in [("1", &[][..], 5), ("1", &["--take-over"][..], 0)] {
         if code == 5 {
             two.scene.registry.push_sample_image(
@@ -148,7 +148,7 @@ fn a_fork_that_builds_a_commit_first_cannot_take_a_tag_of_the_original() {
     let two = Two::new();
     let first = one_image(&two.scene.repository, "a", "1");
     two.scene.run(&first, &[]).ended(0);
-    // The fork has the same commits, and one more that the original merges later.
+    // The fork has the same commits, and another one that the original merges later.
     two.other.git(&["pull", "--quiet", &two.scene.repository.url(), "main"]);
     two.other.write("a/file", "2");
     let next = two.other.commit("second");
@@ -211,12 +211,12 @@ fn a_repositorys_identity_comes_from_the_configuration() {
     let name = scene.image_name("a", &format!("sha-{commit}"));
     let labels = crate::support::engine::inspect(&name)["Config"]["Labels"].clone();
     assert_eq!(labels[SOURCE], OURS);
-    assert!(trap.accept().is_err(), "somebody connected to where the payload pointed");
-    // By hand too, and a clone of it that is named by another path is the same repository.
+    assert!(trap.accept().is_err(), "swanci connected to a URL of the payload");
+    // Also in a manual build; a clone of it at another path is the same repository.
     let by_hand = ["build", "--repo", &scene.repository.url(), "--branch", "main", "--force"];
     scene.swanci.run(&by_hand).ended(0);
     assert_eq!(crate::support::engine::inspect(&name)["Config"]["Labels"][SOURCE], OURS);
-    // Another clone URL, the same repository: nothing is built anew.
+    // Another clone URL of the same repository: nothing is rebuilt.
     let moved = Repository::new();
     moved.git(&["pull", "--quiet", &scene.repository.url(), "main"]);
     scene.swanci.config(&format!(

@@ -1,4 +1,4 @@
-//! Registries that stumble, pushes that are killed, pushes that meet.
+//! Failing registries, killed pushes, concurrent pushes.
 
 use rustix::process::Signal;
 use serde_json::json;
@@ -59,7 +59,7 @@ fn a_failed_move_restores_the_earlier_moves() {
     assert_eq!(outcome(&receipt, "a", "1"), "restored");
     assert_eq!(outcome(&receipt, "a", "new"), "left");
     assert_eq!((scene.digest("a", "1"), scene.digest("b", "1")), before);
-    // Nothing is ever deleted.
+    // Nothing is deleted.
     assert_eq!(proxy.seen().iter().filter(|s| s.method == "DELETE").count(), 0);
     assert_eq!(scene.swanci.receipts().last().unwrap(), &receipt);
 
@@ -125,7 +125,7 @@ fn one_of_two_changes() -> (Scene, Proxy, String) {
 fn a_tag_that_moved_during_the_push_is_reported_as_it_is() {
     let (scene, proxy, second) = one_of_two_changes();
     let (run, gate) = run_until_it_uploads(&scene, &proxy, "b", &second);
-    // `a` has been found under its tag. Now another machine pushes a newer commit, which changes it.
+    // `a` was found under its tag. Now another machine pushes a newer commit that changes it.
     let third = next(&scene, "3");
     let other = Swanci::new();
     other.config(&std::fs::read_to_string(scene.swanci.work().join("swanci.toml")).unwrap());
@@ -153,7 +153,7 @@ fn a_tag_that_an_older_commit_moved_meanwhile_is_moved_again() {
     scene.repository.write("a/file", "as it was").write("b/file", "3");
     let third = scene.repository.commit("third, which undoes the second");
     let (run, gate) = run_until_it_uploads(&scene, &proxy, "b", &third);
-    // `a` has been found unchanged under its tag; now the commit before takes that tag.
+    // `a` was found unchanged under its tag; now the previous commit moves that tag.
     assert_eq!(outcome(&scene.run(&second, &[]).ended(0).json(), "a", "1"), "moved");
     gate.open();
     let receipt = run.wait().ended(0).json();
@@ -168,7 +168,7 @@ fn an_image_whose_name_was_taken_while_it_waited_is_not_uploaded() {
     for name in names {
         scene.repository.image(name, name);
     }
-    // `d` stands on the others, so it is built last, and there is no room for it among three uploads.
+    // `d` is built on the others, so it is built last, and waits for the three uploads.
     let stages = ["a", "b", "c"].map(|base| format!("FROM {}/{base}:1\n", proxy.host())).concat();
     scene.repository.write("d/Dockerfile", format!("{stages}COPY file /d\n"));
     scene.repository.images(&names.map(|n| json!({"service_name": n, "version": "1"})));
@@ -182,7 +182,7 @@ fn an_image_whose_name_was_taken_while_it_waited_is_not_uploaded() {
     gates.iter().for_each(Gate::wait_reached);
     let local = |name: &str| format!("{}/{name}:sha-{commit}", proxy.host());
     eventually("d is built", || engine::has(&local("d")));
-    // Longer than a built image counts as fresh.
+    // Longer than the time for which a built image counts as fresh.
     std::thread::sleep(std::time::Duration::from_secs(3));
     engine::docker_text(&["tag", &local("a"), &local("d")]);
     gate.open();
@@ -213,7 +213,7 @@ fn a_push_that_was_killed_between_its_phases_can_be_repeated() {
     assert_eq!(receipt["outcome"], "succeeded");
     assert_eq!(scene.digest("a", "1"), Some(digest_of(&scene, &commit)));
     gate.open();
-    // The request of the killed push, let go now, carries the same manifest.
+    // The request of the killed push, released now, has the same manifest.
     eventually("the held request has gone through", || proxy.count("PUT", "/v2/a/manifests/1") >= 1);
     assert_eq!(scene.digest("a", "1"), Some(digest_of(&scene, &commit)));
 }
@@ -231,7 +231,7 @@ fn two_pushes_of_one_tag_run_one_after_the_other() {
     gate.wait_reached();
     let waiter = scene.swanci.file("newer.json", &newer);
     let waiter = scene.swanci.start(&["push", &waiter.display().to_string()]);
-    // The second one has done its first phase, and may not ask for the tag while the first one holds it.
+    // The second push has done its first phase, and must not read the tag while the first one holds the lock.
     let immutable = format!("/v2/a/manifests/sha-{second}");
     eventually("the second push is in the registry", || proxy.count("PUT", &immutable) > 0);
     let asked = proxy.count("GET", "/v2/a/manifests/1");
@@ -257,7 +257,7 @@ fn a_push_that_is_terminated_while_moving_tags_restores_them() {
     let second = next(&scene, "2");
     let built = scene.build(&second, &[]).ended(0);
     let before = (scene.digest("a", "1"), scene.digest("b", "1"));
-    // `b` never gets an answer; `a` has moved by then.
+    // `b` never gets an answer; `a` has already moved.
     let gate = Gate::default();
     proxy.on("PUT", "/v2/b/manifests/1", 1, Fault::Hold(gate.clone()));
     let push = start_push(&scene, &built.stdout);

@@ -19,11 +19,11 @@ fn an_old_document_that_is_pushed_late_moves_nothing() {
     assert_eq!(outcome(&receipt, "a", "1"), "superseded");
     assert_eq!(receipt["outcome"], "succeeded");
     assert_eq!(scene.digest("a", "1"), Some(digest_of(&scene, &second)));
-    // Its own tag is there all the same.
+    // It still gets its own tag.
     assert_eq!(image(&receipt, "a")["digest"], digest_of(&scene, &first));
     assert_ne!(digest_of(&scene, &first), digest_of(&scene, &second));
 
-    // Rebuilt anew, the old commit still does not take the tag; only a person can have it so.
+    // Rebuilt, the old commit still does not move the tag; only an option overrides this.
     let receipt = scene.run(&first, &[]).ended(0).json();
     assert_eq!(outcome(&receipt, "a", "1"), "superseded");
     let receipt = scene.push(&late, &["--allow-rollback"]).ended(0).json();
@@ -42,7 +42,7 @@ fn a_revert_is_not_undone_by_the_reverted_commit() {
     let receipt = scene.run(&third, &[]).ended(0).json();
     assert_eq!(image(&receipt, "a")["status"], "unchanged");
     assert_eq!(scene.digest("a", "1"), Some(digest_of(&scene, &first)), "the revert's image is the old one");
-    // The image under the tag is older than the second commit; the commit that wants it there is newer.
+    // The image under the tag is older than the second commit, but the pushed commit is newer.
     let receipt = scene.push(&late, &[]).ended(0).json();
     assert_eq!(outcome(&receipt, "a", "1"), "superseded");
     assert_eq!(scene.digest("a", "1"), Some(digest_of(&scene, &first)));
@@ -90,11 +90,11 @@ fn an_incomplete_newer_commit_does_not_hold_the_tag() {
     scene.repository.images(&["a", "b"].map(|n| json!({"service_name": n, "version": "1"})));
     let first = scene.repository.commit("first");
     let second = next(&scene, "2");
-    // Half of the second commit got there: the first may still come.
+    // Only a part of the second commit is in the registry, so the first one may still move the tags.
     scene.registry.push_sample_image("a", &format!("sha-{second}"), &[]);
     let receipt = scene.run(&first, &[]).ended(0).json();
     assert_eq!(outcome(&receipt, "a", "1"), "moved");
-    // With its other half it is complete, and a third commit that comes late finds it so.
+    // With its other image the second commit is complete, so the first one moves no tags.
     scene.registry.push_sample_image("b", &format!("sha-{second}"), &[]);
     let receipt = scene.run(&first, &["--tag", "other"]).ended(0).json();
     assert_eq!(outcome(&receipt, "a", "other"), "superseded");
@@ -120,7 +120,7 @@ fn an_unknown_or_diverged_revision_does_not_hold_the_tag_and_gets_a_note() {
         assert!(note(&receipt).contains(said), "{receipt}");
         assert_eq!(scene.digest("a", "1"), Some(digest_of(&scene, &commit)));
     }
-    // The other branch writes the same tag.
+    // The other branch uses the same tag.
     let payload = crate::support::repository::Payload::merged("acme/shop", "other", &diverged).bytes();
     let receipt = scene.swanci.pipe(&["run", "-"], payload).ended(0).json();
     assert_eq!(outcome(&receipt, "a", "1"), "moved");
@@ -141,7 +141,7 @@ fn another_repositorys_image_is_not_overwritten() {
     let receipt = scene.run(&commit, &["--take-over"]).ended(0).json();
     assert_eq!(outcome(&receipt, "a", "1"), "moved");
 
-    // The same repository, however it was reached, is no other one.
+    // Another URL of the same repository is not another repository.
     for same in ["https://github.com/acme/shop", "https://github.com/ACME/shop.git"] {
         scene.registry.push_sample_image("a", "1", &[("org.opencontainers.image.source", same)]);
         scene.run(&commit, &[]).ended(0);
@@ -171,7 +171,7 @@ fn the_branch_is_fetched_again_before_the_tag_moves() {
     let (scene, _) = Scene::with_one_image();
     let second = next(&scene, "2");
     scene.run(&second, &[]).ended(0);
-    // Another machine with a state of its own, which has never seen the second commit, pushes the first.
+    // Another machine, whose state lacks the second commit, pushes the first.
     let first = scene.repository.git(&["rev-parse", "main^"]);
     scene.repository.reset(&first);
     let other = crate::support::swanci::Swanci::new();

@@ -1,4 +1,4 @@
-//! Registries with a login, with a certificate, with another's certificate, and registries that are not there.
+//! Registries with a login, with a right or wrong certificate, and unreachable registries.
 
 use serde_json::json;
 
@@ -9,7 +9,7 @@ use crate::support::repository::Repository;
 use crate::support::swanci::{Scene, Swanci, image, outcome};
 use crate::support::token_server::TokenRegistry;
 
-/// A scene with this registry; `host` is how it is reached.
+/// A scene with this registry at the address `host`.
 fn scene(registry: RegistryServer, host: &str) -> (Scene, String) {
     engine::needed();
     let mut images = Cleanup::new(&registry.host());
@@ -93,7 +93,7 @@ fn only_the_configured_private_authority_is_trusted() {
         let refused = scene.run(&commit, &[]).ended(6).saying(&["certificate", "hint:", "ca_file"]);
         assert_eq!(refused.stdout, "");
     }
-    // Its path is relative to the file that names it.
+    // The path is relative to the configuration file.
     write("ca_file = \"ca.crt\"");
     let receipt = scene.run(&commit, &[]).ended(0).json();
     assert_eq!(image(&receipt, "a")["status"], "built");
@@ -122,7 +122,7 @@ fn plain_http_must_be_configured_and_is_limited_to_loopback() {
         scene.repository.url()
     ));
     scene.run(&commit, &[]).ended(6);
-    assert!(proxy.seen().iter().all(|seen| !seen.path.starts_with("/v2/a/")), "http was spoken");
+    assert!(proxy.seen().iter().all(|seen| !seen.path.starts_with("/v2/a/")), "plain http was used");
     scene.swanci.config("[registry]\nhost = \"registry.example.org:443\"\nplain_http = true\n");
     scene.run(&commit, &[]).ended(4).saying(&["registry.plain_http"]);
 }
@@ -172,12 +172,12 @@ fn the_first_push_to_a_registry_that_denies_unknown_names_works() {
     scene.swanci.docker_config(&docker_login(&proxy.host(), "me", "canary-password-5"));
     let denied = r#"{"errors":[{"code":"DENIED","message":"requested access to the resource is denied"}]}"#;
     for path in ["/v2/a/manifests/", "/v2/a/tags/"] {
-        // Not to docker's own HEAD, which asks for what it is about to push.
+        // Not docker's own HEAD for the image that it pushes.
         proxy.instead_of_404("GET", path, Reply::new(403).body(denied));
     }
     let receipt = scene.run(&commit, &[]).ended(0).json();
     assert_eq!(outcome(&receipt, "a", "1"), "moved");
-    // A login that is wrong is not taken for an empty registry.
+    // A wrong login is not treated as an empty registry.
     scene.swanci.docker_config(&docker_login(&proxy.host(), "me", "wrong"));
     scene.run(&commit, &[]).ended(6).saying(&["docker login"]);
 }

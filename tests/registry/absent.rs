@@ -1,4 +1,4 @@
-//! What is there, what is not, and what may not be known.
+//! Present, absent and unreadable content.
 
 use swanci::cancel::Cancel;
 use swanci::error::Kind;
@@ -137,7 +137,7 @@ fn an_unreadable_image_differs_from_a_failing_registry() {
     uploader.manifest("a", "artifact", OCI_MANIFEST, text(config.as_str()).as_bytes());
     assert_eq!(unreadable("artifact").media_type, OCI_MANIFEST);
 
-    // An index whose child is gone.
+    // An index with a missing child.
     let child = text(config.as_str());
     let child = uploader.manifest("a", digest_of(child.as_bytes()).as_str(), OCI_MANIFEST, child.as_bytes());
     let index = format!(
@@ -151,7 +151,7 @@ fn an_unreadable_image_differs_from_a_failing_registry() {
     let error = behind.image_labels(&repository, &manifest).unwrap_err();
     assert_eq!(error.kind, RegistryErrorKind::Rejected { status: 404 });
     assert!(error.to_string().contains("not found"), "{error}");
-    // With a failing registry the image is not at fault.
+    // An error of the registry is not an unreadable image.
     proxy.heal();
     proxy.always("GET", child.as_str(), Fault::Reply(Reply::new(503)));
     let error = behind.image_labels(&repository, &manifest).unwrap_err();

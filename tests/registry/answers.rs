@@ -1,4 +1,4 @@
-//! What each verb says about a healthy registry.
+//! The results of each operation on a healthy registry.
 
 use std::path::Path;
 
@@ -31,7 +31,7 @@ fn a_manifest_written_under_another_tag_keeps_its_digest() {
     assert_eq!(registry.head_manifest(&repository, &two).unwrap(), None);
     assert_eq!(registry.put_manifest(&repository, &two, &manifest).unwrap(), pushed);
     assert_eq!(registry.get_manifest(&repository, &two).unwrap().unwrap(), manifest);
-    // Again: the same.
+    // A second time, with the same result.
     assert_eq!(registry.put_manifest(&repository, &two, &manifest).unwrap(), pushed);
     assert_eq!(registry.list_tags(&repository).unwrap(), [one, two]);
 }
@@ -85,8 +85,8 @@ fn a_manifest_whose_blobs_are_missing_is_rejected_with_the_registrys_message() {
     assert!(text.contains("BLOB_UNKNOWN"), "{text}");
 }
 
-/// The number of open upload sessions on the registry's disk. (2.8 keeps an empty folder of a closed one: only an open one
-/// has a start.)
+/// The number of open upload sessions on the registry's disk. (2.8 keeps an empty folder of a closed session; only an open
+/// one has a start time.)
 fn open_uploads(storage: &Path, repository: &str) -> usize {
     let directory = storage.join("docker/registry/v2/repositories").join(repository).join("_uploads");
     let sessions = std::fs::read_dir(directory).unwrap();

@@ -14,7 +14,7 @@ use swanci::registry::{Credentials, Login, Registry, RegistryError, RegistryErro
 use super::{image, tag};
 use crate::support::registry::RegistryServer;
 
-/// The credentials, or the error when there are none.
+/// The credentials, or the error.
 fn find(directory: &Path, host: &str) -> Result<Credentials, RegistryError> {
     let login = Login::Docker(Some(directory.to_owned()));
     match login.look_up(&host.parse().unwrap(), &Cancel::new()).unwrap() {
@@ -166,8 +166,8 @@ fn a_password_does_not_show_when_credentials_are_printed() {
     assert!(!text.contains(r#""secret"#), "{text}");
 }
 
-/// Helpers are found by PATH, which a test must not change for other tests in the process: this one runs itself again in a
-/// process with another PATH.
+/// Helpers are found by PATH, which a test must not change for other tests in the process: this test runs itself in another
+/// process with a different PATH.
 #[test]
 fn a_credential_helper_without_a_login_differs_from_one_that_fails() {
     const TEST: &str =
@@ -188,7 +188,7 @@ fn a_credential_helper_without_a_login_differs_from_one_that_fails() {
         ("html", "echo '<html>hidden'"),
         ("nothing", "printf '{}'"),
         ("broken", "echo 'pin entry failed' >&2; echo '{\"Secret\":\"hidden\"}'; exit 1"),
-        // Waits like a helper that asks at a terminal, with a child process.
+        // Waits, with a child process, like a helper that prompts on a terminal.
         ("hung", r#"sleep 300 & echo "$$ $!" > "$0.tmp"; mv "$0.tmp" "$0.waits"; wait"#),
     ] {
         let file = helpers.path().join(format!("docker-credential-{name}"));
@@ -235,7 +235,7 @@ fn with_helpers(helpers: &Path) {
     assert_eq!(store("../sh").unwrap_err().kind, RegistryErrorKind::CredentialHelper);
     assert_eq!(store("missing").unwrap_err().kind, RegistryErrorKind::CredentialHelper);
 
-    // A helper that waits does not delay a stop.
+    // A waiting helper does not delay a stop.
     let waits = helpers.join("docker-credential-hung.waits");
     let cancel = Cancel::new();
     let (stopping, seen) = (cancel.clone(), waits.clone());

@@ -1,4 +1,4 @@
-//! A registry that stumbles, stalls, lies and goes away.
+//! A registry with errors, delays, wrong answers and outages.
 
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
@@ -79,7 +79,7 @@ fn retry_after_is_honoured() {
     assert!(started.elapsed() >= Duration::from_secs(1));
     assert!(s.notices()[0].contains("retrying (2/5) in 1 s"), "{:?}", s.notices());
 
-    // A longer pause than the limit is an error at once.
+    // A longer pause than the limit is an immediate error.
     s.proxy.always("HEAD", "/v2/a/", Fault::Reply(Reply::new(429).header("Retry-After", "3600")));
     let error = s.registry.head_manifest(&image("a"), &tag("1.0")).unwrap_err();
     assert!(matches!(error.kind, RegistryErrorKind::Server { status: 429, .. }), "{error:?}");
@@ -110,7 +110,7 @@ fn starting_an_upload_is_not_retried() {
 #[test]
 fn a_full_registry_is_reported_as_full() {
     let s = scene(|_| {});
-    // What docker-registry 2.8.2 answers to a POST and a PATCH with its storage on a full tmpfs.
+    // The answers of docker-registry 2.8.2 to a POST and a PATCH with its storage on a full tmpfs.
     let bodies = [
         r#"{"errors":[{"code":"UNKNOWN","message":"unknown error","detail":{"DriverName":"filesystem","Enclosed":{"Op":"write","Path":"/data/docker/registry/v2/repositories/a/_uploads/d5af9fcc-691a-463e-a8df-6d3ee40e1c44/startedat","Err":28}}}]}"#,
         r#"{"errors":[{"code":"UNKNOWN","message":"unknown error","detail":"write /data/docker/registry/v2/repositories/a/_uploads/3df6ae3d-1b34-4ea8-91ab-34efb0e4add1/data: no space left on device"}]}"#,
@@ -138,7 +138,7 @@ fn a_truncated_answer_is_retried() {
 
 #[test]
 fn a_silent_registry_times_out() {
-    // 0: no answer at all; 400: the head and a part of the body.
+    // 0: no answer; 400: the head and a part of the body.
     for bytes in [0, 400] {
         let s = scene(|s| s.timeouts.silence = Duration::from_millis(200));
         s.proxy.on("GET", "/v2/a/manifests/", 1, Fault::StallAfter(bytes));
@@ -185,7 +185,7 @@ fn a_stop_ends_the_delay_between_attempts() {
 }
 
 #[test]
-fn a_registry_that_comes_back_is_retried_until_then() {
+fn a_registry_is_retried_until_it_is_available_again() {
     let mut server = RegistryServer::plain();
     let digest = server.push_sample_image("a", "1.0", &[]);
     let mut settings = server.settings();
@@ -274,7 +274,7 @@ fn nonsense_and_endless_answers_are_refused() {
     assert_eq!(s.notices().len(), 0);
 }
 
-/// Does what push does with 20 unchanged images, on four threads; returns the time that it took.
+/// Sends the requests of a push of 20 unchanged images, on four threads; returns the time that it took.
 fn promote_twenty(registry: &Registry) -> Duration {
     let next = std::sync::atomic::AtomicUsize::new(0);
     let started = Instant::now();

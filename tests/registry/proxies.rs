@@ -1,4 +1,4 @@
-//! The proxies of the environment, as the program takes them: a recording stub is the proxy.
+//! The proxies of the environment, with a stub that records requests.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::support::program::swanci;
 use crate::support::proxy::{Proxy, Reply};
 
-/// The names that the proxy gets CONNECT requests for during a verification against this registry.
+/// The names in the proxy's CONNECT requests during a verification against this registry.
 fn asked_of_proxy(host: &str, variables: &[(&str, &str)]) -> Vec<String> {
     let stub = Proxy::with_hook("127.0.0.1:1".parse().unwrap(), Box::new(|_| Some(Reply::new(403))));
     let dir = tempfile::tempdir().unwrap();

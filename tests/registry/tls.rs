@@ -1,4 +1,4 @@
-//! Whom swanci trusts.
+//! The certificates that swanci trusts.
 
 use swanci::cancel::Cancel;
 use swanci::error::{Failure, Kind};
@@ -86,7 +86,7 @@ fn plain_http_to_a_port_with_tls_is_explained() {
 
 #[test]
 fn the_systems_authorities_stay_trusted_with_a_ca_file() {
-    // SSL_CERT_FILE names the system's, which a test must not change for other tests in the process.
+    // SSL_CERT_FILE sets the system's authorities, which a test must not change for other tests in the process.
     const TEST: &str = "registry::tls::the_systems_authorities_stay_trusted_with_a_ca_file";
     if let Some(hosts) = std::env::var_os("SWANCI_TEST_STORAGE") {
         let hosts = hosts.into_string().unwrap();
@@ -132,7 +132,7 @@ fn the_systems_authorities_stay_trusted_with_a_ca_file() {
 
 #[test]
 fn an_authority_used_as_a_server_certificate_is_explained() {
-    // What `openssl req -x509` makes in one step; docker accepts it, rustls does not.
+    // A certificate like that of `openssl req -x509`; docker accepts it, rustls does not.
     let server = RegistryServer::builder().self_signed().start();
     let text = refused(server.settings());
     assert!(text.contains("an authority's own") && text.contains("swanci certs"), "{text}");

@@ -1,4 +1,4 @@
-//! `swanci verify` against a registry whose storage loses things.
+//! `swanci verify` against a registry whose storage loses content.
 
 use std::fs;
 use std::path::{Path, PathBuf};

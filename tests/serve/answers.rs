@@ -38,7 +38,7 @@ fn every_request_gets_the_documented_answer() {
         (200, &json!("duplicate"), &job)
     );
 
-    // The same merge on the original's path, form encoded, with the repository's name in capitals: still the same.
+    // On the predecessor's path, form-encoded, with the repository's name in capitals, it is the same merge.
     let shouted = payload(&REPOSITORY.to_uppercase(), 1, &sha("a"), &sha("b"), &sha("c"));
     let form: String = form_urlencoded::Serializer::new(String::new())
         .append_pair("payload", std::str::from_utf8(&shouted).unwrap())
@@ -97,7 +97,7 @@ fn every_request_gets_the_documented_answer() {
     assert_eq!(serve.ask(delivery(SECRET, "pull_request", &stranger)).status, 403);
     opened["repository"]["full_name"] = json!("someone/else");
     let skip = serve.ask(delivery(SECRET, "pull_request", opened.to_string().as_bytes()));
-    assert_eq!(skip.status, 403, "the repository is asked before the verdict");
+    assert_eq!(skip.status, 403, "the repository is checked before the verdict");
 
     let malformed = serve.ask(delivery(SECRET, "pull_request", b"{\"action\":"));
     assert_eq!(malformed.status, 400);
@@ -126,7 +126,7 @@ fn every_request_gets_the_documented_answer() {
     assert_eq!(serve.stop(), 0);
 }
 
-/// The collection of recorded payloads, where it is at hand.
+/// The collection of recorded payloads, if available.
 fn collection() -> Option<PathBuf> {
     let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/fixtures");
     let places = [
@@ -137,8 +137,8 @@ fn collection() -> Option<PathBuf> {
     places.into_iter().flatten().find(|place| place.join("index.csv").is_file())
 }
 
-/// Event header and body of every payload there is: our own samples, and GitHub's of the collection, with the header
-/// that it came with and without one.
+/// Event header and body of every payload: the samples, and GitHub's payloads of the collection, with and without their
+/// header.
 fn payloads() -> Vec<(String, Option<String>, Vec<u8>)> {
     let own = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/payloads");
     let mut all = Vec::new();
@@ -155,10 +155,7 @@ fn payloads() -> Vec<(String, Option<String>, Vec<u8>)> {
         all.push((name.to_owned(), Some(event.to_owned()), std::fs::read(file).unwrap()));
     }
     let Some(collection) = collection() else {
-        let _ = writeln!(
-            std::io::stderr(),
-            "not run: recorded payloads through the HTTP door (no fixtures at hand)"
-        );
+        let _ = writeln!(std::io::stderr(), "not run: recorded payloads over HTTP (no fixtures available)");
         return all;
     };
     let index = std::fs::read_to_string(collection.join("index.csv")).unwrap();
@@ -251,5 +248,5 @@ fn serve_and_evaluate_give_the_same_verdict() {
     }
     assert_eq!(seen.values().sum::<usize>(), payloads.len());
     assert!(seen["build"] >= 1 && seen["skip"] >= 3 && seen["pong"] >= 1, "{seen:?}");
-    let _ = writeln!(std::io::stderr(), "{} payloads through the HTTP door: {seen:?}", payloads.len());
+    let _ = writeln!(std::io::stderr(), "{} payloads over HTTP: {seen:?}", payloads.len());
 }

@@ -1,5 +1,4 @@
-//! More connections than anybody should open, on the binary itself. `listener_limits.rs` asks the same of the listener
-//! alone, and more of it.
+//! Many connections to the binary. `listener_limits.rs` has more such tests, of the listener alone.
 
 use std::io::Write as _;
 use std::net::TcpStream;
@@ -33,7 +32,7 @@ fn two_thousand_slow_connections_do_not_prevent_queueing() {
         assert_eq!(answer.status, 202, "{answer:?}");
     }
     let (memory, threads) = (status(&serve, "VmRSS"), status(&serve, "Threads"));
-    // The promise is 32 MiB; the code of a debug build alone takes 8 more.
+    // The documented limit is 32 MiB; the code of a debug build needs 8 MiB more.
     let limit = if cfg!(debug_assertions) { 40 } else { 32 };
     assert!(memory <= limit * 1024, "{memory} kB resident");
     assert!(threads <= 300, "{threads} threads");

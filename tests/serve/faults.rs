@@ -1,4 +1,4 @@
-//! Registry away, docker away, disk full, builds that hang.
+//! Unreachable registry or docker, full disk, hanging builds.
 
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Output};
@@ -29,7 +29,7 @@ fn a_job_with_an_environment_failure_is_retried_and_does_not_block_others() {
     assert!(waiting["next_attempt"].is_string(), "{waiting}");
     assert!(waiting["error"].is_string(), "{waiting}");
     serve.wait_said("attempt 1 failed, again in");
-    // A later job of the same repository is not held up by the one that waits.
+    // The waiting job does not block a later job of the same repository.
     world.registry.start();
     let later = world.merge_page("two");
     let second = serve.deliver(&later);
@@ -53,7 +53,7 @@ fn readyz_reports_that_docker_does_not_answer_while_healthz_is_ok() {
     assert_eq!(ready.status, 503);
     assert!(ready.body.contains("/nowhere/docker"), "{}", ready.body);
     assert_eq!(serve.get("/healthz").status, 200);
-    // A delivery is taken all the same: the queue is there for that.
+    // A delivery is still accepted and queued.
     let merge = world.merge_page("one");
     let job = serve.deliver(&merge);
     let waiting = until("its first attempt has failed", || {
@@ -63,8 +63,8 @@ fn readyz_reports_that_docker_does_not_answer_while_healthz_is_ok() {
     assert_eq!(waiting["exit_code"], 6, "{waiting}");
 }
 
-/// A docker daemon of the test's own, which may come and go. Its network namespace is its own too: its bridge would take
-/// the place of the machine's.
+/// A separate docker daemon that the test can stop. It has its own network namespace, because its bridge would replace that
+/// of the machine.
 struct Engine {
     dir: tempfile::TempDir,
     daemon: Option<Child>,
@@ -122,12 +122,12 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.down();
-        // Its storage driver may leave its own mount point behind.
+        // Its storage driver may leave a mount point.
         let _ = Command::new("umount").arg("--lazy").arg(self.dir.path().join("data")).output();
     }
 }
 
-/// Steps of an engine that goes away: the current one leaves them running.
+/// The steps of a stopped engine: the current version leaves them running.
 struct Left {
     mark: String,
     steps: Vec<u32>,
@@ -181,13 +181,13 @@ fn a_hanging_job_is_stopped_with_its_step_at_the_timeout() {
     assert_eq!((&failed["exit_code"], &failed["attempts"]), (&1.into(), &1.into()), "{failed}");
     assert!(failed["error"].as_str().unwrap().contains("timed out"), "{failed}");
     until_within(Duration::from_secs(5), "the step is gone", &mut || (!step_runs(&mark)).then_some(()));
-    // The queue goes on.
+    // The queue continues.
     let next = world.merge_page("two");
     let next = serve.deliver(&next);
     world.wait_for(next, "succeeded");
 }
 
-/// A tmpfs of the test's own.
+/// A tmpfs for the test.
 struct SmallDisk(std::path::PathBuf);
 
 impl SmallDisk {
@@ -234,29 +234,29 @@ fn on_a_full_disk_deliveries_get_503_until_there_is_space() {
     assert_eq!(deliver(0).status, 202);
     disk.fill();
     let mut taken = 1;
-    // What still fits into pages that are there may be taken; then it must say no, and go on saying it.
+    // Deliveries that fit into existing pages may be accepted; after that, all must be refused.
     let refused = (1..2000).map(|n| (n, deliver(n))).find(|(_, answer)| {
         taken += usize::from(answer.status == 202);
         answer.status != 202
     });
-    let (n, refused) = refused.expect("a full disk is noticed");
+    let (n, refused) = refused.expect("the full disk was not detected");
     assert_eq!(refused.status, 503, "{refused:?}");
     assert!(refused.header("retry-after").is_some(), "{refused:?}");
-    assert!(!refused.body.contains(&disk.0.display().to_string()), "a stranger learns no path: {refused:?}");
+    assert!(!refused.body.contains(&disk.0.display().to_string()), "the answer contains a path: {refused:?}");
     assert_eq!(serve.get("/healthz").status, 200);
-    // An answer of `/readyz` is given again for a second.
-    until_within(Duration::from_secs(8), "readiness notices it", &mut || {
+    // `/readyz` caches its answer for a second.
+    until_within(Duration::from_secs(8), "readyz reports it", &mut || {
         (ask(admin, get("/readyz")).status == 503).then_some(())
     });
     assert_eq!(deliver(n).status, 503);
     disk.relieve();
-    until_within(Duration::from_secs(2), "it is whole again unaided", &mut || {
+    until_within(Duration::from_secs(2), "it recovers by itself", &mut || {
         (deliver(n).status == 202).then_some(())
     });
-    until_within(Duration::from_secs(8), "and says so", &mut || {
+    until_within(Duration::from_secs(8), "readyz reports the recovery", &mut || {
         (ask(admin, get("/readyz")).status == 200).then_some(())
     });
-    assert_eq!(world.jobs().len(), taken + 1, "every 202 is a job, and nothing else is");
+    assert_eq!(world.jobs().len(), taken + 1, "exactly the deliveries with 202 are jobs");
     assert_eq!(serve.stop(), 0);
     drop(disk);
 }

@@ -1,4 +1,4 @@
-//! What `serve` costs while nothing happens, what its log says, and who may read what it keeps.
+//! `serve`: its resources while idle, its log, and the permissions of its files.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -15,7 +15,7 @@ fn an_idle_serve_has_at_most_twelve_threads() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let serve = world.serve_with(&["--admin-listen", &free.to_string()]);
     let threads = || std::fs::read_dir(format!("/proc/{}/task", serve.pid())).unwrap().count();
-    // tiny_http ends threads that it started beyond its four after five seconds.
+    // tiny_http ends threads beyond its first four after five seconds.
     super::support::until("at most twelve threads", || (threads() <= 12).then_some(()));
     assert_eq!(serve.get("/healthz").status, 200);
     assert_eq!(serve.stop(), 0);
@@ -59,7 +59,7 @@ fn every_delivery_and_every_job_is_logged_with_its_subject() {
     }
     let refused = told.iter().filter(|line| line["status"] == 401).count();
     assert!((1..=10).contains(&refused), "{refused} lines for 50 refusals");
-    assert!(!serve.said().contains('\u{1b}'), "no escape sequence gets out");
+    assert!(!serve.said().contains('\u{1b}'), "the output has an escape sequence");
     for event in ["started", "succeeded"] {
         let line = &lines(&serve, event)[0];
         assert_eq!((&line["job"], &line["repository"]), (&json!(job), &json!(REPOSITORY)), "{line}");
@@ -67,7 +67,7 @@ fn every_delivery_and_every_job_is_logged_with_its_subject() {
         assert_eq!(line["commit"], merge.commit.as_str(), "{line}");
     }
     assert_eq!(serve.stop(), 0);
-    // The same for people.
+    // The same as text.
     let serve = world.serve_with(&["--jobs", "0"]);
     let sha = |digit: &str| digit.repeat(40);
     let merge = payload(REPOSITORY, 9, &sha("a"), &sha("b"), &sha("c"));
@@ -82,7 +82,7 @@ fn every_delivery_and_every_job_is_logged_with_its_subject() {
     serve.wait_said("made with another secret or over another body; ");
 }
 
-/// Everything in the state directory; `mirrors` is private, and what is in it is git's.
+/// Checks all files of the state directory; in `mirrors`, which is private, git sets the modes.
 fn look(path: &Path, seen: &mut usize) {
     let mode = std::fs::symlink_metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode & 0o077, 0, "{} is {mode:o}", path.display());

@@ -1,4 +1,4 @@
-//! `kill -9` at random moments: what was acknowledged ends as images, whatever happens.
+//! `kill -9` at random moments: every acknowledged merge results in images.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::support::{LONG, Merge, World, until, until_within};
 
-/// Delivers to a listener that may die at any moment; whether it answered 202 or 200.
+/// Delivers to a listener that may be killed at any moment; returns whether it answered 202 or 200.
 fn deliver(address: SocketAddr, merge: &Merge) -> bool {
     let answer = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
@@ -42,7 +42,7 @@ fn twenty_kills_lose_no_acknowledged_merge_and_move_no_tag_back() {
         acknowledged[number] |= deliver(address, &merges[number]);
         std::thread::sleep(end.saturating_duration_since(Instant::now()));
         serve.kill();
-        // No immutable tag ever changes, and the moving tag is that of the newest merge which has moved it, or a newer.
+        // No immutable tag ever changes, and the moving tag never moves to an older merge.
         for merge in &merges {
             if let Some(now) = world.digest("httpd", &format!("sha-{}", merge.commit)) {
                 let before = digests.insert(&merge.commit, now.clone());
@@ -58,10 +58,10 @@ fn twenty_kills_lose_no_acknowledged_merge_and_move_no_tag_back() {
     }
     assert!(
         acknowledged.iter().filter(|a| **a).count() >= 4,
-        "the rounds must not be vacuous: {acknowledged:?}"
+        "too few merges were acknowledged: {acknowledged:?}"
     );
     let serve = world.serve();
-    // A cached step that another test removes under a build costs an attempt, and the wait after it.
+    // If another test removes a cached step during a build, that costs an attempt and a delay.
     until_within(3 * LONG, "nothing is queued or running", &mut || {
         let jobs = world.jobs();
         assert!(jobs.iter().all(|j| j["state"] != "failed"), "{jobs:?}");
@@ -92,7 +92,7 @@ fn processes_of_a_killed_serve_are_stopped_and_the_job_resumes_within_seconds() 
         Some(super::support::processes_with(&mark)).filter(|p| !p.is_empty())
     });
     serve.kill();
-    assert_eq!(world.job(job)["state"], "running", "nobody could write anything down");
+    assert_eq!(world.job(job)["state"], "running", "the killed serve could not update the state");
     let _serve = world.serve();
     let resumed = Instant::now();
     until_within(Duration::from_secs(10), "it is running again", &mut || {

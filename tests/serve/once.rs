@@ -15,10 +15,10 @@ fn once_runs_queued_jobs_then_one_merge_and_exits_with_its_code() {
     assert_eq!(serve.stop(), 0);
 
     let mut serve = world.serve_with(&["--once"]);
-    assert_eq!(world.job(first)["state"], "succeeded", "what was queued is run before it listens");
+    assert_eq!(world.job(first)["state"], "succeeded", "queued jobs run before it listens");
     let skipped = serve.ask(crate::support::http::delivery(super::support::SECRET, "ping", b"{}"));
     assert_eq!(skipped.status, 200, "a delivery that queues nothing does not end it");
-    assert_eq!(serve.ask(queued.delivery()).status, 200, "nor does a duplicate");
+    assert_eq!(serve.ask(queued.delivery()).status, 200, "a duplicate does not end it either");
     let second = serve.deliver(&delivered);
     assert_eq!(serve.wait(LONG), 0, "{}", serve.said());
     assert_eq!(world.job(second)["state"], "succeeded");
@@ -48,7 +48,7 @@ fn once_exits_with_the_code_of_a_failed_job() {
             (&"failed".into(), &code.into())
         );
     }
-    // And one whose commit is on another branch: refused, as by hand.
+    // A job whose commit is on another branch is refused.
     let orphan = world.merge_unpushed(&[("httpd/Dockerfile", PAGE)]);
     world.configure(|s| s.serve = "timeout = \"10m\"".to_owned());
     let mut serve = world.serve_with(&["--once"]);
@@ -75,7 +75,7 @@ fn once_accepts_no_second_merge() {
     world.hold_builds();
     let mut serve = world.serve_with(&["--once"]);
     serve.deliver(&one);
-    // The door closes: the other merge finds nobody there, is told to come again, or is dropped unread.
+    // The other merge is refused, gets a 503, or is dropped unread.
     let answer = std::net::TcpStream::connect(serve.address).and_then(|mut stream| {
         stream.set_read_timeout(Some(LONG))?;
         stream.write_all(&two.delivery())?;

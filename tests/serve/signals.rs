@@ -16,7 +16,7 @@ fn sigterm_leaves_the_running_job_queued_and_no_child_behind() {
     until("the build has begun", || (!processes_with(&mark).is_empty()).then_some(()));
     assert_eq!(world.job(job)["state"], "running");
     assert_eq!(serve.stop(), 0);
-    assert_eq!(processes_with(&mark), Vec::<u32>::new(), "children are gone");
+    assert_eq!(processes_with(&mark), Vec::<u32>::new(), "children still run");
     let left = world.job(job);
     assert_eq!(
         (&left["state"], &left["attempts"], &left["interruptions"]),
@@ -25,7 +25,7 @@ fn sigterm_leaves_the_running_job_queued_and_no_child_behind() {
     world.release_builds();
     let serve = world.serve();
     let job = world.wait_for(job, "succeeded");
-    assert_eq!(job["attempts"], 1, "what was cut short does not count: {job}");
+    assert_eq!(job["attempts"], 1, "an interrupted attempt does not count: {job}");
     assert_eq!(serve.stop(), 0);
 }
 
@@ -44,7 +44,7 @@ fn sigterm_during_a_build_also_stops_the_step() {
 #[test]
 fn a_second_signal_ends_serve_immediately() {
     let world = World::new();
-    // A docker CLI that does not heed SIGTERM, so that the first signal alone has to wait for it.
+    // A docker CLI that ignores SIGTERM, so that the first signal must wait for it.
     let script = world.path("docker-that-stays");
     let text = "#!/bin/sh\ntrap '' TERM INT\ncase \" $* \" in *' build '*) while :; do sleep 0.05; done;; esac\nexec docker \"$@\"\n";
     std::fs::write(&script, text).unwrap();
@@ -62,7 +62,7 @@ fn a_second_signal_ends_serve_immediately() {
     until_within(Duration::from_secs(5), "its children are gone", &mut || {
         processes_with(&mark).is_empty().then_some(())
     });
-    // Whatever the end was like, the next start has the job.
+    // After either end, the next start has the job.
     let again = world.serve_with(&["--jobs", "0"]);
     assert_eq!((&world.job(job)["state"], &world.job(job)["attempts"]), (&"queued".into(), &0.into()));
     drop(again);
@@ -89,13 +89,13 @@ fn sighup_reads_the_configuration_again_and_keeps_the_old_one_when_the_new_one_i
         std::fs::write(world.config_file(), &bad).unwrap();
         let before = serve.said().len();
         serve.signal("HUP");
-        until("it says that the old one stays", || {
+        until("it reports that the old one is kept", || {
             let said = serve.said();
             said[before..]
                 .contains("the old configuration stays")
                 .then(|| assert!(said[before..].contains(why), "{why}: {said}"))
         });
-        assert_eq!(deliver("a-secret-of-the-tests"), 403, "the old one is at work");
+        assert_eq!(deliver("a-secret-of-the-tests"), 403, "the old configuration is in use");
     }
 
     std::fs::write(world.config_file(), format!("{good}\n[[repository]]\nname = \"Someone/Else\"\n"))

@@ -1,4 +1,4 @@
-//! A small world for the binary itself: a forge's repository, a registry, a configuration, and `swanci serve` in it.
+//! The environment for `swanci serve`: a forge's repository, a registry and a configuration.
 
 use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
@@ -18,10 +18,10 @@ use crate::support::registry::RegistryServer;
 pub(crate) const SECRET: &str = "a-secret-of-the-tests";
 pub(crate) const REPOSITORY: &str = "juanswan13/sd2018b-exam2";
 
-/// The longest that a merge of the tests may take on a machine that has other things to do.
+/// Time limit of a merge on a busy machine.
 pub(crate) const LONG: Duration = Duration::from_secs(90);
 
-/// Waits until `probe` gives something; `what` is said when it never does.
+/// Waits until `probe` returns a value; fails with `what` after a time limit.
 pub(crate) fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     until_within(LONG, what, &mut probe)
 }
@@ -43,7 +43,7 @@ pub(crate) fn signal(pid: u32, signal: &str) {
     assert!(sent.success(), "kill -{signal} {pid}");
 }
 
-/// Pids of all processes whose command line holds `mark`.
+/// Pids of all processes whose command line contains `mark`.
 pub(crate) fn processes_with(mark: &str) -> Vec<u32> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
@@ -56,7 +56,7 @@ pub(crate) fn processes_with(mark: &str) -> Vec<u32> {
     found
 }
 
-/// A merge on the forge: the commit that landed and the payload that announces it.
+/// A merge on the forge: the commit that landed and its payload.
 pub(crate) struct Merge {
     pub(crate) commit: String,
     pub(crate) payload: Vec<u8>,
@@ -68,11 +68,11 @@ impl Merge {
     }
 }
 
-/// A Dockerfile `FROM scratch` with one file, as quick to build as any.
+/// A Dockerfile `FROM scratch` with one file, which builds quickly.
 pub(crate) const PAGE: &str = "FROM scratch\nCOPY page /page\nCMD [\"/page\"]\n";
 
 pub(crate) struct World {
-    // Dropped before the registry: its port is the next test's.
+    // Dropped before the registry, whose port another test may then use.
     _images: Cleanup,
     pub(crate) dir: TempDir,
     pub(crate) registry: RegistryServer,
@@ -81,7 +81,7 @@ pub(crate) struct World {
     settings: RefCell<Settings>,
 }
 
-/// What a test changes in the configuration.
+/// A test's changes to the configuration.
 #[derive(Clone, Default)]
 pub(crate) struct Settings {
     /// Lines under `[serve]`.
@@ -114,7 +114,7 @@ impl World {
         fs::write(world.path("secret"), format!("{SECRET}\n")).unwrap();
         Command::new("chmod").arg("600").arg(world.path("secret")).status().unwrap();
         world.git(&["init", "-q", "-b", "develop"]);
-        // No two worlds make the same commits, and so the same images, in one second.
+        // Different commits, and so different images, for each world.
         world.git(&["commit", "-q", "--allow-empty", "-m", &format!("Begin {}", world.dir.path().display())]);
         world.git(&["clone", "-q", "--bare", ".", "../forge.git"]);
         world.git(&["remote", "add", "origin", "../forge.git"]);
@@ -190,7 +190,7 @@ impl World {
         self.git(&["push", "-q", "origin", "develop"]);
     }
 
-    /// The same, without the push: the forge announces what its git does not have yet.
+    /// The same without the push: the delivery precedes the commit in the forge's git.
     pub(crate) fn merge_unpushed(&self, files: &[(&str, &str)]) -> Merge {
         let number = self.numbers.replace(self.numbers.get() + 1);
         let branch = format!("change-{number}");
@@ -211,12 +211,12 @@ impl World {
         Merge { commit, payload }
     }
 
-    /// A merge of one image, whose page says `text`.
+    /// A merge of one image, whose page is `text`.
     pub(crate) fn merge_page(&self, text: &str) -> Merge {
         self.merge_image("httpd", PAGE, text)
     }
 
-    /// A merge of one image `name` in version 1.0 with this Dockerfile, beside it a file `page`.
+    /// A merge of one image `name` in version 1.0 with this Dockerfile and a file `page`.
     pub(crate) fn merge_image(&self, name: &str, dockerfile: &str, page: &str) -> Merge {
         let images = json!({"images": [{"service_name": name, "version": "1.0", "type": "Docker"}]});
         let (docker, at) = (format!("{name}/Dockerfile"), format!("{name}/page"));
@@ -232,13 +232,13 @@ impl World {
         let test = self.dir.path().display();
         self.merge_image(
             "httpd",
-            // It keeps the cached steps of one test's builds apart from another's.
+            // Separates the cached steps of different tests.
             &format!("FROM scratch\nENV TEST={test}\nCOPY busybox /busybox\nRUN {run}\nCOPY page /page\nCMD [\"/page\"]\n"),
             "one",
         )
     }
 
-    /// A docker CLI that waits while the file `hold` is there before each build, and then is the real one.
+    /// A docker CLI that waits before each build while the file `hold` exists, then runs the real one.
     pub(crate) fn hold_builds(&self) {
         let hold = self.path("hold");
         fs::write(&hold, "").unwrap();
@@ -246,7 +246,7 @@ impl World {
         self.docker_first("docker-that-waits", &wait);
     }
 
-    /// A docker CLI of this name that runs these commands of a shell before each build, and then is the real one.
+    /// A docker CLI of this name that runs these shell commands before each build, then runs the real one.
     pub(crate) fn docker_first(&self, name: &str, commands: &str) {
         let script = self.path(name);
         let text =
@@ -260,7 +260,7 @@ impl World {
         fs::remove_file(self.path("hold")).unwrap();
     }
 
-    /// The binary with this world's configuration and nothing of the machine's.
+    /// The binary with this world's configuration, without the machine's.
     pub(crate) fn swanci(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_swanci"));
         self.environment(&mut command);
@@ -290,7 +290,7 @@ impl World {
         Serve::start(command, self)
     }
 
-    /// One job, as `jobs show --json` tells it.
+    /// One job, from `jobs show --json`.
     pub(crate) fn job(&self, id: i64) -> Value {
         let out = self.run(&["jobs", "show", &id.to_string(), "--json"]);
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
@@ -310,7 +310,7 @@ impl World {
         String::from_utf8(out.stdout).unwrap()
     }
 
-    /// Waits until a job is in a state; a job that ends otherwise fails the test with its log.
+    /// Waits until a job is in a state; if it ends in another state, fails the test with its log.
     pub(crate) fn wait_for(&self, id: i64, state: &str) -> Value {
         until(&format!("job {id} is {state}"), || {
             let job = self.job(id);
@@ -321,7 +321,7 @@ impl World {
         })
     }
 
-    /// The digest of a tag in the registry, asked without swanci.
+    /// The digest of a tag in the registry, read without swanci.
     pub(crate) fn digest(&self, image: &str, tag: &str) -> Option<String> {
         let request = format!(
             "HEAD /v2/{image}/manifests/{tag} HTTP/1.1\r\nHost: registry\r\nConnection: close\r\n\
@@ -354,7 +354,7 @@ fn head_of(address: SocketAddr, request: &str) -> String {
 
 impl Drop for World {
     fn drop(&mut self) {
-        // What a killed `serve` of this world left; its images go after it.
+        // End the processes of a killed `serve` before its images are removed.
         swanci::process::end_stale_children(&self.state().join("children"));
     }
 }
@@ -419,7 +419,7 @@ impl Serve {
         self.child.id()
     }
 
-    /// What it has said so far.
+    /// Its output so far.
     pub(crate) fn said(&self) -> String {
         fs::read_to_string(&self.output).unwrap()
     }
@@ -438,7 +438,7 @@ impl Serve {
         self.ask(get(path))
     }
 
-    /// Delivers a merge that must be queued; the job's number.
+    /// Delivers a merge that must be queued; returns the job's number.
     pub(crate) fn deliver(&self, merge: &Merge) -> i64 {
         let answer = self.ask(merge.delivery());
         assert_eq!(answer.status, 202, "{answer:?}");
@@ -455,14 +455,14 @@ impl Serve {
         self.child.wait().unwrap();
     }
 
-    /// Waits for its end and returns its code.
+    /// Waits until it exits and returns its code.
     pub(crate) fn wait(&mut self, limit: Duration) -> i32 {
         let child = &mut self.child;
         let status = until_within(limit, "serve ends", &mut || child.try_wait().unwrap());
         status.code().unwrap_or_else(|| panic!("ended by {status}: {}", self.said()))
     }
 
-    /// SIGTERM, and the code that it ends with.
+    /// Sends SIGTERM and returns the exit code.
     pub(crate) fn stop(mut self) -> i32 {
         self.signal("TERM");
         self.wait(Duration::from_secs(30))
@@ -488,7 +488,7 @@ pub(crate) fn stderr(out: &Output) -> String {
     String::from_utf8_lossy(&out.stderr).into_owned()
 }
 
-/// Whether a step of a build runs whose command holds `mark`. BuildKit's steps are not among docker's containers.
+/// Whether a build step whose command contains `mark` runs. `docker ps` does not list BuildKit's steps.
 pub(crate) fn step_runs(mark: &str) -> bool {
     !processes_with(mark).is_empty()
 }

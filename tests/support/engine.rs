@@ -1,4 +1,4 @@
-//! The real docker engine: whether it is there, how a program finds it, and the removal of what tests make.
+//! The real docker engine: whether it answers, how a program finds it, and the removal of the tests' images.
 
 #![allow(clippy::disallowed_methods, reason = "tests may spawn")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a harness fails loudly")]
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 
-/// Runs the docker client as the test itself.
+/// Runs the docker client in the test's own environment.
 pub fn docker(args: &[&str]) -> Output {
     Command::new("docker")
         .args(args)
@@ -20,14 +20,14 @@ pub fn docker(args: &[&str]) -> Output {
         .expect("docker is missing: apt-get install docker.io docker-cli")
 }
 
-/// What docker prints; it must end well.
+/// The output of docker, which must succeed.
 pub fn docker_text(args: &[&str]) -> String {
     let out = docker(args);
     assert!(out.status.success(), "docker {args:?}: {}", String::from_utf8_lossy(&out.stderr));
     String::from_utf8(out.stdout).unwrap().trim_end().to_owned()
 }
 
-/// Fails, saying what to do, where no engine answers.
+/// Fails with a hint if no engine answers.
 pub fn needed() {
     static ANSWERS: OnceLock<bool> = OnceLock::new();
     let answers =
@@ -38,13 +38,13 @@ pub fn needed() {
     );
 }
 
-/// What a program under test needs of this environment to find the engine: everything else stays out.
+/// The variables of this environment that a program under test needs to find the engine.
 pub fn environment() -> BTreeMap<String, String> {
     let variables = ["PATH", "DOCKER_HOST"].map(|name| (name.to_owned(), std::env::var(name)));
     variables.into_iter().filter_map(|(name, value)| Some((name, value.ok()?))).collect()
 }
 
-/// Makes a folder of docker's configuration with the plugins of this environment's and nothing else of it.
+/// Makes a folder with a docker configuration that has only the plugins of this environment.
 pub fn docker_config(at: &Path) {
     std::fs::create_dir_all(at).unwrap();
     std::fs::write(at.join("config.json"), "{}").unwrap();
@@ -63,7 +63,7 @@ pub fn unique(name: &str) -> String {
     format!("t{}x{}-{name}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Removes every local image whose name begins so, when it is dropped.
+/// Removes every local image with this prefix when it is dropped.
 pub struct Cleanup(Vec<String>);
 
 impl Cleanup {
@@ -83,7 +83,7 @@ impl Drop for Cleanup {
         let mine: Vec<&str> =
             listed.lines().filter(|name| self.0.iter().any(|prefix| name.starts_with(prefix))).collect();
         if !mine.is_empty() {
-            // Not by force: that would also take the name that another test gives to the same image at this moment.
+            // Not by force, which would also remove the name that another test gives to the same image.
             docker(&[&["image", "rm"], &mine[..]].concat());
         }
     }
@@ -114,7 +114,7 @@ pub fn file_of(image: &str, path: &str) -> Option<Vec<u8>> {
     Some(out.stdout[512..512 + size].to_vec())
 }
 
-/// Every byte of an image and its history, as `docker save` and `docker history` give them out.
+/// All bytes of an image and its history, from `docker save` and `docker history`.
 pub fn everything_of(image: &str) -> Vec<u8> {
     let mut bytes = docker(&["save", image]).stdout;
     assert!(!bytes.is_empty());

@@ -1,5 +1,5 @@
-//! A server that stands in for any forge's API, on a real socket: it records what it is asked and answers as the test
-//! says. (GitHub's webhooks have one that is held to the published description: `github_api.rs`.)
+//! A fake of any forge's API, on a real socket: it records requests and gives the test's answers. (`github_api.rs` is a fake
+//! of GitHub's webhooks that is checked against the published description.)
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a harness fails loudly")]
 #![allow(dead_code, unreachable_pub, reason = "a harness offers more than each test uses")]
@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use serde_json::Value;
 use tiny_http::{Header, Response, Server};
 
-/// A request that came in.
+/// A received request.
 #[derive(Debug, Clone)]
 pub struct Asked {
     pub method: String,
@@ -28,7 +28,7 @@ impl Asked {
     }
 }
 
-/// Status and body. A string as the body of a 3xx is where it points.
+/// Status and body. A string as the body of a 3xx is its target.
 pub type Reply = (u16, Value);
 
 pub struct ForgeApi {
@@ -75,7 +75,7 @@ impl ForgeApi {
         self.asked.lock().unwrap().clone()
     }
 
-    /// The lines of what was asked, as `GET /path`.
+    /// The request lines, for example `GET /path`.
     pub fn lines(&self) -> Vec<String> {
         self.asked().iter().map(Asked::line).collect()
     }

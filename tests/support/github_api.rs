@@ -1,5 +1,5 @@
-//! A server that stands in for GitHub's REST API of repository webhooks, on a real socket. What comes in and what goes
-//! out is held to GitHub's published OpenAPI description (tests/data/github-openapi-hooks.json), not to an idea of it.
+//! A fake of GitHub's REST API of repository webhooks, on a real socket. Requests and answers are checked against GitHub's
+//! published OpenAPI description (tests/data/github-openapi-hooks.json).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a harness fails loudly")]
 #![allow(dead_code, unreachable_pub, reason = "a harness offers more than each test of the crate uses")]
@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 use tiny_http::{Header, Method, Request, Response, Server};
 
 const DESCRIPTION: &str = include_str!("../data/github-openapi-hooks.json");
-/// The repository that there is.
+/// The only repository.
 pub const REPOSITORY: &str = "juanswan13/sd2018b-exam2";
-/// The token that may do everything.
+/// The token with all permissions.
 pub const TOKEN: &str = "ghp_thisIsTheCanaryTokenOfTheTests00";
 
-/// A request that came in.
+/// A received request.
 #[derive(Debug, Clone)]
 pub struct Asked {
     pub method: String,
@@ -26,7 +26,7 @@ pub struct Asked {
     pub body: Value,
 }
 
-/// An answer in place of the API's own.
+/// An answer that replaces the API's own.
 #[derive(Debug, Clone)]
 pub struct Instead {
     pub status: u16,
@@ -40,9 +40,9 @@ struct State {
     /// Newest first, for each hook.
     deliveries: BTreeMap<u64, Vec<Value>>,
     next_id: u64,
-    /// What the listener would answer a ping; `None`: the ping is never shown.
+    /// The listener's answer to a ping; with `None`, the ping is never listed.
     ping_status: Option<u16>,
-    /// Lists show this many entries a page, whatever is asked for.
+    /// The number of entries on each page of a list, regardless of the request.
     page: Option<usize>,
     instead: Vec<(String, String, Instead)>,
     asked: Vec<Asked>,
@@ -70,12 +70,12 @@ impl GitHubApi {
         GitHubApi { server, thread: Some(thread), state }
     }
 
-    /// As GitHub Enterprise has it, under a path.
+    /// Under a path, like GitHub Enterprise.
     pub fn url(&self) -> String {
         format!("http://{}/api/v3", self.server.server_addr())
     }
 
-    /// Adds a webhook that is there already.
+    /// Adds an existing webhook.
     pub fn has_hook(&self, url: &str, events: &[&str]) -> u64 {
         let mut state = self.state.lock().unwrap();
         let config = json!({"url": url, "content_type": "json", "insecure_ssl": "0", "secret": "old-secret"});
@@ -88,41 +88,41 @@ impl GitHubApi {
         self.state.lock().unwrap().deliver(hook, guid, event, status_code, at, false)
     }
 
-    /// What the listener would answer a ping; `None`: GitHub never shows it.
+    /// Sets the listener's answer to a ping; with `None`, GitHub never lists the ping.
     pub fn pings_end_with(&self, status: Option<u16>) {
         self.state.lock().unwrap().ping_status = status;
     }
 
-    /// Shows so few entries a page.
+    /// Sets the number of entries on each page.
     pub fn pages_of(&self, entries: usize) {
         self.state.lock().unwrap().page = Some(entries);
     }
 
-    /// Answers so instead, wherever the method is this one and the path ends so.
+    /// Replaces the answer to requests with this method and this end of the path.
     pub fn instead(&self, method: &str, path_end: &str, instead: Instead) {
         self.state.lock().unwrap().instead.push((method.to_owned(), path_end.to_owned(), instead));
     }
 
-    /// The webhooks as they are, secrets in plain.
+    /// The webhooks, with their secrets.
     pub fn hooks(&self) -> Vec<Value> {
         self.state.lock().unwrap().hooks.clone()
     }
 
-    /// What was asked with this method.
+    /// The requests with this method.
     pub fn asked(&self, method: &str) -> Vec<Asked> {
         self.state.lock().unwrap().asked.iter().filter(|a| a.method == method).cloned().collect()
     }
 
-    /// What was not as GitHub describes it.
+    /// Differences from GitHub's description.
     pub fn against_the_description(&self) -> Vec<String> {
         self.state.lock().unwrap().broken.clone()
     }
 
-    /// Fails when a request or an answer was not as GitHub describes it.
+    /// Fails if a request or an answer differs from GitHub's description.
     pub fn assert_kept_to_the_description(&self) {
         let state = self.state.lock().unwrap();
         assert!(state.broken.is_empty(), "against GitHub's description: {:#?}", state.broken);
-        assert!(!state.asked.is_empty(), "nothing was asked");
+        assert!(!state.asked.is_empty(), "there was no request");
     }
 }
 
@@ -245,7 +245,7 @@ fn base(request: &Request) -> String {
     format!("http://{}", header(request, "Host").unwrap_or(""))
 }
 
-/// An operation of the description, and what stood in its path.
+/// An operation of the description, and the parameters in its path.
 struct Operation {
     id: String,
     spec: Value,
@@ -274,7 +274,7 @@ fn find(description: &Value, method: &Method, path: &str, broken: &mut Vec<Strin
     None
 }
 
-/// OpenAPI 3.0 writes `nullable` where JSON Schema has the type `null`.
+/// OpenAPI 3.0 has `nullable` instead of JSON Schema's type `null`.
 fn as_json_schema(schema: &Value) -> Value {
     match schema {
         Value::Array(list) => list.iter().map(as_json_schema).collect(),
@@ -343,7 +343,7 @@ fn check_request(
     }
     match operation.spec.get("requestBody") {
         None if body.is_empty() => {}
-        None => broken.push(format!("{what} takes no body, and got one")),
+        None => broken.push(format!("{what} has an unexpected body")),
         Some(described) => {
             if header(request, "Content-Type") != Some("application/json") {
                 broken.push(format!("{what}: the content type is {:?}", header(request, "Content-Type")));
@@ -352,7 +352,7 @@ fn check_request(
                 Ok(value) => {
                     let schema = &described["content"]["application/json"]["schema"];
                     hold(schema, &value, &format!("{what}: request"), broken);
-                    // The description lets any key pass here; a wrong one would be ignored in silence.
+                    // The description allows any key here; GitHub ignores a wrong one.
                     for (parent, schema, value) in
                         [("", schema, &value), ("config.", &schema["properties"]["config"], &value["config"])]
                     {
@@ -363,14 +363,14 @@ fn check_request(
                         }
                     }
                 }
-                Err(error) => broken.push(format!("{what}: the body is no JSON: {error}")),
+                Err(error) => broken.push(format!("{what}: the body is not JSON: {error}")),
             }
         }
     }
 }
 
 fn check_answer(operation: &Operation, reply: &Reply, broken: &mut Vec<String>) {
-    // GitHub answers so everywhere, and describes it nowhere.
+    // GitHub gives this answer everywhere, but does not describe it.
     if reply.status == 401 {
         return;
     }
@@ -454,7 +454,7 @@ fn page(size: Option<usize>, all: &[Value], path: &str, base: &str, key: &str) -
     let query: BTreeMap<String, String> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
     let asked: usize = query.get("per_page").map_or(30, |n| n.parse().unwrap());
     let size = size.unwrap_or(asked).min(asked);
-    // Pages are counted; a cursor is a word of the server's own.
+    // Pages are numbered; a cursor is an opaque string.
     let number: usize = match query.get(key) {
         Some(word) => word.trim_start_matches("v1_").parse().unwrap(),
         None => 1,

@@ -1,4 +1,4 @@
-//! HTTP over a bare socket, so that a test can send what no well-behaved client would. Every wait is bounded.
+//! HTTP over a plain socket, so that a test can send invalid requests. Every wait has a time limit.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -7,10 +7,10 @@ use std::time::Duration;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
-/// The longest that any answer may take before a test fails.
+/// The time limit for an answer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// An answer as it came.
+/// A received answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Answered {
     pub(crate) status: u16,
@@ -48,12 +48,12 @@ impl Client {
         self.stream.write_all(bytes.as_ref()).unwrap();
     }
 
-    /// Sends what the other side still takes: it may have answered and closed already.
+    /// Sends until the other side, which may have answered already, closes the connection.
     pub(crate) fn send_anyway(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         self.stream.write_all(bytes.as_ref()).is_ok()
     }
 
-    /// The next answer; `None` when the connection ends without one.
+    /// The next answer; `None` if the connection ends without one.
     pub(crate) fn answer(&mut self) -> Option<Answered> {
         loop {
             if let Some(answered) = self.whole() {
@@ -62,7 +62,7 @@ impl Client {
             if !self.fill() {
                 assert!(
                     self.buffer.is_empty(),
-                    "half an answer: {:?}",
+                    "incomplete answer: {:?}",
                     String::from_utf8_lossy(&self.buffer)
                 );
                 return None;
@@ -70,12 +70,12 @@ impl Client {
         }
     }
 
-    /// The answer that must come.
+    /// The next answer, which must arrive.
     pub(crate) fn expect(&mut self) -> Answered {
         self.answer().expect("an answer")
     }
 
-    /// Whether the other side closes without a further byte.
+    /// Whether the other side closes the connection without another byte.
     pub(crate) fn is_closed(&mut self) -> bool {
         self.buffer.is_empty() && !self.fill() && self.buffer.is_empty()
     }
@@ -117,7 +117,7 @@ impl Client {
     }
 }
 
-/// One request on a connection of its own, closed after it.
+/// One request on a separate connection.
 pub(crate) fn ask(address: SocketAddr, bytes: impl AsRef<[u8]>) -> Answered {
     let mut client = Client::connect(address);
     client.send(bytes);
@@ -145,7 +145,7 @@ pub(crate) fn signed_head(secret: &str, event: &str, body: &[u8]) -> String {
     )
 }
 
-/// A whole signed delivery.
+/// A complete signed delivery.
 pub(crate) fn delivery(secret: &str, event: &str, body: &[u8]) -> Vec<u8> {
     let head = signed_head(secret, event, body);
     [format!("{head}Content-Length: {}\r\n\r\n", body.len()).as_bytes(), body].concat()

@@ -1,4 +1,4 @@
-//! The program itself, run as a person would, with nothing of this machine's environment.
+//! Runs the program without this machine's environment.
 
 #![allow(clippy::disallowed_methods, reason = "tests may spawn")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a harness fails loudly")]
@@ -9,7 +9,7 @@ use std::process::Command;
 
 use super::engine;
 
-/// Whether this is root, as what follows has to be; without it that is said, and is a failure in CI.
+/// Whether the test runs as root, which it needs; otherwise prints that it does not run, and fails in CI.
 pub fn is_root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
@@ -19,7 +19,7 @@ pub fn is_root() -> bool {
     root
 }
 
-/// What it did.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Ran {
     pub code: i32,
@@ -28,13 +28,13 @@ pub struct Ran {
 }
 
 impl Ran {
-    /// Its one document.
+    /// The document on standard output.
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 }
 
-/// Runs swanci in `dir`, which is its home too.
+/// Runs swanci in `dir`, which is also its home.
 pub fn swanci(dir: &Path, environment: &[(&str, &str)], arguments: &[&str]) -> Ran {
     let mut command = Command::new(env!("CARGO_BIN_EXE_swanci"));
     command.args(arguments).current_dir(dir).env_clear().envs(engine::environment()).env("HOME", dir);

@@ -1,4 +1,4 @@
-//! A real HTTP proxy in front of a plain registry that injects faults, on a real socket, and remembers what it saw.
+//! An HTTP proxy in front of a plain registry, on a real socket, which injects faults and records requests.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a harness fails loudly")]
 #![allow(dead_code, unreachable_pub, reason = "a harness offers more than each test of the crate uses")]
@@ -9,13 +9,13 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
-/// How long a waiting test waits before it fails.
+/// The time limit of every wait.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The first byte of a TLS connection (RFC 8446, section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// An answer of the proxy's own.
+/// An answer of the proxy.
 #[derive(Debug, Clone)]
 pub struct Reply {
     pub status: u16,
@@ -41,37 +41,37 @@ impl Reply {
     }
 }
 
-/// What happens to a request that a rule matches.
+/// The effect of a rule on a request.
 #[derive(Debug, Clone)]
 pub enum Fault {
-    /// The registry never sees it.
+    /// The proxy answers instead of the registry.
     Reply(Reply),
-    /// The registry answers; this many bytes of the answer get through before the connection is cut.
+    /// The proxy closes the connection after this many bytes of the registry's answer.
     CutAfter(usize),
-    /// The registry answers; after this many bytes silence falls, and the connection stays open.
+    /// The proxy sends nothing after this many bytes of the registry's answer, and keeps the connection open.
     StallAfter(usize),
-    /// It waits here until the test lets it go on.
+    /// The request waits until the test releases it.
     Hold(Gate),
-    /// It is redirected to the same path on another server.
+    /// A redirect to the same path on another server.
     Redirect(String),
-    /// The registry answers; a 404 is replaced by this.
+    /// This answer replaces a 404 of the registry.
     InsteadOf404(Reply),
 }
 
-/// A place where a request waits for the test, and the test for the request.
+/// Synchronises a request with the test.
 #[derive(Debug, Clone, Default)]
 pub struct Gate(Arc<(Mutex<(bool, bool)>, Condvar)>);
 
 impl Gate {
-    /// Waits until a request stands at the gate.
+    /// Waits until a request arrives at the gate.
     pub fn wait_reached(&self) {
         let (lock, changed) = &*self.0;
         let state = lock.lock().unwrap();
         let (_state, late) = changed.wait_timeout_while(state, PATIENCE, |state| !state.0).unwrap();
-        assert!(!late.timed_out(), "no request came to the gate");
+        assert!(!late.timed_out(), "no request arrived at the gate");
     }
 
-    /// Opens it for good.
+    /// Opens it permanently.
     pub fn open(&self) {
         let (lock, changed) = &*self.0;
         lock.lock().unwrap().1 = true;
@@ -98,7 +98,7 @@ struct Rule {
     fault: Fault,
 }
 
-/// A request that came by.
+/// A recorded request.
 #[derive(Debug, Clone)]
 pub struct Seen {
     pub method: String,
@@ -106,7 +106,7 @@ pub struct Seen {
     pub path: String,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
-    /// The number of the connection that it came on, from 0.
+    /// The number of its connection, from 0.
     pub connection: usize,
 }
 
@@ -116,7 +116,7 @@ impl Seen {
     }
 }
 
-/// Asked about each request before the rules: a reply keeps it from the registry.
+/// Called for each request before the rules: a reply replaces the registry's answer.
 pub type Hook = Box<dyn Fn(&Seen) -> Option<Reply> + Send + Sync>;
 
 struct Shared {
@@ -124,7 +124,7 @@ struct Shared {
     hook: Option<Hook>,
     rules: Mutex<Vec<Rule>>,
     seen: Mutex<Vec<Seen>>,
-    /// Both ends of what is open, to be cut when the proxy ends; `None` after that.
+    /// Both ends of the open connections, to close when the proxy ends; `None` after that.
     sockets: Mutex<Option<Vec<TcpStream>>>,
     connections: Mutex<usize>,
 }
@@ -136,12 +136,12 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// A proxy before `upstream` that does nothing until it is told to.
+    /// A proxy in front of `upstream`, without rules.
     pub fn start(upstream: SocketAddr) -> Proxy {
         Proxy::launch(upstream, None)
     }
 
-    /// A proxy that asks `hook` about each request.
+    /// A proxy that calls `hook` for each request.
     pub fn with_hook(upstream: SocketAddr, hook: Hook) -> Proxy {
         Proxy::launch(upstream, Some(hook))
     }
@@ -161,7 +161,7 @@ impl Proxy {
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 if !accepting.keep(&client) {
-                    return; // dropped: it is the last connection, which only wakes this loop
+                    return; // dropped: the last connection only wakes this loop
                 }
                 let number = {
                     let mut count = accepting.connections.lock().unwrap();
@@ -190,7 +190,7 @@ impl Proxy {
         self.rule(method, path, 1, usize::MAX, fault);
     }
 
-    /// Hides that something is not there, as registries do that do not tell everybody.
+    /// Replaces 404, like registries that hide which content is absent.
     pub fn instead_of_404(&self, method: &str, path: &str, reply: Reply) {
         self.always(method, path, Fault::InsteadOf404(reply));
     }
@@ -200,22 +200,22 @@ impl Proxy {
         self.shared.rules.lock().unwrap().push(Rule { method, path, from, to, seen: 0, fault });
     }
 
-    /// No more faults.
+    /// Removes all rules.
     pub fn heal(&self) {
         self.shared.rules.lock().unwrap().clear();
     }
 
-    /// What came by so far.
+    /// The requests so far.
     pub fn seen(&self) -> Vec<Seen> {
         self.shared.seen.lock().unwrap().clone()
     }
 
-    /// How many requests with this method whose path contains `path` came by.
+    /// The number of requests with this method whose path contains `path`.
     pub fn count(&self, method: &str, path: &str) -> usize {
         self.seen().iter().filter(|s| s.method == method && s.path.contains(path)).count()
     }
 
-    /// How many connections were made to the proxy.
+    /// The number of connections to the proxy.
     pub fn connections(&self) -> usize {
         *self.shared.connections.lock().unwrap()
     }
@@ -231,7 +231,7 @@ impl Drop for Proxy {
 }
 
 impl Shared {
-    /// Remembers a socket; `false` when the proxy has ended.
+    /// Stores a socket; `false` if the proxy has ended.
     fn keep(&self, socket: &TcpStream) -> bool {
         let mut sockets = self.sockets.lock().unwrap();
         sockets.as_mut().is_some_and(|all| {
@@ -254,12 +254,12 @@ impl Shared {
         found
     }
 
-    /// Serves one connection until either side ends it.
+    /// Serves one connection until either side closes it.
     fn serve(&self, mut client: TcpStream, number: usize) -> io::Result<()> {
         client.set_nodelay(true)?;
         let mut reader = BufReader::new(client.try_clone()?);
         if reader.fill_buf()?.first() == Some(&TLS_HANDSHAKE) {
-            // As every server of plain HTTP says it; to silence an engine would listen for 10 s.
+            // The usual answer of a plain HTTP server; without an answer, an engine would wait for 10 s.
             client.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")?;
             return client.shutdown(Shutdown::Both);
         }
@@ -332,7 +332,7 @@ impl Shared {
                     if cut {
                         break;
                     }
-                    // Silence until the client gives up or the proxy ends.
+                    // Send nothing until the client gives up or the proxy ends.
                     let _ = reader.read(&mut [0; 1]);
                     break;
                 }
@@ -367,7 +367,7 @@ fn headers(lines: &[String]) -> Vec<(String, String)> {
     pairs.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect()
 }
 
-/// A body as it stands on the wire (a chunked one with its chunk lines).
+/// A body as sent on the wire (a chunked one with its chunk lines).
 fn read_body(reader: &mut impl BufRead, headers: &[(String, String)]) -> io::Result<Vec<u8>> {
     let of = |name: &str| headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str());
     let mut body = Vec::new();

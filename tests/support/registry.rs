@@ -1,4 +1,4 @@
-//! A real registry of the test's own: plain, with TLS, with a login; and sample images.
+//! A real registry for the test (plain, with TLS, with a login), and sample images.
 
 #![allow(clippy::disallowed_methods, reason = "tests may spawn")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a harness fails loudly")]
@@ -35,7 +35,7 @@ impl Ca {
         Ca { issuer: Issuer::new(params, key), pem }
     }
 
-    /// Certificate and key (PEM) for a server of these names.
+    /// Certificate and key (PEM) for a server with these names.
     pub fn server(&self, names: &[&str]) -> (String, String) {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         self.sign(CertificateParams::new(names).unwrap())
@@ -48,7 +48,7 @@ impl Ca {
     }
 }
 
-/// What the next registry is to be like.
+/// The settings of a registry.
 #[derive(Default)]
 pub struct Builder {
     tls: Option<(String, String, String)>,
@@ -69,7 +69,7 @@ impl Builder {
         self
     }
 
-    /// TLS with a certificate of `ca` that is valid between these days.
+    /// TLS with a certificate of `ca` that is valid between these dates.
     pub fn tls_between(mut self, ca: &Ca, from: (i32, u8, u8), to: (i32, u8, u8)) -> Builder {
         let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
         params.not_before = rcgen::date_time_ymd(from.0, from.1, from.2);
@@ -79,7 +79,7 @@ impl Builder {
         self
     }
 
-    /// TLS with one self-signed certificate that is authority and server at once.
+    /// TLS with one self-signed certificate that is both authority and server.
     pub fn self_signed(mut self) -> Builder {
         let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -95,7 +95,7 @@ impl Builder {
         self
     }
 
-    /// Keeps the images in a directory of the caller's, as on a small file system.
+    /// Stores the images in this directory, for example on a small file system.
     pub fn storage(mut self, directory: &Path) -> Builder {
         self.storage = Some(directory.to_owned());
         self
@@ -116,7 +116,7 @@ impl Builder {
         });
         if let Some((user, password)) = &self.login {
             let file = dir.path().join("htpasswd");
-            // Cost 4 is bcrypt's least: the registry checks it with each request.
+            // Cost 4 is bcrypt's minimum, because the registry checks the password with each request.
             let made = Command::new("htpasswd").args(["-nbB", "-C", "4", user, password]).output();
             let made =
                 made.expect("htpasswd is missing: apt-get install apache2-utils (scripts/test does it)");
@@ -141,7 +141,7 @@ impl Builder {
     }
 }
 
-/// The registry under test: Debian's package, or the one that the environment names.
+/// The registry under test: Debian's package, or the one in the environment.
 fn program() -> OsString {
     std::env::var_os("SWANCI_TEST_REGISTRY").unwrap_or_else(|| "docker-registry".into())
 }
@@ -151,7 +151,7 @@ pub struct RegistryServer {
     child: Option<Child>,
     pub address: SocketAddr,
     config: String,
-    /// The authority of its certificate, when it has TLS.
+    /// The authority of its certificate, if it has TLS.
     pub ca_pem: Option<String>,
     login: Option<(String, String)>,
     dir: TempDir,
@@ -167,9 +167,9 @@ impl RegistryServer {
         Builder::default().start()
     }
 
-    /// Starts it (again, then on the port that it had).
+    /// Starts it, or restarts it on the same port.
     pub fn start(&mut self) {
-        assert!(self.child.is_none(), "it runs already");
+        assert!(self.child.is_none(), "it is already running");
         let (config, log) = (self.dir.path().join("config.yml"), self.dir.path().join("log"));
         fs::write(&config, self.config.replace("ADDRESS", &self.address.to_string())).unwrap();
         let out = fs::File::create(&log).unwrap();
@@ -198,7 +198,7 @@ impl RegistryServer {
         }
     }
 
-    /// Ends the process; [`RegistryServer::start`] brings it back with its images.
+    /// Ends the process; [`RegistryServer::start`] starts it again with its images.
     pub fn stop(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
@@ -211,7 +211,7 @@ impl RegistryServer {
         self.address.to_string()
     }
 
-    /// The program's own log, for a failing test.
+    /// The program's log, for a failing test.
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
@@ -260,7 +260,7 @@ impl Drop for RegistryServer {
     }
 }
 
-/// Settings for a registry of the harness (or a proxy before it): quick to give up, quick to repeat.
+/// Settings for a registry of the harness (or a proxy in front of it), with short timeouts and delays.
 pub fn settings(host: &str, ca_pem: Option<&str>) -> Settings {
     let mut settings = Settings::new(host.parse::<RegistryAddress>().unwrap());
     settings.plain_http = ca_pem.is_none();
@@ -269,11 +269,11 @@ pub fn settings(host: &str, ca_pem: Option<&str>) -> Settings {
     settings
 }
 
-/// What docker gives an image without files: a gzipped empty tar, and the digest of the tar itself.
+/// Docker's layer for an image without files: a gzipped empty tar, and the digest of the tar.
 const EMPTY_LAYER: &str = "1f8b080000096e8800ff621805a360148c5800080000ffff2eafb5ef00040000";
 const EMPTY_DIFF_ID: &str = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef";
 
-/// Uploads by plain HTTP, sharing no code with what is under test.
+/// Uploads with plain HTTP, without the code under test.
 pub struct Uploader {
     base: String,
     agent: ureq::Agent,
@@ -373,7 +373,7 @@ impl Uploader {
         self.manifest(repository, tag, DOCKER_MANIFEST, &bytes)
     }
 
-    /// An OCI index of an attestation (first, as no reader should rely on order) and a tiny image.
+    /// An OCI index of an attestation (first, because readers must not rely on the order) and a tiny image.
     pub fn index(&self, repository: &str, tag: &str, labels: &[(&str, &str)]) -> Digest {
         let image = self.image_manifest(repository, labels, true);
         let attestation = self.image_manifest(repository, &[("attestation", "yes")], true);

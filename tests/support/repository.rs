@@ -1,4 +1,4 @@
-//! Real git repositories: commits, merges of every kind, branches that are pushed by force, links, submodules.
+//! Real git repositories: commits, all kinds of merges, force pushes, links, submodules.
 
 #![allow(clippy::disallowed_methods, reason = "tests may spawn")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a harness fails loudly")]
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 /// The committer's time of the first commit; each further one is a minute later.
 pub const FIRST_COMMIT: i64 = 1_767_225_600; // 2026-01-01T00:00:00Z
 
-/// A repository with a working copy. It hands out commits by their id as GitHub does, also those of no branch.
+/// A repository with a working copy. Like GitHub, it serves any commit by its id, also commits on no branch.
 pub struct Repository {
     dir: TempDir,
     commits: Cell<i64>,
@@ -35,12 +35,12 @@ impl Repository {
         self.dir.path()
     }
 
-    /// The path as configuration and command lines take it.
+    /// The path, as in configuration and command lines.
     pub fn url(&self) -> String {
         self.path().display().to_string()
     }
 
-    /// The URL by which another repository of the tests names this one as a submodule.
+    /// The URL of this repository as a submodule of another one.
     pub fn beside(&self) -> String {
         format!("../{}", self.path().file_name().unwrap().to_str().unwrap())
     }
@@ -100,7 +100,7 @@ impl Repository {
         self
     }
 
-    /// A folder that is an image of one file with this content, from nothing.
+    /// A folder with a `FROM scratch` image that has one file with this content.
     pub fn image(&self, folder: &str, content: &str) -> &Repository {
         self.write(&format!("{folder}/Dockerfile"), "FROM scratch\nCOPY file /file\nCMD [\"/file\"]\n");
         self.write(&format!("{folder}/file"), content)
@@ -126,14 +126,14 @@ impl Repository {
         self.git(&["rev-parse", "HEAD"])
     }
 
-    /// Commits everything that stands in the working copy.
+    /// Commits everything in the working copy.
     pub fn commit(&self, message: &str) -> String {
         self.git(&["add", "--all"]);
         self.dated(&["commit", "--quiet", "--allow-empty", "--message", &format!("change: {message}")]);
         self.head()
     }
 
-    /// Starts a branch here and goes to it.
+    /// Creates a branch and switches to it.
     pub fn branch(&self, name: &str) -> &Repository {
         self.git(&["checkout", "--quiet", "-b", name]);
         self
@@ -167,13 +167,13 @@ impl Repository {
         self.head()
     }
 
-    /// Moves the branch that is checked out, as a push by force does.
+    /// Moves the current branch, like a force push.
     pub fn reset(&self, to: &str) -> &Repository {
         self.git(&["reset", "--quiet", "--hard", to]);
         self
     }
 
-    /// A commit that no ref names.
+    /// A commit without a ref.
     pub fn orphan(&self) -> String {
         let tree = self.git(&["rev-parse", "HEAD^{tree}"]);
         self.git(&["commit-tree", "-m", "orphan", &tree])
@@ -183,13 +183,13 @@ impl Repository {
         commit[..12].to_owned()
     }
 
-    /// Where a file of the repository stands.
+    /// The path of a file of the repository.
     pub fn file(&self, path: &str) -> PathBuf {
         self.path().join(path)
     }
 }
 
-/// A body in GitHub's form for a pull request that was merged.
+/// GitHub's payload for a merged pull request.
 pub struct Payload(pub Value);
 
 impl Payload {

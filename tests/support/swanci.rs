@@ -1,4 +1,4 @@
-//! Runs the real binary in a world of its own: home, state, temporary files and docker configuration are the test's.
+//! Runs the real binary with the test's own home, state, temporary files and docker configuration.
 
 #![allow(clippy::disallowed_methods, reason = "tests may spawn")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a harness fails loudly")]
@@ -18,10 +18,10 @@ use super::engine::{self, Cleanup};
 use super::registry::RegistryServer;
 use super::repository::{Payload, Repository};
 
-/// The longest that any one command of a test may take.
+/// The time limit for a command of a test.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A world in which swanci runs.
+/// The environment in which swanci runs.
 pub struct Swanci {
     dir: TempDir,
     env: BTreeMap<String, String>,
@@ -43,7 +43,7 @@ impl Swanci {
         Swanci { dir, env }
     }
 
-    /// Sets a variable of its environment.
+    /// Sets an environment variable.
     pub fn set(&mut self, name: &str, value: &str) {
         self.env.insert(name.to_owned(), value.to_owned());
     }
@@ -56,12 +56,12 @@ impl Swanci {
         self.dir.path().join("docker")
     }
 
-    /// Writes docker's own configuration.
+    /// Writes docker's configuration.
     pub fn docker_config(&self, text: &str) {
         fs::write(self.docker_dir().join("config.json"), text).unwrap();
     }
 
-    /// Writes `swanci.toml` where it is found without being named.
+    /// Writes `swanci.toml` to the working directory, where swanci finds it by default.
     pub fn config(&self, text: &str) -> PathBuf {
         let path = self.work().join("swanci.toml");
         fs::write(&path, text).unwrap();
@@ -81,12 +81,12 @@ impl Swanci {
         self.dir.path().join("state")
     }
 
-    /// Where its temporary files go.
+    /// The directory of its temporary files.
     pub fn tmp(&self) -> PathBuf {
         self.dir.path().join("tmp")
     }
 
-    /// Whether nothing is left in the temporary directory.
+    /// Whether the temporary directory is empty.
     pub fn tmp_is_empty(&self) -> bool {
         fs::read_dir(self.tmp()).unwrap().next().is_none()
     }
@@ -98,7 +98,7 @@ impl Swanci {
         path
     }
 
-    /// An executable script of this name in a folder that stands first on the PATH.
+    /// An executable script of this name in the first folder of the PATH.
     pub fn program(&mut self, name: &str, script: &str) -> PathBuf {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = self.dir.path().join("programs");
@@ -126,7 +126,7 @@ impl Swanci {
         );
     }
 
-    /// The receipts that were kept, oldest first.
+    /// The stored receipts, oldest first.
     pub fn receipts(&self) -> Vec<Value> {
         let entries = fs::read_dir(self.state().join("receipts"));
         let mut paths: Vec<PathBuf> = entries.into_iter().flatten().map(|e| e.unwrap().path()).collect();
@@ -141,7 +141,7 @@ impl Swanci {
         command
     }
 
-    /// A script of bash, whose `$1` is the program.
+    /// A bash script, whose `$1` is the program.
     pub fn script(&self, script: &str) -> Command {
         let mut command = Command::new("bash");
         command.args(["-o", "pipefail", "-c", script, "bash", env!("CARGO_BIN_EXE_swanci")]);
@@ -170,7 +170,7 @@ impl Swanci {
     }
 }
 
-/// A command that runs.
+/// A running command.
 pub struct Started {
     pub child: Child,
     what: String,
@@ -197,7 +197,7 @@ impl Started {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
-    /// Waits for its end.
+    /// Waits until it exits.
     pub fn wait(mut self) -> Ran {
         let until = Instant::now() + PATIENCE;
         let status = loop {
@@ -231,7 +231,7 @@ fn read_in_thread(
     })
 }
 
-/// How a command ended.
+/// The result of a command.
 #[derive(Debug, Clone)]
 pub struct Ran {
     pub code: i32,
@@ -241,7 +241,7 @@ pub struct Ran {
 }
 
 impl Ran {
-    /// It must have ended with this code.
+    /// Fails unless it exited with this code.
     #[track_caller]
     pub fn ended(self, code: i32) -> Ran {
         assert_eq!(
@@ -252,13 +252,13 @@ impl Ran {
         self
     }
 
-    /// It must have said each of these on standard error.
+    /// Fails unless standard error contains each of these texts.
     #[track_caller]
     pub fn saying(self, texts: &[&str]) -> Ran {
         for text in texts {
             assert!(
                 self.stderr.contains(text),
-                "swanci {} did not say `{text}`:\n{}",
+                "swanci {} did not print `{text}`:\n{}",
                 self.what,
                 self.stderr
             );
@@ -266,7 +266,7 @@ impl Ran {
         self
     }
 
-    /// Its standard output is exactly one JSON document on one line.
+    /// The JSON document on standard output, which must be exactly one line.
     #[track_caller]
     pub fn json(&self) -> Value {
         let line = self.stdout.strip_suffix('\n').unwrap_or_else(|| panic!("no line: {self:?}"));
@@ -289,7 +289,7 @@ pub fn outcome(receipt: &Value, name: &str, tag: &str) -> String {
     found["outcome"].as_str().unwrap().to_owned()
 }
 
-/// A repository, a registry, and a swanci that is configured for both.
+/// A repository, a registry, and a swanci configured for both.
 pub struct Scene {
     pub registry: RegistryServer,
     pub repository: Repository,
@@ -323,12 +323,12 @@ impl Scene {
         (scene, commit)
     }
 
-    /// Writes the configuration: this registry, this repository, and what else is wanted, after `[build]`.
+    /// Writes the configuration: this registry, this repository, and additional lines after `[build]`.
     pub fn configure(&self, more: &str) {
         self.configure_for(&self.registry.host(), more);
     }
 
-    /// The same with another address of the registry, as a proxy's.
+    /// The same with another address of the registry, for example of a proxy.
     pub fn configure_for(&self, host: &str, more: &str) {
         let text = format!(
             "[registry]\nhost = \"{host}\"\nplain_http = true\n\
@@ -368,7 +368,7 @@ impl Scene {
         self.swanci.pipe(&[&["run", "-"], args].concat(), self.payload(commit))
     }
 
-    /// The digest under a tag of the registry, asked for by swanci's own client.
+    /// The digest under a tag of the registry, read by swanci's client.
     pub fn digest(&self, name: &str, tag: &str) -> Option<String> {
         let found = self
             .registry
@@ -378,7 +378,7 @@ impl Scene {
     }
 }
 
-/// Waits until `done`, and fails when it takes too long.
+/// Waits until `done`, and fails after a time limit.
 #[track_caller]
 pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     let until = Instant::now() + Duration::from_secs(30);
@@ -402,7 +402,7 @@ pub fn processes_with(text: &str) -> Vec<(u32, String)> {
     found
 }
 
-/// Whether any file below this folder holds these bytes; names the first that does.
+/// The first file below this folder that contains these bytes.
 pub fn find_bytes(folder: &Path, needle: &[u8]) -> Option<PathBuf> {
     for entry in fs::read_dir(folder).ok()?.flatten() {
         let path = entry.path();

@@ -1,4 +1,4 @@
-//! TLS in front of a plain loopback server: openssl's own server is too simple, so rustls ends the TLS here.
+//! TLS in front of a plain loopback server, with rustls, because openssl's own server is too simple.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a harness fails loudly")]
 #![allow(dead_code, unreachable_pub, reason = "a harness offers more than each test of the crate uses")]
@@ -12,7 +12,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tempfile::TempDir;
 
-/// Ends TLS for one request and answer a connection, and hands them on to `inner`. Returns the port.
+/// Terminates TLS for one request on each connection, and forwards it to `inner`. Returns the port.
 pub fn start(certificate: &Path, key: &Path, inner: u16, _files: TempDir) -> u16 {
     let chain: Vec<_> = CertificateDer::pem_file_iter(certificate).unwrap().map(Result::unwrap).collect();
     let key = PrivateKeyDer::from_pem_file(key).unwrap();

@@ -1,4 +1,4 @@
-//! A registry front that wants Bearer tokens, and the token server that gives them out (docker registry token
+//! A registry front that requires Bearer tokens, and the token server that issues them (docker registry token
 //! specification), on one real socket in front of a real registry.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a harness fails loudly")]
@@ -10,16 +10,16 @@ use std::sync::{Arc, Mutex};
 
 use super::proxy::{Proxy, Reply, Seen};
 
-/// What the token server does, and what it has done.
+/// Settings and state of the token server.
 #[derive(Debug, Default)]
 struct State {
     /// user → password.
     users: HashMap<String, String>,
-    /// Users that may only read.
+    /// Users with read access only.
     readers: Vec<String>,
     refresh_token: Option<String>,
     expires_in: Option<u64>,
-    /// Where the challenge sends clients, instead of here.
+    /// The realm of the challenge, if it is not this server.
     realm: Option<String>,
     /// token → its scopes.
     tokens: HashMap<String, Vec<String>>,
@@ -28,13 +28,13 @@ struct State {
 
 /// A front with its token server; both end when this is dropped.
 pub struct TokenRegistry {
-    /// What came by; its rules work behind the check of the token.
+    /// Records the requests; its rules apply after the check of the token.
     pub proxy: Proxy,
     state: Arc<Mutex<State>>,
 }
 
 impl TokenRegistry {
-    /// A front before `upstream` that takes this user; without one, anybody gets a token to read.
+    /// A front of `upstream` for this user; without a user, every client gets a token to read.
     pub fn start(upstream: SocketAddr, user: Option<(&str, &str)>) -> TokenRegistry {
         let users = user.into_iter().map(|(u, p)| (u.to_owned(), p.to_owned())).collect();
         let state = Arc::new(Mutex::new(State { users, ..State::default() }));
@@ -47,32 +47,32 @@ impl TokenRegistry {
         self.proxy.host()
     }
 
-    /// Tokens given out from now on live this long (seconds); `None` says nothing about it.
+    /// Sets the lifetime (in seconds) of new tokens; with `None`, it is not stated.
     pub fn expires_in(&self, seconds: Option<u64>) {
         self.state.lock().unwrap().expires_in = seconds;
     }
 
-    /// This user's tokens never hold `push`.
+    /// This user's tokens never include `push`.
     pub fn read_only(&self, user: &str) {
         self.state.lock().unwrap().readers.push(user.to_owned());
     }
 
-    /// Takes this refresh token by POST.
+    /// Accepts this refresh token by POST.
     pub fn refresh_token(&self, token: &str) {
         self.state.lock().unwrap().refresh_token = Some(token.to_owned());
     }
 
-    /// Sends clients elsewhere for their token.
+    /// Sets another realm for tokens.
     pub fn realm(&self, realm: &str) {
         self.state.lock().unwrap().realm = Some(realm.to_owned());
     }
 
-    /// Forgets every token given out so far: they are stale now.
+    /// Invalidates all issued tokens.
     pub fn revoke(&self) {
         self.state.lock().unwrap().tokens.clear();
     }
 
-    /// How many tokens were given out.
+    /// The number of issued tokens.
     pub fn given(&self) -> usize {
         self.state.lock().unwrap().given
     }
@@ -150,7 +150,7 @@ fn give(state: &mut State, seen: &Seen, query: &str) -> Reply {
     if field("service") != ["test"] {
         return Reply::new(400);
     }
-    // A POST has its scopes in one field, between spaces; a GET has a field for each.
+    // A POST has its scopes in one field, separated by spaces; a GET has a field for each.
     let scopes = field("scope")
         .into_iter()
         .flat_map(|s| s.split(' '))

@@ -5,13 +5,13 @@ use crate::error::{Failure, Kind};
 use crate::events::Step;
 use crate::git::Mirror;
 use crate::manifest::template::NUMBER;
-use crate::manifest::{ImageKind, ImageSpec, Template};
+use crate::manifest::{ImageSpec, Template};
 use crate::model::{BranchName, Change, CommitSha};
 use crate::pipeline::compare::{Asked, ask};
 use crate::pipeline::survey::{Surveyed, survey};
 use crate::pipeline::{BuildOptions, Origin, Outcome, PushOptions, Ran, Site, run, worst};
 
-use super::window::{self, Listing};
+use super::window;
 use super::{CatchupDocument, CatchupOptions, CatchupOutcome, CaughtUp, failed_before};
 
 pub(super) struct Branch<'a> {
@@ -53,9 +53,9 @@ impl Branch<'_> {
         let mut looked_at: Vec<CaughtUp> = Vec::with_capacity(commits.len());
         for (commit, listing) in commits.into_iter().zip(&listings) {
             let (outcome, reason, error) = match &**listing {
-                Listing::Empty => (CatchupOutcome::Empty, None, None),
-                Listing::Invalid(why) => (CatchupOutcome::Invalid, None, Some(why.clone())),
-                Listing::Images(specs) => match window::missing(&held, &commit, listing) {
+                Err(why) => (CatchupOutcome::Invalid, None, Some(why.clone())),
+                Ok(specs) if specs.is_empty() => (CatchupOutcome::Empty, None, None),
+                Ok(specs) => match window::missing(&held, &commit, specs) {
                     missing if missing.is_empty() => (CatchupOutcome::Present, None, None),
                     missing => {
                         tags_need_no_pull_request(self.site, specs)?;
@@ -92,7 +92,6 @@ impl Branch<'_> {
         Ok(looked_at)
     }
 
-    /// Runs the pipeline for each missing commit.
     fn carry_out(&self, commits: &mut [CaughtUp]) -> Option<Failure> {
         let events = &self.site.events;
         let total = count(commits, CatchupOutcome::Planned);
@@ -235,7 +234,7 @@ impl Branch<'_> {
 /// succeed without a build, so this is a configuration error.
 fn tags_need_no_pull_request(site: &Site, specs: &[ImageSpec]) -> Result<(), Failure> {
     let asks = |templates: &[Template]| templates.iter().any(|t| t.asks_for(NUMBER));
-    let by_default = specs.iter().any(|s| s.kind == ImageKind::Docker && s.tags.is_none());
+    let by_default = specs.iter().any(|spec| spec.tags.is_none());
     let wrong = match (&site.tags, &site.default_tags) {
         (Some(tags), _) => asks(tags).then_some("--tag"),
         (None, Some(tags)) => (by_default && asks(tags)).then_some("build.tags of the configuration"),

@@ -9,8 +9,7 @@ use crate::state_dir;
 
 fn path(site: &Site, origin: &Origin, commit: &CommitSha) -> PathBuf {
     let repository = Digest::of(origin.source.as_bytes());
-    let repository = repository.as_str().trim_start_matches("sha256:").get(..24).unwrap_or_default();
-    site.state_dir.join("failed").join(format!("{repository}-{commit}"))
+    site.state_dir.join("failed").join(format!("{}-{commit}", &repository.hex()[..24]))
 }
 
 /// Why the last build of this commit failed.

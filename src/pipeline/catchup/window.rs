@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use crate::error::Failure;
 use crate::git::{Found, GitError, GitErrorKind, Mirror};
-use crate::manifest::{self, ImageKind, ImageSpec};
+use crate::manifest::{self, ImageSpec};
 use crate::model::{BranchName, CommitSha, ImageName, ImageRepository, RepoName, Tag};
 use crate::parallel;
 use crate::registry::RegistryError;
@@ -13,7 +13,6 @@ use crate::registry::RegistryError;
 use super::super::{Origin, REGISTRY_THREADS, Site};
 use super::{CatchupOptions, Since};
 
-/// Default limit on the checked commits.
 const NEWEST: usize = 50;
 
 /// The commits to check, oldest first.
@@ -55,14 +54,8 @@ fn landed_since(times: &[i64], since: i64) -> usize {
     times.iter().rposition(|time| *time >= since).map_or(0, |oldest| oldest + 1)
 }
 
-pub(super) enum Listing {
-    /// At least one Docker image.
-    Images(Vec<ImageSpec>),
-    /// No image for docker to build.
-    Empty,
-    /// images.json cannot be read; the cause.
-    Invalid(String),
-}
+/// The Docker images that a commit lists, or why its images.json cannot be read.
+pub(super) type Listing = Result<Vec<ImageSpec>, String>;
 
 /// What each commit lists. Runs git three times for any number of commits: most share one images.json.
 pub(super) fn listings(
@@ -71,23 +64,16 @@ pub(super) fn listings(
     repository: &RepoName,
 ) -> Result<Vec<Rc<Listing>>, Failure> {
     let files = mirror.look_across(commits, manifest::FILE_NAME)?;
-    let blob = |found: &Found| match found {
-        Found::Blob(id) => Some(id.clone()),
-        Found::Tree(_) | Found::Submodule | Found::Missing | Found::Outside(_) | Found::Dangling => None,
-    };
+    let blob = |found: &Found| if let Found::Blob(id) = found { Some(id.clone()) } else { None };
     let ids: Vec<String> = files.iter().filter_map(blob).collect::<BTreeSet<_>>().into_iter().collect();
     let contents = read_blobs(mirror, &ids)?;
     let parsed: BTreeMap<&String, Rc<Listing>> =
         ids.iter().zip(contents).map(|(id, content)| (id, Rc::new(parse(content.as_deref())))).collect();
     let dockerfiles = mirror.look_across(commits, "Dockerfile")?;
-    let root = Rc::new(match ImageSpec::root_dockerfile(repository) {
-        Ok(spec) => Listing::Images(vec![spec]),
-        Err(error) => Listing::Invalid(error.to_string()),
-    });
-    let (empty, outside) = (
-        Rc::new(Listing::Empty),
-        Rc::new(Listing::Invalid("images.json is a link that leads out of the repository".to_owned())),
-    );
+    let root = ImageSpec::root_dockerfile(repository).map(|spec| vec![spec]);
+    let root = Rc::new(root.map_err(|mistake| manifest::sentence(&mistake)));
+    let empty = Rc::new(Ok(Vec::new()));
+    let outside = Rc::new(Err("images.json is a link that leads out of the repository".to_owned()));
     let listing = |(file, dockerfile): (&Found, &Found)| match file {
         Found::Blob(id) => parsed.get(id).unwrap_or(&empty).clone(),
         Found::Outside(_) | Found::Dangling => outside.clone(),
@@ -115,13 +101,11 @@ fn read_blobs(mirror: &Mirror<'_>, ids: &[String]) -> Result<Vec<Option<Vec<u8>>
 }
 
 fn parse(content: Option<&[u8]>) -> Listing {
-    let Some(content) = content else { return Listing::Invalid("images.json is too large".to_owned()) };
-    match manifest::parse(content) {
-        Ok(specs) if specs.iter().any(|s| s.kind == ImageKind::Docker) => Listing::Images(specs),
-        Ok(_) => Listing::Empty,
+    match manifest::parse(content.ok_or("images.json is too large")?) {
+        Ok(specs) => Ok(specs.into_iter().filter(|spec| spec.skipped.is_none()).collect()),
         // An error in a build, but valid here.
-        Err(error) if error.problem == manifest::NO_IMAGES => Listing::Empty,
-        Err(error) => Listing::Invalid(error.to_string()),
+        Err(error) if error.problem == manifest::NO_IMAGES => Ok(Vec::new()),
+        Err(error) => Err(manifest::sentence(&error)),
     }
 }
 
@@ -134,7 +118,7 @@ pub(super) fn held(
 ) -> Result<BTreeMap<ImageName, BTreeSet<Tag>>, Failure> {
     let (address, client) = site.registry_and_client()?;
     let names: BTreeSet<&ImageName> =
-        listings.iter().flat_map(|listing| docker_images(listing)).map(|spec| &spec.name).collect();
+        listings.iter().flat_map(|listing| listing.iter().flatten()).map(|spec| &spec.name).collect();
     let names: Vec<&ImageName> = names.into_iter().collect();
     let wanted: BTreeSet<Tag> = commits.iter().map(CommitSha::immutable_tag).collect();
     let lists = parallel::map(REGISTRY_THREADS, &names, |name| -> Result<BTreeSet<Tag>, RegistryError> {
@@ -153,19 +137,11 @@ pub(super) fn held(
 pub(super) fn missing(
     held: &BTreeMap<ImageName, BTreeSet<Tag>>,
     commit: &CommitSha,
-    listing: &Listing,
+    specs: &[ImageSpec],
 ) -> Vec<String> {
     let tag = commit.immutable_tag();
     let has_tag = |name: &ImageName| held.get(name).is_some_and(|tags| tags.contains(&tag));
-    docker_images(listing).filter(|s| !has_tag(&s.name)).map(|s| s.name.to_string()).collect()
-}
-
-fn docker_images(listing: &Listing) -> impl Iterator<Item = &ImageSpec> {
-    let specs: &[ImageSpec] = match listing {
-        Listing::Images(specs) => specs,
-        Listing::Empty | Listing::Invalid(_) => &[],
-    };
-    specs.iter().filter(|spec| spec.kind == ImageKind::Docker)
+    specs.iter().filter(|s| !has_tag(&s.name)).map(|s| s.name.to_string()).collect()
 }
 
 #[cfg(test)]
@@ -184,9 +160,9 @@ mod tests {
     #[test]
     fn an_empty_list_is_valid_and_a_malformed_one_is_not() {
         let word = |text: &str| match parse(Some(text.as_bytes())) {
-            Listing::Images(_) => "images",
-            Listing::Empty => "empty",
-            Listing::Invalid(_) => "invalid",
+            Ok(specs) if specs.is_empty() => "empty",
+            Ok(_) => "images",
+            Err(_) => "invalid",
         };
         assert_eq!(word(r#"{"images":[{"service_name":"a","type":"Docker"}]}"#), "images");
         assert_eq!(word(r#"{"images":[{"service_name":"a","type":"AMI"}]}"#), "empty");
