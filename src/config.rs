@@ -216,7 +216,7 @@ impl Config {
         let text = redact::trimmed(text.expose_secret());
         if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
             return Err(Failure::bad_input(format!(
-                "the token for {} holds blanks or line breaks",
+                "the token for {} contains blanks or line breaks",
                 kind.title()
             ))
             .hint("give the token alone, or USER:TOKEN"));

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::forge::Encoding;
+use crate::forge::{self, Encoding, Headers, PayloadError};
 
 const SHA: &str = "8c1c06a1a89e8278937a7d22d8ba1a834bd4c8a1";
 
@@ -27,6 +27,16 @@ fn merged_with(path: &str, json: &str) -> String {
     }
     object.insert(last.to_owned(), "@@".into());
     value.to_string().replace("\"@@\"", json)
+}
+
+fn verdict(
+    body: &[u8],
+    headers: Headers<'_>,
+    branches: &BranchGlobs,
+    explain: bool,
+) -> Result<DecisionDocument, PayloadError> {
+    let delivery = forge::parse(body, headers)?;
+    Ok(decide(delivery, branches).into_document(payload_sha256(body), explain))
 }
 
 fn judge(text: &str) -> Result<DecisionDocument, PayloadError> {

@@ -4,8 +4,6 @@
 //! pipeline never moves a tag back, and tolerates a `serve` that builds the same commit concurrently.
 
 mod branch;
-mod failed_before;
-mod since;
 mod window;
 
 use std::fs::{File, TryLockError};
@@ -24,7 +22,7 @@ use super::origin::{rule_of, typed};
 use super::{ByHand, Origin, Outcome, Site, worst};
 use branch::Branch;
 
-pub(crate) use since::Since;
+pub(crate) use window::Since;
 
 #[derive(Debug, Clone)]
 pub(crate) struct CatchupOptions {

@@ -44,7 +44,8 @@ pub(super) fn prove(
         }
         match waits.next() {
             Some(wait) => {
-                site.events.note(&format!("commit {} is not on {branch} yet; asking again", commit.short()));
+                site.events
+                    .note(&format!("commit {} is not on {branch} yet; fetching it again", commit.short()));
                 site.cancel.sleep(*wait)?;
             }
             None => {

@@ -221,7 +221,7 @@ fn forge_of<'s>(site: &'s Site, kind: ForgeName, url: Option<&str>) -> Result<(F
         .hint(format!("add one to the configuration: kind = \"{kind}\", and its url"))),
         (several, _) => {
             let urls = several.iter().map(|(_, url)| *url).collect::<Vec<_>>().join(", ");
-            Err(Failure::bad_input(format!("the change does not say on which forge it is: {urls}"))
+            Err(Failure::bad_input(format!("the change names no forge, and several are configured: {urls}"))
                 .hint("add the repository to the configuration as a [[repository]] with its forge"))
         }
     }
