@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::error::{Failure, Kind};
 use crate::events::RunEvent;
-use crate::git::{ContextFiles, Gitlink, Mirror};
+use crate::git::{Gitlink, Mirror};
 use crate::model::{BranchName, Change, CommitSha, RepoName};
 
 use super::Site;
@@ -91,26 +91,11 @@ pub(crate) fn resolve_by_hand(site: Site, by_hand: &ByHand) -> Result<(Site, Cha
     Ok((Site { typed: Some(remote), ..site }, change))
 }
 
-/// Writes an image's context into `into` under its path, with submodules if the repository is configured so.
-pub(super) fn write_out(
-    site: &Site,
-    origin: &Origin,
-    mirror: &Mirror<'_>,
-    commit: &CommitSha,
-    files: &ContextFiles,
-    into: &Path,
-) -> Result<(), Failure> {
-    let links = mirror.check_out_context(files, into)?;
-    if origin.submodules {
-        write_submodules(site, mirror, commit, &links, into, 0)?;
-    }
-    Ok(())
-}
-
 /// Limit on nested submodules, so that a repository that contains itself ends.
 const DEEPEST_SUBMODULE: usize = 8;
 
-fn write_submodules(
+/// Writes the submodules at these links below `into`.
+pub(super) fn write_submodules(
     site: &Site,
     parent: &Mirror<'_>,
     commit: &CommitSha,
