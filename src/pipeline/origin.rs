@@ -60,18 +60,14 @@ impl Origin {
         if site.repositories.is_empty() {
             return Origin::new(site, None, None, name, forge?);
         }
-        let mut named = site.repositories.iter().filter(|rule| rule.name.same_as(name));
-        let rule = match &forge {
-            Ok((_, url)) => named.clone().find(|rule| rule.forge == *url),
-            Err(_) => None,
-        };
+        let named = || site.repositories.iter().filter(|rule| rule.name.same_as(name));
+        let rule = forge.as_ref().ok().and_then(|(_, url)| named().find(|rule| rule.forge == *url));
         // With only clone URLs and no forge configured, the kind of forge may be omitted.
-        let unnamed = || named.next().filter(|rule| rule.clone_url.is_some() && no_forge_is_configured(site));
+        let unnamed =
+            || named().next().filter(|rule| rule.clone_url.is_some() && no_forge_is_configured(site));
         match (rule.or_else(unnamed), forge) {
             (Some(rule), _) => Origin::of_rule(site, rule),
-            (None, Err(failure)) if site.repositories.iter().any(|rule| rule.name.same_as(name)) => {
-                Err(failure)
-            }
+            (None, Err(failure)) if named().next().is_some() => Err(failure),
             (None, _) => Err(not_allowed(name)),
         }
     }

@@ -58,7 +58,7 @@ pub(crate) fn push(
 }
 
 /// Refuses a document that cannot be pushed, before anything is written.
-pub(super) fn check(site: &Site, built: &BuiltDocument) -> Result<(), Failure> {
+fn check(site: &Site, built: &BuiltDocument) -> Result<(), Failure> {
     let (address, _) = site.registry_and_client()?;
     if built.schema != SCHEMA {
         let schema = built.schema;

@@ -143,8 +143,8 @@ fn find_bases(images: &mut [Surveyed]) -> Result<(), Failure> {
         let (mut local, mut foreign) = (Vec::new(), Vec::new());
         for reference in image.stages.iter().flat_map(DockerfileStages::bases) {
             match names.find(reference, i) {
-                Some(base) => local.push((reference.clone(), base)),
-                None => foreign.push(reference.clone()),
+                Some(base) => local.push((reference.to_owned(), base)),
+                None => foreign.push(reference.to_owned()),
             }
         }
         found.push((local, foreign));

@@ -213,7 +213,7 @@ impl Branch<'_> {
             // A newer commit has its tags.
             (newest.outcome, newest.receipt) = (CatchupOutcome::Present, None);
         }
-        Ok(failure)
+        Ok(failure.filter(|_| newest.outcome == CatchupOutcome::Failed))
     }
 
     /// Whether every moving tag points to the commit's own image. A path of another repository is rejected.
