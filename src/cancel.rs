@@ -38,13 +38,10 @@ impl From<Stop> for Failure {
 
 /// Tells work to stop. Clones share their state; a child also stops with its parent.
 #[derive(Clone, Default)]
-pub struct Cancel(Arc<Inner>);
-
-#[derive(Default)]
-struct Inner {
-    stop: OnceLock<Stop>,
+pub struct Cancel {
+    stop: Arc<OnceLock<Stop>>,
     deadline: Option<Instant>,
-    parent: Option<Cancel>,
+    parent: Option<Arc<Cancel>>,
     bell: Arc<Bell>,
 }
 
@@ -70,16 +67,20 @@ impl Cancel {
     #[must_use]
     pub fn child(&self, limit: Option<Duration>) -> Cancel {
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
-        let bell = Arc::clone(&self.0.bell);
-        Cancel(Arc::new(Inner { stop: OnceLock::new(), deadline, parent: Some(self.clone()), bell }))
+        Cancel {
+            stop: Arc::default(),
+            deadline,
+            parent: Some(Arc::new(self.clone())),
+            bell: self.bell.clone(),
+        }
     }
 
     /// The first reason wins.
     pub fn stop(&self, reason: Stop) {
-        let _ = self.0.stop.set(reason);
+        let _ = self.stop.set(reason);
         // Under the lock, so that no sleeper is between its check and its wait.
         self.wakers().iter().for_each(|wake| wake());
-        self.0.bell.rung.notify_all();
+        self.bell.rung.notify_all();
     }
 
     /// Calls `wake` when this token, a parent or a child is stopped, but not at a deadline. `wake` must not block.
@@ -88,13 +89,13 @@ impl Cancel {
     }
 
     fn wakers(&self) -> MutexGuard<'_, Vec<Box<dyn Fn() + Send>>> {
-        self.0.bell.wakers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.bell.wakers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn stopped(&self) -> Option<Stop> {
-        let own = self.0.stop.get().copied();
-        own.or_else(|| self.0.parent.as_ref().and_then(Cancel::stopped))
-            .or_else(|| self.0.deadline.is_some_and(|d| Instant::now() >= d).then_some(Stop::TimedOut))
+        let own = self.stop.get().copied();
+        own.or_else(|| self.parent.as_ref().and_then(|parent| parent.stopped()))
+            .or_else(|| self.deadline.is_some_and(|d| Instant::now() >= d).then_some(Stop::TimedOut))
     }
 
     pub fn check(&self) -> Result<(), Stop> {
@@ -102,8 +103,8 @@ impl Cancel {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let above = self.0.parent.as_ref().and_then(Cancel::deadline);
-        [self.0.deadline, above].into_iter().flatten().min()
+        let above = self.parent.as_ref().and_then(|parent| parent.deadline());
+        [self.deadline, above].into_iter().flatten().min()
     }
 
     pub fn sleep(&self, duration: Duration) -> Result<(), Stop> {
@@ -118,7 +119,7 @@ impl Cancel {
             }
             let until = deadline
                 .map_or(left, |deadline| left.min(deadline.saturating_duration_since(Instant::now())));
-            let waited = self.0.bell.rung.wait_timeout(wakers, until);
+            let waited = self.bell.rung.wait_timeout(wakers, until);
             wakers = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }

@@ -2,30 +2,28 @@
 
 mod hook;
 mod init;
+mod steps;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap::{Args, ColorChoice, CommandFactory as _, Parser, Subcommand};
 
-use crate::manifest::Template;
-use crate::model::{BranchName, ForgeName, ImageName, RegistryAddress, RepoName};
-use crate::pipeline::catchup::Since;
-use crate::queue::JobState;
+use crate::model::{RegistryAddress, RepoName};
+use crate::queue::{JobId, JobState};
 
 pub(crate) use hook::full_name;
-pub(crate) use hook::{Hook, HookAction, HookCheck, HookInstall, HookRedeliver, HookTarget, HookUrl};
+pub(crate) use hook::{HookAction, HookCheck, HookInstall, HookRedeliver, HookTarget};
 pub(crate) use init::Init;
+pub(crate) use steps::{Build, BuildArgs, Catchup, PayloadArgs, Push, PushArgs, Run, SiteArgs};
 
 /// Turns a merged pull request into Docker images in a private registry.
 #[derive(Debug, Parser)]
 #[command(name = "swanci", version, arg_required_else_help = true, after_help = EXAMPLES, propagate_version = false)]
 pub(crate) struct Cli {
-    /// Options that every command takes.
     #[command(flatten)]
     pub global: Global,
-    /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -46,31 +44,30 @@ Exit codes:
   2 wrong usage                  6 the environment: git, docker, registry
   3 nothing to build (evaluate)  130, 143 interrupted";
 
-/// Options that every command takes.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
     /// The configuration file [default: $SWANCI_CONFIG, else ./swanci.toml, else /etc/swanci/swanci.toml]
-    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Where mirrors, receipts and the queue are kept [default: state_dir of the configuration, else $XDG_STATE_HOME/swanci]
-    #[arg(long, global = true, value_name = "DIR", help_heading = "Global options")]
+    #[arg(long, global = true, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
     /// Print only the result, warnings and errors
-    #[arg(short, long, global = true, help_heading = "Global options")]
+    #[arg(short, long, global = true)]
     pub quiet: bool,
-    /// Show what git and docker say; repeat for more
-    #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "quiet", help_heading = "Global options")]
+    /// Show the output of git and docker; repeat for more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "quiet")]
     pub verbose: u8,
-    /// When to use colours and live bars (NO_COLOR is honoured)
-    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", help_heading = "Global options")]
-    pub color: Color,
-    /// Print JSON also on a terminal [default: JSON when standard output is redirected]
-    #[arg(long, global = true, help_heading = "Global options")]
+    /// When to use colours and live bars (NO_COLOR is respected)
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub color: ColorChoice,
+    /// Print JSON on a terminal too [default: JSON when standard output is redirected]
+    #[arg(long, global = true)]
     pub json: bool,
 }
 
-/// The command line as it is parsed and documented: the pages of the subcommands refer to the global options, and do not
-/// repeat them.
+/// The help of a subcommand refers to the global options and does not repeat them.
 pub(crate) fn command() -> clap::Command {
     let command = Cli::command();
     let global: Vec<clap::Arg> = command.get_arguments().filter(|arg| arg.is_global_set()).cloned().collect();
@@ -87,22 +84,13 @@ fn with_global_options_hidden(command: clap::Command, global: &[clap::Arg]) -> c
     })
 }
 
-/// When to use colours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Color {
-    Auto,
-    Always,
-    Never,
-}
-
-/// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Decide whether a webhook payload is a merge to build, and say why
     #[command(
         after_help = "Examples:\n  swanci evaluate payload.json --explain\n  swanci evaluate - --event pull_request < body\n\nWorks offline. Exit code 3: nothing to build."
     )]
-    Evaluate(Evaluate),
+    Evaluate(PayloadArgs),
     /// Clone the merged commit and build its images
     #[command(
         after_help = "Examples:\n  swanci evaluate payload.json | swanci build -\n  swanci build --repo https://github.com/acme/shop --branch main\n  swanci build --repo . --branch main --image httpd --dry-run"
@@ -120,329 +108,130 @@ pub(crate) enum Command {
     Run(Run),
     /// Build the commits that the registry lacks, without a webhook
     #[command(
-        after_help = "Examples:\n  swanci catchup\n  swanci catchup --repository acme/shop --dry-run\n  swanci catchup --repo https://github.com/acme/shop --branch main\n  swanci catchup --repo https://github.com/acme/shop --branch main \\\n      --since 2026-11-01 --dry-run\n\nOldest first; moving tags never move back. A registry that holds none of the commits gets the newest only, unless --since says from where on. A second catchup of the same repository ends at once, with code 0."
+        after_help = "Examples:\n  swanci catchup\n  swanci catchup --repository acme/shop --dry-run\n  swanci catchup --repo https://github.com/acme/shop --branch main\n  swanci catchup --repo https://github.com/acme/shop --branch main \\\n      --since 2026-11-01 --dry-run\n\nOldest first; moving tags never move back. If the registry has none of the commits, only the newest is built, unless --since is given. A second catchup of the same repository exits at once with code 0."
     )]
     Catchup(Catchup),
     /// Check that everything on a receipt is still in the registry, unchanged
     #[command(
         after_help = "Examples:\n  swanci run payload.json > receipt.json && swanci verify receipt.json\n  swanci run payload.json | swanci verify -"
     )]
-    Verify(Verify),
-    /// Listen for webhooks and run the same pipeline for every merge
+    Verify {
+        /// The receipt: a file, or `-` for standard input
+        #[arg(value_name = "RECEIPT")]
+        receipt: PathBuf,
+        #[arg(long, value_name = REGISTRY, help = WHERE_IMAGES_GO)]
+        registry: Option<RegistryAddress>,
+    },
+    /// Listen for webhooks and run the pipeline for every merge
     #[command(
         after_help = "Examples:\n  swanci serve --secret-file secret --repository acme/shop\n  swanci serve --once --once-timeout 1h\n\nSIGTERM stops: running jobs stay queued. SIGHUP reads the configuration again."
     )]
     Serve(Serve),
-    /// Inspect the queue of a state directory, also while serve runs
+    /// Inspect the queue of a state directory, even while serve runs
     #[command(
         after_help = "Examples:\n  swanci jobs\n  swanci jobs list --state failed\n  swanci jobs show 17\n  swanci jobs log 17 -f\n  swanci jobs retry 17"
     )]
-    Jobs(Jobs),
+    Jobs {
+        #[command(subcommand)]
+        command: Option<JobsCommand>,
+    },
     /// Validate the configuration, and the images.json of a working tree, without building
     #[command(
         after_help = "Examples:\n  swanci check\n  swanci check ~/src/shop\n  swanci check --config /etc/swanci/swanci.toml\n\nWorks offline. Exit code 4: something is wrong; each problem is printed with file, line and column."
     )]
-    Check(Check),
+    Check {
+        /// The root of a working tree [default: ., if it has an images.json or a Dockerfile]
+        #[arg(value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
     /// Check git, docker, builder, registry, certificates, credentials and disk
     #[command(
         after_help = "Examples:\n  swanci doctor\n  swanci doctor --registry registry.example.org:443 --json"
     )]
-    Doctor(Doctor),
-    /// Write a commented configuration, a webhook secret and, if wanted, certificates
+    Doctor {
+        #[arg(long, value_name = REGISTRY, help = WHERE_IMAGES_GO)]
+        registry: Option<RegistryAddress>,
+    },
+    /// Write a commented configuration, a webhook secret and, on request, certificates
     #[command(
         after_help = "Examples:\n  swanci init\n  swanci init --yes --registry registry.example.org:443 \\\n      --repository acme/shop --branch main --certs\n  swanci init --yes --forge gitea --forge-url https://git.example.org \\\n      --repository acme/shop\n\nExisting files are never overwritten."
     )]
     Init(Init),
-    /// Make or renew the registry's certificate, signed by an authority of its own
+    /// Create or renew the registry's certificate, signed by its own authority
     #[command(
-        after_help = "Examples:\n  swanci certs registry.example.org\n  swanci certs --dir /etc/swanci/certs registry.example.org 192.0.2.7\n\nThe authority in DIR is kept, so clients that trust it trust the new certificate too. Without one it is made.\nWrites ca.crt (for clients), ca.key, registry.crt and registry.key."
+        after_help = "Examples:\n  swanci certs registry.example.org\n  swanci certs --dir /etc/swanci/certs registry.example.org 192.0.2.7\n\nThe authority in DIR is kept, so clients that trust it also trust the new certificate. If there is none, it is created.\nWrites ca.crt (for clients), ca.key, registry.crt and registry.key."
     )]
     Certs(Certs),
     /// Make docker on this machine trust a registry's certificate authority
     #[command(
-        after_help = "Examples:\n  sudo swanci trust --ca certs/ca.crt registry.example.org:443\n  # rootless docker:\n  swanci trust --dir ~/.config/docker/certs.d --ca ca.crt registry.example.org\n  sudo swanci trust --remove registry.example.org:443\n\nDocker reads the file with each request: nothing is restarted."
+        after_help = "Examples:\n  sudo swanci trust --ca certs/ca.crt registry.example.org:443\n  # rootless docker:\n  swanci trust --dir ~/.config/docker/certs.d --ca ca.crt registry.example.org\n  sudo swanci trust --remove registry.example.org:443\n\nDocker reads the file for each request, so no restart is needed."
     )]
     Trust(Trust),
     /// Install, check and redeliver the webhook at the forge
     #[command(
         after_help = "Examples:\n  swanci hook url\n  swanci hook install --repo acme/shop\n  swanci hook check --repo acme/shop"
     )]
-    Hook(Hook),
+    #[command(subcommand)]
+    Hook(HookAction),
     /// Print a shell completion script
     #[command(
         after_help = "Examples:\n  swanci completions bash > ~/.local/share/bash-completion/completions/swanci\n  swanci completions zsh > ~/.zfunc/_swanci\n  swanci completions fish > ~/.config/fish/completions/swanci.fish"
     )]
-    Completions(Completions),
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
     /// Write the manual pages into a folder
     #[command(after_help = "Example:\n  swanci man ~/.local/share/man/man1 && man swanci-build")]
-    Man(Man),
+    Man {
+        /// The folder
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
 }
 
-/// Which payload, and what to decide by.
-#[derive(Debug, Args)]
-pub(crate) struct Evaluate {
-    /// Which payload.
-    #[command(flatten)]
-    pub payload: PayloadArgs,
+const REGISTRY: &str = "HOST[:PORT][/NAMESPACE]";
+const WHERE_IMAGES_GO: &str = "Where images go [default: registry.host of the configuration]";
+
+fn job_number(text: &str) -> Result<JobId, &'static str> {
+    text.parse().map(JobId).map_err(|_| "a job has a number; `swanci jobs` lists them")
 }
 
-/// A payload and how to read it; `run` takes the same.
-#[derive(Debug, Args)]
-pub(crate) struct PayloadArgs {
-    /// The webhook's body, a file or `-` for standard input
-    #[arg(value_name = "PAYLOAD")]
-    pub payload: PathBuf,
-    /// The event header, as pull_request [default: found from the payload's shape]
-    #[arg(long, value_name = "NAME")]
-    pub event: Option<String>,
-    /// The payload's forge, as github or gitea [default: found from the payload's shape]
-    #[arg(long, value_name = "KIND")]
-    pub forge: Option<ForgeName>,
-    /// Verify the signature with the secret in this file
-    #[arg(long, value_name = "FILE", requires = "signature")]
-    pub secret_file: Option<PathBuf>,
-    /// The value of X-Hub-Signature-256
-    #[arg(long, value_name = "VALUE", requires = "secret_file")]
-    pub signature: Option<String>,
-    /// Only merges into a branch that matches; repeatable [default: the configuration's]
-    #[arg(long, value_name = "GLOB")]
-    pub branch: Vec<String>,
-    /// Report every rule that was applied
-    #[arg(long)]
-    pub explain: bool,
-}
-
-/// What to build, and how.
-#[derive(Debug, Args)]
-#[command(group(clap::ArgGroup::new("what").args(["change", "repo"]).required(true)))]
-pub(crate) struct Build {
-    /// The document of `evaluate`, a file or `-` for standard input
-    #[arg(value_name = "CHANGE")]
-    pub change: Option<PathBuf>,
-    /// Build this repository by hand: a URL or a path
-    #[arg(long, value_name = "URL_OR_PATH")]
-    pub repo: Option<String>,
-    /// The commit to build, full or abbreviated; alone it gets only its sha- tag
-    #[arg(long, value_name = "SHA", requires = "repo", value_parser = commit_id)]
-    pub commit: Option<String>,
-    /// The branch to build, or that the commit must be on
-    #[arg(long, value_name = "NAME", requires = "repo")]
-    pub branch: Option<BranchName>,
-    /// How to build.
-    #[command(flatten)]
-    pub options: BuildArgs,
-    /// Print what would be built, and why; build nothing
-    #[arg(long)]
-    pub dry_run: bool,
-}
-
-/// How to build; `run` takes the same.
-#[derive(Debug, Args)]
-pub(crate) struct BuildArgs {
-    /// The registry.
-    #[command(flatten)]
-    pub registry: RegistryArgs,
-    /// Only this image; repeatable [default: every image of images.json]
-    #[arg(long, value_name = "NAME")]
-    pub image: Vec<ImageName>,
-    /// A moving tag: {version}, {branch}, {commit}, {short}, {number}; repeatable [default: build.tags of the configuration, else {version}, or {branch} without a version]
-    #[arg(long, value_name = "TEMPLATE")]
-    pub tag: Vec<Template>,
-    /// Build even what is unchanged
-    #[arg(long)]
-    pub force: bool,
-    /// Ask for newer base images
-    #[arg(long)]
-    pub pull: bool,
-    /// Use no cached step
-    #[arg(long)]
-    pub no_cache: bool,
-    /// Images at once [default: build.jobs of the configuration, else 2]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub jobs: Option<u16>,
-    /// The longest that one image may take, as 30m or 90s [default: build.timeout of the configuration, else 30m]
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
-    pub timeout: Option<Duration>,
-    /// A buildx builder [default: build.builder of the configuration, else the engine's own]
-    #[arg(long, value_name = "NAME")]
-    pub builder: Option<String>,
-    /// A file that RUN --mount=type=secret,id=ID can read; repeatable
-    #[arg(long, value_name = "ID=FILE", value_parser = build_secret)]
-    pub secret: Vec<(String, PathBuf)>,
-}
-
-fn build_secret(text: &str) -> Result<(String, PathBuf), String> {
-    let (id, file) = text.split_once('=').ok_or("write ID=FILE")?;
-    crate::config::is_secret_id(id)?;
-    if file.is_empty() {
-        return Err("its file is missing: write ID=FILE".to_owned());
-    }
-    Ok((id.to_owned(), PathBuf::from(file)))
-}
-
-fn job_number(text: &str) -> Result<i64, &'static str> {
-    text.parse().map_err(|_| "a job has a number; `swanci jobs` lists them")
+fn server_name(text: &str) -> Result<RegistryAddress, &'static str> {
+    text.parse().map_err(|_| "it is neither a host name nor an address")
 }
 
 fn address(text: &str) -> Result<SocketAddr, &'static str> {
     text.parse().map_err(|_| "an address looks like 127.0.0.1:8080")
 }
 
-/// A commit id, full or abbreviated.
-fn commit_id(text: &str) -> Result<String, String> {
-    let hex = text.bytes().all(|b| b.is_ascii_hexdigit());
-    if hex && (4..=40).contains(&text.len()) {
-        return Ok(text.to_ascii_lowercase());
-    }
-    Err("a commit id has 4 to 40 hexadecimal digits".to_owned())
-}
-
-/// The registry.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct RegistryArgs {
-    /// Where images go [default: registry.host of the configuration]
-    #[arg(long, value_name = "HOST[:PORT][/NAMESPACE]")]
-    pub registry: Option<RegistryAddress>,
-}
-
-/// How to push; `run` takes the same.
-#[derive(Debug, Args)]
-pub(crate) struct PushArgs {
-    /// Fail when an immutable tag is in the registry already with another digest
-    #[arg(long)]
-    pub strict: bool,
-    /// Let moving tags move back to an older commit
-    #[arg(long)]
-    pub allow_rollback: bool,
-    /// Overwrite images of another repository
-    #[arg(long)]
-    pub take_over: bool,
-}
-
-/// What to push.
-#[derive(Debug, Args)]
-pub(crate) struct Push {
-    /// The document of `build`, a file or `-` for standard input
-    #[arg(value_name = "BUILT")]
-    pub built: PathBuf,
-    /// The registry.
-    #[command(flatten)]
-    pub registry: RegistryArgs,
-    /// The longest that one image may take, as 30m or 90s [default: build.timeout of the configuration, else 30m]
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
-    pub timeout: Option<Duration>,
-    /// How to push.
-    #[command(flatten)]
-    pub options: PushArgs,
-}
-
-/// The three steps in one.
-#[derive(Debug, Args)]
-pub(crate) struct Run {
-    /// Which payload.
-    #[command(flatten)]
-    pub payload: PayloadArgs,
-    /// How to build.
-    #[command(flatten)]
-    pub build: BuildArgs,
-    /// How to push.
-    #[command(flatten)]
-    pub push: PushArgs,
-    /// Set the commit's status on its forge, pending and then how it ended (needs the forge's token)
-    #[arg(long)]
-    pub status: bool,
-}
-
-/// Which commits to look at, and how to build those that are missing.
-#[derive(Debug, Args)]
-pub(crate) struct Catchup {
-    /// Only this configured repository; repeatable [default: all]
-    #[arg(long, value_name = "OWNER/NAME", conflicts_with = "repo")]
-    pub repository: Vec<RepoName>,
-    /// A repository by hand: a URL or a path
-    #[arg(long, value_name = "URL_OR_PATH", requires = "branch")]
-    pub repo: Option<String>,
-    /// The branch of --repo
-    #[arg(long, value_name = "NAME", requires = "repo")]
-    pub branch: Option<BranchName>,
-    /// All commits since then: a full commit id (itself not), YYYY-MM-DD (from midnight, UTC), or RFC 3339
-    #[arg(long, value_name = "COMMIT_OR_DATE")]
-    pub since: Option<Since>,
-    /// Look at no more than N of the newest commits [default: 50; with --since: all]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub max: Option<u32>,
-    /// Build commits again whose build failed before
-    #[arg(long)]
-    pub retry_failed: bool,
-    /// Print which commits would be built, and why; build nothing
-    #[arg(long)]
-    pub dry_run: bool,
-    /// The registry.
-    #[command(flatten)]
-    pub registry: RegistryArgs,
-    /// A moving tag: {version}, {branch}, {commit}, {short}; repeatable [default: build.tags of the configuration, else {version}, or {branch} without a version]
-    #[arg(long, value_name = "TEMPLATE")]
-    pub tag: Vec<Template>,
-    /// Images at once [default: build.jobs of the configuration, else 2]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub jobs: Option<u16>,
-    /// The longest that one image may take, as 30m or 90s [default: build.timeout of the configuration, else 30m]
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
-    pub timeout: Option<Duration>,
-    /// A buildx builder [default: build.builder of the configuration, else the engine's own]
-    #[arg(long, value_name = "NAME")]
-    pub builder: Option<String>,
-}
-
-/// What to verify.
-#[derive(Debug, Args)]
-pub(crate) struct Verify {
-    /// The receipt, a file or `-` for standard input
-    #[arg(value_name = "RECEIPT")]
-    pub receipt: PathBuf,
-    /// The registry.
-    #[command(flatten)]
-    pub registry: RegistryArgs,
-}
-
-/// How to listen.
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
     /// The address to listen on [default: serve.listen of the configuration, else 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR", value_parser = address)]
     pub listen: Option<SocketAddr>,
-    /// Run what is queued, then take one merge, run it, and exit with its code
+    /// Run the queued jobs, then accept one merge, run it, and exit with its code
     #[arg(long)]
     pub once: bool,
-    /// With --once: give up when no delivery queued a job within this time [default: wait without end]
+    /// With --once: exit if no delivery queues a job within this time [default: no limit]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, requires = "once")]
     pub once_timeout: Option<Duration>,
-    /// Merges at once; 0 accepts and queues without running [default: serve.jobs of the configuration, else 1]
+    /// Concurrent merges; 0 accepts and queues without running [default: serve.jobs of the configuration, else 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=64))]
     pub jobs: Option<u16>,
     /// The webhook secret [default: serve.secret_file of the configuration, else $SWANCI_SECRET]
     #[arg(long, value_name = "FILE")]
     pub secret_file: Option<PathBuf>,
-    /// Allow this repository too; repeatable
+    /// Also allow this repository; repeatable
     #[arg(long, value_name = "OWNER/NAME", value_parser = full_name)]
     pub repository: Vec<RepoName>,
     /// Serve GET /metrics and /readyz here [default: serve.admin_listen of the configuration, else nowhere]
     #[arg(long, value_name = "ADDR", value_parser = address)]
     pub admin_listen: Option<SocketAddr>,
-    /// The registry.
-    #[command(flatten)]
-    pub registry: RegistryArgs,
+    #[arg(long, value_name = REGISTRY, help = WHERE_IMAGES_GO)]
+    pub registry: Option<RegistryAddress>,
 }
 
-/// What to do with the queue.
-#[derive(Debug, Args)]
-pub(crate) struct Jobs {
-    /// The subcommand; lists without one.
-    #[command(subcommand)]
-    pub command: Option<JobsCommand>,
-}
-
-/// The subcommands of `jobs`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum JobsCommand {
     /// List jobs, the newest first
@@ -450,20 +239,20 @@ pub(crate) enum JobsCommand {
         after_help = "Examples:\n  swanci jobs list\n  swanci jobs list --state failed --repository acme/shop\n  swanci jobs list --json | jq '.jobs[0]'"
     )]
     List(JobsList),
-    /// Show everything about a job
+    /// Show the details of a job
     #[command(after_help = "Example:\n  swanci jobs show 17")]
     Show {
         /// The job's number
         #[arg(value_parser = job_number)]
-        id: i64,
+        id: JobId,
     },
     /// Print a job's log
     #[command(after_help = "Examples:\n  swanci jobs log 17\n  swanci jobs log 17 --follow")]
     Log {
         /// The job's number
         #[arg(value_parser = job_number)]
-        id: i64,
-        /// Print further lines as they come, until the job has ended
+        id: JobId,
+        /// Print new lines until the job has ended
         #[arg(short, long)]
         follow: bool,
     },
@@ -472,19 +261,18 @@ pub(crate) enum JobsCommand {
     Retry {
         /// The job's number
         #[arg(value_parser = job_number)]
-        id: i64,
+        id: JobId,
     },
-    /// Cancel a job, and stop it if it runs
+    /// Cancel a job; a running one is stopped
     #[command(after_help = "Example:\n  swanci jobs cancel 17")]
     Cancel {
         /// The job's number
         #[arg(value_parser = job_number)]
-        id: i64,
+        id: JobId,
     },
 }
 
-/// Which jobs to list.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct JobsList {
     /// Only jobs in this state: queued, running, succeeded, failed or cancelled [default: all]
     #[arg(long, value_name = "STATE")]
@@ -492,72 +280,33 @@ pub(crate) struct JobsList {
     /// Only jobs of this repository [default: all]
     #[arg(long, value_name = "OWNER/NAME")]
     pub repository: Option<RepoName>,
-    /// List no more than N jobs
-    #[arg(long, value_name = "N", default_value_t = 50)]
-    pub limit: u32,
+    /// List no more than N jobs [default: 50]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: Option<u32>,
 }
 
-impl Default for JobsList {
-    fn default() -> JobsList {
-        JobsList { state: None, repository: None, limit: 50 }
-    }
-}
-
-/// What to validate.
-#[derive(Debug, Args)]
-pub(crate) struct Check {
-    /// The root of a working tree [default: ., where it has an images.json or a Dockerfile]
-    #[arg(value_name = "DIR")]
-    pub dir: Option<PathBuf>,
-}
-
-/// What to check.
-#[derive(Debug, Args)]
-pub(crate) struct Doctor {
-    /// The registry.
-    #[command(flatten)]
-    pub registry: RegistryArgs,
-}
-
-/// Which certificate.
 #[derive(Debug, Args)]
 pub(crate) struct Certs {
     /// The registry's host names and addresses; localhost and 127.0.0.1 are added
-    #[arg(value_name = "NAME", required = true)]
+    #[arg(value_name = "NAME", required = true, value_parser = server_name)]
     pub name: Vec<RegistryAddress>,
     /// The folder of the certificates
     #[arg(long, value_name = "DIR", default_value = "certs")]
     pub dir: PathBuf,
 }
 
-/// Whom to trust.
 #[derive(Debug, Args)]
 pub(crate) struct Trust {
-    /// The registry, as it stands in image names
+    /// The registry, as in image names
     #[arg(value_name = "HOST[:PORT]")]
     pub registry: RegistryAddress,
     /// The authority's certificate
     #[arg(long, value_name = "FILE", default_value = "certs/ca.crt")]
     pub ca: PathBuf,
-    /// Where the engine looks for authorities
+    /// The engine's folder for authorities
     #[arg(long, value_name = "DIR", default_value = "/etc/docker/certs.d")]
     pub dir: PathBuf,
-    /// Trust it no longer
+    /// Remove the authority
     #[arg(long)]
     pub remove: bool,
-}
-
-/// For which shell.
-#[derive(Debug, Args)]
-pub(crate) struct Completions {
-    /// The shell
-    pub shell: clap_complete::Shell,
-}
-
-/// Where to.
-#[derive(Debug, Args)]
-pub(crate) struct Man {
-    /// The folder
-    #[arg(value_name = "DIR")]
-    pub dir: PathBuf,
 }

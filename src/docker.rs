@@ -8,8 +8,6 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
-use serde::Deserialize;
-
 use crate::cancel::Cancel;
 use crate::model::{Digest, ImageRepository, Tag};
 use crate::process::{Stream, Tool};
@@ -32,7 +30,6 @@ pub(crate) struct Inspected {
 #[derive(Debug, Clone)]
 pub(crate) struct Docker {
     program: String,
-    /// The configured buildx builder.
     builder: Option<String>,
 }
 
@@ -45,7 +42,6 @@ impl Docker {
         Tool::of_docker(&self.program)
     }
 
-    /// Runs docker and returns its standard output.
     fn text(
         &self,
         args: impl IntoIterator<Item = impl AsRef<OsStr>>,
@@ -75,7 +71,7 @@ impl Docker {
                 let text = done.text();
                 parse_inspected(&text).map(Some).ok_or_else(|| DockerError::unexpected(text))
             }
-            Err(error) if error.said(&["no such image"]) => Ok(None),
+            Err(error) if error.said("no such image") => Ok(None),
             Err(error) => Err(DockerError::of(&error)),
         }
     }
@@ -131,34 +127,21 @@ impl Docker {
         self.text(["image", "rm", "--"].iter().chain(names), cancel).map(drop)
     }
 
-    pub(crate) fn disk_usage(&self, cancel: &Cancel) -> Result<Vec<DiskUsage>, DockerError> {
-        self.text(["system", "df", "--format", "{{json .}}"], cancel)?
-            .lines()
-            .map(|line| serde_json::from_str(line).map_err(|_| DockerError::unexpected(line)))
-            .collect()
+    /// What the engine's disk is used for, as `images 1.2GB (30% reclaimable), …`.
+    pub(crate) fn disk_usage(&self, cancel: &Cancel) -> Result<String, DockerError> {
+        let format = "{{lower .Type}} {{.Size}} ({{.Reclaimable}} reclaimable)";
+        let usage = self.text(["system", "df", "--format", format], cancel)?;
+        Ok(usage.lines().collect::<Vec<_>>().join(", "))
     }
 
     /// Fails unless the engine can talk to the registry: pulls an image that need not exist.
     pub(crate) fn probe_registry(&self, reference: &str, cancel: &Cancel) -> Result<(), DockerError> {
         match self.tool().args(["pull", "--quiet", "--", reference]).run(cancel) {
             Ok(_) => Ok(()),
-            Err(error) if error.said(&["not found", "manifest unknown", "does not exist"]) => Ok(()),
+            Err(error) if error.said("not found|manifest unknown|does not exist") => Ok(()),
             Err(error) => Err(DockerError::of_push(&error)),
         }
     }
-}
-
-/// One line of `docker system df`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub(crate) struct DiskUsage {
-    /// Images, Containers, Local Volumes, Build Cache.
-    #[serde(rename = "Type")]
-    pub kind: String,
-    /// Human-readable.
-    pub size: String,
-    /// Human-readable, with a percentage.
-    pub reclaimable: String,
 }
 
 /// A name for `docker image ls --filter`, which takes a pattern of Go's `path.Match`: the brackets of an IPv6 address

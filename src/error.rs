@@ -1,34 +1,32 @@
-//! What can go wrong, as a user meets it: an error kind, its exit code, and how an error is printed.
+//! Errors that end a command: kinds, exit codes, and how they are printed.
 //!
-//! Code that a caller branches on returns its own small enum; everything that ends a command becomes a
-//! [`Failure`], with the exit code of its [`Kind`].
+//! Functions whose callers distinguish errors return a small enum of their own, which converts into a [`Failure`].
 
 use std::fmt;
-use std::process::ExitCode;
 
-/// Why a command ended without doing what it was asked to. Each kind has one exit code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Why a command failed. Of several failures the first in this order determines the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// A build, a push or a verification failed.
-    Failed,
-    /// The command line is wrong.
-    Usage,
-    /// `evaluate` alone: there is nothing to build.
-    NothingToBuild,
-    /// A payload, images.json, document or configuration is malformed.
-    BadInput,
-    /// Signature, allow-list or proof of merge said no.
-    Refused,
-    /// git, docker or the registry is missing, unreachable or full; another run may help.
-    Environment,
     /// SIGINT.
     Interrupted,
     /// SIGTERM.
     Terminated,
+    /// The command line is wrong.
+    Usage,
+    /// A payload, images.json, document or configuration is malformed.
+    BadInput,
+    /// Signature, allow-list or proof of merge.
+    Refused,
+    /// A build, a push or a verification failed.
+    Failed,
+    /// git, docker or the registry is missing, unreachable or full; another run may help.
+    Environment,
+    /// `evaluate` alone: there is nothing to build.
+    NothingToBuild,
 }
 
 impl Kind {
-    /// The exit code of this kind.
+    /// The exit code.
     pub const fn code(self) -> u8 {
         match self {
             Kind::Failed => 1,
@@ -42,36 +40,16 @@ impl Kind {
         }
     }
 
-    /// Which of several failures names the exit code: the lower rank wins. A signal, then 4 and 5, then 1,
-    /// and 6 only when every failure is the environment's.
-    const fn rank(self) -> u8 {
-        match self {
-            Kind::Interrupted | Kind::Terminated => 0,
-            Kind::Usage => 1,
-            Kind::BadInput => 2,
-            Kind::Refused => 3,
-            Kind::Failed => 4,
-            Kind::Environment => 5,
-            Kind::NothingToBuild => 6,
-        }
-    }
-
-    /// The kind that speaks for both when several things failed.
+    /// The kind of several failures.
     pub fn and(self, other: Kind) -> Kind {
-        if other.rank() < self.rank() { other } else { self }
-    }
-}
-
-impl From<Kind> for ExitCode {
-    fn from(kind: Kind) -> ExitCode {
-        ExitCode::from(kind.code())
+        self.min(other)
     }
 }
 
 /// An error that ends a command: what failed, its causes, and what a person can do about it.
 #[derive(Debug)]
 pub struct Failure {
-    /// Decides the exit code.
+    /// Determines the exit code.
     pub kind: Kind,
     /// What failed, with its chain of causes.
     pub error: anyhow::Error,
@@ -80,46 +58,45 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure of `kind` with this message or error.
     pub fn new(kind: Kind, error: impl Into<anyhow::Error>) -> Failure {
         Failure { kind, error: error.into(), hint: None }
     }
 
-    /// The same failure with a way out for the person who reads it.
+    /// Adds what a person can do about it.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Failure {
         self.hint = Some(hint.into());
         self
     }
 
-    /// The same failure under a sentence that says what was being done.
+    /// Adds what failed as a consequence.
     #[must_use]
     pub fn context(mut self, context: impl fmt::Display + Send + Sync + 'static) -> Failure {
         self.error = self.error.context(context);
         self
     }
 
-    /// A build, a push or a verification failed (1).
+    /// Exit code 1.
     pub fn failed(message: impl fmt::Display) -> Failure {
         Failure::new(Kind::Failed, anyhow::anyhow!("{message}"))
     }
 
-    /// The command line is wrong (2).
+    /// Exit code 2.
     pub fn usage(message: impl fmt::Display) -> Failure {
         Failure::new(Kind::Usage, anyhow::anyhow!("{message}"))
     }
 
-    /// Something that was read is malformed (4).
+    /// Exit code 4.
     pub fn bad_input(message: impl fmt::Display) -> Failure {
         Failure::new(Kind::BadInput, anyhow::anyhow!("{message}"))
     }
 
-    /// A guard said no (5).
+    /// Exit code 5.
     pub fn refused(message: impl fmt::Display) -> Failure {
         Failure::new(Kind::Refused, anyhow::anyhow!("{message}"))
     }
 
-    /// A tool, the disk or the registry is not there (6).
+    /// Exit code 6.
     pub fn environment(message: impl fmt::Display) -> Failure {
         Failure::new(Kind::Environment, anyhow::anyhow!("{message}"))
     }
@@ -148,9 +125,8 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Gives an error of any type its kind, and the sentence that says what was being done.
+/// Turns an error of any type into a [`Failure`].
 pub trait Classify<T> {
-    /// Wraps the error as a [`Failure`] of `kind`, under `context`.
     fn classify<C: fmt::Display + Send + Sync + 'static>(
         self,
         kind: Kind,

@@ -1,5 +1,4 @@
-//! What happens in a run, as it happens. The pipeline emits events and does not know who consumes them: the display, a
-//! job's log, metrics.
+//! The events of a run. The pipeline emits them, independently of their consumers: the display, a job's log, metrics.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,40 +7,23 @@ use std::time::{Duration, Instant};
 
 use crate::model::{CommitSha, RepoName};
 
-/// One thing that happened. Texts from outside are neither redacted nor escaped yet: that is for who shows them.
+/// Consumers must redact and escape the texts.
 pub(crate) enum RunEvent<'a> {
-    /// The run is about this commit, now that it is known to have landed.
-    Run {
-        repository: &'a RepoName,
-        commit: &'a CommitSha,
-    },
-    /// This many steps are to come, besides those that began already.
-    Planned {
-        steps: usize,
-    },
-    /// A step began. Steps run side by side; `id` tells them apart.
-    Started {
-        id: u64,
-        step: &'a Step,
-    },
-    /// What the tool under a step said.
-    Line {
-        id: u64,
-        step: &'a Step,
-        line: &'a str,
-    },
-    Ended {
-        id: u64,
-        step: &'a Step,
-        outcome: StepEnd<'a>,
-        took: Duration,
-    },
-    /// A phase of the run is over, with all of its steps.
-    Phase {
-        phase: Phase,
-        took: Duration,
-    },
+    /// The run processes this commit, which has landed.
+    Run { repository: &'a RepoName, commit: &'a CommitSha },
+    /// The number of further steps.
+    Planned { steps: usize },
+    /// Steps run concurrently; `id` identifies a step.
+    Started { id: u64, step: &'a Step },
+    /// A line of output from a step's tool.
+    Line { id: u64, step: &'a Step, line: &'a str },
+    /// A step ended, after `took`.
+    Ended { id: u64, step: &'a Step, outcome: StepEnd<'a>, took: Duration },
+    /// A phase ended with all of its steps.
+    Phase { phase: Phase, took: Duration },
+    /// Shown even with `--quiet`.
     Warning(&'a str),
+    /// Not shown with `--quiet`.
     Note(&'a str),
 }
 
@@ -57,13 +39,9 @@ pub(crate) enum Step {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StepEnd<'a> {
-    Done {
-        detail: &'a str,
-    },
-    Failed {
-        why: &'a str,
-    },
-    /// Ended by a signal or by the failure of another step.
+    Done { detail: &'a str },
+    Failed { why: &'a str },
+    // By a signal or by the failure of another step.
     Abandoned,
 }
 
@@ -91,7 +69,7 @@ pub(crate) trait Consumer: Send + Sync {
     fn event(&self, event: &RunEvent<'_>);
 }
 
-/// Where events go. Clones share the consumers.
+/// Clones share the consumers.
 #[derive(Clone)]
 pub(crate) struct Events {
     consumers: Arc<[Arc<dyn Consumer>]>,
@@ -122,7 +100,7 @@ impl Events {
     }
 }
 
-/// A step under way; dropped without an end, it was abandoned.
+/// A running step. Dropping it abandons the step.
 pub(crate) struct Running<'a> {
     events: &'a Events,
     id: u64,

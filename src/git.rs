@@ -18,17 +18,18 @@ use base64::Engine as _;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::cancel::Cancel;
+use crate::error::Failure;
 use crate::model::ForgeName;
 use crate::process::{Finished, Tool};
 
-pub use error::{Cause, Fault, GitError};
-pub use history::Landed;
+pub use error::{GitError, GitErrorKind};
+pub use history::CommitInfo;
 pub use landed::Merge;
 pub use mirror::{Mirror, remove_unused_mirrors};
-pub use objects::{AttributesFile, CommitInfo, ContextFiles, Found, Misplaced, Object};
-pub use remote::{Remote, RemoteError, Transport};
+pub use objects::{AttributesFile, Blob, ContextFiles, Found};
+pub use remote::{Remote, Transport};
 pub(crate) use worktree::uncommitted;
-pub use worktree::{Gitlink, LfsUse, lfs_is_installed, uses_lfs};
+pub use worktree::{Submodules, lfs_is_installed};
 
 /// Environment variables that git receives in addition to the inherited ones: for ssh and TLS.
 const GIT_VARIABLES: &[&str] =
@@ -103,20 +104,13 @@ fn git(transports: &str, config: &[(String, String)]) -> Tool {
             "ssh -oBatchMode=yes -oConnectTimeout=20 -oServerAliveInterval=15 -oServerAliveCountMax=4",
         );
     }
-    let ids: Vec<String> = HARMLESS.iter().map(|id| format!("fetch.fsck.{id}")).collect();
-    let harmless = ids.iter().map(|key| (key.as_str(), "ignore"));
-    let all = fixed
-        .iter()
-        .map(|(k, v)| (*k, *v))
-        .chain(harmless)
-        .chain(config.iter().map(|(k, v)| (k.as_str(), v.as_str())));
-    let mut count = 0;
-    for (key, value) in all {
-        tool =
-            tool.env(format!("GIT_CONFIG_KEY_{count}"), key).env(format!("GIT_CONFIG_VALUE_{count}"), value);
-        count += 1;
-    }
-    tool.env("GIT_CONFIG_COUNT", count.to_string())
+    let fixed = fixed.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    let harmless = HARMLESS.iter().map(|id| (format!("fetch.fsck.{id}"), "ignore".to_owned()));
+    let all: Vec<_> = fixed.chain(harmless).chain(config.iter().cloned()).collect();
+    tool = tool.env("GIT_CONFIG_COUNT", all.len().to_string());
+    all.iter().enumerate().fold(tool, |tool, (i, (key, value))| {
+        tool.env(format!("GIT_CONFIG_KEY_{i}"), key).env(format!("GIT_CONFIG_VALUE_{i}"), value)
+    })
 }
 
 /// A git without network access or remote configuration.
@@ -130,11 +124,9 @@ pub struct Access {
     pub kind: ForgeName,
     /// The forge's `url`, such as `https://github.com`, possibly with a path.
     pub forge: String,
-    /// The user name that the forge requires with a token.
     pub login: String,
     /// For private repositories.
     pub token: Option<SecretString>,
-    /// A certificate authority that is trusted for this forge.
     pub ca_file: Option<PathBuf>,
 }
 
@@ -202,10 +194,7 @@ fn run(tool: Tool, cancel: &Cancel) -> Result<Finished, GitError> {
     tool.run(cancel).map_err(|error| GitError::of_local(place, error))
 }
 
-/// The version of git.
-///
-/// # Errors
-/// [`GitError::TooOld`], and errors from running git.
+/// The version of git; an error if it is too old.
 pub fn version(cancel: &Cancel) -> Result<String, GitError> {
     static VERSION: OnceLock<String> = OnceLock::new();
     let version = match VERSION.get() {
@@ -218,7 +207,13 @@ pub fn version(cancel: &Cancel) -> Result<String, GitError> {
     let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     match (numbers.next(), numbers.next()) {
         (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= OLDEST => Ok(version),
-        (Some(Ok(_)), Some(Ok(_))) => Err(GitError::TooOld { version }),
-        _ => Err(GitError::Unexpected(format!("git --version: {version}"))),
+        (Some(Ok(_)), Some(Ok(_))) => {
+            let (major, minor) = OLDEST;
+            let text = format!("git {version} is too old; swanci needs git {major}.{minor} or newer");
+            let failure = Failure::environment(text);
+            let hint = "upgrade git; Debian 12 and Ubuntu 22.04 have a newer one";
+            Err(GitError::new(GitErrorKind::Other, failure.hint(hint)))
+        }
+        _ => Err(GitError::unexpected(format!("git --version: {version}"))),
     }
 }

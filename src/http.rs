@@ -4,16 +4,20 @@
 
 pub(crate) mod proxy;
 pub(crate) mod retry;
-pub(crate) mod tls;
+mod tls;
 
 use std::io::Read as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ureq::http::{self, HeaderMap, header};
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use url::Url;
 
 use proxy::Proxies;
-use tls::{TlsCause, Trust};
+
+/// Idle connections that are kept: the number of threads that use one registry.
+const CONNECTIONS: usize = 16;
 
 /// Bytes that are read of the body of an error.
 const MAX_ERROR_BODY: u64 = 64 << 10;
@@ -51,7 +55,8 @@ pub(crate) enum HttpErrorKind {
     NoConnection,
     /// The connection broke, or timed out.
     Broken,
-    Tls(TlsCause),
+    /// With a hint, in which `{}` is the server.
+    Tls(&'static str),
     /// The answer is not HTTP or too large, or the request cannot be sent.
     Protocol,
 }
@@ -85,18 +90,20 @@ pub(crate) struct Client {
     /// One for each proxy.
     proxied: Vec<(String, ureq::Agent)>,
     proxies: Proxies,
-    trust: Trust,
+    authorities: Arc<[Certificate<'static>]>,
 }
 
 impl Client {
-    /// Keeps up to `connections` idle connections to each server. An error when the environment names a proxy that cannot
-    /// be used.
-    pub(crate) fn new(trust: &Trust, timeouts: Timeouts, connections: usize) -> Result<Client, String> {
+    /// Trusts the authorities in `ca_pem` in addition to the system's. An error when `ca_pem` has no certificate, or when the
+    /// environment names a proxy that cannot be used.
+    pub(crate) fn new(ca_pem: Option<&[u8]>, timeouts: Timeouts) -> Result<Client, String> {
+        let authorities = tls::authorities(ca_pem)?;
+        let tls = TlsConfig::builder().root_certs(RootCerts::from(authorities.to_vec())).build();
         let proxies = Proxies::of_environment();
         let agent = |proxy: Option<ureq::Proxy>| {
             ureq::Agent::config_builder()
                 .http_status_as_error(false)
-                .tls_config(trust.config())
+                .tls_config(tls.clone())
                 .proxy(proxy)
                 .no_delay(true)
                 .max_redirects(0)
@@ -106,8 +113,8 @@ impl Client {
                 .timeout_per_read(Some(timeouts.silence))
                 .timeout_per_write(Some(timeouts.silence))
                 .timeout_global(Some(timeouts.exchange))
-                .max_idle_connections(connections.max(1))
-                .max_idle_connections_per_host(connections.max(1))
+                .max_idle_connections(CONNECTIONS)
+                .max_idle_connections_per_host(CONNECTIONS)
                 .build()
                 .new_agent()
         };
@@ -117,7 +124,7 @@ impl Client {
                 .map_err(|_| format!("the variable {variable} does not hold the URL of a proxy"))?;
             proxied.push((address.to_owned(), agent(Some(proxy))));
         }
-        Ok(Client { direct: agent(None), proxied, proxies, trust: trust.clone() })
+        Ok(Client { direct: agent(None), proxied, proxies, authorities })
     }
 
     /// The proxy for this URL, without its login.
@@ -128,11 +135,8 @@ impl Client {
     /// The day on which the server's certificate expires, if that is within `time`. `None` also without TLS, behind a
     /// proxy, or without a connection.
     pub(crate) fn certificate_ends_within(&self, url: &Url, time: Duration) -> Option<String> {
-        if url.scheme() != "https" || self.proxies.of(url).is_some() {
-            return None;
-        }
-        let addresses = url.socket_addrs(|| None).ok()?;
-        self.trust.certificate_ends_within(url.host_str()?, &addresses, time)
+        let is_direct = url.scheme() == "https" && self.proxies.of(url).is_none();
+        is_direct.then(|| tls::certificate_ends_within(&self.authorities, url, time))?
     }
 
     pub(crate) fn exchange(
@@ -179,8 +183,8 @@ fn explain(error: &ureq::Error, url: &Url, proxy: Option<&str>) -> HttpError {
     use ureq::{Error as E, Timeout as T};
 
     use HttpErrorKind::{Broken, NoConnection, Protocol};
-    if let Some((cause, detail)) = tls::explain(error, &server_of(url)) {
-        return HttpError { kind: HttpErrorKind::Tls(cause), detail };
+    if let Some(error) = tls::explain(error, &server_of(url)) {
+        return error;
     }
     let unresolved = || {
         let name = if proxy.is_some() { "of the proxy" } else { url.host_str().unwrap_or("?") };

@@ -36,33 +36,33 @@ pub mod queue;
 mod redact;
 pub mod registry;
 #[cfg(test)]
-mod schemas;
+mod schema_tests;
 mod signals;
 mod state_dir;
 mod suggest;
 
 /// Parses the command line, runs the command, and prints its failure.
 pub fn main() -> ExitCode {
-    // clap prints the error, or the help, and exits.
+    // On an error, and for the help, clap prints and exits.
     let matches = cli::command().get_matches();
     let cli = cli::Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let cancel = cancel::Cancel::new();
     if let Err(error) = signals::stop_on_signals(&cancel) {
         progress::write_stderr(&format!("warning: signals cannot be handled: {error}"));
     }
-    match commands::dispatch(cli, &cancel, &mut std::io::stdout()) {
+    match commands::dispatch(cli, &cancel) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             let kind = cancel.stopped().map_or(failure.kind, |stop| stop.kind().and(failure.kind));
             if kind != error::Kind::NothingToBuild {
                 progress::write_stderr(&failure.render());
             }
-            ExitCode::from(kind)
+            ExitCode::from(kind.code())
         }
     }
 }
 
-/// The command line, for tests that compare it with the documents.
+/// For tests that compare it with the documentation.
 pub fn command_line() -> clap::Command {
     cli::command()
 }

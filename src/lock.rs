@@ -28,20 +28,12 @@ pub(crate) fn exclusive(file: &File, cancel: &Cancel) -> Result<io::Result<()>, 
 /// The lock file of `key`. Lock files are never removed, because a lock on a removed file excludes nobody. So there are only
 /// 256 of a kind, and two keys may share one. To take several of a kind, sort the paths and take each once.
 pub(crate) fn path_of(state_dir: &Path, kind: &str, key: &str) -> PathBuf {
-    file(state_dir, kind, &hash(key)[..2])
+    state_dir.join("locks").join(format!("{kind}-{}", &hex::encode(Sha256::digest(key))[..2]))
 }
 
 /// A lock file that `key` does not share: for locks that others do not wait for. Only for a small number of keys.
 pub(crate) fn path_of_one(state_dir: &Path, kind: &str, key: &str) -> PathBuf {
-    file(state_dir, kind, &hash(key)[..32])
-}
-
-fn hash(key: &str) -> String {
-    hex::encode(Sha256::digest(key))
-}
-
-fn file(state_dir: &Path, kind: &str, hash: &str) -> PathBuf {
-    state_dir.join("locks").join(format!("{kind}-{hash}"))
+    state_dir.join("locks").join(format!("{kind}-{}", &hex::encode(Sha256::digest(key))[..32]))
 }
 
 /// Takes the locks of all keys, in a fixed order.
@@ -63,7 +55,6 @@ pub(crate) fn all(
         .collect()
 }
 
-/// Creates the folder too.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     if let Some(parent) = path.parent() {
         crate::state_dir::create_below(parent)?;

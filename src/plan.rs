@@ -211,7 +211,7 @@ pub(crate) fn order(bases: &[Vec<usize>]) -> Result<Vec<usize>, Vec<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::git::Object;
+    use crate::git::Blob;
     use crate::manifest;
 
     fn spec(json: &str) -> ImageSpec {
@@ -221,7 +221,7 @@ mod tests {
     const PLAIN: &str = r#"{"service_name":"httpd","version":"1.0","args":{"A":"1"}}"#;
 
     fn files() -> ContextFiles {
-        let object = |id: &str| Object { id: id.to_owned(), content: Vec::new() };
+        let object = |id: &str| Blob { id: id.to_owned(), content: Vec::new() };
         ContextFiles {
             path: "httpd".to_owned(),
             tree: "tree".to_owned(),
@@ -287,7 +287,7 @@ mod tests {
     fn the_hash_is_pinned() {
         // If this fails, INPUTS_VERSION has to change: every image in every registry would be rebuilt.
         let mut all = files();
-        all.ignore_file = Some(Object { id: "ignore".to_owned(), content: Vec::new() });
+        all.ignore_file = Some(Blob { id: "ignore".to_owned(), content: Vec::new() });
         all.attributes = attributes(".gitattributes", "100644", "a");
         all.submodules = Some([("httpd/lib".to_owned(), "../lib".to_owned())].into());
         let hash = |files: &ContextFiles| inputs(&spec(PLAIN), files, BTreeMap::new()).to_string();

@@ -5,33 +5,34 @@
 
 mod answer;
 mod auth;
-mod blobs;
-mod challenge;
 mod client;
 mod credentials;
 mod error;
 mod manifest;
 mod manifests;
-mod memory;
-mod tags;
-mod token;
 
 use std::fmt;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::cancel::Cancel;
-use crate::model::{ImageName, RegistryAddress};
+use ureq::http::header;
+use url::Url;
 
-use answer::Answer;
+use crate::cancel::Cancel;
+use crate::http::Client;
+use crate::model::{Digest, ImageName, RegistryAddress};
+
+use answer::Reply;
+use client::{Request, Shared};
+use credentials::is_docker_hub;
 
 pub use crate::http::Timeouts;
-pub use crate::http::retry::RetryPolicy;
+pub use crate::http::retry::Retry;
 pub use credentials::{Credentials, Login};
 pub(crate) use error::OCI_ONLY_HINT;
 pub use error::{RegistryError, RegistryErrorKind};
 pub(crate) use manifest::Content;
-pub use manifest::{Descriptor, ImageConfig, Manifest, Reference};
+pub use manifest::Manifest;
 
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -42,9 +43,7 @@ pub struct Settings {
     /// Allowed on loopback only.
     pub plain_http: bool,
     pub timeouts: Timeouts,
-    pub retry: RetryPolicy,
-    /// Idle connections that are kept: the number of threads that use this registry.
-    pub connections: usize,
+    pub retry: Retry,
 }
 
 impl Settings {
@@ -54,20 +53,17 @@ impl Settings {
             ca_pem: None,
             plain_http: false,
             timeouts: Timeouts::default(),
-            retry: RetryPolicy::default(),
-            connections: 16,
+            retry: Retry::default(),
         }
     }
 }
 
-pub type RetryNotice = Arc<dyn Fn(&str) + Send + Sync>;
-
 /// Clones share connections and tokens.
 #[derive(Clone)]
 pub struct Registry {
-    shared: Arc<client::Shared>,
+    shared: Arc<Shared>,
     cancel: Cancel,
-    on_retry: Option<RetryNotice>,
+    on_retry: Arc<dyn Fn(&str) + Send + Sync>,
 }
 
 impl fmt::Debug for Registry {
@@ -86,8 +82,24 @@ impl Registry {
         login: impl Into<Login>,
         cancel: Cancel,
     ) -> Result<Registry, RegistryError> {
-        let shared = Arc::new(client::Shared::new(settings, login.into())?);
-        Ok(Registry { shared, cancel, on_retry: None })
+        let host = settings.address.host();
+        let wrong = |detail: String| {
+            RegistryError::with_message(
+                RegistryErrorKind::Settings,
+                host,
+                format!("registry {host}: {detail}"),
+            )
+        };
+        if settings.plain_http && !settings.address.is_loopback() {
+            return Err(wrong("plain_http is only for a registry on loopback; others need TLS".to_owned()));
+        }
+        let api = if is_docker_hub(host) { "registry-1.docker.io" } else { host };
+        let scheme = if settings.plain_http { "http" } else { "https" };
+        let base = Url::parse(&format!("{scheme}://{api}/")).map_err(|e| wrong(e.to_string()))?;
+        let http = Client::new(settings.ca_pem.as_deref(), settings.timeouts).map_err(wrong)?;
+        let (looked, known) = (Mutex::default(), Mutex::default());
+        let shared = Arc::new(Shared { settings, base, http, login: login.into(), looked, known });
+        Ok(Registry { shared, cancel, on_retry: Arc::new(|_| {}) })
     }
 
     #[must_use]
@@ -97,13 +109,13 @@ impl Registry {
 
     /// `on_retry` gets a sentence when requests are retried: once for each cause, until a request succeeds.
     #[must_use]
-    pub fn with_retry_notice(&self, on_retry: RetryNotice) -> Registry {
-        Registry { on_retry: Some(on_retry), ..self.clone() }
+    pub fn with_retry_notice(&self, on_retry: impl Fn(&str) + Send + Sync + 'static) -> Registry {
+        Registry { on_retry: Arc::new(on_retry), ..self.clone() }
     }
 
     /// `host[:port]`, as in image names.
     pub fn host(&self) -> &str {
-        &self.shared.host
+        self.shared.settings.address.host()
     }
 
     /// The environment's proxy for the registry, without its login.
@@ -123,7 +135,7 @@ impl Registry {
 
     /// Fails unless the registry answers, speaks the API and accepts the credentials (GET /v2/).
     pub fn ping(&self) -> Result<(), RegistryError> {
-        let request = client::Request::get("/v2/".to_owned(), "the API", token::Scope::none());
+        let request = Request::new("GET", "/v2/".to_owned(), "the API".to_owned(), String::new());
         let answer = self.send(&request)?;
         match answer.status {
             200 if answer.is_web_page() => {
@@ -135,9 +147,62 @@ impl Registry {
         }
     }
 
+    /// Fails unless these credentials may write to the repository: starts an upload and cancels it.
+    pub fn check_push(&self, repository: &ImageName) -> Result<(), RegistryError> {
+        let path = self.path_of(repository);
+        let at = format!("starting an upload to {repository}");
+        let mut request = Request::new("POST", format!("/v2/{path}/blobs/uploads/"), at, auth::push(&path));
+        request.repeat = false; // each one opens a session
+        let answer = self.send(&request)?;
+        if answer.status != 202 {
+            return Err(answer.failure());
+        }
+        // Best effort: registries also cancel uploads themselves after a while.
+        let location = answer.header(header::LOCATION).and_then(|to| self.shared.base.join(to).ok());
+        // A registry behind a proxy may name a wrong scheme or port: only the path is used.
+        if let Some(url) = location.filter(|url| url.host() == self.shared.base.host()) {
+            request.method = "DELETE";
+            request.path = url[url::Position::BeforePath..].to_owned();
+            drop(self.send(&request));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn has_blob(&self, repository: &ImageName, digest: &Digest) -> Result<bool, RegistryError> {
+        let mut request = self.blob_request(repository, digest, "asking for the blob");
+        request.method = "HEAD";
+        let mut answer = self.send(&request)?;
+        if matches!(answer.status, 403 | 405) {
+            // The storage's URL may be signed for GET only; the first byte is enough.
+            request.method = "GET";
+            request.headers.push((header::RANGE, "bytes=0-0".to_owned()));
+            answer = self.send(&request)?;
+        }
+        match answer.status {
+            200 | 206 => Ok(true),
+            404 => Ok(false),
+            _ => Err(answer.failure()),
+        }
+    }
+
+    fn blob_request(&self, repository: &ImageName, digest: &Digest, doing: &str) -> Request {
+        let path = self.path_of(repository);
+        let (at, scope) = (format!("{doing} {repository}@{digest}"), auth::pull(&path));
+        Request { has_digest: true, ..Request::new("GET", format!("/v2/{path}/blobs/{digest}"), at, scope) }
+    }
+
+    /// The path of a repository in URLs. On Docker Hub, images without a namespace are below `library/`.
+    fn path_of(&self, repository: &ImageName) -> String {
+        if is_docker_hub(self.host()) && !repository.as_str().contains('/') {
+            format!("library/{repository}")
+        } else {
+            repository.to_string()
+        }
+    }
+
     /// `None` when nothing is there. Some registries deny a read in place of 404, so a denial counts as absent if the login
     /// itself works: a push that is not allowed fails by itself.
-    fn present(&self, answer: Result<Answer, RegistryError>) -> Result<Option<Answer>, RegistryError> {
+    fn present(&self, answer: Result<Reply, RegistryError>) -> Result<Option<Reply>, RegistryError> {
         let refusal = match answer {
             Ok(answer) if answer.status == 404 => return Ok(None),
             Ok(answer) if answer.status == 200 => return Ok(Some(answer)),
@@ -146,15 +211,16 @@ impl Registry {
             Err(error) if error.is_refusal() => error,
             Err(error) => return Err(error),
         };
-        if self.shared.auth.is_challenged() && self.is_anonymous()? {
+        let challenged = self.shared.state().challenged;
+        if challenged && self.is_anonymous()? {
             return Err(refusal);
         }
         if self.login_works()? { Ok(None) } else { Err(refusal) }
     }
 
     fn login_works(&self) -> Result<bool, RegistryError> {
-        let known = || self.shared.login_works.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(works) = *known() {
+        let known = self.shared.state().login_works;
+        if let Some(works) = known {
             return Ok(works);
         }
         let works = match self.ping() {
@@ -164,16 +230,7 @@ impl Registry {
             }
             Err(_) => false,
         };
-        *known() = Some(works);
+        self.shared.state().login_works = Some(works);
         Ok(works)
-    }
-}
-
-/// The path of a repository in URLs. On Docker Hub, images without a namespace are below `library/`.
-fn repository_path(shared: &client::Shared, repository: &ImageName) -> String {
-    if shared.docker_hub && !repository.as_str().contains('/') {
-        format!("library/{repository}")
-    } else {
-        repository.to_string()
     }
 }

@@ -1,33 +1,34 @@
-//! What a mistake probably meant, and what a parser says of it, in the words of the file.
+//! Suggestions for misspelled words, and serde's messages in the terms of the file.
 
-/// Less alike than this, a word is no suggestion.
+/// The lowest similarity of a suggestion.
 const ALIKE: f64 = 0.75;
 
-/// Jaro-Winkler, which says little of short words: one slip of the fingers is alike too.
+/// Jaro-Winkler; for short words, for which it is unreliable, also a distance of one edit.
 fn likeness(word: &str, known: &str) -> f64 {
     let (word, known) = (word.to_lowercase(), known.to_lowercase());
-    let is_slip = known.len() > 2 && strsim::osa_distance(&word, &known) <= 1;
-    strsim::jaro_winkler(&word, &known).max(if is_slip { ALIKE } else { 0.0 })
+    let is_typo = known.len() > 2 && strsim::osa_distance(&word, &known) <= 1;
+    strsim::jaro_winkler(&word, &known).max(if is_typo { ALIKE } else { 0.0 })
 }
 
-/// The most similar of the known words; `None` when none is similar.
+/// The most similar known word, if any is similar.
 pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let known = known.into_iter().map(|known| (known, likeness(word, known)));
     let best = known.max_by(|(_, a), (_, b)| a.total_cmp(b));
     best.filter(|(_, likeness)| *likeness >= ALIKE).map(|(known, _)| known)
 }
 
-/// What is wrong with a value or a key.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Wrong {
-    /// A key, and those that are known in its place.
-    UnknownKey { key: String, known: Vec<String> },
+    UnknownKey {
+        key: String,
+        known: Vec<String>,
+    },
     /// Anything else, as a clause.
     Other(String),
 }
 
 impl Wrong {
-    /// The known key that was probably meant, or all of them.
+    /// The most similar known key, else all known keys.
     pub(crate) fn hint(&self) -> Option<String> {
         let Wrong::UnknownKey { key, known } = self else { return None };
         Some(match nearest(key, known.iter().map(String::as_str)) {
@@ -37,34 +38,25 @@ impl Wrong {
     }
 }
 
-/// A message of serde's without the words of its data model. `group` is what the format calls keys with values.
+/// A message of serde without the terms of its data model. `group` is the format's term for a map.
 pub(crate) fn in_plain_words(message: &str, group: &str) -> Wrong {
-    // serde_json's place is that of its parser; the caller knows the value's.
-    let message = match message.rsplit_once(" at line ") {
-        Some((message, _)) => message,
-        None => message,
-    };
-    let quoted = |text: &str| text.split('`').skip(1).step_by(2).map(str::to_owned).collect();
-    if let Some((key, known)) =
-        message.strip_prefix("unknown field `").and_then(|rest| rest.split_once("`, "))
-    {
+    // serde_json reports the position of its parser, not that of the value.
+    let message = message.rsplit_once(" at line ").map_or(message, |(message, _)| message);
+    let quoted = |text: &str| text.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+    let listed = |prefix: &str| message.strip_prefix(prefix).and_then(|rest| rest.split_once("`, "));
+    let unquoted = |prefix: &str| message.strip_prefix(prefix).and_then(|rest| rest.strip_suffix('`'));
+    let of_value =
+        ["invalid type: ", "invalid value: "].iter().find_map(|prefix| message.strip_prefix(prefix));
+    if let Some((key, known)) = listed("unknown field `") {
         return Wrong::UnknownKey { key: key.to_owned(), known: quoted(known) };
     }
-    let unquoted = |prefix: &str| message.strip_prefix(prefix).and_then(|rest| rest.strip_suffix('`'));
     Wrong::Other(if let Some(key) = unquoted("missing field `") {
         format!("`{key}` is missing")
     } else if let Some(key) = unquoted("duplicate field `") {
         format!("the key `{key}` is given twice")
-    } else if let Some((word, known)) =
-        message.strip_prefix("unknown variant `").and_then(|rest| rest.split_once("`, "))
-    {
-        let known: Vec<String> = quoted(known);
-        format!("expected one of {}, found `{word}`", known.join(", "))
-    } else if let Some((found, expected)) = message
-        .strip_prefix("invalid type: ")
-        .or_else(|| message.strip_prefix("invalid value: "))
-        .and_then(|rest| rest.rsplit_once(", expected "))
-    {
+    } else if let Some((word, known)) = listed("unknown variant `") {
+        format!("expected one of {}, found `{word}`", quoted(known).join(", "))
+    } else if let Some((found, expected)) = of_value.and_then(|rest| rest.rsplit_once(", expected ")) {
         format!("expected {}, found {}", expectation(expected, group), finding(found, group))
     } else {
         message.to_owned()
@@ -85,16 +77,15 @@ fn expectation<'a>(expected: &'a str, group: &'a str) -> &'a str {
 }
 
 fn finding(found: &str, group: &str) -> String {
-    let number = found.strip_prefix("integer ").or_else(|| found.strip_prefix("floating point "));
-    let value = number.or_else(|| found.strip_prefix("boolean "));
     match found {
         "sequence" => "a list".to_owned(),
         "map" => group.to_owned(),
         "unit value" | "null" => "null".to_owned(),
-        _ => match value {
-            Some(value) => value.trim_matches('`').to_owned(),
-            None => found.strip_prefix("string ").unwrap_or(found).to_owned(),
-        },
+        _ => {
+            let kinds = ["integer ", "floating point ", "boolean ", "string "];
+            let value = kinds.iter().find_map(|kind| found.strip_prefix(kind)).unwrap_or(found);
+            value.trim_matches('`').to_owned()
+        }
     }
 }
 

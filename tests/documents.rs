@@ -178,10 +178,9 @@ fn the_reference_names_every_metric_and_no_others() {
     let page = read("docs/reference.md");
     let named: BTreeMap<String, String> = first_two_cells(section(&page, "## Metrics"));
     // A metric with labels is shown once it has a value.
-    let metrics = Metrics::new();
+    let metrics = Metrics::new(QueueStats::default);
     metrics.delivery(&Answer::unauthorized());
     metrics.refused(Refusal::Timeout);
-    metrics.watch_queue(QueueStats::default);
     let text = metrics.render().unwrap();
     let types = Regex::new(r"(?m)^# TYPE (\S+) (\S+)$").unwrap();
     let known: BTreeMap<String, String> = types

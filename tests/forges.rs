@@ -14,9 +14,11 @@ use sha2::Sha256;
 use swanci::decide::BranchGlobs;
 use swanci::error::Failure;
 use swanci::forge::signature::WebhookSecret;
-use swanci::listener::{ForgeRules, Intake, Limits, Listener, Metrics, Rules, Stopper, bind};
+use swanci::listener::{
+    App, Delivered, DeliveryLine, ForgeRules, Intake, Limits, Listener, Metrics, RawDelivery, Stopper, bind,
+};
 use swanci::model::ForgeName;
-use swanci::queue::{JobFilter, ServeLock, Store};
+use swanci::queue::{JobId, QueueStats, ServeLock, Store};
 use tempfile::TempDir;
 
 use crate::evaluate_fixtures::{collection, recordings, rows};
@@ -30,23 +32,45 @@ const JSON: (&str, &str) = ("Content-Type", "application/json");
 /// One configured forge: kind, URL, secrets, repositories.
 type Configured<'a> = (ForgeName, &'a str, &'a [&'a str], &'a [&'a str]);
 
-fn rules(forges: &[Configured<'_>]) -> Rules {
+fn rules(forges: &[Configured<'_>]) -> Vec<ForgeRules> {
     let forges = forges.iter().map(|(kind, url, secrets, repositories)| ForgeRules {
         kind: *kind,
         url: (*url).to_owned(),
         secret: (!secrets.is_empty())
-            .then(|| WebhookSecret::any_of(secrets.iter().map(|s| (*s).into()).collect()).unwrap()),
+            .then(|| WebhookSecret::new(secrets.iter().map(|s| (*s).into()).collect()).unwrap()),
         repositories: repositories
             .iter()
             .map(|name| (name.parse().unwrap(), BranchGlobs::default()))
             .collect(),
     });
-    Rules { forges: forges.collect() }
+    forges.collect()
+}
+
+/// The intake behind the listener, with its log.
+struct IntakeApp {
+    intake: Intake,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl App for IntakeApp {
+    fn deliver(&self, raw: RawDelivery<'_>) -> Delivered {
+        self.intake.deliver(&raw)
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn log(&self, line: &DeliveryLine<'_>) {
+        let (answer, id, event) = (&line.delivered.answer, line.id, line.event);
+        let detail = answer.log.as_deref().unwrap_or_default();
+        self.log.lock().unwrap().push(format!("{id:?} {event:?} {} {detail}", answer.label()));
+    }
 }
 
 struct Served {
     address: SocketAddr,
-    queue: Store,
+    queue: Arc<Store>,
     log: Arc<Mutex<Vec<String>>>,
     stopper: Stopper,
     thread: Option<JoinHandle<Result<(), Failure>>>,
@@ -58,32 +82,16 @@ impl Served {
         Served::with(rules(forges))
     }
 
-    fn with(rules: Rules) -> Served {
+    fn with(rules: Vec<ForgeRules>) -> Served {
         let dir = tempfile::tempdir().unwrap();
-        let lock = ServeLock::acquire(dir.path(), None, Timestamp::now()).unwrap();
-        let queue = Store::open(lock, Arc::new(Timestamp::now)).unwrap();
+        let lock = ServeLock::acquire(dir.path()).unwrap();
+        let queue = Arc::new(Store::open(lock, Arc::new(Timestamp::now)).unwrap());
         let log = Arc::new(Mutex::new(Vec::new()));
-        let lines = Arc::clone(&log);
-        let intake = Intake::new(
-            rules,
-            queue.clone(),
-            false,
-            Box::new(|| Ok(())),
-            Box::new(|_| {}),
-            Box::new(move |line| {
-                let answer = &line.delivered.answer;
-                let detail = answer.log.as_deref().unwrap_or_default();
-                lines.lock().unwrap().push(format!(
-                    "{:?} {:?} {} {detail}",
-                    line.id,
-                    line.event,
-                    answer.label()
-                ));
-            }),
-        );
+        let app = IntakeApp { intake: Intake::new(rules, queue.clone(), false), log: Arc::clone(&log) };
         let sockets = vec![bind("127.0.0.1:0").unwrap()];
         let listener =
-            Listener::new(sockets, None, Limits::default(), Arc::new(intake), Metrics::new()).unwrap();
+            Listener::new(sockets, None, Limits::default(), Arc::new(app), Metrics::new(QueueStats::default))
+                .unwrap();
         let (address, stopper) = (listener.local_addrs()[0], listener.stopper());
         let thread = Some(std::thread::spawn(|| listener.run(None, &mut || {})));
         Served { address, queue, log, stopper, thread, _dir: dir }
@@ -102,14 +110,14 @@ impl Served {
     }
 
     fn jobs(&self) -> usize {
-        self.queue.list(&JobFilter::default(), 1000).unwrap().len()
+        self.queue.list(None, None, 1000).unwrap().len()
     }
 
     /// The change of the job that a delivery queued.
     fn change(&self, answered: &Answered) -> Value {
         assert_eq!(answered.status, 202, "{answered:?}");
-        let id = answered.json()["job"].to_string().parse().unwrap();
-        let document: Value = serde_json::from_str(&self.queue.documents(id).unwrap().document).unwrap();
+        let id = JobId(answered.json()["job"].as_i64().unwrap());
+        let document: Value = serde_json::from_str(&self.queue.get(id).unwrap().document).unwrap();
         document["change"].clone()
     }
 }
@@ -459,9 +467,9 @@ fn every_recorded_payload_gets_its_answer_with_the_headers_of_its_forge() {
             .map(|row| row.repository.as_str())
             .collect();
         let url = format!("https://{kind}.example.org");
-        forges.extend(rules(&[(kind, &url, &[kind.as_str()], &names)]).forges);
+        forges.extend(rules(&[(kind, &url, &[kind.as_str()], &names)]));
     }
-    let served = Served::with(Rules { forges });
+    let served = Served::with(forges);
     let (mut builds, mut answers) = (0, 0);
     for row in &rows {
         let kind: ForgeName = row.forge.parse().unwrap();

@@ -408,9 +408,9 @@ fn on_a_terminal_it_prompts_for_values_without_a_flag() {
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}");
     for question in
-        ["Registry, as", "Forge, as", "URL of Gitea", "Repository to build", "Another repository", "Make a"]
+        ["Registry, such", "Forge: ", "URL of Gitea", "Repository to build", "Another repository", "Create a"]
     {
-        let times = if question == "Forge, as" { 2 } else { 1 };
+        let times = if question == "Forge: " { 2 } else { 1 };
         assert_eq!(said.matches(question).count(), times, "{question}: {said}");
     }
     assert!(said.contains("did you mean `gitea`?"), "{said}");

@@ -821,7 +821,7 @@ impl History {
         let mirror = Mirror::of(state.path(), &remote, &[], &cancel);
         let answer = |pull: &Merged| {
             let folder = format!("refs/pull/{}", pull.number);
-            let tip = mirror.fetch_branch_and(&"main".parse().unwrap(), &folder).unwrap();
+            let tip = mirror.fetch_branch_and(&"main".parse().unwrap(), Some(&folder)).unwrap();
             let merge = Merge {
                 heads: mirror.commit_of(&format!("{folder}/head")).unwrap().into_iter().collect(),
                 tried: mirror.commit_of(&format!("{folder}/merge")).unwrap(),

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use serde_json::json;
 use swanci::error::Failure;
+use swanci::forge::Encoding;
 use swanci::listener::{
-    Answer, App, ContentKind, Delivered, DeliveryLine, Limits, Listener, Metrics, RawDelivery, Stopper,
-    Verdict, bind,
+    Answer, App, Delivered, DeliveryLine, Limits, Listener, Metrics, RawDelivery, Stopper, Verdict, bind,
 };
 
-use swanci::queue::QueueStats;
+use swanci::queue::{JobState, QueueStats};
 
 use crate::support::http::{Client, PATIENCE, ask, chunked, delivery, get, sign, signed_head};
 
@@ -54,7 +54,7 @@ impl App for FakeApp {
             "not-allowed" => Answer::new(Verdict::NotAllowed, "evil/repo is not on the allow-list"),
             "malformed" => Answer::new(Verdict::Malformed, "pull_request.merged: expected a boolean"),
             "long" => Answer::new(Verdict::Skip, String::from_utf8(delivery.body.to_vec()).unwrap()),
-            "form" => Answer::new(Verdict::Skip, format!("{:?}", delivery.content)),
+            "form" => Answer::new(Verdict::Skip, format!("{:?}", delivery.encoding)),
             "id" => Answer::new(Verdict::Skip, delivery.delivery_id.unwrap_or("none")),
             "panic" => panic!("the app fails, as a test asked it to"),
             "block" => {
@@ -94,7 +94,8 @@ impl Served {
     }
 
     fn with(limits: Limits) -> Served {
-        let (app, metrics) = (Arc::new(FakeApp::default()), Metrics::new());
+        let waiting = || QueueStats { jobs: [(JobState::Queued, 5)].into(), ..QueueStats::default() };
+        let (app, metrics) = (Arc::new(FakeApp::default()), Metrics::new(waiting));
         let (public, admin) = (bind("127.0.0.1:0").unwrap(), bind("127.0.0.1:0").unwrap());
         let listener =
             Listener::new(vec![public], Some(admin), limits, app.clone(), metrics.clone()).unwrap();
@@ -216,9 +217,9 @@ fn paths_methods_and_content_types_are_checked() {
 
     let json = String::from_utf8(delivery(SECRET, "form", b"payload=%7B%7D")).unwrap();
     let form = json.replace("application/json", "application/x-www-form-urlencoded");
-    assert_eq!(served.ask(form).json()["reason"], format!("{:?}", ContentKind::Form));
+    assert_eq!(served.ask(form).json()["reason"], format!("{:?}", Encoding::Form));
     let charset = json.replace("application/json", "application/json; charset=utf-8");
-    assert_eq!(served.ask(charset).json()["reason"], format!("{:?}", ContentKind::Json));
+    assert_eq!(served.ask(charset).json()["reason"], format!("{:?}", Encoding::Json));
     for other in ["text/plain", "application/jsonp", "multipart/form-data; boundary=x", ""] {
         assert_eq!(served.ask(json.replace("application/json", other)).status, 415, "{other:?}");
     }
@@ -418,7 +419,6 @@ fn a_stop_has_a_time_limit() {
 fn readiness_and_metrics_are_only_on_the_admin_address() {
     let served = Served::new();
     assert_eq!(served.ask(delivery(SECRET, "ping", b"{}")).status, 200);
-    served.metrics.watch_queue(|| QueueStats { queued: 5, ..QueueStats::default() });
     let shown = ask(served.admin, get("/metrics"));
     assert_eq!(shown.status, 200);
     assert!(shown.header("content-type").unwrap().starts_with("application/openmetrics-text"));

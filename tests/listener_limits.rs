@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 use swanci::listener::{Limits, Listener, Metrics, bind, inherited, raise_nofile};
+use swanci::queue::QueueStats;
 
 use crate::listener::{FakeApp, SECRET};
 use crate::support::http::{Client, PATIENCE, ask, delivery};
@@ -112,7 +113,8 @@ fn serve_orders(nofile: u64) {
         sockets.push(bind("127.0.0.1:0").unwrap());
     }
     let app = Arc::new(FakeApp::default());
-    let listener = Listener::new(sockets, None, Limits::default(), app, Metrics::new()).unwrap();
+    let listener =
+        Listener::new(sockets, None, Limits::default(), app, Metrics::new(QueueStats::default)).unwrap();
     assert_eq!(raise_nofile(), nofile, "the soft limit is raised to the hard one");
     println!("listening on {}", listener.local_addrs()[0]);
     let stopper = listener.stopper();

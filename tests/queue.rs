@@ -5,16 +5,17 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use swanci::cancel::{Cancel, Stop};
+use swanci::error::{Failure, Kind};
 use swanci::queue::{
-    Accepted, CancelOutcome, ClaimedJob, Clock, Handler, JobContext, JobEvent, JobFilter, JobId, JobResult,
-    JobState, NewJob, Pool, PoolOptions, QueueError, Retention, RetryPolicy, ServeLock, Store,
+    Backoff, Clock, Ending, Handler, JobContext, JobId, JobRecord, JobState, NewJob, Pool, PoolOptions, Post,
+    PostError, ServeLock, Store,
 };
 use tempfile::TempDir;
 
@@ -45,12 +46,18 @@ fn system() -> Clock {
     Arc::new(Timestamp::now)
 }
 
-fn lock(dir: &Path) -> Result<ServeLock, QueueError> {
-    ServeLock::acquire(dir, Some("127.0.0.1:8080"), Timestamp::now())
+fn lock(dir: &Path) -> Result<ServeLock, Failure> {
+    let mut lock = ServeLock::acquire(dir)?;
+    lock.listens_on("127.0.0.1:8080");
+    Ok(lock)
 }
 
-fn open(dir: &Path) -> Store {
-    Store::open(lock(dir).unwrap(), system()).unwrap()
+fn open(dir: &Path) -> Arc<Store> {
+    open_at(dir, system())
+}
+
+fn open_at(dir: &Path, clock: Clock) -> Arc<Store> {
+    Arc::new(Store::open(lock(dir).unwrap(), clock).unwrap())
 }
 
 fn job(repository: &str, commit: u64) -> NewJob {
@@ -69,36 +76,57 @@ fn job(repository: &str, commit: u64) -> NewJob {
 }
 
 fn accept(queue: &Store, repository: &str, commit: u64) -> JobId {
-    match queue.accept(job(repository, commit)).unwrap() {
-        Accepted::New(id) => id,
-        other @ (Accepted::Duplicate { .. } | Accepted::Requeued(_)) => panic!("not new: {other:?}"),
-    }
+    let (id, known) = queue.accept(&job(repository, commit)).unwrap();
+    assert_eq!(known, None);
+    id
 }
 
-fn succeeded() -> JobResult {
-    JobResult::Succeeded { outcome: "{\"outcome\":\"succeeded\"}".to_owned() }
+fn succeeded() -> Result<String, Failure> {
+    Ok("{\"outcome\":\"succeeded\"}".to_owned())
 }
 
 fn options(jobs: usize) -> PoolOptions {
     PoolOptions { jobs, poll: Duration::from_millis(10), ..PoolOptions::default() }
 }
 
-fn start(
-    queue: &Store,
-    options: PoolOptions,
-    handler: impl Fn(&ClaimedJob, &JobContext) -> JobResult + Send + Sync + 'static,
-) -> (Pool, Receiver<(Option<JobId>, JobEvent)>) {
-    let (events, seen) = channel();
-    let handler: Arc<Handler> = Arc::new(handler);
-    let observer = Arc::new(move |job: Option<&ClaimedJob>, event: &JobEvent| {
-        let _ = events.send((job.map(|job| job.id), event.clone()));
-    });
-    (Pool::start(queue, options, &Cancel::new(), handler, observer).unwrap(), seen)
+/// An event of a job; `None` at its start.
+type Seen = (JobId, Option<Ending>);
+
+struct Runner<F> {
+    run: F,
+    events: Mutex<Sender<Seen>>,
 }
 
-fn ended(queue: &Store, id: JobId) -> swanci::queue::JobRecord {
+impl<F: Fn(&JobRecord, &JobContext) -> Result<String, Failure> + Send + Sync> Handler for Runner<F> {
+    fn run(&self, job: &JobRecord, context: &JobContext) -> Result<String, Failure> {
+        let _ = self.events.lock().unwrap().send((job.id, None));
+        (self.run)(job, context)
+    }
+
+    fn post(&self, post: &Post, _: &Cancel) -> Result<(), PostError> {
+        panic!("nothing asked for {post:?}");
+    }
+
+    fn ended(&self, job: &JobRecord, ending: &Ending, _: Duration) {
+        let _ = self.events.lock().unwrap().send((job.id, Some(ending.clone())));
+    }
+
+    fn warn(&self, _: &str) {}
+}
+
+fn start(
+    queue: &Arc<Store>,
+    options: PoolOptions,
+    run: impl Fn(&JobRecord, &JobContext) -> Result<String, Failure> + Send + Sync + 'static,
+) -> (Pool, Receiver<Seen>) {
+    let (events, seen) = channel();
+    let handler = Arc::new(Runner { run, events: Mutex::new(events) });
+    (Pool::start(queue, options, &Cancel::new(), handler).unwrap(), seen)
+}
+
+fn ended(queue: &Store, id: JobId) -> JobRecord {
     let bound = Cancel::new().child(Some(BOUND));
-    queue.wait_ended(id, &bound).unwrap().expect("the job should have ended by now")
+    queue.wait_ended(id, &bound).expect("the job should have ended by now")
 }
 
 fn until(what: &str, mut ready: impl FnMut() -> bool) {
@@ -119,16 +147,15 @@ fn the_same_merge_a_hundred_times_at_once_is_one_job() {
             let (queue, barrier) = (queue.clone(), Arc::clone(&barrier));
             thread::spawn(move || {
                 barrier.wait();
-                queue.accept(job(if n % 2 == 0 { "Owner/Name" } else { "owner/name" }, 1)).unwrap()
+                queue.accept(&job(if n % 2 == 0 { "Owner/Name" } else { "owner/name" }, 1)).unwrap()
             })
         })
         .collect();
-    let answers: Vec<Accepted> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
-    let new: Vec<_> = answers.iter().filter(|answer| matches!(answer, Accepted::New(_))).collect();
-    assert_eq!(new, [&Accepted::New(JobId(1))]);
-    let duplicate = Accepted::Duplicate { id: JobId(1), state: JobState::Queued };
+    let answers: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+    assert_eq!(answers.iter().filter(|answer| **answer == (JobId(1), None)).count(), 1);
+    let duplicate = (JobId(1), Some(JobState::Queued));
     assert_eq!(answers.iter().filter(|answer| **answer == duplicate).count(), 99);
-    assert_eq!(queue.list(&JobFilter::default(), 1000).unwrap().len(), 1);
+    assert_eq!(queue.list(None, None, 1000).unwrap().len(), 1);
 }
 
 #[test]
@@ -138,7 +165,7 @@ fn a_delivery_id_that_was_seen_does_not_hide_another_merge() {
     assert_ne!(accept(&queue, "a/b", 1), accept(&queue, "a/b", 2));
     let mut other_branch = job("a/b", 1);
     other_branch.branch = "release/1".parse().unwrap();
-    assert!(matches!(queue.accept(other_branch).unwrap(), Accepted::New(_)));
+    assert_eq!(queue.accept(&other_branch).unwrap().1, None);
 }
 
 #[test]
@@ -150,21 +177,23 @@ fn a_redelivery_queues_a_failed_merge_again_but_not_a_succeeded_one() {
     let count = Arc::clone(&runs);
     let (_pool, _events) =
         start(&queue, options(1), move |_, _| match count.fetch_add(1, Ordering::SeqCst) {
-            0 => JobResult::Failed { code: 4, error: "malformed".to_owned() },
+            0 => Err(Failure::bad_input("malformed")),
             _ => succeeded(),
         });
     let record = ended(&queue, id);
     assert_eq!((record.state, record.exit_code, record.attempts), (JobState::Failed, Some(4), 1));
     assert_eq!(record.error.as_deref(), Some("malformed"));
-    assert_eq!(queue.accept(job("a/b", 1)).unwrap(), Accepted::Requeued(id));
+    assert_eq!(queue.accept(&job("a/b", 1)).unwrap(), (id, Some(JobState::Failed)));
     let record = ended(&queue, id);
-    assert_eq!((record.state, record.exit_code, record.error), (JobState::Succeeded, Some(0), None));
-    let duplicate = Accepted::Duplicate { id, state: JobState::Succeeded };
-    assert_eq!(queue.accept(job("A/B", 1)).unwrap(), duplicate);
-    assert!(matches!(queue.retry(id), Err(QueueError::NotRetried { .. })));
-    let documents = queue.documents(id).unwrap();
-    assert_eq!(documents.document, "{\"commit\":1}");
-    assert_eq!(documents.outcome.as_deref(), Some("{\"outcome\":\"succeeded\"}"));
+    assert_eq!(
+        (record.state, record.exit_code, record.error.as_deref()),
+        (JobState::Succeeded, Some(0), None)
+    );
+    assert_eq!(queue.accept(&job("A/B", 1)).unwrap(), (id, Some(JobState::Succeeded)));
+    let refused = queue.retry(id).unwrap_err().to_string();
+    assert_eq!(refused, "job 1 has succeeded; only failed or cancelled jobs can be retried");
+    assert_eq!(record.document, "{\"commit\":1}");
+    assert_eq!(record.outcome.as_deref(), Some("{\"outcome\":\"succeeded\"}"));
     assert_eq!(runs.load(Ordering::SeqCst), 2);
 }
 
@@ -206,17 +235,17 @@ fn jobs_of_one_repository_run_in_sequence_and_those_of_others_in_parallel() {
 fn a_poison_job_fails_after_five_attempts_and_does_not_block_others() {
     let dir = TempDir::new().unwrap();
     let clock = ManualClock::new();
-    let queue = Store::open(lock(dir.path()).unwrap(), clock.clock()).unwrap();
+    let queue = open_at(dir.path(), clock.clock());
     let poison = accept(&queue, "a/b", 1);
     let (pool, events) = start(&queue, options(1), move |job, _| match job.id == poison {
-        true => JobResult::Retry { code: 6, error: format!("attempt {} met no registry", job.attempt) },
+        true => Err(Failure::environment(format!("attempt {} met no registry", job.attempt()))),
         false => succeeded(),
     });
     let mut waits = Vec::new();
     let last = loop {
         match events.recv_timeout(BOUND).expect("the job should have continued") {
-            (id, JobEvent::Retrying { wait, .. }) => {
-                assert_eq!(id, Some(poison));
+            (id, Some(Ending { wait: Some(wait), .. })) => {
+                assert_eq!(id, poison);
                 waits.push(wait);
                 // While it waits, a later job of the same repository runs.
                 let later = accept(&queue, "a/b", 1000 + waits.len() as u64);
@@ -225,9 +254,8 @@ fn a_poison_job_fails_after_five_attempts_and_does_not_block_others() {
                 assert!(queue.get(poison).unwrap().next_attempt.is_some());
                 clock.advance(wait.as_secs() as i64 + 1);
             }
-            (Some(id), JobEvent::Ended { state, error, .. }) if id == poison => break (state, error),
-            (_, JobEvent::Started { .. } | JobEvent::Ended { .. }) => {}
-            (_, other @ (JobEvent::Interrupted | JobEvent::Trouble { .. })) => panic!("{other:?}"),
+            (id, Some(Ending { state, error, .. })) if id == poison => break (state, error),
+            (_, _) => {}
         }
     };
     assert_eq!(last, (JobState::Failed, Some("attempt 5 met no registry".to_owned())));
@@ -261,9 +289,9 @@ fn the_end_of_serve_does_not_count_as_an_attempt() {
     let (pool, events) = start(&queue, options(1), |_, context| {
         while context.cancel.sleep(BOUND).is_ok() {}
         // Like a pipeline whose children were stopped.
-        JobResult::Failed { code: 1, error: "docker was killed".to_owned() }
+        Err(Failure::failed("docker was killed"))
     });
-    assert_eq!(events.recv_timeout(BOUND), Ok((Some(id), JobEvent::Started { attempt: 1 })));
+    assert_eq!(events.recv_timeout(BOUND), Ok((id, None)));
     let record = queue.get(id).unwrap();
     assert_eq!(record.state, JobState::Running);
     assert!(record.owner.is_some() && record.lease_expires > record.started);
@@ -278,9 +306,9 @@ fn a_job_ends_at_its_time_limit() {
     let dir = TempDir::new().unwrap();
     let queue = open(dir.path());
     let id = accept(&queue, "a/b", 1);
-    let limited = PoolOptions { timeout: Some(Duration::from_millis(20)), ..options(1) };
+    let limited = PoolOptions { timeout: Duration::from_millis(20), ..options(1) };
     let (_pool, _events) = start(&queue, limited, |_, context| match context.cancel.sleep(BOUND) {
-        Err(_) => JobResult::Retry { code: 6, error: "git was stopped".to_owned() },
+        Err(_) => Err(Failure::environment("git was stopped")),
         Ok(()) => succeeded(),
     });
     let record = ended(&queue, id);
@@ -295,25 +323,27 @@ fn another_connection_cancels_and_retries_while_serve_runs() {
     let (running, waiting) = (accept(&queue, "a/b", 1), accept(&queue, "a/b", 2));
     let (_pool, events) = start(&queue, options(1), move |job, context| match job.id == running {
         true => match context.cancel.sleep(BOUND) {
-            Err(stop) => JobResult::Failed { code: 1, error: stop.to_string() },
+            Err(stop) => Err(stop.into()),
             Ok(()) => succeeded(),
         },
         false => succeeded(),
     });
-    assert_eq!(events.recv_timeout(BOUND), Ok((Some(running), JobEvent::Started { attempt: 1 })));
+    assert_eq!(events.recv_timeout(BOUND), Ok((running, None)));
     let beside = Store::open_existing(dir.path(), system()).unwrap();
-    assert_eq!(beside.cancel(waiting).unwrap(), CancelOutcome::Cancelled);
-    assert_eq!(beside.cancel(running).unwrap(), CancelOutcome::Requested);
+    assert!(beside.cancel(waiting).unwrap(), "a queued job is cancelled at once");
+    assert!(!beside.cancel(running).unwrap(), "a running job is asked to stop");
     let record = ended(&beside, running);
     assert_eq!((record.state, record.cancel_requested, record.attempts), (JobState::Cancelled, false, 0));
     assert_eq!(beside.get(waiting).unwrap().state, JobState::Cancelled);
-    assert!(matches!(beside.cancel(waiting), Err(QueueError::NotCancelled { .. })));
+    let refused = beside.cancel(waiting).unwrap_err().to_string();
+    assert_eq!(refused, "job 2 was cancelled; only queued or running jobs can be cancelled");
     beside.retry(waiting).unwrap();
     assert_eq!(ended(&beside, waiting).state, JobState::Succeeded);
-    assert!(matches!(beside.cancel(JobId(77)), Err(QueueError::NotFound(JobId(77)))));
-    assert!(matches!(beside.retry(JobId(77)), Err(QueueError::NotFound(JobId(77)))));
+    for unknown in [beside.cancel(JobId(77)).map(drop), beside.retry(JobId(77))] {
+        assert_eq!(unknown.unwrap_err().to_string(), "there is no job 77");
+    }
     let stats = beside.stats().unwrap();
-    assert_eq!((stats.succeeded, stats.cancelled, stats.queued, stats.running), (1, 1, 0, 0));
+    assert_eq!(stats.jobs, [(JobState::Succeeded, 1), (JobState::Cancelled, 1)].into());
 }
 
 #[test]
@@ -341,7 +371,6 @@ fn a_log_is_followed_from_another_connection_until_the_job_has_ended() {
             }
             Ok(())
         })
-        .unwrap()
         .unwrap();
     assert_eq!(record.state, JobState::Succeeded);
     assert_eq!(String::from_utf8(text).unwrap(), "first https://***@host\nlast\n");
@@ -354,11 +383,11 @@ fn without_workers_jobs_wait() {
     let (pool, _events) = start(&queue, options(0), |_, _| panic!("no job may run"));
     let id = accept(&queue, "a/b", 1);
     let short = Cancel::new().child(Some(Duration::from_millis(100)));
-    assert_eq!(queue.wait_ended(id, &short).unwrap(), Err(Stop::TimedOut));
-    assert_eq!(queue.wait_drained(&short).unwrap(), Err(Stop::TimedOut));
+    assert_eq!(queue.wait_ended(id, &short).unwrap_err().to_string(), "timed out");
+    assert_eq!(queue.wait_drained(&short).unwrap_err().to_string(), "timed out");
     assert!(pool.shutdown(Stop::Terminated, BOUND));
     let (_pool, _events) = start(&queue, options(1), |_, _| succeeded());
-    assert_eq!(queue.wait_drained(&Cancel::new().child(Some(BOUND))).unwrap(), Ok(()));
+    queue.wait_drained(&Cancel::new().child(Some(BOUND))).unwrap();
     assert_eq!(queue.get(id).unwrap().state, JobState::Succeeded);
 }
 
@@ -366,7 +395,7 @@ fn without_workers_jobs_wait() {
 fn old_jobs_are_removed_with_their_logs_and_waiting_jobs_are_kept() {
     let dir = TempDir::new().unwrap();
     let clock = ManualClock::new();
-    let queue = Store::open(lock(dir.path()).unwrap(), clock.clock()).unwrap();
+    let queue = open_at(dir.path(), clock.clock());
     let ids: Vec<JobId> = (0..450).map(|commit| accept(&queue, "a/b", commit)).collect();
     let (pool, _events) = start(&queue, options(1), |_, context| {
         context.log.line("hello");
@@ -379,13 +408,46 @@ fn old_jobs_are_removed_with_their_logs_and_waiting_jobs_are_kept() {
     let day = 24 * 3600;
     clock.advance(89 * day);
     let waiting = accept(&queue, "a/b", 9999);
-    assert_eq!(queue.enforce(Retention::default()).unwrap(), 0);
-    assert_eq!(queue.enforce(Retention { count: 440, ..Retention::default() }).unwrap(), 10);
+    let age = PoolOptions::default().retention;
+    assert_eq!(queue.forget(age, 10_000).unwrap(), 0);
+    assert_eq!(queue.forget(age, 440).unwrap(), 10);
     clock.advance(2 * day);
-    assert_eq!(queue.enforce(Retention::default()).unwrap(), 440);
+    assert_eq!(queue.forget(age, 10_000).unwrap(), 440);
     assert_eq!(fs::read_dir(dir.path().join("logs")).unwrap().count(), 0);
-    assert!(matches!(queue.get(ids[0]), Err(QueueError::NotFound(_))));
+    assert_eq!(queue.get(ids[0]).unwrap_err().kind, Kind::Failed);
     assert_eq!(queue.get(waiting).unwrap().state, JobState::Queued);
+}
+
+/// Sends the name of the thread that posts about a job.
+struct Poster(Mutex<Sender<(JobId, String)>>);
+
+impl Handler for Poster {
+    fn run(&self, _: &JobRecord, _: &JobContext) -> Result<String, Failure> {
+        succeeded()
+    }
+
+    fn post(&self, post: &Post, _: &Cancel) -> Result<(), PostError> {
+        let thread = thread::current().name().unwrap_or_default().to_owned();
+        self.0.lock().unwrap().send((post.job.id, thread)).unwrap();
+        Ok(())
+    }
+
+    fn ended(&self, _: &JobRecord, _: &Ending, _: Duration) {}
+
+    fn warn(&self, _: &str) {}
+}
+
+#[test]
+fn a_post_is_sent_on_a_thread_of_its_own() {
+    let dir = TempDir::new().unwrap();
+    let queue = open(dir.path());
+    queue.set_posts(true).unwrap();
+    let (posts, posted) = channel();
+    let handler = Arc::new(Poster(Mutex::new(posts)));
+    let _pool = Pool::start(&queue, options(0), &Cancel::new(), handler).unwrap();
+    let id = accept(&queue, "a/b", 1);
+    assert_eq!(posted.recv_timeout(BOUND), Ok((id, "outbox".to_owned())));
+    until("the post is recorded", || queue.unposted().unwrap() == 0);
 }
 
 #[test]
@@ -393,11 +455,12 @@ fn a_custom_backoff_policy_is_used() {
     let dir = TempDir::new().unwrap();
     let queue = open(dir.path());
     let id = accept(&queue, "a/b", 1);
-    let retry = RetryPolicy { attempts: 3, first: Duration::from_millis(1), factor: 1, jitter: 0.0 };
-    let (_pool, _events) = start(&queue, PoolOptions { retry, ..options(1) }, |job, _| match job.attempt {
-        3 => succeeded(),
-        _ => JobResult::Retry { code: 6, error: "down".to_owned() },
-    });
+    let backoff = Backoff { attempts: 3, first: Duration::from_millis(1) };
+    let (_pool, _events) =
+        start(&queue, PoolOptions { backoff, ..options(1) }, |job, _| match job.attempt() {
+            3 => succeeded(),
+            _ => Err(Failure::environment("down")),
+        });
     let record = ended(&queue, id);
     assert_eq!((record.state, record.attempts), (JobState::Succeeded, 3));
 }

@@ -246,6 +246,6 @@ fn doctor_checks_the_token_of_the_forge() {
     status.store(401, Ordering::SeqCst);
     let refused = check(&world);
     assert_eq!(refused["health"], "failed");
-    assert!(refused["detail"].as_str().unwrap().contains("does not take the token"), "{refused}");
+    assert!(refused["detail"].as_str().unwrap().contains("does not accept the token"), "{refused}");
     assert!(refused["mend"].as_str().is_some(), "{refused}");
 }

@@ -7,12 +7,13 @@ use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::config::Environment;
-use crate::documents::{BuiltDocument, DecisionDocument, Image, Receipt};
+use crate::documents::Image;
 use crate::error::{Classify as _, Failure, Kind};
-use crate::model::{Change, Digest, Tag};
+use crate::init::random;
+use crate::model::{Change, CommitSha};
 use crate::progress::{runner, write_commands};
 
 /// The job's environment (docs.github.com, "Default environment variables").
@@ -24,22 +25,32 @@ pub(crate) struct Actions {
     event_name: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Ended<'a> {
-    /// Without a document.
-    Early,
-    Skipped(&'a DecisionDocument),
-    /// Some images failed to build.
-    Built(&'a BuiltDocument),
-    Pushed(&'a Receipt),
+/// The result of a run.
+#[derive(Debug)]
+pub(crate) struct Report {
+    /// `succeeded`, `skipped` or `failed`.
+    pub outcome: &'static str,
+    /// The reason of the decision; empty without one.
+    pub reason: String,
+    /// Repository, branch and commit; empty if unknown.
+    pub place: [String; 3],
+    pub images: Vec<Image>,
+    pub receipt: Option<PathBuf>,
 }
 
-#[derive(Debug)]
-pub(crate) struct Report<'a> {
-    pub ended: Ended<'a>,
-    pub reason: Option<&'a str>,
-    pub failure: Option<&'a Failure>,
-    pub receipt: Option<&'a Path>,
+impl Default for Report {
+    fn default() -> Report {
+        let (reason, place) = Default::default();
+        Report { outcome: "failed", reason, place, images: Vec::new(), receipt: None }
+    }
+}
+
+impl Report {
+    pub(crate) fn is_about<C>(&mut self, change: &Change<C>, commit: Option<&CommitSha>) {
+        let branch = change.branch.as_ref().map(ToString::to_string).unwrap_or_default();
+        let commit = commit.map(ToString::to_string).unwrap_or_default();
+        self.place = [change.repository.to_string(), branch, commit];
+    }
 }
 
 impl Actions {
@@ -74,101 +85,46 @@ impl Actions {
     }
 
     /// Writes the step's outputs and its summary. Fails if a file cannot be written, because later steps need the outputs.
-    pub(crate) fn report(&self, report: &Report<'_>) -> Result<(), Failure> {
+    pub(crate) fn report(&self, report: &Report, failure: Option<&Failure>) -> Result<(), Failure> {
         if let Some(path) = &self.output {
-            append(path, &outputs(report)?, "the step's outputs")?;
+            append(path, &outputs(report, failure)?, "the step's outputs")?;
         }
         if let Some(path) = &self.summary {
-            append(path, &summary::markdown(report), "the step's summary")?;
+            append(path, &summary::markdown(report, failure), "the step's summary")?;
         }
         Ok(())
     }
 }
 
-impl Report<'_> {
-    fn outcome(&self) -> &'static str {
-        match (self.failure, self.ended) {
-            (Some(_), _) | (None, Ended::Early | Ended::Built(_)) => "failed",
-            (None, Ended::Skipped(_)) => "skipped",
-            (None, Ended::Pushed(_)) => "succeeded",
-        }
-    }
-
-    fn images(&self) -> &[Image] {
-        match self.ended {
-            Ended::Early | Ended::Skipped(_) => &[],
-            Ended::Built(built) => &built.images,
-            Ended::Pushed(receipt) => &receipt.images,
-        }
-    }
-
-    fn change(&self) -> Option<&Change> {
-        match self.ended {
-            Ended::Early | Ended::Skipped(_) => None,
-            Ended::Built(built) => Some(&built.change),
-            Ended::Pushed(receipt) => Some(&receipt.change),
-        }
-    }
-
-    /// Repository, branch and commit; empty if unknown.
-    fn place(&self) -> [String; 3] {
-        if let Some(change) = self.change() {
-            let branch = change.branch.as_ref().map(ToString::to_string).unwrap_or_default();
-            return [change.repository.to_string(), branch, change.commit.to_string()];
-        }
-        let Ended::Skipped(document) = self.ended else { return Default::default() };
-        let Some(change) = &document.change else { return Default::default() };
-        let branch = change.branch.as_ref().map(ToString::to_string);
-        let commit = change.commit.as_ref().map(ToString::to_string);
-        [change.repository.to_string(), branch.unwrap_or_default(), commit.unwrap_or_default()]
-    }
-}
-
-/// In the output `images`.
-#[derive(Serialize)]
-struct OutputImage<'a> {
-    name: &'a str,
-    status: crate::documents::ImageStatus,
-    image: Option<String>,
-    digest: Option<&'a Digest>,
-    /// The moving tags that point to the image now.
-    tags: Vec<&'a Tag>,
-}
-
-fn outputs(report: &Report<'_>) -> Result<String, Failure> {
-    let images: Vec<OutputImage<'_>> = report
-        .images()
-        .iter()
-        .map(|image| OutputImage {
-            name: &image.name,
-            status: image.status,
-            image: image
-                .repository
-                .as_ref()
-                .zip(image.immutable_tag.as_ref())
-                .map(|(repository, tag)| repository.tagged(tag)),
-            digest: image.digest.as_ref(),
-            tags: image.moved.iter().flatten().filter(|m| m.outcome.stands()).map(|m| &m.tag).collect(),
+fn outputs(report: &Report, failure: Option<&Failure>) -> Result<String, Failure> {
+    let pushed = |image: &Image| Some(image.repository.as_ref()?.tagged(image.immutable_tag.as_ref()?));
+    let standing = |image: &Image| -> Vec<String> {
+        let tags = image.moved.iter().flatten().filter(|moved| moved.outcome.stands());
+        tags.map(|moved| moved.tag.to_string()).collect()
+    };
+    let images = report.images.iter().map(|image| {
+        json!({
+            "name": image.name, "status": image.status, "image": pushed(image), "digest": image.digest,
+            "tags": standing(image),
         })
-        .collect();
-    let digests: Vec<String> = report
-        .images()
+    });
+    let images: Value = images.collect();
+    let digests = report
+        .images
         .iter()
-        .filter_map(|image| Some(format!("{}@{}", image.repository.as_ref()?, image.digest.as_ref()?)))
-        .collect();
-    let images =
-        serde_json::to_string(&images).classify(Kind::Failed, || "the images cannot be written as JSON")?;
-    let [repository, branch, commit] = report.place();
-    let reason = report.failure.map(Failure::one_line).or_else(|| report.reason.map(str::to_owned));
-    let receipt = report.receipt.map(|path| path.display().to_string());
+        .filter_map(|image| Some(format!("{}@{}", image.repository.as_ref()?, image.digest.as_ref()?)));
+    let digests: Vec<String> = digests.collect();
+    let reason = failure.map_or(report.reason.clone(), Failure::one_line);
+    let receipt = report.receipt.as_ref().map(|path| path.display().to_string());
+    let [repository, branch, commit] = &report.place;
     let mut text = String::new();
     for (name, value) in [
-        ("outcome", report.outcome()),
-        ("reason", &crate::redact::scrub(&reason.unwrap_or_default())),
-        ("repository", &repository),
-        ("branch", &branch),
-        ("commit", &commit),
-        ("images", &images),
+        ("outcome", report.outcome),
+        ("reason", &crate::redact::scrub(&reason)),
+        ("repository", repository),
+        ("branch", branch),
+        ("commit", commit),
+        ("images", &images.to_string()),
         ("digests", &digests.join("\n")),
         ("receipt", &receipt.unwrap_or_default()),
     ] {
@@ -183,10 +139,7 @@ fn output(name: &str, value: &str, delimiter: &str) -> String {
 
 /// Random, so that no value can contain it.
 fn delimiter() -> Result<String, Failure> {
-    let mut random = [0; 16];
-    getrandom::fill(&mut random)
-        .map_err(|e| Failure::environment(format!("the system gives no random bytes: {e}")))?;
-    Ok(format!("swanci_{}", hex::encode(random)))
+    Ok(format!("swanci_{}", random::<16>()?))
 }
 
 fn append(path: &Path, text: &str, what: &'static str) -> Result<(), Failure> {

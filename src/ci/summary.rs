@@ -3,44 +3,38 @@
 use crate::documents::{Image, MoveOutcome};
 use crate::error::Failure;
 
-use super::{Ended, Report};
+use super::Report;
 
 /// Characters; longer values are cut.
 const LONGEST: usize = 300;
 
-pub(super) fn markdown(report: &Report<'_>) -> String {
-    let [repository, _, commit] = report.place();
+pub(super) fn markdown(report: &Report, failure: Option<&Failure>) -> String {
+    let [repository, _, commit] = &report.place;
     let place = if repository.is_empty() {
         String::new()
     } else {
         let commit = commit.get(..12).unwrap_or_default();
-        format!(" {} {}", code(&repository), if commit.is_empty() { String::new() } else { code(commit) })
+        format!(" {} {}", code(repository), if commit.is_empty() { String::new() } else { code(commit) })
     };
-    let mut text = format!("### swanci: {}{}\n\n", report.outcome(), place.trim_end());
-    if let Some(reason) = report.reason {
-        text.push_str(&format!("{}\n\n", escaped(reason)));
+    let mut text = format!("### swanci: {}{}\n\n", report.outcome, place.trim_end());
+    if !report.reason.is_empty() {
+        text.push_str(&format!("{}\n\n", escaped(&report.reason)));
     }
-    if let Some(failure) = report.failure {
+    if let Some(failure) = failure {
         text.push_str(&preformatted(&Failure::render(failure)));
     }
-    if !report.images().is_empty() {
+    if !report.images.is_empty() {
         text.push_str("| image | status | digest | tags |\n|---|---|---|---|\n");
-        report.images().iter().for_each(|image| text.push_str(&row(image)));
+        report.images.iter().for_each(|image| text.push_str(&row(image)));
         text.push('\n');
     }
-    if let (Ended::Pushed(_), None) = (report.ended, report.failure) {
-        let pulls: Vec<String> = report
-            .images()
-            .iter()
-            .filter(|image| image.digest.is_some())
-            .filter_map(|image| {
-                Some(format!(
-                    "docker pull {}",
-                    image.repository.as_ref()?.tagged(image.immutable_tag.as_ref()?)
-                ))
-            })
-            .collect();
-        text.push_str(&preformatted(&pulls.join("\n")));
+    if report.outcome == "succeeded" {
+        let pushed = report.images.iter().filter(|image| image.digest.is_some());
+        let pulls = pushed.filter_map(|image| {
+            let name = image.repository.as_ref()?.tagged(image.immutable_tag.as_ref()?);
+            Some(format!("docker pull {name}"))
+        });
+        text.push_str(&preformatted(&pulls.collect::<Vec<_>>().join("\n")));
     }
     text
 }

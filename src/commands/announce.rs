@@ -1,6 +1,6 @@
 //! Prints the progress of `serve`: text lines for people, or one JSON object per line.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -9,30 +9,22 @@ use crate::escape;
 use crate::events::Events;
 use crate::listener::{DeliveryLine, Verdict};
 use crate::progress::{seconds, write_stdout};
-use crate::queue::{ClaimedJob, JobEvent};
+use crate::queue::{Ending, JobRecord, JobState};
 
-/// Clones share the display.
-#[derive(Clone)]
 pub(super) struct Announcer {
     json: bool,
     quiet: bool,
-    events: Events,
-    refusals: Arc<Mutex<Refusals>>,
+    pub(super) events: Events,
+    /// When a refusal was last printed, and the number of refusals since then.
+    refusals: Mutex<(Option<Instant>, u64)>,
 }
 
 /// Anyone can send deliveries that are refused, so only one line per interval reports them.
 const REFUSALS_EVERY: Duration = Duration::from_secs(1);
 
-#[derive(Default)]
-struct Refusals {
-    last_line: Option<Instant>,
-    /// Refusals without a line since then.
-    unsaid: u64,
-}
-
 impl Announcer {
     pub(super) fn new(json: bool, quiet: bool, events: Events) -> Announcer {
-        Announcer { json, quiet, events, refusals: Arc::default() }
+        Announcer { json, quiet, events, refusals: Mutex::default() }
     }
 
     /// Prints an event; `event` is its name for programs.
@@ -65,18 +57,12 @@ impl Announcer {
                 "status": status, "answer": answer.label(), "why": why, "refused_before": unsaid,
             }));
         }
-        let mut text = format!("delivery {}: {}", line.id.unwrap_or("-"), line.event.unwrap_or("no event"));
-        if let Some(repository) = &delivered.repository {
-            text.push_str(&format!(", {repository}"));
-        }
-        if let Some(number) = delivered.pull_request {
-            text.push_str(&format!(" #{number}"));
-        }
-        text.push_str(&format!(": {status} {}", answer.label()));
-        if let Some(job) = answer.job {
-            text.push_str(&format!(" (job {job})"));
-        }
-        text.push_str(&format!(": {why}"));
+        let (id, event) = (line.id.unwrap_or("-"), line.event.unwrap_or("no event"));
+        let repository = delivered.repository.as_ref().map(|name| format!(", {name}")).unwrap_or_default();
+        let number = delivered.pull_request.map(|number| format!(" #{number}")).unwrap_or_default();
+        let job = answer.job.map(|job| format!(" (job {job})")).unwrap_or_default();
+        let label = answer.label();
+        let mut text = format!("delivery {id}: {event}{repository}{number}: {status} {label}{job}: {why}");
         if unsaid > 0 {
             text.push_str(&format!("; {unsaid} more were refused before"));
         }
@@ -86,31 +72,34 @@ impl Announcer {
     /// The number of unreported refusals for this line; `None` if it must not be printed.
     fn unsaid_refusals(&self, refused: bool) -> Option<u64> {
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        let (printed, unsaid) = &mut *refusals;
         if refused {
-            if refusals.last_line.is_some_and(|last| last.elapsed() < REFUSALS_EVERY) {
-                refusals.unsaid += 1;
+            if printed.is_some_and(|printed| printed.elapsed() < REFUSALS_EVERY) {
+                *unsaid += 1;
                 return None;
             }
-            refusals.last_line = Some(Instant::now());
+            *printed = Some(Instant::now());
         }
-        Some(std::mem::take(&mut refusals.unsaid))
+        Some(std::mem::take(unsaid))
     }
 
-    /// Prints an event of a job or of the queue.
-    pub(super) fn job(&self, job: Option<&ClaimedJob>, event: &JobEvent) {
-        let (word, text) = match event {
-            JobEvent::Started { attempt } => ("started", format!("started, attempt {attempt}")),
-            JobEvent::Retrying { attempt, wait, error } => {
-                ("retrying", format!("attempt {attempt} failed, again in {}: {error}", seconds(*wait)))
+    pub(super) fn ended(&self, job: &JobRecord, ending: &Ending, took: Duration) {
+        let (state, took) = (ending.state, seconds(took));
+        let why = ending.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+        match (state, ending.wait) {
+            (JobState::Queued, Some(wait)) => {
+                let (attempt, wait) = (job.attempt(), seconds(wait));
+                self.job(job, "retrying", &format!("attempt {attempt} failed, again in {wait}{why}"));
             }
-            JobEvent::Interrupted => ("interrupted", "stopped; it stays queued".to_owned()),
-            JobEvent::Ended { state, error, took } => {
-                let why = error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
-                (state.as_str(), format!("{state} after {}{why}", seconds(*took)))
+            (JobState::Queued, None) => self.job(job, "interrupted", "stopped; it stays queued"),
+            (JobState::Running | JobState::Succeeded | JobState::Failed | JobState::Cancelled, _) => {
+                self.job(job, state.as_str(), &format!("{state} after {took}{why}"));
             }
-            JobEvent::Trouble { error } => return self.warn(&format!("{error}; it is tried again")),
-        };
-        let Some(job) = job else { return };
+        }
+    }
+
+    /// Prints an event of a job; `word` is its name for programs.
+    pub(super) fn job(&self, job: &JobRecord, word: &str, text: &str) {
         if self.json {
             return write_json(&json!({
                 "event": word, "job": job.id.0, "repository": job.repository, "pull_request": job.pull_request,

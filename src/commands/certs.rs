@@ -1,24 +1,21 @@
 //! `swanci certs`: creates or renews the registry's certificate.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::collections::HashSet;
+use std::path::Path;
 
 use serde_json::json;
 
 use crate::cli::{Certs, Global};
 use crate::error::{Classify as _, Failure, Kind};
 use crate::init::certificates::{Pair, authority, server};
-use crate::init::names;
+use crate::init::{folder_of, names, temporary};
 
-use super::documents_io::{print, write_json};
+use super::documents_io::show;
 
-pub(super) fn command(global: &Global, args: &Certs, out: &mut dyn Write) -> Result<(), Failure> {
-    let mut all: Vec<String> = Vec::new();
-    for name in args.name.iter().flat_map(names) {
-        if !all.contains(&name) {
-            all.push(name);
-        }
-    }
+pub(super) fn command(global: &Global, args: &Certs) -> Result<(), Failure> {
+    let mut seen = HashSet::new();
+    let all: Vec<String> =
+        args.name.iter().flat_map(names).filter(|name| seen.insert(name.clone())).collect();
     let (crt, key) = (args.dir.join("ca.crt"), args.dir.join("ca.key"));
     let now = jiff::Timestamp::now();
     let (ca, is_new) = match (std::fs::read_to_string(&crt), std::fs::read_to_string(&key)) {
@@ -36,23 +33,18 @@ pub(super) fn command(global: &Global, args: &Certs, out: &mut dyn Write) -> Res
     if is_new {
         files.extend([("ca.key", &ca.key, 0o600), ("ca.crt", &ca.certificate, 0o644)]);
     }
-    let mut written: Vec<PathBuf> = Vec::new();
+    let mut written: Vec<String> = Vec::new();
     for (name, text, mode) in files {
         let path = args.dir.join(name);
         replace(&path, text, mode).classify(Kind::Failed, || format!("cannot write {}", path.display()))?;
-        written.push(path);
+        written.push(path.display().to_string());
     }
-    if global.json {
-        return write_json(out, &json!({"schema": 1, "names": all, "written": written}));
-    }
-    let mut text: String = written.iter().map(|path| format!("wrote {}\n", path.display())).collect();
-    text.push_str(&format!("valid for {}\n", all.join(", ")));
-    if is_new {
-        text.push_str(&format!("next: sudo swanci trust --ca {} {}\n", crt.display(), args.name[0].host()));
-    } else {
-        text.push_str("next: restart the registry, which reads its certificate at its start\n");
-    }
-    print(out, &text)
+    let next = match is_new {
+        true => format!("sudo swanci trust --ca {} {}", crt.display(), args.name[0].host()),
+        false => "restart the registry, which reads its certificate at its start".to_owned(),
+    };
+    let text = format!("wrote {}\nvalid for {}\nnext: {next}\n", written.join("\nwrote "), all.join(", "));
+    show(global.json, &json!({"schema": 1, "names": all, "written": written}), || text)
 }
 
 fn half(path: &Path, error: std::io::Error) -> Failure {
@@ -63,13 +55,7 @@ fn half(path: &Path, error: std::io::Error) -> Failure {
 
 /// Writes the file atomically.
 fn replace(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(dir)?;
-    let mut temporary = tempfile::Builder::new().prefix(".swanci-").tempfile_in(dir)?;
-    temporary.as_file().set_permissions(std::fs::Permissions::from_mode(mode))?;
-    temporary.write_all(text.as_bytes())?;
-    temporary.as_file().sync_all()?;
-    temporary.persist(path)?;
+    std::fs::create_dir_all(folder_of(path))?;
+    temporary(path, text, mode)?.persist(path)?;
     Ok(())
 }

@@ -1,13 +1,13 @@
 //! `swanci check`: validates the configuration and the images.json of a working tree, without building.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use serde_json::json;
 
 use crate::cancel::Cancel;
-use crate::cli::{Check, Global};
+use crate::cli::Global;
 use crate::config::{Config, Environment};
 use crate::error::{Classify as _, Failure, Kind};
 use crate::escape::{escaped, shortened};
@@ -20,28 +20,16 @@ use crate::plan::{self, LocalNames};
 use crate::suggest;
 
 use super::documents_io::show;
-
-#[derive(Debug, Serialize)]
-struct Document {
-    schema: u32,
-    outcome: &'static str,
-    /// The configuration that was read.
-    configuration: Option<PathBuf>,
-    /// The images that the working tree lists.
-    images: Vec<String>,
-    /// Changes of the working tree that no commit has.
-    uncommitted: Vec<String>,
-    problems: Vec<Problem>,
-}
+use super::summary;
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 struct Problem {
-    file: PathBuf,
-    /// From 1.
+    file: String,
+    /// Starts at 1.
     line: Option<usize>,
-    /// From 1, in characters.
+    /// Starts at 1, in characters.
     column: Option<usize>,
-    /// As `images[1].version` or `build.jobs`; empty for the file as a whole.
+    /// Such as `images[1].version` or `build.jobs`; empty for the file as a whole.
     path: String,
     problem: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -57,81 +45,72 @@ impl Problem {
         hint: Option<String>,
     ) -> Problem {
         let (line, column) = at.unzip();
-        Problem { file: file.to_owned(), line, column, path, problem, hint }
+        Problem { file: file.display().to_string(), line, column, path, problem, hint }
     }
 }
 
-/// Prints every problem; with any it ends with 4.
-pub(super) fn command(
-    global: &Global,
-    args: &Check,
-    cancel: &Cancel,
-    out: &mut dyn Write,
-) -> Result<(), Failure> {
+/// Prints every problem; if there is one, the exit code is 4.
+pub(super) fn command(global: &Global, dir: Option<&Path>, cancel: &Cancel) -> Result<(), Failure> {
     let environment = Environment::of_process();
     let (configuration, mistakes) = Config::mistakes(global.config.as_deref(), &environment)?;
     let file = configuration.clone().unwrap_or_default();
     let mut problems: Vec<Problem> =
         mistakes.into_iter().map(|m| Problem::new(&file, m.at, m.key, m.problem, m.hint)).collect();
-    // What is wrong now is wrong in a variable.
+    // Remaining errors are in the environment.
     let config = match problems.is_empty() {
         true => Some(Config::load(global.config.as_deref(), global.state_dir.as_deref(), &environment)?),
         false => None,
     };
-    let dir = args.dir.clone().unwrap_or_default();
-    let tree = Tree::open(&dir)?;
+    let tree = Tree::open(dir.unwrap_or(Path::new("")))?;
     let (mut images, mut uncommitted) = (Vec::new(), Vec::new());
-    if args.dir.is_some() || configuration.is_none() || tree.lists_images() {
+    if dir.is_some() || configuration.is_none() || tree.lists_images() {
         images = tree.check(config.as_ref(), &mut problems)?;
         uncommitted = git::uncommitted(&tree.root, cancel).unwrap_or_default();
     }
     problems.sort();
     let outcome = if problems.is_empty() { "valid" } else { "invalid" };
-    let document = Document { schema: 1, outcome, configuration, images, uncommitted, problems };
-    let written = show(out, global.json, &document, || shown(&document));
-    match document.problems.len() {
+    let shown_file = configuration.as_ref().map(|file| file.display().to_string());
+    let document = json!({
+        "schema": 1, "outcome": outcome, "configuration": shown_file, "images": images,
+        "uncommitted": uncommitted, "problems": problems,
+    });
+    let mut text: String = problems.iter().map(|problem| shown(problem, configuration.as_deref())).collect();
+    if problems.is_empty() {
+        text.extend(shown_file.map(|file| format!("ok  {}\n", escaped(&file))));
+        if !images.is_empty() {
+            let (count, names) = (summary::images(images.len()), shortened(&images.join(", "), 200));
+            text.push_str(&format!("ok  {count}: {names}\n"));
+        }
+    }
+    if !uncommitted.is_empty() {
+        let list = shortened(&uncommitted.join(", "), 200);
+        text.push_str(&format!("note: builds use commits, and these changes are not committed: {list}\n"));
+    }
+    let written = show(global.json, &document, || text);
+    match problems.len() {
         0 => written,
         1 => Err(Failure::bad_input("1 problem was found")),
         count => Err(Failure::bad_input(format!("{count} problems were found"))),
     }
 }
 
-fn shown(document: &Document) -> String {
-    let mut text = String::new();
-    for problem in &document.problems {
-        let place = match (problem.line, problem.column) {
-            (Some(line), Some(column)) => format!(":{line}:{column}"),
-            (None, _) | (_, None) => String::new(),
-        };
-        let path = match problem.path.as_str() {
-            "" => String::new(),
-            path if Some(&problem.file) == document.configuration.as_ref() => format!("{path}: "),
-            path => format!("`{path}` "),
-        };
-        let hint = problem.hint.iter().map(|hint| format!("; {hint}")).collect::<String>();
-        let line = format!("{}{place}: {path}{}{hint}", problem.file.display(), problem.problem);
-        text.push_str(&format!("{}\n", escaped(&line)));
-    }
-    if document.problems.is_empty() {
-        if let Some(configuration) = &document.configuration {
-            text.push_str(&format!("ok  {}\n", escaped(&configuration.display().to_string())));
+fn shown(problem: &Problem, configuration: Option<&Path>) -> String {
+    let Problem { file, line, column, path, problem, hint } = problem;
+    let place = line.zip(*column).map(|(line, column)| format!(":{line}:{column}")).unwrap_or_default();
+    let path = match path.as_str() {
+        "" => String::new(),
+        path if configuration.is_some_and(|configuration| configuration == Path::new(file)) => {
+            format!("{path}: ")
         }
-        if !document.images.is_empty() {
-            let count = document.images.len();
-            let images = if count == 1 { "1 image".to_owned() } else { format!("{count} images") };
-            text.push_str(&format!("ok  {images}: {}\n", shortened(&document.images.join(", "), 200)));
-        }
-    }
-    if !document.uncommitted.is_empty() {
-        let list = shortened(&document.uncommitted.join(", "), 200);
-        text.push_str(&format!("note: builds use commits, and these changes are not committed: {list}\n"));
-    }
-    text
+        path => format!("`{path}` "),
+    };
+    let hint = hint.iter().map(|hint| format!("; {hint}")).collect::<String>();
+    format!("{}\n", escaped(&format!("{file}{place}: {path}{problem}{hint}")))
 }
 
 /// A working tree.
 struct Tree {
-    /// As it was typed.
+    /// As typed.
     dir: PathBuf,
     root: PathBuf,
 }
@@ -207,7 +186,7 @@ impl Tree {
         Ok(specs.values().map(|spec| spec.name.to_string()).collect())
     }
 
-    /// The stages of an image's Dockerfile, or the key that is wrong, why, and a hint.
+    /// The stages of an image's Dockerfile, or the wrong key, the problem and a hint.
     fn stages(&self, spec: &ImageSpec) -> Result<DockerfileStages, (&'static str, String, Option<String>)> {
         let at = |key| move |(problem, hint)| (key, problem, hint);
         self.find(spec.context.as_str(), "folder").map_err(at("context"))?;
@@ -225,7 +204,7 @@ impl Tree {
         }
     }
 
-    /// The file or folder of the working tree that a path leads to, or what is wrong with it, and what may have been meant.
+    /// The file or folder at a path, or the problem and a hint.
     fn find(&self, path: &str, what: &str) -> Result<PathBuf, (String, Option<String>)> {
         let full = self.root.join(path);
         let found = match full.canonicalize() {
@@ -255,7 +234,7 @@ impl Tree {
     }
 }
 
-/// Whether the tags come out valid: of a branch and a pull request, as a merge has them.
+/// Checks the tags for a branch and a pull request.
 fn tags(spec: &ImageSpec, config: Option<&Config>) -> Result<(), String> {
     let (Ok(branch), Ok(commit)) = ("main".parse(), "0".repeat(40).parse()) else { return Ok(()) };
     let values = TemplateValues {
@@ -269,7 +248,7 @@ fn tags(spec: &ImageSpec, config: Option<&Config>) -> Result<(), String> {
     tags.map(drop).map_err(|error| format!("gets no valid tag: {error}"))
 }
 
-/// Images that are built on each other in a circle, and the place of one of them.
+/// Images that depend on each other in a circle, and the index of the first.
 fn circle(
     specs: &BTreeMap<usize, ImageSpec>,
     stages: &BTreeMap<usize, DockerfileStages>,

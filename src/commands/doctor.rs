@@ -1,24 +1,26 @@
 //! `swanci doctor`: checks each part of the environment and suggests repairs.
 
-use std::io::Write;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use console::Term;
 use serde::Serialize;
+use serde_json::json;
 use url::Url;
 
 use crate::cancel::Cancel;
-use crate::cli::Doctor;
+use crate::cli::SiteArgs;
 use crate::config::{ForgeConfig, RepositoryConfig};
 use crate::docker::Builder;
 use crate::error::Failure;
+use crate::escape::escaped;
 use crate::git;
 use crate::http::proxy::{self, Proxies};
-use crate::model::{ForgeName, ImageName, ImageRepository};
+use crate::model::{ForgeName, ImageName, ImageRepository, RegistryAddress};
 use crate::pipeline::{Origin, Site};
 
 use super::Session;
-use super::documents_io::{print, write_json};
+use super::documents_io::{print, show};
 use super::report::api_of;
 
 /// Time limit for a single check.
@@ -28,7 +30,9 @@ const SOON: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Less free space causes a warning: a single build could fill it.
 const SCARCE: u64 = 2 << 30;
 
-/// The result of a check.
+/// Columns in front of a detail.
+const INDENT: usize = 32;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Health {
@@ -46,24 +50,17 @@ struct Check {
     mend: Option<String>,
 }
 
-#[derive(Serialize)]
-struct Report<'a> {
-    schema: u32,
-    healthy: bool,
-    checks: &'a [Check],
-}
-
 /// Prints each check when it is done; a failed one exits with 6.
-pub(super) fn command(session: &Session, args: &Doctor, out: &mut dyn Write) -> Result<(), Failure> {
+pub(super) fn command(session: &Session, registry: Option<RegistryAddress>) -> Result<(), Failure> {
     let mut checks = Vec::new();
     let mut closed = None;
     let mut report = |check: Check| {
         if !session.json && closed.is_none() {
-            closed = print(out, &shown(&check)).err();
+            closed = print(&shown(&check)).err();
         }
         checks.push(check);
     };
-    match session.site(&args.registry, None) {
+    match session.site(&SiteArgs { registry, ..SiteArgs::default() }) {
         Ok(site) => check_all(session, &site, &mut report),
         Err(failure) => report(failed("configuration", failure)),
     }
@@ -71,10 +68,9 @@ pub(super) fn command(session: &Session, args: &Doctor, out: &mut dyn Write) -> 
         return Err(stop.into());
     }
     let healthy = checks.iter().all(|c| c.health != Health::Failed);
-    if session.json {
-        write_json(out, &Report { schema: 1, healthy, checks: &checks })?;
-    }
-    closed.map_or(Ok(()), Err)?;
+    let document = json!({"schema": 1, "healthy": healthy, "checks": checks});
+    let written = if session.json { show(true, &document, String::new) } else { closed.map_or(Ok(()), Err) };
+    written?;
     if healthy {
         return Ok(());
     }
@@ -88,11 +84,28 @@ fn shown(check: &Check) -> String {
         Health::Warning => "warning",
         Health::Failed => "FAILED ",
     };
-    let mut text = format!("{mark}  {:<22} {}\n", check.name, crate::escape::escaped(&check.detail));
+    let mut text = format!("{mark}  {:<22} {}\n", check.name, wrapped(&escaped(&check.detail)));
     if let Some(mend) = &check.mend {
-        text.push_str(&format!("                                 → {mend}\n"));
+        text.push_str(&format!("{:INDENT$} {}\n", "", wrapped(&format!("→ {mend}"))));
     }
     text
+}
+
+/// Breaks a text between words if it does not fit on the terminal.
+fn wrapped(text: &str) -> String {
+    let columns = Term::stdout().size_checked().map_or(usize::MAX, |(_, columns)| usize::from(columns));
+    let (mut wrapped, mut column) = (String::new(), INDENT);
+    for word in text.split(' ') {
+        let width = console::measure_text_width(word) + 1;
+        if column > INDENT && column + width > columns {
+            wrapped.push_str(&format!("\n{:INDENT$}", ""));
+            column = INDENT;
+        }
+        wrapped.push_str(if column > INDENT || !wrapped.is_empty() { " " } else { "" });
+        wrapped.push_str(word);
+        column += width;
+    }
+    wrapped
 }
 
 fn ok(name: &'static str, detail: impl Into<String>) -> Check {
@@ -289,13 +302,7 @@ fn size_of(dir: &std::path::Path) -> u64 {
 
 fn engine_disk(site: &Site, cancel: &Cancel) -> Check {
     match site.docker.disk_usage(cancel) {
-        Ok(usage) => {
-            let parts: Vec<String> = usage
-                .iter()
-                .map(|u| format!("{} {} ({} reclaimable)", u.kind.to_lowercase(), u.size, u.reclaimable))
-                .collect();
-            ok("docker disk", parts.join(", "))
-        }
+        Ok(usage) => ok("docker disk", usage),
         // Informative only; the engine also fails while it handles the same request of another client.
         Err(error) => warning("docker disk", Failure::from(error).one_line(), "ask again: docker system df"),
     }
@@ -314,7 +321,7 @@ fn forge_tokens(session: &Session, cancel: &dyn Fn() -> Cancel, report: &mut dyn
         }
         let Some(entry) = config.repositories.iter().find(|entry| entry.forge == forge.url) else { continue };
         let answers = forge.status || forge.comment;
-        let asked = api_of(config, forge, &entry.name, None, &cancel())
+        let asked = api_of(config, forge, &entry.name, None, None, &cancel())
             .and_then(|api| api.map(|api| Ok((api.may_write()?, api.rights()))).transpose());
         report(match asked {
             Ok(None) => continue,

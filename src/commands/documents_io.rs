@@ -1,12 +1,13 @@
 //! Reads the input documents of commands and writes their results to standard output.
 
-use std::io::{IsTerminal as _, Read as _, Write};
+use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::path::Path;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Session;
+use super::summary;
 use crate::error::{Classify as _, Failure, Kind};
 use crate::suggest::{self, Wrong};
 
@@ -31,6 +32,21 @@ pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>, Failure> {
 
 fn is_stdin(path: &Path) -> bool {
     path.as_os_str() == "-"
+}
+
+/// Reads what the previous step wrote. A skip is written through: `None`.
+pub(super) fn read_step<T: DeserializeOwned>(
+    session: &Session,
+    path: &Path,
+    what: &str,
+) -> Result<Option<T>, Failure> {
+    let bytes = read_bytes(path)?;
+    let document: serde_json::Value = parse(path, &bytes, what)?;
+    if document["decision"] != "skip" {
+        return parse(path, &bytes, what).map(Some);
+    }
+    let reason = document["reason"].as_str().unwrap_or_default();
+    write(session, &document, || summary::skipped(reason)).map(|()| None)
 }
 
 /// The name of the input in messages.
@@ -91,49 +107,43 @@ pub(super) fn wants_json(session: &Session) -> bool {
 /// Writes the result: the document, or its summary on a terminal.
 pub(super) fn write(
     session: &Session,
-    out: &mut dyn Write,
     document: &impl Serialize,
     summary: impl FnOnce() -> String,
 ) -> Result<(), Failure> {
-    show(out, wants_json(session), document, summary)
+    show(wants_json(session), document, summary)
 }
 
-/// Writes the document as JSON, or its text for a person.
+/// Writes the document as one line of JSON, or its text for a person.
 pub(super) fn show(
-    out: &mut dyn Write,
     json: bool,
     document: &impl Serialize,
     text: impl FnOnce() -> String,
 ) -> Result<(), Failure> {
-    if json { write_json(out, document) } else { print(out, &text()) }
-}
-
-/// Writes a document on one line.
-pub(super) fn write_json(out: &mut dyn Write, document: &impl Serialize) -> Result<(), Failure> {
+    if !json {
+        return print(&text());
+    }
     let text = serde_json::to_string(document);
     let text = text.classify(Kind::Failed, || "the document cannot be written as JSON")?;
-    let text = crate::escape::json(crate::progress::runner::harmless_json(text));
-    let written = writeln!(out, "{text}").and_then(|()| out.flush());
-    written.classify(Kind::Failed, || "the work is done, but standard output is closed")
+    write_bytes((crate::escape::json(crate::progress::runner::harmless_json(text)) + "\n").as_bytes())
 }
 
-pub(super) fn print(out: &mut dyn Write, text: &str) -> Result<(), Failure> {
-    let text = crate::redact::scrub(text);
-    let written = out.write_all(crate::escape::clean(&text).as_bytes()).and_then(|()| out.flush());
+pub(super) fn print(text: &str) -> Result<(), Failure> {
+    write_bytes(crate::escape::clean(&crate::redact::scrub(text)).as_bytes())
+}
+
+pub(super) fn write_bytes(bytes: &[u8]) -> Result<(), Failure> {
+    let mut out = std::io::stdout();
+    let written = out.write_all(bytes).and_then(|()| out.flush());
     written.classify(Kind::Failed, || "the work is done, but standard output is closed")
 }
 
 /// Writes the result even if the command failed, and returns the first failure.
 pub(super) fn write_outcome(
     session: &Session,
-    out: &mut dyn Write,
     document: &impl Serialize,
     summary: impl FnOnce() -> String,
     failure: Option<Failure>,
 ) -> Result<(), Failure> {
-    let written = write(session, out, document, summary);
-    match failure {
-        Some(failure) => Err(failure),
-        None => written,
-    }
+    let written = write(session, document, summary);
+    failure.map_or(written, Err)
 }

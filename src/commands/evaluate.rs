@@ -1,14 +1,13 @@
 //! `swanci evaluate`: decides offline whether a payload is a merge to build.
 
-use std::io::Write;
 use std::path::Path;
 use std::time::SystemTime;
 
-use crate::cli::{Evaluate, PayloadArgs};
+use crate::cli::PayloadArgs;
 use crate::config::{Config, ForgeConfig, RepositoryConfig, read_secret_file};
 use crate::decide::{self, BranchGlobs};
 use crate::documents::{DecisionDocument, DecisionWord};
-use crate::error::{Classify as _, Failure, Kind};
+use crate::error::{Failure, Kind};
 use crate::forge::signature::{self, WebhookSecret};
 use crate::forge::{self, Delivery, Encoding, Headers};
 use crate::model::ForgeName;
@@ -18,9 +17,9 @@ use super::documents_io::{name_of, read_bytes, write};
 use super::summary;
 
 /// Prints the decision; a skip exits with 3.
-pub(super) fn command(session: &Session, args: &Evaluate, out: &mut dyn Write) -> Result<(), Failure> {
-    let document = evaluate(&session.config, &args.payload)?;
-    write(session, out, &document, || {
+pub(super) fn command(session: &Session, args: &PayloadArgs) -> Result<(), Failure> {
+    let document = evaluate(&session.config, args)?;
+    write(session, &document, || {
         summary::decision(&document, Some(&summary::typed(std::env::args(), "| swanci build -")))
     })?;
     match document.decision {
@@ -37,11 +36,8 @@ pub(super) fn evaluate(config: &Config, args: &PayloadArgs) -> Result<DecisionDo
         verify(forge, file, signature, &body)?;
     }
     let headers = Headers { event: args.event.as_deref(), encoding: Encoding::Detect, forge: args.forge };
-    let delivery = forge::parse(&body, headers).map_err(|error| {
-        let hint = error.hint();
-        let failure = Failure::new(Kind::BadInput, error)
-            .context(format!("the payload in {} cannot be read", name_of(&args.payload)));
-        Failure { hint, ..failure }
+    let delivery = forge::parse(&body, headers).map_err(|failure| {
+        failure.context(format!("the payload in {} cannot be read", name_of(&args.payload)))
     })?;
     let repository = configured(config, &delivery)?;
     let branches = match repository {
@@ -61,8 +57,8 @@ pub(super) fn evaluate(config: &Config, args: &PayloadArgs) -> Result<DecisionDo
 
 /// Verifies a signature that was saved with a payload.
 fn verify(forge: ForgeName, file: &Path, signature: &str, body: &[u8]) -> Result<(), Failure> {
-    let secret = WebhookSecret::any_of(vec![read_secret_file(file)?])
-        .classify(Kind::BadInput, || format!("the secret file {}", file.display()))?;
+    let secret = WebhookSecret::new(vec![read_secret_file(file)?])
+        .map_err(|failure| failure.context(format!("the secret file {}", file.display())))?;
     if forge == ForgeName::Gitlab && signature.starts_with("v1,") {
         let text = "a webhook-signature of GitLab is also over its webhook-id and webhook-timestamp, which --signature does not hold";
         return Err(Failure::usage(text)
@@ -79,19 +75,17 @@ fn verify(forge: ForgeName, file: &Path, signature: &str, body: &[u8]) -> Result
 /// The configuration of the delivery's repository, on a forge of its kind.
 fn configured<'c>(config: &'c Config, delivery: &Delivery) -> Result<Option<&'c RepositoryConfig>, Failure> {
     let Some(name) = &delivery.repository else { return Ok(None) };
-    let on = |is_it: &dyn Fn(ForgeName) -> bool| -> Vec<&RepositoryConfig> {
-        let named = config.repositories_named(name);
-        named.filter(|entry| config.forge_of(entry).is_some_and(|forge| is_it(forge.kind))).collect()
+    let kind_of = |entry: &RepositoryConfig| config.forge_of(entry).map(|forge| forge.kind);
+    let same = |entry: &RepositoryConfig| kind_of(entry) == Some(delivery.forge);
+    let alike = |entry: &RepositoryConfig| kind_of(entry).is_some_and(|kind| kind.is_like(delivery.forge));
+    // With only clone URLs and no forge configured, the kind of forge may be omitted.
+    let only_github = matches!(&config.forges[..], [only] if only.url == ForgeConfig::default().url);
+    let cloned = |entry: &RepositoryConfig| only_github && entry.clone_url.is_some();
+    let entries = |rule: &dyn Fn(&RepositoryConfig) -> bool| -> Vec<&RepositoryConfig> {
+        config.repositories_named(name).filter(|entry| rule(entry)).collect()
     };
-    let mut found = on(&|kind| kind == delivery.forge);
-    if found.is_empty() {
-        found = on(&|kind| kind.is_like(delivery.forge));
-    }
-    let github = ForgeConfig::default();
-    if found.is_empty() && matches!(&config.forges[..], [only] if only.url == github.url) {
-        // With only clone URLs and no forge configured, the kind of forge may be omitted.
-        found = config.repositories_named(name).filter(|entry| entry.clone_url.is_some()).collect();
-    }
+    let found = [entries(&same), entries(&alike), entries(&cloned)];
+    let found = found.into_iter().find(|found| !found.is_empty()).unwrap_or_default();
     let [_, _, ..] = &found[..] else { return Ok(found.first().copied()) };
     let forges = found.iter().map(|entry| entry.forge.as_str()).collect::<Vec<_>>().join(", ");
     Err(Failure::bad_input(format!("`{name}` is configured on several forges of this kind: {forges}")).hint(

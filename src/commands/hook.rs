@@ -1,103 +1,76 @@
-//! `swanci hook`: the webhook on the forge made, checked, and its failed deliveries sent again.
+//! `swanci hook`: creates and checks the webhook on the forge, and sends failed deliveries again.
 
 use std::collections::HashSet;
-use std::io::Write;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use secrecy::SecretString;
-use serde::Serialize;
+use serde_json::json;
 
-use crate::cli::{Hook as HookArgs, HookAction, HookCheck, HookInstall, HookRedeliver, HookTarget, HookUrl};
+use crate::cli::{HookAction, HookCheck, HookInstall, HookRedeliver, HookTarget};
 use crate::config::{Config, Environment, ForgeConfig, read_secret_file};
 use crate::error::Failure;
 use crate::escape::escaped;
-use crate::forge::api::{Account, Api, Problem};
+use crate::forge::api::Problem;
 use crate::hooks::{
-    Delivery, DeliveryState, Hook, HookId, ORIGINAL_PATH, Test, WEBHOOK_PATH, Wanted, Webhooks, installed,
-    public_url, unresolved, webhook_url,
+    Delivery, DeliveryState, Hook, HookId, ORIGINAL_PATH, WEBHOOK_PATH, Webhooks, installed, public_url,
+    unresolved, webhook_url,
 };
 use crate::model::{ForgeName, RepoName};
 
+use super::Session;
 use super::documents_io::show;
-use super::{Session, session};
+use super::report::api_of;
 
-/// The longest pause between two looks for the ping.
-const SLOWEST_LOOK: Duration = Duration::from_secs(2);
+/// The longest interval between two requests for the ping.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-pub(super) fn command(session: &Session, args: &HookArgs, out: &mut dyn Write) -> Result<(), Failure> {
-    match &args.action {
-        HookAction::Url(args) => url(session, args, out),
-        HookAction::Install(args) => install(session, args, out),
-        HookAction::Check(args) => check(session, args, out),
-        HookAction::Redeliver(args) => redeliver(session, args, out),
+pub(super) fn command(session: &Session, action: &HookAction) -> Result<(), Failure> {
+    match action {
+        HookAction::Url { ngrok_api } => url(session, ngrok_api),
+        HookAction::Install(args) => install(session, args),
+        HookAction::Check(args) => check(session, args),
+        HookAction::Redeliver(args) => redeliver(session, args),
     }
 }
 
-// ---- url
-
-#[derive(Serialize)]
-struct UrlDocument<'a> {
-    schema: u32,
-    url: &'a str,
+fn url(session: &Session, ngrok_api: &str) -> Result<(), Failure> {
+    let url = from_ngrok(session, ngrok_api, "")?;
+    show(session.json, &json!({"schema": 1, "url": url.as_str()}), || format!("{url}\n"))
 }
 
-fn url(session: &Session, args: &HookUrl, out: &mut dyn Write) -> Result<(), Failure> {
-    let url = from_ngrok(session, &args.ngrok.ngrok_api, "")?;
-    show(out, session.json, &UrlDocument { schema: 1, url: url.as_str() }, || format!("{url}\n"))
-}
-
-/// `otherwise` says what the command takes in its stead.
+/// `otherwise` names an alternative in the hint.
 fn from_ngrok(session: &Session, api: &str, otherwise: &str) -> Result<url::Url, Failure> {
-    let listen = session.config.serve.listen;
-    let public = public_url(api, listen.port()).map_err(|error| {
-        let unreachable = error.problem == Problem::Unreachable;
-        let failure = Failure::from(error);
-        if !unreachable {
-            return failure;
+    let port = session.config.serve.listen.port();
+    let public = public_url(api, port).map_err(|mut error| {
+        if error.problem == Problem::Unreachable {
+            error.hint = Some(format!(
+                "is ngrok running? `ngrok http {port}` starts it; --ngrok-api names another address{otherwise}"
+            ));
         }
-        failure.hint(format!(
-            "is ngrok running? `ngrok http {}` starts it; --ngrok-api names another address{otherwise}",
-            listen.port()
-        ))
+        error
     })?;
     webhook_url(&public).map_err(|problem| Failure::failed(format!("ngrok's address: {problem}")))
 }
 
-// ---- which repository, which webhook
-
 fn open(session: &Session, target: &HookTarget) -> Result<Webhooks, Failure> {
     let config = &session.config;
     let forge = forge_of(config, target)?;
-    let Some(repository) = repository_of(config, target).cloned() else {
+    let Some(repository) = repository_of(config, target) else {
         let many = if config.repositories.is_empty() { "no repository" } else { "several repositories" };
         return Err(
             Failure::usage(format!("the configuration has {many}")).hint("say which one: --repo owner/name")
         );
     };
     let environment = Environment::of_process();
-    let on_github = forge.kind == ForgeName::Github;
-    let from_environment = environment.get("GITHUB_API_URL").filter(|_| on_github);
-    let api_url = target.api_url.as_deref().or(from_environment).map(str::to_owned);
-    // In this order, as GitHub's own `gh`.
-    let token = environment.secret("GH_TOKEN").or_else(|| environment.secret("GITHUB_TOKEN"));
-    let (user, token) = match token.filter(|_| on_github) {
-        Some(token) => {
-            crate::redact::register(&token);
-            (None, Some(token))
-        }
-        None => session::api_token(config, &forge)?,
-    };
-    let Some(token) = token else { return Err(no_token(&forge)) };
-    let account = Account {
-        kind: forge.kind,
-        url: forge.url.clone(),
-        api_url,
-        ca_pem: session::ca_pem(&forge)?,
-        user,
-        token,
-    };
-    Ok(Webhooks { api: Api::new(account, repository, session.cancel.clone())? })
+    let (mut api_url, mut token) = (target.api_url.clone(), None);
+    if forge.kind == ForgeName::Github {
+        api_url = api_url.or_else(|| environment.get("GITHUB_API_URL").map(str::to_owned));
+        // In this order, as GitHub's own `gh`.
+        token = environment.secret("GH_TOKEN").or_else(|| environment.secret("GITHUB_TOKEN"));
+    }
+    let api = api_of(config, &forge, repository, api_url, token, &session.cancel)?;
+    api.map(Webhooks::new).ok_or_else(|| no_token(&forge))
 }
 
 /// The repository that `--repo` names, else the only one.
@@ -111,35 +84,32 @@ fn repository_of<'a>(config: &'a Config, target: &'a HookTarget) -> Option<&'a R
 
 /// The forge that `--forge` names, else the repository's own, else the only one.
 fn forge_of(config: &Config, target: &HookTarget) -> Result<ForgeConfig, Failure> {
-    let with_url = |url: &str| config.forges.iter().find(|forge| forge.url == url).cloned();
+    let several = |problem: String| Failure::usage(problem).hint("say which one: --forge URL");
     let Some(named) = &target.forge else {
-        let named = repository_of(config, target).into_iter();
-        let mut entries = named.flat_map(|name| config.repositories_named(name));
-        return match (entries.next(), entries.next(), &config.forges[..]) {
-            (_, _, [only]) => Ok(only.clone()),
-            (Some(entry), None, _) => Ok(config.forge_of(entry).cloned().unwrap_or_default()),
-            (_, _, _) => Err(Failure::usage("several forges are configured, and it could be on any of them")
-                .hint("say which one: --forge URL")),
+        let entries =
+            repository_of(config, target).into_iter().flat_map(|name| config.repositories_named(name));
+        let forges: Vec<_> =
+            entries.map(|entry| config.forge_of(entry).cloned().unwrap_or_default()).collect();
+        return match (&config.forges[..], &forges[..]) {
+            ([only], _) | (_, [only]) => Ok(only.clone()),
+            (_, _) => {
+                Err(several("several forges are configured, and it could be on any of them".to_owned()))
+            }
         };
     };
-    let Ok(kind) = named.parse::<ForgeName>() else {
-        return with_url(named.trim_end_matches('/')).ok_or_else(|| {
-            Failure::usage(format!(
-                "--forge: `{}` is neither a kind nor the url of a [[forge]]",
-                escaped(named)
-            ))
-            .hint("add it to the configuration: [[forge]] with kind, url and token_file")
-        });
+    let (kind, url) = (named.parse::<ForgeName>().ok(), named.trim_end_matches('/'));
+    let is_named = |forge: &&ForgeConfig| kind.map_or(forge.url == url, |kind| forge.kind == kind);
+    let found: Vec<_> = config.forges.iter().filter(is_named).collect();
+    let problem = match (&found[..], kind) {
+        ([only], _) => return Ok((*only).clone()),
+        ([_, ..], _) => return Err(several(format!("several forges of kind {named} are configured"))),
+        ([], Some(kind)) => match kind.public_url() {
+            Some(url) => return Ok(ForgeConfig { kind, url: url.to_owned(), ..ForgeConfig::default() }),
+            None => format!("no forge of kind {kind} is configured"),
+        },
+        ([], None) => format!("--forge: `{}` is neither a kind nor the url of a [[forge]]", escaped(named)),
     };
-    let mut of_kind = config.forges.iter().filter(|forge| forge.kind == kind);
-    match (of_kind.next(), of_kind.next(), kind.public_url()) {
-        (Some(only), None, _) => Ok(only.clone()),
-        (Some(_), Some(_), _) => Err(Failure::usage(format!("several forges of kind {kind} are configured"))
-            .hint("say which one: --forge URL")),
-        (None, _, Some(url)) => Ok(ForgeConfig { kind, url: url.to_owned(), ..ForgeConfig::default() }),
-        (None, _, None) => Err(Failure::usage(format!("no forge of kind {kind} is configured"))
-            .hint("add it to the configuration: [[forge]] with kind, url and token_file")),
-    }
+    Err(Failure::usage(problem).hint("add it to the configuration: [[forge]] with kind, url and token_file"))
 }
 
 fn no_token(forge: &ForgeConfig) -> Failure {
@@ -156,8 +126,8 @@ fn no_token(forge: &ForgeConfig) -> Failure {
         .hint("name one as token_file of its [[forge]], or set SWANCI_GIT_TOKEN")
 }
 
-/// swanci's webhook among the repository's: the one of this number, else the one that was made before, else the one
-/// that delivers to `url`, else the only one that looks as if swanci had made it.
+/// The webhook with this id, else the one that swanci created, else the one that delivers to `url`, else the only one that
+/// looks like swanci's.
 fn find(
     session: &Session,
     webhooks: &Webhooks,
@@ -167,34 +137,32 @@ fn find(
     let name = &webhooks.api.repository;
     let mut hooks = webhooks.all()?;
     if let Some(id) = id {
-        return match hooks.into_iter().find(|hook| hook.id == *id) {
-            Some(hook) => Ok(Some(hook)),
-            None => Err(Failure::failed(format!("{name} has no webhook {id}"))
-                .hint("without --id, swanci's own is looked for")),
-        };
+        let hook = hooks.into_iter().find(|hook| hook.id == *id);
+        return hook.map(Some).ok_or_else(|| {
+            Failure::failed(format!("{name} has no webhook {id}"))
+                .hint("without --id, swanci's own is looked for")
+        });
     }
     let known = installed::recall(&session.config.state_dir, webhooks.api.host(), name);
-    let position = hooks.iter().position(|hook| known.as_ref() == Some(&hook.id)).or_else(|| {
-        let url = url?.as_str();
-        hooks.iter().position(|hook| hook.url.as_deref() == Some(url))
-    });
-    if let Some(position) = position {
+    let made = hooks.iter().position(|hook| known.as_ref() == Some(&hook.id));
+    let at_url =
+        || hooks.iter().position(|hook| url.is_some() && hook.url.as_deref() == url.map(url::Url::as_str));
+    if let Some(position) = made.or_else(at_url) {
         return Ok(Some(hooks.swap_remove(position)));
     }
     let paths = url.map_or(vec![WEBHOOK_PATH, ORIGINAL_PATH], |url| vec![url.path()]);
     hooks.retain(|hook| paths.iter().any(|path| hook.looks_like_ours(path, webhooks.event())));
     if hooks.len() > 1 {
-        let all: Vec<String> = hooks
-            .iter()
-            .map(|hook| format!("{} ({})", hook.id, escaped(hook.url.as_deref().unwrap_or("no URL"))))
-            .collect();
-        return Err(Failure::failed(format!(
-            "{name} has several webhooks that could be swanci's: {}",
-            all.join(", ")
-        ))
-        .hint("say which one with --id, or remove those that are no longer needed"));
+        let all: Vec<String> = hooks.iter().map(|hook| format!("{} ({})", hook.id, address(hook))).collect();
+        let problem = format!("{name} has several webhooks that could be swanci's: {}", all.join(", "));
+        return Err(Failure::failed(problem)
+            .hint("say which one with --id, or remove those that are no longer needed"));
     }
     Ok(hooks.pop())
+}
+
+fn address(hook: &Hook) -> String {
+    escaped(hook.url.as_deref().unwrap_or("no URL"))
 }
 
 fn existing(session: &Session, webhooks: &Webhooks, target: &HookTarget) -> Result<Hook, Failure> {
@@ -205,28 +173,15 @@ fn existing(session: &Session, webhooks: &Webhooks, target: &HookTarget) -> Resu
     })
 }
 
-// ---- install
-
-#[derive(Serialize)]
-struct InstallDocument<'a> {
-    schema: u32,
-    outcome: &'static str,
-    repository: &'a RepoName,
-    id: &'a HookId,
-    url: &'a str,
-    /// Where it delivered before.
-    was: Option<&'a str>,
-}
-
-fn install(session: &Session, args: &HookInstall, out: &mut dyn Write) -> Result<(), Failure> {
+fn install(session: &Session, args: &HookInstall) -> Result<(), Failure> {
     let secret = secret(&session.config, args)?;
     let webhooks = open(session, &args.target)?;
     let url = match &args.url {
         Some(url) => webhook_url(url).map_err(|problem| Failure::usage(format!("--url: {problem}")))?,
-        None => from_ngrok(session, &args.ngrok.ngrok_api, ", --url does without it")?,
+        None => from_ngrok(session, &args.ngrok_api, ", and --url replaces it")?,
     };
     if url.scheme() == "http" {
-        session.events.warn("deliveries to an http address can be read on their way; https is better");
+        session.events.warn("deliveries to an http address are not encrypted; https is better");
     }
     let name = &webhooks.api.repository;
     if !session.config.repositories.is_empty() && session.config.repositories_named(name).next().is_none() {
@@ -234,33 +189,26 @@ fn install(session: &Session, args: &HookInstall, out: &mut dyn Write) -> Result
             "{name} is not in the configuration: `serve` will refuse its deliveries until it is"
         ));
     }
-    let wanted = Wanted { url: &url, secret: &secret };
     let found = find(session, &webhooks, args.target.id.as_ref(), Some(&url))?;
     let was = found.as_ref().and_then(|hook| hook.url.clone());
-    let (outcome, hook) = match &found {
-        Some(hook) => ("updated", webhooks.update(&hook.id, &wanted)?),
-        None => ("created", webhooks.create(&wanted)?),
+    let (outcome, id) = match &found {
+        Some(hook) => ("updated", webhooks.update(&hook.id, &url, &secret)?),
+        None => ("created", webhooks.create(&url, &secret)?),
     };
-    let remembered = installed::remember(&session.config.state_dir, webhooks.api.host(), name, &hook.id);
-    if let Err(error) = remembered {
+    if let Err(error) = installed::remember(&session.config.state_dir, webhooks.api.host(), name, &id) {
         session.events.warn(&format!("the webhook's number cannot be kept in the state directory: {error}"));
     }
-    let mut text = format!("{outcome} webhook {} of {name}: {} events to {url}\n", hook.id, webhooks.event());
+    let mut text = format!("{outcome} webhook {id} of {name}: {} events to {url}\n", webhooks.event());
     if let Some(was) = was.as_deref().filter(|was| *was != url.as_str()) {
         text.push_str(&format!("before, it delivered to {}\n", escaped(was)));
     }
-    let document = InstallDocument {
-        schema: 1,
-        outcome,
-        repository: name,
-        id: &hook.id,
-        url: url.as_str(),
-        was: was.as_deref(),
-    };
-    show(out, session.json, &document, || text)
+    let document = json!({
+        "schema": 1, "outcome": outcome, "repository": name, "id": id, "url": url.as_str(), "was": was,
+    });
+    show(session.json, &document, || text)
 }
 
-/// Of several secrets the first: the others are being replaced.
+/// The first secret: a forge has several only while they are being replaced.
 fn secret(config: &Config, args: &HookInstall) -> Result<SecretString, Failure> {
     if let Some(path) = &args.secret_file {
         return read_secret_file(path);
@@ -274,50 +222,30 @@ fn secret(config: &Config, args: &HookInstall) -> Result<SecretString, Failure> 
     })
 }
 
-// ---- check
-
-#[derive(Serialize)]
-struct CheckDocument<'a> {
-    schema: u32,
-    healthy: bool,
-    repository: &'a RepoName,
-    id: &'a HookId,
-    url: Option<&'a str>,
-    problems: &'a [String],
-    ping: Option<&'a Delivery>,
-    /// The newest attempt of each event that never arrived.
-    failed: &'a [&'a Delivery],
-    /// Newest first.
-    deliveries: &'a [Delivery],
-}
-
-fn check(session: &Session, args: &HookCheck, out: &mut dyn Write) -> Result<(), Failure> {
+fn check(session: &Session, args: &HookCheck) -> Result<(), Failure> {
     let webhooks = open(session, &args.target)?;
     let hook = existing(session, &webhooks, &args.target)?;
-    let mut problems = misconfigured(&hook, webhooks.event());
-    let count = usize::from(args.last);
-    let title = webhooks.api.kind.title();
+    let mut problems = hook.problems.clone();
+    let (title, count) = (webhooks.api.kind.title(), usize::from(args.last));
     let lists = webhooks.lists_deliveries();
-    let before = if lists { webhooks.deliveries(&hook.id, count, &mut |_| true)? } else { Vec::new() };
-    let test = if args.no_ping { Ok(Test::None) } else { webhooks.test(&hook) };
-    let (deliveries, ping) = match test {
-        Ok(Test::Listed) => {
-            let (deliveries, ping) = wait_for_ping(session, &webhooks, &hook, count, &before, args.wait)?;
+    let mut deliveries =
+        if lists { webhooks.deliveries(&hook.id, count, &mut |_| true)? } else { Vec::new() };
+    let mut ping = None;
+    match if args.no_ping { Ok(None) } else { webhooks.test(&hook) } {
+        Ok(None) if lists && !args.no_ping => {
+            (deliveries, ping) = wait_for_ping(session, &webhooks, &hook, &deliveries, args)?;
             if ping.is_none() {
                 let wait = humantime::format_duration(args.wait);
                 problems.push(format!("{title} shows no ping within {wait}"));
             }
-            (deliveries, ping)
         }
-        Ok(Test::Answered(ping)) => (before, Some(*ping)),
-        Ok(Test::None) => (before, None),
+        Ok(answered) => ping = answered,
         // GitLab needs a merge request for its test.
         Err(error) if error.problem == Problem::Invalid => {
             problems.push(format!("the test was not sent: {}", error.detail));
-            (before, None)
         }
         Err(error) => return Err(error.into()),
-    };
+    }
     if let Some(ping) = ping.as_ref().filter(|ping| ping.state() != DeliveryState::Succeeded) {
         problems.push(format!("the ping failed: {}", said(ping)));
     }
@@ -326,72 +254,49 @@ fn check(session: &Session, args: &HookCheck, out: &mut dyn Write) -> Result<(),
         let they = if failed.len() == 1 { "1 event" } else { &format!("{} events", failed.len()) };
         problems.push(format!("{they} never arrived"));
     }
-    let document = CheckDocument {
-        schema: 1,
-        healthy: problems.is_empty(),
-        repository: &webhooks.api.repository,
-        id: &hook.id,
-        url: hook.url.as_deref(),
-        problems: &problems,
-        ping: ping.as_ref(),
-        failed: &failed,
-        deliveries: &deliveries,
-    };
-    let address = escaped(hook.url.as_deref().unwrap_or("no URL"));
-    let mut text = format!("webhook {} of {}: {address}\n", hook.id, webhooks.api.repository);
-    deliveries.iter().for_each(|delivery| text.push_str(&row(delivery)));
+    // `failed`: the newest attempt of each event that never arrived. `deliveries`: newest first.
+    let document = json!({
+        "schema": 1, "healthy": problems.is_empty(), "repository": webhooks.api.repository, "id": hook.id,
+        "url": hook.url, "problems": problems, "ping": ping, "failed": failed, "deliveries": deliveries,
+    });
+    let mut text = format!("webhook {} of {}: {}\n", hook.id, webhooks.api.repository, address(&hook));
+    text.extend(deliveries.iter().map(row));
     if !lists {
         let page = webhooks.page(&hook.id);
         text.push_str(&format!("  {title} does not list deliveries by its API; they are at {page}\n"));
     } else if deliveries.is_empty() {
         text.push_str("  no delivery yet\n");
     }
-    let shown = show(out, session.json, &document, || text);
+    let shown = show(session.json, &document, || text);
     if problems.is_empty() {
         return shown;
     }
+    let hint = advice(&webhooks, &hook, ping.as_ref(), &failed);
     let failure = Failure::failed(format!("the webhook is not healthy: {}", problems.join("; ")));
-    Err(match advice(&webhooks, &hook, ping.as_ref(), &failed) {
-        Some(hint) => failure.hint(hint),
-        None => failure,
-    })
+    Err(Failure { hint, ..failure })
 }
 
-/// How the webhook differs from what `install` makes, as far as the forge shows it.
-fn misconfigured(hook: &Hook, event: &str) -> Vec<String> {
-    let readable = matches!(hook.content_type.as_deref(), None | Some("json" | "form"));
-    let checks = [
-        (hook.active, "it is switched off".to_owned()),
-        (hook.delivers(event), format!("it does not deliver {event} events")),
-        (hook.has_secret.unwrap_or(true), "it has no secret, so `serve` refuses what it delivers".to_owned()),
-        (readable, "its content type is neither json nor form".to_owned()),
-        (hook.verifies_tls.unwrap_or(true), "it does not check the listener's certificate".to_owned()),
-    ];
-    checks.into_iter().filter(|(well, _)| !well).map(|(_, problem)| problem).collect()
-}
-
-/// Looks at the deliveries until the ping is among them and has ended, or the time is up.
+/// Reads the deliveries until the ping has ended or the time is up.
 fn wait_for_ping(
     session: &Session,
     webhooks: &Webhooks,
     hook: &Hook,
-    count: usize,
     before: &[Delivery],
-    wait: Duration,
+    args: &HookCheck,
 ) -> Result<(Vec<Delivery>, Option<Delivery>), Failure> {
     let known: HashSet<u64> = before.iter().map(|delivery| delivery.id).collect();
     let (begun, mut pause) = (Instant::now(), Duration::from_millis(100));
     loop {
-        let deliveries = webhooks.deliveries(&hook.id, count, &mut |_| true)?;
-        // Only GitHub has an event of its own for it.
+        let deliveries = webhooks.deliveries(&hook.id, usize::from(args.last), &mut |_| true)?;
+        // Only GitHub has an event for pings.
         let is_test = |d: &&Delivery| d.is_ping() || webhooks.api.kind != ForgeName::Github;
         let ping = deliveries.iter().filter(is_test).find(|d| !known.contains(&d.id)).cloned();
         let ended = ping.as_ref().is_some_and(|ping| ping.state() != DeliveryState::Pending);
-        if ended || begun.elapsed() + pause > wait {
+        if ended || begun.elapsed() + pause > args.wait {
             return Ok((deliveries, ping));
         }
         session.cancel.sleep(pause)?;
-        pause = (pause * 2).min(SLOWEST_LOOK);
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
@@ -419,11 +324,11 @@ fn said(delivery: &Delivery) -> String {
     }
 }
 
-/// What the listener's answers say about the way out.
+/// The hint for an unhealthy webhook.
 fn advice(webhooks: &Webhooks, hook: &Hook, ping: Option<&Delivery>, failed: &[&Delivery]) -> Option<String> {
     let name = &webhooks.api.repository;
-    if !misconfigured(hook, webhooks.event()).is_empty() {
-        return Some(format!("`swanci hook install --repo {name}` sets it right"));
+    if !hook.problems.is_empty() {
+        return Some(format!("`swanci hook install --repo {name}` repairs it"));
     }
     let failed_ping = ping.filter(|ping| ping.state() == DeliveryState::Failed);
     let Some(last) = failed_ping.or(failed.last().copied()) else {
@@ -438,7 +343,7 @@ fn advice(webhooks: &Webhooks, hook: &Hook, ping: Option<&Delivery>, failed: &[&
     }
     Some(match last.status_code {
         401 => format!(
-            "the listener has another secret than the webhook: `swanci hook install --repo {name}` gives it this one's"
+            "the listener has another secret than the webhook: `swanci hook install --repo {name}` replaces the webhook's"
         ),
         403 => format!("the listener does not allow {name}: add it as [[repository]]"),
         404 | 405 => "is it the listener's path? `serve` takes deliveries at /webhook".to_owned(),
@@ -448,27 +353,7 @@ fn advice(webhooks: &Webhooks, hook: &Hook, ping: Option<&Delivery>, failed: &[&
     })
 }
 
-// ---- redeliver
-
-#[derive(Serialize)]
-struct RedeliverDocument<'a> {
-    schema: u32,
-    repository: &'a RepoName,
-    id: &'a HookId,
-    dry_run: bool,
-    /// What was asked for again, oldest first.
-    redelivered: &'a [&'a Delivery],
-    /// What the forge would not send again.
-    refused: &'a [Refused<'a>],
-}
-
-#[derive(Serialize)]
-struct Refused<'a> {
-    delivery: &'a Delivery,
-    error: String,
-}
-
-fn redeliver(session: &Session, args: &HookRedeliver, out: &mut dyn Write) -> Result<(), Failure> {
+fn redeliver(session: &Session, args: &HookRedeliver) -> Result<(), Failure> {
     let webhooks = open(session, &args.target)?;
     let hook = existing(session, &webhooks, &args.target)?;
     let title = webhooks.api.kind.title();
@@ -480,43 +365,38 @@ fn redeliver(session: &Session, args: &HookRedeliver, out: &mut dyn Write) -> Re
     let since = i64::try_from(args.since.as_secs()).unwrap_or(i64::MAX);
     let oldest =
         Timestamp::from_second(Timestamp::now().as_second().saturating_sub(since)).unwrap_or(Timestamp::MIN);
-    // The list is newest first. A time that cannot be read does not end it.
-    let deliveries =
-        webhooks.deliveries(&hook.id, usize::MAX, &mut |d| d.time().is_none_or(|time| time >= oldest))?;
-    let wanted = unresolved(&deliveries);
-    let (mut redelivered, mut refused, mut stopped) = (Vec::new(), Vec::new(), None);
-    for delivery in wanted {
-        let asked = if args.dry_run { Ok(()) } else { webhooks.redeliver(&hook.id, delivery.id) };
-        match asked {
-            Ok(()) => redelivered.push(delivery),
-            Err(error) if matches!(error.problem, Problem::Invalid | Problem::NotFound) => {
-                refused.push(Refused { delivery, error: error.to_string() });
+    // The list is newest first. An invalid time does not end it.
+    let is_new = |d: &Delivery| d.delivered_at.parse::<Timestamp>().map_or(true, |time| time >= oldest);
+    let deliveries = webhooks.deliveries(&hook.id, usize::MAX, &mut |delivery| is_new(delivery))?;
+    let verb = if args.dry_run { "would send" } else { "sends" };
+    let (mut redelivered, mut refused, mut stopped, mut text) = (Vec::new(), Vec::new(), None, String::new());
+    for delivery in unresolved(&deliveries) {
+        let sent = if args.dry_run { Ok(()) } else { webhooks.redeliver(&hook.id, delivery.id) };
+        match sent {
+            Ok(()) => {
+                text.push_str(&format!("{title} {verb} again:\n{}", row(delivery)));
+                redelivered.push(delivery);
             }
-            // What stops one stops the rest too: no token, no rate, no network.
+            Err(error) if matches!(error.problem, Problem::Invalid | Problem::NotFound) => {
+                let error = error.to_string();
+                text.push_str(&format!("not sent again: {}\n{}", escaped(&error), row(delivery)));
+                refused.push(json!({"delivery": delivery, "error": error}));
+            }
+            // No token, no network or a rate limit: all others would fail too.
             Err(error) => {
                 stopped = Some(Failure::from(error));
                 break;
             }
         }
     }
-    let verb = if args.dry_run { "would send" } else { "sends" };
-    let mut text: String =
-        redelivered.iter().map(|delivery| format!("{title} {verb} again:\n{}", row(delivery))).collect();
-    for one in &refused {
-        text.push_str(&format!("not sent again: {}\n{}", escaped(&one.error), row(one.delivery)));
-    }
     if text.is_empty() && stopped.is_none() {
         text.push_str("nothing to send again: every event of that time has arrived\n");
     }
-    let document = RedeliverDocument {
-        schema: 1,
-        repository: &webhooks.api.repository,
-        id: &hook.id,
-        dry_run: args.dry_run,
-        redelivered: &redelivered,
-        refused: &refused,
-    };
-    let shown = show(out, session.json, &document, || text);
+    let document = json!({
+        "schema": 1, "repository": webhooks.api.repository, "id": hook.id, "dry_run": args.dry_run,
+        "redelivered": redelivered, "refused": refused,
+    });
+    let shown = show(session.json, &document, || text);
     match (stopped, refused.len()) {
         (Some(failure), _) => Err(failure.context(format!("after {} redeliveries", redelivered.len()))),
         (None, 0) => shown,

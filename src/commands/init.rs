@@ -1,117 +1,95 @@
 //! `swanci init`: prompts, or takes flags, and writes a new installation.
 
-use std::io::{IsTerminal as _, Write};
-use std::path::Path;
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use serde::Serialize;
+use serde_json::json;
 
 use crate::cancel::Cancel;
 use crate::cli::{Global, Init, full_name};
 use crate::config;
 use crate::decide::BranchGlobs;
 use crate::error::{Failure, Kind};
-use crate::init::{self, Answers, Written};
+use crate::init;
 use crate::model::{ForgeName, RegistryAddress};
 use crate::progress::{prompt, write_stderr};
 
+use super::documents_io::show;
 use super::summary::shell_word;
 
-#[derive(Serialize)]
-struct Document<'a> {
-    schema: u32,
-    config: &'a Path,
-    secret_file: &'a Path,
-    written: &'a [std::path::PathBuf],
-    next: &'a [String],
-}
-
 /// Writes the files and prints the next steps.
-pub(super) fn command(
-    global: &Global,
-    args: &Init,
-    cancel: &Cancel,
-    out: &mut dyn Write,
-) -> Result<(), Failure> {
-    let mut answers = Answers {
+pub(super) fn command(global: &Global, mut args: Init, cancel: &Cancel) -> Result<(), Failure> {
+    if args.dir == Path::new(".") {
         // The current directory needs no prefix in the output.
-        dir: if args.dir == Path::new(".") { std::path::PathBuf::new() } else { args.dir.clone() },
-        registry: args.registry.clone(),
-        forge: args.forge.map(|kind| (kind, args.forge_url.clone())),
-        repositories: args.repository.clone(),
-        branches: args.branch.clone(),
-        clone_url: args.clone_url.clone(),
-        secret_file: args.secret_file.clone(),
-        certificates: args.certs,
-    };
+        args.dir = PathBuf::new();
+    }
     // Prompts are printed to standard error.
     if !args.yes && !global.quiet && std::io::stdin().is_terminal() && std::io::stderr().is_terminal() {
-        init::is_free(&answers)?;
-        ask(&mut answers, cancel)?;
+        init::is_free(&args)?;
+        ask(&mut args, cancel)?;
     }
-    let written = init::write(&answers)?;
-    let next = next(&answers, &written);
-    let mut text: String = written.files.iter().map(|path| format!("wrote {}\n", path.display())).collect();
-    if written.secret_kept {
-        text.push_str(&format!("kept {}\n", written.secret.display()));
+    let (files, ignored) = init::write(&args)?;
+    let (config, secret) = (init::config_path(&args), init::secret_path(&args));
+    let next = next(&args);
+    let shown = |path: &PathBuf| path.display().to_string();
+    let mut text: String = files.iter().map(|path| format!("wrote {}\n", path.display())).collect();
+    if !files.contains(&secret) {
+        text.push_str(&format!("kept {}\n", secret.display()));
     }
-    if !written.ignored.is_empty() {
-        let file = answers.dir.join(".gitignore");
-        text.push_str(&format!("added {} to {}\n", written.ignored.join(" and "), file.display()));
+    if !ignored.is_empty() {
+        let file = args.dir.join(".gitignore");
+        text.push_str(&format!("added {} to {}\n", ignored.join(" and "), file.display()));
     }
     text.push_str("next:\n");
     for (i, step) in next.iter().enumerate() {
         text.push_str(&format!("  {}. {step}\n", i + 1));
     }
-    if global.json {
-        let document = Document {
-            schema: 1,
-            config: &written.config,
-            secret_file: &written.secret,
-            written: &written.files,
-            next: &next,
-        };
-        return super::documents_io::write_json(out, &document);
-    }
-    super::documents_io::print(out, &text)
+    let written: Vec<String> = files.iter().map(shown).collect();
+    let document = json!({
+        "schema": 1, "config": shown(&config), "secret_file": shown(&secret), "written": written, "next": next,
+    });
+    show(global.json, &document, || text)
 }
 
 /// Prompts for the values that no flag set. Enter accepts the value in brackets.
-fn ask(answers: &mut Answers, cancel: &Cancel) -> Result<(), Failure> {
-    if answers.registry.is_none() {
+fn ask(init: &mut Init, cancel: &Cancel) -> Result<(), Failure> {
+    if init.registry.is_none() {
         let default = "none, only local names";
-        answers.registry = question("Registry, as registry.example.org:443", default, registry, cancel)?;
+        init.registry = question(
+            "Registry, such as registry.example.org:443",
+            default,
+            str::parse::<RegistryAddress>,
+            cancel,
+        )?;
     }
-    if answers.forge.is_none()
+    if init.forge.is_none()
         && let Some(kind) =
-            question("Forge, as github, gitlab, gitea, bitbucket", "github", str::parse::<ForgeName>, cancel)?
+            question("Forge: github, gitlab, gitea, bitbucket, …", "github", str::parse::<ForgeName>, cancel)?
     {
-        let url = match kind.public_url() {
-            Some(_) => None,
-            None => {
-                let default = "https://git.example.org";
-                let prompt = format!("URL of {}", kind.title());
-                Some(question(&prompt, default, config::forge_url, cancel)?.unwrap_or(default.to_owned()))
-            }
-        };
-        answers.forge = (kind != ForgeName::Github).then_some((kind, url));
+        if kind.public_url().is_none() {
+            let (default, prompt) = ("https://git.example.org", format!("URL of {}", kind.title()));
+            let url = question(&prompt, default, config::forge_url, cancel)?;
+            init.forge_url = Some(url.unwrap_or(default.to_owned()));
+        }
+        init.forge = Some(kind).filter(|kind| *kind != ForgeName::Github);
     }
-    if answers.repositories.is_empty() {
-        let mut prompt = "Repository to build, as acme/shop";
+    if init.repository.is_empty() {
+        let mut prompt = "Repository to build, such as acme/shop";
         let mut default = "none";
         while let Some(name) = question(prompt, default, full_name, cancel)? {
-            answers.repositories.push(name);
+            init.repository.push(name);
             (prompt, default) = ("Another repository", "no more");
         }
     }
-    if answers.branches.is_empty() && !answers.repositories.is_empty() {
-        let prompt = "Branches to build, as main, release/*";
-        answers.branches = question(prompt, "all", globs, cancel)?.unwrap_or_default();
+    if init.branch.is_empty() && !init.repository.is_empty() {
+        let prompt = "Branches to build, such as main, release/*";
+        init.branch = question(prompt, "all", globs, cancel)?.unwrap_or_default();
     }
-    if let (false, Some(registry)) = (answers.certificates, &answers.registry) {
-        let prompt = format!("Make a certificate for {}", crate::escape::shortened(registry.host(), 40));
-        answers.certificates = question(&prompt, "no", yes_or_no, cancel)?.unwrap_or(false);
+    if let (false, Some(registry)) = (init.certs, &init.registry) {
+        let prompt = format!("Create a certificate for {}", crate::escape::shortened(registry.host(), 40));
+        init.certs = question(&prompt, "no", yes_or_no, cancel)?.unwrap_or(false);
     }
     Ok(())
 }
@@ -178,21 +156,18 @@ fn globs(text: &str) -> Result<Vec<String>, String> {
     Ok(globs)
 }
 
-fn registry(text: &str) -> Result<RegistryAddress, String> {
-    text.parse().map_err(|error| format!("{error}"))
-}
-
 /// The remaining steps up to the first image, in order.
-fn next(answers: &Answers, written: &Written) -> Vec<String> {
-    let at_home = answers.dir.as_os_str().is_empty();
+fn next(init: &Init) -> Vec<String> {
+    let at_home = init.dir.as_os_str().is_empty();
     let path = |path: &Path| shell_word(&path.display().to_string());
-    let config = if at_home { String::new() } else { format!(" --config {}", path(&written.config)) };
+    let config =
+        if at_home { String::new() } else { format!(" --config {}", path(&init::config_path(init))) };
     let mut steps = Vec::new();
-    match &answers.registry {
+    match &init.registry {
         None => steps.push("name a registry: host under [registry], in the configuration".to_owned()),
         Some(registry) => {
-            if answers.certificates {
-                let certs = answers.dir.join("certs");
+            if init.certs {
+                let certs = init.dir.join("certs");
                 steps.push(format!(
                     "start the registry with {0}/registry.crt and {0}/registry.key",
                     certs.display()
@@ -203,8 +178,8 @@ fn next(answers: &Answers, written: &Written) -> Vec<String> {
             steps.push(format!("docker login {}   (where it asks for a password)", registry.host()));
         }
     }
-    let repository = answers.repositories.first().map_or("acme/shop", |name| name.as_str());
-    if answers.repositories.is_empty() {
+    let repository = init.repository.first().map_or("acme/shop", |name| name.as_str());
+    if init.repository.is_empty() {
         steps.push("name a repository: [[repository]] in the configuration".to_owned());
     }
     steps.push(format!(
@@ -212,10 +187,10 @@ fn next(answers: &Answers, written: &Written) -> Vec<String> {
     ));
     steps.push(format!("swanci doctor{config}"));
     steps.push(format!("swanci serve{config}"));
-    if answers.forge.as_ref().is_some_and(|(kind, _)| *kind != ForgeName::Github) {
+    if init.forge.is_some_and(|kind| kind != ForgeName::Github) {
         steps.push("make a token at the forge, and name its file: token_file under [[forge]]".to_owned());
     }
-    let several = answers.repositories.len() != 1;
+    let several = init.repository.len() != 1;
     let repo = if several { format!(" --repo {repository}") } else { String::new() };
     steps.push(format!("swanci hook install{config}{repo} --url https://YOUR-PUBLIC-ADDRESS"));
     steps

@@ -1,68 +1,54 @@
 //! `swanci jobs`: lists and changes the queue of a state directory, also while `serve` runs.
 
-use std::io::Write;
+use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::json;
 
-use crate::cli::{Jobs, JobsCommand, JobsList};
+use crate::cli::{JobsCommand, JobsList};
 use crate::documents::{DecisionDocument, Receipt};
 use crate::error::{Classify as _, Failure, Kind};
 use crate::escape::{escaped, shortened};
 use crate::progress::seconds;
-use crate::queue::{self, CancelOutcome, JobFilter, JobId, JobRecord, JobState, Store};
+use crate::queue::{self, JobId, JobRecord, JobState, Store};
 
 use super::Session;
-use super::documents_io::{print, write_json};
+use super::documents_io::show;
+use super::session::state_dir;
+
+/// Jobs in a list without `--limit`.
+const LISTED: u32 = 50;
 
 /// Without a subcommand, lists the jobs.
-pub(super) fn command(session: &Session, args: &Jobs, out: &mut dyn Write) -> Result<(), Failure> {
-    let dir = std::path::absolute(&session.config.state_dir)
-        .classify(Kind::Environment, || "the state directory has no absolute path")?;
+pub(super) fn command(session: &Session, command: Option<JobsCommand>) -> Result<(), Failure> {
+    let dir = state_dir(&session.config)?;
     let queue = Store::open_existing(&dir, Arc::new(Timestamp::now))?;
     let serve_lives = queue::is_served(&dir);
-    let all = JobsList::default();
-    match args.command.as_ref() {
-        None => list(&queue, &all, session.json, serve_lives, out),
-        Some(JobsCommand::List(list_args)) => list(&queue, list_args, session.json, serve_lives, out),
-        Some(JobsCommand::Show { id }) => show(&queue, JobId(*id), session.json, serve_lives, out),
-        Some(JobsCommand::Log { id, follow }) => log(session, &queue, JobId(*id), *follow, out),
-        Some(JobsCommand::Retry { id }) => {
-            queue.retry(JobId(*id))?;
-            said(out, session.json, *id, "queued", "is queued again")
+    let changed = |id: JobId, outcome: &str, text: &str| {
+        let document = json!({"schema": 1, "job": id.0, "outcome": outcome});
+        show(session.json, &document, || format!("job {id} {text}\n"))
+    };
+    match command.unwrap_or(JobsCommand::List(JobsList::default())) {
+        JobsCommand::List(args) => {
+            let repository = args.repository.as_ref().map(|name| name.as_str());
+            let jobs = queue.list(args.state, repository, args.limit.unwrap_or(LISTED))?;
+            let records = jobs.iter().map(|job| record(job, serve_lives)).collect::<Result<Vec<_>, _>>()?;
+            let text = || listed(&jobs, serve_lives, Timestamp::now());
+            show(session.json, &json!({"schema": 1, "jobs": records}), text)
         }
-        Some(JobsCommand::Cancel { id }) => match queue.cancel(JobId(*id))? {
-            CancelOutcome::Cancelled => said(out, session.json, *id, "cancelled", "is cancelled"),
-            CancelOutcome::Requested => said(out, session.json, *id, "cancelling", "is being stopped"),
+        JobsCommand::Show { id } => show_job(session, &queue, id, serve_lives),
+        JobsCommand::Log { id, follow } => log(session, &queue, id, follow),
+        JobsCommand::Retry { id } => {
+            queue.retry(id)?;
+            changed(id, "queued", "is queued again")
+        }
+        JobsCommand::Cancel { id } => match queue.cancel(id)? {
+            true => changed(id, "cancelled", "is cancelled"),
+            false => changed(id, "cancelling", "is being stopped"),
         },
     }
-}
-
-fn said(out: &mut dyn Write, as_json: bool, id: i64, word: &str, text: &str) -> Result<(), Failure> {
-    if as_json {
-        write_json(out, &json!({"schema": 1, "job": id, "outcome": word}))
-    } else {
-        print(out, &format!("job {id} {text}\n"))
-    }
-}
-
-fn list(
-    queue: &Store,
-    args: &JobsList,
-    as_json: bool,
-    serve_lives: bool,
-    out: &mut dyn Write,
-) -> Result<(), Failure> {
-    let filter =
-        JobFilter { state: args.state, repository: args.repository.as_ref().map(ToString::to_string) };
-    let jobs = queue.list(&filter, args.limit)?;
-    if as_json {
-        let jobs = jobs.iter().map(|job| record(job, serve_lives)).collect::<Result<Vec<_>, _>>()?;
-        return write_json(out, &json!({"schema": 1, "jobs": jobs}));
-    }
-    print(out, &listed(&jobs, serve_lives, Timestamp::now()))
 }
 
 fn record(job: &JobRecord, serve_lives: bool) -> Result<serde_json::Value, Failure> {
@@ -72,7 +58,7 @@ fn record(job: &JobRecord, serve_lives: bool) -> Result<serde_json::Value, Failu
     Ok(record)
 }
 
-/// It is running, but the `serve` that started it has ended: the next one runs it again.
+/// The `serve` that started it has ended, and the next one runs it again.
 fn is_interrupted(job: &JobRecord, serve_lives: bool) -> bool {
     job.state == JobState::Running && !serve_lives
 }
@@ -134,32 +120,20 @@ fn duration(took: Duration) -> String {
     if minutes < 60 { seconds(took) } else { format!("{}h{:02}m", minutes / 60, minutes % 60) }
 }
 
-fn whole_seconds(time: Timestamp) -> String {
-    Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
-}
-
-fn show(
-    queue: &Store,
-    id: JobId,
-    as_json: bool,
-    serve_lives: bool,
-    out: &mut dyn Write,
-) -> Result<(), Failure> {
+fn show_job(session: &Session, queue: &Store, id: JobId, serve_lives: bool) -> Result<(), Failure> {
     let job = queue.get(id)?;
-    let documents = queue.documents(id)?;
     let parsed = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap_or(json!(text));
-    if as_json {
-        let mut record = record(&job, serve_lives)?;
-        record["schema"] = json!(1);
-        record["document"] = parsed(&documents.document);
-        record["receipt"] = documents.outcome.as_deref().map(parsed).unwrap_or(json!(null));
-        return write_json(out, &record);
-    }
-    let decision: Option<DecisionDocument> = serde_json::from_str(&documents.document).ok();
-    let receipt: Option<Receipt> =
-        documents.outcome.as_deref().and_then(|text| serde_json::from_str(text).ok());
-    let log = queue.log_path(id).display().to_string();
-    print(out, &shown(&job, decision.as_ref(), receipt.as_ref(), &log, serve_lives, Timestamp::now()))
+    let mut record = record(&job, serve_lives)?;
+    record["schema"] = json!(1);
+    record["document"] = parsed(&job.document);
+    record["receipt"] = job.outcome.as_deref().map(parsed).unwrap_or_default();
+    show(session.json, &record, || {
+        let decision: Option<DecisionDocument> = serde_json::from_str(&job.document).ok();
+        let receipt: Option<Receipt> =
+            job.outcome.as_deref().and_then(|text| serde_json::from_str(text).ok());
+        let log = queue.log_path(id).display().to_string();
+        shown(&job, decision.as_ref(), receipt.as_ref(), &log, serve_lives, Timestamp::now())
+    })
 }
 
 fn shown(
@@ -185,11 +159,11 @@ fn shown(
     rows.push(("branch", job.branch.clone()));
     rows.extend(job.commit.clone().map(|commit| ("commit", commit)));
     rows.extend(job.delivery_id.clone().map(|delivery| ("delivery", delivery)));
-    let time = |time: Timestamp| format!("{} ({} ago)", whole_seconds(time), age(time, now));
+    let time = |time: Timestamp| format!("{time:.0} ({} ago)", age(time, now));
     rows.push(("queued", time(job.queued)));
     rows.extend(job.started.map(|started| ("started", time(started))));
     rows.extend(job.finished.map(|finished| ("finished", time(finished))));
-    rows.extend(job.next_attempt.map(|next| ("next attempt", whole_seconds(next))));
+    rows.extend(job.next_attempt.map(|next| ("next attempt", format!("{next:.0}"))));
     rows.extend(took(job, serve_lives, now).map(|took| ("took", duration(took))));
     if job.attempts > 1 {
         rows.push(("attempts", job.attempts.to_string()));
@@ -214,24 +188,15 @@ fn shown(
     text + "\n"
 }
 
-fn log(
-    session: &Session,
-    queue: &Store,
-    id: JobId,
-    follow: bool,
-    out: &mut dyn Write,
-) -> Result<(), Failure> {
+fn log(session: &Session, queue: &Store, id: JobId, follow: bool) -> Result<(), Failure> {
     // Distinguishes an unknown job from one without output.
     queue.get(id)?;
+    let mut out = std::io::stdout();
     let mut sink = |bytes: &[u8]| out.write_all(bytes).and_then(|()| out.flush());
     if follow {
-        return match queue.follow_log(id, &session.cancel, &mut sink)? {
-            Ok(_) => Ok(()),
-            Err(stop) => Err(stop.into()),
-        };
+        return queue.follow_log(id, &session.cancel, &mut sink).map(drop);
     }
-    queue.read_log(id, &mut sink)?;
-    Ok(())
+    queue.read_log(id, &mut sink)
 }
 
 #[cfg(test)]

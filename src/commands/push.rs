@@ -1,47 +1,27 @@
 //! `swanci push`: pushes the built images, then moves the tags.
 
-use std::io::Write;
-
-use serde::Deserialize;
-
-use crate::cli::{Push, PushArgs, RegistryArgs};
-use crate::documents::{BuiltDocument, DecisionWord, Receipt};
+use crate::cli::{Push, PushArgs, SiteArgs};
+use crate::documents::{BuiltDocument, Receipt};
 use crate::error::Failure;
 use crate::pipeline::{self, PushOptions};
 
 use super::Session;
-use super::documents_io::{parse, read_bytes, wants_json, write, write_outcome};
+use super::documents_io::{read_step, wants_json, write_outcome};
 use super::summary;
 
 /// Prints the receipt; a skip passes through.
-pub(super) fn command(session: &Session, args: &Push, out: &mut dyn Write) -> Result<(), Failure> {
-    let bytes = read_bytes(&args.built)?;
+pub(super) fn command(session: &Session, args: Push) -> Result<(), Failure> {
     let what = "the document of `swanci build`";
-    let word: OnlyDecision = parse(&args.built, &bytes, what)?;
-    if word.decision == Some(DecisionWord::Skip) {
-        let skip: serde_json::Value = parse(&args.built, &bytes, what)?;
-        let reason = skip["reason"].as_str().unwrap_or_default();
-        return write(session, out, &skip, || summary::skipped(reason));
-    }
-    let built: BuiltDocument = parse(&args.built, &bytes, what)?;
+    let Some(built) = read_step::<BuiltDocument>(session, &args.built, what)? else { return Ok(()) };
     // The document names its registry; the configuration is only a fallback.
-    let registry =
-        RegistryArgs { registry: args.registry.registry.clone().or_else(|| built.registry.clone()) };
-    let mut site = session.site(&registry, None)?;
-    if let Some(timeout) = args.timeout {
-        site.timeout = timeout;
-    }
+    let registry = args.registry.or_else(|| built.registry.clone());
+    let site = session.site(&SiteArgs { registry, timeout: args.timeout, ..SiteArgs::default() })?;
     let pushed = pipeline::push(&site, built, &push_options(&args.options))?;
     if pushed.failure.is_none() {
         say_pulls(session, &pushed.document);
     }
     let shown = || summary::receipt(&pushed.document);
-    write_outcome(session, out, &pushed.document, shown, pushed.failure)
-}
-
-#[derive(Deserialize)]
-struct OnlyDecision {
-    decision: Option<DecisionWord>,
+    write_outcome(session, &pushed.document, shown, pushed.failure)
 }
 
 pub(super) fn push_options(args: &PushArgs) -> PushOptions {
@@ -52,8 +32,7 @@ pub(super) fn push_options(args: &PushArgs) -> PushOptions {
 pub(super) fn say_pulls(session: &Session, receipt: &Receipt) {
     let pulls = summary::pulls(receipt);
     if wants_json(session) && !pulls.is_empty() {
-        let count = if pulls.len() == 1 { "1 image".to_owned() } else { format!("{} images", pulls.len()) };
-        let commit = receipt.change.commit.short();
+        let (count, commit) = (summary::images(pulls.len()), receipt.change.commit.short());
         session.events.note(&format!("{count} of {commit} in the registry:\n  {}", pulls.join("\n  ")));
     }
 }

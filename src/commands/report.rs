@@ -9,8 +9,9 @@ use crate::error::Failure;
 use crate::escape::{clean, escaped};
 use crate::forge::api::{Account, Api, CommitState, LONGEST_DESCRIPTION};
 use crate::model::{ForgeName, RepoName};
+use crate::redact;
 
-use super::session;
+use super::{session, summary};
 
 /// Lines at the end of a log that a comment contains.
 const LOG_LINES: usize = 30;
@@ -20,17 +21,17 @@ const LOG_LINE: usize = 300;
 const LISTED: usize = 50;
 
 /// The state of a merge.
-pub(super) enum MergeState<'a> {
+pub(super) enum MergeState {
     Pending,
-    Succeeded(&'a Receipt),
+    Succeeded(Box<Receipt>),
     Failed {
         /// The exit code; `None` for a cancelled job.
         code: Option<u8>,
-        error: &'a str,
+        error: String,
     },
 }
 
-impl MergeState<'_> {
+impl MergeState {
     /// Codes 1 and 4 are failures of the merge itself, except when the time limit of a merge caused code 1.
     pub(super) fn state(&self) -> CommitState {
         match self {
@@ -46,12 +47,10 @@ impl MergeState<'_> {
     pub(super) fn description(&self) -> String {
         match self {
             MergeState::Pending => "images are being built".to_owned(),
-            MergeState::Failed { error, .. } => (*error).to_owned(),
+            MergeState::Failed { error, .. } => error.clone(),
             MergeState::Succeeded(receipt) => {
                 let images: Vec<&Image> = receipt.images.iter().filter(|i| i.digest.is_some()).collect();
-                let count =
-                    if images.len() == 1 { "1 image".to_owned() } else { format!("{} images", images.len()) };
-                let mut text = count;
+                let mut text = summary::images(images.len());
                 for (at, image) in images.iter().enumerate() {
                     let Some(digest) = &image.digest else { continue };
                     let next = format!("{} {} {digest}", if at == 0 { ";" } else { "," }, image.name);
@@ -74,7 +73,8 @@ impl MergeState<'_> {
             MergeState::Succeeded(receipt) => {
                 let mut text = format!("swanci: the images{of} are in the registry.\n\n");
                 let images: Vec<&Image> = receipt.images.iter().filter(|i| i.digest.is_some()).collect();
-                let pulls: Vec<String> = images.iter().flat_map(|image| pull_commands(image)).collect();
+                let pulls: Vec<String> =
+                    images.iter().flat_map(|image| summary::pull_commands(image)).collect();
                 text.push_str(&fenced(&first(&pulls), "sh"));
                 let digests = images.iter().filter_map(|image| {
                     Some(format!("- {}: `{}`", image.repository.as_ref()?, image.digest.as_ref()?))
@@ -99,14 +99,6 @@ impl MergeState<'_> {
     }
 }
 
-fn pull_commands(image: &Image) -> Vec<String> {
-    let Some(repository) = &image.repository else { return Vec::new() };
-    let standing = image.moved.iter().flatten().filter(|m| m.outcome.stands()).map(|m| &m.tag);
-    let tags: Vec<_> = standing.collect();
-    let tags = if tags.is_empty() { image.immutable_tag.iter().collect() } else { tags };
-    tags.into_iter().map(|tag| format!("docker pull {}", repository.tagged(tag))).collect()
-}
-
 fn first(lines: &[String]) -> String {
     let mut text = lines.iter().take(LISTED).map(|line| format!("{line}\n")).collect::<String>();
     if lines.len() > LISTED {
@@ -117,7 +109,7 @@ fn first(lines: &[String]) -> String {
 
 /// The last lines of a text from outside, without secrets and control characters.
 fn lines_of(text: &str) -> String {
-    let text = crate::redact::scrub(text);
+    let text = redact::scrub(text);
     let text = clean(&text);
     let lines: Vec<&str> = text.lines().collect();
     let cut = |line: &&str| match line.char_indices().nth(LOG_LINE) {
@@ -151,24 +143,23 @@ pub(super) fn forge_of<'a>(
     }
 }
 
-/// The API of a forge with its configured token, else with `token`; `None` without any.
+/// The API of a forge, at `api_url` if given, with `token`, else with the configured token; `None` without any.
 pub(super) fn api_of(
     config: &Config,
     forge: &ForgeConfig,
     repository: &RepoName,
+    api_url: Option<String>,
     token: Option<SecretString>,
     cancel: &Cancel,
 ) -> Result<Option<Api>, Failure> {
-    let (user, configured) = session::api_token(config, forge)?;
-    let Some(token) = configured.or(token) else { return Ok(None) };
-    let account = Account {
-        kind: forge.kind,
-        url: forge.url.clone(),
-        api_url: None,
-        ca_pem: session::ca_pem(forge)?,
-        user,
-        token,
+    token.iter().for_each(redact::register);
+    let login = match token {
+        Some(token) => Some((None, token)),
+        None => session::login(config, forge)?.map(|(user, token, named)| (named.then_some(user), token)),
     };
+    let Some((user, token)) = login else { return Ok(None) };
+    let (kind, url, ca_pem) = (forge.kind, forge.url.clone(), session::ca_pem(forge)?);
+    let account = Account { kind, url, api_url, ca_pem, user, token };
     Ok(Some(Api::new(account, repository.clone(), cancel.clone())?))
 }
 
@@ -178,9 +169,9 @@ mod tests {
 
     #[test]
     fn a_log_cannot_end_its_code_block_or_show_a_secret() {
-        crate::redact::register(&SecretString::from("canary-of-the-report"));
+        redact::register(&SecretString::from("canary-of-the-report"));
         let log = "step 1\n```\n````\n@everyone <!-- x -->\u{1b}[31m canary-of-the-report\n";
-        let failed = MergeState::Failed { code: Some(1), error: "1 image failed: httpd" };
+        let failed = MergeState::Failed { code: Some(1), error: "1 image failed: httpd".to_owned() };
         let text = failed.comment(Some("0123456789abcdef"), log, Some("https://ci/jobs/7")).unwrap();
         assert!(text.contains("`````text\nstep 1\n```\n````\n@everyone <!-- x --> ***\n`````\n"), "{text}");
         assert!(text.contains("of 0123456789ab were not built") && text.ends_with("\nhttps://ci/jobs/7\n"));
@@ -190,14 +181,16 @@ mod tests {
     #[test]
     fn only_the_end_of_a_long_log_is_shown() {
         let log: String = (0..500).map(|i| format!("line {i} {}\n", "x".repeat(1000))).collect();
-        let text = MergeState::Failed { code: None, error: "cancelled" }.comment(None, &log, None).unwrap();
+        let text = MergeState::Failed { code: None, error: "cancelled".to_owned() }
+            .comment(None, &log, None)
+            .unwrap();
         assert!(text.contains("line 499") && text.contains("line 470 ") && !text.contains("line 469 "));
         assert!(text.len() < 12_000, "{}", text.len());
     }
 
     #[test]
     fn only_codes_1_and_4_are_failures_of_the_merge() {
-        let state = |code, error| MergeState::Failed { code, error }.state();
+        let state = |code, error: &str| MergeState::Failed { code, error: error.to_owned() }.state();
         assert_eq!([state(Some(1), "x"), state(Some(4), "x")], [CommitState::Failure; 2]);
         for (code, error) in [(Some(5), "x"), (Some(6), "x"), (None, "x"), (Some(1), "timed out: x")] {
             assert_eq!(state(code, error), CommitState::Error, "{code:?} {error}");
@@ -208,7 +201,7 @@ mod tests {
     fn a_description_names_the_digests_that_fit() {
         let digest = format!("sha256:{}", "a".repeat(64));
         let image = |name: &str| serde_json::json!({"name": name, "status": "built", "digest": digest});
-        let receipt = |names: &[&str]| -> Receipt {
+        let receipt = |names: &[&str]| -> Box<Receipt> {
             let images: Vec<_> = names.iter().map(|name| image(name)).collect();
             serde_json::from_value(serde_json::json!({
                 "schema": 1, "outcome": "succeeded", "registry": null, "images": images, "payload_sha256": null,
@@ -218,8 +211,8 @@ mod tests {
             .unwrap()
         };
         let one = receipt(&["httpd"]);
-        assert_eq!(MergeState::Succeeded(&one).description(), format!("1 image; httpd {digest}"));
+        assert_eq!(MergeState::Succeeded(one).description(), format!("1 image; httpd {digest}"));
         let two = receipt(&["httpd", "db"]);
-        assert_eq!(MergeState::Succeeded(&two).description(), format!("2 images; httpd {digest}, …"));
+        assert_eq!(MergeState::Succeeded(two).description(), format!("2 images; httpd {digest}, …"));
     }
 }

@@ -1,120 +1,123 @@
 //! `swanci run`: evaluate, build and push in one step.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::cancel::Cancel;
-use crate::ci::{Ended, Report};
+use crate::ci::Report;
 use crate::cli::Run;
 use crate::config::Environment;
-use crate::documents::{BuiltDocument, DecisionDocument, DecisionWord, Receipt};
+use crate::documents::{DecisionDocument, DecisionWord, Receipt};
 use crate::error::{Classify as _, Failure, Kind};
 use crate::forge::api::CommitStatus;
 use crate::model::{CommitSha, ForgeName};
 use crate::pipeline::{self, Outcome, Ran};
-use crate::redact;
 
 use super::Session;
-use super::build::{build_options, change_of};
-use super::documents_io::{wants_json, write, write_outcome};
+use super::build::{self, build_options, change_of};
+use super::documents_io::{wants_json, write};
 use super::evaluate::evaluate;
 use super::push::{push_options, say_pulls};
 use super::report::{self, MergeState};
-use super::summary;
+use super::{session, summary};
 
 /// For setting a status, also after a signal, which the status then reports.
 const LIMIT: Duration = Duration::from_secs(20);
 /// Its limit after a signal.
 const LIMIT_AFTER_SIGNAL: Duration = Duration::from_secs(2);
 
-/// Prints the receipt, or the decision if there is nothing to build.
-pub(super) fn command(session: &Session, mut args: Run, out: &mut dyn Write) -> Result<(), Failure> {
+/// Prints the receipt, or the decision if there is nothing to build. Reports the result to the surrounding CI job.
+pub(super) fn command(session: &Session, mut args: Run) -> Result<(), Failure> {
     let named = args.payload.event.as_deref().is_some_and(|event| !event.trim().is_empty());
     if let (Some(actions), false) = (&session.actions, named) {
         args.payload.event = actions.event_of(&args.payload.payload);
     }
-    let document = match evaluate(&session.config, &args.payload) {
-        Ok(document) => document,
-        Err(failure) => return reported(session, None, Ended::Early, Some(failure), None, Ok(())),
-    };
-    let reason = Some(document.reason.as_str());
-    match document.decision {
-        DecisionWord::Skip => {
-            if wants_json(session) {
-                session.events.note(&format!("nothing to do: {}", document.reason));
-            }
-            let written = write(session, out, &document, || summary::decision(&document, None));
-            return reported(session, reason, Ended::Skipped(&document), None, None, written);
+    let mut report = Report::default();
+    let result = run(session, args, &mut report);
+    let Some(actions) = &session.actions else { return result };
+    let reported = actions.report(&report, result.as_ref().err());
+    if let (Err(_), Err(error)) = (&result, &reported) {
+        session.events.warn(&error.to_string());
+    }
+    result.and(reported)
+}
+
+fn run(session: &Session, args: Run, report: &mut Report) -> Result<(), Failure> {
+    let document = evaluate(&session.config, &args.payload)?;
+    report.reason = document.reason.clone();
+    if document.decision == DecisionWord::Skip {
+        report.outcome = "skipped";
+        if let Some(change) = &document.change {
+            report.is_about(change, change.commit.as_ref());
         }
-        DecisionWord::Build => session.events.note(&document.reason),
+        if wants_json(session) {
+            session.events.note(&format!("nothing to do: {}", document.reason));
+        }
+        return write(session, &document, || summary::decision(&document, None));
     }
-    let carried_out = carry_out(session, &args, &document);
-    if args.status {
-        tell_end(session, &document, &carried_out);
+    session.events.note(&document.reason);
+    let status = args.status;
+    let ran = carry_out(session, args, &document);
+    if status {
+        tell_end(session, &document, &ran);
     }
-    let Outcome { document: ran, failure } = match carried_out {
-        Ok(ran) => ran,
-        Err(failure) => return reported(session, reason, Ended::Early, Some(failure), None, Ok(())),
-    };
-    match &ran {
+    let Outcome { document: ran, failure } = ran?;
+    let (written, change, images) = match ran {
         Ran::Built(built) => {
-            let written = write_outcome(session, out, built, || summary::built(built, None), None);
-            reported(session, reason, Ended::Built(built), failure, None, written)
+            let written = write(session, &built, || summary::built(&built, None));
+            (written, built.change, built.images)
         }
         Ran::Pushed(receipt) => {
             if failure.is_none() {
-                say_pulls(session, receipt);
+                report.outcome = "succeeded";
+                say_pulls(session, &receipt);
             }
-            let written = write_outcome(session, out, receipt, || summary::receipt(receipt), None);
-            let kept = session.actions.as_ref().and_then(|_| kept(&session.config.state_dir, receipt));
-            reported(session, reason, Ended::Pushed(receipt), failure, kept.as_deref(), written)
+            report.receipt = session.actions.as_ref().and_then(|_| kept(session, &receipt));
+            let written = write(session, &receipt, || summary::receipt(&receipt));
+            (written, receipt.change, receipt.images)
         }
-    }
+    };
+    report.is_about(&change, Some(&change.commit));
+    report.images = images;
+    failure.map_or(written, Err)
 }
 
-fn carry_out(session: &Session, args: &Run, document: &DecisionDocument) -> Result<Outcome<Ran>, Failure> {
-    let site = session.site(&args.build.registry, Some(&args.build))?;
+fn carry_out(session: &Session, args: Run, document: &DecisionDocument) -> Result<Outcome<Ran>, Failure> {
+    let site = build::site(session, &args.build)?;
     let change = pipeline::landed(&site, change_of(document)?, &[])?;
     if args.status {
         tell(session, document, Some(&change.commit), &MergeState::Pending);
     }
-    let (build, push) = (build_options(&args.build), push_options(&args.push));
+    let (build, push) = (build_options(args.build), push_options(&args.push));
     pipeline::run(&site, &change, Some(&document.payload_sha256), &build, &push)
 }
 
-fn tell_end(session: &Session, document: &DecisionDocument, ended: &Result<Outcome<Ran>, Failure>) {
-    let failed = |failure: &Failure, commit: Option<&CommitSha>| {
-        let error = failure.one_line();
-        tell(
-            session,
-            document,
-            commit,
-            &MergeState::Failed { code: Some(failure.kind.code()), error: &error },
-        );
+fn tell_end(session: &Session, document: &DecisionDocument, ran: &Result<Outcome<Ran>, Failure>) {
+    let (commit, failure) = match ran {
+        Ok(Outcome { document: Ran::Pushed(receipt), failure }) => {
+            (Some(&receipt.change.commit), failure.as_ref())
+        }
+        Ok(Outcome { document: Ran::Built(built), failure }) => {
+            (Some(&built.change.commit), failure.as_ref())
+        }
+        Err(failure) => (None, Some(failure)),
     };
-    match ended {
-        Ok(Outcome { document: Ran::Pushed(receipt), failure: None }) => {
-            tell(session, document, Some(&receipt.change.commit), &MergeState::Succeeded(receipt));
+    let state = match (ran, failure) {
+        (_, Some(failure)) => {
+            MergeState::Failed { code: Some(failure.kind.code()), error: failure.one_line() }
         }
-        Ok(Outcome { document: Ran::Pushed(Receipt { change, .. }), failure: Some(failure) })
-        | Ok(Outcome { document: Ran::Built(BuiltDocument { change, .. }), failure: Some(failure) }) => {
-            failed(failure, Some(&change.commit));
+        (Ok(Outcome { document: Ran::Pushed(receipt), .. }), None) => {
+            MergeState::Succeeded(Box::new(receipt.clone()))
         }
-        Ok(Outcome { document: Ran::Built(_), failure: None }) => {}
-        Err(failure) => failed(failure, None),
-    }
+        (Ok(_) | Err(_), None) => return,
+    };
+    tell(session, document, commit, &state);
 }
 
 /// Sets the commit's status. Errors are only warnings.
-fn tell(
-    session: &Session,
-    document: &DecisionDocument,
-    commit: Option<&CommitSha>,
-    progress: &MergeState<'_>,
-) {
+fn tell(session: &Session, document: &DecisionDocument, commit: Option<&CommitSha>, state: &MergeState) {
     let Some(change) = &document.change else { return };
     let Some(commit) = commit.or(change.commit.as_ref()) else { return };
     let set = || -> Result<(), Failure> {
@@ -125,16 +128,13 @@ fn tell(
         // GitHub's variables belong to the workflow's instance, else to the public one.
         let github = environment.get("GITHUB_SERVER_URL").unwrap_or("https://github.com");
         let token = environment.secret("GH_TOKEN").or_else(|| environment.secret("GITHUB_TOKEN"));
-        let token = token.filter(|_| forge.kind == ForgeName::Github && forge.url == github);
-        token.iter().for_each(redact::register);
-        let api = report::api_of(config, forge, name, token, &Cancel::new().child(Some(LIMIT)))?
+        let is_instance = forge.kind == ForgeName::Github && forge.url == github;
+        let has_token = session::login(config, forge)?.is_some();
+        let token = token.filter(|_| is_instance && !has_token);
+        let api = report::api_of(config, forge, name, None, token, &Cancel::new().child(Some(LIMIT)))?
             .ok_or_else(|| Failure::usage(format!("there is no token for {}", forge.url)))?;
-        let status = CommitStatus {
-            commit: commit.clone(),
-            state: progress.state(),
-            description: progress.description(),
-            target_url: None,
-        };
+        let (state, description) = (state.state(), state.description());
+        let status = CommitStatus { commit: commit.clone(), state, description, target_url: None };
         within(&session.cancel, move || api.set_status(&status))
     };
     if let Err(failure) = set() {
@@ -145,18 +145,16 @@ fn tell(
 /// Carries out `work` in a thread, because a request to a server that does not answer cannot be interrupted.
 fn within<E>(cancel: &Cancel, work: impl FnOnce() -> Result<(), E> + Send + 'static) -> Result<(), Failure>
 where
-    E: Send + 'static,
-    Failure: From<E>,
+    E: Into<Failure> + Send + 'static,
 {
     let (done, ended) = mpsc::channel();
     let begun = Instant::now();
     thread::Builder::new()
-        .name("status".to_owned())
         .spawn(move || done.send(work()))
         .classify(Kind::Environment, || "cannot start a thread")?;
     loop {
         match ended.recv_timeout(Duration::from_millis(20)) {
-            Ok(result) => return Ok(result?),
+            Ok(result) => return result.map_err(Into::into),
             Err(RecvTimeoutError::Disconnected) => return Err(Failure::environment("its thread ended")),
             Err(RecvTimeoutError::Timeout) => {}
         }
@@ -167,33 +165,9 @@ where
     }
 }
 
-/// Reports the result to the CI job. The run's own failure takes precedence.
-fn reported(
-    session: &Session,
-    reason: Option<&str>,
-    ended: Ended<'_>,
-    failure: Option<Failure>,
-    receipt: Option<&Path>,
-    written: Result<(), Failure>,
-) -> Result<(), Failure> {
-    let told = match &session.actions {
-        Some(actions) => actions.report(&Report { ended, reason, failure: failure.as_ref(), receipt }),
-        None => Ok(()),
-    };
-    match failure {
-        Some(failure) => {
-            if let Err(untold) = told {
-                session.events.warn(&untold.to_string());
-            }
-            Err(failure)
-        }
-        None => written.and(told),
-    }
-}
-
 /// The path of this receipt in the state directory.
-fn kept(state_dir: &Path, receipt: &Receipt) -> Option<PathBuf> {
-    let dir = std::path::absolute(state_dir.join("receipts")).ok()?;
+fn kept(session: &Session, receipt: &Receipt) -> Option<PathBuf> {
+    let dir = std::path::absolute(session.config.state_dir.join("receipts")).ok()?;
     let mut paths: Vec<PathBuf> = std::fs::read_dir(dir).ok()?.flatten().map(|entry| entry.path()).collect();
     let commit = receipt.change.commit.short();
     paths.retain(|path| path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.contains(commit)));

@@ -1,40 +1,35 @@
 //! `swanci serve`: runs the listener, the queue and the workers, and handles signals.
 
 mod posts;
-mod works;
+mod service;
 
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
 use signal_hook::consts::SIGHUP;
 
 use crate::cancel::{Cancel, Stop};
-use crate::cli::Serve;
+use crate::cli::{Global, Serve, SiteArgs};
 use crate::config::Config;
 use crate::error::{Classify as _, Failure, Kind};
-use crate::events::Events;
 use crate::forge::signature::WebhookSecret;
-use crate::listener::{self, ForgeRules, Intake, Limits, Listener, Metrics, Rules};
+use crate::listener::{self, ForgeRules, Intake, Limits, Listener, Metrics};
 use crate::process;
-use crate::queue::{
-    ClaimedJob, JobContext, JobEvent, JobId, JobState, Pool, PoolOptions, Retention, ServeLock, Store,
-};
+use crate::queue::{JobRecord, JobState, Pool, PoolOptions, ServeLock, Store};
 
 use super::Session;
 use super::announce::Announcer;
 use super::session;
-use works::Works;
+use service::Service;
 
 /// Time for running jobs to end after a signal.
 const SHUTDOWN: Duration = Duration::from_secs(8);
-/// How long to reuse a response of `/readyz`.
-const READY_FOR: Duration = Duration::from_secs(1);
 
 /// Listens until a signal or, with `--once`, until one merge is done.
-pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Serve) -> Result<(), Failure> {
+pub(super) fn command(session: &Session, global: &Global, args: &Serve) -> Result<(), Failure> {
     let announcer = Announcer::new(session.json, session.quiet, session.events.clone());
     let config = with_flags(session.config.clone(), args)?;
     if args.once && config.serve.jobs == 0 {
@@ -47,78 +42,67 @@ pub(super) fn command(session: &Session, global: &crate::cli::Global, args: &Ser
     signal_hook::flag::register(SIGHUP, Arc::clone(&hangup))
         .classify(Kind::Environment, || "cannot handle SIGHUP")?;
     let (queue, public, admin) = open(&config, &announcer)?;
-    let metrics = Metrics::new();
-    metrics.watch_queue({
-        let queue = queue.clone();
-        move || queue.stats().unwrap_or_default()
+    let queue = Arc::new(queue);
+    let (counted, has_admin) = (Arc::clone(&queue), admin.is_some());
+    let service = Arc::new(Service {
+        config: RwLock::new(Arc::new(config.clone())),
+        flags: SiteArgs { registry: args.registry.clone(), ..SiteArgs::default() },
+        metrics: Metrics::new(move || counted.stats().unwrap_or_default()),
+        intake: Intake::new(rules, Arc::clone(&queue), args.once),
+        queue,
+        announcer,
+        stopper: OnceLock::new(),
+        first_job: OnceLock::new(),
+        checked: Mutex::new(None),
+        checking: Mutex::new(()),
     });
-    let works = Arc::new(Works::new(config.clone(), metrics.clone(), args.registry.clone(), queue.clone()));
+    let (queue, announcer) = (&service.queue, &service.announcer);
     // Finds an invalid configuration at startup, not with the first merge.
-    let site = works.site(&session.events, &session.cancel)?;
+    let site = service.site(&session.events, &session.cancel)?;
     if site.registry.is_none() && config.serve.jobs > 0 {
         announcer
             .warn("no registry is configured, so every merge will fail: set registry.host or --registry");
     }
     queue.set_posts(posts::wanted(&config))?;
-    let pool = start_pool(&queue, &config, &works, &metrics, &announcer, &session.cancel)?;
+    let pool = start_pool(&service, &config, &session.cancel)?;
     if args.once {
         announcer.say("draining", "running what is queued first");
-        if let Err(stop) = queue.wait_drained(&session.cancel)? {
-            return end(pool, &announcer, stop);
+        let drained = queue.wait_drained(&session.cancel);
+        if let Some(stop) = session.cancel.stopped() {
+            return end(pool, announcer, stop);
         }
+        drained?;
     }
 
-    let once = Arc::new(Once::default());
-    let intake = Arc::new(Intake::new(
-        rules,
-        queue.clone(),
-        args.once,
-        ready_check(Arc::clone(&works), queue.clone(), session.events.clone()),
-        Box::new({
-            let (once, is_once) = (Arc::clone(&once), args.once);
-            move |id| {
-                if is_once {
-                    once.queued(id);
-                }
-            }
-        }),
-        Box::new({
-            let announcer = announcer.clone();
-            move |line| announcer.delivery(line)
-        }),
-    ));
     let limits = Limits { max_body: config.serve.max_body.as_u64(), ..Limits::default() };
-    let app = Arc::clone(&intake) as Arc<dyn listener::App>;
-    let listener = Listener::new(public, admin, limits, app, metrics)?;
-    // No delivery is possible yet: the listener starts below.
-    let _ = once.stopper.set(listener.stopper());
-    announce_addresses(&listener, config.serve.admin_listen.is_some(), &announcer);
+    let listener = Listener::new(public, admin, limits, Arc::clone(&service) as _, service.metrics.clone())?;
+    if args.once {
+        // No delivery is possible yet: the listener starts below.
+        let _ = service.stopper.set(listener.stopper());
+    }
+    announce_addresses(&listener, has_admin, announcer);
     let limit = args.once.then_some(args.once_timeout).flatten();
     let until = limit.and_then(|limit| Instant::now().checked_add(limit));
     let listened = listen(listener, until, &session.cancel, &hangup, &mut || {
-        reload(global, args, session, &works, &intake, &announcer);
+        let config = Session::open(global, &session.cancel).and_then(|new| with_flags(new.config, args));
+        reload(&service, config, &session.cancel);
     });
     if let Some(stop) = session.cancel.stopped() {
-        return end(pool, &announcer, stop);
+        return end(pool, announcer, stop);
     }
-    if args.once
-        && let Some(id) = once.job.get()
-    {
-        let record = match queue.wait_ended(*id, &session.cancel)? {
-            Ok(record) => record,
-            Err(stop) => return end(pool, &announcer, stop),
-        };
-        posts::flush(&queue, &session.cancel);
+    let Some(id) = service.first_job.get() else {
         pool.shutdown(Stop::Terminated, SHUTDOWN);
-        return job_failure(record.state, record.exit_code, record.error).map_or(Ok(()), Err);
+        let late = "no delivery queued a job before --once-timeout was over";
+        return listened.and(if args.once { Err(Failure::environment(late)) } else { Ok(()) });
+    };
+    let ended = queue.wait_ended(*id, &session.cancel);
+    if let Some(stop) = session.cancel.stopped() {
+        return end(pool, announcer, stop);
     }
+    let record = ended?;
+    posts::flush(queue, &session.cancel);
     pool.shutdown(Stop::Terminated, SHUTDOWN);
-    match listened {
-        Ok(()) if args.once => {
-            Err(Failure::environment("no delivery queued a job before --once-timeout was over"))
-        }
-        listened => listened,
-    }
+    result_of(&record)
 }
 
 /// The queue, under its lock, and the sockets.
@@ -126,9 +110,8 @@ fn open(
     config: &Config,
     announcer: &Announcer,
 ) -> Result<(Store, Vec<TcpListener>, Option<TcpListener>), Failure> {
-    let state_dir = std::path::absolute(&config.state_dir)
-        .classify(Kind::Environment, || "the state directory has no absolute path")?;
-    let mut lock = ServeLock::acquire(&state_dir, None, jiff::Timestamp::now())?;
+    let state_dir = session::state_dir(config)?;
+    let mut lock = ServeLock::acquire(&state_dir)?;
     let (public, admin) = sockets(config)?;
     let address = public.iter().find_map(|socket| socket.local_addr().ok());
     lock.listens_on(&address.map(|address| address.to_string()).unwrap_or_default());
@@ -162,21 +145,6 @@ fn listen(
     })
 }
 
-/// `--once`: the first job, and the listener that stops with it.
-#[derive(Default)]
-struct Once {
-    job: OnceLock<JobId>,
-    stopper: OnceLock<listener::Stopper>,
-}
-
-impl Once {
-    fn queued(&self, id: JobId) {
-        if self.job.set(id).is_ok() {
-            self.stopper.get().inspect(|stopper| stopper.stop());
-        }
-    }
-}
-
 /// Ends children of a killed `serve`, which would build concurrently with this one.
 fn end_stale_children(state_dir: &Path, announcer: &Announcer) -> Result<(), Failure> {
     let children = state_dir.join("children");
@@ -197,20 +165,15 @@ fn end(pool: Pool, announcer: &Announcer, stop: Stop) -> Result<(), Failure> {
     Ok(())
 }
 
-fn job_failure(state: JobState, code: Option<u8>, error: Option<String>) -> Option<Failure> {
-    let error = error.unwrap_or_else(|| format!("the job {state}"));
-    match state {
-        JobState::Succeeded => None,
-        JobState::Queued | JobState::Running | JobState::Failed | JobState::Cancelled => {
-            let kind = match code {
-                Some(4) => Kind::BadInput,
-                Some(5) => Kind::Refused,
-                Some(6) => Kind::Environment,
-                Some(_) | None => Kind::Failed,
-            };
-            Some(Failure::new(kind, anyhow::anyhow!("{error}")))
-        }
+/// The exit code of a job.
+fn result_of(job: &JobRecord) -> Result<(), Failure> {
+    if job.state == JobState::Succeeded {
+        return Ok(());
     }
+    let kinds = [Kind::BadInput, Kind::Refused, Kind::Environment];
+    let kind = kinds.into_iter().find(|kind| Some(kind.code()) == job.exit_code).unwrap_or(Kind::Failed);
+    let error = job.error.clone().unwrap_or_else(|| format!("the job {}", job.state));
+    Err(Failure::new(kind, anyhow::anyhow!("{error}")))
 }
 
 fn with_flags(mut config: Config, args: &Serve) -> Result<Config, Failure> {
@@ -233,14 +196,14 @@ fn with_flags(mut config: Config, args: &Serve) -> Result<Config, Failure> {
 }
 
 /// Fails without a secret or an allowed repository, because every delivery would be refused.
-fn rules(config: &Config) -> Result<Rules, Failure> {
-    let mut forges = Vec::with_capacity(config.forges.len());
+fn rules(config: &Config) -> Result<Vec<ForgeRules>, Failure> {
+    let mut forges = Vec::new();
     for forge in &config.forges {
         let secrets = forge.webhook_secrets()?;
-        let secret = if secrets.is_empty() { None } else { Some(WebhookSecret::any_of(secrets)) };
-        let secret = secret
+        let secret = (!secrets.is_empty())
+            .then(|| WebhookSecret::new(secrets))
             .transpose()
-            .classify(Kind::BadInput, || format!("the webhook secret of {} cannot be used", forge.url))?;
+            .map_err(|f: Failure| f.context(format!("the webhook secret of {} cannot be used", forge.url)))?;
         let own = config.repositories.iter().filter(|repository| repository.forge == forge.url);
         let repositories = own.map(|r| (r.name.clone(), r.branches.clone())).collect();
         forges.push(ForgeRules { kind: forge.kind, url: forge.url.clone(), secret, repositories });
@@ -253,12 +216,12 @@ fn rules(config: &Config) -> Result<Rules, Failure> {
         return Err(Failure::bad_input("serve does not start without a repository that is allowed")
             .hint("name one: --repository owner/name, or [[repository]] in the configuration"));
     }
-    Ok(Rules { forges })
+    Ok(forges)
 }
 
 /// Forges with allowed repositories but without a secret, so that all their deliveries are refused.
-fn without_secret(rules: &Rules) -> impl Iterator<Item = String> {
-    let silent = rules.forges.iter().filter(|forge| forge.secret.is_none() && !forge.repositories.is_empty());
+fn without_secret(rules: &[ForgeRules]) -> impl Iterator<Item = String> {
+    let silent = rules.iter().filter(|forge| forge.secret.is_none() && !forge.repositories.is_empty());
     silent.map(|forge| {
         format!(
             "{} has no webhook secret: its deliveries are refused; give its [[forge]] a secret_file",
@@ -288,111 +251,45 @@ fn announce_addresses(listener: &Listener, admin: bool, announcer: &Announcer) {
     }
 }
 
-/// Checks the queue and docker at most once a second, whatever the request rate, and one request at a time: a docker
-/// that hangs must not block the threads for deliveries.
-fn ready_check(works: Arc<Works>, queue: Store, events: Events) -> Box<listener::ReadyCheck> {
-    let last: Mutex<Option<(Instant, Result<(), String>)>> = Mutex::new(None);
-    let asking = Mutex::new(());
-    Box::new(move || {
-        let known = last.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some((asked, answer)) = &known
-            && asked.elapsed() < READY_FOR
-        {
-            return answer.clone();
-        }
-        let _asking = match asking.try_lock() {
-            Ok(asking) => asking,
-            Err(TryLockError::Poisoned(asking)) => asking.into_inner(),
-            Err(TryLockError::WouldBlock) => {
-                return known
-                    .map_or_else(|| Err("docker has not answered yet".to_owned()), |(_, answer)| answer);
-            }
-        };
-        let cancel = Cancel::new().child(Some(Duration::from_secs(3)));
-        let answer = queue
-            .check_writable()
-            .map_err(Failure::from)
-            .and_then(|()| works.site(&events, &cancel))
-            .and_then(|site| site.docker.engine_version(&cancel).map_err(Failure::from))
-            .map(drop)
-            .map_err(|failure| failure.one_line());
-        *last.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), answer.clone()));
-        answer
-    })
-}
-
-fn start_pool(
-    queue: &Store,
-    config: &Config,
-    works: &Arc<Works>,
-    metrics: &Metrics,
-    announcer: &Announcer,
-    cancel: &Cancel,
-) -> Result<Pool, Failure> {
+fn start_pool(service: &Arc<Service>, config: &Config, cancel: &Cancel) -> Result<Pool, Failure> {
     let options = PoolOptions {
         jobs: config.serve.jobs,
-        timeout: Some(config.serve.timeout),
-        retention: Retention { age: config.serve.retention, ..Retention::default() },
-        outbox: Some(posts::outbox(queue, works, announcer, cancel)),
+        timeout: config.serve.timeout,
+        retention: config.serve.retention,
         ..PoolOptions::default()
     };
-    let works = Arc::clone(works);
-    let metrics = metrics.clone();
-    let announcer = announcer.clone();
-    Pool::start(
-        queue,
-        options,
-        cancel,
-        Arc::new(move |job: &ClaimedJob, context: &JobContext| works.run(job, context)),
-        Arc::new(move |job: Option<&ClaimedJob>, event: &JobEvent| {
-            if matches!(event, JobEvent::Retrying { .. }) {
-                metrics.retry();
-            }
-            announcer.job(job, event);
-        }),
-    )
-    .classify(Kind::Environment, || "the workers cannot be started")
+    let handler = Arc::clone(service);
+    Pool::start(&service.queue, options, cancel, handler)
+        .classify(Kind::Environment, || "the workers cannot be started")
 }
 
-/// SIGHUP: reads the configuration again; an invalid one changes nothing.
-fn reload(
-    global: &crate::cli::Global,
-    args: &Serve,
-    session: &Session,
-    works: &Works,
-    intake: &Intake,
-    announcer: &Announcer,
-) {
-    let read = || -> Result<(Rules, Config), Failure> {
-        let config = with_flags(Session::open(global, &session.cancel)?.config, args)?;
+/// SIGHUP: an invalid configuration changes nothing.
+fn reload(service: &Service, config: Result<Config, Failure>, cancel: &Cancel) {
+    let announcer = &service.announcer;
+    let checked = config.and_then(|config| {
         let rules = rules(&config)?;
-        session::site(&config, &args.registry, None, &session.events, &session.cancel)?;
+        session::site(&config, &service.flags, &announcer.events, cancel)?;
         Ok((rules, config))
-    };
-    match read() {
-        Ok((rules, config)) => {
-            intake.replace_rules(rules);
-            if let Err(error) = works.queue().set_posts(posts::wanted(&config)) {
-                announcer.warn(&format!("whether the forges are told of jobs has not changed: {error}"));
-            }
-            let before = works.replace_config(config.clone());
-            announcer.say("reloaded", "the configuration was read again");
-            let fixed = |c: &Config| {
-                (
-                    c.serve.listen,
-                    c.serve.jobs,
-                    c.serve.timeout,
-                    c.serve.admin_listen,
-                    c.serve.max_body,
-                    c.serve.retention,
-                )
-            };
-            if fixed(&before) != fixed(&config) || before.state_dir != config.state_dir {
-                announcer.warn("state_dir and serve.listen, jobs, timeout, max_body, retention and admin_listen change only at the next start");
-            }
-        }
+    });
+    let (rules, config) = match checked {
+        Ok(checked) => checked,
         Err(failure) => {
-            announcer.warn(&format!("the old configuration stays, because the new one is wrong: {failure}"))
+            let text = format!("the old configuration stays, because the new one is wrong: {failure}");
+            return announcer.warn(&text);
         }
+    };
+    service.intake.replace_rules(rules);
+    if let Err(error) = service.queue.set_posts(posts::wanted(&config)) {
+        announcer.warn(&format!("whether the forges are told of jobs has not changed: {error}"));
+    }
+    let fixed = |config: &Config| {
+        let serve = &config.serve;
+        let addresses = (serve.listen, serve.admin_listen, config.state_dir.clone());
+        (addresses, serve.jobs, serve.timeout, serve.max_body, serve.retention)
+    };
+    let (new, old) = (fixed(&config), service.replace_config(config));
+    announcer.say("reloaded", "the configuration was read again");
+    if fixed(&old) != new {
+        announcer.warn("state_dir and serve.listen, jobs, timeout, max_body, retention and admin_listen change only at the next start");
     }
 }

@@ -5,11 +5,12 @@ use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use clap::ColorChoice;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::cancel::Cancel;
 use crate::ci::Actions;
-use crate::cli::{BuildArgs, Color, Global, RegistryArgs};
+use crate::cli::{Global, SiteArgs};
 use crate::config::{Config, Environment, ForgeConfig, read_secret_file};
 use crate::docker::Docker;
 use crate::error::{Classify as _, Failure, Kind};
@@ -17,7 +18,7 @@ use crate::events::{Consumer, Events};
 use crate::git::Access;
 use crate::model::RegistryAddress;
 use crate::pipeline::Site;
-use crate::progress::{Bars, Detail, Groups, Lines, write_stderr};
+use crate::progress::{Bars, Detail, Lines, write_stderr};
 use crate::redact;
 use crate::registry::{Login, Registry, Settings};
 
@@ -46,54 +47,47 @@ impl Session {
         for warning in &config.warnings {
             events.warn(warning);
         }
-        Ok(Session {
-            config,
-            events,
-            quiet: global.quiet,
-            json: global.json,
-            cancel: cancel.clone(),
-            actions,
-        })
+        let (quiet, json, cancel) = (global.quiet, global.json, cancel.clone());
+        Ok(Session { config, events, quiet, json, cancel, actions })
     }
 
-    /// The display for the global options.
-    pub(super) fn display(global: &Global, in_actions: bool) -> Events {
+    fn display(global: &Global, in_actions: bool) -> Events {
         let color = match global.color {
-            Color::Always => true,
-            Color::Never => false,
-            Color::Auto => console::colors_enabled_stderr(),
+            ColorChoice::Always => true,
+            ColorChoice::Never => false,
+            ColorChoice::Auto => console::colors_enabled_stderr(),
         };
         console::set_colors_enabled_stderr(color);
-        let live = match global.color {
-            Color::Never => false,
-            Color::Auto | Color::Always => std::io::stderr().is_terminal() && global.verbose == 0,
+        let detail = match (global.quiet, in_actions, global.verbose) {
+            (true, _, _) => Detail::Quiet,
+            (false, true, _) => Detail::Groups,
+            (false, false, 0) => Detail::Steps,
+            (false, false, _) => Detail::Verbose,
         };
-        let display: Arc<dyn Consumer> = match (global.quiet, in_actions, live) {
-            (true, _, _) => Arc::new(Lines::to(Detail::Quiet, write_stderr)),
-            (false, true, _) => Arc::new(Groups::new()),
-            (false, false, true) => Arc::new(Bars::new()),
-            (false, false, false) if global.verbose > 0 => Arc::new(Lines::to(Detail::Verbose, write_stderr)),
-            (false, false, false) => Arc::new(Lines::to(Detail::Steps, write_stderr)),
-        };
-        Events::to(vec![display])
+        let has_bars =
+            detail == Detail::Steps && global.color != ColorChoice::Never && std::io::stderr().is_terminal();
+        Events::to(vec![if has_bars {
+            Arc::new(Bars::new()) as Arc<dyn Consumer>
+        } else {
+            Arc::new(Lines::to(detail, write_stderr))
+        }])
     }
 
     /// The site of a command that builds or pushes: flags override the configuration.
-    pub(crate) fn site(&self, registry: &RegistryArgs, build: Option<&BuildArgs>) -> Result<Site, Failure> {
-        site(&self.config, registry, build, &self.events, &self.cancel)
+    pub(crate) fn site(&self, flags: &SiteArgs) -> Result<Site, Failure> {
+        site(&self.config, flags, &self.events, &self.cancel)
     }
 }
 
 pub(super) fn site(
     config: &Config,
-    registry: &RegistryArgs,
-    build: Option<&BuildArgs>,
+    flags: &SiteArgs,
     events: &Events,
     cancel: &Cancel,
 ) -> Result<Site, Failure> {
-    let address = registry.registry.clone().or_else(|| config.registry.clone());
+    let address = flags.registry.clone().or_else(|| config.registry.clone());
     let client = address.as_ref().map(|address| connect(config, address, events, cancel)).transpose()?;
-    let builder = build.and_then(|b| b.builder.as_deref()).or(config.build.builder.as_deref());
+    let builder = flags.builder.as_deref().or(config.build.builder.as_deref());
     crate::state_dir::create(&config.state_dir)
         .classify(Kind::Environment, || {
             format!("cannot make the state directory {}", config.state_dir.display())
@@ -104,32 +98,34 @@ pub(super) fn site(
         let _ = redact::register_file(path);
     }
     Ok(Site {
-        // git runs in other directories, so every path must be absolute.
-        state_dir: std::path::absolute(&config.state_dir)
-            .classify(Kind::Environment, || "the state directory has no absolute path")?,
+        state_dir: state_dir(config)?,
         repositories: config.repositories.clone(),
         registry: address,
         client,
         docker: Docker::new(&config.build.docker, builder),
         access: config.forges.iter().map(|forge| access(config, forge)).collect::<Result<_, _>>()?,
         typed: None,
-        jobs: build.and_then(|b| b.jobs).map_or(config.build.jobs, usize::from),
-        timeout: build.and_then(|b| b.timeout).unwrap_or(config.build.timeout),
-        tags: build.map(|b| b.tag.clone()).filter(|tags| !tags.is_empty()),
+        jobs: flags.jobs.map_or(config.build.jobs, usize::from),
+        timeout: flags.timeout.unwrap_or(config.build.timeout),
+        tags: Some(flags.tag.clone()).filter(|tags| !tags.is_empty()),
         default_tags: config.build.tags.clone(),
-        secrets: build.map(|b| typed_secrets(&b.secret)).transpose()?.unwrap_or_default(),
+        secrets: BTreeMap::new(),
         keep_local: config.build.keep_local,
         events: events.clone(),
         cancel: cancel.clone(),
     })
 }
 
+/// Absolute, because git and docker run in other directories.
+pub(super) fn state_dir(config: &Config) -> Result<PathBuf, Failure> {
+    std::path::absolute(&config.state_dir)
+        .classify(Kind::Environment, || "the state directory has no absolute path")
+}
+
 /// Access to the repositories of this forge.
 fn access(config: &Config, forge: &ForgeConfig) -> Result<Access, Failure> {
-    let (login, token) = match token_text(config, forge)? {
-        Some(token) => config.login(forge.kind, &token).map(|(login, token)| (login, Some(token)))?,
-        None => (String::new(), None),
-    };
+    let login = login(config, forge)?;
+    let (login, token) = login.map(|(user, token, _)| (user, Some(token))).unwrap_or_default();
     Ok(Access { kind: forge.kind, forge: forge.url.clone(), login, token, ca_file: forge.ca_file.clone() })
 }
 
@@ -146,15 +142,14 @@ fn token_text(config: &Config, forge: &ForgeConfig) -> Result<Option<SecretStrin
     }
 }
 
-/// The API token of a forge, and its user name if configured.
-pub(super) fn api_token(
+/// The configured user and token of a forge, and whether the user is configured too.
+pub(super) fn login(
     config: &Config,
     forge: &ForgeConfig,
-) -> Result<(Option<String>, Option<SecretString>), Failure> {
-    let Some(text) = token_text(config, forge)? else { return Ok((None, None)) };
-    let named = text.expose_secret().contains(':');
+) -> Result<Option<(String, SecretString, bool)>, Failure> {
+    let Some(text) = token_text(config, forge)? else { return Ok(None) };
     let (user, token) = config.login(forge.kind, &text)?;
-    Ok((named.then_some(user), Some(token)))
+    Ok(Some((user, token, text.expose_secret().contains(':'))))
 }
 
 pub(super) fn ca_pem(forge: &ForgeConfig) -> Result<Option<Vec<u8>>, Failure> {
@@ -167,7 +162,7 @@ pub(super) fn ca_pem(forge: &ForgeConfig) -> Result<Option<Vec<u8>>, Failure> {
 }
 
 /// The secrets of `--secret`; an unreadable file fails before any build.
-fn typed_secrets(typed: &[(String, PathBuf)]) -> Result<BTreeMap<String, PathBuf>, Failure> {
+pub(super) fn typed_secrets(typed: &[(String, PathBuf)]) -> Result<BTreeMap<String, PathBuf>, Failure> {
     let mut secrets = BTreeMap::new();
     for (id, path) in typed {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
@@ -180,8 +175,7 @@ fn typed_secrets(typed: &[(String, PathBuf)]) -> Result<BTreeMap<String, PathBuf
     Ok(secrets)
 }
 
-/// A client of the registry, with docker's credentials and the configured certificate authority.
-pub(super) fn connect(
+fn connect(
     config: &Config,
     address: &RegistryAddress,
     events: &Events,
@@ -200,7 +194,7 @@ pub(super) fn connect(
     let login = Login::Docker(crate::docker::config_dir());
     let registry = Registry::connect(settings, login, cancel.clone())?;
     let events = events.clone();
-    Ok(registry.with_retry_notice(Arc::new(move |text: &str| events.warn(text))))
+    Ok(registry.with_retry_notice(move |text| events.warn(text)))
 }
 
 #[cfg(test)]

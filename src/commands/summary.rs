@@ -1,13 +1,13 @@
 //! The summaries on a terminal, in place of documents. Pure: a document → text.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::documents::{
     BuiltDocument, DecisionDocument, DecisionWord, Image, ImageStatus, MoveOutcome, PushOutcome, Receipt,
     Verdict,
 };
 use crate::escape::{escaped, shortened};
-use crate::model::{BranchName, Change, CommitSha, RepoName};
+use crate::model::{BranchName, Change, CommitSha, RepoName, Tag};
 use crate::pipeline::catchup::{CatchupDocument, CatchupOutcome, CaughtUp};
 use crate::pipeline::verify::Verification;
 
@@ -53,15 +53,13 @@ pub(super) fn built(document: &BuiltDocument, next: Option<&str>) -> String {
         .iter()
         .map(|image| {
             let reason = || shortened(image.reason.as_deref().unwrap_or_default(), REASON);
-            let (status, detail) = match image.status {
-                ImageStatus::Built if document.registry.is_none() => ("built", local_name(image)),
-                ImageStatus::Built => ("built", format!("{:.2}s", image.seconds.unwrap_or_default())),
-                ImageStatus::Unchanged => ("unchanged", reason()),
-                ImageStatus::Skipped => ("skipped", reason()),
-                ImageStatus::Failed => ("failed", String::new()),
-                ImageStatus::Planned => ("to build", reason()),
+            let detail = match image.status {
+                ImageStatus::Built if document.registry.is_none() => local_name(image),
+                ImageStatus::Built => format!("{:.2}s", image.seconds.unwrap_or_default()),
+                ImageStatus::Unchanged | ImageStatus::Skipped | ImageStatus::Planned => reason(),
+                ImageStatus::Failed => String::new(),
             };
-            [escaped(&image.name), status.to_owned(), detail]
+            [escaped(&image.name), word(image.status).to_owned(), detail]
         })
         .collect();
     let next = next.map(|next| format!("next: {next}\n")).unwrap_or_default();
@@ -76,21 +74,17 @@ fn local_name(image: &Image) -> String {
 }
 
 fn counted(images: &[Image]) -> String {
+    use ImageStatus::{Built, Failed, Planned, Skipped, Unchanged};
     let count = |status| images.iter().filter(|image| image.status == status).count();
-    let words = [
-        (ImageStatus::Built, "built"),
-        (ImageStatus::Planned, "to build"),
-        (ImageStatus::Unchanged, "unchanged"),
-        (ImageStatus::Skipped, "skipped"),
-        (ImageStatus::Failed, "failed"),
-    ];
-    let parts: Vec<String> = words
-        .into_iter()
-        .map(|(status, word)| (count(status), word))
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, word)| format!("{count} {word}"))
-        .collect();
-    parts.join(", ")
+    let parts = [Built, Planned, Unchanged, Skipped, Failed].into_iter().filter_map(|status| {
+        let count = count(status);
+        (count > 0).then(|| format!("{count} {}", word(status)))
+    });
+    parts.collect::<Vec<_>>().join(", ")
+}
+
+fn word(status: ImageStatus) -> &'static str {
+    if status == ImageStatus::Planned { "to build" } else { status.as_str() }
 }
 
 pub(super) fn receipt(receipt: &Receipt) -> String {
@@ -129,25 +123,27 @@ pub(super) fn receipt(receipt: &Receipt) -> String {
     text
 }
 
-/// How to pull each pushed image: by the first tag that refers to it, else by the immutable one.
+/// How to pull each pushed image: by the first tag that refers to it.
 pub(super) fn pulls(receipt: &Receipt) -> Vec<String> {
     let pushed = receipt.images.iter().filter(|image| image.digest.is_some());
-    pushed
-        .filter_map(|image| {
-            let stands = image.moved.iter().flatten().find(|m| m.outcome.stands()).map(|m| &m.tag);
-            let tag = stands.or(image.immutable_tag.as_ref())?;
-            Some(format!("docker pull {}", image.repository.as_ref()?.tagged(tag)))
-        })
-        .collect()
+    pushed.filter_map(|image| pull_commands(image).into_iter().next()).collect()
+}
+
+/// By each moving tag that refers to the image, else by the immutable one.
+pub(super) fn pull_commands(image: &Image) -> Vec<String> {
+    let standing =
+        image.moved.iter().flatten().filter(|moved| moved.outcome.stands()).map(|moved| &moved.tag);
+    let mut tags: Vec<&Tag> = standing.collect();
+    if tags.is_empty() {
+        tags.extend(&image.immutable_tag);
+    }
+    let repositories = tags.iter().zip(std::iter::repeat(image.repository.as_ref()));
+    repositories.filter_map(|(tag, name)| Some(format!("docker pull {}", name?.tagged(tag)))).collect()
 }
 
 pub(super) fn verification(document: &Verification) -> String {
-    let (all, names) = (document.images.len(), {
-        let mut names: Vec<&str> = document.images.iter().map(|image| image.name.as_str()).collect();
-        names.sort_unstable();
-        names.dedup();
-        names.len()
-    });
+    let names: BTreeSet<&str> = document.images.iter().map(|image| image.name.as_str()).collect();
+    let (all, names) = (document.images.len(), names.len());
     let tags = |count: usize| if count == 1 { "1 tag".to_owned() } else { format!("{count} tags") };
     let drifted: Vec<_> = document.images.iter().filter(|image| image.has_drifted()).collect();
     if drifted.is_empty() {
@@ -212,7 +208,7 @@ fn place(repository: &RepoName, branch: Option<&BranchName>, commit: &str) -> St
     }
 }
 
-fn images(count: usize) -> String {
+pub(super) fn images(count: usize) -> String {
     if count == 1 { "1 image".to_owned() } else { format!("{count} images") }
 }
 

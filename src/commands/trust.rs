@@ -1,6 +1,5 @@
 //! `swanci trust`: installs a registry's certificate authority for docker.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use base64::Engine as _;
@@ -10,9 +9,9 @@ use sha2::{Digest as _, Sha256};
 use crate::cli::{Global, Trust};
 use crate::error::{Classify as _, Failure, Kind};
 
-use super::documents_io::{print, write_json};
+use super::documents_io::show;
 
-pub(super) fn command(global: &Global, args: &Trust, out: &mut dyn Write) -> Result<(), Failure> {
+pub(super) fn command(global: &Global, args: &Trust) -> Result<(), Failure> {
     let host = args.registry.host();
     // docker uses the folder with the host as typed in the image name, and HOST is the same as HOST:443.
     let other = match host.strip_suffix(":443") {
@@ -24,6 +23,7 @@ pub(super) fn command(global: &Global, args: &Trust, out: &mut dyn Write) -> Res
         .chain(other)
         .map(|folder| args.dir.join(folder).join("ca.crt"))
         .collect();
+    let shown: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
     if args.remove {
         for file in &files {
             match std::fs::remove_file(file) {
@@ -35,12 +35,8 @@ pub(super) fn command(global: &Global, args: &Trust, out: &mut dyn Write) -> Res
             // Only if it is empty: it may also contain a client certificate.
             let _ = file.parent().map(std::fs::remove_dir);
         }
-        return told(
-            global,
-            out,
-            &json!({"schema": 1, "removed": files}),
-            &format!("docker no longer trusts it for {host}\n"),
-        );
+        let text = || format!("docker no longer trusts it for {host}\n");
+        return show(global.json, &json!({"schema": 1, "removed": shown}), text);
     }
     let pem = std::fs::read_to_string(&args.ca)
         .classify(Kind::BadInput, || format!("cannot read {}", args.ca.display()))
@@ -55,18 +51,9 @@ pub(super) fn command(global: &Global, args: &Trust, out: &mut dyn Write) -> Res
     }
     let text = format!(
         "wrote {}\ncompare on the registry's machine: SHA-256 {fingerprint}\n",
-        files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join("\nwrote ")
+        shown.join("\nwrote ")
     );
-    told(global, out, &json!({"schema": 1, "written": files, "sha256": fingerprint}), &text)
-}
-
-fn told(
-    global: &Global,
-    out: &mut dyn Write,
-    document: &serde_json::Value,
-    text: &str,
-) -> Result<(), Failure> {
-    if global.json { write_json(out, document) } else { print(out, text) }
+    show(global.json, &json!({"schema": 1, "written": shown, "sha256": fingerprint}), || text)
 }
 
 fn denied(error: std::io::Error, file: &std::path::Path) -> Failure {

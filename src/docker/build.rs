@@ -35,7 +35,6 @@ pub(crate) struct BuildRequest {
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) target: Option<String>,
     pub(crate) platform: Option<String>,
-    /// Pull newer base images.
     pub(crate) pull: bool,
     pub(crate) no_cache: bool,
     /// Build secrets: id → file.
@@ -55,35 +54,32 @@ impl Docker {
         cancel: &Cancel,
         on_line: &mut dyn FnMut(&str),
     ) -> Result<(), DockerError> {
-        let mut tool = self.build_command(builder);
-        if builder != Builder::Integrated {
-            tool = tool.args(["--output", "type=docker"]);
-        }
-        if let Some(folder) = &request.layout {
-            let dest = csv(&format!("dest={}", folder.display()));
-            tool = tool.arg("--output").arg(format!("type=oci,tar=false,{dest}"));
-        }
-        for (reference, layout) in &request.layouts {
-            let place = format!("oci-layout://{}@{}", layout.folder.display(), layout.digest);
-            tool = tool.arg("--build-context").arg(format!("{reference}={place}"));
-        }
-        tool = tool.args(["--tag", &request.name]).arg("--file").arg(&request.dockerfile);
-        for (name, value) in &request.args {
-            tool = tool.arg("--build-arg").arg(format!("{name}={value}"));
-        }
-        for (name, value) in &request.labels {
-            tool = tool.arg("--label").arg(format!("{name}={value}"));
-        }
-        for (id, file) in &request.secrets {
-            tool = tool.arg("--secret").arg(format!("id={id},{}", csv(&format!("src={}", file.display()))));
-        }
-        if let Some(target) = &request.target {
-            tool = tool.arg("--target").arg(target);
-        }
-        if let Some(platform) = &request.platform {
-            tool = tool.arg("--platform").arg(platform);
-        }
-        tool = tool.args(request.pull.then_some("--pull")).args(request.no_cache.then_some("--no-cache"));
+        let into_engine = (builder != Builder::Integrated).then(|| "type=docker".to_owned());
+        let into_layout = request
+            .layout
+            .iter()
+            .map(|folder| format!("type=oci,tar=false,{}", csv(&format!("dest={}", folder.display()))));
+        let layouts = request.layouts.iter().map(|(reference, layout)| {
+            format!("{reference}=oci-layout://{}@{}", layout.folder.display(), layout.digest)
+        });
+        let pair = |(name, value): (&String, &String)| format!("{name}={value}");
+        let secrets = request.secrets.iter();
+        let secrets =
+            secrets.map(|(id, file)| format!("id={id},{}", csv(&format!("src={}", file.display()))));
+        let tool = self
+            .build_command(builder)
+            .each("--output", into_engine.into_iter().chain(into_layout))
+            .each("--build-context", layouts)
+            .args(["--tag", &request.name])
+            .arg("--file")
+            .arg(&request.dockerfile)
+            .each("--build-arg", request.args.iter().map(pair))
+            .each("--label", request.labels.iter().map(pair))
+            .each("--secret", secrets)
+            .each("--target", &request.target)
+            .each("--platform", &request.platform)
+            .args(request.pull.then_some("--pull"))
+            .args(request.no_cache.then_some("--no-cache"));
         self.run_build(tool.arg("--").arg(&request.context), cancel, on_line)
     }
 
@@ -108,10 +104,8 @@ impl Docker {
         platform: Option<&str>,
         cancel: &Cancel,
     ) -> Result<String, DockerError> {
-        let mut tool = self.build_command(builder).args(["--pull", "--output", "type=tar,dest=/dev/null"]);
-        if let Some(platform) = platform {
-            tool = tool.arg("--platform").arg(platform);
-        }
+        let tool = self.build_command(builder).args(["--pull", "--output", "type=tar,dest=/dev/null"]);
+        let tool = tool.each("--platform", platform);
         // BuildKit names the digest of a stage's image: `#4 [base 1/1] FROM docker.io/library/a:1@sha256:…`.
         let dockerfile =
             format!("FROM {reference} AS base\nFROM scratch\nCOPY --from=base /.no-such-file* /\n");

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::cancel::Stop;
 use crate::error::{Failure, Kind};
-use crate::process::CommandError;
+use crate::process::{CommandError, has_sign};
 
 use super::steps::{Steps, behind_command, exit_code_of_step, is_of_step};
 
@@ -17,7 +17,6 @@ pub(crate) struct DockerError {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DockerErrorKind {
-    /// The docker client is missing or does not start.
     NoClient,
     NoBuildKit,
     NoEngine,
@@ -48,7 +47,7 @@ impl DockerError {
     pub(super) fn of(error: &CommandError) -> DockerError {
         Self::of_client(error).unwrap_or_else(|| {
             let message = final_error(error.tail());
-            Self::new(engine_kind(&message.to_lowercase()).unwrap_or(K::Failed), message)
+            Self::new(engine_kind(message).unwrap_or(K::Failed), message)
         })
     }
 
@@ -58,16 +57,15 @@ impl DockerError {
         if let Some(error) = Self::of_client(error) {
             return (error, None);
         }
-        let words = &steps.last_words;
         let message =
-            if words.first.is_empty() { final_error(error.tail()) } else { without_start(&words.first) };
-        if let Some(code) = exit_code_of_step(&format!("{message}\n{}", words.last)) {
+            if steps.error.is_empty() { final_error(error.tail()) } else { without_start(&steps.error) };
+        if let Some(code) = exit_code_of_step(&format!("{message}\n{}", steps.error_end)) {
             return (Self::new(K::Failed, steps.failed(code).as_deref().unwrap_or(message)), Some(code));
         }
         let message =
-            if is_of_step(message) { behind_command(&words.last).unwrap_or(message) } else { message };
+            if is_of_step(message) { behind_command(&steps.error_end).unwrap_or(message) } else { message };
         let plain = without_quotes(message);
-        let kind = if plain.contains("dockerfile parse error") {
+        let kind = if has_sign(&plain, "dockerfile parse error") {
             K::Failed
         } else {
             engine_kind(&plain).or_else(|| registry_kind(&plain)).unwrap_or(K::Failed)
@@ -80,46 +78,35 @@ impl DockerError {
     pub(super) fn of_push(error: &CommandError) -> DockerError {
         Self::of_client(error).unwrap_or_else(|| {
             let message = final_error(error.tail());
-            let lower = message.to_lowercase();
-            let kind = find(PUSH, &lower).or_else(|| engine_kind(&lower)).or_else(|| registry_kind(&lower));
+            let kind =
+                find(PUSH, message).or_else(|| engine_kind(message)).or_else(|| registry_kind(message));
             Self::new(kind.unwrap_or(K::Registry), message)
         })
     }
 
     /// For a client that did not start or was stopped.
     fn of_client(error: &CommandError) -> Option<DockerError> {
-        let kind = match error {
+        Some(match error {
             CommandError::Exit { .. } => return None,
-            CommandError::NotFound { .. } | CommandError::Spawn { .. } => K::NoClient,
-            CommandError::Stopped { stop, .. } => {
-                return Some(Self::new(K::Stopped(*stop), stop));
-            }
-            CommandError::TooMuchOutput { .. } => K::Failed,
-        };
-        Some(Self::new(kind, error))
+            CommandError::Io { .. } => Self::new(K::NoClient, error),
+            CommandError::Stopped { stop, .. } => Self::new(K::Stopped(*stop), stop),
+            CommandError::TooMuchOutput { .. } => Self::new(K::Failed, error),
+        })
     }
 
     pub(super) fn unexpected(output: impl fmt::Display) -> DockerError {
         Self::new(K::Failed, format!("docker printed something unexpected: {output}"))
     }
+}
 
-    fn exit_kind(&self) -> Kind {
-        match self.kind {
-            K::NoSuchImage | K::Failed | K::ManifestRefused => Kind::Failed,
-            K::Stopped(stop) => stop.kind(),
-            K::NoClient
-            | K::NoBuildKit
-            | K::NoEngine
-            | K::Forbidden
-            | K::NoSpace
-            | K::Registry
-            | K::Certificate
-            | K::Unauthorized => Kind::Environment,
-        }
-    }
-
-    fn hint(&self) -> Option<&'static str> {
-        Some(match self.kind {
+impl From<DockerError> for Failure {
+    fn from(error: DockerError) -> Failure {
+        let hint = match error.kind {
+            K::NoSuchImage | K::Failed => return Failure::new(Kind::Failed, error),
+            K::ManifestRefused => {
+                return Failure::new(Kind::Failed, error).hint(crate::registry::OCI_ONLY_HINT);
+            }
+            K::Stopped(stop) => return Failure::new(stop.kind(), error),
             K::NoClient => "install docker (apt-get install docker.io), or set build.docker",
             K::NoBuildKit => {
                 "install the buildx plugin (apt-get install docker-buildx, or Docker's docker-buildx-plugin)"
@@ -131,19 +118,12 @@ impl DockerError {
             }
             K::Registry => "check that the registry is up and that the engine reaches it under this name",
             K::Certificate => {
-                "the engine does not trust the registry's certificate: `sudo swanci trust --ca FILE HOST` installs the CA for docker"
+                "the engine does not trust the registry's certificate: `sudo swanci trust --ca FILE HOST` installs the CA \
+                 for docker"
             }
             K::Unauthorized => "run `docker login REGISTRY` as the user that runs swanci",
-            K::ManifestRefused => crate::registry::OCI_ONLY_HINT,
-            K::NoSuchImage | K::Failed | K::Stopped(_) => return None,
-        })
-    }
-}
-
-impl From<DockerError> for Failure {
-    fn from(error: DockerError) -> Failure {
-        let (kind, hint) = (error.exit_kind(), error.hint().map(str::to_owned));
-        Failure { kind, error: error.into(), hint }
+        };
+        Failure::new(Kind::Environment, error).hint(hint)
     }
 }
 
@@ -152,8 +132,8 @@ pub(super) const STARTS: [&str; 5] =
 
 /// The last line that starts like an error of docker's, else the last line.
 fn final_error(tail: &[String]) -> &str {
-    let said = |line: &'_ &String| STARTS.iter().any(|start| line.starts_with(start));
-    let line = tail.iter().rev().find(said).or_else(|| tail.iter().rev().find(|l| !l.trim().is_empty()));
+    let is_error = |line: &'_ &String| STARTS.iter().any(|start| line.starts_with(start));
+    let line = tail.iter().rev().find(is_error).or_else(|| tail.iter().rev().find(|l| !l.trim().is_empty()));
     line.map_or("docker ended without a message", |line| without_start(line))
 }
 
@@ -165,81 +145,52 @@ fn without_start(line: &str) -> &str {
     line.strip_prefix("failed to solve: ").unwrap_or(line)
 }
 
-/// The text in lower case, without what is between double quotes.
 fn without_quotes(text: &str) -> String {
-    text.split('"').step_by(2).collect::<Vec<_>>().join("\"\"").to_lowercase()
+    text.split('"').step_by(2).collect::<Vec<_>>().join("\"\"")
 }
 
-type Table = [(DockerErrorKind, &'static [&'static str])];
-
-/// Signs in lower case; the first that a message contains decides.
-const ENGINE: &Table = &[
-    (K::Forbidden, &["permission denied while trying to connect", "docker.sock: connect: permission denied"]),
-    (K::NoSpace, &["no space left on device", "disk quota exceeded"]),
+/// Kinds and their signs, see [`has_sign`]. The first match counts.
+const ENGINE: &[(DockerErrorKind, &str)] = &[
+    (K::Forbidden, "permission denied while trying to connect|docker.sock: connect: permission denied"),
+    (K::NoSpace, "no space left on device|disk quota exceeded"),
     (
         K::NoEngine,
-        &[
-            "cannot connect to the docker daemon",
-            "failed to connect to the docker api",
-            "is the docker daemon running",
-            "error during connect",
-            "transport is closing",
-            "code = unavailable",
-            "error reading from server: eof",
-            "use of closed network connection",
-            "closing transport",
-        ],
+        "cannot connect to the docker daemon|failed to connect to the docker api|is the docker daemon running|\
+         error during connect|transport is closing|code = unavailable|error reading from server: eof|\
+         use of closed network connection|closing transport",
     ),
 ];
 
-const REGISTRY: &Table = &[
-    (K::Certificate, &["x509:", "certificate signed by unknown authority"]),
-    (K::Unauthorized, &["no basic auth credentials", "unauthorized", "authentication required", ": denied"]),
+const REGISTRY: &[(DockerErrorKind, &str)] = &[
+    (K::Certificate, "x509:|certificate signed by unknown authority"),
+    (K::Unauthorized, "no basic auth credentials|unauthorized|authentication required|: denied"),
     (
         K::Registry,
-        &[
-            "connection refused",
-            "connection reset",
-            "no such host",
-            "server misbehaving",
-            "temporary failure in name resolution",
-            "i/o timeout",
-            "tls handshake",
-            "client.timeout",
-            "context deadline exceeded",
-            "network is unreachable",
-            "no route to host",
-            "dial tcp",
-            "server gave http response to https client",
-            "toomanyrequests",
-            "too many requests",
-            "service unavailable",
-            "bad gateway",
-            "gateway timeout",
-            "internal server error",
-        ],
+        "connection refused|connection reset|no such host|server misbehaving|temporary failure in name resolution|\
+         i/o timeout|tls handshake|client.timeout|context deadline exceeded|network is unreachable|no route to host|\
+         dial tcp|server gave http response to https client|toomanyrequests|too many requests|service unavailable|\
+         bad gateway|gateway timeout|internal server error",
     ),
 ];
 
-const PUSH: &Table = &[
-    (K::NoSuchImage, &["does not exist locally", "tag does not exist:", "no such image"]),
-    (K::ManifestRefused, &["manifest invalid", "manifest_invalid"]),
-    (K::Failed, &["name unknown", "name_unknown", "name invalid", "tag invalid", "too large"]),
+const PUSH: &[(DockerErrorKind, &str)] = &[
+    (K::NoSuchImage, "does not exist locally|tag does not exist:|no such image"),
+    (K::ManifestRefused, "manifest invalid|manifest_invalid"),
+    (K::Failed, "name unknown|name_unknown|name invalid|tag invalid|too large"),
 ];
 
-fn find(table: &Table, lower: &str) -> Option<DockerErrorKind> {
-    table.iter().find(|(_, signs)| signs.iter().any(|sign| lower.contains(sign))).map(|(kind, _)| *kind)
+fn find(signs: &[(DockerErrorKind, &str)], message: &str) -> Option<DockerErrorKind> {
+    signs.iter().find(|(_, signs)| has_sign(message, signs)).map(|(kind, _)| *kind)
 }
 
-/// What a message in lower case says about the engine.
-fn engine_kind(lower: &str) -> Option<DockerErrorKind> {
-    find(ENGINE, lower).or_else(|| lower.ends_with("unexpected eof").then_some(K::NoEngine))
+fn engine_kind(message: &str) -> Option<DockerErrorKind> {
+    let is_cut = || message.to_lowercase().ends_with("unexpected eof");
+    find(ENGINE, message).or_else(|| is_cut().then_some(K::NoEngine))
 }
 
-/// What a message in lower case says about the registry, or about the network to it.
-fn registry_kind(lower: &str) -> Option<DockerErrorKind> {
-    let found = find(REGISTRY, lower);
-    match http_status(lower) {
+fn registry_kind(message: &str) -> Option<DockerErrorKind> {
+    let (found, lower) = (find(REGISTRY, message), message.to_lowercase());
+    match http_status(&lower) {
         _ if matches!(found, Some(K::Certificate | K::Unauthorized)) => found,
         _ if lower.starts_with("denied") => Some(K::Unauthorized),
         Some(401 | 403) => Some(K::Unauthorized),

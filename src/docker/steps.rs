@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use super::error::STARTS;
 use crate::escape::shortened;
 
-/// The steps of a build: `#7 [3/4] RUN make`, `#7 0.512 output`, `#7 ERROR: …`.
+/// The steps of a build (`#7 [3/4] RUN make`, `#7 0.512 output`, `#7 ERROR: …`), and the error that docker prints after the
+/// output of a failed step, which is between lines of dashes.
 #[derive(Default)]
 pub(super) struct Steps {
     /// Name and last line of output by step number.
@@ -13,18 +14,28 @@ pub(super) struct Steps {
     failed: Option<u32>,
     /// The failed step by the heading of its output, which takes precedence.
     headed: Option<u32>,
-    pub(super) last_words: LastWords,
+    at: At,
+    /// The first line of the error.
+    pub(super) error: String,
+    /// Its last line: an error has several when it quotes a command of several lines.
+    pub(super) error_end: String,
+}
+
+#[derive(Default, Clone, Copy)]
+enum At {
+    #[default]
+    Start,
+    /// After a line of dashes: ` > ` starts the heading of a step's output.
+    Dashes,
+    Output,
+    Error,
 }
 
 const MOST_STEPS: usize = 10_000;
 
 impl Steps {
     pub(super) fn line(&mut self, line: &str) {
-        if let Some(name) = self.last_words.heading(line) {
-            let named = |(number, (step, _)): (&u32, &(String, String))| (step == name).then_some(*number);
-            self.headed = self.steps.iter().find_map(named);
-        }
-        self.last_words.line(line);
+        self.error_line(line);
         let Some((number, rest)) = line.strip_prefix('#').and_then(|line| line.split_once(' ')) else {
             return;
         };
@@ -54,58 +65,37 @@ impl Steps {
         let text = format!("{} exited with {}", shortened(&name, 120), exit_code);
         Some(if last.is_empty() { text } else { format!("{text}: {}", shortened(last, 400)) })
     }
-}
 
-/// The error that docker prints after the output of a failed step, which is between lines of dashes. The error takes
-/// several lines when it quotes a command of several lines.
-#[derive(Debug, Default)]
-pub(super) struct LastWords {
-    at: At,
-    pub(super) first: String,
-    pub(super) last: String,
-}
-
-#[derive(Debug, Default, Clone, Copy)]
-enum At {
-    #[default]
-    Start,
-    /// After a line of dashes: ` > ` starts the heading of a step's output.
-    Dashes,
-    Output,
-    Words,
-}
-
-impl LastWords {
-    /// The step's name in the heading of its output.
-    fn heading<'a>(&self, line: &'a str) -> Option<&'a str> {
-        if matches!(self.at, At::Dashes) { line.strip_prefix(" > ")?.strip_suffix(':') } else { None }
-    }
-
-    fn line(&mut self, line: &str) {
+    fn error_line(&mut self, line: &str) {
         let is_frame = line.starts_with("------") && line.trim_end_matches('-').is_empty();
         match self.at {
-            At::Output if is_frame => *self = LastWords { at: At::Words, ..LastWords::default() },
+            At::Output if is_frame => self.restart(At::Error),
             // The command may contain such a line too.
-            At::Start | At::Dashes | At::Words if is_frame => {
-                if !is_of_step(&self.first) {
-                    *self = LastWords::default();
-                }
-                self.at = At::Dashes;
-            }
+            At::Start | At::Dashes | At::Error if is_frame && is_of_step(&self.error) => self.at = At::Dashes,
+            At::Start | At::Dashes | At::Error if is_frame => self.restart(At::Dashes),
             At::Dashes if line.starts_with(" > ") => {
-                *self = LastWords { at: At::Output, ..LastWords::default() };
+                let name = line[3..].strip_suffix(':');
+                let mut steps = self.steps.iter();
+                self.headed = name.and_then(|name| Some(*steps.find(|(_, (step, _))| step == name)?.0));
+                self.restart(At::Output);
             }
-            At::Dashes | At::Words if !line.trim().is_empty() => {
-                self.at = At::Words;
+            At::Dashes | At::Error if !line.trim().is_empty() => {
+                self.at = At::Error;
                 let is_error = STARTS.iter().any(|start| line.starts_with(start));
                 // Warnings may precede the error.
-                if self.first.is_empty() || (is_error && !is_of_step(&self.first)) {
-                    line.clone_into(&mut self.first);
+                if self.error.is_empty() || (is_error && !is_of_step(&self.error)) {
+                    line.clone_into(&mut self.error);
                 }
-                line.clone_into(&mut self.last);
+                line.clone_into(&mut self.error_end);
             }
-            At::Start | At::Dashes | At::Output | At::Words => {}
+            At::Start | At::Dashes | At::Output | At::Error => {}
         }
+    }
+
+    fn restart(&mut self, at: At) {
+        self.at = at;
+        self.error.clear();
+        self.error_end.clear();
     }
 }
 

@@ -16,14 +16,13 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use secrecy::{ExposeSecret as _, SecretString};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use ureq::http::{self, HeaderValue, header};
 use url::Url;
 
 use crate::cancel::Cancel;
-use crate::http::retry::{RetryPolicy, retry_after};
+use crate::http::retry::Retry;
 use crate::http::{Answer, next_link, shown};
 use crate::model::{ForgeName, RepoName};
 
@@ -213,12 +212,11 @@ impl Api {
     }
 
     fn get(&self, url: &Url, at: &str) -> Result<Answer, ApiError> {
-        let policy =
-            RetryPolicy { attempts: 3, first_delay: Duration::from_millis(300), ..RetryPolicy::default() };
-        let mut retries = policy.start();
+        let retry = Retry { attempts: 3, first_delay: Duration::from_millis(300), ..Retry::default() };
+        let mut delays = retry.delays();
         loop {
             match self.exchange("GET", url, None, at) {
-                Err(error) if error.is_transient() => match retries.next_delay(None) {
+                Err(error) if error.is_transient() => match delays(None) {
                     Some(delay) => self.cancel.sleep(delay)?,
                     None => return Err(error),
                 },
@@ -260,103 +258,6 @@ impl Api {
         let mut deserializer = serde_json::Deserializer::from_slice(&answer.body);
         serde_path_to_error::deserialize(&mut deserializer)
             .map_err(|error| self.error(Problem::Protocol, at, shown(&error.to_string())))
-    }
-
-    pub(crate) fn error(&self, problem: Problem, at: &str, detail: impl Into<String>) -> ApiError {
-        ApiError { hint: self.hint(problem), ..self.server.error(problem, at, detail) }
-    }
-
-    /// The error for an unsuccessful status.
-    fn refused(&self, answer: &Answer, at: &str) -> ApiError {
-        let spent = answer.header("x-ratelimit-remaining") == Some("0");
-        let pause = answer.header("retry-after").and_then(|v| retry_after(v, jiff::Timestamp::now()));
-        let problem = match answer.status {
-            401 => Problem::TokenRefused,
-            429 => Problem::RateLimited(pause),
-            403 if spent || pause.is_some() => Problem::RateLimited(pause),
-            403 => Problem::Forbidden,
-            404 => Problem::NotFound,
-            300..=399 => Problem::Moved,
-            400..=499 => Problem::Invalid,
-            status @ 500..=599 => Problem::Server(status),
-            status => return self.error(Problem::Protocol, at, format!("HTTP status {status}")),
-        };
-        let location = || shown(answer.header("location").unwrap_or("nowhere"));
-        let detail = if problem == Problem::Moved { location() } else { said(answer) };
-        let mut error = self.error(problem, at, detail);
-        if let Problem::RateLimited(_) = problem {
-            error.hint = again(answer, pause);
-        }
-        if problem == Problem::Invalid
-            && ["reachable", "localhost"].iter().any(|word| error.detail.contains(word))
-        {
-            let hint =
-                "GitHub delivers over the public Internet only; open a tunnel, or give its address as --url";
-            error.hint = Some(hint.to_owned());
-        }
-        error
-    }
-
-    fn hint(&self, problem: Problem) -> Option<String> {
-        match problem {
-            Problem::TokenRefused if self.kind == ForgeName::Github => Some(
-                "has it expired, or is it another server's? set GH_TOKEN or GITHUB_TOKEN, as with: export \
-                 GITHUB_TOKEN=$(gh auth token)"
-                    .to_owned(),
-            ),
-            Problem::TokenRefused => {
-                Some("has it expired, or is it another server's? name the right one as token_file".to_owned())
-            }
-            Problem::Forbidden => Some(self.rights().to_owned()),
-            Problem::NotFound if self.kind == ForgeName::Github => Some(format!(
-                "check owner/name (and --api-url: GitHub Enterprise's ends in /api/v3); {}",
-                self.rights()
-            )),
-            Problem::NotFound => {
-                Some(format!("check owner/name and the url of the forge; {}", self.rights()))
-            }
-            Problem::Moved => Some(
-                "redirects are not followed with a token in hand; was the repository renamed? give its present name"
-                    .to_owned(),
-            ),
-            Problem::Settings
-            | Problem::Unreachable
-            | Problem::Invalid
-            | Problem::RateLimited(_)
-            | Problem::Server(_)
-            | Problem::Protocol
-            | Problem::NoTunnel
-            | Problem::Lacking
-            | Problem::Stopped(_) => None,
-        }
-    }
-
-    /// The permissions that a token needs.
-    pub(crate) fn rights(&self) -> &'static str {
-        match self.kind {
-            ForgeName::Github => {
-                "for webhooks a classic token needs the scope admin:repo_hook, a fine-grained one the repository \
-                 permission \"Webhooks: write\", and its owner must administer the repository; for statuses repo:status \
-                 or \"Commit statuses: write\", for comments repo or \"Pull requests: write\""
-            }
-            ForgeName::Gitea | ForgeName::Forgejo => {
-                "the token needs the scope write:repository, for comments write:issue too, and its owner the right to \
-                 write; for webhooks to administer the repository"
-            }
-            ForgeName::Gogs | ForgeName::Gitbucket => {
-                "the owner of the token must be a collaborator who may write; for webhooks one who administers the \
-                 repository"
-            }
-            ForgeName::Gitlab => {
-                "the token needs the scope api and the role Developer; for webhooks the role Maintainer"
-            }
-            ForgeName::Bitbucket => {
-                "the token needs the scopes repository:write (statuses), pullrequest:write (comments) and webhook"
-            }
-            ForgeName::BitbucketServer => {
-                "the token needs the permission \"Repository write\"; for webhooks \"Repository admin\""
-            }
-        }
     }
 }
 
@@ -404,48 +305,6 @@ fn started_at(url: &Url, start: &str) -> String {
     let rest: Vec<_> = url.query_pairs().filter(|(name, _)| name != "start").collect();
     next.query_pairs_mut().clear().extend_pairs(rest).append_pair("start", start);
     next.into()
-}
-
-/// When the rate limit allows the next request.
-fn again(answer: &Answer, pause: Option<Duration>) -> Option<String> {
-    if let Some(pause) = pause {
-        return Some(format!("try again in {} s", pause.as_secs()));
-    }
-    let reset = answer.header("x-ratelimit-reset")?.trim().parse::<i64>().ok()?;
-    Some(format!("try again after {}", jiff::Timestamp::from_second(reset).ok()?))
-}
-
-/// The body of an error: GitHub's `message` and `errors`, GitLab's `message` (or an object) or `error`, Bitbucket's
-/// `error.message` and `errors`.
-#[derive(Deserialize)]
-struct ErrorBody {
-    #[serde(default)]
-    message: Value,
-    #[serde(default)]
-    error: Value,
-    /// Strings, or objects with `message`, `field` and `code`.
-    #[serde(default)]
-    errors: Value,
-}
-
-fn said(answer: &Answer) -> String {
-    let plain = || {
-        let start = String::from_utf8_lossy(&answer.body[..answer.body.len().min(300)]).into_owned();
-        if start.trim().is_empty() { format!("HTTP status {}", answer.status) } else { shown(&start) }
-    };
-    let Ok(body) = serde_json::from_slice::<ErrorBody>(&answer.body) else { return plain() };
-    let text = |value: &Value| match value.as_str() {
-        Some(text) => Some(text.to_owned()),
-        None => (!value.is_null()).then(|| value.to_string()),
-    };
-    let error = body.error.get("message").unwrap_or(&body.error);
-    let errors = body.errors.as_array().into_iter().flatten().filter_map(|error| {
-        let field = |key: &str| error.get(key).and_then(Value::as_str);
-        let whole = error.as_str().or_else(|| field("message")).map(str::to_owned);
-        whole.or_else(|| Some(format!("{}: {}", field("field")?, field("code")?)))
-    });
-    let all: Vec<String> = [&body.message, error].into_iter().filter_map(text).chain(errors).collect();
-    if all.is_empty() { plain() } else { shown(&all.join("; ")) }
 }
 
 #[cfg(test)]

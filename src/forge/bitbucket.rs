@@ -1,36 +1,29 @@
 //! Bitbucket Cloud (support.atlassian.com, "Event payloads"), and Bitbucket Data Center (confluence.atlassian.com,
 //! "Event payload"; its plugin Post Webhooks sends Cloud's events with other keys).
 
-use serde::Deserialize;
+use serde_json::Value;
 
-use super::wire::{Object, problem_of_url};
-use super::{Delivery, Event, PayloadError};
+use super::wire::{JsonObject, is_url};
+use super::{Delivery, Event};
 use crate::documents::ReportedChange;
+use crate::error::Failure;
 use crate::model::{BranchName, CommitPrefix, CommitSha, ForgeName, PullRequest, RepoName};
 
 /// The parts of a payload, independent of its kind.
 struct Pull<'a> {
     forge: ForgeName,
-    pull: Object<'a>,
+    pull: JsonObject<'a>,
     /// The side that it is merged into.
-    target: Object<'a>,
-    source: Object<'a>,
+    target: JsonObject<'a>,
+    source: JsonObject<'a>,
     /// Whether the keys are Cloud's.
     is_like_cloud: bool,
 }
 
-pub(super) fn cloud(top: &Object<'_>, event: Option<&str>) -> Result<Delivery, PayloadError> {
-    read(ForgeName::Bitbucket, top, event)
-}
-
-pub(super) fn data_center(top: &Object<'_>, event: Option<&str>) -> Result<Delivery, PayloadError> {
-    let in_body = top.peek_text("eventKey");
-    read(ForgeName::BitbucketServer, top, event.or(in_body.as_deref()))
-}
-
-fn read(forge: ForgeName, top: &Object<'_>, key: Option<&str>) -> Result<Delivery, PayloadError> {
+pub(super) fn read(forge: ForgeName, top: &JsonObject<'_>, event: Option<&str>) -> Result<Delivery, Failure> {
+    let in_body = top.peek_text("eventKey").filter(|_| forge == ForgeName::BitbucketServer);
     let deduced = deduce(top);
-    let key = key.or(deduced.as_deref());
+    let key = event.or(in_body.as_deref()).or(deduced.as_deref());
     let Some(action) =
         key.and_then(|key| key.strip_prefix("pr:").or_else(|| key.strip_prefix("pullrequest:")))
     else {
@@ -72,7 +65,7 @@ fn read(forge: ForgeName, top: &Object<'_>, key: Option<&str>) -> Result<Deliver
 
 /// The event of a payload without its header and without `eventKey`. Payloads about a comment, an approval or a request
 /// for changes also contain the pull request, but have an additional key for their own subject.
-fn deduce(top: &Object<'_>) -> Option<String> {
+fn deduce(top: &JsonObject<'_>) -> Option<String> {
     let about_more = ["comment", "approval", "changes_request", "participant"].iter().any(|key| top.has(key));
     if !top.is_object("pullrequest") || about_more || top.has("eventKey") {
         return None;
@@ -86,28 +79,18 @@ fn deduce(top: &Object<'_>) -> Option<String> {
 }
 
 /// `full_name` in Cloud, project and slug in Data Center, `fullName` in the plugin's payloads.
-fn repository_of(repository: &Object<'_>) -> Option<RepoName> {
+fn repository_of(repository: &JsonObject<'_>) -> Option<RepoName> {
     let (key, slug) = (repository.peek("project").peek_text("key"), repository.peek_text("slug"));
     let by_slug = || format!("{}/{}", key?, slug?).parse().ok();
     repository.peek_as("full_name").or_else(|| repository.peek_as("fullName")).or_else(by_slug)
 }
 
-#[derive(Deserialize)]
-struct Link {
-    #[serde(default)]
-    name: String,
-    href: String,
-}
-
 /// One of the links: an object, or a list of objects.
-fn link(of: &Object<'_>, key: &str, name: &str) -> Option<String> {
-    let links = of.peek("links");
-    if links.is_object(key) {
-        return links.peek(key).peek_url("href");
-    }
-    let list: Vec<Link> = links.read(key, "").ok().flatten()?;
-    let link = list.into_iter().find(|link| link.name.starts_with(name))?;
-    Some(link.href).filter(|href| problem_of_url(href).is_none())
+fn link(of: &JsonObject<'_>, key: &str, name: &str) -> Option<String> {
+    let links: Value = of.read("links", "").ok()??;
+    let has_name = |link: &&Value| link["name"].as_str().unwrap_or_default().starts_with(name);
+    let link = links[key].as_array().map_or(Some(&links[key]), |list| list.iter().find(has_name));
+    link?["href"].as_str().filter(|href| is_url(href)).map(str::to_owned)
 }
 
 impl Pull<'_> {
@@ -119,8 +102,8 @@ impl Pull<'_> {
             .or_else(|| self.target.peek("branch").peek_as("name"))
     }
 
-    fn merge(&self, top: &Object<'_>, name: Option<RepoName>) -> Result<Event, PayloadError> {
-        let change = self.reported(top, name.ok_or_else(|| self.unnamed(top))?);
+    fn merge(&self, top: &JsonObject<'_>, name: Option<RepoName>) -> Result<Event, Failure> {
+        let change = self.reported(top, name.map_or_else(|| self.name(top), Ok)?);
         if change.branch.is_none() {
             if self.is_like_cloud || self.target.has("branch") {
                 self.target.object("branch")?.needed::<BranchName>("name")?;
@@ -128,7 +111,7 @@ impl Pull<'_> {
             self.target.needed::<BranchName>("displayId")?;
         }
         if change.pull_request.is_none() {
-            self.pull.read::<u64>("id", "the number of a pull request")?;
+            self.pull.number("id")?;
             return Err(self.pull.missing("id"));
         }
         let (at, key) = self.landed();
@@ -138,33 +121,24 @@ impl Pull<'_> {
         Ok(Event::Merged(Box::new(change)))
     }
 
-    /// The error for an invalid repository name.
-    fn unnamed(&self, top: &Object<'_>) -> PayloadError {
-        let wrong = || {
-            if self.is_like_cloud {
-                let of_target = self.target.object("repository")?;
-                let repository =
-                    if of_target.has("full_name") { of_target } else { top.object("repository")? };
-                repository.needed::<RepoName>("full_name")?;
-                return Err(repository.missing("full_name"));
-            }
-            let repository = self.target.object("repository")?;
-            let project = repository.object("project")?;
-            let key = project.text("key")?.ok_or_else(|| project.missing("key"))?;
-            let is_wrong = |at: &Object<'_>, name: &str, error| {
-                PayloadError::field(at.path_of(name), format!("is wrong: {error}"))
-            };
-            format!("{key}/x").parse::<RepoName>().map_err(|error| is_wrong(&project, "key", error))?;
-            let slug = repository.text("slug")?.ok_or_else(|| repository.missing("slug"))?;
-            let name = format!("{key}/{slug}").parse::<RepoName>();
-            name.map(drop).map_err(|error| is_wrong(&repository, "slug", error))
-        };
-        let error: Result<(), PayloadError> = wrong();
-        error.err().unwrap_or_else(|| top.missing("repository"))
+    /// The required name of the repository.
+    fn name(&self, top: &JsonObject<'_>) -> Result<RepoName, Failure> {
+        let repository = self.target.object("repository")?;
+        if self.is_like_cloud {
+            let at = if repository.has("full_name") { repository } else { top.object("repository")? };
+            return at.needed("full_name");
+        }
+        let project = repository.object("project")?;
+        let key = project.text("key")?.ok_or_else(|| project.missing("key"))?;
+        let slug = repository.text("slug")?.ok_or_else(|| repository.missing("slug"))?;
+        let is_wrong = |error| format!("is wrong: {error}");
+        let project_alone = format!("{key}/x").parse::<RepoName>();
+        project_alone.map_err(|error| project.wrong("key", is_wrong(error)))?;
+        format!("{key}/{slug}").parse().map_err(|error| repository.wrong("slug", is_wrong(error)))
     }
 
     /// The object and key of the commit that landed.
-    fn landed(&self) -> (Object<'_>, &'static str) {
+    fn landed(&self) -> (JsonObject<'_>, &'static str) {
         if self.pull.has("merge_commit") {
             (self.pull.peek("merge_commit"), "hash")
         } else if self.pull.has("mergeCommit") {
@@ -174,7 +148,7 @@ impl Pull<'_> {
         }
     }
 
-    fn reported(&self, top: &Object<'_>, name: RepoName) -> ReportedChange {
+    fn reported(&self, top: &JsonObject<'_>, name: RepoName) -> ReportedChange {
         let pull = &self.pull;
         let (at, key) = self.landed();
         let landed = at.peek_text(key);
@@ -190,7 +164,7 @@ impl Pull<'_> {
         let head = self.source.peek_as("latestCommit").or_else(|| self.source.peek("commit").peek_as("hash"));
         let page =
             link(pull, "html", "").or_else(|| link(pull, "self", "")).or_else(|| pull.peek_url("link"));
-        let web = |of: &Object<'_>| Some(format!("{}.git", link(of, "html", "")?));
+        let web = |of: &JsonObject<'_>| Some(format!("{}.git", link(of, "html", "")?));
         ReportedChange {
             forge: Some(self.forge),
             forge_url: None,

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::PayloadError;
+use crate::error::Failure;
 
 /// The encoding of a body.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -29,54 +29,39 @@ impl Encoding {
     }
 }
 
-const BOM: &[u8] = b"\xef\xbb\xbf";
-
-pub(super) fn json_text(body: &[u8], encoding: Encoding) -> Result<Cow<'_, str>, PayloadError> {
-    let body = body.strip_prefix(BOM).unwrap_or(body);
-    let form = match encoding {
+/// The JSON of a body: the body itself, or the one field `payload` of a form (WHATWG URL standard). Gitea, Forgejo and
+/// Gogs sign these bytes.
+pub(super) fn json(body: &[u8], encoding: Encoding) -> Result<Cow<'_, [u8]>, Failure> {
+    let is_form = match encoding {
         Encoding::Json => false,
         Encoding::Form => true,
         Encoding::Detect => body.starts_with(b"payload="),
     };
-    let text = if form { form_payload(body)? } else { Cow::Borrowed(utf8(body)?) };
+    if !is_form {
+        return Ok(Cow::Borrowed(body));
+    }
+    // An editor ends a saved file with a line break; a form never contains a raw one.
+    let form = text(body)?.trim_ascii();
+    let mut fields = form_urlencoded::parse(form.as_bytes()).filter(|(name, _)| name == "payload");
+    match (fields.next(), fields.next()) {
+        (Some((_, payload)), None) => Ok(Cow::Owned(payload.into_owned().into_bytes())),
+        (Some(_), Some(_)) => {
+            Err(Failure::bad_input("the form-encoded payload has the field `payload` twice"))
+        }
+        (None, _) => Err(Failure::bad_input("the form-encoded payload has no field `payload`")),
+    }
+}
+
+/// JSON is UTF-8 (RFC 8259, section 8.1); a byte order mark is ignored.
+pub(super) fn text(json: &[u8]) -> Result<&str, Failure> {
+    let json = json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json);
+    let text = std::str::from_utf8(json).map_err(|error| {
+        Failure::bad_input(format!("the payload is not UTF-8: byte {} is wrong", error.valid_up_to()))
+    })?;
     if text.trim_ascii().is_empty() {
-        return Err(PayloadError::Empty);
+        return Err(Failure::bad_input("the payload is empty"));
     }
     Ok(text)
-}
-
-/// The bytes that Gitea, Forgejo and Gogs sign: a JSON body unchanged, or the JSON in a form.
-pub(super) fn signed_json(body: &[u8], encoding: Encoding) -> Option<Cow<'_, [u8]>> {
-    let is_form = encoding == Encoding::Form || encoding == Encoding::Detect && body.starts_with(b"payload=");
-    if !is_form {
-        return Some(Cow::Borrowed(body));
-    }
-    form_payload(body).ok().map(|text| Cow::Owned(text.into_owned().into_bytes()))
-}
-
-fn utf8(bytes: &[u8]) -> Result<&str, PayloadError> {
-    std::str::from_utf8(bytes).map_err(|e| PayloadError::NotUtf8 { offset: e.valid_up_to() })
-}
-
-/// The one field `payload` of a form (WHATWG URL standard, `application/x-www-form-urlencoded` parsing).
-fn form_payload(body: &[u8]) -> Result<Cow<'_, str>, PayloadError> {
-    // An editor ends a saved file with a line break; a form never contains a raw one.
-    let body = body.trim_ascii();
-    if body.is_empty() {
-        return Err(PayloadError::Empty);
-    }
-    utf8(body)?;
-    let mut payload = None;
-    for (name, value) in form_urlencoded::parse(body) {
-        if name == "payload" && payload.replace(value).is_some() {
-            return Err(PayloadError::Form("has the field `payload` twice"));
-        }
-    }
-    let payload = payload.ok_or(PayloadError::Form("has no field `payload`"))?;
-    Ok(match payload.strip_prefix('\u{feff}') {
-        Some(rest) => Cow::Owned(rest.to_owned()),
-        None => payload,
-    })
 }
 
 #[cfg(test)]
@@ -92,28 +77,29 @@ mod tests {
             (b"payload=%7b%22a%22%3a1%7d\n", Encoding::Form),
             (b"x=1&payload=%EF%BB%BF%7B%22a%22:1%7D&y", Encoding::Form),
         ] {
-            assert_eq!(json_text(body, encoding).as_deref(), Ok("{\"a\":1}"), "{body:?}");
+            assert_eq!(text(&json(body, encoding).unwrap()).unwrap(), "{\"a\":1}", "{body:?}");
         }
-        assert_eq!(json_text(b"payload=a+b%2B", Encoding::Form).as_deref(), Ok("a b+"));
+        assert_eq!(*json(b"payload=a+b%2B", Encoding::Form).unwrap(), *b"a b+");
     }
 
     #[test]
     fn a_body_without_json_text_is_refused() {
         for (body, encoding, expected) in [
-            (&b""[..], Encoding::Detect, PayloadError::Empty),
-            (b" \n\t", Encoding::Json, PayloadError::Empty),
-            (b"\xef\xbb\xbf", Encoding::Json, PayloadError::Empty),
-            (b"", Encoding::Form, PayloadError::Empty),
-            (b"payload=", Encoding::Form, PayloadError::Empty),
-            (b"{\"a\":\"\xff\"}", Encoding::Json, PayloadError::NotUtf8 { offset: 6 }),
-            (b"{}", Encoding::Form, PayloadError::Form("has no field `payload`")),
+            (&b""[..], Encoding::Detect, "the payload is empty"),
+            (b" \n\t", Encoding::Json, "the payload is empty"),
+            (b"\xef\xbb\xbf", Encoding::Json, "the payload is empty"),
+            (b"", Encoding::Form, "the payload is empty"),
+            (b"payload=", Encoding::Form, "the payload is empty"),
+            (b"{\"a\":\"\xff\"}", Encoding::Json, "the payload is not UTF-8: byte 6 is wrong"),
+            (b"{}", Encoding::Form, "the form-encoded payload has no field `payload`"),
             (
                 b"payload=%7B%7D&payload=%7B%7D",
                 Encoding::Detect,
-                PayloadError::Form("has the field `payload` twice"),
+                "the form-encoded payload has the field `payload` twice",
             ),
         ] {
-            assert_eq!(json_text(body, encoding), Err(expected), "{body:?}");
+            let error = json(body, encoding).and_then(|json| text(&json).map(drop)).unwrap_err();
+            assert_eq!(error.to_string(), expected, "{body:?}");
         }
     }
 

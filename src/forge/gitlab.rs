@@ -1,11 +1,12 @@
 //! GitLab's merge requests, from webhooks of projects and from system hooks (docs.gitlab.com, "Webhook events").
 
-use super::wire::Object;
-use super::{Delivery, Event, PayloadError};
+use super::wire::JsonObject;
+use super::{Delivery, Event};
 use crate::documents::ReportedChange;
+use crate::error::Failure;
 use crate::model::{BranchName, CommitSha, ForgeName, PullRequest, RepoName};
 
-pub(super) fn read(top: &Object<'_>, event: Option<&str>) -> Result<Delivery, PayloadError> {
+pub(super) fn read(top: &JsonObject<'_>, event: Option<&str>) -> Result<Delivery, Failure> {
     let subject = top.peek_text("object_kind").or_else(|| top.peek_text("event_type"));
     let by_header = matches!(event, None | Some("Merge Request Hook" | "System Hook" | "merge_request"));
     let name = full_name(top);
@@ -19,7 +20,7 @@ pub(super) fn read(top: &Object<'_>, event: Option<&str>) -> Result<Delivery, Pa
 }
 
 /// The delivery's project: for a merge request, the target project.
-fn full_name(top: &Object<'_>) -> Option<RepoName> {
+fn full_name(top: &JsonObject<'_>) -> Option<RepoName> {
     let (project, target) = (top.peek("project"), top.peek("object_attributes").peek("target"));
     let by_path = [&project, &target, top].into_iter().find_map(|at| at.peek_as("path_with_namespace"));
     by_path.or_else(|| top.peek_as("project_path_with_namespace")).or_else(|| {
@@ -34,7 +35,7 @@ fn full_name(top: &Object<'_>) -> Option<RepoName> {
     })
 }
 
-fn merge_request(top: &Object<'_>, name: Option<RepoName>) -> Result<Event, PayloadError> {
+fn merge_request(top: &JsonObject<'_>, name: Option<RepoName>) -> Result<Event, Failure> {
     let attributes = top.object("object_attributes")?;
     let (action, state) = (attributes.peek_text("action"), attributes.peek_text("state"));
     let change = name.as_ref().map(|name| Box::new(reported(top, &attributes, name.clone())));
@@ -50,17 +51,16 @@ fn merge_request(top: &Object<'_>, name: Option<RepoName>) -> Result<Event, Payl
 }
 
 fn merge(
-    top: &Object<'_>,
-    attributes: &Object<'_>,
+    top: &JsonObject<'_>,
+    attributes: &JsonObject<'_>,
     name: Option<RepoName>,
-) -> Result<ReportedChange, PayloadError> {
+) -> Result<ReportedChange, Failure> {
     let name = match name {
         Some(name) => name,
         None => top.object("project")?.needed("path_with_namespace")?,
     };
     attributes.needed::<BranchName>("target_branch")?;
-    let number: Option<u64> = attributes.read("iid", "the number of a merge request")?;
-    number.ok_or_else(|| attributes.missing("iid"))?;
+    attributes.number("iid")?.ok_or_else(|| attributes.missing("iid"))?;
     for key in ["merge_commit_sha", "squash_commit_sha"] {
         if attributes.has(key) {
             attributes.needed::<CommitSha>(key)?;
@@ -69,9 +69,9 @@ fn merge(
     Ok(reported(top, attributes, name))
 }
 
-fn reported(top: &Object<'_>, attributes: &Object<'_>, name: RepoName) -> ReportedChange {
+fn reported(top: &JsonObject<'_>, attributes: &JsonObject<'_>, name: RepoName) -> ReportedChange {
     let (project, target) = (top.peek("project"), attributes.peek("target"));
-    let http_url = |at: &Object<'_>| at.peek_url("git_http_url").or_else(|| at.peek_url("http_url"));
+    let http_url = |at: &JsonObject<'_>| at.peek_url("git_http_url").or_else(|| at.peek_url("http_url"));
     let landed = attributes.peek_text("state").as_deref() == Some("merged");
     // Both are null after a fast-forward: then the head landed, which the build verifies.
     let commit = attributes.peek_as("merge_commit_sha").or_else(|| attributes.peek_as("squash_commit_sha"));

@@ -2,7 +2,6 @@
 //!
 //! Gitea also sends GitHub's and Gogs' headers, Forgejo all of those, and Gogs GitHub's event header.
 
-use super::signature::Unverified;
 use crate::model::ForgeName;
 
 /// Looks up a header by its lower-case name.
@@ -109,13 +108,13 @@ pub(crate) fn is_signed(headers: &Lookup<'_>) -> bool {
 }
 
 /// Why a delivery counts as unsigned.
-pub(crate) fn unsigned(headers: &Lookup<'_>) -> Unverified {
+pub(crate) fn unsigned(headers: &Lookup<'_>) -> &'static str {
     let sha1 = headers("x-hub-signature").and_then(|value| value.strip_prefix("sha1="));
     let of_github = ForgeName::Github.can_send(headers) || ForgeName::Gitbucket.can_send(headers);
     if of_github && sha1.is_some_and(|digits| !digits.is_empty()) {
-        Unverified::OnlySha1
+        "it is signed with SHA-1 alone, which is not accepted; GitBucket signs with SHA-256 from version 4.46 on"
     } else {
-        Unverified::Missing
+        "it is not signed"
     }
 }
 

@@ -15,6 +15,7 @@ pub mod signature;
 mod wire;
 
 use crate::documents::ReportedChange;
+use crate::error::Failure;
 use crate::model::{ForgeName, RepoName};
 
 pub use body::Encoding;
@@ -76,99 +77,40 @@ pub struct Headers<'a> {
     pub forge: Option<ForgeName>,
 }
 
-/// Why a payload cannot be read. Exit code 4; 400 over HTTP.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PayloadError {
-    /// Empty, or only white space.
-    #[error("the payload is empty")]
-    Empty,
-    /// JSON is UTF-8 (RFC 8259, section 8.1).
-    #[error("the payload is not UTF-8: byte {offset} is wrong")]
-    NotUtf8 {
-        /// Offset of the first invalid byte.
-        offset: usize,
-    },
-    /// The form around the JSON is invalid.
-    #[error("the form-encoded payload {0}")]
-    Form(&'static str),
-    /// Not a JSON object.
-    #[error("the payload is not a JSON object: {0}")]
-    Syntax(String),
-    /// A required field is missing or invalid.
-    #[error("the payload's `{path}` {problem}")]
-    Field {
-        /// Its JSON path, such as `pull_request.merge_commit_sha`.
-        path: String,
-        /// The problem, as the end of a sentence.
-        problem: String,
-    },
-    /// It comes from an unsupported forge.
-    #[error("the payload comes from {forge}, which swanci does not support (recognized by `{mark}`)")]
-    OtherForge {
-        forge: &'static str,
-        /// The JSON path of the key that identifies it.
-        mark: &'static str,
-    },
-    /// It is a document of swanci itself, not a payload.
-    #[error("this is a document of swanci's own, not a webhook payload")]
-    OwnDocument {
-        /// The command that reads it.
-        command: &'static str,
-    },
+/// A required field is missing or invalid; `problem` is the end of a sentence.
+fn invalid(path: &str, problem: impl std::fmt::Display) -> Failure {
+    Failure::bad_input(format!("the payload's `{path}` {problem}"))
 }
 
-impl PayloadError {
-    /// The JSON path of the error, if known.
-    pub fn path(&self) -> Option<&str> {
-        match self {
-            PayloadError::Field { path, .. } => Some(path),
-            PayloadError::OtherForge { mark, .. } => Some(mark),
-            PayloadError::Empty
-            | PayloadError::NotUtf8 { .. }
-            | PayloadError::Form(_)
-            | PayloadError::OwnDocument { .. }
-            | PayloadError::Syntax(_) => None,
-        }
-    }
+/// The payload of an unsupported forge; `mark` is the JSON path of the key that identifies it.
+fn unsupported(forge: &str, mark: &str) -> Failure {
+    let known = ForgeName::ALL.map(ForgeName::title).join(", ");
+    Failure::bad_input(format!(
+        "the payload comes from {forge}, which swanci does not support (recognized by `{mark}`)"
+    ))
+    .hint(format!(
+        "supported are the webhooks of {known}; `swanci catchup` builds the merges of any git repository"
+    ))
+}
 
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            PayloadError::OwnDocument { command } => Some(format!("give it to `swanci {command}`")),
-            PayloadError::OtherForge { .. } => {
-                let known = ForgeName::ALL.map(ForgeName::title).join(", ");
-                Some(format!(
-                    "supported are the webhooks of {known}; `swanci catchup` builds the merges of any git repository"
-                ))
-            }
-            PayloadError::Empty
-            | PayloadError::NotUtf8 { .. }
-            | PayloadError::Form(_)
-            | PayloadError::Field { .. }
-            | PayloadError::Syntax(_) => None,
-        }
-    }
-
-    fn field(path: impl Into<String>, problem: impl Into<String>) -> PayloadError {
-        PayloadError::Field { path: path.into(), problem: problem.into() }
-    }
+/// A document of swanci that `command` reads, in place of a payload.
+fn own_document(command: &str) -> Failure {
+    Failure::bad_input("this is a document of swanci's own, not a webhook payload")
+        .hint(format!("give it to `swanci {command}`"))
 }
 
 /// Parses a delivery.
 ///
 /// # Errors
-/// [`PayloadError`] if the bytes are not a JSON object, come from an unsupported system, or announce a merge without a
-/// required field.
-pub fn parse(body: &[u8], headers: Headers<'_>) -> Result<Delivery, PayloadError> {
-    let text = body::json_text(body, headers.encoding)?;
-    let top = wire::Object::top(&text)?;
-    let forge = match headers.forge {
-        // `--forge` does not turn a document of swanci into a payload.
-        Some(forge) => match shape::own_document(&top) {
-            Some(command) => return Err(PayloadError::OwnDocument { command }),
-            None => forge,
-        },
-        None => shape::recognize(&top)?,
-    };
+/// If the bytes are not a JSON object, come from an unsupported system, or announce a merge without a required field.
+pub fn parse(body: &[u8], headers: Headers<'_>) -> Result<Delivery, Failure> {
+    let json = body::json(body, headers.encoding)?;
+    let top = wire::JsonObject::top(body::text(&json)?)?;
+    // `--forge` does not turn a document of swanci into a payload.
+    if let Some(command) = shape::own_document(&top) {
+        return Err(own_document(command));
+    }
+    let forge = headers.forge.map_or_else(|| shape::recognize(&top), Ok)?;
     let event = headers.event.map(str::trim_ascii).filter(|event| !event.is_empty());
     match forge {
         ForgeName::Github
@@ -177,13 +119,12 @@ pub fn parse(body: &[u8], headers: Headers<'_>) -> Result<Delivery, PayloadError
         | ForgeName::Gogs
         | ForgeName::Gitbucket => github::read(forge, &top, event),
         ForgeName::Gitlab => gitlab::read(&top, event),
-        ForgeName::Bitbucket => bitbucket::cloud(&top, event),
-        ForgeName::BitbucketServer => bitbucket::data_center(&top, event),
+        ForgeName::Bitbucket | ForgeName::BitbucketServer => bitbucket::read(forge, &top, event),
     }
 }
 
 /// Recognizes the forge of a payload without headers by its shape.
-pub(crate) fn recognize(body: &[u8]) -> Result<ForgeName, PayloadError> {
-    let text = body::json_text(body, Encoding::Detect)?;
-    shape::recognize(&wire::Object::top(&text)?)
+pub(crate) fn recognize(body: &[u8]) -> Result<ForgeName, Failure> {
+    let json = body::json(body, Encoding::Detect)?;
+    shape::recognize(&wire::JsonObject::top(body::text(&json)?)?)
 }

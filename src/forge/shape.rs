@@ -1,18 +1,16 @@
 //! Recognizes the forge of a payload without headers by its keys.
 
-use super::PayloadError;
-use super::wire::Object;
+use super::unsupported;
+use super::wire::JsonObject;
+use crate::error::Failure;
 use crate::model::ForgeName;
 
 const GITEE: &str = "Gitee";
 
 /// The forge; an error for payloads of other systems. Sources: the webhook documentation of the forges.
-pub(super) fn recognize(top: &Object<'_>) -> Result<ForgeName, PayloadError> {
-    if let Some(command) = own_document(top) {
-        return Err(PayloadError::OwnDocument { command });
-    }
-    if let Some((forge, mark)) = unsupported(top) {
-        return Err(PayloadError::OtherForge { forge, mark });
+pub(super) fn recognize(top: &JsonObject<'_>) -> Result<ForgeName, Failure> {
+    if let Some((_, forge, mark)) = other_systems(top).into_iter().find(|(found, _, _)| *found) {
+        return Err(unsupported(forge, mark));
     }
     let actor = top.peek("actor");
     // GitLab's system hooks have no sender; nearly all of GitHub's events have one.
@@ -36,7 +34,7 @@ pub(super) fn recognize(top: &Object<'_>) -> Result<ForgeName, PayloadError> {
 }
 
 /// The command that reads this document of swanci.
-pub(super) fn own_document(top: &Object<'_>) -> Option<&'static str> {
+pub(super) fn own_document(top: &JsonObject<'_>) -> Option<&'static str> {
     if !top.is_number("schema") {
         None
     } else if top.is_string("decision") {
@@ -50,12 +48,12 @@ pub(super) fn own_document(top: &Object<'_>) -> Option<&'static str> {
     }
 }
 
-/// An unsupported system, and the JSON path of the key that identifies it.
-fn unsupported(top: &Object<'_>) -> Option<(&'static str, &'static str)> {
+/// Unsupported systems: whether the payload is theirs, and the JSON path of the key that tells.
+fn other_systems(top: &JsonObject<'_>) -> [(bool, &'static str, &'static str); 14] {
     let (repository, sender) = (top.peek("repository"), top.peek("sender"));
     let is_azure = top.is_string("eventType") && top.is_object("resource");
     let is_gitee = repository.is_string("path_with_namespace") && !top.is_string("object_kind");
-    let marks = [
+    [
         (top.is_string("hook_name"), GITEE, "hook_name"),
         (top.is_string("publisherId"), "Azure DevOps", "publisherId"),
         (is_azure, "Azure DevOps", "eventType"),
@@ -70,13 +68,12 @@ fn unsupported(top: &Object<'_>) -> Option<(&'static str, &'static str)> {
         (is_gitee, GITEE, "repository.path_with_namespace"),
         (repository.peek("owner").is_string("user_name"), GITEE, "repository.owner.user_name"),
         (sender.is_string("user_name"), GITEE, "sender.user_name"),
-    ];
-    marks.into_iter().find(|(found, _, _)| *found).map(|(_, forge, mark)| (forge, mark))
+    ]
 }
 
 /// GitHub's accounts have only a `login`; those of Gitea, Forgejo and Gogs have a `full_name` and usually a `username`,
 /// which newer versions of Forgejo have dropped.
-fn of_githubs_family(top: &Object<'_>) -> ForgeName {
+fn of_githubs_family(top: &JsonObject<'_>) -> ForgeName {
     let (repository, pull) = (top.peek("repository"), top.peek("pull_request"));
     if pull.is_string("base_branch") && !pull.is_object("base") {
         return ForgeName::Gogs;
@@ -128,11 +125,9 @@ mod tests {
             (r#"{"Records":[{"eventSource":"aws:codecommit"}]}"#, "AWS CodeCommit"),
             (r#"{"trigger":"pullreq_merged","repo":{},"principal":{},"pull_req":{}}"#, "Harness"),
         ] {
-            let found = recognize(&Object::top(text).unwrap());
-            assert!(
-                matches!(found, Err(PayloadError::OtherForge { forge, .. }) if forge == name),
-                "{text}: {found:?}"
-            );
+            let found = recognize(&JsonObject::top(text).unwrap());
+            let error = found.unwrap_err().to_string();
+            assert!(error.starts_with(&format!("the payload comes from {name}, ")), "{text}: {error}");
         }
     }
 
@@ -166,7 +161,7 @@ mod tests {
             (r#"{"repository":{"full_name":"a/b"},"images":[],"sender":{"login":"a"}}"#, Github),
             ("{}", Github),
         ] {
-            assert_eq!(recognize(&Object::top(text).unwrap()), Ok(forge), "{text}");
+            assert_eq!(recognize(&JsonObject::top(text).unwrap()).unwrap(), forge, "{text}");
         }
     }
 
@@ -177,8 +172,7 @@ mod tests {
             (r#"{"schema":1,"change":{},"images":[]}"#, "push"),
             (r#"{"schema":1,"outcome":"succeeded","images":[]}"#, "verify"),
         ] {
-            let found = recognize(&Object::top(text).unwrap());
-            assert_eq!(found, Err(PayloadError::OwnDocument { command }), "{text}");
+            assert_eq!(own_document(&JsonObject::top(text).unwrap()), Some(command), "{text}");
         }
     }
 }

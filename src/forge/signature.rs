@@ -10,6 +10,7 @@ use sha2::Sha256;
 
 use super::body::{self, Encoding};
 use super::headers::{Lookup, unsigned};
+use crate::error::Failure;
 use crate::model::ForgeName;
 
 /// The largest clock difference to a GitLab delivery (the same as in the reference libraries of Standard Webhooks).
@@ -21,46 +22,33 @@ const STANDARD_KEY: &str = "whsec_";
 #[derive(Debug, Clone)]
 pub struct WebhookSecret(Vec<SecretSlice<u8>>);
 
-/// Anyone could sign with an empty secret.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the webhook secret is empty")]
-pub struct EmptySecret;
-
 impl WebhookSecret {
-    /// A single secret, byte for byte.
-    ///
-    /// # Errors
-    /// [`EmptySecret`].
-    pub fn new(secret: Vec<u8>) -> Result<WebhookSecret, EmptySecret> {
-        if secret.is_empty() { Err(EmptySecret) } else { Ok(WebhookSecret(vec![secret.into()])) }
-    }
-
     /// A delivery may be signed with any of these.
     ///
     /// # Errors
-    /// [`EmptySecret`] if there is none, or one of them is empty.
-    pub fn any_of(secrets: Vec<SecretString>) -> Result<WebhookSecret, EmptySecret> {
+    /// If there is none or one of them is empty: anyone could sign with an empty secret.
+    pub fn new(secrets: Vec<SecretString>) -> Result<WebhookSecret, Failure> {
         if secrets.is_empty() || secrets.iter().any(|secret| secret.expose_secret().is_empty()) {
-            return Err(EmptySecret);
+            return Err(Failure::bad_input("the webhook secret is empty"));
         }
         Ok(WebhookSecret(secrets.iter().map(|s| s.expose_secret().as_bytes().to_vec().into()).collect()))
     }
 
     /// Whether `signature` (`sha256=<64 hex digits>`, or only the digits) matches `body` and this secret. Compares in
-    /// constant time. A missing, empty, truncated or SHA-1 signature does not match.
-    #[must_use]
-    pub fn verifies(&self, body: &[u8], signature: Option<&str>) -> bool {
-        let Some(expected) = signature.and_then(decode) else { return false };
-        self.0.iter().any(|secret| is_mac(secret.expose_secret(), &[body], &expected))
+    /// constant time. An empty, truncated or SHA-1 signature does not match.
+    fn verifies(&self, body: &[u8], signature: &str) -> bool {
+        let signature = signature.trim_ascii();
+        let mut expected = [0; 32];
+        let digits = signature.strip_prefix("sha256=").unwrap_or(signature);
+        hex::decode_to_slice(digits, &mut expected).is_ok()
+            && self.0.iter().any(|secret| is_mac(secret.expose_secret(), &[body], &expected))
     }
 
     /// Whether the token is one of these secrets.
     fn is_token(&self, token: &str) -> bool {
         // HMAC only serves as a comparison in constant time; the key is not secret.
-        let mac =
-            |text: &[u8]| Hmac::<Sha256>::new_from_slice(b"token").map(|mac| mac.chain_update(text)).ok();
-        let Some(given) = mac(token.as_bytes()).map(|mac| mac.finalize().into_bytes()) else { return false };
-        self.0.iter().any(|s| mac(s.expose_secret()).is_some_and(|mac| mac.verify_slice(&given).is_ok()))
+        let given = mac(b"token", &[token.as_bytes()]).map(|mac| mac.finalize().into_bytes());
+        given.is_some_and(|given| self.0.iter().any(|s| is_mac(b"token", &[s.expose_secret()], &given)))
     }
 
     /// Whether one of the signatures (`v1,BASE64 v1,BASE64`) matches `id.timestamp.body`.
@@ -79,22 +67,11 @@ impl WebhookSecret {
     }
 }
 
-/// Why a delivery is not authenticated: for the log, not for the sender.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Unverified {
-    #[error("it is not signed")]
-    Missing,
-    #[error(
-        "it is signed with SHA-1 alone, which is not accepted; GitBucket signs with SHA-256 from version 4.46 on"
-    )]
-    OnlySha1,
-    #[error("the signature was made with another secret or over another body")]
-    Wrong,
-    #[error("its webhook-timestamp is more than five minutes from now; are the clocks right?")]
-    Stale,
-}
+const STALE: &str = "its webhook-timestamp is more than five minutes from now; are the clocks right?";
+const WRONG: &str = "the signature was made with another secret or over another body";
 
-/// Verifies a delivery from this kind of forge.
+/// Verifies a delivery from this kind of forge. The error says why it is not authenticated: for the log, not for the
+/// sender.
 pub fn verify(
     forge: ForgeName,
     headers: &Lookup<'_>,
@@ -102,21 +79,20 @@ pub fn verify(
     encoding: Encoding,
     secret: &WebhookSecret,
     now: SystemTime,
-) -> Result<(), Unverified> {
-    let header = forge.signature_header(headers);
-    let verified = match (forge, headers(header).filter(|value| !value.is_empty())) {
-        (ForgeName::Gitlab, _) => return verify_gitlab(headers, body, secret, now),
-        (_, None) => return Err(unsigned(headers)),
-        (ForgeName::Gitea | ForgeName::Forgejo | ForgeName::Gogs, signature) => {
-            // The signature covers the JSON, even inside a form.
-            body::signed_json(body, encoding).is_some_and(|json| secret.verifies(&json, signature))
+) -> Result<(), &'static str> {
+    let signature = headers(forge.signature_header(headers)).filter(|value| !value.is_empty());
+    let Some(signature) = signature else { return Err(unsigned(headers)) };
+    let verified = match forge {
+        ForgeName::Gitlab => return verify_gitlab(headers, body, secret, now),
+        // The signature covers the JSON, even inside a form.
+        ForgeName::Gitea | ForgeName::Forgejo | ForgeName::Gogs => {
+            body::json(body, encoding).is_ok_and(|json| secret.verifies(&json, signature))
         }
-        (
-            ForgeName::Github | ForgeName::Gitbucket | ForgeName::Bitbucket | ForgeName::BitbucketServer,
-            signature,
-        ) => secret.verifies(body, signature),
+        ForgeName::Github | ForgeName::Gitbucket | ForgeName::Bitbucket | ForgeName::BitbucketServer => {
+            secret.verifies(body, signature)
+        }
     };
-    if verified { Ok(()) } else { Err(Unverified::Wrong) }
+    if verified { Ok(()) } else { Err(WRONG) }
 }
 
 /// A token is the secret itself; signatures use a secret that starts with `whsec_`.
@@ -125,21 +101,16 @@ fn verify_gitlab(
     body: &[u8],
     secret: &WebhookSecret,
     now: SystemTime,
-) -> Result<(), Unverified> {
-    let get = |name: &str| headers(name).filter(|value| !value.is_empty());
-    if get("x-gitlab-token").is_some_and(|token| secret.is_token(token)) {
+) -> Result<(), &'static str> {
+    let get = |name: &str| headers(name).unwrap_or_default();
+    if secret.is_token(get("x-gitlab-token")) {
         return Ok(());
     }
-    let (id, timestamp) =
-        (get("webhook-id").unwrap_or_default(), get("webhook-timestamp").unwrap_or_default());
-    match get("webhook-signature") {
-        Some(signatures) if secret.verifies_standard(id, timestamp, body, signatures) => {
-            if is_recent(timestamp, now) { Ok(()) } else { Err(Unverified::Stale) }
-        }
-        Some(_) => Err(Unverified::Wrong),
-        None if get("x-gitlab-token").is_some() => Err(Unverified::Wrong),
-        None => Err(Unverified::Missing),
+    let (id, timestamp) = (get("webhook-id"), get("webhook-timestamp"));
+    if !secret.verifies_standard(id, timestamp, body, get("webhook-signature")) {
+        return Err(WRONG);
     }
+    if is_recent(timestamp, now) { Ok(()) } else { Err(STALE) }
 }
 
 fn is_recent(timestamp: &str, now: SystemTime) -> bool {
@@ -150,18 +121,14 @@ fn is_recent(timestamp: &str, now: SystemTime) -> bool {
     })
 }
 
-fn is_mac(key: &[u8], message: &[&[u8]], expected: &[u8]) -> bool {
+fn mac(key: &[u8], message: &[&[u8]]) -> Option<Hmac<Sha256>> {
     // HMAC accepts keys of any length (RFC 2104, section 2), so this never fails.
-    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else { return false };
-    message.iter().for_each(|part| mac.update(part));
-    mac.verify_slice(expected).is_ok()
+    let mac = Hmac::<Sha256>::new_from_slice(key).ok()?;
+    Some(message.iter().fold(mac, |mac, part| mac.chain_update(part)))
 }
 
-fn decode(signature: &str) -> Option<[u8; 32]> {
-    let signature = signature.trim_ascii();
-    let digits = signature.strip_prefix("sha256=").unwrap_or(signature);
-    let mut bytes = [0; 32];
-    hex::decode_to_slice(digits, &mut bytes).ok().map(|()| bytes)
+fn is_mac(key: &[u8], message: &[&[u8]], expected: &[u8]) -> bool {
+    mac(key, message).is_some_and(|mac| mac.verify_slice(expected).is_ok())
 }
 
 #[cfg(test)]
@@ -171,7 +138,7 @@ mod tests {
     use super::*;
 
     fn secret(text: &str) -> WebhookSecret {
-        WebhookSecret::new(text.as_bytes().to_vec()).unwrap()
+        WebhookSecret::new(vec![text.into()]).unwrap()
     }
 
     /// docs.github.com, "Testing the webhook payload validation".
@@ -190,7 +157,7 @@ mod tests {
         for value in
             [format!("sha256={DIGITS}"), DIGITS.to_owned(), format!("sha256={}", DIGITS.to_uppercase())]
         {
-            assert!(secret(SECRET).verifies(BODY, Some(&value)), "{value}");
+            assert!(secret(SECRET).verifies(BODY, &value), "{value}");
         }
     }
 
@@ -198,36 +165,35 @@ mod tests {
     fn any_other_signature_is_rejected() {
         let good = format!("sha256={DIGITS}");
         for value in [
-            None,
-            Some(""),
-            Some("sha256="),
-            Some("foo"),
-            Some(&good[..good.len() - 1]),
-            Some(&good[..good.len() - 2]),
-            Some(&format!("{good}00")),
-            Some(&format!("sha1={DIGITS}")),
-            Some("sha1=2fd4e1c67a2d28fced849ee1bb76e7391b93eb12"),
-            Some(&format!("sha256=sha256={DIGITS}")),
-            Some(&format!("{good},{good}")),
-            Some(&good.replace('7', "x")),
+            "",
+            "sha256=",
+            "foo",
+            &good[..good.len() - 1],
+            &good[..good.len() - 2],
+            &format!("{good}00"),
+            &format!("sha1={DIGITS}"),
+            "sha1=2fd4e1c67a2d28fced849ee1bb76e7391b93eb12",
+            &format!("sha256=sha256={DIGITS}"),
+            &format!("{good},{good}"),
+            &good.replace('7', "x"),
         ] {
             assert!(!secret(SECRET).verifies(BODY, value), "{value:?}");
         }
-        assert!(!secret("another").verifies(BODY, Some(&good)));
+        assert!(!secret("another").verifies(BODY, &good));
     }
 
     #[test]
     fn an_empty_secret_is_rejected() {
-        assert_eq!(WebhookSecret::new(vec![]).err(), Some(EmptySecret));
-        assert_eq!(WebhookSecret::any_of(vec![]).err(), Some(EmptySecret));
-        assert_eq!(WebhookSecret::any_of(vec!["x".into(), "".into()]).err(), Some(EmptySecret));
+        for secrets in [vec![], vec!["".into()], vec!["x".into(), "".into()]] {
+            assert!(WebhookSecret::new(secrets).is_err());
+        }
     }
 
     #[test]
     fn during_a_rotation_both_secrets_verify_and_no_other() {
-        let both = WebhookSecret::any_of(vec!["new".into(), "old".into()]).unwrap();
+        let both = WebhookSecret::new(vec!["new".into(), "old".into()]).unwrap();
         for (key, expected) in [("new", true), ("old", true), ("newold", false), ("other", false)] {
-            assert_eq!(both.verifies(BODY, Some(&sign(key, BODY))), expected, "{key}");
+            assert_eq!(both.verifies(BODY, &sign(key, BODY)), expected, "{key}");
         }
     }
 
@@ -243,15 +209,15 @@ mod tests {
             body in proptest::collection::vec(any::<u8>(), 1..200), at in any::<prop::sample::Index>(), bit in 0u8..8,
         ) {
             let signature = sign("s3cret", &body);
-            prop_assert!(secret("s3cret").verifies(&body, Some(&signature)));
+            prop_assert!(secret("s3cret").verifies(&body, &signature));
             let mut flipped = body.clone();
             flipped[at.index(body.len())] ^= 1 << bit;
-            prop_assert!(!secret("s3cret").verifies(&flipped, Some(&signature)));
+            prop_assert!(!secret("s3cret").verifies(&flipped, &signature));
         }
 
         #[test]
         fn arbitrary_text_as_a_signature_does_not_panic(value in ".*") {
-            prop_assert!(!secret("s3cret").verifies(b"body", Some(&value)));
+            prop_assert!(!secret("s3cret").verifies(b"body", &value));
         }
     }
 }

@@ -1,17 +1,18 @@
 //! A JSON object of a payload. One pass records the raw value of each key; values are parsed on access, with errors
 //! that contain the JSON path. Unused values cannot fail a payload.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
+use std::num::NonZeroU64;
 use std::str::FromStr;
 
 use jiff::Timestamp;
-use serde::Deserialize;
-use serde::de::{DeserializeOwned, Deserializer, Error as _, MapAccess, Visitor};
+use serde::de::{DeserializeOwned, Deserializer as _, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::PayloadError;
+use super::invalid;
+use crate::error::Failure;
 use crate::escape::{escaped, shortened};
 use crate::model::InvalidValue;
 
@@ -22,16 +23,22 @@ const MAX_KEYS: usize = 10_000;
 
 /// An object and its JSON path; an absent or null object has no keys.
 #[derive(Debug, Default)]
-pub(super) struct Object<'a> {
+pub(super) struct JsonObject<'a> {
     path: String,
-    fields: BTreeMap<Cow<'a, str>, &'a RawValue>,
+    fields: BTreeMap<String, &'a RawValue>,
 }
 
-impl<'a> Object<'a> {
+impl<'a> JsonObject<'a> {
+    fn parse(path: String, text: &'a str) -> serde_json::Result<JsonObject<'a>> {
+        let mut json = serde_json::Deserializer::from_str(text);
+        let object = json.deserialize_map(JsonObject { path, fields: BTreeMap::new() })?;
+        json.end().map(|()| object)
+    }
+
     /// Parses the top level of a payload.
-    pub(super) fn top(text: &'a str) -> Result<Object<'a>, PayloadError> {
-        let error = match serde_json::from_str::<Fields<'_>>(text) {
-            Ok(Fields(fields)) => return Ok(Object { path: String::new(), fields }),
+    pub(super) fn top(text: &'a str) -> Result<JsonObject<'a>, Failure> {
+        let error = match JsonObject::parse(String::new(), text) {
+            Ok(object) => return Ok(object),
             Err(error) => escaped(&error.to_string()),
         };
         // Only now find the position of the error.
@@ -40,13 +47,13 @@ impl<'a> Object<'a> {
             serde_path_to_error::deserialize::<_, serde_json::Map<String, serde_json::Value>>(&mut json);
         Err(match located.map_err(|located| located.path().to_string()) {
             Err(path) if !matches!(path.as_str(), "." | "?") => {
-                PayloadError::field(shortened(&path, 100), format!("is wrong: {error}"))
+                invalid(&shortened(&path, 100), format!("is wrong: {error}"))
             }
-            Ok(_) | Err(_) => PayloadError::Syntax(error),
+            Ok(_) | Err(_) => Failure::bad_input(format!("the payload is not a JSON object: {error}")),
         })
     }
 
-    pub(super) fn path_of(&self, key: &str) -> String {
+    fn path_of(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
@@ -72,39 +79,30 @@ impl<'a> Object<'a> {
     }
 
     /// The object at a key; empty if absent or null.
-    pub(super) fn object(&self, key: &str) -> Result<Object<'a>, PayloadError> {
+    pub(super) fn object(&self, key: &str) -> Result<JsonObject<'a>, Failure> {
         let path = self.path_of(key);
-        let Some(value) = self.raw(key) else { return Ok(Object { path, fields: BTreeMap::new() }) };
+        let Some(value) = self.raw(key) else { return Ok(JsonObject { path, fields: BTreeMap::new() }) };
         if !self.is_object(key) {
-            return Err(PayloadError::field(path, "is not an object"));
+            return Err(invalid(&path, "is not an object"));
         }
-        match serde_json::from_str::<Fields<'_>>(value.get()) {
-            Ok(Fields(fields)) => Ok(Object { path, fields }),
-            Err(error) => {
-                Err(PayloadError::field(path, format!("is wrong: {}", shortened(&error.to_string(), 120))))
-            }
-        }
+        JsonObject::parse(path, value.get())
+            .map_err(|error| self.wrong(key, format!("is wrong: {}", shortened(&error.to_string(), 120))))
     }
 
-    /// Like [`Object::object`]; also empty if it cannot be parsed.
-    pub(super) fn peek(&self, key: &str) -> Object<'a> {
+    /// Like [`JsonObject::object`]; also empty if it cannot be parsed.
+    pub(super) fn peek(&self, key: &str) -> JsonObject<'a> {
         self.object(key).unwrap_or_default()
     }
 
     /// The value of a key, which must be `what`; `None` if absent or null.
-    pub(super) fn read<T: DeserializeOwned>(&self, key: &str, what: &str) -> Result<Option<T>, PayloadError> {
+    pub(super) fn read<T: DeserializeOwned>(&self, key: &str, what: &str) -> Result<Option<T>, Failure> {
         let Some(value) = self.raw(key) else { return Ok(None) };
-        let wrong = |_| PayloadError::field(self.path_of(key), format!("is not {what}"));
+        let wrong = |_| self.wrong(key, format!("is not {what}"));
         serde_json::from_str(value.get()).map(Some).map_err(wrong)
     }
 
-    pub(super) fn text(&self, key: &str) -> Result<Option<String>, PayloadError> {
-        match self.raw(key) {
-            Some(value) if self.is_string(key) => serde_json::from_str(value.get())
-                .map(Some)
-                .map_err(|_| PayloadError::field(self.path_of(key), "is a string with a wrong escape")),
-            Some(_) | None => self.read(key, "a string"),
-        }
+    pub(super) fn text(&self, key: &str) -> Result<Option<String>, Failure> {
+        self.read(key, "a valid string")
     }
 
     /// The text of a key; `None` for another type.
@@ -117,30 +115,40 @@ impl<'a> Object<'a> {
         self.peek_text(key)?.parse().ok()
     }
 
-    /// A number, or a string of digits.
+    /// The number of a pull request, from 1.
+    pub(super) fn number(&self, key: &str) -> Result<Option<u64>, Failure> {
+        Ok(self.read::<NonZeroU64>(key, "the number of a pull request")?.map(NonZeroU64::get))
+    }
+
+    /// A number from 1, or a string of digits.
     pub(super) fn peek_number(&self, key: &str) -> Option<u64> {
-        self.read(key, "").ok().flatten().or_else(|| self.peek_as(key))
+        let number = self.number(key).ok().flatten();
+        number.or_else(|| self.peek_as::<NonZeroU64>(key).map(NonZeroU64::get))
     }
 
     /// The text of a required key, parsed.
-    pub(super) fn needed<T>(&self, key: &str) -> Result<T, PayloadError>
+    pub(super) fn needed<T>(&self, key: &str) -> Result<T, Failure>
     where
         T: TryFrom<String, Error = InvalidValue>,
     {
         T::try_from(self.text(key)?.ok_or_else(|| self.missing(key))?)
-            .map_err(|error| PayloadError::field(self.path_of(key), format!("is wrong: {error}")))
+            .map_err(|error| self.wrong(key, format!("is wrong: {error}")))
     }
 
-    pub(super) fn missing(&self, key: &str) -> PayloadError {
-        PayloadError::field(self.path_of(key), "is missing")
+    pub(super) fn missing(&self, key: &str) -> Failure {
+        self.wrong(key, "is missing")
     }
 
-    /// A URL with harmless syntax; `build` decides which URLs may be cloned.
-    pub(super) fn url(&self, key: &str) -> Result<Option<String>, PayloadError> {
-        let Some(url) = self.text(key)? else { return Ok(None) };
-        match problem_of_url(&url) {
-            None => Ok(Some(url)),
-            Some(problem) => Err(PayloadError::field(self.path_of(key), problem)),
+    pub(super) fn wrong(&self, key: &str, problem: impl fmt::Display) -> Failure {
+        invalid(&self.path_of(key), problem)
+    }
+
+    pub(super) fn url(&self, key: &str) -> Result<Option<String>, Failure> {
+        match self.text(key)? {
+            Some(text) if !is_url(&text) => {
+                Err(self.wrong(key, format!("is not a URL: `{}`", shortened(&text, 80))))
+            }
+            url => Ok(url),
         }
     }
 
@@ -158,52 +166,34 @@ impl<'a> Object<'a> {
     }
 }
 
-pub(super) fn problem_of_url(url: &str) -> Option<String> {
-    if url.is_empty() {
-        Some("is empty".to_owned())
-    } else if url.len() > MAX_URL {
-        Some(format!("is longer than {MAX_URL} bytes"))
-    } else if url.chars().any(char::is_control) {
-        Some(format!("has a control character: `{}`", shortened(url, 80)))
-    } else if url.starts_with('-') {
-        Some(format!("looks like an option: `{}`", shortened(url, 80)))
-    } else {
-        None
-    }
+/// Whether the text has a harmless syntax; `build` decides which URLs may be cloned.
+pub(super) fn is_url(text: &str) -> bool {
+    let is_harmless = !text.starts_with('-') && !text.chars().any(char::is_control);
+    is_harmless && (1..=MAX_URL).contains(&text.len())
 }
 
-/// The raw value of each key.
-struct Fields<'a>(BTreeMap<Cow<'a, str>, &'a RawValue>);
+impl<'de> Visitor<'de> for JsonObject<'de> {
+    type Value = JsonObject<'de>;
 
-#[derive(Deserialize)]
-struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
 
-impl<'de> Deserialize<'de> for Fields<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct FieldsVisitor;
-        impl<'de> Visitor<'de> for FieldsVisitor {
-            type Value = Fields<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<JsonObject<'de>, A::Error> {
+        while let Some((key, value)) = map.next_entry::<String, &'de RawValue>()? {
+            if self.fields.len() == MAX_KEYS {
+                return Err(A::Error::custom(format!("more than {MAX_KEYS} keys")));
             }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut fields = BTreeMap::new();
-                while let Some((Key(key), value)) = map.next_entry::<Key<'de>, &'de RawValue>()? {
-                    // Parsers disagree on which of two duplicates counts.
-                    if fields.contains_key(&key) {
-                        return Err(A::Error::custom(format!("duplicate field `{}`", shortened(&key, 40))));
-                    }
-                    if fields.len() == MAX_KEYS {
-                        return Err(A::Error::custom(format!("more than {MAX_KEYS} keys")));
-                    }
-                    fields.insert(key, value);
+            // Parsers disagree on which of two duplicates counts.
+            match self.fields.entry(key) {
+                Entry::Vacant(entry) => entry.insert(value),
+                Entry::Occupied(entry) => {
+                    let key = shortened(entry.key(), 40);
+                    return Err(A::Error::custom(format!("duplicate field `{key}`")));
                 }
-                Ok(Fields(fields))
-            }
+            };
         }
-        deserializer.deserialize_map(FieldsVisitor)
+        Ok(self)
     }
 }
 
@@ -215,26 +205,32 @@ mod tests {
     fn unused_values_may_have_any_type() {
         for other in ["true", "-1", "1", "1.5", "\"x\"", "[1,{\"a\":[]}]", "{\"a\":1,\"a\":2}"] {
             let text = format!("{{\"repository\":{other},\"action\":\"closed\"}}");
-            let top = Object::top(&text).unwrap();
+            let top = JsonObject::top(&text).unwrap();
             assert!(top.peek("repository").fields.is_empty(), "{other}");
-            assert_eq!(top.object("repository").unwrap_err().path(), Some("repository"), "{other}");
-            assert_eq!(top.text("action"), Ok(Some("closed".to_owned())), "{other}");
+            let error = top.object("repository").unwrap_err().to_string();
+            assert!(error.starts_with("the payload's `repository` is "), "{other}: {error}");
+            assert_eq!(top.text("action").unwrap().as_deref(), Some("closed"), "{other}");
         }
         for nothing in ["{\"repository\":null}", "{}"] {
-            let repository = Object::top(nothing).unwrap().object("repository").unwrap();
-            assert_eq!(repository.missing("full_name").path(), Some("repository.full_name"), "{nothing}");
+            let repository = JsonObject::top(nothing).unwrap().object("repository").unwrap();
+            let missing = repository.missing("full_name").to_string();
+            assert_eq!(missing, "the payload's `repository.full_name` is missing", "{nothing}");
         }
     }
 
     #[test]
     fn errors_contain_the_json_path() {
-        for (text, path) in [
-            (r#"{"pull_request":{"base":{"ref":1,"x":tru}}}"#, Some("pull_request.base.x")),
-            (r#"{"action":1,"action":2}"#, None),
-            ("[]", None),
-            ("{} x", None),
+        for (text, start) in [
+            (
+                r#"{"pull_request":{"base":{"ref":1,"x":tru}}}"#,
+                "the payload's `pull_request.base.x` is wrong: ",
+            ),
+            (r#"{"action":1,"action":2}"#, "the payload is not a JSON object: duplicate field `action`"),
+            ("[]", "the payload is not a JSON object: "),
+            ("{} x", "the payload is not a JSON object: "),
         ] {
-            assert_eq!(Object::top(text).unwrap_err().path(), path, "{text}");
+            let error = JsonObject::top(text).unwrap_err().to_string();
+            assert!(error.starts_with(start), "{text}: {error}");
         }
     }
 
@@ -248,12 +244,12 @@ mod tests {
             ("1551433034286", "2019-03-01T09:37:14.286Z"),
         ] {
             let text = format!("{{\"at\":{json}}}");
-            let time = Object::top(&text).unwrap().peek_time("at");
+            let time = JsonObject::top(&text).unwrap().peek_time("at");
             assert_eq!(time.map(|time| time.to_string()).as_deref(), Some(expected), "{json}");
         }
         for json in ["null", "\"\"", "\"soon\"", "[]", "99999999999999999999", "-1"] {
             let text = format!("{{\"at\":{json}}}");
-            assert_eq!(Object::top(&text).unwrap().peek_time("at"), None, "{json}");
+            assert_eq!(JsonObject::top(&text).unwrap().peek_time("at"), None, "{json}");
         }
     }
 }

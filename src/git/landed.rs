@@ -3,11 +3,11 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::GitError;
+use super::history::CommitInfo;
 use super::mirror::Mirror;
-use super::{GitError, run};
-use crate::model::{CommitPrefix, CommitSha};
+use crate::model::CommitSha;
 
-/// The known facts about a merge.
 #[derive(Debug, Clone, Default)]
 pub struct Merge {
     /// The last commit of the pull request. Several if the forge's ref and the payload differ.
@@ -26,25 +26,6 @@ const SAME_MOMENT: i64 = 1;
 /// A commit whose time differs more from `merged_at`, in seconds, was not created by the merge.
 const NEAR: i64 = 60;
 
-/// A commit of the branch's first-parent history, or of the pull request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Commit {
-    id: CommitSha,
-    /// The committer date; 0 if unreadable.
-    time: i64,
-    /// The author date, which a rebase and a cherry-pick keep.
-    written: i64,
-    parents: Vec<CommitSha>,
-}
-
-impl Commit {
-    /// The parent of a commit that is neither a merge nor a root.
-    fn parent(&self) -> Option<&CommitSha> {
-        self.parents.first().filter(|_| self.parents.len() == 1)
-    }
-}
-
-/// The difference of two commits.
 struct Diff {
     /// The paths, quoted by git.
     files: String,
@@ -53,11 +34,11 @@ struct Diff {
 }
 
 impl Merge {
-    fn is_at_merge(&self, commit: &Commit) -> bool {
+    fn is_at_merge(&self, commit: &CommitInfo) -> bool {
         self.merged_at.is_some_and(|at| (commit.time - at).abs() <= SAME_MOMENT)
     }
 
-    fn is_after_merge(&self, commit: &Commit) -> bool {
+    fn is_after_merge(&self, commit: &CommitInfo) -> bool {
         self.merged_at.is_some_and(|at| commit.time > at.saturating_add(SAME_MOMENT))
     }
 }
@@ -65,7 +46,7 @@ impl Merge {
 impl Mirror<'_> {
     /// The commit that this merge put on the first-parent history of `tip`. Everything must be fetched already.
     pub fn landed(&self, tip: &CommitSha, merge: &Merge) -> Result<Option<CommitSha>, GitError> {
-        let mut found: Vec<Commit> = Vec::new();
+        let mut found: Vec<CommitInfo> = Vec::new();
         for head in &merge.heads {
             if self.has_commit(head)? {
                 let landed = self.landed_with(head, tip, merge)?;
@@ -83,11 +64,11 @@ impl Mirror<'_> {
         head: &CommitSha,
         tip: &CommitSha,
         merge: &Merge,
-    ) -> Result<Option<Commit>, GitError> {
+    ) -> Result<Option<CommitInfo>, GitError> {
         // Newest first. Of the head's history, only the head itself can have landed with it.
         let line = self.commits(&["--first-parent", tip.as_str(), &format!("^{head}")])?;
         let tried = merge.tried.as_ref();
-        let squash = line.iter().find(|c| Some(&c.id) == tried && c.parent().is_some()).cloned();
+        let squash = line.iter().find(|c| Some(&c.id) == tried && c.only_parent().is_some()).cloned();
         if squash.as_ref().is_some_and(|squash| merge.is_at_merge(squash)) {
             return Ok(squash);
         }
@@ -108,7 +89,7 @@ impl Mirror<'_> {
                 }
                 // Search the earlier first-parent history for the result of this merge.
                 let below = line.iter().skip_while(|c| c.id != containing.id).skip(1);
-                let below: Vec<Commit> = below.filter(|c| !merge.is_after_merge(c)).cloned().collect();
+                let below: Vec<CommitInfo> = below.filter(|c| !merge.is_after_merge(c)).cloned().collect();
                 let earlier = match below.first() {
                     Some(newest) => self.rewritten(head, &newest.id, &below, merge)?,
                     None => None,
@@ -124,14 +105,14 @@ impl Mirror<'_> {
         &self,
         head: &CommitSha,
         tip: &CommitSha,
-        line: &[Commit],
-    ) -> Result<Option<Commit>, GitError> {
+        line: &[CommitInfo],
+    ) -> Result<Option<CommitInfo>, GitError> {
         let below = line.last().map_or(Some(tip), |oldest| oldest.parents.first());
         if below == Some(head) {
             return Ok(self.commits(&["--no-walk", head.as_str()])?.pop());
         }
-        let descendants = self.rev_list(&["--ancestry-path", &format!("{head}..{tip}")])?;
-        let descendants: HashSet<CommitSha> = descendants.into_iter().collect();
+        let descendants = self.commits(&["--ancestry-path", &format!("{head}..{tip}")])?;
+        let descendants: HashSet<CommitSha> = descendants.into_iter().map(|commit| commit.id).collect();
         Ok(line.iter().rfind(|commit| descendants.contains(&commit.id)).cloned())
     }
 
@@ -141,27 +122,28 @@ impl Mirror<'_> {
         &self,
         head: &CommitSha,
         tip: &CommitSha,
-        line: &[Commit],
+        line: &[CommitInfo],
         merge: &Merge,
-    ) -> Result<Option<Commit>, GitError> {
+    ) -> Result<Option<CommitInfo>, GitError> {
         let own = ["--topo-order", "--no-merges", head.as_str(), &format!("^{tip}")];
         let own = self.commits(&own)?;
         let Some(last) = own.first() else { return Ok(None) };
         // The head is not newer than the commit made from it, unless a clock is fast.
         let at_latest = merge.merged_at.map_or(last.time, |at| last.time.min(at.saturating_sub(SAME_MOMENT)));
         let opened = merge.created_at.unwrap_or(at_latest);
-        let candidates: Vec<(&Commit, &CommitSha)> =
-            line.iter().filter(|c| c.time >= opened).filter_map(|c| Some((c, c.parent()?))).collect();
+        let candidates: Vec<(&CommitInfo, &CommitSha)> =
+            line.iter().filter(|c| c.time >= opened).filter_map(|c| Some((c, c.only_parent()?))).collect();
         let Some((_, before)) = candidates.last() else { return Ok(None) };
 
-        let last = match last.parent() {
+        let last = match last.only_parent() {
             Some(parent) => self.diff(&last.id, parent)?,
             None => None,
         };
         // The whole change starts where the head left the branch, or where a part of it has landed since.
         let mut wholes = Vec::new();
         for on_branch in [tip, *before] {
-            if let Some(base) = self.merge_base(on_branch, head)? {
+            if let Some(base) = self.merge_base(&[on_branch.as_str(), head.as_str()])? {
+                let base = base.parse().map_err(|_| GitError::unexpected(format!("merge-base: {base}")))?;
                 wholes.extend(self.diff(head, &base)?);
             }
         }
@@ -175,8 +157,8 @@ impl Mirror<'_> {
             let is_same = |other: &Diff| other.change == diff.change;
             let is_last = last.as_ref().is_some_and(is_same);
             // A rebase puts the previous commit below it; the last commit alone may be a cherry-pick.
-            let below = line.iter().find(|below| below.id == **parent).map(|below| below.written);
-            let at = own.iter().skip(1).position(|own| Some(own.written) == below);
+            let below = line.iter().find(|below| below.id == **parent).map(|below| below.authored);
+            let at = own.iter().skip(1).position(|own| Some(own.authored) == below);
             let evidence = match (is_last, at) {
                 (true, Some(0)) => 3,
                 (true, _) if own.len() == 1 => 2,
@@ -187,45 +169,30 @@ impl Mirror<'_> {
             };
             same_change.push((*commit, evidence));
         }
-        let at_merge: Vec<&Commit> =
+        let at_merge: Vec<&CommitInfo> =
             candidates.iter().map(|(commit, _)| *commit).filter(|c| merge.is_at_merge(c)).collect();
         if same_change.is_empty() {
             return Ok(only(at_merge).filter(|commit| same_files.contains(commit)).cloned());
         }
         if same_change.len() > 1 {
             let in_moment = same_change.iter().any(|(commit, _)| merge.is_at_merge(commit));
-            let fits = |c: &Commit| if in_moment { merge.is_at_merge(c) } else { !merge.is_after_merge(c) };
+            let fits =
+                |c: &CommitInfo| if in_moment { merge.is_at_merge(c) } else { !merge.is_after_merge(c) };
             same_change.retain(|(commit, _)| fits(commit));
             let most = same_change.iter().map(|(_, evidence)| *evidence).max();
             same_change.retain(|(_, evidence)| Some(*evidence) == most);
         }
         // A commit with the same change, but not from the time of the merge.
-        let is_elsewhere = |c: &Commit| merge.merged_at.is_some_and(|at| (c.time - at).abs() > NEAR);
+        let is_elsewhere = |c: &CommitInfo| merge.merged_at.is_some_and(|at| (c.time - at).abs() > NEAR);
         let found = only(same_change).map(|(commit, _)| commit);
         Ok(found.filter(|commit| at_merge.is_empty() || !is_elsewhere(commit)).cloned())
-    }
-
-    /// The only commit in `tip`'s history with this prefix; `None` for no commit or several.
-    pub fn beginning_with(
-        &self,
-        prefix: &CommitPrefix,
-        tip: &CommitSha,
-    ) -> Result<Option<CommitSha>, GitError> {
-        let mut found = Vec::new();
-        for (id, kind) in self.disambiguate(prefix.as_str())? {
-            let Ok(commit) = id.parse() else { continue };
-            if kind == "commit" && self.is_ancestor(&commit, tip)? {
-                found.push(commit);
-            }
-        }
-        Ok(only(found))
     }
 
     /// The paths that differ in each pair of commits.
     fn files(&self, pairs: &[(&CommitSha, &CommitSha)]) -> Result<Vec<String>, GitError> {
         let asked: String = pairs.iter().map(|(commit, from)| format!("{commit} {from}\n")).collect();
         let list = ["diff-tree", "--stdin", "-r", "--raw", "--no-renames"];
-        let text = run(self.local().args(list).stdin(asked), self.cancel())?.text();
+        let text = self.run(self.local().args(list).stdin(asked))?.text();
         let (mut files, mut of) = (HashMap::<&str, String>::new(), "");
         for line in text.lines() {
             match line.split_once('\t') {
@@ -241,7 +208,7 @@ impl Mirror<'_> {
         let files = self.files(&[(commit, from)])?;
         let patch = ["diff-tree", "-p", "--full-index", "--no-ext-diff", "--no-textconv", "--no-renames"];
         let patch = self.local().args(patch).args([from.as_str(), commit.as_str()]);
-        let patch = run(patch, self.cancel())?.stdout;
+        let patch = self.run(patch)?.stdout;
         // git before 2.39 ignores the content of binary files.
         let (mut index, mut binary) = (&b""[..], String::new());
         for line in patch.split(|byte| *byte == b'\n') {
@@ -252,47 +219,14 @@ impl Mirror<'_> {
                 binary.extend(text.split("..").nth(1));
             }
         }
-        let id = run(self.local().args(["patch-id", "--stable"]).stdin(patch), self.cancel())?.text();
+        let id = self.run(self.local().args(["patch-id", "--stable"]).stdin(patch))?.text();
         let id = id.split(' ').next().filter(|id| !id.is_empty());
         Ok(id
             .zip(files.into_iter().next())
             .map(|(id, files)| Diff { change: format!("{id} {binary}"), files }))
     }
-
-    /// The output of `git log` with these arguments.
-    fn commits(&self, args: &[&str]) -> Result<Vec<Commit>, GitError> {
-        let log = self.local().args(["log", "--format=%H %ct %at %P"]);
-        let text = run(log.args(args).arg("--"), self.cancel())?.text();
-        let unexpected = |line: &str| GitError::Unexpected(format!("log: {line}"));
-        text.lines()
-            .map(|line| {
-                let mut words = line.split(' ');
-                let id = words.next().and_then(|id| id.parse().ok()).ok_or_else(|| unexpected(line))?;
-                let mut time = || words.next().and_then(|time| time.parse().ok()).unwrap_or(0);
-                let (time, written) = (time(), time());
-                let parents = words.filter(|word| !word.is_empty()).map(str::parse);
-                let parents = parents.collect::<Result<_, _>>().map_err(|_| unexpected(line))?;
-                Ok(Commit { id, time, written, parents })
-            })
-            .collect()
-    }
-
-    /// `None` for unrelated histories.
-    fn merge_base(&self, one: &CommitSha, other: &CommitSha) -> Result<Option<CommitSha>, GitError> {
-        let asked = self.local().args(["merge-base", one.as_str(), other.as_str()]).run(self.cancel());
-        match asked {
-            Ok(done) => {
-                let text = done.text();
-                text.parse().map(Some).map_err(|_| GitError::Unexpected(format!("merge-base: {text}")))
-            }
-            // git-merge-base(1): exit code 1 means "none".
-            Err(crate::process::CommandError::Exit { code: Some(1), .. }) => Ok(None),
-            Err(error) => Err(GitError::of_local(self.remote().as_git_url(), error)),
-        }
-    }
 }
 
-/// The element, if there is exactly one.
 fn only<T>(all: impl IntoIterator<Item = T>) -> Option<T> {
     let mut all = all.into_iter();
     all.next().filter(|_| all.next().is_none())

@@ -2,17 +2,17 @@
 //! broken.
 
 use std::fs::{self, File};
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use sha2::{Digest as _, Sha256};
 
 use super::remote::{Remote, Transport};
-use super::{Access, GitError, git, http_config, local_git, run, version};
+use super::{Access, GitError, GitErrorKind, git, http_config, local_git, run, version};
 use crate::cancel::Cancel;
+use crate::error::Failure;
 use crate::model::{BranchName, CommitSha};
-use crate::process::{CommandError, Tool};
+use crate::process::{Finished, Tool};
 
 /// Exists only in a completely set up mirror.
 const COMPLETE: &str = "swanci-mirror";
@@ -59,30 +59,22 @@ impl<'a> Mirror<'a> {
         self.cancel
     }
 
-    /// Updates a branch and returns its tip.
+    pub(super) fn run(&self, tool: Tool) -> Result<Finished, GitError> {
+        run(tool, self.cancel)
+    }
+
     pub fn fetch_branch(&self, branch: &BranchName) -> Result<CommitSha, GitError> {
-        let full = branch.full_ref();
-        self.fetch(&[&format!("+{full}:{full}")], &format!("branch `{branch}`"))?;
-        self.tip(branch)
+        self.fetch_branch_and(branch, None)
     }
 
     /// Updates a branch, and the refs below this folder, which the forge keeps for one pull request.
-    pub fn fetch_branch_and(&self, branch: &BranchName, folder: &str) -> Result<CommitSha, GitError> {
-        let full = branch.full_ref();
-        let refspecs = [format!("+{full}:{full}"), format!("+{folder}/*:{folder}/*")];
-        self.fetch(&refspecs.each_ref().map(String::as_str), &format!("branch `{branch}`"))?;
+    pub fn fetch_branch_and(&self, branch: &BranchName, folder: Option<&str>) -> Result<CommitSha, GitError> {
+        let folder = folder.map(|folder| format!("{folder}/*"));
+        let refs = [branch.full_ref()].into_iter().chain(folder);
+        let refspecs: Vec<String> = refs.map(|name| format!("+{name}:{name}")).collect();
+        let refspecs: Vec<&str> = refspecs.iter().map(String::as_str).collect();
+        self.fetch(&refspecs, &format!("branch `{branch}`"))?;
         self.tip(branch)
-    }
-
-    /// The commit that a full ref names in the mirror.
-    pub fn commit_of(&self, full_ref: &str) -> Result<Option<CommitSha>, GitError> {
-        let format = "--format=%(objecttype) %(objectname) %(refname)";
-        let text = run(self.local().args(["for-each-ref", format, "--", full_ref]), self.cancel)?.text();
-        let mut found = text.lines().filter_map(|line| {
-            let (id, name) = line.strip_prefix("commit ")?.split_once(' ')?;
-            (name == full_ref).then(|| id.parse().ok())?
-        });
-        Ok(found.next())
     }
 
     /// Fetches a commit by id. Servers return commits of any origin, so this proves nothing about it.
@@ -91,67 +83,55 @@ impl<'a> Mirror<'a> {
         // An unreadable mirror is fetched, which repairs it.
         match self.has_commit(commit) {
             Ok(true) if self.dir.join(COMPLETE).exists() => return Ok(()),
-            Err(error @ GitError::NotACommit { .. }) => return Err(error),
+            Err(error) if error.kind == GitErrorKind::NotACommit => return Err(error),
             Ok(_) | Err(_) => {}
         }
         match self.fetch(&[ALL_BRANCHES], "branch") {
-            Ok(()) if self.has_commit(commit)? => Ok(()),
-            Ok(()) | Err(GitError::NoSuchRef { .. }) => {
-                let named = format!("{commit}:{KEPT}{commit}");
-                let fetched = self.fetch(&[&named], &format!("commit {commit}"));
-                fetched.and_then(|()| self.has_commit(commit).map(drop))
-            }
-            Err(error) => Err(error),
+            Ok(()) if self.has_commit(commit)? => return Ok(()),
+            Err(error) if error.kind != GitErrorKind::NoSuchRef => return Err(error),
+            Ok(()) | Err(_) => {}
         }
+        self.fetch(&[&format!("{commit}:{KEPT}{commit}")], &format!("commit {commit}"))?;
+        self.has_commit(commit).map(drop)
     }
 
     /// The commit on the remote's branches that the prefix refers to.
     ///
     /// # Errors
-    /// [`GitError::Ambiguous`] for several commits, [`GitError::NoSuchRef`] for none.
+    /// Also for several commits, and for none.
     pub fn resolve_abbreviation(&self, abbreviated: &str) -> Result<CommitSha, GitError> {
         let abbreviated = abbreviated.to_ascii_lowercase();
-        let unknown = || GitError::NoSuchRef {
-            url: self.remote.as_git_url().to_owned(),
-            wanted: format!("commit {abbreviated}"),
-        };
+        let unknown = || GitError::no_such_ref(self.remote.as_git_url(), &format!("commit {abbreviated}"));
         let is_hex = abbreviated.bytes().all(|b| b.is_ascii_hexdigit());
         if !is_hex || !(4..=40).contains(&abbreviated.len()) {
             return Err(unknown());
         }
         self.fetch(&[ALL_BRANCHES], "branch")?;
         let objects = self.disambiguate(&abbreviated)?;
-        let commits = objects.iter().filter(|(_, kind)| kind == "commit").map(|(id, _)| id.clone());
-        let commits: Vec<String> = commits.collect();
+        let commits = objects.iter().filter(|(_, kind)| kind == "commit").map(|(id, _)| id.as_str());
+        let commits: Vec<&str> = commits.collect();
         match (commits.as_slice(), objects.first()) {
             ([commit], _) => commit.parse().map_err(|_| unknown()),
-            ([], Some((id, kind))) => Err(GitError::NotACommit { id: id.clone(), kind: kind.clone() }),
+            ([], Some((id, kind))) => Err(GitError::not_a_commit(id, kind)),
             ([], None) => Err(unknown()),
-            (_, _) => Err(GitError::Ambiguous { abbreviated, commits }),
+            (several, _) => {
+                let count = several.len();
+                let failure = Failure::bad_input(format!(
+                    "`{abbreviated}` is ambiguous: {count} commits begin with it"
+                ));
+                let shown = several[..count.min(5)].join(", ");
+                Err(GitError::new(GitErrorKind::Other, failure.hint(format!("name one of them: {shown}"))))
+            }
         }
-    }
-
-    /// The objects of the mirror with this id prefix: id and kind.
-    pub(super) fn disambiguate(&self, abbreviated: &str) -> Result<Vec<(String, String)>, GitError> {
-        let list = self.local().args(["rev-parse", &format!("--disambiguate={abbreviated}")]);
-        let ids = run(list, self.cancel)?.text();
-        let ask = self.local().args(["cat-file", "--batch-check"]).stdin(ids + "\n");
-        let types = run(ask, self.cancel)?.text();
-        let object = |line: &str| match line.split(' ').collect::<Vec<_>>().as_slice() {
-            [id, kind, size] if !size.is_empty() => Some(((*id).to_owned(), (*kind).to_owned())),
-            _ => None,
-        };
-        Ok(types.lines().filter_map(object).collect())
     }
 
     /// One fetch under the mirror's lock; repairs or recreates the mirror if necessary.
     fn fetch(&self, refspecs: &[&str], wanted: &str) -> Result<(), GitError> {
-        version(self.cancel)?;
         let _lock = self.lock()?;
         if self.dir.join(COMPLETE).exists() {
             self.remove_stale_locks();
             match self.fetch_locked(refspecs, wanted) {
-                Err(error) if error.may_be_a_broken_mirror() => {}
+                Err(error) if error.kind == GitErrorKind::Local => {}
                 outcome => return outcome,
             }
         }
@@ -172,37 +152,33 @@ impl<'a> Mirror<'a> {
         if let Some(error) = GitError::shallow(url, &done.tail) {
             return Err(error);
         }
-        self.touch();
+        let complete = File::open(self.dir.join(COMPLETE));
+        let _ = complete.and_then(|file| file.set_modified(SystemTime::now()));
         Ok(())
     }
 
-    /// Queries the remote for its default branch.
     pub fn default_branch(&self) -> Result<Option<BranchName>, GitError> {
-        version(self.cancel)?;
-        let url = self.remote.as_git_url();
-        let done = self
-            .reaching()?
-            .args(["ls-remote", "--symref", "--end-of-options", url, "HEAD"])
-            .run(self.cancel)
-            .map_err(|error| GitError::of_remote(url, "HEAD", error))?;
-        Ok(done
-            .text()
-            .lines()
-            .find_map(|line| line.strip_prefix("ref: refs/heads/")?.split('\t').next()?.parse().ok()))
+        let text = self.ls_remote(&["--symref"], &["HEAD"])?;
+        let name = |line: &str| line.strip_prefix("ref: refs/heads/")?.split('\t').next()?.parse().ok();
+        Ok(text.lines().find_map(name))
     }
 
-    /// The remote's branches, without names that swanci does not accept.
     pub(crate) fn branches(&self) -> Result<Vec<BranchName>, GitError> {
-        version(self.cancel)?;
-        let url = self.remote.as_git_url();
-        let list = self.reaching()?.args(["ls-remote", "--heads", "--end-of-options", url]);
-        let done = list.run(self.cancel).map_err(|error| GitError::of_remote(url, "branch", error))?;
+        let text = self.ls_remote(&["--heads"], &[])?;
         let name = |line: &str| line.split_once("\trefs/heads/")?.1.parse().ok();
-        Ok(done.text().lines().filter_map(name).collect())
+        Ok(text.lines().filter_map(name).collect())
+    }
+
+    fn ls_remote(&self, options: &[&str], refs: &[&str]) -> Result<String, GitError> {
+        let url = self.remote.as_git_url();
+        let tool = self.reaching()?.arg("ls-remote").args(options).args(["--end-of-options", url]).args(refs);
+        let listed = tool.run(self.cancel).map_err(|error| GitError::of_remote(url, "HEAD", error))?;
+        Ok(listed.text())
     }
 
     /// A git that may access the remote.
     fn reaching(&self) -> Result<Tool, GitError> {
+        version(self.cancel)?;
         let mut config = vec![("remote.origin.url".to_owned(), self.remote.as_git_url().to_owned())];
         config.extend(http_config(self.remote, self.access));
         let mut tool = git(self.remote.transports(), &config);
@@ -217,20 +193,19 @@ impl<'a> Mirror<'a> {
         // and safe.directory counts there only in the user's file (git-config(1)).
         let home = self.dir.with_extension("home");
         let file = home.join(".gitconfig");
-        let quoted = |path: &String| path.replace('\\', "\\\\").replace('"', "\\\"");
-        let safe = self.remote.safe_directories();
-        let lines = safe.iter().map(|path| format!("\tdirectory = \"{}\"\n", quoted(path)));
+        let quoted = |path: String| path.replace('\\', "\\\\").replace('"', "\\\"");
+        let safe = self.remote.safe_directories().into_iter();
+        let lines = safe.map(|path| format!("\tdirectory = \"{}\"\n", quoted(path)));
         let text = format!("[safe]\n{}", lines.collect::<String>());
-        if fs::read_to_string(&file).is_ok_and(|old| old == text) {
-            return Ok(tool.env("GIT_CONFIG_GLOBAL", file).env("HOME", home).without("XDG_CONFIG_HOME"));
-        }
-        self.folder()?;
-        let written = crate::state_dir::create_below(&home).and_then(|()| {
+        let write = || {
+            crate::state_dir::create_below(&home)?;
             let temporary = tempfile::NamedTempFile::new_in(&home)?;
-            fs::write(temporary.path(), text)?;
+            fs::write(temporary.path(), &text)?;
             temporary.persist(&file).map_err(|error| error.error)
-        });
-        written.map_err(|e| self.io_error(e))?;
+        };
+        if fs::read_to_string(&file).ok().as_ref() != Some(&text) {
+            write().map_err(|e| self.io_error(e))?;
+        }
         Ok(tool.env("GIT_CONFIG_GLOBAL", file).env("HOME", home).without("XDG_CONFIG_HOME"))
     }
 
@@ -252,7 +227,7 @@ impl<'a> Mirror<'a> {
             .tempdir_in(self.folder()?)
             .map_err(|e| self.io_error(e))?;
         let fresh = Mirror { dir: made.path().join("git"), ..*self };
-        run(git("none", &[]).args(["init", "--quiet", "--bare"]).arg(&fresh.dir), self.cancel)?;
+        self.run(git("none", &[]).args(["init", "--quiet", "--bare"]).arg(&fresh.dir))?;
         if self.dir.exists() {
             let old = git("file", &[]).arg(format!("--git-dir={}", fresh.dir.display())).args(FETCH);
             let kept = old.arg("--end-of-options").arg(&self.dir).arg("+refs/*:refs/*").run(self.cancel);
@@ -266,7 +241,7 @@ impl<'a> Mirror<'a> {
             }
         }
         let fetched = fresh.fetch_locked(refspecs, wanted);
-        if !matches!(fetched, Ok(()) | Err(GitError::NoSuchRef { .. })) {
+        if fetched.as_ref().is_err_and(|error| error.kind != GitErrorKind::NoSuchRef) {
             return fetched;
         }
         fs::write(fresh.dir.join(COMPLETE), self.remote.as_git_url()).map_err(|e| self.io_error(e))?;
@@ -277,7 +252,6 @@ impl<'a> Mirror<'a> {
         fetched
     }
 
-    /// The commits that were fetched by id, from file names only.
     fn kept_commits(&self) -> Vec<CommitSha> {
         let packed = fs::read_to_string(self.dir.join("packed-refs")).unwrap_or_default();
         let packed = packed.lines().filter_map(|line| line.split_once(KEPT)?.1.parse().ok());
@@ -289,14 +263,11 @@ impl<'a> Mirror<'a> {
     /// The folder of all mirrors, private regardless of the umask.
     fn folder(&self) -> Result<&Path, GitError> {
         let folder = self.dir.parent().unwrap_or(Path::new("."));
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
-        made.map(|()| folder).map_err(|e| self.io_error(e))
+        crate::state_dir::create_below(folder).map(|()| folder).map_err(|e| self.io_error(e))
     }
 
     fn lock(&self) -> Result<File, GitError> {
-        self.folder()?;
-        let path = self.dir.with_extension("lock");
-        let file = crate::lock::open(&path).map_err(|e| self.io_error(e))?;
+        let file = crate::lock::open(&self.dir.with_extension("lock")).map_err(|e| self.io_error(e))?;
         crate::lock::exclusive(&file, self.cancel)?.map_err(|e| self.io_error(e))?;
         Ok(file)
     }
@@ -317,77 +288,15 @@ impl<'a> Mirror<'a> {
         }
     }
 
-    /// The tip of a branch in the mirror.
-    pub fn tip(&self, branch: &BranchName) -> Result<CommitSha, GitError> {
-        let spec = format!("{}^{{commit}}", branch.full_ref());
-        let text = run(
-            self.local().args(["rev-parse", "--verify", "--quiet", "--end-of-options", &spec]),
-            self.cancel,
-        )?
-        .text();
-        text.parse().map_err(|_| GitError::Unexpected(format!("rev-parse {spec}: {text}")))
-    }
-
-    /// Whether the mirror has this commit.
-    ///
-    /// # Errors
-    /// [`GitError::NotACommit`] if the id belongs to another object.
-    pub fn has_commit(&self, commit: &CommitSha) -> Result<bool, GitError> {
-        // `--batch-check` reports an absent object as output, not as an error, unlike a git that cannot run.
-        let tool = self.local().args(["cat-file", "--batch-check"]).stdin(format!("{commit}\n"));
-        let text = run(tool, self.cancel)?.text();
-        match text.split(' ').collect::<Vec<_>>().as_slice() {
-            [_, "commit", _] => Ok(true),
-            [_, "missing"] => Ok(false),
-            [id, kind, _] => Err(GitError::NotACommit { id: (*id).to_owned(), kind: (*kind).to_owned() }),
-            _ => Err(GitError::Unexpected(format!("cat-file {commit}: {text}"))),
-        }
-    }
-
-    /// Whether `descendant` contains `ancestor`: the proof of merge. False for an unknown commit.
-    pub fn is_ancestor(&self, ancestor: &CommitSha, descendant: &CommitSha) -> Result<bool, GitError> {
-        let asked = self
-            .local()
-            .args(["merge-base", "--is-ancestor", ancestor.as_str(), descendant.as_str()])
-            .run(self.cancel);
-        match asked {
-            Ok(_) => Ok(true),
-            // git-merge-base(1): exit code 1 means "no"; any other is an error.
-            Err(CommandError::Exit { code: Some(1), .. }) => Ok(false),
-            Err(error) => Err(GitError::of_local(self.remote.as_git_url(), error)),
-        }
-    }
-
-    /// Runs `git rev-list` and returns the commits that it prints.
-    pub fn rev_list(&self, args: &[&str]) -> Result<Vec<CommitSha>, GitError> {
-        let done = run(self.local().arg("rev-list").args(args), self.cancel)?;
-        done.text()
-            .lines()
-            .map(|line| line.parse().map_err(|_| GitError::Unexpected(format!("rev-list: {line}"))))
-            .collect()
-    }
-
-    /// Repacks when there are many packs or loose objects.
+    /// Repacks when there are more than 19 packs or about 500 loose objects (git-gc(1), gc.autoPackLimit and gc.auto).
     pub fn maintain(&self) -> Result<(), GitError> {
-        let packs = fs::read_dir(self.dir.join("objects/pack")).map_or(0, |entries| {
-            entries.flatten().filter(|e| e.path().extension().is_some_and(|x| x == "pack")).count()
-        });
-        let loose = fs::read_dir(self.dir.join("objects/17")).map_or(0, Iterator::count);
-        // Like git's own heuristic (git-gc(1), gc.auto and gc.autoPackLimit), with lower limits.
-        if packs < 20 && loose < 3 {
-            return Ok(());
-        }
+        let limits = ["-c", "gc.autoDetach=false", "-c", "gc.auto=512", "-c", "gc.autoPackLimit=19"];
         let _lock = self.lock()?;
-        run(self.local().args(["-c", "gc.autoDetach=false", "gc", "--quiet"]), self.cancel).map(drop)
-    }
-
-    fn touch(&self) {
-        let now = SystemTime::now();
-        let _ = File::open(self.dir.join(COMPLETE)).and_then(|file| file.set_modified(now));
+        self.run(self.local().args(limits).args(["gc", "--auto", "--quiet"])).map(drop)
     }
 
     fn io_error(&self, source: std::io::Error) -> GitError {
-        GitError::Mirror { place: self.dir.display().to_string(), source }
+        GitError::io(&self.dir, source)
     }
 }
 

@@ -4,32 +4,21 @@
 //! `COMMIT:api-g1234567` as the commit `1234567`).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt;
 
 use serde::Serialize;
 
 use super::mirror::Mirror;
-use super::{GitError, run};
+use super::{GitError, GitErrorKind};
 use crate::escape::shortened;
 use crate::model::CommitSha;
-use crate::process::CommandError;
-
-/// A tree or blob that a path names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Object {
-    /// Its git object id, hex.
-    pub id: String,
-    /// Its content; empty if not requested.
-    pub content: Vec<u8>,
-}
 
 /// What a path in a commit leads to, after symbolic links.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
-    /// A file.
-    Blob(Object),
-    /// A folder.
-    Tree(Object),
+    /// A file; the id of its blob, hex.
+    Blob(String),
+    /// A folder; the id of its tree, hex.
+    Tree(String),
     /// A submodule, or something in one.
     Submodule,
     Missing,
@@ -37,6 +26,29 @@ pub enum Found {
     Outside(String),
     /// A broken or circular link.
     Dangling,
+}
+
+impl Found {
+    /// Continues a sentence about the path.
+    fn about(&self) -> String {
+        match self {
+            Found::Blob(_) => "is a file".to_owned(),
+            Found::Tree(_) => "is a folder".to_owned(),
+            Found::Submodule => "is a submodule; name a folder of the repository itself".to_owned(),
+            Found::Missing => "does not exist in the commit".to_owned(),
+            Found::Outside(to) => {
+                format!("is a link that leads out of the repository, to `{}`", shortened(to, 80))
+            }
+            Found::Dangling => "is a link that leads nowhere".to_owned(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blob {
+    /// Its git object id, hex.
+    pub id: String,
+    pub content: Vec<u8>,
 }
 
 /// The inputs of an image in a commit. Symbolic links are resolved within the commit.
@@ -47,9 +59,9 @@ pub struct ContextFiles {
     /// Its git tree.
     pub tree: String,
     /// The Dockerfile. Its content is the unchanged blob: git attributes do not apply to it.
-    pub dockerfile: Object,
+    pub dockerfile: Blob,
     /// The ignore file that docker uses: `NAME.dockerignore` beside the Dockerfile, else `.dockerignore`.
-    pub ignore_file: Option<Object>,
+    pub ignore_file: Option<Blob>,
     /// The attributes files above the context. Those inside are part of its tree.
     pub attributes: Vec<AttributesFile>,
     /// The URLs of the submodules in the context, by path; `None` if submodules are not checked out.
@@ -66,146 +78,89 @@ pub struct AttributesFile {
     pub blob: String,
 }
 
-/// A context, Dockerfile or ignore file that cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Misplaced {
-    what: &'static str,
-    path: String,
-    found: Found,
-}
-
-impl fmt::Display for Misplaced {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the {} `{}` ", self.what, self.path)?;
-        match &self.found {
-            Found::Blob(_) => f.write_str("is a file"),
-            Found::Tree(_) => f.write_str("is a folder"),
-            Found::Submodule => f.write_str("is a submodule; name a folder of the repository itself"),
-            Found::Missing => f.write_str("does not exist in the commit"),
-            Found::Outside(to) => {
-                write!(f, "is a link that leads out of the repository, to `{}`", shortened(to, 80))
-            }
-            Found::Dangling => f.write_str("is a link that leads nowhere"),
-        }
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CommitInfo {
-    pub first_parent: Option<CommitSha>,
-    /// The committer date in seconds since the epoch.
-    pub time: i64,
-}
-
 /// Limit on the links in one path, the same as in Linux (path_resolution(7)).
 const MOST_LINKS: usize = 40;
-
 /// Limit on the bytes of a link, the same as in Linux (PATH_MAX).
 const LONGEST_LINK: usize = 4096;
-
 /// Limit on the commits whose root trees are in memory together.
 const COMMITS_AT_ONCE: usize = 64;
 
-impl Mirror<'_> {
-    pub fn commit_info(&self, commit: &CommitSha) -> Result<CommitInfo, GitError> {
-        let args = ["log", "-1", "--no-show-signature", "--format=%ct %P", commit.as_str()];
-        let text = run(self.local().args(args), self.cancel())?.text();
-        let mut words = text.split_whitespace();
-        let time = words.next().and_then(|t| t.parse().ok());
-        Ok(CommitInfo {
-            time: time.ok_or_else(|| GitError::Unexpected(format!("log {commit}: {text}")))?,
-            first_parent: words.next().and_then(|p| p.parse().ok()),
-        })
-    }
+const ATTRIBUTES: &str = ".gitattributes";
+pub(super) const SUBMODULES: &str = ".gitmodules";
 
-    /// What each context (the first path) and its Dockerfile (the second) lead to, for all images in one walk.
+impl Mirror<'_> {
+    /// What each context (the first path) and its Dockerfile (the second) lead to, for all images in one walk. The inner
+    /// error says which path cannot be used.
     pub fn context_files(
         &self,
         commit: &CommitSha,
         images: &[(&str, &str)],
         submodules: bool,
-    ) -> Result<Vec<Result<ContextFiles, Misplaced>>, GitError> {
-        let mut paths = vec![".gitmodules".to_owned()];
-        for (context, dockerfile) in images {
-            paths.push((*context).to_owned());
-            paths.push((*dockerfile).to_owned());
-            paths.push(format!("{dockerfile}.dockerignore"));
-            paths.push(format!("{context}/.dockerignore"));
-        }
-        let mut walk = Walk::new(self);
-        let mut found = walk.follow(paths.iter().map(|path| (commit, path.as_str())))?.into_iter();
-        let gitmodules = found.next().map(|(_, found)| found);
-        let submodules = match gitmodules {
-            Some(Found::Blob(file)) if submodules => Some(self.stated_urls(&file.id)?),
-            _ => submodules.then(BTreeMap::new),
+    ) -> Result<Vec<Result<ContextFiles, String>>, GitError> {
+        let paths = images.iter().flat_map(|(context, dockerfile)| {
+            let ignore_files = [format!("{dockerfile}.dockerignore"), format!("{context}/.dockerignore")];
+            [(*context).to_owned(), (*dockerfile).to_owned()].into_iter().chain(ignore_files)
+        });
+        let paths: Vec<String> = paths.chain([SUBMODULES.to_owned()]).collect();
+        let mut walk = Walk { mirror: self, objects: HashMap::new() };
+        let found = walk.follow(paths.iter().map(|path| (commit, path.as_str())))?;
+        let urls = match found.last() {
+            Some((_, Found::Blob(id))) if submodules => self.stated_urls(id)?,
+            _ => BTreeMap::new(),
         };
-        let mut files = Vec::with_capacity(images.len());
-        for (context, dockerfile) in images {
-            let mut next = || found.next().unwrap_or((String::new(), Found::Missing));
-            let (in_commit, named, plain) = ((next(), next()), next().1, next().1);
-            let mut one = sort_out((*context, *dockerfile), in_commit, named, plain);
-            if let Ok(one) = &mut one {
-                one.attributes = walk.attributes_above(commit, &one.path);
-                one.submodules = submodules.as_ref().map(|all| within(all, &one.path));
-            }
-            files.push(one);
+        let (paths, found) = (paths.as_chunks::<4>().0, found.as_chunks::<4>().0);
+        let mut files: Vec<_> =
+            paths.iter().zip(found).map(|(paths, found)| sort_out(paths, found)).collect();
+        for one in files.iter_mut().flatten() {
+            one.attributes = walk.attributes_above(commit, &one.path);
+            one.submodules = submodules.then(|| within(&urls, &one.path));
         }
-        let mut objects: Vec<&mut Object> = files
+        let mut blobs: Vec<&mut Blob> = files
             .iter_mut()
             .flatten()
             .flat_map(|one| std::iter::once(&mut one.dockerfile).chain(&mut one.ignore_file))
             .collect();
-        let ids: BTreeSet<String> = objects.iter().map(|object| object.id.clone()).collect();
-        let ids: Vec<String> = ids.into_iter().collect();
-        let contents: HashMap<&String, Vec<u8>> = ids.iter().zip(self.read_blobs(&ids)?).collect();
-        for object in &mut objects {
-            object.content = contents.get(&object.id).cloned().unwrap_or_default();
+        let ids: Vec<String> = blobs.iter().map(|blob| blob.id.clone()).collect();
+        for (blob, content) in blobs.iter_mut().zip(self.read_blobs(&ids)?) {
+            blob.content = content;
         }
         Ok(files)
     }
 
-    /// What one path leads to in each of these commits, after symbolic links, without content.
+    /// What one path leads to in each of these commits.
     pub fn look_across(&self, commits: &[CommitSha], path: &str) -> Result<Vec<Found>, GitError> {
         let mut all = Vec::with_capacity(commits.len());
         for commits in commits.chunks(COMMITS_AT_ONCE) {
-            let found = Walk::new(self).follow(commits.iter().map(|commit| (commit, path)))?;
+            let mut walk = Walk { mirror: self, objects: HashMap::new() };
+            let found = walk.follow(commits.iter().map(|commit| (commit, path)))?;
             all.extend(found.into_iter().map(|(_, found)| found));
         }
         Ok(all)
     }
 
-    /// What a path leads to, after symbolic links, with the content of a file.
-    pub fn read_file(&self, commit: &CommitSha, path: &str) -> Result<Found, GitError> {
-        match self.look_across(std::slice::from_ref(commit), path)?.pop() {
-            Some(Found::Blob(Object { id, .. })) => {
-                let content = self.read_blobs(std::slice::from_ref(&id))?.pop().unwrap_or_default();
-                Ok(Found::Blob(Object { id, content }))
-            }
-            Some(found) => Ok(found),
-            None => Ok(Found::Missing),
-        }
+    pub fn look(&self, commit: &CommitSha, path: &str) -> Result<Found, GitError> {
+        let found = self.look_across(std::slice::from_ref(commit), path)?.pop();
+        Ok(found.unwrap_or(Found::Missing))
     }
 
     pub fn read_blobs(&self, ids: &[String]) -> Result<Vec<Vec<u8>>, GitError> {
-        let objects = self.cat(ids)?;
-        let blob = |(object, id): (Raw, &String)| match object {
-            Some((_, Kind::Blob, content)) => Ok(content),
-            Some((_, Kind::Tree, _)) | None => {
-                Err(GitError::Unexpected(format!("cat-file: {id} is not a blob")))
-            }
+        let objects = self.cat(ids)?.into_iter().zip(ids);
+        let content = |(object, id): (Option<GitObject>, &String)| match object {
+            Some(GitObject { is_tree: false, content, .. }) => Ok(content),
+            Some(_) | None => Err(GitError::unexpected(format!("cat-file: {id} is not a blob"))),
         };
-        objects.into_iter().zip(ids).map(blob).collect()
+        objects.map(content).collect()
     }
 
     /// Reads objects by id or `ID^{tree}`, with as few calls as the limit on git's output allows.
-    fn cat(&self, names: &[String]) -> Result<Vec<Raw>, GitError> {
+    fn cat(&self, names: &[String]) -> Result<Vec<Option<GitObject>>, GitError> {
         if names.is_empty() {
             return Ok(Vec::new());
         }
-        let asked: String = names.iter().flat_map(|name| [name.as_str(), "\n"]).collect();
-        let output = match run(self.local().args(["cat-file", "--batch"]).stdin(asked), self.cancel()) {
+        let tool = self.local().args(["cat-file", "--batch"]).stdin(names.join("\n") + "\n");
+        let output = match self.run(tool) {
             Ok(done) => done.stdout,
-            Err(GitError::Command(CommandError::TooMuchOutput { .. })) if names.len() > 1 => {
+            Err(error) if error.kind == GitErrorKind::TooMuchOutput && names.len() > 1 => {
                 let (some, others) = names.split_at(names.len() / 2);
                 let mut objects = self.cat(some)?;
                 objects.extend(self.cat(others)?);
@@ -214,173 +169,147 @@ impl Mirror<'_> {
             Err(error) => return Err(error),
         };
         let objects = parse(&output).filter(|objects| objects.len() == names.len());
-        objects.ok_or_else(|| GitError::Unexpected("cat-file --batch".to_owned()))
-    }
-
-    /// The URLs in `.gitmodules`, by submodule path; empty if the file does not exist.
-    pub fn submodule_urls(&self, commit: &CommitSha) -> Result<BTreeMap<String, String>, GitError> {
-        match self.look_across(std::slice::from_ref(commit), ".gitmodules")?.pop() {
-            Some(Found::Blob(file)) => self.stated_urls(&file.id),
-            _ => Ok(BTreeMap::new()),
-        }
-    }
-
-    fn stated_urls(&self, gitmodules: &str) -> Result<BTreeMap<String, String>, GitError> {
-        let blob = format!("--blob={gitmodules}");
-        let args = ["config", &blob, "--null", "--list"];
-        let text = run(self.local().args(args), self.cancel())?.stdout;
-        let text = String::from_utf8_lossy(&text).into_owned();
-        let mut named: BTreeMap<&str, (Option<&str>, Option<&str>)> = BTreeMap::new();
-        for (key, value) in text.split('\0').filter_map(|entry| entry.split_once('\n')) {
-            match key.strip_prefix("submodule.").and_then(|key| key.rsplit_once('.')) {
-                Some((name, "path")) => named.entry(name).or_default().0 = Some(value),
-                Some((name, "url")) => named.entry(name).or_default().1 = Some(value),
-                _ => {}
-            }
-        }
-        let pairs = named.into_values().filter_map(|(path, url)| Some((path?.to_owned(), url?.to_owned())));
-        Ok(pairs.collect())
+        objects.ok_or_else(|| GitError::unexpected("cat-file --batch"))
     }
 }
 
-/// Builds one image's `ContextFiles` from what its paths lead to.
-fn sort_out(
-    (context, dockerfile): (&str, &str),
-    found: ((String, Found), (String, Found)),
-    named_ignore_file: Found,
-    plain_ignore_file: Found,
-) -> Result<ContextFiles, Misplaced> {
-    let wrong = |what, path: &str, found| Err(Misplaced { what, path: path.to_owned(), found });
-    let (path, tree) = match found.0 {
-        (path, Found::Tree(tree)) => (path, tree.id),
-        (_, found) => return wrong("folder", context, found),
-    };
-    let dockerfile_blob = match found.1.1 {
-        Found::Blob(blob) => blob,
-        found
-        @ (Found::Tree(_) | Found::Submodule | Found::Missing | Found::Outside(_) | Found::Dangling) => {
-            return wrong("Dockerfile", dockerfile, found);
-        }
-    };
-    let ignore_file = match (named_ignore_file, plain_ignore_file) {
-        (Found::Blob(blob), _) | (Found::Missing, Found::Blob(blob)) => Some(blob),
+/// One image's files from its context, Dockerfile, and two possible ignore files, without their content.
+fn sort_out(paths: &[String; 4], found: &[(String, Found); 4]) -> Result<ContextFiles, String> {
+    let wrong = |what: &str, at: usize| Err(format!("the {what} `{}` {}", paths[at], found[at].1.about()));
+    let blob = |id: &String| Blob { id: id.clone(), content: Vec::new() };
+    let [(path, context), (_, dockerfile), (_, named), (_, plain)] = found;
+    let Found::Tree(tree) = context else { return wrong("folder", 0) };
+    let Found::Blob(dockerfile) = dockerfile else { return wrong("Dockerfile", 1) };
+    let ignore_file = match (named, plain) {
+        (Found::Blob(id), _) | (Found::Missing, Found::Blob(id)) => Some(blob(id)),
         (Found::Missing, Found::Missing) => None,
-        (Found::Missing, found) => return wrong("ignore file", &format!("{context}/.dockerignore"), found),
-        (found, _) => return wrong("ignore file", &format!("{dockerfile}.dockerignore"), found),
+        (Found::Missing, _) => return wrong("ignore file", 3),
+        (_, _) => return wrong("ignore file", 2),
     };
     Ok(ContextFiles {
-        path,
-        tree,
-        dockerfile: dockerfile_blob,
+        path: path.clone(),
+        tree: tree.clone(),
+        dockerfile: blob(dockerfile),
         ignore_file,
         attributes: Vec::new(),
         submodules: None,
     })
 }
 
-/// The submodules inside a folder.
 fn within(all: &BTreeMap<String, String>, folder: &str) -> BTreeMap<String, String> {
     let inside =
         |path: &str| folder == "." || path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
     all.iter().filter(|(path, _)| inside(path)).map(|(path, url)| (path.clone(), url.clone())).collect()
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Blob,
-    Tree,
-}
-
-/// Id, type and content of an object; `None` if it does not exist.
-type Raw = Option<(String, Kind, Vec<u8>)>;
-
-/// An entry of a tree.
-struct Entry {
-    mode: u32,
+/// A tree or blob.
+#[derive(Debug, PartialEq, Eq)]
+struct GitObject {
     id: String,
+    is_tree: bool,
+    content: Vec<u8>,
 }
 
-impl Entry {
-    const TREE: u32 = 0o040_000;
-    const LINK: u32 = 0o120_000;
-    const SUBMODULE: u32 = 0o160_000;
-
-    fn format(&self) -> u32 {
-        self.mode & 0o170_000
-    }
-}
-
-/// An object in the walk's cache.
-enum Loaded {
-    Tree { id: String, entries: HashMap<Vec<u8>, Entry> },
-    Link(Vec<u8>),
-    Absent,
-}
+const FORMAT: u32 = 0o170_000;
+const TREE: u32 = 0o040_000;
+const LINK: u32 = 0o120_000;
+const SUBMODULE: u32 = 0o160_000;
 
 /// Follows paths through the trees of commits. Each round of reads is one process for all paths.
 struct Walk<'m, 'a> {
     mirror: &'m Mirror<'a>,
-    objects: HashMap<String, Loaded>,
+    /// By name: an id, or a commit's root. `None` is an object that does not exist.
+    objects: HashMap<String, Option<GitObject>>,
 }
 
-/// The state of one path.
-struct Path {
-    /// The remaining components, in reverse order.
-    ahead: Vec<String>,
-    /// How many of them come from the path itself; the others come from a link.
-    own: usize,
-    /// The folders and the file passed so far, without links. The first is the root.
-    behind: Vec<(String, Entry)>,
-    links: usize,
-}
-
-/// The next object that a path needs, or its result.
-enum Advance {
-    Needs(String),
-    Ended(Found),
-}
-
-impl<'m, 'a> Walk<'m, 'a> {
-    fn new(mirror: &'m Mirror<'a>) -> Walk<'m, 'a> {
-        Walk { mirror, objects: HashMap::new() }
-    }
-
-    /// What each path leads to, and its path without links.
+impl Walk<'_, '_> {
+    /// Each path without links, and what it leads to.
     fn follow<'p>(
         &mut self,
-        asked: impl Iterator<Item = (&'p CommitSha, &'p str)>,
+        asked: impl Iterator<Item = (&'p CommitSha, &'p str)> + Clone,
     ) -> Result<Vec<(String, Found)>, GitError> {
-        let mut paths: Vec<(Path, Option<Found>)> =
-            asked.map(|(commit, path)| (Path::new(commit, path), None)).collect();
         loop {
-            let mut needed = BTreeSet::new();
-            for (path, found) in paths.iter_mut().filter(|(_, found)| found.is_none()) {
-                match path.advance(&self.objects) {
-                    Advance::Needs(object) => drop(needed.insert(object)),
-                    Advance::Ended(there) => *found = Some(there),
+            let (mut found, mut needed) = (Vec::new(), BTreeSet::new());
+            for (commit, path) in asked.clone() {
+                match self.resolve(commit, path) {
+                    Ok(end) => found.push(end),
+                    Err(name) => drop(needed.insert(name)),
                 }
             }
             if needed.is_empty() {
-                let ended = |(path, found): (Path, Option<Found>)| {
-                    (path.without_links(), found.unwrap_or(Found::Missing))
-                };
-                return Ok(paths.into_iter().map(ended).collect());
+                return Ok(found);
             }
             let needed: Vec<String> = needed.into_iter().collect();
             let read = self.mirror.cat(&needed)?;
-            for (name, object) in needed.into_iter().zip(read) {
-                let loaded = match object {
-                    None => Loaded::Absent,
-                    Some((_, Kind::Blob, content)) => Loaded::Link(content),
-                    Some((id, Kind::Tree, content)) => {
-                        let entries = parse_tree(&content)
-                            .ok_or_else(|| GitError::Unexpected(format!("the tree {id}")))?;
-                        Loaded::Tree { id, entries }
-                    }
-                };
-                self.objects.insert(name, loaded);
-            }
+            self.objects.extend(needed.into_iter().zip(read));
         }
+    }
+
+    /// The error is the name of an object that has to be read first.
+    fn resolve(&self, commit: &CommitSha, path: &str) -> Result<(String, Found), String> {
+        // The remaining components, in reverse order; the first `own` are of the path itself, the others of links.
+        let mut ahead: Vec<String> = path.rsplit('/').map(str::to_owned).collect();
+        let (mut own, mut links) = (ahead.len(), 0);
+        // The names, modes and ids passed so far, without links, below the root.
+        let mut behind: Vec<(String, u32, String)> = Vec::new();
+        let found = loop {
+            let absent = || if ahead.len() <= own { Found::Missing } else { Found::Dangling };
+            let (format, id) = match behind.last() {
+                Some((_, mode, id)) => (mode & FORMAT, id.clone()),
+                None => (TREE, root_of(commit)),
+            };
+            let tree = match format {
+                SUBMODULE => break Found::Submodule,
+                // The last folder of a path need not be read, except for the root: its parent has its id.
+                TREE if !ahead.is_empty() || behind.is_empty() => match self.object(id.clone())? {
+                    Some(tree) if tree.is_tree => Some(tree),
+                    Some(_) | None => break absent(),
+                },
+                _ => None,
+            };
+            let Some(part) = ahead.last() else {
+                break match format {
+                    TREE => Found::Tree(tree.map_or(id, |tree| tree.id.clone())),
+                    _ => Found::Blob(id),
+                };
+            };
+            let Some(tree) = tree else { break absent() };
+            match part.as_str() {
+                "" | "." => drop(ahead.pop()),
+                ".." if behind.is_empty() => break Found::Outside(reversed(&ahead)),
+                ".." => {
+                    behind.pop();
+                    ahead.pop();
+                }
+                name => {
+                    let Some((mode, id)) = entry(&tree.content, name) else { break absent() };
+                    if mode & FORMAT != LINK {
+                        behind.push((name.to_owned(), mode, id));
+                        ahead.pop();
+                        continue;
+                    }
+                    links += 1;
+                    let link =
+                        self.object(id)?.filter(|link| !link.is_tree && link.content.len() <= LONGEST_LINK);
+                    let target = link.and_then(|link| std::str::from_utf8(&link.content).ok());
+                    match target.filter(|_| links <= MOST_LINKS) {
+                        None => break Found::Dangling,
+                        Some(target) if target.starts_with('/') => break Found::Outside(target.to_owned()),
+                        Some(target) => {
+                            ahead.pop();
+                            own = own.min(ahead.len());
+                            ahead.extend(target.rsplit('/').map(str::to_owned));
+                        }
+                    }
+                }
+            }
+        };
+        let parts: Vec<&str> = behind.iter().map(|(name, _, _)| name.as_str()).collect();
+        Ok((if parts.is_empty() { ".".to_owned() } else { parts.join("/") }, found))
+    }
+
+    fn object(&self, name: String) -> Result<Option<&GitObject>, String> {
+        self.objects.get(&name).map(Option::as_ref).ok_or(name)
     }
 
     /// The attributes files in the folders above this one, outermost first. Its path has been followed.
@@ -388,121 +317,29 @@ impl<'m, 'a> Walk<'m, 'a> {
         let mut files = Vec::new();
         let (mut tree, mut above) = (root_of(commit), String::new());
         for part in folder.split('/').filter(|part| *part != ".") {
-            let Some(Loaded::Tree { entries, .. }) = self.objects.get(&tree) else { break };
-            let file = entries.get(ATTRIBUTES.as_bytes());
-            if let Some(file) = file.filter(|file| file.format() != Entry::TREE) {
-                files.push(AttributesFile {
-                    path: format!("{above}{ATTRIBUTES}"),
-                    mode: format!("{:06o}", file.mode),
-                    blob: file.id.clone(),
-                });
+            let Some(Some(GitObject { content, .. })) = self.objects.get(&tree) else { break };
+            if let Some((mode, blob)) = entry(content, ATTRIBUTES).filter(|(mode, _)| mode & FORMAT != TREE) {
+                let path = format!("{above}{ATTRIBUTES}");
+                files.push(AttributesFile { path, mode: format!("{mode:06o}"), blob });
             }
-            let Some(next) = entries.get(part.as_bytes()) else { break };
-            tree.clone_from(&next.id);
+            let Some((_, next)) = entry(content, part) else { break };
+            tree = next;
             above = format!("{above}{part}/");
         }
         files
     }
 }
 
-const ATTRIBUTES: &str = ".gitattributes";
-
-/// The name of a commit's root tree.
 fn root_of(commit: &CommitSha) -> String {
     format!("{commit}^{{tree}}")
 }
 
-impl Path {
-    fn new(commit: &CommitSha, path: &str) -> Path {
-        let root = Entry { mode: Entry::TREE, id: root_of(commit) };
-        Path {
-            ahead: path.rsplit('/').map(str::to_owned).collect(),
-            own: usize::MAX,
-            behind: vec![(String::new(), root)],
-            links: 0,
-        }
-    }
-
-    fn without_links(&self) -> String {
-        let parts: Vec<&str> = self.behind.iter().skip(1).map(|(name, _)| name.as_str()).collect();
-        if parts.is_empty() { ".".to_owned() } else { parts.join("/") }
-    }
-
-    /// The result for a missing component.
-    fn nothing(&self) -> Advance {
-        Advance::Ended(if self.ahead.len() <= self.own { Found::Missing } else { Found::Dangling })
-    }
-
-    /// Proceeds as far as the loaded objects allow.
-    fn advance(&mut self, objects: &HashMap<String, Loaded>) -> Advance {
-        loop {
-            let Some((_, here)) = self.behind.last() else { return self.nothing() };
-            let entries = match here.format() {
-                Entry::SUBMODULE => return Advance::Ended(Found::Submodule),
-                Entry::TREE => match objects.get(&here.id) {
-                    Some(Loaded::Tree { id, entries }) => Some((id, entries)),
-                    Some(Loaded::Link(_) | Loaded::Absent) => return self.nothing(),
-                    // The last folder of a path need not be loaded, except for the root: its parent has its id.
-                    None if !self.ahead.is_empty() || self.behind.len() == 1 => {
-                        return Advance::Needs(here.id.clone());
-                    }
-                    None => None,
-                },
-                _ => None,
-            };
-            let Some(part) = self.ahead.last() else {
-                return Advance::Ended(match here.format() {
-                    Entry::TREE => {
-                        let id = entries.map_or(&here.id, |(id, _)| id).clone();
-                        Found::Tree(Object { id, content: Vec::new() })
-                    }
-                    _ => Found::Blob(Object { id: here.id.clone(), content: Vec::new() }),
-                });
-            };
-            let Some((_, entries)) = entries else { return self.nothing() };
-            match part.as_str() {
-                "" | "." => {}
-                ".." if self.behind.len() > 1 => {
-                    self.behind.pop();
-                }
-                ".." => return Advance::Ended(Found::Outside(self.rest())),
-                name => {
-                    let Some(entry) = entries.get(name.as_bytes()) else { return self.nothing() };
-                    let (mode, id) = (entry.mode, entry.id.clone());
-                    if entry.format() == Entry::LINK {
-                        let target = match objects.get(&id) {
-                            None => return Advance::Needs(id),
-                            Some(Loaded::Link(target)) => std::str::from_utf8(target).ok(),
-                            Some(Loaded::Tree { .. } | Loaded::Absent) => None,
-                        };
-                        self.links += 1;
-                        let fits = |target: &&str| self.links <= MOST_LINKS && target.len() <= LONGEST_LINK;
-                        let Some(target) = target.filter(fits) else {
-                            return Advance::Ended(Found::Dangling);
-                        };
-                        if target.starts_with('/') {
-                            return Advance::Ended(Found::Outside(target.to_owned()));
-                        }
-                        self.ahead.pop();
-                        self.own = self.own.min(self.ahead.len());
-                        self.ahead.extend(target.rsplit('/').map(str::to_owned));
-                        continue;
-                    }
-                    self.behind.push((name.to_owned(), Entry { mode, id }));
-                }
-            }
-            self.ahead.pop();
-        }
-    }
-
-    /// The remaining path, for messages.
-    fn rest(&self) -> String {
-        self.ahead.iter().rev().map(String::as_str).collect::<Vec<_>>().join("/")
-    }
+fn reversed(parts: &[String]) -> String {
+    parts.iter().rev().map(String::as_str).collect::<Vec<_>>().join("/")
 }
 
 /// Parses the output of `git cat-file --batch` (git-cat-file(1), BATCH OUTPUT).
-fn parse(mut output: &[u8]) -> Option<Vec<Raw>> {
+fn parse(mut output: &[u8]) -> Option<Vec<Option<GitObject>>> {
     let mut objects = Vec::new();
     while !output.is_empty() {
         let end = output.iter().position(|b| *b == b'\n')?;
@@ -510,16 +347,11 @@ fn parse(mut output: &[u8]) -> Option<Vec<Raw>> {
         output = &output[end + 1..];
         let words: Vec<&str> = line.split(' ').collect();
         objects.push(match words.as_slice() {
-            [id, kind, size] => {
-                let kind = match *kind {
-                    "blob" => Kind::Blob,
-                    "tree" => Kind::Tree,
-                    _ => return None,
-                };
+            [id, kind @ ("blob" | "tree"), size] => {
                 let size: usize = size.parse().ok()?;
                 let content = output.get(..size)?.to_vec();
                 output = output.get(size + 1..)?;
-                Some(((*id).to_owned(), kind, content))
+                Some(GitObject { id: (*id).to_owned(), is_tree: *kind == "tree", content })
             }
             [_, "missing" | "ambiguous"] => None,
             _ => return None,
@@ -528,18 +360,18 @@ fn parse(mut output: &[u8]) -> Option<Vec<Raw>> {
     Some(objects)
 }
 
-/// The entries of a tree object: `mode SP name NUL id`, the id as 20 bytes.
-fn parse_tree(mut content: &[u8]) -> Option<HashMap<Vec<u8>, Entry>> {
-    let mut entries = HashMap::new();
-    while !content.is_empty() {
-        let space = content.iter().position(|b| *b == b' ')?;
-        let mode = u32::from_str_radix(std::str::from_utf8(&content[..space]).ok()?, 8).ok()?;
-        let nul = space + content[space..].iter().position(|b| *b == 0)?;
-        let id = content.get(nul + 1..nul + 21)?;
-        entries.insert(content[space + 1..nul].to_vec(), Entry { mode, id: hex::encode(id) });
-        content = &content[nul + 21..];
+/// Mode and id of a name in a tree object, whose entries are `mode SP name NUL id`, the id as 20 bytes.
+fn entry(mut tree: &[u8], name: &str) -> Option<(u32, String)> {
+    loop {
+        let space = tree.iter().position(|b| *b == b' ')?;
+        let nul = space + tree[space..].iter().position(|b| *b == 0)?;
+        let id = tree.get(nul + 1..nul + 21)?;
+        if &tree[space + 1..nul] == name.as_bytes() {
+            let mode = u32::from_str_radix(std::str::from_utf8(&tree[..space]).ok()?, 8).ok()?;
+            return Some((mode, hex::encode(id)));
+        }
+        tree = &tree[nul + 21..];
     }
-    Some(entries)
 }
 
 #[cfg(test)]
@@ -550,22 +382,23 @@ mod tests {
     fn every_answer_of_cat_file_is_parsed() {
         let id = "8c1c06a1a89e8278937a7d22d8ba1a834bd4c8a1";
         let output = format!("{id} blob 3\na\nb\n{id} tree 2\nxx\n{id} missing\n");
-        let object = |kind, content: &[u8]| Some((id.to_owned(), kind, content.to_vec()));
-        let expected = [object(Kind::Blob, b"a\nb"), object(Kind::Tree, b"xx"), None];
-        assert_eq!(parse(output.as_bytes()).unwrap(), expected);
+        let object = |is_tree, content: &[u8]| {
+            Some(GitObject { id: id.to_owned(), is_tree, content: content.to_vec() })
+        };
+        assert_eq!(parse(output.as_bytes()).unwrap(), [object(false, b"a\nb"), object(true, b"xx"), None]);
         for bad in [&b"deadbeef blob 99\nshort"[..], b"deadbeef commit 0\n\n", b"no line"] {
             assert_eq!(parse(bad), None);
         }
     }
 
     #[test]
-    fn a_truncated_tree_is_rejected() {
+    fn an_entry_of_a_tree_is_found_unless_the_tree_is_cut_before_its_end() {
         let tree = [&b"100644 a b\0"[..], &[1; 20], b"40000 c\0", &[2; 20]].concat();
-        let entries = parse_tree(&tree).unwrap();
-        assert_eq!(entries[&b"a b"[..]].format(), 0o100_000);
-        assert_eq!(entries[&b"c"[..]].id, "02".repeat(20));
+        assert_eq!(entry(&tree, "a b").unwrap().0, 0o100_644);
+        assert_eq!(entry(&tree, "c").unwrap(), (TREE, "02".repeat(20)));
+        assert_eq!(entry(&tree, "b"), None);
         for end in [1, 8, 15, tree.len() - 1] {
-            assert!(parse_tree(&tree[..end]).is_none(), "{end}");
+            assert_eq!(entry(&tree[..end], "c"), None, "{end}");
         }
     }
 }

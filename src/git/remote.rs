@@ -2,14 +2,15 @@
 
 use std::path::Path;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 
+use crate::error::Failure;
+use crate::escape::shortened;
 use crate::model::{ForgeName, RepoName};
 
 /// The supported transports. Others, such as `git://` and remote helpers, are not used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
-    /// `https://`.
     Https,
     /// `http://`, only to a forge whose configured `url` uses it.
     Http,
@@ -19,7 +20,6 @@ pub enum Transport {
     File,
 }
 
-/// A remote repository that swanci may use.
 #[derive(Debug, Clone)]
 pub struct Remote {
     /// The URL for git, without a password.
@@ -29,72 +29,54 @@ pub struct Remote {
     host: String,
     /// The path on the host, without leading slash and `.git`.
     path: String,
-    /// The user and password of a typed URL.
     userinfo: Option<(String, SecretString)>,
     /// Whether a user typed or configured it; otherwise it comes from a repository's `.gitmodules`.
     is_named_by_a_person: bool,
 }
 
-/// Why a URL is rejected.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RemoteError {
-    /// Not a URL or path.
-    #[error("`{0}` is not a repository URL or path")]
-    Malformed(String),
-    /// Its transport is not supported.
-    #[error("swanci does not clone over `{0}`; it speaks https and ssh")]
-    Transport(String),
+fn malformed(text: &str) -> Failure {
+    Failure::refused(format!("`{}` is not a repository URL or path", shortened(text, 200)))
 }
 
 impl Remote {
     /// A typed or configured URL or path: used unchanged if its transport is supported.
-    pub fn typed(text: &str) -> Result<Remote, RemoteError> {
-        let malformed =
-            || RemoteError::Malformed(text.chars().flat_map(char::escape_debug).take(200).collect());
-        if text.is_empty()
-            || text.starts_with('-')
-            || text.chars().any(char::is_control)
-            || text.contains('\\')
-        {
-            return Err(malformed());
+    pub fn typed(text: &str) -> Result<Remote, Failure> {
+        let unsupported = |scheme: &str| {
+            let scheme = shortened(scheme, 20);
+            Err(Failure::refused(format!("swanci does not clone over `{scheme}`, only over https and ssh")))
+        };
+        let is_odd = |c: char| c.is_control() || c == '\\';
+        if text.is_empty() || text.starts_with('-') || text.chars().any(is_odd) {
+            return Err(malformed(text));
         }
-        if let Some(path) = text.strip_prefix("file://") {
-            return Remote::path(path).ok_or_else(malformed);
-        }
-        match text.split_once("://") {
-            Some(("https", _)) => Remote::url(text, Transport::Https).ok_or_else(malformed),
-            Some(("ssh", _)) => Remote::url(text, Transport::Ssh).ok_or_else(malformed),
-            Some((scheme, _)) => Err(RemoteError::Transport(scheme.chars().take(20).collect())),
-            None if text.contains("::") => {
-                Err(RemoteError::Transport(text.split("::").next().unwrap_or("").chars().take(20).collect()))
+        let remote = match (text.split_once("://"), text.split_once(':')) {
+            (Some(("file", path)), _) => Remote::path(path),
+            (Some(("https", _)), _) => Remote::url(text, Transport::Https),
+            (Some(("ssh", _)), _) => Remote::url(text, Transport::Ssh),
+            (Some((scheme, _)), _) => return unsupported(scheme),
+            (None, _) if text.contains("::") => return unsupported(text.split("::").next().unwrap_or("")),
+            // scp syntax, unless a slash precedes the colon (git-clone(1), GIT URLS).
+            (None, Some((host, path)))
+                if !host.contains('/') && !host.is_empty() && !Path::new(text).exists() =>
+            {
+                Remote::scp(text, host, path)
             }
-            None => match text.split_once(':') {
-                // scp syntax, unless a slash precedes the colon (git-clone(1), GIT URLS).
-                Some((host, path))
-                    if !host.contains('/') && !host.is_empty() && !Path::new(text).exists() =>
-                {
-                    Remote::scp(text, host, path).ok_or_else(malformed)
-                }
-                _ => Remote::path(text).ok_or_else(malformed),
-            },
-        }
+            (None, _) => Remote::path(text),
+        };
+        remote.ok_or_else(|| malformed(text))
     }
 
     /// A repository of a forge, from the forge's configured `url` and the full name. Plain http if the `url` uses it.
-    pub fn of_forge(kind: ForgeName, forge: &str, repository: &RepoName) -> Result<Remote, RemoteError> {
-        let malformed =
-            || RemoteError::Malformed(forge.chars().flat_map(char::escape_debug).take(200).collect());
+    pub fn of_forge(kind: ForgeName, forge: &str, repository: &RepoName) -> Result<Remote, Failure> {
         let url = format!("{}{}/{repository}.git", forge.trim_end_matches('/'), kind.clone_prefix());
-        let transport = match forge.split_once("://") {
-            Some(("https", _)) => Transport::Https,
-            Some(("http", _)) => Transport::Http,
-            _ => return Err(malformed()),
+        let is_odd = |c: char| c.is_control() || matches!(c, '\\' | '@');
+        let remote = match forge.split_once("://") {
+            _ if forge.chars().any(is_odd) || url::Url::parse(forge).is_err() => None,
+            Some(("https", _)) => Remote::url(&url, Transport::Https),
+            Some(("http", _)) => Remote::url(&url, Transport::Http),
+            _ => None,
         };
-        let odd = |c: char| c.is_control() || matches!(c, '\\' | '@');
-        if forge.chars().any(odd) || url::Url::parse(forge).is_err() {
-            return Err(malformed());
-        }
-        Remote::url(&url, transport).ok_or_else(malformed)
+        remote.ok_or_else(|| malformed(forge))
     }
 
     fn url(text: &str, transport: Transport) -> Option<Remote> {
@@ -103,47 +85,34 @@ impl Remote {
         if host.starts_with('-') || parsed.query().is_some() || parsed.fragment().is_some() {
             return None;
         }
-        let mut userinfo = None;
         // A user without a password is a token for https, but only a user name for ssh.
-        if parsed.password().is_some() || (transport != Transport::Ssh && !parsed.username().is_empty()) {
-            let password = parsed.password().unwrap_or("").to_owned();
-            if transport == Transport::Ssh {
-                return None;
-            }
+        let has_password = parsed.password().is_some();
+        if transport == Transport::Ssh && (has_password || parsed.username().starts_with('-')) {
+            return None;
+        }
+        let mut userinfo = None;
+        if transport != Transport::Ssh && (has_password || !parsed.username().is_empty()) {
             let decode = |s: &str| {
-                form_urlencoded::parse(format!("v={}", s.replace('+', "%2B")).as_bytes())
-                    .next()
-                    .map(|(_, v)| v.into_owned())
-                    .unwrap_or_default()
+                let pair = format!("v={}", s.replace('+', "%2B"));
+                form_urlencoded::parse(pair.as_bytes()).next().map(|(_, v)| v.into_owned())
             };
-            let user = decode(parsed.username());
-            if password.is_empty() {
+            let user = decode(parsed.username())?;
+            let password = SecretString::from(decode(parsed.password().unwrap_or_default())?);
+            if password.expose_secret().is_empty() {
                 crate::redact::register(&SecretString::from(user.clone()));
             }
-            userinfo = Some((user, SecretString::from(decode(&password))));
+            crate::redact::register_login(&user, &password);
+            userinfo = Some((user, password));
             parsed.set_username("").ok()?;
             parsed.set_password(None).ok()?;
         }
-        if parsed.username().starts_with('-') {
-            return None;
-        }
         // Default ports are dropped; another port is another server.
-        let place = match (transport, parsed.port()) {
+        let host = match (transport, parsed.port()) {
             (Transport::Ssh, Some(22)) | (_, None) => host,
             (_, Some(port)) => format!("{host}:{port}"),
         };
         let path = trim_path(parsed.path())?;
-        if let Some((user, secret)) = &userinfo {
-            crate::redact::register_login(user, secret);
-        }
-        Some(Remote {
-            url: parsed.to_string(),
-            transport,
-            host: place,
-            path,
-            userinfo,
-            is_named_by_a_person: true,
-        })
+        Some(Remote { url: parsed.into(), transport, host, path, userinfo, is_named_by_a_person: true })
     }
 
     fn scp(text: &str, user_host: &str, path: &str) -> Option<Remote> {
@@ -197,11 +166,8 @@ impl Remote {
 
     /// `https://host[:port]/`, the scope of a typed login.
     pub(super) fn http_base(&self) -> Option<String> {
-        match self.transport {
-            Transport::Https => Some(format!("https://{}/", self.host)),
-            Transport::Http => Some(format!("http://{}/", self.host)),
-            Transport::Ssh | Transport::File => None,
-        }
+        let is_http = matches!(self.transport, Transport::Https | Transport::Http);
+        is_http.then(|| format!("{}://{}/", self.transports(), self.host))
     }
 
     /// Whether it is below this URL of a forge: same scheme, host and port, and a path below the URL's.
@@ -226,10 +192,10 @@ impl Remote {
     /// The URL where git-lfs looks for this remote's files (git-lfs, docs/api/server-discovery.md).
     pub(super) fn lfs_url(&self) -> String {
         match self.transport {
-            Transport::Https | Transport::Http if self.url.ends_with(".git") => {
-                format!("{}/info/lfs", self.url)
+            Transport::Https | Transport::Http => {
+                let url = self.url.trim_end_matches('/');
+                format!("{}.git/info/lfs", url.strip_suffix(".git").unwrap_or(url))
             }
-            Transport::Https | Transport::Http => format!("{}.git/info/lfs", self.url.trim_end_matches('/')),
             Transport::Ssh => self.url.clone(),
             Transport::File => format!("file://{}", self.url),
         }
@@ -273,9 +239,8 @@ impl Remote {
     /// The remote of a submodule from its URL in this repository: absolute, or relative to this remote
     /// (git-submodule(1), `add`). It must be on the same host. For a path, it must be relative and in the folder that
     /// contains this remote.
-    pub fn submodule(&self, stated: &str) -> Result<Remote, RemoteError> {
-        let outside =
-            || RemoteError::Malformed(stated.chars().flat_map(char::escape_debug).take(200).collect());
+    pub fn submodule(&self, stated: &str) -> Result<Remote, Failure> {
+        let outside = || malformed(stated);
         let relative = stated.starts_with("./") || stated.starts_with("../");
         let url = if relative {
             let mut base: Vec<&str> = self.url.trim_end_matches('/').split('/').collect();

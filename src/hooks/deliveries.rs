@@ -1,46 +1,74 @@
-//! What a forge remembers of its deliveries, and which of them never arrived.
+//! A forge's record of its deliveries, and those that never arrived.
 
 use std::collections::HashSet;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// One attempt to deliver an event (schema `hook-delivery-item` of GitHub's API description).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Delivery {
-    /// The attempt's own number.
     pub id: u64,
-    /// The event's: all attempts of one event share it.
+    /// All attempts to deliver one event share it.
     pub guid: String,
-    /// When, RFC 3339.
+    /// RFC 3339.
     pub delivered_at: String,
-    /// Whether it was asked for again.
     pub redelivery: bool,
-    /// Seconds that it took.
+    /// In seconds.
     pub duration: f64,
-    /// What came of it, in words.
+    /// The result, in words.
     pub status: String,
-    /// The listener's HTTP status; 0 when there was none.
+    /// The HTTP status of the response; 0 without one.
     pub status_code: i64,
-    /// The event's name.
     pub event: String,
-    /// What happened in the event.
     pub action: Option<String>,
 }
 
-/// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DeliveryState {
-    /// The listener took it.
+    /// The listener accepted it.
     Succeeded,
-    /// There is no answer yet.
+    /// It has no response yet.
     Pending,
     /// It was refused or never arrived.
     Failed,
 }
 
 impl Delivery {
-    /// How it ended.
+    /// An event of GitLab's webhook (docs.gitlab.com, "Project webhooks API", "List all events"). Its headers contain an
+    /// id that all attempts share.
+    pub(super) fn of_gitlab(event: &Value) -> Delivery {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let id = event["id"].as_u64().unwrap_or_default();
+        let header = |name: &&str| event["request_headers"][name].as_str();
+        let guid = ["Idempotency-Key", "X-Gitlab-Event-UUID"].iter().find_map(header);
+        let status = text(&event["response_status"]);
+        Delivery {
+            id,
+            guid: guid.map_or_else(|| id.to_string(), str::to_owned),
+            delivered_at: text(&event["created_at"]),
+            redelivery: false,
+            duration: event["execution_duration"].as_f64().unwrap_or_default(),
+            status_code: status.parse().unwrap_or_default(),
+            status: if status.parse::<u16>().is_ok() { String::new() } else { status },
+            event: text(&event["trigger"]),
+            action: event["request_data"]["object_attributes"]["action"].as_str().map(str::to_owned),
+        }
+    }
+
+    /// Data Center's response to a test contains the request that it sent and the response that it received.
+    pub(super) fn of_test(test: &Value) -> Delivery {
+        let status = test["response"]["statusCode"].as_i64().or_else(|| test["statusCode"].as_i64());
+        Delivery {
+            delivered_at: Timestamp::now().to_string(),
+            status: if status.is_none() { "no answer".to_owned() } else { String::new() },
+            status_code: status.unwrap_or_default(),
+            event: "ping".to_owned(),
+            ..Delivery::default()
+        }
+    }
+
     pub(crate) fn state(&self) -> DeliveryState {
         match self.status_code {
             200..=299 => DeliveryState::Succeeded,
@@ -49,21 +77,14 @@ impl Delivery {
         }
     }
 
-    /// Whether it is a test of the webhook; nothing is lost with it.
     pub(crate) fn is_ping(&self) -> bool {
         self.event == "ping"
     }
-
-    /// When it was made; `None` when the forge says no time, or one that cannot be read.
-    pub(crate) fn time(&self) -> Option<Timestamp> {
-        self.delivered_at.parse().ok()
-    }
 }
 
-/// The newest failed attempt of each event of which no attempt succeeded or is under way, oldest first. `newest_first`
-/// is how GitHub lists deliveries. Pings are left out.
+/// The newest failed attempt of each event without a successful or pending attempt, the oldest first. Excludes pings.
 pub(crate) fn unresolved(newest_first: &[Delivery]) -> Vec<&Delivery> {
-    // By state and not by order: an event that has arrived once has arrived, whatever a later attempt met.
+    // An event that arrived once is settled, whatever the result of a later attempt.
     let settled: HashSet<&str> =
         newest_first.iter().filter(|d| d.state() != DeliveryState::Failed).map(|d| d.guid.as_str()).collect();
     let mut seen = HashSet::new();
@@ -84,12 +105,9 @@ mod tests {
             id,
             guid: guid.to_owned(),
             delivered_at: "2026-11-22T12:00:00Z".to_owned(),
-            redelivery: false,
-            duration: 0.1,
-            status: String::new(),
             status_code,
             event: "pull_request".to_owned(),
-            action: None,
+            ..Delivery::default()
         }
     }
 

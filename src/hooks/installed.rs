@@ -1,34 +1,27 @@
-//! Which webhook swanci made: remembered in the state directory, so that a new address changes it instead of adding
-//! another one. Losing the memory does no harm.
+//! The webhook that swanci created, in the state directory, so that a new address changes it instead of adding another
+//! one. Losing the file does no harm.
 
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::HookId;
 use crate::model::RepoName;
 
-/// What is remembered.
-#[derive(Serialize, Deserialize)]
-struct Installed {
-    id: HookId,
-}
-
 fn path(state_dir: &Path, host: &str, repository: &RepoName) -> PathBuf {
-    // A repository is the same in any case; a host's port needs no colon in a file name.
+    // Repository names ignore case.
     let name = format!("{host}_{repository}").to_lowercase().replace(['/', ':'], "_");
     state_dir.join("hooks").join(format!("{name}.json"))
 }
 
-/// The number of the webhook that was made for this repository at this host.
 pub(crate) fn recall(state_dir: &Path, host: &str, repository: &RepoName) -> Option<HookId> {
     let bytes = fs::read(path(state_dir, host, repository)).ok()?;
-    serde_json::from_slice::<Installed>(&bytes).ok().map(|installed| installed.id)
+    let mut installed: Value = serde_json::from_slice(&bytes).ok()?;
+    serde_json::from_value(installed.get_mut("id")?.take()).ok()
 }
 
-/// Remembers it.
 pub(crate) fn remember(
     state_dir: &Path,
     host: &str,
@@ -39,7 +32,7 @@ pub(crate) fn remember(
     let dir = path.parent().unwrap_or(state_dir);
     crate::state_dir::create_below(dir)?;
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
-    file.write_all(&serde_json::to_vec(&Installed { id: id.clone() })?)?;
+    file.write_all(json!({"id": id}).to_string().as_bytes())?;
     file.persist(&path)?;
     Ok(())
 }

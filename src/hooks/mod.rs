@@ -1,5 +1,5 @@
-//! The forge's side of a webhook: made, checked and redelivered through its API, and the tunnel's public address from
-//! ngrok's local one (ngrok.com/docs/agent/api).
+//! The forge's side of a webhook: creates it, checks it and sends deliveries again through the forge's API. Also the public
+//! address of an ngrok tunnel.
 
 mod deliveries;
 pub(crate) mod installed;
@@ -8,24 +8,20 @@ mod webhook;
 
 pub(crate) use deliveries::{Delivery, DeliveryState, unresolved};
 pub(crate) use ngrok::public_url;
-pub(crate) use webhook::{Hook, HookId, Test, Wanted, Webhooks};
+pub(crate) use webhook::{Hook, HookId, Webhooks};
 
 use url::Url;
 
 use crate::http::shown;
 
-/// Where the ngrok agent answers, where no other address is named.
+/// The default address of the ngrok agent.
 pub(crate) const NGROK_API: &str = "http://127.0.0.1:4040";
-/// The path that `serve` takes deliveries on.
 pub(crate) const WEBHOOK_PATH: &str = "/webhook";
-/// The same, as the program before swanci had it.
+/// The path of swanci's predecessor.
 pub(crate) const ORIGINAL_PATH: &str = "/ciserver/repository/merged";
 
-/// The webhook's URL under a public address: the address itself when it has a path already, else with
-/// [`WEBHOOK_PATH`].
-///
-/// # Errors
-/// A sentence when no forge could deliver to it.
+/// The webhook's URL at a public address: with [`WEBHOOK_PATH`], unless the address has a path. An error if no forge could
+/// deliver to it.
 pub(crate) fn webhook_url(address: &str) -> Result<Url, String> {
     let mut url = Url::parse(address).map_err(|e| format!("`{}` is not a URL: {e}", shown(address)))?;
     if !matches!(url.scheme(), "https" | "http") || url.host_str().is_none() {

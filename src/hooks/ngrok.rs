@@ -1,29 +1,10 @@
 //! The ngrok agent's local API (ngrok.com/docs/agent/api, "List tunnels").
 
-use serde::Deserialize;
+use serde_json::Value;
 use ureq::http;
 
 use crate::forge::api::{ApiError, Problem, Server};
 use crate::http::shown;
-
-#[derive(Deserialize)]
-struct Tunnels {
-    tunnels: Vec<Tunnel>,
-}
-
-#[derive(Deserialize)]
-struct Tunnel {
-    public_url: String,
-    #[serde(default)]
-    config: TunnelConfig,
-}
-
-#[derive(Default, Deserialize)]
-struct TunnelConfig {
-    /// Where the tunnel ends: `http://localhost:8080`, `localhost:8080`, or a port.
-    #[serde(default)]
-    addr: String,
-}
 
 /// The public https address of the tunnel. With several, the one that ends at `port`, the listener's.
 pub(crate) fn public_url(api: &str, port: u16) -> Result<String, ApiError> {
@@ -36,37 +17,36 @@ pub(crate) fn public_url(api: &str, port: u16) -> Result<String, ApiError> {
     if answer.status != 200 {
         return Err(protocol(format!("HTTP status {}; is it ngrok's API?", answer.status)));
     }
-    let tunnels: Tunnels = serde_json::from_slice(&answer.body).map_err(|e| protocol(e.to_string()))?;
-    choose(&tunnels.tunnels, port).map_err(|detail| ApiError {
+    let body: Value = serde_json::from_slice(&answer.body).map_err(|e| protocol(e.to_string()))?;
+    let tunnels = body["tunnels"].as_array().ok_or_else(|| protocol("no list of tunnels".to_owned()))?;
+    choose(tunnels, port).map_err(|detail| ApiError {
         hint: Some("start one with: ngrok http 8080".to_owned()),
         ..ApiError::without_host(Problem::NoTunnel, detail)
     })
 }
 
-fn choose(tunnels: &[Tunnel], port: u16) -> Result<String, String> {
-    let public: Vec<&Tunnel> = tunnels.iter().filter(|t| t.public_url.starts_with("https://")).collect();
-    match public[..] {
-        [] if tunnels.is_empty() => Err("ngrok has no tunnel open".to_owned()),
-        [] => Err("ngrok has no https tunnel open".to_owned()),
-        [one] => Ok(one.public_url.clone()),
-        _ => {
-            let ours: Vec<&&Tunnel> = public.iter().filter(|t| ends_at(&t.config.addr, port)).collect();
-            match ours[..] {
-                [one] => Ok(one.public_url.clone()),
-                _ => {
-                    let all: Vec<String> = public.iter().map(|t| shown(&t.public_url)).collect();
-                    Err(format!(
-                        "ngrok has several tunnels open, and not one of them alone ends at the \
-                         listener's port {port}: {}; give the right one as --url",
-                        all.join(", ")
-                    ))
-                }
-            }
+fn choose(tunnels: &[Value], port: u16) -> Result<String, String> {
+    let address = |tunnel: &Value| tunnel["public_url"].as_str().unwrap_or_default().to_owned();
+    let public: Vec<&Value> = tunnels.iter().filter(|t| address(t).starts_with("https://")).collect();
+    let ours: Vec<&Value> = public.iter().copied().filter(|t| ends_at(&t["config"], port)).collect();
+    match (&public[..], &ours[..]) {
+        ([], _) if tunnels.is_empty() => Err("ngrok has no tunnel open".to_owned()),
+        ([], _) => Err("ngrok has no https tunnel open".to_owned()),
+        ([one], _) | (_, [one]) => Ok(address(one)),
+        (_, _) => {
+            let all: Vec<String> = public.iter().map(|tunnel| shown(&address(tunnel))).collect();
+            Err(format!(
+                "ngrok has several tunnels open, and not exactly one of them ends at the listener's port {port}: {}; \
+                 give the right one as --url",
+                all.join(", ")
+            ))
         }
     }
 }
 
-fn ends_at(address: &str, port: u16) -> bool {
+/// Whether a tunnel ends at this port: `addr` is `http://localhost:8080`, `localhost:8080`, or a port.
+fn ends_at(config: &Value, port: u16) -> bool {
+    let address = config["addr"].as_str().unwrap_or_default();
     let last = address.trim_end_matches('/').rsplit([':', '/']).next();
     last.and_then(|text| text.parse::<u16>().ok()) == Some(port)
 }
@@ -75,8 +55,8 @@ fn ends_at(address: &str, port: u16) -> bool {
 mod tests {
     use super::*;
 
-    fn tunnel(public_url: &str, addr: &str) -> Tunnel {
-        Tunnel { public_url: public_url.to_owned(), config: TunnelConfig { addr: addr.to_owned() } }
+    fn tunnel(public_url: &str, addr: &str) -> Value {
+        serde_json::json!({"public_url": public_url, "config": {"addr": addr}})
     }
 
     #[test]

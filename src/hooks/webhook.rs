@@ -1,4 +1,4 @@
-//! A repository's webhooks, as typed verbs over the API of its forge.
+//! The webhooks of a repository, through the API of its forge.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::deliveries::Delivery;
-use crate::forge::api::{Api, ApiError, Family, Problem};
+use crate::forge::api::{Api, ApiError, Problem};
 use crate::model::ForgeName;
 
-/// What one page of a list of deliveries has at most.
+/// The largest page of a list of deliveries.
 const PER_PAGE: usize = 100;
 
 /// A webhook's number; Bitbucket Cloud has UUIDs.
@@ -45,20 +45,14 @@ impl FromStr for HookId {
     }
 }
 
-/// A webhook as the forge shows it. What a forge does not show is `None`.
+/// A webhook of a repository.
 #[derive(Debug)]
 pub(crate) struct Hook {
     pub id: HookId,
-    /// Whether it delivers.
-    pub active: bool,
     pub events: Vec<String>,
     pub url: Option<String>,
-    /// `json` or `form`.
-    pub content_type: Option<String>,
-    /// Whether deliveries are signed.
-    pub has_secret: Option<bool>,
-    /// Whether the forge checks the listener's certificate.
-    pub verifies_tls: Option<bool>,
+    /// How it differs from what `install` makes, as far as the forge shows it.
+    pub problems: Vec<String>,
 }
 
 impl Hook {
@@ -69,74 +63,142 @@ impl Hook {
         let same = |e: &String| e == event || e.strip_prefix(event).is_some_and(|rest| rest.starts_with('_'));
         url.is_some_and(|url| url.path() == path) && !self.events.is_empty() && self.events.iter().all(same)
     }
+}
 
-    /// Whether it delivers merges.
-    pub(crate) fn delivers(&self, event: &str) -> bool {
-        self.events.iter().any(|e| e == event || e == "*")
+/// The differences between the webhook APIs of the forges. An empty text means that the API lacks it.
+#[derive(Clone, Copy)]
+struct Dialect {
+    /// The event that announces a merge.
+    event: &'static str,
+    /// The list of webhooks, below the repository.
+    list: &'static str,
+    /// The key of its id.
+    id: &'static str,
+    /// JSON pointers in a webhook: the object with its URL; what is set if it has a secret; whether the forge checks
+    /// the listener's certificate, and the value if it does.
+    config: &'static str,
+    secret: &'static str,
+    tls: (&'static str, &'static str),
+    /// The method that changes a webhook. Without one, a new webhook replaces it.
+    update: &'static str,
+    /// What sends a test, below the webhook.
+    test: &'static str,
+    /// Its deliveries, below the webhook, and what sends one of them again.
+    deliveries: &'static str,
+    resend: &'static str,
+    /// The webhook's page, below that of the repository, and what to click there to send a delivery again.
+    page: &'static str,
+    by_hand: &'static str,
+}
+
+const GITHUB: Dialect = Dialect {
+    event: "pull_request",
+    list: "hooks",
+    id: "id",
+    config: "/config",
+    secret: "/config/secret",
+    tls: ("/config/insecure_ssl", "0"),
+    update: "PATCH",
+    test: "pings",
+    deliveries: "deliveries",
+    resend: "attempts",
+    page: "settings/hooks/{id}",
+    by_hand: "",
+};
+
+// The test of Gitea and Forgejo is a push, which a webhook for pull requests alone does not get.
+const GITEA: Dialect = Dialect {
+    tls: ("", ""),
+    // An edit cannot set the secret.
+    update: "",
+    test: "",
+    deliveries: "",
+    by_hand: "open it under \"Recent Deliveries\" and click \"Replay\"",
+    ..GITHUB
+};
+
+const fn dialect_of(kind: ForgeName) -> Dialect {
+    match kind {
+        ForgeName::Github => GITHUB,
+        ForgeName::Gitea | ForgeName::Forgejo => GITEA,
+        ForgeName::Gogs => {
+            Dialect { by_hand: "open it under \"Recent Deliveries\" and click \"Redelivery\"", ..GITEA }
+        }
+        ForgeName::Gitbucket => Dialect {
+            update: "PATCH",
+            page: "settings/hooks",
+            by_hand: "GitBucket keeps no deliveries; \"Test Hook\" sends a push",
+            ..GITEA
+        },
+        ForgeName::Gitlab => Dialect {
+            event: "merge_requests_events",
+            config: "",
+            secret: "/token_present",
+            tls: ("/enable_ssl_verification", "true"),
+            update: "PUT",
+            test: "test/merge_requests_events",
+            deliveries: "events",
+            resend: "resend",
+            page: "-/hooks/{id}/edit",
+            ..GITHUB
+        },
+        ForgeName::Bitbucket => Dialect {
+            event: "pullrequest:fulfilled",
+            id: "uuid",
+            config: "",
+            secret: "/secret_set",
+            tls: ("/skip_cert_verification", "false"),
+            update: "PUT",
+            page: "admin/webhooks",
+            by_hand: "click \"View requests\", open the request and click \"Resend request\"",
+            ..GITEA
+        },
+        ForgeName::BitbucketServer => Dialect {
+            event: "pr:merged",
+            list: "webhooks",
+            config: "",
+            secret: "/configuration/secret",
+            tls: ("/sslVerificationRequired", "true"),
+            update: "PUT",
+            page: "",
+            by_hand: "the webhook's \"Last failure\" shows what went wrong; it is not sent again",
+            ..GITEA
+        },
     }
 }
 
-/// What a webhook is to be.
-#[derive(Debug)]
-pub(crate) struct Wanted<'a> {
-    pub url: &'a Url,
-    /// What deliveries are signed with.
-    pub secret: &'a SecretString,
-}
-
-/// How a webhook is tried out.
-pub(crate) enum Test {
-    /// The test appears among the deliveries.
-    Listed,
-    /// The forge answers with what the listener answered.
-    Answered(Box<Delivery>),
-    /// The API has no test that such a webhook gets.
-    None,
-}
-
-/// The webhooks of a repository.
 pub(crate) struct Webhooks {
     pub api: Api,
+    dialect: Dialect,
 }
 
 impl Webhooks {
+    pub(crate) fn new(api: Api) -> Webhooks {
+        let dialect = dialect_of(api.kind);
+        Webhooks { api, dialect }
+    }
+
     /// The event that announces a merge, as the webhook names it.
     pub(crate) fn event(&self) -> &'static str {
-        match self.api.family() {
-            Family::Github => "pull_request",
-            Family::Gitlab => "merge_requests_events",
-            Family::Bitbucket => "pullrequest:fulfilled",
-            Family::BitbucketServer => "pr:merged",
-        }
+        self.dialect.event
     }
 
-    /// Where a person finds this webhook with its deliveries.
+    /// The URL of the webhook and its deliveries, for people.
     pub(crate) fn page(&self, id: &HookId) -> String {
-        match self.api.family() {
-            Family::Github if self.api.kind == ForgeName::Gitbucket => self.api.page("settings/hooks"),
-            Family::Github => self.api.page(&format!("settings/hooks/{id}")),
-            Family::Gitlab => self.api.page(&format!("-/hooks/{id}/edit")),
-            Family::Bitbucket => self.api.page("admin/webhooks"),
-            Family::BitbucketServer => self.api.webhooks_of_project(),
-        }
-    }
-
-    fn folder(&self) -> &'static str {
-        match self.api.family() {
-            Family::Github | Family::Gitlab | Family::Bitbucket => "hooks",
-            Family::BitbucketServer => "webhooks",
+        match self.dialect.page {
+            "" => self.api.webhooks_of_project(),
+            page => self.api.page(&page.replace("{id}", &id.to_string())),
         }
     }
 
     fn path(&self, id: &HookId) -> String {
-        format!("{}/{id}", self.folder())
+        format!("{}/{id}", self.dialect.list)
     }
 
-    /// Every webhook of the repository.
     pub(crate) fn all(&self) -> Result<Vec<Hook>, ApiError> {
         let mut hooks = Vec::new();
         let at = format!("listing the webhooks of {}", self.api.repository);
-        let path = format!("{}{}", self.folder(), self.api.long_pages());
+        let path = format!("{}{}", self.dialect.list, self.api.long_pages());
         self.api.pages(&path, &at, &mut |page| {
             for hook in page {
                 hooks.push(self.read(&hook, &at)?);
@@ -147,56 +209,52 @@ impl Webhooks {
     }
 
     fn read(&self, hook: &Value, at: &str) -> Result<Hook, ApiError> {
-        let text = |value: &Value| value.as_str().map(str::to_owned);
-        let is_set = |value: &Value| value.as_str().map(|text| !text.is_empty());
-        let id = if self.api.kind == ForgeName::Bitbucket { &hook["uuid"] } else { &hook["id"] };
+        let Dialect { event, config, secret, tls: (tls, verifies), .. } = self.dialect;
+        let id = &hook[self.dialect.id];
         let id = match (id.as_u64(), id.as_str()) {
             (Some(id), _) => HookId::Number(id),
             (None, Some(id)) => HookId::Text(id.to_owned()),
             (None, None) => return Err(self.api.error(Problem::Protocol, at, "a webhook without an id")),
         };
-        let events = match hook["events"].as_array() {
-            Some(events) => events.iter().filter_map(text).collect(),
-            // GitLab has a switch for each.
+        let events: Vec<String> = match hook["events"].as_array() {
+            Some(events) => events.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+            // GitLab has one field for each event.
             None => {
                 let switches = hook.as_object().into_iter().flatten();
                 let on = switches.filter(|(key, on)| key.ends_with("_events") && on.as_bool() == Some(true));
                 on.map(|(key, _)| key.clone()).collect()
             }
         };
-        let config = if self.api.family() == Family::Github { &hook["config"] } else { hook };
-        let (has_secret, verifies_tls) = match self.api.kind {
-            ForgeName::Github => {
-                let insecure = &config["insecure_ssl"];
-                let verifies = insecure.is_null() || *insecure == "0" || *insecure == 0;
-                (Some(is_set(&config["secret"]).unwrap_or(false)), Some(verifies))
-            }
-            ForgeName::Gitea | ForgeName::Forgejo | ForgeName::Gogs | ForgeName::Gitbucket => {
-                (is_set(&config["secret"]), None)
-            }
-            ForgeName::Gitlab => (hook["token_present"].as_bool(), hook["enable_ssl_verification"].as_bool()),
-            ForgeName::Bitbucket => {
-                (hook["secret_set"].as_bool(), hook["skip_cert_verification"].as_bool().map(|skips| !skips))
-            }
-            ForgeName::BitbucketServer => {
-                (is_set(&hook["configuration"]["secret"]), hook["sslVerificationRequired"].as_bool())
-            }
+        let shown = |pointer: &str| {
+            let value = hook.pointer(pointer).filter(|value| !pointer.is_empty() && !value.is_null())?;
+            Some(value.as_str().map_or_else(|| value.to_string(), str::to_owned))
         };
-        Ok(Hook {
-            id,
-            // GitLab has no such switch, and other forges may switch one off.
-            active: hook["active"].as_bool().unwrap_or(true) && hook["alert_status"] != "disabled",
-            events,
-            url: text(&config["url"]),
-            content_type: text(&config["content_type"]),
-            has_secret,
-            verifies_tls,
-        })
+        let is = |pointer: &str, value: &str| shown(pointer).is_some_and(|shown| shown == value);
+        // Some forges disable a webhook after errors.
+        let is_off = is("/active", "false") || is("/alert_status", "disabled");
+        let no_secret = match shown(secret) {
+            Some(text) => text.is_empty() || text == "false",
+            None => self.api.kind == ForgeName::Github,
+        };
+        let unreadable =
+            shown(&format!("{config}/content_type")).is_some_and(|text| text != "json" && text != "form");
+        let problems = [
+            (is_off, "it is switched off".to_owned()),
+            (!events.iter().any(|e| e == event || e == "*"), format!("it does not deliver {event} events")),
+            (no_secret, "it has no secret, so `serve` refuses what it delivers".to_owned()),
+            (unreadable, "its content type is neither json nor form".to_owned()),
+            (
+                shown(tls).is_some_and(|shown| shown != verifies),
+                "it does not check the listener's certificate".to_owned(),
+            ),
+        ];
+        let problems = problems.into_iter().filter(|(wrong, _)| *wrong).map(|(_, problem)| problem).collect();
+        Ok(Hook { id, events, url: shown(&format!("{config}/url")), problems })
     }
 
     /// The whole webhook: several forges reset what an edit leaves out.
-    fn body(&self, wanted: &Wanted<'_>) -> Value {
-        let (url, secret, event) = (wanted.url.as_str(), wanted.secret.expose_secret(), self.event());
+    fn body(&self, url: &Url, secret: &SecretString) -> Value {
+        let (url, secret, event) = (url.as_str(), secret.expose_secret(), self.event());
         match self.api.kind {
             ForgeName::Github | ForgeName::Gitbucket => json!({
                 "name": "web", "active": true, "events": [event],
@@ -220,86 +278,59 @@ impl Webhooks {
         }
     }
 
-    pub(crate) fn create(&self, wanted: &Wanted<'_>) -> Result<Hook, ApiError> {
+    /// Returns the id of the webhook.
+    pub(crate) fn create(&self, url: &Url, secret: &SecretString) -> Result<HookId, ApiError> {
         let at = format!("making a webhook of {}", self.api.repository);
-        let answer = self.api.send("POST", self.folder(), Some(&self.body(wanted)), &at)?;
-        self.read(&self.api.parsed(&answer, &at)?, &at)
+        let answer = self.api.send("POST", self.dialect.list, Some(&self.body(url, secret)), &at)?;
+        Ok(self.read(&self.api.parsed(&answer, &at)?, &at)?.id)
     }
 
-    /// Makes a webhook that is there what it should be.
-    pub(crate) fn update(&self, id: &HookId, wanted: &Wanted<'_>) -> Result<Hook, ApiError> {
+    /// Gives an existing webhook this URL and secret. Returns its id, which may be a new one.
+    pub(crate) fn update(&self, id: &HookId, url: &Url, secret: &SecretString) -> Result<HookId, ApiError> {
         let at = format!("updating webhook {id} of {}", self.api.repository);
-        let method = match self.api.kind {
-            ForgeName::Github | ForgeName::Gitbucket => "PATCH",
-            ForgeName::Gitlab | ForgeName::Bitbucket | ForgeName::BitbucketServer => "PUT",
-            // An edit cannot set the secret: a new one takes its place before the old one goes.
-            ForgeName::Gitea | ForgeName::Forgejo | ForgeName::Gogs => {
-                let new = self.create(wanted)?;
-                return match self.api.send("DELETE", &self.path(id), None, &at) {
-                    Err(error) if error.problem != Problem::NotFound => Err(error),
-                    Ok(_) | Err(_) => Ok(new),
-                };
-            }
-        };
-        let mut body = self.body(wanted);
+        if self.dialect.update.is_empty() {
+            let new = self.create(url, secret)?;
+            return match self.api.send("DELETE", &self.path(id), None, &at) {
+                Err(error) if error.problem != Problem::NotFound => Err(error),
+                Ok(_) | Err(_) => Ok(new),
+            };
+        }
+        let mut body = self.body(url, secret);
         if let (ForgeName::Github, Some(body)) = (self.api.kind, body.as_object_mut()) {
             body.remove("name");
         }
-        let answer = self.api.send(method, &self.path(id), Some(&body), &at)?;
-        self.read(&self.api.parsed(&answer, &at)?, &at)
+        let answer = self.api.send(self.dialect.update, &self.path(id), Some(&body), &at)?;
+        Ok(self.read(&self.api.parsed(&answer, &at)?, &at)?.id)
     }
 
-    /// Has the forge send a test, where it can.
-    pub(crate) fn test(&self, hook: &Hook) -> Result<Test, ApiError> {
+    /// Sends a test, if the API can. It returns the result, or the result appears in the list of deliveries.
+    pub(crate) fn test(&self, hook: &Hook) -> Result<Option<Delivery>, ApiError> {
         let at = format!("asking for a test of webhook {} of {}", hook.id, self.api.repository);
-        let path = self.path(&hook.id);
-        let post = |path: &str| self.api.send("POST", path, None, &at);
-        match self.api.kind {
-            ForgeName::Github => post(&format!("{path}/pings")).map(|_| Test::Listed),
-            ForgeName::Gitlab => post(&format!("{path}/test/merge_requests_events")).map(|_| Test::Listed),
-            // The test of Gitea and Forgejo is a push, and a webhook for pull requests alone does not get it.
-            ForgeName::Gitea
-            | ForgeName::Forgejo
-            | ForgeName::Gogs
-            | ForgeName::Gitbucket
-            | ForgeName::Bitbucket => Ok(Test::None),
-            ForgeName::BitbucketServer => {
-                let query = form_urlencoded::Serializer::new(String::new())
-                    .append_pair("webhookId", &hook.id.to_string())
-                    .append_pair("url", hook.url.as_deref().unwrap_or_default())
-                    .finish();
-                let answer =
-                    self.api.send("POST", &format!("webhooks/test?{query}"), Some(&json!({})), &at)?;
-                let shown: Value = self.api.parsed(&answer, &at)?;
-                Ok(Test::Answered(Box::new(answered(&shown))))
-            }
+        if self.api.kind == ForgeName::BitbucketServer {
+            let query = form_urlencoded::Serializer::new(String::new())
+                .append_pair("webhookId", &hook.id.to_string())
+                .append_pair("url", hook.url.as_deref().unwrap_or_default())
+                .finish();
+            let answer = self.api.send("POST", &format!("webhooks/test?{query}"), Some(&json!({})), &at)?;
+            return Ok(Some(Delivery::of_test(&self.api.parsed(&answer, &at)?)));
         }
+        if !self.dialect.test.is_empty() {
+            self.api.send("POST", &format!("{}/{}", self.path(&hook.id), self.dialect.test), None, &at)?;
+        }
+        Ok(None)
     }
 
     /// Whether the API lists deliveries and sends them again.
     pub(crate) fn lists_deliveries(&self) -> bool {
-        matches!(self.api.kind, ForgeName::Github | ForgeName::Gitlab)
+        !self.dialect.deliveries.is_empty()
     }
 
-    /// What to click for what the API lacks.
+    /// What to click if the API cannot send deliveries again.
     pub(crate) fn by_hand(&self, id: &HookId) -> String {
-        let page = self.page(id);
-        let click = match self.api.kind {
-            ForgeName::Gitea | ForgeName::Forgejo => {
-                "open it under \"Recent Deliveries\" and click \"Replay\""
-            }
-            ForgeName::Gogs => "open it under \"Recent Deliveries\" and click \"Redelivery\"",
-            ForgeName::Gitbucket => "GitBucket keeps no deliveries; \"Test Hook\" sends a push",
-            ForgeName::Bitbucket => "click \"View requests\", open the request and click \"Resend request\"",
-            ForgeName::BitbucketServer => {
-                "the webhook's \"Last failure\" shows what went wrong; it is not sent again"
-            }
-            ForgeName::Github | ForgeName::Gitlab => "open the delivery and send it again",
-        };
-        format!("{page}: {click}")
+        format!("{}: {}", self.page(id), self.dialect.by_hand)
     }
 
-    /// Deliveries, newest first, until there are `most` or `more` says no.
+    /// At most `most` deliveries, newest first, up to the first for which `more` is false.
     pub(crate) fn deliveries(
         &self,
         id: &HookId,
@@ -307,13 +338,14 @@ impl Webhooks {
         more: &mut dyn FnMut(&Delivery) -> bool,
     ) -> Result<Vec<Delivery>, ApiError> {
         let at = format!("listing the deliveries of webhook {id} of {}", self.api.repository);
-        let on_gitlab = self.api.family() == Family::Gitlab;
-        let list = if on_gitlab { "events" } else { "deliveries" };
-        let path = format!("{}/{list}?per_page={}", self.path(id), most.clamp(1, PER_PAGE));
+        let per_page = most.clamp(1, PER_PAGE);
+        let path = format!("{}/{}?per_page={per_page}", self.path(id), self.dialect.deliveries);
+        let on_gitlab = self.api.kind == ForgeName::Gitlab;
         let mut found = Vec::new();
         self.api.pages(&path, &at, &mut |page| {
             for item in page {
-                let parsed = if on_gitlab { Ok(of_gitlab(&item)) } else { serde_json::from_value(item) };
+                let parsed =
+                    if on_gitlab { Ok(Delivery::of_gitlab(&item)) } else { serde_json::from_value(item) };
                 let delivery = parsed.map_err(|e| self.api.error(Problem::Protocol, &at, e.to_string()))?;
                 if found.len() == most || !more(&delivery) {
                     return Ok(false);
@@ -325,54 +357,12 @@ impl Webhooks {
         Ok(found)
     }
 
-    /// Asks the forge to deliver again. Sent once: a repetition would deliver twice.
+    /// Sends a delivery again. The request is not retried, because a retry could deliver twice.
     pub(crate) fn redeliver(&self, id: &HookId, delivery: u64) -> Result<(), ApiError> {
         let at = format!("asking for delivery {delivery} again");
-        let path = self.path(id);
-        let path = match self.api.family() {
-            Family::Gitlab => format!("{path}/events/{delivery}/resend"),
-            Family::Github | Family::Bitbucket | Family::BitbucketServer => {
-                format!("{path}/deliveries/{delivery}/attempts")
-            }
-        };
+        let Dialect { deliveries, resend, .. } = self.dialect;
+        let path = format!("{}/{deliveries}/{delivery}/{resend}", self.path(id));
         self.api.send("POST", &path, None, &at).map(drop)
-    }
-}
-
-/// An event of GitLab's webhook (docs.gitlab.com, "Project webhooks API", "List all events"). It says no time by itself,
-/// and names what it was about by the id in its headers, which a repetition keeps.
-fn of_gitlab(event: &Value) -> Delivery {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let id = event["id"].as_u64().unwrap_or_default();
-    let headers = &event["request_headers"];
-    let guid = ["Idempotency-Key", "X-Gitlab-Event-UUID"].iter().find_map(|name| headers[name].as_str());
-    let status = text(&event["response_status"]);
-    Delivery {
-        id,
-        guid: guid.map_or_else(|| id.to_string(), str::to_owned),
-        delivered_at: text(&event["created_at"]),
-        redelivery: false,
-        duration: event["execution_duration"].as_f64().unwrap_or_default(),
-        status_code: status.parse().unwrap_or_default(),
-        status: if status.parse::<u16>().is_ok() { String::new() } else { status },
-        event: text(&event["trigger"]),
-        action: event["request_data"]["object_attributes"]["action"].as_str().map(str::to_owned),
-    }
-}
-
-/// Data Center's answer to a test: the request that it sent and the answer that it got.
-fn answered(test: &Value) -> Delivery {
-    let status = test["response"]["statusCode"].as_i64().or_else(|| test["statusCode"].as_i64());
-    Delivery {
-        id: 0,
-        guid: String::new(),
-        delivered_at: jiff::Timestamp::now().to_string(),
-        redelivery: false,
-        duration: 0.0,
-        status: if status.is_none() { "no answer".to_owned() } else { String::new() },
-        status_code: status.unwrap_or_default(),
-        event: "ping".to_owned(),
-        action: None,
     }
 }
 
@@ -385,12 +375,9 @@ mod tests {
         let ours = |url: &str, events: &[&str]| {
             let hook = Hook {
                 id: HookId::Number(1),
-                active: true,
                 events: events.iter().map(ToString::to_string).collect(),
                 url: Some(url.to_owned()),
-                content_type: None,
-                has_secret: None,
-                verifies_tls: None,
+                problems: Vec::new(),
             };
             hook.looks_like_ours("/webhook", "pull_request")
         };

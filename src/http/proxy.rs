@@ -17,18 +17,15 @@ pub(crate) struct Proxies {
     exceptions: Vec<Exception>,
 }
 
-/// An entry of `NO_PROXY`.
+/// An entry of `NO_PROXY`, with the port that it is limited to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Exception {
     All,
-    Network(IpNet),
-    Address(IpAddr, Option<u16>),
-    /// A domain without a leading dot; without `itself`, only its subdomains.
-    Domain {
-        name: String,
-        itself: bool,
-        port: Option<u16>,
-    },
+    Network(IpNet, Option<u16>),
+    /// Without a leading dot.
+    Domain(String, Option<u16>),
+    /// Only the subdomains.
+    Below(String, Option<u16>),
 }
 
 impl Proxies {
@@ -76,51 +73,49 @@ impl Proxies {
 impl Exception {
     fn parse(entry: &str) -> Option<Exception> {
         let entry = entry.trim().to_lowercase();
-        if entry.is_empty() {
-            return None;
-        }
+        let address = |text: &str| {
+            let text = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
+            text.parse::<IpNet>().ok().or_else(|| Some(text.parse::<IpAddr>().ok()?.into()))
+        };
         if entry == "*" {
             return Some(Exception::All);
         }
-        if let Ok(network) = entry.parse() {
-            return Some(Exception::Network(network));
-        }
-        let bare = |text: &str| {
-            let text = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
-            text.parse::<IpAddr>().ok()
-        };
-        if let Some(address) = bare(&entry) {
-            return Some(Exception::Address(address, None));
+        if let Some(network) = address(&entry) {
+            return Some(Exception::Network(network, None));
         }
         let (host, port) = match entry.rsplit_once(':') {
             Some((host, port)) => (host, Some(port.parse().ok()?)),
             None => (entry.as_str(), None),
         };
-        if let Some(address) = bare(host) {
-            return Some(Exception::Address(address, port));
+        if let Some(network) = address(host) {
+            return Some(Exception::Network(network, port));
         }
-        let below = host.strip_prefix('*').unwrap_or(host);
-        let name = below.strip_prefix('.').unwrap_or(below).trim_end_matches('.');
-        let itself = below == host && !host.starts_with('.');
-        (!name.is_empty()).then(|| Exception::Domain { name: name.to_owned(), itself, port })
+        let below = host.strip_prefix("*.").or(host.strip_prefix('*')).or(host.strip_prefix('.'));
+        let name = below.unwrap_or(host).trim_end_matches('.').to_owned();
+        let exception = if below.is_some() { Exception::Below } else { Exception::Domain };
+        (!name.is_empty()).then(|| exception(name, port))
     }
 
     fn matches(&self, host: &Host<&str>, port: Option<u16>) -> bool {
-        let address = match host {
-            Host::Ipv4(ip) => Some(IpAddr::V4(*ip)),
-            Host::Ipv6(ip) => Some(IpAddr::V6(*ip)),
-            Host::Domain(_) => None,
+        let of_port = |wanted: &Option<u16>| wanted.is_none() || *wanted == port;
+        let before = |name: &str| match host {
+            Host::Domain(host) => host.trim_end_matches('.').strip_suffix(name),
+            Host::Ipv4(_) | Host::Ipv6(_) => None,
         };
-        let same_port = |wanted: &Option<u16>| wanted.is_none() || *wanted == port;
-        match self {
-            Exception::All => true,
-            Exception::Network(network) => address.is_some_and(|a| network.contains(&a)),
-            Exception::Address(wanted, wanted_port) => address == Some(*wanted) && same_port(wanted_port),
-            Exception::Domain { name, itself, port: wanted_port } => {
-                let Host::Domain(host) = host else { return false };
-                let below = host.trim_end_matches('.').strip_suffix(name.as_str());
-                let fits = below.is_some_and(|rest| rest.ends_with('.') || (rest.is_empty() && *itself));
-                fits && same_port(wanted_port)
+        match (self, host) {
+            (Exception::All, _) => true,
+            (Exception::Network(network, port), Host::Ipv4(ip)) => {
+                of_port(port) && network.contains(&IpAddr::V4(*ip))
+            }
+            (Exception::Network(network, port), Host::Ipv6(ip)) => {
+                of_port(port) && network.contains(&IpAddr::V6(*ip))
+            }
+            (Exception::Network(..), Host::Domain(_)) => false,
+            (Exception::Domain(name, port), _) => {
+                of_port(port) && before(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+            }
+            (Exception::Below(name, port), _) => {
+                of_port(port) && before(name).is_some_and(|rest| rest.ends_with('.'))
             }
         }
     }

@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use backon::{BackoffBuilder, ExponentialBuilder};
 
 /// A server that asks for a longer pause gets no retry.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Copy)]
-pub struct RetryPolicy {
+pub struct Retry {
     /// Attempts in all, including the first.
     pub attempts: usize,
     /// No attempt starts later than this after the first one, unless the server asked for the pause.
@@ -17,43 +17,24 @@ pub struct RetryPolicy {
     pub first_delay: Duration,
 }
 
-impl Default for RetryPolicy {
-    fn default() -> RetryPolicy {
-        RetryPolicy { attempts: 5, total: Duration::from_secs(30), first_delay: Duration::from_millis(200) }
+impl Default for Retry {
+    fn default() -> Retry {
+        Retry { attempts: 5, total: Duration::from_secs(30), first_delay: Duration::from_millis(200) }
     }
 }
 
-impl RetryPolicy {
-    pub(crate) fn start(&self) -> Retries {
-        let delays = ExponentialBuilder::new()
+impl Retry {
+    /// The delays of one call: each before the next attempt, `None` when there is none. The argument is the pause that the
+    /// server asked for. `backon`'s own loop cannot be interrupted and knows no `Retry-After`.
+    pub(crate) fn delays(self) -> impl FnMut(Option<Duration>) -> Option<Duration> {
+        let mut delays = ExponentialBuilder::new()
             .with_min_delay(self.first_delay)
             .with_max_delay(Duration::from_secs(8))
             .with_max_times(self.attempts.saturating_sub(1))
             .with_jitter()
             .build();
-        Retries { delays, started: Instant::now(), total: self.total, attempt: 1 }
-    }
-}
-
-/// The retries of one call. `backon`'s own loop cannot be interrupted and knows no `Retry-After`.
-pub(crate) struct Retries {
-    delays: ExponentialBackoff,
-    started: Instant,
-    total: Duration,
-    attempt: usize,
-}
-
-impl Retries {
-    /// The delay before the next attempt; `None` when there is none.
-    pub(crate) fn next_delay(&mut self, retry_after: Option<Duration>) -> Option<Duration> {
-        let backoff = self.delays.next()?;
-        self.attempt += 1;
-        delay(backoff, retry_after, self.started.elapsed(), self.total)
-    }
-
-    /// The number of the attempt that follows the delay; the first attempt is 1.
-    pub(crate) fn attempt(&self) -> usize {
-        self.attempt
+        let started = Instant::now();
+        move |retry_after| delay(delays.next()?, retry_after, started.elapsed(), self.total)
     }
 }
 
@@ -105,12 +86,11 @@ mod tests {
 
     #[test]
     fn every_attempt_but_the_first_follows_a_delay() {
-        let delays = |attempts| {
-            let mut retries = RetryPolicy { attempts, ..RetryPolicy::default() }.start();
-            (std::iter::from_fn(|| retries.next_delay(None)).count(), retries.attempt())
+        let count = |attempts| {
+            let mut delays = Retry { attempts, ..Retry::default() }.delays();
+            std::iter::from_fn(|| delays(None)).count()
         };
-        assert_eq!(delays(5), (4, 5));
-        assert_eq!(delays(1), (0, 1));
+        assert_eq!((count(5), count(1)), (4, 0));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A small certificate authority and a server certificate, as `scripts/gen-certs` makes them with openssl.
+//! A small certificate authority and a server certificate, like those of `scripts/gen-certs`.
 
 use std::time::Duration;
 
@@ -8,18 +8,17 @@ use rcgen::{
 };
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// Days that the authority is valid.
 const CA_DAYS: u32 = 3650;
-/// Days that the server's certificate is valid: Apple's clients take no more.
+/// Apple's clients accept no more.
 const SERVER_DAYS: u32 = 825;
 
-/// A certificate or a chain, and its key: PEM texts.
+/// A certificate or a chain, and its key, as PEM.
 pub(crate) struct Pair {
     pub(crate) certificate: String,
     pub(crate) key: String,
 }
 
-/// Valid from yesterday on: a client's clock may be behind.
+/// Starts yesterday, because a client's clock may be slow.
 fn valid_for(days: u32, now: jiff::Timestamp, params: &mut CertificateParams) -> anyhow::Result<()> {
     let today = now.to_zoned(jiff::tz::TimeZone::UTC).date();
     let (month, day) = (u8::try_from(today.month())?, u8::try_from(today.day())?);
@@ -28,7 +27,6 @@ fn valid_for(days: u32, now: jiff::Timestamp, params: &mut CertificateParams) ->
     Ok(())
 }
 
-/// Makes an authority. Keys are ECDSA P-256.
 pub(crate) fn authority(now: jiff::Timestamp) -> anyhow::Result<Pair> {
     let key = KeyPair::generate()?;
     let mut authority = CertificateParams::new(Vec::new())?;
@@ -37,16 +35,13 @@ pub(crate) fn authority(now: jiff::Timestamp) -> anyhow::Result<Pair> {
     valid_for(CA_DAYS, now, &mut authority)?;
     authority.distinguished_name = rcgen::DistinguishedName::new();
     authority.distinguished_name.push(DnType::OrganizationName, "swanci");
-    // Two authorities of one name would be taken for each other.
-    let mut random = [0; 4];
-    getrandom::fill(&mut random).map_err(|e| anyhow::anyhow!("the system gives no random bytes: {e}"))?;
-    authority
-        .distinguished_name
-        .push(DnType::CommonName, format!("swanci registry CA {}", hex::encode(random)));
+    // Clients would confuse two authorities with the same name.
+    let random = super::random::<4>().map_err(|failure| failure.error)?;
+    authority.distinguished_name.push(DnType::CommonName, format!("swanci registry CA {random}"));
     Ok(Pair { certificate: authority.self_signed(&key)?.pem(), key: key.serialize_pem() })
 }
 
-/// Makes a certificate for a server of these names, host names or addresses, with the authority's behind it.
+/// A certificate for these host names and addresses, followed by that of the authority.
 pub(crate) fn server(authority: &Pair, names: &[String], now: jiff::Timestamp) -> anyhow::Result<Pair> {
     let issuer = Issuer::from_ca_cert_pem(&authority.certificate, KeyPair::from_pem(&authority.key)?)?;
     let key = KeyPair::generate()?;

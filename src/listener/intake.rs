@@ -6,20 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
 
-use crate::decide::{self, BranchGlobs};
+use crate::decide::{self, BranchGlobs, Decision};
 use crate::documents::DecisionWord;
 use crate::forge::signature::{self, WebhookSecret};
-use crate::forge::{self, Encoding, Event, Headers};
+use crate::forge::{self, Delivery, Event, Headers};
 use crate::model::{ForgeName, RepoName};
-use crate::queue::{Accepted, JobId, JobState, NewJob, QueueError, Store};
+use crate::queue::{JobState, NewJob, Store};
 
 use super::answer::{Answer, Verdict};
-use super::routes::{App, ContentKind, Delivered, DeliveryLine, RawDelivery};
-
-/// The rules for deliveries; SIGHUP replaces them while `serve` runs.
-pub struct Rules {
-    pub forges: Vec<ForgeRules>,
-}
+use super::routes::{Delivered, RawDelivery};
 
 /// The rules of one forge: a delivery with its signature may build only its own repositories.
 pub struct ForgeRules {
@@ -31,215 +26,144 @@ pub struct ForgeRules {
     pub repositories: Vec<(RepoName, BranchGlobs)>,
 }
 
-impl Rules {
-    /// The forges whose secret verifies the delivery, among those that can have sent it. At least one; several only if
-    /// they share a secret.
-    fn verify(&self, delivery: &RawDelivery<'_>, encoding: Encoding) -> Result<Vec<&ForgeRules>, String> {
-        let (mut verified, mut why) = (Vec::new(), None);
-        let now = SystemTime::now();
-        for forge in self.forges.iter().filter(|forge| forge.kind.can_send(delivery.headers)) {
-            let Some(secret) = &forge.secret else {
-                why.get_or_insert_with(|| format!("{} has no webhook secret", forge.url));
-                continue;
-            };
-            match signature::verify(forge.kind, delivery.headers, delivery.body, encoding, secret, now) {
-                Ok(()) => verified.push(forge),
-                Err(error) => why = Some(error.to_string()),
-            }
+/// The forges whose secret verifies the delivery, among those that can have sent it. At least one; several only if they
+/// share a secret.
+fn verify<'r>(rules: &'r [ForgeRules], raw: &RawDelivery<'_>) -> Result<Vec<&'r ForgeRules>, String> {
+    let (mut verified, mut why) = (Vec::new(), None);
+    for forge in rules.iter().filter(|forge| forge.kind.can_send(raw.headers)) {
+        let Some(secret) = &forge.secret else {
+            why.get_or_insert_with(|| format!("{} has no webhook secret", forge.url));
+            continue;
+        };
+        match signature::verify(forge.kind, raw.headers, raw.body, raw.encoding, secret, SystemTime::now()) {
+            Ok(()) => verified.push(forge),
+            Err(wrong) => why = Some(wrong.to_owned()),
         }
-        if !verified.is_empty() {
-            return Ok(verified);
-        }
-        Err(why.unwrap_or_else(|| {
-            let sender = ForgeName::ALL.into_iter().find(|forge| forge.can_send(delivery.headers));
-            let sender = sender.map_or("a forge", ForgeName::title);
-            format!("it comes from {sender}, and no [[forge]] of that kind is configured")
-        }))
     }
+    if !verified.is_empty() {
+        return Ok(verified);
+    }
+    Err(why.unwrap_or_else(|| {
+        let sender = ForgeName::ALL.into_iter().find(|forge| forge.can_send(raw.headers));
+        let sender = sender.map_or("a forge", ForgeName::title);
+        format!("it comes from {sender}, and no [[forge]] of that kind is configured")
+    }))
 }
 
-/// Checks whether the rest of `serve` is ready.
-pub type ReadyCheck = dyn Fn() -> Result<(), String> + Send + Sync;
-/// Called for each job that a delivery queued.
-pub type OnQueued = dyn Fn(JobId) + Send + Sync;
-/// Called for each delivery.
-pub type OnDelivery = dyn Fn(&DeliveryLine<'_>) + Send + Sync;
-
 pub struct Intake {
-    rules: RwLock<Arc<Rules>>,
-    queue: Store,
-    ready: Box<ReadyCheck>,
-    on_queued: Box<OnQueued>,
-    on_delivery: Box<OnDelivery>,
+    /// SIGHUP replaces them while `serve` runs.
+    rules: RwLock<Arc<Vec<ForgeRules>>>,
+    queue: Arc<Store>,
     /// `--once`: close after one job.
     only_one: bool,
     closed: AtomicBool,
 }
 
 impl Intake {
-    /// With `only_one` it closes after the first job.
-    pub fn new(
-        rules: Rules,
-        queue: Store,
-        only_one: bool,
-        ready: Box<ReadyCheck>,
-        on_queued: Box<OnQueued>,
-        on_delivery: Box<OnDelivery>,
-    ) -> Intake {
-        Intake {
-            rules: RwLock::new(Arc::new(rules)),
-            queue,
-            ready,
-            on_queued,
-            on_delivery,
-            only_one,
-            closed: AtomicBool::new(false),
-        }
+    pub fn new(rules: Vec<ForgeRules>, queue: Arc<Store>, only_one: bool) -> Intake {
+        Intake { rules: RwLock::new(Arc::new(rules)), queue, only_one, closed: AtomicBool::new(false) }
     }
 
-    pub fn replace_rules(&self, rules: Rules) {
+    pub fn replace_rules(&self, rules: Vec<ForgeRules>) {
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
     }
-}
 
-/// Hides the details from clients, who may be unauthenticated.
-fn unavailable(error: &QueueError) -> Answer {
-    let reason = match error {
-        QueueError::Unavailable(_) | QueueError::Io { .. } | QueueError::Sql(_) => {
-            "the queue cannot be written now"
-        }
-        QueueError::Corrupt { .. }
-        | QueueError::NewerSchema { .. }
-        | QueueError::OlderSchema { .. }
-        | QueueError::Missing(_)
-        | QueueError::Locked { .. }
-        | QueueError::NotFound(_)
-        | QueueError::NotRetried { .. }
-        | QueueError::NotCancelled { .. }
-        | QueueError::NotOwner(_) => "the queue does not work",
-    };
-    crate::progress::write_stderr(&format!("warning: a delivery was refused with 503: {error}"));
-    Answer::new(Verdict::Unavailable, reason)
-}
-
-impl Intake {
-    /// The merge that an authenticated delivery announces; `Err` is the response to any other delivery. Fills in
-    /// `subject` as far as the payload is readable.
-    fn judge(
-        &self,
-        delivery: &RawDelivery<'_>,
-        subject: &mut (Option<String>, Option<u64>),
-    ) -> Result<(NewJob, String), Answer> {
+    /// Judges a delivery; a merge is on disk before this returns.
+    pub fn deliver(&self, raw: &RawDelivery<'_>) -> Delivered {
         let rules = Arc::clone(&*self.rules.read().unwrap_or_else(PoisonError::into_inner));
-        let encoding = match delivery.content {
-            ContentKind::Json => Encoding::Json,
-            ContentKind::Form => Encoding::Form,
+        let verified = match verify(&rules, raw) {
+            Ok(verified) => verified,
+            Err(why) => return Answer { log: Some(why), ..Answer::unauthorized() }.into(),
         };
-        let verified = rules
-            .verify(delivery, encoding)
-            .map_err(|why| Answer { log: Some(why), ..Answer::unauthorized() })?;
-        let malformed = |why: String| Answer::new(Verdict::Malformed, why);
-        let forge = verified.first().map(|forge| forge.kind);
-        let headers = Headers { event: delivery.event, encoding, forge };
-        let read = forge::parse(delivery.body, headers).map_err(|error| malformed(error.to_string()))?;
-        subject.0 = read.repository.as_ref().map(ToString::to_string);
-        if matches!(read.event, Event::Ping) {
-            return Err(Answer::new(Verdict::Pong, "the webhook works"));
+        let headers = Headers {
+            event: raw.event,
+            encoding: raw.encoding,
+            forge: verified.first().map(|forge| forge.kind),
+        };
+        let delivery = match forge::parse(raw.body, headers) {
+            Ok(delivery) => delivery,
+            Err(error) => return Answer::new(Verdict::Malformed, error.to_string()).into(),
+        };
+        let repository = delivery.repository.as_ref().map(ToString::to_string);
+        if matches!(delivery.event, Event::Ping) {
+            return Delivered { repository, ..Answer::new(Verdict::Pong, "the webhook works").into() };
         }
-        let decision = match &read.repository {
-            None => decide::decide(read, &BranchGlobs::default()),
-            Some(name) => {
-                let allowed =
-                    verified.iter().filter(|forge| Some(forge.kind) == headers.forge).find_map(|forge| {
-                        let (_, branches) =
-                            forge.repositories.iter().find(|(allowed, _)| allowed.same_as(name))?;
-                        Some((forge, branches))
-                    });
-                let Some((forge, branches)) = allowed else {
-                    let why = format!("the repository `{name}` is not on the allow-list");
-                    return Err(Answer::new(Verdict::NotAllowed, why));
-                };
-                decide::decide(read, branches).on(forge.kind, &forge.url)
-            }
+        let decision = match decide(delivery, &verified) {
+            Ok(decision) => decision,
+            Err(why) => return Delivered { repository, ..Answer::new(Verdict::NotAllowed, why).into() },
         };
         let pull_request = decision.change.as_ref().and_then(|change| change.pull_request.as_ref());
-        subject.1 = pull_request.map(|pull_request| pull_request.number);
-        let to_build = decision.change.clone().filter(|_| decision.decision == DecisionWord::Build);
-        let Some(change) = to_build else {
-            let verdict = if decision.contradictory { Verdict::Contradictory } else { Verdict::Skip };
-            return Err(Answer::new(verdict, decision.reason));
+        let pull_request = pull_request.map(|pull_request| pull_request.number);
+        let answer = match decision.decision {
+            DecisionWord::Build => self.queue(raw, decision),
+            DecisionWord::Skip if decision.contradictory => {
+                Answer::new(Verdict::Contradictory, decision.reason)
+            }
+            DecisionWord::Skip => Answer::new(Verdict::Skip, decision.reason),
         };
-        let reason = decision.reason.clone();
-        let document = decision.into_document(decide::payload_sha256(delivery.body), false);
-        let document = serde_json::to_string(&document).map_err(|error| malformed(error.to_string()))?;
-        let (Some(forge), Some(branch)) = (change.forge, change.branch) else {
-            return Err(malformed("the merge names no forge or no branch".to_owned()));
-        };
-        let job = NewJob {
-            forge,
-            forge_url: change.forge_url,
-            repository: change.repository,
-            branch,
-            commit: change.commit,
-            pull_request: subject.1.and_then(|number| i64::try_from(number).ok()),
-            head: change.pull_request.and_then(|pull_request| pull_request.head),
-            event: delivery.event.unwrap_or("pull_request").chars().take(100).collect(),
-            delivery_id: delivery.delivery_id.map(|id| id.chars().take(200).collect()),
-            document,
-        };
-        Ok((job, reason))
+        Delivered { answer, repository, pull_request }
     }
 
-    fn accept(&self, job: NewJob, reason: String) -> Answer {
+    fn queue(&self, raw: &RawDelivery<'_>, decision: Decision) -> Answer {
+        let reason = decision.reason.clone();
+        let Some(job) = new_job(raw, decision) else {
+            return Answer::new(Verdict::Malformed, "the merge names no forge or no branch");
+        };
         if self.only_one && self.closed.swap(true, Ordering::SeqCst) {
             return Answer::new(Verdict::Unavailable, "this listener takes one merge and has it");
         }
-        let accepted = self.queue.accept(job);
-        let queued = matches!(accepted, Ok(Accepted::New(_) | Accepted::Requeued(_)));
+        let accepted = self.queue.accept(&job);
+        let queued = matches!(accepted, Ok((_, known)) if known.is_none_or(JobState::may_be_retried));
         if self.only_one && !queued {
             self.closed.store(false, Ordering::SeqCst);
         }
         match accepted {
-            Ok(Accepted::New(id)) => {
-                (self.on_queued)(id);
-                Answer::of_job(Verdict::Queued, id.0, reason)
-            }
-            Ok(Accepted::Requeued(id)) => {
-                (self.on_queued)(id);
+            Ok((id, None)) => Answer::of_job(Verdict::Queued, id.0, reason),
+            Ok((id, Some(_))) if queued => {
                 let reason = format!("{reason}; its job had not succeeded and is queued again");
                 Answer::of_job(Verdict::Queued, id.0, reason)
             }
-            Ok(Accepted::Duplicate { id, state }) => {
-                let stands = match state {
-                    JobState::Queued => "is queued",
-                    JobState::Running => "is running",
-                    JobState::Succeeded => "has succeeded",
-                    JobState::Failed => "has failed",
-                    JobState::Cancelled => "was cancelled",
-                };
-                let why = format!("this merge has job {id}, which {stands}");
+            Ok((id, Some(state))) => {
+                let why = format!("this merge has job {id}, which {}", state.verb());
                 Answer::of_job(Verdict::Duplicate, id.0, why)
             }
-            Err(error) => unavailable(&error),
+            Err(error) => Answer {
+                log: Some(error.to_string()),
+                ..Answer::new(Verdict::Unavailable, "the queue cannot be written now")
+            },
         }
     }
 }
 
-impl App for Intake {
-    fn deliver(&self, delivery: RawDelivery<'_>) -> Delivered {
-        let mut subject = (None, None);
-        let answer = match self.judge(&delivery, &mut subject) {
-            Ok((job, reason)) => self.accept(job, reason),
-            Err(answer) => answer,
-        };
-        Delivered { answer, repository: subject.0, pull_request: subject.1 }
+/// Decides by the branches of the delivery's repository; `Err` if it is not on the allow-list of a forge that sent it.
+fn decide(delivery: Delivery, verified: &[&ForgeRules]) -> Result<Decision, String> {
+    let Some(name) = &delivery.repository else {
+        return Ok(decide::decide(delivery, &BranchGlobs::default()));
+    };
+    let senders = verified.iter().filter(|forge| forge.kind == delivery.forge);
+    let mut allowed = senders.flat_map(|forge| forge.repositories.iter().map(move |entry| (forge, entry)));
+    match allowed.find(|(_, (allowed, _))| allowed.same_as(name)) {
+        Some((forge, (_, branches))) => Ok(decide::decide(delivery, branches).on(forge.kind, &forge.url)),
+        None => Err(format!("the repository `{name}` is not on the allow-list")),
     }
+}
 
-    fn ready(&self) -> Result<(), String> {
-        (self.ready)()
-    }
-
-    fn log(&self, line: &DeliveryLine<'_>) {
-        (self.on_delivery)(line);
-    }
+/// The job for a merge; `None` if it names no forge or no branch.
+fn new_job(raw: &RawDelivery<'_>, decision: Decision) -> Option<NewJob> {
+    let document = decision.into_document(decide::payload_sha256(raw.body), false);
+    let text = serde_json::to_string(&document).ok()?;
+    let change = document.change?;
+    let number = change.pull_request.as_ref().map(|pull_request| pull_request.number);
+    Some(NewJob {
+        forge: change.forge?,
+        forge_url: change.forge_url,
+        repository: change.repository,
+        branch: change.branch?,
+        commit: change.commit,
+        pull_request: number.and_then(|number| i64::try_from(number).ok()),
+        head: change.pull_request.and_then(|pull_request| pull_request.head),
+        event: raw.event.unwrap_or("pull_request").chars().take(100).collect(),
+        delivery_id: raw.delivery_id.map(|id| id.chars().take(200).collect()),
+        document: text,
+    })
 }

@@ -25,10 +25,10 @@ use std::time::Instant;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 pub use answer::{Answer, Refusal, Reply, Verdict};
-pub use intake::{ForgeRules, Intake, OnDelivery, OnQueued, ReadyCheck, Rules};
+pub use intake::{ForgeRules, Intake};
 pub use limits::{Limits, raise_nofile};
 pub use metrics::Metrics;
-pub use routes::{App, ContentKind, Delivered, DeliveryLine, RawDelivery};
+pub use routes::{App, Delivered, DeliveryLine, RawDelivery};
 
 use gate::{Gate, PAUSE};
 use routes::{Routes, Side};

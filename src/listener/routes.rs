@@ -10,7 +10,7 @@ use serde_json::json;
 use super::answer::{Answer, Refusal, Reply, Verdict};
 use super::head::Head;
 use super::metrics::Metrics;
-use crate::forge::{self, Lookup};
+use crate::forge::{self, Encoding, Lookup};
 
 /// The application behind the routes: signature, payload and queue.
 pub trait App: Send + Sync {
@@ -24,19 +24,11 @@ pub trait App: Send + Sync {
     fn log(&self, line: &DeliveryLine<'_>);
 }
 
-/// How the body of a delivery is encoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ContentKind {
-    Json,
-    /// `application/x-www-form-urlencoded`: the payload is the field `payload`.
-    Form,
-}
-
 /// A delivery as received; nothing in it is authenticated yet.
 #[derive(Clone, Copy)]
 pub struct RawDelivery<'a> {
     pub body: &'a [u8],
-    pub content: ContentKind,
+    pub encoding: Encoding,
     pub event: Option<&'a str>,
     /// Not covered by the signature.
     pub delivery_id: Option<&'a str>,
@@ -163,10 +155,10 @@ impl Routes {
         let began = Instant::now();
         let delivered = match delivery_head(head) {
             Err(answer) => answer.into(),
-            Ok(content) => {
+            Ok(encoding) => {
                 let headers = |name: &str| head.get(name);
                 let (event, delivery_id) = (forge::event(&headers), forge::delivery_id(&headers));
-                self.app.deliver(RawDelivery { body, content, event, delivery_id, headers: &headers })
+                self.app.deliver(RawDelivery { body, encoding, event, delivery_id, headers: &headers })
             }
         };
         self.metrics.ack(began.elapsed());
@@ -183,27 +175,16 @@ impl Routes {
 }
 
 /// The encoding of a delivery, or the response if its head alone decides it.
-fn delivery_head(head: &Head) -> Result<ContentKind, Answer> {
-    let content = content_kind(head).ok_or_else(|| {
+fn delivery_head(head: &Head) -> Result<Encoding, Answer> {
+    let encoding = head.get("content-type").and_then(Encoding::from_content_type).ok_or_else(|| {
         let why = "the content type is neither application/json nor application/x-www-form-urlencoded";
         Answer::new(Verdict::UnsupportedMediaType, why)
     })?;
     let headers = |name: &str| head.get(name);
     if forge::is_signed(&headers) {
-        return Ok(content);
+        return Ok(encoding);
     }
     Err(Answer { log: Some(forge::unsigned(&headers).to_string()), ..Answer::unauthorized() })
-}
-
-fn content_kind(head: &Head) -> Option<ContentKind> {
-    let essence = head.get("content-type")?.split(';').next()?.trim();
-    if essence.eq_ignore_ascii_case("application/json") {
-        Some(ContentKind::Json)
-    } else if essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
-        Some(ContentKind::Form)
-    } else {
-        None
-    }
 }
 
 #[cfg(test)]

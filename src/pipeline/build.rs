@@ -76,7 +76,8 @@ pub(crate) fn build(
         site.events.emit(&RunEvent::Phase { phase: Phase::Checkout, took: checkout });
 
         let begun = Instant::now();
-        let actions = plan(site, &origin, change, info.first_parent, &surveyed, &chosen, options)?;
+        let actions =
+            plan(site, &origin, change, info.parents.first().cloned(), &surveyed, &chosen, options)?;
         let temporary = std::env::temp_dir();
         let scratch = Scratch::new(&temporary)?;
         scope.spawn(move || remove_abandoned(&temporary));

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::error::{Failure, Kind};
+use crate::error::Failure;
 use crate::events::RunEvent;
-use crate::git::{Gitlink, Mirror};
+use crate::git::{Mirror, Submodules};
 use crate::model::{BranchName, Change, CommitSha, RepoName};
 
 use super::Site;
@@ -62,8 +62,7 @@ pub(super) fn prove(
 /// The change named on the command line, and the site with the login of a typed URL.
 pub(crate) fn resolve_by_hand(site: Site, by_hand: &ByHand) -> Result<(Site, Change), Failure> {
     let remote = typed(&site, &by_hand.repository).map_err(|error| {
-        Failure::new(Kind::Refused, error)
-            .context(format!("cannot use --repo {}", crate::redact::scrub(&by_hand.repository)))
+        error.context(format!("cannot use --repo {}", crate::redact::scrub(&by_hand.repository)))
     })?;
     // The allow-list is checked before any fetch.
     let name: RepoName = match allowed(&site.repositories, &remote)? {
@@ -94,38 +93,34 @@ pub(crate) fn resolve_by_hand(site: Site, by_hand: &ByHand) -> Result<(Site, Cha
 /// Limit on nested submodules, so that a repository that contains itself ends.
 const DEEPEST_SUBMODULE: usize = 8;
 
-/// Writes the submodules at these links below `into`.
+/// Writes the submodules that the commit pins below `into`.
 pub(super) fn write_submodules(
     site: &Site,
     parent: &Mirror<'_>,
     commit: &CommitSha,
-    links: &[Gitlink],
+    pinned: &Submodules,
     into: &Path,
     depth: usize,
 ) -> Result<(), Failure> {
-    if links.is_empty() {
+    if pinned.is_empty() {
         return Ok(());
     }
     if depth >= DEEPEST_SUBMODULE {
         return Err(Failure::refused(format!("submodules are nested more than {DEEPEST_SUBMODULE} deep")));
     }
     let stated = parent.submodule_urls(commit)?;
-    for link in links {
-        let Some(url) = stated.get(&link.path) else {
-            return Err(Failure::bad_input(format!(
-                ".gitmodules has no URL for the submodule `{}`",
-                link.path
-            )));
+    for (path, pinned) in pinned {
+        let Some(url) = stated.get(path) else {
+            return Err(Failure::bad_input(format!(".gitmodules has no URL for the submodule `{path}`")));
         };
         let remote = parent.remote().submodule(url).map_err(|error| {
-            Failure::new(Kind::Refused, error)
-                .context(format!("the submodule `{}` is not on the repository's own host", link.path))
+            error.context(format!("the submodule `{path}` is not on the repository's own host"))
         })?;
         let mirror = Mirror::of(&site.state_dir, &remote, &site.access, &site.cancel);
-        mirror.fetch_commit(&link.commit)?;
-        let place = into.join(&link.path);
-        let inner = mirror.check_out_commit(&link.commit, &place)?;
-        write_submodules(site, &mirror, &link.commit, &inner, &place, depth + 1)?;
+        mirror.fetch_commit(pinned)?;
+        let place = into.join(path);
+        let inner = mirror.check_out_commit(pinned, &place)?;
+        write_submodules(site, &mirror, pinned, &inner, &place, depth + 1)?;
     }
     Ok(())
 }

@@ -71,7 +71,7 @@ fn confirm(client: &Registry, asked: &[Asked<'_>], holdings: &mut [Holdings]) ->
     let answers =
         parallel::map(REGISTRY_THREADS, &doubtful, |(i, tag, digest)| -> Result<bool, RegistryError> {
             let there = client.head_manifest(asked[*i].repository.path(), tag);
-            Ok(absent_if_unreadable(there)?.is_some_and(|there| there.digest == *digest))
+            Ok(absent_if_unreadable(there)?.is_some_and(|there| there == *digest))
         });
     for ((i, ..), confirmed) in doubtful.iter().zip(answers) {
         holdings[*i].confirmed = confirmed?;
@@ -124,7 +124,7 @@ fn read(
     });
     let mut by_digest = BTreeMap::new();
     for ((key, _), labels) in distinct.iter().zip(labels) {
-        by_digest.insert(*key, labels?.map(|config| config.labels));
+        by_digest.insert(*key, labels?);
     }
     let held = |((repository, tag), manifest): (&(&ImageRepository, &Tag), &Option<Manifest>)| {
         let manifest = manifest.as_ref()?;

@@ -18,7 +18,7 @@ pub(super) fn after_push(site: &Site, receipt: &Receipt) {
     if let Ok(origin) = Origin::of(site, &receipt.change)
         && let Err(error) = origin.mirror(site).maintain()
     {
-        site.events.warn(&format!("the mirror could not be packed: {error}"));
+        site.events.warn(&format!("the mirror could not be packed: {}", crate::error::Failure::from(error)));
     }
     remove_unused_mirrors(&site.state_dir, UNUSED, SystemTime::now());
     receipt::prune(&site.state_dir);

@@ -60,7 +60,7 @@ fn find(
     }
     let (tip, own, tried) = match forge.and_then(|forge| refs_of(forge, pull.number)) {
         Some((folder, head)) => {
-            let tip = mirror.fetch_branch_and(branch, &folder)?;
+            let tip = mirror.fetch_branch_and(branch, Some(&folder))?;
             let named = |name: &str| mirror.commit_of(&format!("{folder}/{name}"));
             let tried = if forge == Some(ForgeName::Gitbucket) { named("merge")? } else { None };
             (tip, named(head)?, tried)

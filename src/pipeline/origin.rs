@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use crate::config::RepositoryConfig;
 use crate::error::{Classify as _, Failure, Kind};
 use crate::escape::shortened;
-use crate::git::{Access, Mirror, Remote, RemoteError, Transport};
+use crate::git::{Access, Mirror, Remote, Transport};
 use crate::model::{BranchName, Change, Digest, ForgeName, ImageName, ImageRepository, RepoName};
 use crate::plan::Holdings;
 use crate::redact;
@@ -51,7 +51,7 @@ impl Origin {
             let url = change.clone_url.as_deref().unwrap_or_default();
             let typed = match &site.typed {
                 Some(typed) if typed.as_git_url() == url => typed.clone(),
-                Some(_) | None => typed(site, url).map_err(refused)?,
+                Some(_) | None => typed(site, url)?,
             };
             let rule = allowed(&site.repositories, &typed)?;
             return Origin::new(site, rule, Some(typed), name, (ForgeName::Github, GITHUB));
@@ -90,9 +90,9 @@ impl Origin {
         let remote = match (typed, rule.and_then(|rule| rule.clone_url.as_deref())) {
             (Some(typed), _) => typed,
             (None, Some(url)) => Remote::typed(url).map_err(|error| {
-                Failure::new(Kind::BadInput, error).context(format!("clone_url of `{name}`"))
+                Failure { kind: Kind::BadInput, ..error }.context(format!("clone_url of `{name}`"))
             })?,
-            (None, None) => Remote::of_forge(kind, forge, name).map_err(refused)?,
+            (None, None) => Remote::of_forge(kind, forge, name)?,
         };
         let source = if is_itself { source_of(forge, name) } else { remote.source() };
         let mut secrets = itself.map(|rule| rule.secrets.clone()).unwrap_or_default();
@@ -175,7 +175,7 @@ impl Origin {
 }
 
 /// Parses a typed repository. Plain http works only below the `url` of a forge that is configured with http.
-pub(super) fn typed(site: &Site, text: &str) -> Result<Remote, RemoteError> {
+pub(super) fn typed(site: &Site, text: &str) -> Result<Remote, Failure> {
     let below = |access: &Access| {
         let forge = format!("{}{}/", access.forge.trim_end_matches('/'), access.kind.clone_prefix());
         let path = text.strip_prefix(&forge)?;
@@ -257,10 +257,6 @@ fn is_known(rule: &RepositoryConfig, remote: &Remote) -> bool {
         || Remote::of_forge(rule.forge_kind, &rule.forge, &rule.name)
             .is_ok_and(|own| own.source().eq_ignore_ascii_case(&remote.source()))
         || (remote.transport() == Transport::File && remote.is_named(&rule.name))
-}
-
-fn refused(error: RemoteError) -> Failure {
-    Failure::new(Kind::Refused, error)
 }
 
 #[cfg(test)]

@@ -134,7 +134,7 @@ impl Mover<'_> {
         let labels = parallel::map(REGISTRY_THREADS, wanted, |w| match (&w.now, w.outcome) {
             (Some(manifest), None) => {
                 let labels = self.push.client.image_labels(w.repository.path(), manifest);
-                absent_if_unreadable(labels.map(|config| Some(config.labels)))
+                absent_if_unreadable(labels.map(Some))
             }
             (Some(_) | None, _) => Ok(None),
         });
@@ -205,7 +205,7 @@ impl Mover<'_> {
             return Ok(false);
         }
         let range = format!("{}..{tip}", self.push.change.commit);
-        let newer = self.mirror.rev_list(&["--ancestry-path", &range])?;
+        let newer = self.mirror.commits(&["--ancestry-path", &range])?;
         let ours: Vec<(&str, &ImageRepository)> = self
             .images
             .iter()
@@ -219,7 +219,7 @@ impl Mover<'_> {
         for ((name, _), list) in ours.iter().zip(lists) {
             tags.insert(name, list?.into_iter().collect());
         }
-        for commit in newer {
+        for commit in newer.into_iter().map(|commit| commit.id) {
             let tag = commit.immutable_tag();
             if !tags.values().any(|list| list.contains(&tag)) {
                 continue;
@@ -252,7 +252,7 @@ enum Relation {
 fn move_all(client: &Registry, wanted: &mut [Wanted]) -> Result<(), Failure> {
     let mut waiting: Vec<&mut Wanted> = wanted.iter_mut().filter(|w| w.outcome.is_none()).collect();
     let results = parallel::map(REGISTRY_THREADS, &waiting, |w| {
-        let manifest = client.recall_manifest(w.repository.path(), &w.to)?.ok_or_else(|| {
+        let manifest = client.get_manifest(w.repository.path(), &w.to)?.ok_or_else(|| {
             Failure::failed(format!("the registry no longer has {}@{}", w.repository, w.to))
         })?;
         Ok(client.put_manifest(w.repository.path(), &w.tag, &manifest)?)
@@ -278,8 +278,8 @@ fn look_again(client: &Registry, wanted: &mut [Wanted]) {
     let now = parallel::map(REGISTRY_THREADS, &moved, |w| client.head_manifest(w.repository.path(), &w.tag));
     for (tag, now) in moved.iter_mut().zip(now) {
         tag.note = match now {
-            Ok(Some(found)) if found.digest == tag.to => continue,
-            Ok(Some(found)) => Some(format!("another machine has moved it since, to {}", found.digest)),
+            Ok(Some(found)) if found == tag.to => continue,
+            Ok(Some(found)) => Some(format!("another machine has moved it since, to {found}")),
             Ok(None) => Some("somebody has removed it since".to_owned()),
             Err(error) => Some(format!("it could not be read again: {error}")),
         };
@@ -291,7 +291,7 @@ fn put_back(site: &Site, client: &Registry, wanted: &mut [Wanted]) {
     let client = client.with_cancel(Cancel::new().child(Some(PUT_BACK_TIME)));
     for tag in wanted.iter_mut().filter(|w| w.outcome != Some(MoveOutcome::Already)) {
         let reached = match client.head_manifest(tag.repository.path(), &tag.tag) {
-            Ok(found) => found.is_some_and(|f| f.digest == tag.to),
+            Ok(found) => found.is_some_and(|digest| digest == tag.to),
             Err(_) => tag.outcome == Some(MoveOutcome::Moved),
         };
         if !reached {

@@ -9,7 +9,7 @@ use crate::docker::DockerErrorKind;
 use crate::documents::{BuiltDocument, Image, ImageStatus, PushOutcome, Receipt, SCHEMA};
 use crate::error::Failure;
 use crate::events::{Phase, RunEvent, Step};
-use crate::http::retry::RetryPolicy;
+use crate::http::retry::Retry;
 use crate::manifest::template::is_immutable;
 use crate::model::{Change, Digest, ImageRepository, Tag};
 use crate::parallel;
@@ -238,7 +238,7 @@ impl<'a> Push<'a> {
             return Ok(Some((manifest.digest, None)));
         }
         let config = self.client.image_labels(path, &manifest);
-        let labels = config.map_err(|error| unreadable(error, "an image that cannot be read"))?.labels;
+        let labels = config.map_err(|error| unreadable(error, "an image that cannot be read"))?;
         let label = |name: &str| labels.get(name).map(String::as_str);
         let ours = label(SOURCE_LABEL).is_some_and(|source| self.origin.is_source(source));
         let of_commit = label(REVISION_LABEL) == Some(self.change.commit.as_str());
@@ -288,7 +288,7 @@ impl<'a> Push<'a> {
             }
         }
         let printed = self.push_with_retries(repository, &cancel, on_line)?.ok_or_else(gone)?;
-        let found = self.client.head_manifest(path, &tag)?.map(|found| found.digest);
+        let found = self.client.head_manifest(path, &tag)?;
         if found.as_ref() != Some(&printed) {
             let found = found.map_or("nothing".to_owned(), |digest| digest.to_string());
             return Err(Failure::failed(format!(
@@ -308,8 +308,8 @@ impl<'a> Push<'a> {
         cancel: &Cancel,
         on_line: &mut dyn FnMut(&str),
     ) -> Result<Option<Digest>, Failure> {
-        let policy = RetryPolicy { attempts: 4, first_delay: Duration::from_secs(1), total: RETRY_WITHIN };
-        let mut retries = policy.start();
+        let retry = Retry { attempts: 4, first_delay: Duration::from_secs(1), total: RETRY_WITHIN };
+        let mut delays = retry.delays();
         loop {
             let error = match self.site.docker.push(repository, &self.tag(), cancel, on_line) {
                 Ok(digest) => return Ok(Some(digest)),
@@ -317,7 +317,7 @@ impl<'a> Push<'a> {
                 Err(error) => error,
             };
             let transient = error.kind == DockerErrorKind::Registry;
-            let Some(delay) = retries.next_delay(None).filter(|_| transient) else {
+            let Some(delay) = delays(None).filter(|_| transient) else {
                 return Err(error.into());
             };
             on_line(&format!("{error}; again in {:.1} s", delay.as_secs_f64()));
@@ -337,7 +337,7 @@ impl<'a> Push<'a> {
             return Ok(held);
         }
         let path = repository.path();
-        let manifest = self.client.recall_manifest(path, digest)?.ok_or_else(|| {
+        let manifest = self.client.get_manifest(path, digest)?.ok_or_else(|| {
             Failure::failed(format!("the registry no longer has {repository}@{digest}"))
                 .hint("build it again with --force")
         })?;

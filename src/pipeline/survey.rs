@@ -41,13 +41,13 @@ pub(super) fn specs(
     repository: &RepoName,
 ) -> Result<Vec<ImageSpec>, Failure> {
     let bad_input = |mistake| Failure::bad_input(manifest::sentence(&mistake));
-    match mirror.read_file(commit, manifest::FILE_NAME)? {
-        Found::Blob(file) => manifest::parse(&file.content).map_err(bad_input),
+    match mirror.look(commit, manifest::FILE_NAME)? {
+        Found::Blob(id) => manifest::parse(&mirror.read_blobs(&[id])?.concat()).map_err(bad_input),
         Found::Missing | Found::Tree(_) | Found::Submodule => {
-            match mirror.look_across(std::slice::from_ref(commit), "Dockerfile")?.as_slice() {
-                [Found::Blob(_)] => Ok(vec![ImageSpec::root_dockerfile(repository).map_err(bad_input)?]),
-                _ => Err(no_images()),
+            if !matches!(mirror.look(commit, "Dockerfile")?, Found::Blob(_)) {
+                return Err(no_images());
             }
+            Ok(vec![ImageSpec::root_dockerfile(repository).map_err(bad_input)?])
         }
         Found::Outside(_) | Found::Dangling => {
             Err(Failure::bad_input("images.json is a link that leads out of the repository"))

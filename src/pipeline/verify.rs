@@ -70,7 +70,7 @@ pub(crate) fn verify(site: &Site, receipt: &Receipt) -> Result<Outcome<Verificat
         client.head_manifest(repository.path(), &image.tag)
     });
     for ((_, image), found) in images.iter_mut().zip(found) {
-        image.found = found?.map(|descriptor| descriptor.digest);
+        image.found = found?;
     }
     let references = references(client, &images)?;
     let mut drifted = Vec::new();

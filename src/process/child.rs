@@ -23,23 +23,15 @@ pub(super) struct Child {
     group: Option<Pid>,
     stdout: std::io::PipeReader,
     stderr: std::io::PipeReader,
-    record: Option<children::Record>,
 }
 
 impl Child {
     pub(super) fn start(tool: &Tool) -> Result<Child, CommandError> {
-        let program = tool.program.to_string_lossy().into_owned();
-        let spawn_error = |source: std::io::Error| {
-            if source.kind() == std::io::ErrorKind::NotFound {
-                CommandError::NotFound { program: program.clone() }
-            } else {
-                CommandError::Spawn { program: program.clone(), source }
-            }
-        };
-        let (stdout, child_stdout) = std::io::pipe().map_err(spawn_error)?;
-        let (stderr, child_stderr) = std::io::pipe().map_err(spawn_error)?;
+        let failed = |error| CommandError::Io { program: tool.program.to_string_lossy().into_owned(), error };
+        let (stdout, child_stdout) = std::io::pipe().map_err(failed)?;
+        let (stderr, child_stderr) = std::io::pipe().map_err(failed)?;
         for reader in [&stdout, &stderr] {
-            rustix::io::ioctl_fionbio(reader, true).map_err(|e| spawn_error(e.into()))?;
+            rustix::io::ioctl_fionbio(reader, true).map_err(|e| failed(e.into()))?;
         }
         #[allow(clippy::disallowed_methods, reason = "the one place that spawns")]
         let expression = duct::cmd(&tool.program, &tool.args);
@@ -47,10 +39,7 @@ impl Child {
             Some(bytes) => expression.stdin_bytes(bytes.clone()),
             None => expression.stdin_null(),
         };
-        let expression = match &tool.dir {
-            Some(dir) => expression.dir(dir),
-            None => expression,
-        };
+        let expression = tool.dir.iter().fold(expression, |expression, dir| expression.dir(dir));
         let umask = tool.umask;
         let handle = expression
             .full_env(&tool.env)
@@ -63,10 +52,10 @@ impl Child {
                 Ok(())
             })
             .start()
-            .map_err(spawn_error)?;
+            .map_err(failed)?;
         let group = handle.pids().first().and_then(|pid| Pid::from_raw(i32::try_from(*pid).ok()?));
-        let record = group.map(children::Record::of);
-        Ok(Child { handle, group, stdout, stderr, record })
+        group.inspect(|group| children::record(*group));
+        Ok(Child { handle, group, stdout, stderr })
     }
 
     /// Reads until the child exits. After an error it may still run.
@@ -78,7 +67,7 @@ impl Child {
         on_line: &mut dyn FnMut(Stream, &str),
     ) -> Result<ExitStatus, CommandError> {
         let command = || command.to_owned();
-        let failed = |source| CommandError::Spawn { program: command(), source };
+        let failed = |error| CommandError::Io { program: command(), error };
         let mut open = [true, true];
         loop {
             if let Some(stop) = cancel.stopped() {
@@ -114,32 +103,22 @@ impl Child {
         on_line: &mut dyn FnMut(Stream, &str),
     ) -> std::io::Result<()> {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
-        let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(2);
-        let mut which = Vec::with_capacity(2);
-        if open[0] {
-            fds.push(PollFd::new(&self.stdout, PollFlags::IN));
-            which.push(Stream::Stdout);
-        }
-        if open[1] {
-            fds.push(PollFd::new(&self.stderr, PollFlags::IN));
-            which.push(Stream::Stderr);
-        }
-        if fds.is_empty() {
+        let readers: [(Stream, &std::io::PipeReader); 2] =
+            [(Stream::Stdout, &self.stdout), (Stream::Stderr, &self.stderr)];
+        let readers: Vec<_> = readers.into_iter().filter(|(stream, _)| open[*stream as usize]).collect();
+        if readers.is_empty() {
             return Ok(());
         }
+        let mut fds: Vec<_> = readers.iter().map(|(_, pipe)| PollFd::new(*pipe, PollFlags::IN)).collect();
         let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(TICK.subsec_nanos()) };
         match poll(&mut fds, Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
-        drop(fds);
-        for (stream, _) in which.into_iter().zip(ready).filter(|(_, ready)| *ready) {
-            let (reader, index): (&mut dyn std::io::Read, usize) = match stream {
-                Stream::Stdout => (&mut self.stdout, 0),
-                Stream::Stderr => (&mut self.stderr, 1),
-            };
-            open[index] = lines.read(reader, stream, on_line)?;
+        for ((stream, pipe), fd) in readers.iter().zip(&fds) {
+            if !fd.revents().is_empty() {
+                open[*stream as usize] = lines.read(*pipe, *stream, on_line)?;
+            }
         }
         Ok(())
     }
@@ -171,8 +150,8 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        if let Some(record) = self.record.take() {
-            record.remove();
+        if let Some(group) = self.group {
+            children::forget(group);
         }
     }
 }

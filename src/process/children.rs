@@ -22,7 +22,6 @@ fn live() -> MutexGuard<'static, BTreeSet<i32>> {
     LIVE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Kills all running process groups.
 pub fn kill_children() {
     for group in live().iter().filter_map(|group| Pid::from_raw(*group)) {
         // An error means that the group has ended.
@@ -30,31 +29,24 @@ pub fn kill_children() {
     }
 }
 
-/// A running child: in memory, and on disk as a file named after its process group with its start time, because process
-/// ids are reused.
-pub(super) struct Record {
-    group: Pid,
-    path: Option<PathBuf>,
+/// Records a running child: in memory, and on disk as a file named after its process group with its start time, because
+/// process ids are reused.
+pub(super) fn record(group: Pid) {
+    live().insert(group.as_raw_nonzero().get());
+    if let (Some(path), Some(start)) = (path_of(group), start_time(group)) {
+        let _ = crate::state_dir::write(&path, &start);
+    }
 }
 
-impl Record {
-    pub(super) fn of(group: Pid) -> Record {
-        live().insert(group.as_raw_nonzero().get());
-        Record { group, path: Record::write(group) }
+pub(super) fn forget(group: Pid) {
+    live().remove(&group.as_raw_nonzero().get());
+    if let Some(path) = path_of(group) {
+        let _ = fs::remove_file(path);
     }
+}
 
-    fn write(group: Pid) -> Option<PathBuf> {
-        let path = DIRECTORY.get()?.join(group.as_raw_nonzero().to_string());
-        crate::state_dir::write(&path, &start_time(group)?).ok()?;
-        Some(path)
-    }
-
-    pub(super) fn remove(self) {
-        live().remove(&self.group.as_raw_nonzero().get());
-        if let Some(path) = self.path {
-            let _ = fs::remove_file(path);
-        }
-    }
+fn path_of(group: Pid) -> Option<PathBuf> {
+    Some(DIRECTORY.get()?.join(group.as_raw_nonzero().to_string()))
 }
 
 /// Ends the recorded process groups that still run, and returns their number.

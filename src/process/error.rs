@@ -5,14 +5,9 @@ use crate::cancel::Stop;
 /// Commands are shortened and redacted.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
-    #[error("`{program}` is not installed or not on the PATH")]
-    NotFound { program: String },
-    #[error("cannot start `{program}`")]
-    Spawn {
-        program: String,
-        #[source]
-        source: std::io::Error,
-    },
+    /// The program did not start, or its output could not be read.
+    #[error("cannot run `{program}`: {}", reason(.error))]
+    Io { program: String, error: std::io::Error },
     #[error("`{command}` {}{}", ending(*.code), tail_text(.tail))]
     Exit {
         command: String,
@@ -38,15 +33,31 @@ impl CommandError {
         }
     }
 
-    /// The last lines of output.
     pub fn tail(&self) -> &[String] {
         if let CommandError::Exit { tail, .. } = self { tail } else { &[] }
     }
 
-    /// Whether any of the last lines contains one of these texts, ignoring case.
-    pub fn said(&self, texts: &[&str]) -> bool {
-        let tail = self.tail().join("\n").to_lowercase();
-        texts.iter().any(|text| tail.contains(&text.to_lowercase()))
+    /// Whether the last lines contain one of these signs.
+    pub(crate) fn said(&self, signs: &str) -> bool {
+        has_sign(&self.tail().join("\n"), signs)
+    }
+
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, CommandError::Io { error, .. } if error.kind() == std::io::ErrorKind::NotFound)
+    }
+}
+
+/// Whether a text contains one of the signs, ignoring case. Signs are in lower case, separated by `|`.
+pub(crate) fn has_sign(text: &str, signs: &str) -> bool {
+    let text = text.to_lowercase();
+    signs.split('|').any(|sign| text.contains(sign))
+}
+
+fn reason(error: &std::io::Error) -> String {
+    if error.kind() == std::io::ErrorKind::NotFound {
+        "it is not installed or not on the PATH".to_owned()
+    } else {
+        error.to_string()
     }
 }
 
@@ -56,7 +67,7 @@ fn ending(code: Option<i32>) -> String {
 
 /// The last two lines.
 fn tail_text(tail: &[String]) -> String {
-    let said: Vec<&str> = tail.iter().map(|l| l.trim()).filter(|l| !l.is_empty()).collect();
-    let last = &said[said.len().saturating_sub(2)..];
+    let lines: Vec<&str> = tail.iter().map(|l| l.trim()).filter(|l| !l.is_empty()).collect();
+    let last = &lines[lines.len().saturating_sub(2)..];
     if last.is_empty() { String::new() } else { format!(": {}", last.join(" / ")) }
 }

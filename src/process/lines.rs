@@ -9,6 +9,7 @@ use crate::redact;
 /// Bytes; the rest of a longer line is dropped, so that a program cannot fill the memory.
 const LONGEST_LINE: usize = 16 << 10;
 
+#[derive(Default)]
 pub(super) struct Lines {
     /// Standard output.
     pub(super) captured: Vec<u8>,
@@ -22,19 +23,13 @@ pub(super) struct Lines {
 
 impl Lines {
     pub(super) fn new(cap: Option<usize>) -> Lines {
-        Lines {
-            captured: Vec::new(),
-            exceeded: None,
-            tail: VecDeque::new(),
-            cap,
-            partial: Default::default(),
-        }
+        Lines { cap, ..Lines::default() }
     }
 
     /// Returns `false` at the end of the stream.
     pub(super) fn read(
         &mut self,
-        reader: &mut dyn Read,
+        mut reader: impl Read,
         stream: Stream,
         on_line: &mut dyn FnMut(Stream, &str),
     ) -> std::io::Result<bool> {

@@ -19,6 +19,7 @@ use crate::redact;
 use child::Child;
 pub use children::{end_stale_children, kill_children, record_children_in};
 pub use error::CommandError;
+pub(crate) use error::has_sign;
 use lines::Lines;
 
 /// The last lines that an error keeps.
@@ -32,7 +33,7 @@ pub enum Stream {
     Stderr,
 }
 
-/// A command to run.
+#[must_use]
 #[derive(Clone)]
 pub struct Tool {
     program: OsString,
@@ -111,32 +112,32 @@ impl Tool {
         Tool { env: environment::for_docker(std::env::vars_os()), ..Tool::new(program) }
     }
 
-    #[must_use]
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Tool {
         self.args.push(arg.as_ref().into());
         self
     }
 
-    #[must_use]
     pub fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Tool {
         self.args.extend(args.into_iter().map(|a| a.as_ref().into()));
         self
     }
 
-    #[must_use]
+    /// The option before each of the values.
+    pub(crate) fn each<V: AsRef<OsStr>>(self, option: &str, values: impl IntoIterator<Item = V>) -> Tool {
+        values.into_iter().fold(self, |tool, value| tool.arg(option).arg(value))
+    }
+
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Tool {
         self.env.insert(name.as_ref().into(), value.as_ref().into());
         self
     }
 
-    #[must_use]
     pub(crate) fn without(mut self, name: &str) -> Tool {
         self.env.remove(OsStr::new(name));
         self
     }
 
     /// Also inherits these variables.
-    #[must_use]
     pub fn inherit(mut self, names: &[&str]) -> Tool {
         for name in names {
             if let Some(value) = std::env::var_os(name) {
@@ -146,27 +147,23 @@ impl Tool {
         self
     }
 
-    #[must_use]
     pub fn dir(mut self, dir: &Path) -> Tool {
         self.dir = Some(dir.to_owned());
         self
     }
 
-    #[must_use]
     pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Tool {
         self.stdin = Some(bytes.into());
         self
     }
 
     /// Without it, the child inherits swanci's umask.
-    #[must_use]
     pub(crate) fn umask(mut self, mask: u32) -> Tool {
         self.umask = Some(mask);
         self
     }
 
     /// For standard output of any length.
-    #[must_use]
     pub fn uncaptured(mut self) -> Tool {
         self.cap = None;
         self

@@ -35,7 +35,7 @@ fn a_secret_is_redacted_from_a_command_line_that_is_cut_within_it() {
 #[test]
 fn a_missing_program_is_named() {
     let error = Tool::new("swanci-no-such-tool").run(&Cancel::new()).unwrap_err();
-    assert!(matches!(error, CommandError::NotFound { .. }), "{error:?}");
+    assert!(error.is_not_found(), "{error:?}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Live bars on a terminal, and above them the lines of [`Lines`].
+//! Live bars on a terminal, below the output of [`Lines`].
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,7 +13,7 @@ use crate::events::{Consumer, RunEvent};
 
 use super::{Detail, Lines, shown, write_stderr};
 
-/// A bar is two lines: a step, and what its tool said last.
+/// The step, and the last line of its output.
 const LINES_OF_A_BAR: usize = 2;
 const REDRAW: Duration = Duration::from_millis(120);
 
@@ -24,10 +24,10 @@ pub(crate) struct Bars {
 }
 
 struct Live {
-    /// The last line: how many of the planned steps have ended.
+    /// The last line: the number of ended and planned steps.
     total: ProgressBar,
     shown: Vec<(u64, ProgressBar)>,
-    /// Running steps for which the terminal has no lines, the oldest first.
+    /// Running steps that do not fit on the terminal, the oldest first.
     waiting: VecDeque<(u64, ProgressBar)>,
     begun: usize,
     ended: usize,
@@ -48,9 +48,9 @@ impl Bars {
         Bars { bars, live: Mutex::new(live), lines }
     }
 
-    /// Shows as many steps as there are lines for, and one line for all of them.
+    /// Shows as many steps as fit, and the total.
     fn arrange(&self, live: &mut Live) {
-        // Half of the screen: the lines of steps that ended stay in sight.
+        // Half of the screen, so that the lines of ended steps remain visible.
         let most = (usize::from(Term::stderr().size().0) / (2 * LINES_OF_A_BAR)).max(1);
         while live.shown.len() < most
             && let Some((id, bar)) = live.waiting.pop_front()
@@ -66,7 +66,7 @@ impl Bars {
         if !live.waiting.is_empty() {
             parts.push(format!("+{} more", live.waiting.len()));
         }
-        // Added again, it is the last one.
+        // Adding it again makes it the last line.
         self.bars.remove(&live.total);
         if !parts.is_empty() && !live.shown.is_empty() {
             live.total = self.bars.add(live.total.clone());
@@ -75,7 +75,7 @@ impl Bars {
     }
 }
 
-/// The templates are constants that parse; if one ever did not, the plain default is fine.
+/// All templates are valid constants.
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
@@ -122,28 +122,21 @@ impl Consumer for Bars {
     }
 }
 
-/// A terminal whose width may change between two redraws: it then wraps the lines that stand there, and they are more
-/// than were drawn.
+/// A terminal that may be resized between two redraws, which wraps drawn lines into more lines.
 #[derive(Debug)]
 struct Resizable {
     term: Term,
-    drawn: Mutex<Drawn>,
-}
-
-/// The width of what was drawn last, in columns, and the columns in total.
-#[derive(Debug, Default, Clone, Copy)]
-struct Drawn {
-    width: usize,
-    columns: usize,
+    /// The width of what was drawn last, and its columns in total.
+    drawn: Mutex<(usize, usize)>,
 }
 
 impl Resizable {
-    /// Lines that the terminal made of those that were drawn, besides them. Every line fills the width.
+    /// The number of lines that wrapping added. Every drawn line fills the width.
     fn wrapped(&self) -> usize {
         let mut drawn = self.drawn.lock().unwrap_or_else(PoisonError::into_inner);
-        let (was, now) = (drawn.width, usize::from(self.width()));
-        let lines = drawn.columns.checked_div(was).unwrap_or_default();
-        *drawn = Drawn { width: now, columns: 0 };
+        let ((was, columns), now) = (*drawn, usize::from(self.width()));
+        let lines = columns.checked_div(was).unwrap_or_default();
+        *drawn = (now, 0);
         if now > 0 && was > now { lines * (was.div_ceil(now) - 1) } else { 0 }
     }
 }
@@ -185,7 +178,7 @@ impl TermLike for Resizable {
 
     fn write_str(&self, text: &str) -> io::Result<()> {
         let columns = console::measure_text_width(text);
-        self.drawn.lock().unwrap_or_else(PoisonError::into_inner).columns += columns;
+        self.drawn.lock().unwrap_or_else(PoisonError::into_inner).1 += columns;
         self.term.write_str(text)
     }
 

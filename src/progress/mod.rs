@@ -1,46 +1,17 @@
-//! How a person sees the events of a run: live bars on a terminal, one plain line per step elsewhere, groups in a CI job,
-//! every line in a job's log. All that swanci prints passes through here.
+//! Shows the events of a run: live bars on a terminal, one plain line per step elsewhere, groups in a CI job, every line in
+//! a job's log. All output of swanci passes through this module.
 
 mod bars;
-mod groups;
 mod lines;
 pub(crate) mod runner;
 
-use std::collections::{HashMap, VecDeque};
 use std::io::Write as _;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::escape::clean;
 
 pub(crate) use bars::Bars;
-pub(crate) use groups::Groups;
 pub(crate) use lines::{Detail, Lines};
-
-/// The last lines of each running step, shown when it fails.
-struct Tails {
-    limit: usize,
-    of_step: Mutex<HashMap<u64, VecDeque<String>>>,
-}
-
-impl Tails {
-    fn of(limit: usize) -> Tails {
-        Tails { limit, of_step: Mutex::default() }
-    }
-
-    fn push(&self, id: u64, line: String) {
-        let mut tails = self.of_step.lock().unwrap_or_else(PoisonError::into_inner);
-        let tail = tails.entry(id).or_default();
-        if tail.len() == self.limit {
-            tail.pop_front();
-        }
-        tail.push_back(line);
-    }
-
-    fn take(&self, id: u64) -> VecDeque<String> {
-        self.of_step.lock().unwrap_or_else(PoisonError::into_inner).remove(&id).unwrap_or_default()
-    }
-}
 
 /// `1.84s`, `2m03s`.
 pub(crate) fn seconds(duration: Duration) -> String {
@@ -52,39 +23,37 @@ pub(crate) fn seconds(duration: Duration) -> String {
     }
 }
 
-/// One line of `serve`'s own, on standard output. A closed standard output is no reason to stop serving.
+/// Writes a line of `serve` to standard output. Ignores errors: a closed output must not stop `serve`.
 pub(crate) fn write_stdout(line: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{}", shown(line));
     let _ = out.flush();
 }
 
-/// One line for a person, on standard error. A closed standard error is no reason to stop.
+/// Writes a line for a person to standard error. Ignores errors.
 pub(crate) fn write_stderr(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{}", runner::harmless(&shown(line)));
 }
 
-/// A question to a person, without a line break.
+/// Writes a prompt without a line break.
 pub(crate) fn prompt(text: &str) {
     let mut err = std::io::stderr().lock();
     let _ = write!(err, "{} ", shown(text)).and_then(|()| err.flush());
 }
 
-/// What may stand on a terminal and in a log: no secret, no control character. Everything that is printed or logged
-/// comes through here.
+/// Removes secrets and control characters. Applied to everything that is printed or logged.
 pub(crate) fn shown(text: &str) -> String {
     clean(&crate::redact::scrub(text)).trim_end().to_owned()
 }
 
-/// Lines for a CI runner, as they are: commands, a secret that it is to mask. In one piece, so that no other line comes
-/// between.
+/// Writes lines for a CI runner unchanged, for example a secret to mask, and at once, so that no other line is between them.
 pub(crate) fn write_commands(lines: &[String]) {
     let _ = writeln!(std::io::stderr().lock(), "{}", lines.join("\n"));
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::sync::{Arc, Mutex};
 
     use super::*;
     use crate::events::{Events, Step};

@@ -1,18 +1,17 @@
-//! Workflow commands of a GitHub Actions runner, which reads all that its jobs print (docs.github.com, "Workflow commands
+//! Workflow commands of a GitHub Actions runner, which parses the output of its jobs (docs.github.com, "Workflow commands
 //! for GitHub Actions").
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Whether a runner reads what this process prints. Process-wide, because every line that is printed must know.
+/// Whether a runner parses the output of this process.
 static RUNNER_READS: AtomicBool = AtomicBool::new(false);
 
-/// From now on what is printed is made harmless.
 pub(crate) fn expect_runner() {
     RUNNER_READS.store(true, Ordering::SeqCst);
 }
 
-/// A command for the runner, on one line.
+/// A command, on one line.
 pub(crate) fn command(name: &str, title: Option<&str>, value: &str) -> String {
     let data = |text: &str| text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
     let title = title
@@ -21,18 +20,18 @@ pub(crate) fn command(name: &str, title: Option<&str>, value: &str) -> String {
     format!("::{name}{title}::{}", data(value))
 }
 
-/// A tool's or a stranger's lines, which a runner takes for nothing but text; the same text where no runner reads.
+/// Text from outside, changed so that a runner finds no command in it.
 pub(crate) fn harmless(text: &str) -> Cow<'_, str> {
     if RUNNER_READS.load(Ordering::SeqCst) { defused(text) } else { Cow::Borrowed(text) }
 }
 
-/// A JSON text with the same meaning, in which a runner finds no command.
+/// The same for JSON, without changing its meaning.
 pub(crate) fn harmless_json(json: String) -> String {
-    // `##[` can only stand inside a string. A line of JSON never begins with `::`.
+    // `##[` can only be inside a string. A line of JSON never begins with `::`.
     if RUNNER_READS.load(Ordering::SeqCst) { json.replace("##[", "\\u0023\\u0023[") } else { json }
 }
 
-/// The runner takes a line for a command that begins with `::` after any white space, and one with `##[` anywhere
+/// A command is a line that begins with `::` after any white space, or contains `##[`
 /// (actions/runner, `ActionCommand.TryParseV2` and `TryParse`).
 fn defused(text: &str) -> Cow<'_, str> {
     if !text.contains("::") && !text.contains("##[") {

@@ -1,10 +1,12 @@
-//! A job, its states and the transitions between them.
+//! A job and its states.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use crate::model::{BranchName, CommitSha, ForgeName, RepoName};
 
@@ -19,17 +21,11 @@ impl fmt::Display for JobId {
     }
 }
 
-impl FromStr for JobId {
-    type Err = std::num::ParseIntError;
-    fn from_str(text: &str) -> Result<JobId, Self::Err> {
-        text.parse().map(JobId)
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum JobState {
     /// Waits for a worker, for its repository's earlier jobs, or for its next attempt.
+    #[default]
     Queued,
     Running,
     Succeeded,
@@ -54,18 +50,23 @@ impl JobState {
         }
     }
 
-    pub const fn is_ended(self) -> bool {
+    /// The verb of a sentence about a job.
+    pub(crate) const fn verb(self) -> &'static str {
         match self {
-            JobState::Queued | JobState::Running => false,
-            JobState::Succeeded | JobState::Failed | JobState::Cancelled => true,
+            JobState::Queued => "is queued",
+            JobState::Running => "is running",
+            JobState::Succeeded => "has succeeded",
+            JobState::Failed => "has failed",
+            JobState::Cancelled => "was cancelled",
         }
     }
 
+    pub const fn is_ended(self) -> bool {
+        !matches!(self, JobState::Queued | JobState::Running)
+    }
+
     pub const fn may_be_retried(self) -> bool {
-        match self {
-            JobState::Failed | JobState::Cancelled => true,
-            JobState::Queued | JobState::Running | JobState::Succeeded => false,
-        }
+        matches!(self, JobState::Failed | JobState::Cancelled)
     }
 }
 
@@ -75,20 +76,18 @@ impl fmt::Display for JobState {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a job state (queued, running, succeeded, failed, cancelled)")]
-pub struct UnknownState(pub String);
-
 impl FromStr for JobState {
-    type Err = UnknownState;
-    fn from_str(word: &str) -> Result<JobState, UnknownState> {
+    type Err = String;
+    fn from_str(word: &str) -> Result<JobState, String> {
         let found = JobState::ALL.into_iter().find(|state| state.as_str() == word);
-        found.ok_or_else(|| UnknownState(word.to_owned()))
+        found.ok_or_else(|| {
+            format!("`{word}` is not a job state (queued, running, succeeded, failed, cancelled)")
+        })
     }
 }
 
 /// A merge to queue.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct NewJob {
     pub forge: ForgeName,
     /// Its URL, unless it is the public instance of its kind.
@@ -129,42 +128,7 @@ impl NewJob {
     }
 }
 
-/// The result of [`super::Store::accept`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Accepted {
-    New(JobId),
-    /// The same merge as a job that is queued, running or succeeded.
-    Duplicate {
-        id: JobId,
-        state: JobState,
-    },
-    /// It had failed or was cancelled, and is queued again.
-    Requeued(JobId),
-}
-
-/// The result of [`super::Store::cancel`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CancelOutcome {
-    /// It was queued.
-    Cancelled,
-    /// It is running; its worker stops it within a second.
-    Requested,
-}
-
-/// A job that a worker has taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClaimedJob {
-    pub id: JobId,
-    /// Starts at 1.
-    pub attempt: u32,
-    pub repository: String,
-    pub branch: String,
-    pub commit: Option<String>,
-    pub pull_request: Option<i64>,
-    pub document: String,
-}
-
-/// A job without its documents.
+/// A job of the queue, and its JSON in `jobs`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct JobRecord {
     pub id: JobId,
@@ -177,21 +141,16 @@ pub struct JobRecord {
     pub event: String,
     pub delivery_id: Option<String>,
     /// When it was first accepted.
-    #[serde(serialize_with = "rfc3339")]
     pub created: Timestamp,
     /// When it was last queued.
-    #[serde(serialize_with = "rfc3339")]
     pub queued: Timestamp,
     /// When its last attempt began.
-    #[serde(serialize_with = "optional_rfc3339")]
     pub started: Option<Timestamp>,
-    #[serde(serialize_with = "optional_rfc3339")]
     pub finished: Option<Timestamp>,
     /// Attempts that ended without an interruption.
     pub attempts: u32,
     /// Attempts that the end of `serve` interrupted.
     pub interruptions: u32,
-    #[serde(serialize_with = "optional_rfc3339")]
     pub next_attempt: Option<Timestamp>,
     /// Why its last attempt failed.
     pub error: Option<String>,
@@ -201,43 +160,43 @@ pub struct JobRecord {
     /// The process that runs it.
     pub owner: Option<String>,
     /// Renewed while the job runs; once it expires, another process may take the job.
-    #[serde(serialize_with = "optional_rfc3339")]
     pub lease_expires: Option<Timestamp>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct JobDocuments {
+    /// The handler's input.
+    #[serde(skip)]
     pub document: String,
     /// The document of its last successful attempt.
+    #[serde(skip)]
     pub outcome: Option<String>,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct JobFilter {
-    pub state: Option<JobState>,
-    /// Case-insensitive.
-    pub repository: Option<String>,
+impl JobRecord {
+    /// The number of the running attempt, from 1.
+    pub fn attempt(&self) -> u32 {
+        self.attempts.saturating_add(1)
+    }
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+/// How an attempt ends. The default is an interruption, which does not count as an attempt.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ending {
+    /// `Queued` after an interruption and before a retry.
+    pub state: JobState,
+    pub outcome: Option<String>,
+    pub exit_code: Option<u8>,
+    pub error: Option<String>,
+    /// The time until the retry.
+    pub wait: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Default)]
 pub struct QueueStats {
-    pub queued: u64,
-    pub running: u64,
-    pub succeeded: u64,
-    pub failed: u64,
-    pub cancelled: u64,
+    pub jobs: BTreeMap<JobState, i64>,
     /// When the job that has waited longest was queued.
-    #[serde(serialize_with = "optional_rfc3339")]
     pub oldest_queued: Option<Timestamp>,
 }
 
-fn rfc3339<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(time)
-}
-
-fn optional_rfc3339<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
-    match time {
-        Some(time) => serializer.collect_str(time),
-        None => serializer.serialize_none(),
+impl QueueStats {
+    pub fn count(&self, state: JobState) -> i64 {
+        self.jobs.get(&state).copied().unwrap_or_default()
     }
 }

@@ -1,6 +1,5 @@
 //! One `serve` per state directory: an advisory lock that the kernel releases when the process ends, even by kill -9.
 
-use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -10,9 +9,9 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
-use serde::{Deserialize, Serialize};
 
-use super::error::QueueError;
+use super::cannot_use;
+use crate::error::Failure;
 use crate::state_dir;
 
 const LOCK_FILE: &str = "serve.lock";
@@ -21,47 +20,24 @@ const LOCK_FILE: &str = "serve.lock";
 /// open until it runs its program.
 const LET_GO: Duration = Duration::from_secs(3);
 
-/// The holder of a state directory, for people only: the lock itself is the kernel's.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Holder {
-    /// Its process id.
-    pub pid: u32,
-    /// The address that it listens on, once known.
-    pub listen: Option<String>,
-    /// When it started: RFC 3339, UTC.
-    pub started: String,
-}
-
-impl fmt::Display for Holder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "process {}", self.pid)?;
-        if let Some(listen) = &self.listen {
-            write!(f, " on {listen}")?;
-        }
-        write!(f, ", running since {}", self.started)
-    }
-}
-
-impl Holder {
-    fn lives(&self) -> bool {
-        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
-        pid.is_some_and(|pid| !matches!(test_kill_process(pid), Err(Errno::SRCH)))
-    }
-}
-
-fn holder_in(file: &mut File) -> Option<Holder> {
-    let mut text = String::new();
-    file.rewind().ok()?;
-    file.read_to_string(&mut text).ok()?;
-    serde_json::from_str(&text).ok()
-}
-
 /// Whether a `serve` holds this state directory now.
 pub fn is_served(dir: &Path) -> bool {
     let Ok(mut file) = File::open(dir.join(LOCK_FILE)) else { return false };
     // The kernel may have reused the process id: the lock decides.
-    let lives = holder_in(&mut file).is_some_and(|holder| holder.lives());
-    lives && matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
+    !is_dead(&holder(&mut file)) && matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
+}
+
+/// The text in the lock file, for messages only: `process 17 on ADDRESS since TIME`.
+fn holder(file: &mut File) -> String {
+    let mut text = String::new();
+    let read = file.rewind().and_then(|()| file.read_to_string(&mut text));
+    read.map(|_| text).unwrap_or_default()
+}
+
+/// Whether the holder has ended.
+fn is_dead(holder: &str) -> bool {
+    let pid = holder.split_whitespace().nth(1).and_then(|word| word.parse().ok()).and_then(Pid::from_raw);
+    pid.is_some_and(|pid| matches!(test_kill_process(pid), Err(Errno::SRCH)))
 }
 
 /// Exclusive use of a state directory by `serve`; released on drop and when the process ends.
@@ -69,55 +45,51 @@ pub fn is_served(dir: &Path) -> bool {
 pub struct ServeLock {
     dir: PathBuf,
     file: File,
-    holder: Holder,
 }
 
 impl ServeLock {
-    /// Creates the state directory (0700) if it is missing, and locks it. [`QueueError::Locked`] names the holder.
-    pub fn acquire(dir: &Path, listen: Option<&str>, now: Timestamp) -> Result<ServeLock, QueueError> {
-        state_dir::create(dir).map_err(QueueError::io(dir))?;
+    /// Creates the state directory (0700) if it is missing, and locks it. The error names the holder.
+    pub fn acquire(dir: &Path) -> Result<ServeLock, Failure> {
+        state_dir::create(dir).map_err(cannot_use(dir))?;
         let path = dir.join(LOCK_FILE);
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(QueueError::io(&path))?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let mut file = options.open(&path).map_err(cannot_use(&path))?;
         let until = Instant::now() + LET_GO;
         loop {
             match file.try_lock() {
                 Ok(()) => break,
                 Err(TryLockError::WouldBlock) => {}
-                Err(TryLockError::Error(cause)) => return Err(QueueError::Io { path, cause }),
+                Err(TryLockError::Error(cause)) => return Err(cannot_use(&path)(cause)),
             }
-            let holder = holder_in(&mut file);
-            if holder.as_ref().is_none_or(Holder::lives) || Instant::now() >= until {
-                return Err(QueueError::Locked { dir: dir.to_owned(), holder });
+            let holder = holder(&mut file);
+            if !is_dead(&holder) || Instant::now() >= until {
+                let holder = if holder.is_empty() { "an unknown process" } else { &holder };
+                let text = format!("{} is held by another serve: {holder}", dir.display());
+                return Err(Failure::environment(text)
+                    .hint("stop it first, or give this one a --state-dir of its own"));
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        let started = Timestamp::from_second(now.as_second()).unwrap_or(now).to_string();
-        let holder = Holder { pid: std::process::id(), listen: listen.map(str::to_owned), started };
-        let mut lock = ServeLock { dir: dir.to_owned(), file, holder };
-        lock.write();
+        let mut lock = ServeLock { dir: dir.to_owned(), file };
+        lock.describe("");
         Ok(lock)
     }
 
     /// Records the address, once it is known (port 0, systemd's socket).
-    pub fn listens_on(&mut self, listen: &str) {
-        self.holder.listen = Some(listen.to_owned());
-        self.write();
+    pub fn listens_on(&mut self, address: &str) {
+        self.describe(&format!(" on {address}"));
     }
 
-    pub fn dir(&self) -> &Path {
+    pub(super) fn dir(&self) -> &Path {
         &self.dir
     }
 
     /// Ignores errors, so that `serve` starts on a full disk: the lock works without the text.
-    fn write(&mut self) {
-        let text = serde_json::to_string(&self.holder).unwrap_or_default();
+    fn describe(&mut self, address: &str) {
+        let now = Timestamp::now();
+        let since = Timestamp::from_second(now.as_second()).unwrap_or(now);
+        let text = format!("process {}{address} since {since}", std::process::id());
         let _ = self.rewrite(&text);
     }
 

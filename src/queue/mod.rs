@@ -7,23 +7,35 @@
 //!   delay later ones.
 //! - `serve` owns the store through [`ServeLock`]; `swanci jobs` uses [`Store::open_existing`] concurrently.
 
+mod backoff;
 mod ballast;
-mod error;
+mod database;
 mod job;
 mod lock;
 mod log;
-mod retry;
-mod schema;
+mod outbox;
+mod sql;
 mod store;
 mod worker;
 
-pub use self::error::QueueError;
-pub use self::job::{
-    Accepted, CancelOutcome, ClaimedJob, JobDocuments, JobFilter, JobId, JobRecord, JobState, NewJob,
-    QueueStats, UnknownState,
-};
-pub use self::lock::{Holder, ServeLock, is_served};
+use std::io;
+use std::path::Path;
+
+use crate::error::Failure;
+
+pub use self::backoff::Backoff;
+pub use self::job::{Ending, JobId, JobRecord, JobState, NewJob, QueueStats};
+pub use self::lock::{ServeLock, is_served};
 pub use self::log::{JobLog, LOG_CAP};
-pub use self::retry::RetryPolicy;
-pub use self::store::{Clock, Outbox, Post, PostError, PostKind, Retention, Store};
-pub use self::worker::{Handler, JobContext, JobEvent, JobResult, Observer, Pool, PoolOptions};
+pub use self::outbox::{Post, PostError, PostKind};
+pub use self::store::{Clock, Store};
+pub use self::worker::{Handler, JobContext, Pool, PoolOptions};
+
+/// The error for a file of the state directory.
+fn cannot_use(path: &Path) -> impl FnOnce(io::Error) -> Failure + use<> {
+    let path = path.to_owned();
+    move |cause| {
+        Failure::environment(format!("cannot use {}: {cause}", path.display()))
+            .hint("is it writable? --state-dir or SWANCI_STATE_DIR chooses another state directory")
+    }
+}

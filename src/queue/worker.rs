@@ -8,60 +8,38 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::error::QueueError;
-use super::job::{ClaimedJob, JobId, JobState};
-use super::log::{JobLog, LOG_CAP};
-use super::retry::RetryPolicy;
-use super::store::{Ending, LEASE, Outbox, Retention, Store};
+use super::backoff::Backoff;
+use super::job::{Ending, JobId, JobRecord, JobState};
+use super::log::JobLog;
+use super::outbox::{Post, PostError};
+use super::store::{LEASE, Store};
 use crate::cancel::{Cancel, Stop};
-use crate::error::Kind;
+use crate::error::{Failure, Kind};
 
-/// How often retention is enforced.
+/// How often old jobs are deleted.
 const TIDY: Duration = Duration::from_secs(3600);
+/// The number of ended jobs to keep.
+const KEEP: u32 = 10_000;
 
-/// Runs a job. Called concurrently, each job on its own thread.
-pub type Handler = dyn Fn(&ClaimedJob, &JobContext) -> JobResult + Send + Sync;
+/// What `serve` does with jobs, on the pool's threads.
+pub trait Handler: Send + Sync {
+    /// Runs a job, and returns the document that is stored with it. Called concurrently. Environment failures are retried.
+    fn run(&self, job: &JobRecord, context: &JobContext) -> Result<String, Failure>;
 
-/// Called for every event of a job, or of the queue as a whole (`None`), on the workers' threads.
-pub type Observer = dyn Fn(Option<&ClaimedJob>, &JobEvent) + Send + Sync;
+    /// Sends a post to the forge.
+    fn post(&self, post: &Post, cancel: &Cancel) -> Result<(), PostError>;
+
+    /// An attempt ended, after this time.
+    fn ended(&self, job: &JobRecord, ending: &Ending, took: Duration);
+
+    fn warn(&self, text: &str);
+}
 
 /// A handler's input, besides its job.
 pub struct JobContext {
     /// Stops when the job is cancelled, its time is up, or `serve` ends.
     pub cancel: Cancel,
-    pub log: JobLog,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum JobResult {
-    /// The document is stored with the job.
-    Succeeded { outcome: String },
-    /// A retry would fail again. `code` is the exit code of the same work by hand.
-    Failed { code: u8, error: String },
-    /// An environment failure; retried while attempts remain.
-    Retry { code: u8, error: String },
-    /// The handler stopped because of `cancel`.
-    Interrupted,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum JobEvent {
-    Started {
-        /// Starts at 1.
-        attempt: u32,
-    },
-    /// An attempt failed and another follows.
-    Retrying { attempt: u32, wait: Duration, error: String },
-    /// `serve` ends; the job is queued again.
-    Interrupted,
-    Ended {
-        state: JobState,
-        error: Option<String>,
-        /// Duration of the last attempt.
-        took: Duration,
-    },
-    /// The queue could not be read or written; the operation is retried.
-    Trouble { error: String },
+    pub log: Arc<JobLog>,
 }
 
 #[derive(Clone)]
@@ -69,18 +47,14 @@ pub struct PoolOptions {
     /// Concurrent jobs. With 0, none run.
     pub jobs: usize,
     /// The limit for one attempt.
-    pub timeout: Option<Duration>,
+    pub timeout: Duration,
     /// When to retry a failed attempt.
-    pub retry: RetryPolicy,
-    /// Which ended jobs to keep.
-    pub retention: Retention,
+    pub backoff: Backoff,
+    /// How long to keep ended jobs.
+    pub retention: Duration,
     /// How often to check for changes by other processes, and for expired waits. Changes by this process are noticed
     /// immediately.
     pub poll: Duration,
-    /// Size limit for one job's log, in bytes.
-    pub log_cap: u64,
-    /// Posts the status of jobs to the forges.
-    pub outbox: Option<Arc<Outbox>>,
 }
 
 impl Default for PoolOptions {
@@ -88,65 +62,61 @@ impl Default for PoolOptions {
     fn default() -> PoolOptions {
         PoolOptions {
             jobs: 1,
-            timeout: Some(Duration::from_secs(3600)),
-            retry: RetryPolicy::default(),
-            retention: Retention::default(),
+            timeout: Duration::from_secs(3600),
+            backoff: Backoff::JOBS,
+            retention: Duration::from_secs(90 * 24 * 3600),
             poll: Duration::from_millis(500),
-            log_cap: LOG_CAP,
-            outbox: None,
         }
     }
 }
 
 /// Workers on a store. They run until the pool is shut down or dropped, or its token stops.
 pub struct Pool {
-    shared: Arc<Shared>,
+    workers: Arc<Workers>,
     threads: Vec<JoinHandle<()>>,
 }
 
-struct Shared {
-    store: Store,
+struct Workers {
+    store: Arc<Store>,
     options: PoolOptions,
-    handler: Arc<Handler>,
-    observer: Arc<Observer>,
+    handler: Arc<dyn Handler>,
     cancel: Cancel,
     running: Mutex<HashMap<JobId, Cancel>>,
 }
 
 impl Pool {
-    /// Starts the workers, and a keeper that forwards cancel requests, renews leases and deletes old jobs.
+    /// Starts the workers, and a keeper that forwards cancel requests, renews leases, deletes old jobs and starts the
+    /// thread that posts.
     pub fn start(
-        store: &Store,
+        store: &Arc<Store>,
         options: PoolOptions,
         cancel: &Cancel,
-        handler: Arc<Handler>,
-        observer: Arc<Observer>,
+        handler: Arc<dyn Handler>,
     ) -> io::Result<Pool> {
-        let (jobs, store, running) = (options.jobs, store.clone(), Mutex::default());
-        let cancel = cancel.child(None);
-        let shared = Arc::new(Shared { store, options, handler, observer, cancel, running });
-        // Workers wait for changes of the store, so a stop has to count as one.
-        let weak = Arc::downgrade(&shared);
-        shared.cancel.on_stop(move || drop(weak.upgrade().inspect(|shared| shared.store.ring())));
-        let mut pool = Pool { shared, threads: Vec::new() };
+        let (jobs, store, cancel) = (options.jobs, Arc::clone(store), cancel.child(None));
+        let workers = Arc::new(Workers { store, options, handler, cancel, running: Mutex::default() });
+        // The threads wait for changes of the store, so a stop has to count as one.
+        let weak = Arc::downgrade(&workers);
+        workers.cancel.on_stop(move || drop(weak.upgrade().inspect(|workers| workers.store.wake())));
+        let mut pool = Pool { workers, threads: Vec::new() };
         // If a thread fails to start, the pool is dropped, which stops the others.
-        pool.spawn("queue-keeper".to_owned(), Shared::keep)?;
+        pool.spawn("queue-keeper".to_owned(), Workers::keep)?;
         for number in 1..=jobs {
-            pool.spawn(format!("worker-{number}"), Shared::work)?;
+            pool.spawn(format!("worker-{number}"), Workers::work)?;
         }
         Ok(pool)
     }
 
-    fn spawn(&mut self, name: String, run: fn(&Shared)) -> io::Result<()> {
-        let shared = Arc::clone(&self.shared);
-        self.threads.push(thread::Builder::new().name(name).spawn(move || run(&shared))?);
+    fn spawn(&mut self, name: String, run: fn(&Arc<Workers>)) -> io::Result<()> {
+        let workers = Arc::clone(&self.workers);
+        self.threads.push(thread::Builder::new().name(name).spawn(move || run(&workers))?);
         Ok(())
     }
 
     /// Takes no more jobs, stops the running ones and waits up to `limit` for them. They are queued again. Returns
     /// whether all have ended; the next `serve` queues the others again.
     pub fn shutdown(mut self, reason: Stop, limit: Duration) -> bool {
-        self.stop(reason);
+        self.workers.cancel.stop(reason);
         let deadline = Instant::now() + limit;
         while !self.threads.iter().all(JoinHandle::is_finished) {
             if Instant::now() >= deadline {
@@ -157,157 +127,164 @@ impl Pool {
         }
         true
     }
-
-    fn stop(&self, reason: Stop) {
-        self.shared.cancel.stop(reason);
-    }
 }
 
 impl Drop for Pool {
     /// Stops the workers without waiting for them.
     fn drop(&mut self) {
-        self.stop(Stop::Terminated);
+        self.workers.cancel.stop(Stop::Terminated);
     }
 }
 
-impl Shared {
-    fn work(&self) {
-        while self.cancel.check().is_ok() {
+impl Workers {
+    fn work(self: &Arc<Workers>) {
+        loop {
             let seen = self.store.changes();
-            match self.store.claim(self.options.retry.longest()) {
+            if self.cancel.check().is_err() {
+                return;
+            }
+            match self.store.claim(self.options.backoff.longest()) {
                 Ok(Some(job)) => self.run(&job),
-                // The keeper wakes it when a wait expires or another process has changed something.
-                Ok(None) if self.cancel.check().is_ok() => self.store.wait_change(seen, Duration::MAX),
-                Ok(None) => {}
+                // The keeper wakes it when a wait expires or another process has queued a job.
+                Ok(None) => self.store.wait_change(seen, Duration::MAX),
                 Err(error) => self.trouble(&error),
             }
         }
     }
 
-    fn run(&self, job: &ClaimedJob) {
+    fn run(&self, job: &JobRecord) {
         let began = Instant::now();
-        let cancel = self.cancel.child(self.options.timeout);
+        let cancel = self.cancel.child(Some(self.options.timeout));
         self.running().insert(job.id, cancel.clone());
-        // A short job would end, and replace its pending status, before the keeper's next look.
-        if let Err(error) = self.options.outbox.as_ref().map_or(Ok(()), Outbox::look) {
-            self.trouble(&error);
-        }
-        self.tell(job, JobEvent::Started { attempt: job.attempt });
-        let log = self.store.open_log(job.id, self.options.log_cap);
-        let context = JobContext { cancel, log };
-        let result =
-            catch_unwind(AssertUnwindSafe(|| (self.handler)(job, &context))).unwrap_or_else(|panic| {
-                JobResult::Failed { code: Kind::Failed.code(), error: panic_text(&*panic) }
-            });
-        let stopped = context.cancel.stopped();
-        let ending = self.classify(job, result, stopped);
-        if let Ending::Failed { error, .. } | Ending::Retry { error, .. } = &ending {
-            context.log.line(&format!("attempt {} failed: {error}", job.attempt));
+        let context = JobContext { cancel, log: Arc::new(self.store.open_log(job.id)) };
+        let result = catch_unwind(AssertUnwindSafe(|| self.handler.run(job, &context)))
+            .unwrap_or_else(|panic| Err(Failure::failed(panic_text(&*panic))));
+        let ending = self.ending(job, result, context.cancel.stopped());
+        if let Some(error) = &ending.error {
+            context.log.line(&format!("attempt {} failed: {error}", job.attempt()));
         }
         drop(context);
-        self.write_down(job, ending, began);
+        self.record(job, ending, began);
         self.running().remove(&job.id);
     }
 
     /// The ending for a handler's result, given why its token stopped. A success stays a success; any other result
     /// after a stop is attributed to the stop.
-    fn classify(&self, job: &ClaimedJob, result: JobResult, stopped: Option<Stop>) -> Ending {
-        // A timeout has code 1, and a retry would take as long again.
-        let timed_out = stopped == Some(Stop::TimedOut);
-        let failed = |error| Ending::Failed { code: Kind::Failed.code(), error };
-        match (result, stopped) {
-            (JobResult::Succeeded { outcome }, _) => Ending::Succeeded { outcome },
-            (_, Some(Stop::Cancelled)) => Ending::Cancelled,
-            (_, Some(Stop::Interrupted | Stop::Terminated)) => Ending::Interrupted,
-            (JobResult::Failed { code, error }, _) => Ending::Failed { code, error },
-            (JobResult::Retry { error, .. }, _) if timed_out => failed(format!("timed out: {error}")),
-            (JobResult::Interrupted, _) if timed_out => failed("timed out".to_owned()),
-            (JobResult::Retry { code, error }, _) => self.again(job, code, error),
-            // It was not stopped, so it counts as an attempt: a job must not repeat endlessly.
-            (JobResult::Interrupted, _) => self.again(
-                job,
-                Kind::Environment.code(),
-                "it left off without having been stopped".to_owned(),
-            ),
+    fn ending(&self, job: &JobRecord, result: Result<String, Failure>, stopped: Option<Stop>) -> Ending {
+        let failure = match (result, stopped) {
+            (Ok(outcome), _) => {
+                let (state, outcome, exit_code) = (JobState::Succeeded, Some(outcome), Some(0));
+                return Ending { state, outcome, exit_code, ..Ending::default() };
+            }
+            (Err(_), Some(Stop::Cancelled)) => {
+                return Ending { state: JobState::Cancelled, ..Ending::default() };
+            }
+            (Err(_), Some(Stop::Interrupted | Stop::Terminated)) => return Ending::default(),
+            (Err(failure), Some(Stop::TimedOut) | None) => failure,
+        };
+        let (mut error, mut code) = (failure.one_line(), failure.kind.code());
+        let mut wait = None;
+        match failure.kind {
+            // A retry would take as long again.
+            Kind::Environment | Kind::Interrupted | Kind::Terminated if stopped.is_some() => {
+                (error, code) = (format!("timed out: {error}"), Kind::Failed.code());
+            }
+            // An interruption without a stop counts as an attempt: a job must not repeat endlessly.
+            Kind::Environment | Kind::Interrupted | Kind::Terminated => {
+                code = Kind::Environment.code();
+                wait = self.options.backoff.delay(job.attempt(), fastrand::f64());
+            }
+            Kind::Failed | Kind::Usage | Kind::NothingToBuild | Kind::BadInput | Kind::Refused => {}
         }
-    }
-
-    fn again(&self, job: &ClaimedJob, code: u8, error: String) -> Ending {
-        match self.options.retry.delay(job.attempt, fastrand::f64()) {
-            None => Ending::Failed { code, error },
-            Some(wait) => Ending::Retry { code, error, wait },
-        }
+        let state = if wait.is_some() { JobState::Queued } else { JobState::Failed };
+        Ending { state, outcome: None, exit_code: Some(code), error: Some(error), wait }
     }
 
     /// Retries until the ending is written: an ended job must not stay `running`. Only the end of `serve` stops the
     /// retries; the next `serve` then runs the job again.
-    fn write_down(&self, job: &ClaimedJob, ending: Ending, began: Instant) {
-        let state = loop {
+    fn record(&self, job: &JobRecord, mut ending: Ending, began: Instant) {
+        loop {
             match self.store.end(job.id, &ending) {
-                Ok(state) => break state,
+                Ok(Some(state)) => {
+                    ending.state = state;
+                    return self.handler.ended(job, &ending, began.elapsed());
+                }
+                Ok(None) => {
+                    let text = format!("job {} was taken over by another process", job.id);
+                    return self.handler.warn(&text);
+                }
                 Err(error) => {
                     self.trouble(&error);
-                    if matches!(error, QueueError::NotOwner(_)) || self.cancel.check().is_err() {
+                    if self.cancel.check().is_err() {
                         return;
                     }
                 }
             }
-        };
-        let took = began.elapsed();
-        let event = match (state, ending) {
-            (JobState::Queued, Ending::Retry { error, wait, .. }) => {
-                JobEvent::Retrying { attempt: job.attempt, wait, error }
-            }
-            (JobState::Queued, _) => JobEvent::Interrupted,
-            (state, Ending::Failed { error, .. } | Ending::Retry { error, .. }) => {
-                JobEvent::Ended { state, error: Some(error), took }
-            }
-            (state, Ending::Succeeded { .. } | Ending::Cancelled | Ending::Interrupted) => {
-                JobEvent::Ended { state, error: None, took }
-            }
-        };
-        self.tell(job, event);
+        }
     }
 
-    fn keep(&self) {
-        let (mut renewed, mut tidied) = (Instant::now(), None::<Instant>);
+    fn keep(self: &Arc<Workers>) {
+        let (mut ticked, mut renewed, mut tidied) = (None::<Instant>, Instant::now(), None::<Instant>);
+        let mut poster = None;
         loop {
-            let mut tick = || {
-                if tidied.is_none_or(|at| at.elapsed() >= TIDY) {
-                    tidied = Some(Instant::now());
-                    self.store.enforce(self.options.retention)?;
-                }
-                self.store.look(self.options.retry.longest())?;
-                self.options.outbox.as_ref().map_or(Ok(()), Outbox::look)?;
-                for id in if self.running().is_empty() { Vec::new() } else { self.store.to_cancel()? } {
-                    self.running().get(&id).inspect(|cancel| cancel.stop(Stop::Cancelled));
-                }
-                if renewed.elapsed() >= LEASE / 4 {
-                    renewed = Instant::now();
-                    self.renew_leases()?;
-                    self.store.release_expired()?;
-                }
-                Ok(())
-            };
-            if let Err(error) = tick() {
-                self.trouble(&error);
-            }
-            if self.cancel.sleep(self.options.poll).is_err() {
+            let seen = self.store.changes();
+            if self.cancel.check().is_err() {
                 return;
             }
+            // At each change: a short job would end before the next tick and replace its pending status.
+            let mut done = self.post(&mut poster);
+            if done.is_ok() && ticked.is_none_or(|at| at.elapsed() >= self.options.poll) {
+                ticked = Some(Instant::now());
+                done = self.tick(&mut renewed, &mut tidied);
+            }
+            if let Err(error) = done {
+                self.trouble(&error);
+            }
+            let since = ticked.map_or(Duration::ZERO, |at| at.elapsed());
+            self.store.wait_change(seen, self.options.poll.saturating_sub(since));
         }
     }
 
-    /// Also stops jobs that now belong to another process.
-    fn renew_leases(&self) -> Result<(), QueueError> {
-        let running: Vec<JobId> = self.running().keys().copied().collect();
-        if running.is_empty() {
-            return Ok(());
+    /// Sends the pending posts, on a thread that lives only while there is something to post.
+    fn post(self: &Arc<Workers>, poster: &mut Option<JoinHandle<()>>) -> Result<(), Failure> {
+        if poster.as_ref().is_none_or(JoinHandle::is_finished) && self.store.next_post()?.is_some() {
+            let workers = Arc::clone(self);
+            let send_all =
+                move || while workers.cancel.check().is_ok() && matches!(workers.post_one(), Ok(true)) {};
+            *poster = thread::Builder::new().name("outbox".to_owned()).spawn(send_all).ok();
         }
-        let own = self.store.renew()?;
-        for id in running.iter().filter(|id| !own.contains(id)) {
-            // A job that has just ended is no longer in the map.
-            self.running().get(id).inspect(|cancel| cancel.stop(Stop::Terminated));
+        Ok(())
+    }
+
+    /// Sends one post, if there is one that may be sent now.
+    fn post_one(&self) -> Result<bool, Failure> {
+        let Some(post) = self.store.next_post()? else { return Ok(false) };
+        let sent = self.handler.post(&post, &self.cancel);
+        if let Some(warning) = self.store.posted(&post, sent)? {
+            self.handler.warn(&warning);
+        }
+        Ok(true)
+    }
+
+    fn tick(&self, renewed: &mut Instant, tidied: &mut Option<Instant>) -> Result<(), Failure> {
+        if tidied.is_none_or(|at| at.elapsed() >= TIDY) {
+            *tidied = Some(Instant::now());
+            self.store.forget(self.options.retention, KEEP)?;
+        }
+        if self.store.has_next(self.options.backoff.longest())? {
+            self.store.wake();
+        }
+        for id in if self.running().is_empty() { Vec::new() } else { self.store.to_cancel()? } {
+            self.running().get(&id).inspect(|cancel| cancel.stop(Stop::Cancelled));
+        }
+        if renewed.elapsed() >= LEASE / 4 {
+            *renewed = Instant::now();
+            let running: Vec<JobId> = self.running().keys().copied().collect();
+            let own = self.store.renew_leases()?;
+            for id in running.iter().filter(|id| !own.contains(id)) {
+                // Another process has taken it over, or it has just ended and is no longer in the map.
+                self.running().get(id).inspect(|cancel| cancel.stop(Stop::Terminated));
+            }
         }
         Ok(())
     }
@@ -317,13 +294,9 @@ impl Shared {
     }
 
     /// Reports the error and waits before the next try.
-    fn trouble(&self, error: &QueueError) {
-        (self.observer)(None, &JobEvent::Trouble { error: error.to_string() });
+    fn trouble(&self, error: &Failure) {
+        self.handler.warn(&format!("{error}; it is tried again"));
         let _ = self.cancel.sleep(self.options.poll);
-    }
-
-    fn tell(&self, job: &ClaimedJob, event: JobEvent) {
-        (self.observer)(Some(job), &event);
     }
 }
 

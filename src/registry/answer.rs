@@ -1,36 +1,32 @@
 //! What a registry's answer means.
 
 use std::ops::Deref;
-use std::time::Duration;
 
 use serde_json::Value;
 use ureq::http::header;
 
 use crate::http::{retry, shown};
 use crate::model::Digest;
+use crate::process::has_sign;
 
 use super::error::{RegistryError, RegistryErrorKind as Kind};
 
 /// An HTTP answer, with what an error about it names.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct Reply {
     pub(super) http: crate::http::Answer,
     pub(super) host: String,
     pub(super) at: String,
 }
 
-impl Deref for Answer {
+impl Deref for Reply {
     type Target = crate::http::Answer;
     fn deref(&self) -> &crate::http::Answer {
         &self.http
     }
 }
 
-impl Answer {
-    fn retry_after(&self) -> Option<Duration> {
-        self.header(header::RETRY_AFTER).and_then(|v| retry::retry_after(v, jiff::Timestamp::now()))
-    }
-
+impl Reply {
     pub(super) fn error(&self, kind: Kind, detail: &str) -> RegistryError {
         RegistryError::new(kind, &self.host, &self.at, detail)
     }
@@ -56,14 +52,10 @@ impl Answer {
 
     /// What Go's and nginx's TLS servers answer to plain HTTP.
     pub(super) fn wants_tls(&self) -> bool {
-        let text = String::from_utf8_lossy(&self.body);
-        self.status == 400
-            && ["HTTP request to an HTTPS server", "plain HTTP request was sent to HTTPS port"]
-                .iter()
-                .any(|words| text.contains(words))
+        const WANTS_TLS: &str = "http request to an https server|plain http request was sent to https port";
+        self.status == 400 && has_sign(&String::from_utf8_lossy(&self.body), WANTS_TLS)
     }
 
-    /// The registry's own error text.
     pub(super) fn said(&self) -> String {
         let text = match serde_json::from_slice::<Value>(&self.body) {
             Ok(body) => said_in_json(&body),
@@ -75,9 +67,7 @@ impl Answer {
     /// Whether one of the errors has this code (distribution spec, "Error Codes").
     pub(super) fn has_code(&self, code: &str) -> bool {
         let body = serde_json::from_slice::<Value>(&self.body).unwrap_or_default();
-        let errors = body.get("errors").and_then(Value::as_array);
-        errors
-            .is_some_and(|errors| errors.iter().any(|e| e.get("code").and_then(Value::as_str) == Some(code)))
+        body["errors"].as_array().is_some_and(|errors| errors.iter().any(|error| error["code"] == code))
     }
 
     /// The error for a status other than success.
@@ -90,13 +80,10 @@ impl Answer {
                 self.error(Kind::NoSpace, &format!("the registry has no space left: {detail}"))
             }
             408 | 429 | 500..=599 => {
-                let name = if status == 429 {
-                    "429, too many requests".to_owned()
-                } else {
-                    format!("status {status}")
-                };
-                let kind = Kind::Server { status, retry_after: self.retry_after() };
-                self.error(kind, &format!("{name}: {detail}"))
+                let name = if status == 429 { "429, too many requests" } else { &format!("status {status}") };
+                let retry_after = self.header(header::RETRY_AFTER);
+                let retry_after = retry_after.and_then(|v| retry::retry_after(v, jiff::Timestamp::now()));
+                self.error(Kind::Server { status, retry_after }, &format!("{name}: {detail}"))
             }
             300..=399 => self.protocol(&format!(
                 "status {status}: swanci follows redirects only for reads, not to {}",
@@ -109,36 +96,30 @@ impl Answer {
 
     /// Whether the storage is full: 507, or what distribution's filesystem driver passes on of ENOSPC and EDQUOT.
     fn is_full(&self) -> bool {
-        let text = String::from_utf8_lossy(&self.body);
-        let says = |what: &str| text.contains(what);
-        self.status == 507
-            || says("no space left on device")
-            || says("disk quota exceeded")
-            || says(r#""Err":28}"#)
-            || says(r#""Err":122}"#)
+        const FULL: &str = r#"no space left on device|disk quota exceeded|"err":28}|"err":122}"#;
+        self.status == 507 || has_sign(&String::from_utf8_lossy(&self.body), FULL)
     }
 }
 
 /// The `errors` of the distribution spec, also incomplete ones (Artifactory's have no code), or the message of a token
 /// server (OAuth 2, Docker Hub, Quay).
 fn said_in_json(body: &Value) -> Option<String> {
-    let text = |value: Option<&Value>| {
-        let number = value.filter(|value| value.is_number()).map(Value::to_string);
-        value.and_then(Value::as_str).filter(|text| !text.trim().is_empty()).map(str::to_owned).or(number)
+    let text = |value: &Value| match value {
+        Value::String(text) if !text.trim().is_empty() => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::String(_) | Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
     };
-    if let Some(errors) = body.get("errors").and_then(Value::as_array).filter(|errors| !errors.is_empty()) {
+    if let Some(errors) = body["errors"].as_array().filter(|errors| !errors.is_empty()) {
         let said = errors.iter().take(3).filter_map(|error| {
-            let detail = error.get("detail").and_then(Value::as_str).filter(|d| !d.is_empty());
             let parts: Vec<String> =
-                [text(error.get("code")), text(error.get("message"))].into_iter().flatten().collect();
+                ["code", "message"].iter().filter_map(|name| text(&error[*name])).collect();
+            let detail = error["detail"].as_str().filter(|detail| !detail.is_empty());
             let detail = detail.map(|detail| format!(" ({detail})")).unwrap_or_default();
-            (!parts.is_empty() || !detail.is_empty()).then(|| format!("{}{detail}", parts.join(": ")))
+            Some(format!("{}{detail}", parts.join(": "))).filter(|said| !said.is_empty())
         });
         return Some(said.collect::<Vec<_>>().join("; ")).filter(|said| !said.is_empty());
     }
-    ["error_description", "message", "details", "detail", "error"]
-        .iter()
-        .find_map(|name| text(body.get(name)))
+    ["error_description", "message", "details", "detail", "error"].iter().find_map(|name| text(&body[*name]))
 }
 
 /// The title of a web page, or the start of a text.
@@ -166,7 +147,7 @@ mod tests {
 
     fn said(status: u16, body: &str) -> String {
         let http = crate::http::Answer { status, headers: HeaderMap::new(), body: body.as_bytes().to_vec() };
-        Answer { http, host: String::new(), at: String::new() }.said()
+        Reply { http, host: String::new(), at: String::new() }.said()
     }
 
     #[test]

@@ -22,8 +22,6 @@ use super::error::{RegistryError, RegistryErrorKind as Kind};
 const HELPER_TIMEOUT: Duration = Duration::from_secs(20);
 /// Secrets of this many bytes are redacted: a shorter one may be an ordinary word.
 const REDACTED: usize = 12;
-/// Bytes; docker's own configuration has a few thousand.
-const MAX_CONFIG: u64 = 4 << 20;
 
 #[derive(Debug, Clone)]
 pub enum Credentials {
@@ -36,6 +34,9 @@ pub enum Credentials {
     /// A refresh token for the registry's token server (user `<token>` of a helper).
     IdentityToken(SecretString),
 }
+
+/// The credentials, and why their lookup failed.
+pub(super) type Looked = (Credentials, Option<RegistryError>);
 
 /// Where the credentials come from. Docker's are looked up when the registry first asks for a login, because a helper is
 /// slow and may fail.
@@ -69,11 +70,7 @@ impl Login {
     ///
     /// # Errors
     /// Only when the work was stopped.
-    pub fn look_up(
-        &self,
-        address: &RegistryAddress,
-        cancel: &Cancel,
-    ) -> Result<(Credentials, Option<RegistryError>), Stop> {
+    pub fn look_up(&self, address: &RegistryAddress, cancel: &Cancel) -> Result<Looked, Stop> {
         let mut error = None;
         let credentials = match self {
             Login::Known(credentials) => credentials.clone(),
@@ -172,15 +169,11 @@ struct Config {
 
 impl Config {
     fn read(path: &Path) -> Result<Config, String> {
-        use std::io::Read as _;
-        let file = match std::fs::File::open(path) {
-            Ok(file) => file,
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Config::default()),
-            Err(e) => return Err(e.to_string()),
-        };
-        let mut bytes = Vec::new();
-        file.take(MAX_CONFIG).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
-        Config::parse(&bytes)
+        match std::fs::read(path) {
+            Ok(bytes) => Config::parse(&bytes),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Config::default()),
+            Err(e) => Err(e.to_string()),
+        }
     }
 
     /// Like Go's decoder: what follows the first value is ignored, an empty file is empty, `null` is absent, and keys are
@@ -208,13 +201,9 @@ impl Config {
 
     /// The helper for this registry; an empty name in `credHelpers` means none.
     fn helper(&self, key: &str) -> Option<String> {
-        let own = self.helpers.get(key).or_else(|| {
-            self.helpers
-                .iter()
-                .find(|(stored, _)| hostname(stored) == hostname(key))
-                .map(|(_, helper)| helper)
-        });
-        let name = match own {
+        let same = |stored: &str| hostname(stored) == hostname(key);
+        let alike = || self.helpers.iter().find(|(stored, _)| same(stored)).map(|(_, helper)| helper);
+        let name = match self.helpers.get(key).or_else(alike) {
             Some(helper) => helper.as_str().unwrap_or_default().trim(),
             None => &self.store,
         };
@@ -226,17 +215,15 @@ impl Config {
         if let Some(found) = self.auths.get(key).and_then(of_entry) {
             return Some(found);
         }
-        let same = |stored: &str| {
-            hostname(stored) == key || (key.contains("://") && is_docker_hub(&hostname(stored)))
-        };
+        let is_hub = key.contains("://");
+        let same = |stored: &str| hostname(stored) == key || (is_hub && is_docker_hub(hostname(stored)));
         self.auths.iter().filter(|(stored, _)| same(stored)).find_map(|(_, entry)| of_entry(entry))
     }
 }
 
 fn field<'a>(object: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
-    object
-        .get(name)
-        .or_else(|| object.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value))
+    let alike = || object.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value);
+    object.get(name).or_else(alike)
 }
 
 fn text<'a>(object: &'a Map<String, Value>, name: &str) -> &'a str {
@@ -244,9 +231,9 @@ fn text<'a>(object: &'a Map<String, Value>, name: &str) -> &'a str {
 }
 
 /// `host[:port]` of an entry's name, which may be a URL (docker/cli, `ConvertToHostname`).
-fn hostname(stored: &str) -> String {
+fn hostname(stored: &str) -> &str {
     let bare = stored.split_once("://").map_or(stored, |(_, rest)| rest);
-    bare.split('/').next().unwrap_or_default().to_owned()
+    bare.split('/').next().unwrap_or_default()
 }
 
 /// `None` for an entry that is incomplete or cannot be decoded.
@@ -298,11 +285,9 @@ fn ask(helper: &str, key: &str, cancel: &Cancel) -> Result<Option<Credentials>, 
         Err(CommandError::Stopped { .. }) => {
             return Err(format!("no answer within {} s", HELPER_TIMEOUT.as_secs()));
         }
-        Err(
-            error @ (CommandError::NotFound { .. }
-            | CommandError::Spawn { .. }
-            | CommandError::TooMuchOutput { .. }),
-        ) => return Err(error.to_string()),
+        Err(error @ (CommandError::Io { .. } | CommandError::TooMuchOutput { .. })) => {
+            return Err(error.to_string());
+        }
     };
     let answer = serde_json::from_slice::<Map<String, Value>>(&done.stdout)
         .map_err(|_| "its answer is not the JSON of a credential helper")?;

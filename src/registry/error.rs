@@ -5,7 +5,6 @@ use std::time::Duration;
 use crate::cancel::Stop;
 use crate::error::{Failure, Kind};
 use crate::http::retry;
-use crate::http::tls::TlsCause;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -26,12 +25,12 @@ pub enum RegistryErrorKind {
     Unreachable {
         connected: bool,
     },
-    Tls(TlsCause),
+    /// With a hint, in which `{}` is the registry's host.
+    Tls(&'static str),
     /// The registry wants credentials: there are none (`anonymous`), or it rejects those that it got.
     Unauthorized {
         anonymous: bool,
     },
-    /// The credentials are valid and lack the permission.
     Denied,
     /// The registry names a token server that must not get credentials.
     RealmRefused,
@@ -94,7 +93,7 @@ impl RegistryError {
             K::Unreachable { .. } => {
                 format!("is the registry running? `swanci doctor` shows whether {host} can be reached")
             }
-            K::Tls(cause) => tls_hint(cause, host),
+            K::Tls(hint) => hint.replace("{}", host),
             K::Unauthorized { .. } => format!("run `docker login {host}` as the user that runs swanci"),
             K::Denied => format!(
                 "give the user of `docker login {host}` the right to read and push here, or log in as another one"
@@ -163,38 +162,8 @@ pub(crate) const OCI_ONLY_HINT: &str = "the registry may take OCI manifests only
     engine push those (its containerd image store: \"features\": {\"containerd-snapshotter\": true} in \
     /etc/docker/daemon.json), or let the registry take docker's (zot: \"compat\": [\"docker2s2\"] under \"http\")";
 
-fn tls_hint(cause: TlsCause, host: &str) -> String {
-    let text = match cause {
-        TlsCause::Expired => {
-            return format!(
-                "renew the certificate of {host}; if it is valid, check this machine's clock (`date`)"
-            );
-        }
-        TlsCause::NotYetValid => "check this machine's clock (`date`), and the dates of the certificate",
-        TlsCause::WrongName => {
-            return format!(
-                "use the registry's name from its certificate, or give it one for {host} (a subjectAltName; a CN does \
-                 not count)"
-            );
-        }
-        TlsCause::UnknownAuthority => {
-            "set `ca_file` under [registry] to the certificate of the authority that signed the registry's; swanci \
-             never continues without a valid certificate"
-        }
-        TlsCause::AuthorityAsServer => "`swanci certs` makes an authority and a certificate that it signed",
-        TlsCause::PlainHttp => {
-            "check the port; set `plain_http = true` under [registry] for a registry on this machine; any other needs \
-             a certificate"
-        }
-        TlsCause::TlsExpected => "remove `plain_http` under [registry]",
-        TlsCause::Other => return format!("`openssl s_client -connect {host}` shows what the server offers"),
-    };
-    text.to_owned()
-}
-
 impl From<RegistryError> for Failure {
     fn from(error: RegistryError) -> Failure {
-        let (kind, hint) = (error.kind(), error.hint());
-        Failure { kind, error: error.into(), hint }
+        Failure { hint: error.hint(), ..Failure::new(error.kind(), error) }
     }
 }

@@ -1,12 +1,12 @@
 //! Parses manifests and configs.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::http::shown;
-use crate::model::{Digest, Tag};
+use crate::model::Digest;
 
 /// Of a manifest or a config blob (OCI distribution spec 1.1, pushing manifests: 4 MiB).
 pub(super) const MAX_BYTES: u64 = 4 * 1024 * 1024;
@@ -19,41 +19,6 @@ pub(super) const MEDIA_TYPES: [&str; 4] = [
     "application/vnd.oci.image.index.v1+json",
 ];
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reference<'a> {
-    Tag(&'a Tag),
-    Digest(&'a Digest),
-}
-
-impl fmt::Display for Reference<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Reference::Tag(tag) => tag.fmt(f),
-            Reference::Digest(digest) => digest.fmt(f),
-        }
-    }
-}
-
-impl<'a> From<&'a Tag> for Reference<'a> {
-    fn from(tag: &'a Tag) -> Reference<'a> {
-        Reference::Tag(tag)
-    }
-}
-
-impl<'a> From<&'a Digest> for Reference<'a> {
-    fn from(digest: &'a Digest) -> Reference<'a> {
-        Reference::Digest(digest)
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Descriptor {
-    pub digest: Digest,
-    pub media_type: String,
-    /// Bytes.
-    pub size: u64,
-}
-
 /// The exact bytes of a manifest: writing them under another tag keeps the digest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
@@ -61,16 +26,6 @@ pub struct Manifest {
     pub media_type: String,
     /// SHA-256 of the bytes.
     pub digest: Digest,
-}
-
-/// The part of an image's config that swanci reads.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageConfig {
-    /// The config blob's digest: docker's image id.
-    pub digest: Digest,
-    pub labels: BTreeMap<String, String>,
-    /// `OS/ARCHITECTURE[/VARIANT]`.
-    pub platform: Option<String>,
 }
 
 /// What a manifest refers to in its own repository.
@@ -93,55 +48,55 @@ impl Manifest {
     /// Whether an engine gives this image the id `id`: the digest of the config, or, with a containerd store, of the
     /// manifest.
     pub fn is_of_image(&self, id: &Digest) -> bool {
-        self.digest == *id
-            || matches!(self.contents(), Ok(Contents::Image { config, .. }) if config.digest == *id)
+        let config = self.contents().ok().and_then(|contents| contents.config);
+        self.digest == *id || config.is_some_and(|config| config.digest == *id)
     }
 
     /// The content that it needs; nothing for a manifest that cannot be read.
     pub(crate) fn references(&self) -> Vec<Content> {
-        match self.contents() {
-            Ok(Contents::Index(entries)) => {
-                entries.into_iter().map(|e| Content::Manifest(e.digest)).collect()
-            }
-            Ok(Contents::Image { config, layers }) => std::iter::once(config)
-                .chain(layers.into_iter().filter(|layer| !layer.is_elsewhere()))
-                .map(|entry| Content::Blob(entry.digest))
-                .collect(),
-            Err(_) => Vec::new(),
-        }
+        let Ok(Contents { config, layers, manifests, .. }) = self.contents() else { return Vec::new() };
+        let layers = layers.unwrap_or_default().into_iter().filter(|layer| !layer.is_elsewhere());
+        let blobs = config.into_iter().chain(layers).map(|entry| Content::Blob(entry.digest));
+        let manifests =
+            manifests.unwrap_or_default().into_iter().map(|entry| Content::Manifest(entry.digest));
+        blobs.chain(manifests).collect()
     }
 
+    /// An image's have a config, an index's have not.
     pub(super) fn contents(&self) -> Result<Contents, String> {
         if !MEDIA_TYPES.contains(&self.media_type.as_str()) {
-            return Err(format!(
-                "its type `{}` is not a manifest type that swanci reads",
-                shown(&self.media_type)
-            ));
+            let media_type = shown(&self.media_type);
+            return Err(format!("its type `{media_type}` is not a manifest type that swanci reads"));
         }
-        let wire: Wire =
+        let contents: Contents =
             serde_json::from_slice(&self.bytes).map_err(|e| format!("it is not a manifest: {e}"))?;
         // One document must not be two things to two readers (CVE-2021-41190).
-        if wire.media_type.as_deref().is_some_and(|own| own != self.media_type) {
+        if contents.media_type.as_deref().is_some_and(|own| own != self.media_type) {
             return Err("its own media type differs from the registry's".to_owned());
         }
-        if self.is_index() {
-            if wire.config.is_some() || wire.layers.is_some() {
-                return Err("it is an index and an image at once".to_owned());
-            }
-            return Ok(Contents::Index(wire.manifests.unwrap_or_default()));
+        let is_image = contents.config.is_some();
+        let is_both = match self.is_index() {
+            true => is_image || contents.layers.is_some(),
+            false => is_image && contents.manifests.is_some(),
+        };
+        if is_both {
+            return Err("it is an index and an image at once".to_owned());
         }
-        match (wire.config, wire.manifests) {
-            (Some(config), None) => Ok(Contents::Image { config, layers: wire.layers.unwrap_or_default() }),
-            (None, _) => Err("it has no config".to_owned()),
-            (Some(_), Some(_)) => Err("it is an index and an image at once".to_owned()),
+        if !self.is_index() && !is_image {
+            return Err("it has no config".to_owned());
         }
+        Ok(contents)
     }
 }
 
-#[derive(Debug)]
-pub(super) enum Contents {
-    Image { config: Entry, layers: Vec<Entry> },
-    Index(Vec<Entry>),
+/// What a manifest consists of (OCI image spec, manifest and index).
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Contents {
+    media_type: Option<String>,
+    pub(super) config: Option<Entry>,
+    layers: Option<Vec<Entry>>,
+    pub(super) manifests: Option<Vec<Entry>>,
 }
 
 /// A descriptor inside a manifest (OCI image spec, descriptor).
@@ -153,33 +108,16 @@ pub(super) struct Entry {
     #[serde(default, rename = "mediaType")]
     media_type: String,
     #[serde(default)]
-    platform: Option<Platform>,
+    platform: Value,
     #[serde(default)]
     annotations: BTreeMap<String, String>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Platform {
-    #[serde(default)]
-    architecture: String,
-    #[serde(default)]
-    os: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Wire {
-    media_type: Option<String>,
-    config: Option<Entry>,
-    layers: Option<Vec<Entry>>,
-    manifests: Option<Vec<Entry>>,
 }
 
 impl Entry {
     /// `false` for BuildKit's attestations (platform unknown/unknown).
     pub(super) fn is_image(&self) -> bool {
         !self.annotations.contains_key("vnd.docker.reference.type")
-            && self.platform.as_ref().is_none_or(|p| p.os != "unknown" || p.architecture != "unknown")
+            && (self.platform["os"] != "unknown" || self.platform["architecture"] != "unknown")
     }
 
     /// Whether the registry need not hold it (docker's foreign, OCI's non-distributable layers).
@@ -188,28 +126,13 @@ impl Entry {
     }
 }
 
-/// Labels and platform of a config blob (OCI image spec, config); none in a config of another kind.
-pub(super) fn image_config(digest: Digest, bytes: &[u8]) -> Result<ImageConfig, String> {
-    #[derive(Deserialize)]
-    struct Config {
-        config: Option<Inner>,
-        os: Option<String>,
-        architecture: Option<String>,
-        variant: Option<String>,
-    }
-    #[derive(Deserialize)]
-    struct Inner {
-        #[serde(rename = "Labels")]
-        labels: Option<BTreeMap<String, String>>,
-    }
-    let config: Config =
-        serde_json::from_slice(bytes).map_err(|e| format!("the image's config cannot be read: {e}"))?;
-    let platform = config.os.zip(config.architecture).map(|(os, architecture)| {
-        let variant = config.variant.filter(|v| !v.is_empty()).map(|v| format!("/{v}")).unwrap_or_default();
-        format!("{os}/{architecture}{variant}")
-    });
-    let labels = config.config.and_then(|inner| inner.labels).unwrap_or_default();
-    Ok(ImageConfig { digest, labels, platform })
+/// The labels in a config blob (OCI image spec, config); none in a config of another kind.
+pub(super) fn labels_of(config: &[u8]) -> Result<BTreeMap<String, String>, String> {
+    let labels = |mut config: Value| {
+        Option::deserialize(config.pointer_mut("/config/Labels").map(Value::take).unwrap_or_default())
+    };
+    let labels = serde_json::from_slice(config).and_then(labels);
+    Ok(labels.map_err(|e| format!("the image's config cannot be read: {e}"))?.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -247,14 +170,17 @@ mod tests {
     }
 
     #[test]
-    fn labels_and_platform_may_be_absent() {
-        let read = |text: &str| image_config(D.parse().unwrap(), text.as_bytes());
-        let whole = r#"{"config":{"Labels":{"a":"b"}},"os":"linux","architecture":"arm64","variant":"v8"}"#;
-        let config = read(whole).unwrap();
-        assert_eq!((config.labels["a"].as_str(), config.platform.as_deref()), ("b", Some("linux/arm64/v8")));
-        for empty in ["{}", r#"{"config":{}}"#, r#"{"config":{"Labels":null}}"#, r#"{"config":null}"#] {
-            let config = read(empty).unwrap();
-            assert!(config.labels.is_empty() && config.platform.is_none(), "{empty}");
+    fn labels_may_be_absent() {
+        let read = |text: &str| labels_of(text.as_bytes());
+        assert_eq!(read(r#"{"config":{"Labels":{"a":"b"}},"os":"linux"}"#).unwrap()["a"], "b");
+        for empty in [
+            "{}",
+            r#"{"config":{}}"#,
+            r#"{"config":{"Labels":null}}"#,
+            r#"{"config":null}"#,
+            r#"{"config":1}"#,
+        ] {
+            assert!(read(empty).unwrap().is_empty(), "{empty}");
         }
         for broken in ["[", "", "<html>", r#"{"config":{"Labels":[]}}"#] {
             assert!(read(broken).is_err(), "{broken}");

@@ -152,12 +152,12 @@ fn an_unchanged_image_is_tagged_without_uploads_and_keeps_its_labels() {
     assert_eq!(scene.digest("a", &format!("sha-{second}")).as_deref(), digest.as_str());
     assert_eq!(proxy.count("POST", "/blobs/"), 0, "a layer was uploaded");
     assert_eq!(proxy.count("PUT", "/manifests/"), 1);
-    let labels = scene.registry.client();
+    let client = scene.registry.client();
     let repository = "a".parse().unwrap();
     let manifest =
-        labels.get_manifest(&repository, &format!("sha-{second}").parse::<swanci::model::Tag>().unwrap());
-    let config = labels.image_labels(&repository, &manifest.unwrap().unwrap()).unwrap();
-    assert_eq!(config.labels["org.opencontainers.image.revision"], first);
+        client.get_manifest(&repository, &format!("sha-{second}").parse::<swanci::model::Tag>().unwrap());
+    let labels = client.image_labels(&repository, &manifest.unwrap().unwrap()).unwrap();
+    assert_eq!(labels["org.opencontainers.image.revision"], first);
 }
 
 #[test]

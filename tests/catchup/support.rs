@@ -239,7 +239,7 @@ impl Place {
     /// The digest of a tag in the registry.
     pub(super) fn digest(&self, image: &str, tag: &str) -> Option<Digest> {
         let (image, tag): (ImageName, Tag) = (image.parse().unwrap(), tag.parse().unwrap());
-        self.registry.client().head_manifest(&image, &tag).unwrap().map(|found| found.digest)
+        self.registry.client().head_manifest(&image, &tag).unwrap()
     }
 
     /// Gives an image of the registry one more tag.

@@ -25,8 +25,7 @@ fn a_manifest_written_under_another_tag_keeps_its_digest() {
     registry.ping().unwrap();
     let head = registry.head_manifest(&repository, &one).unwrap().unwrap();
     let manifest = registry.get_manifest(&repository, &one).unwrap().unwrap();
-    assert_eq!((&head.digest, head.media_type.as_str()), (&pushed, DOCKER_MANIFEST));
-    assert_eq!(head.size, manifest.bytes.len() as u64);
+    assert_eq!(head, pushed);
     assert_eq!((&manifest.digest, manifest.media_type.as_str()), (&pushed, DOCKER_MANIFEST));
 
     assert_eq!(registry.head_manifest(&repository, &two).unwrap(), None);
@@ -57,15 +56,14 @@ fn labels_are_read_through_an_index_with_attestations() {
     let pushed = server.push_sample_index("httpd", "index", &[("io.swanci.inputs", "sha256:2")]);
 
     let plain = registry.get_manifest(&repository, &tag("plain")).unwrap().unwrap();
-    let config = registry.image_labels(&repository, &plain).unwrap();
-    assert_eq!(config.labels["io.swanci.inputs"], "sha256:1");
-    assert_eq!(config.labels["b"], "ü");
+    let labels = registry.image_labels(&repository, &plain).unwrap();
+    assert_eq!((labels["io.swanci.inputs"].as_str(), labels["b"].as_str()), ("sha256:1", "ü"));
 
     let index = registry.get_manifest(&repository, &tag("index")).unwrap().unwrap();
     // Without the types in Accept, 2.8 would convert the manifest, which changes the digest.
     assert_eq!((&index.digest, index.media_type.as_str()), (&pushed, OCI_INDEX));
     assert!(index.is_index());
-    let labels = registry.image_labels(&repository, &index).unwrap().labels;
+    let labels = registry.image_labels(&repository, &index).unwrap();
     assert_eq!(labels.into_iter().collect::<Vec<_>>(), [("io.swanci.inputs".into(), "sha256:2".into())]);
 }
 
@@ -212,7 +210,7 @@ fn a_registry_without_head_gets_a_get() {
         let proxy = Proxy::start(server.address);
         proxy.always("HEAD", "/manifests/", Fault::Reply(Reply::new(status)));
         let head = client(&proxy).head_manifest(&image("a"), &tag("1.0")).unwrap().unwrap();
-        assert_eq!(head.digest, digest, "{status}");
+        assert_eq!(head, digest, "{status}");
     }
 }
 
@@ -222,8 +220,7 @@ fn labels_platform_and_config_come_together() {
     server.push_sample_index("a", "index", &[("x", "y")]);
     let registry = server.client();
     let manifest = registry.get_manifest(&image("a"), &tag("index")).unwrap().unwrap();
-    let config = registry.image_labels(&image("a"), &manifest).unwrap();
-    assert_eq!((config.labels["x"].as_str(), config.platform.as_deref()), ("y", Some("linux/amd64")));
+    assert_eq!(registry.image_labels(&image("a"), &manifest).unwrap()["x"], "y");
 }
 
 #[test]

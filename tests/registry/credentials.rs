@@ -148,7 +148,7 @@ fn a_failing_credential_store_does_not_matter_without_a_challenge() {
     let directory = config(r#"{"credsStore":"absent-on-this-machine"}"#);
     let login = || Login::Docker(Some(directory.path().to_owned()));
     let registry = Registry::connect(server.settings(), login(), Cancel::new()).unwrap();
-    assert_eq!(registry.head_manifest(&image("a"), &tag("1.0")).unwrap().unwrap().digest, digest);
+    assert_eq!(registry.head_manifest(&image("a"), &tag("1.0")).unwrap().unwrap(), digest);
     // With a challenge, the store is the cause of the error.
     let server = RegistryServer::builder().login("swan", "secret").start();
     let registry = Registry::connect(server.settings(), login(), Cancel::new()).unwrap();

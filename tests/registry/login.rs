@@ -2,7 +2,7 @@
 
 use swanci::cancel::Cancel;
 use swanci::error::Kind;
-use swanci::registry::{Credentials, Registry, RegistryErrorKind};
+use swanci::registry::{Credentials, Manifest, Registry, RegistryErrorKind};
 
 use super::{image, tag};
 use crate::support::proxy::{Fault, Proxy, Reply};
@@ -27,7 +27,7 @@ fn a_login_is_sent_after_the_first_challenge_and_then_with_every_request() {
     registry.check_push(&image("a")).unwrap();
     let manifest = registry.get_manifest(&image("a"), &tag("1.0")).unwrap().unwrap();
     assert_eq!(registry.put_manifest(&image("a"), &tag("2.0"), &manifest).unwrap(), digest);
-    assert_eq!(registry.image_labels(&image("a"), &manifest).unwrap().labels["x"], "y");
+    assert_eq!(registry.image_labels(&image("a"), &manifest).unwrap()["x"], "y");
     let without = proxy.seen().iter().filter(|s| s.header("authorization").is_none()).count();
     assert_eq!(without, 1);
 }
@@ -235,13 +235,13 @@ fn a_blob_redirect_to_storage_is_followed_without_credentials() {
     let storage = Proxy::start(server.address);
     let registry = client(&front.host(), password("swan", "secret"));
     let manifest = registry.get_manifest(&image("a"), &tag("1.0")).unwrap().unwrap();
-    let config = registry.image_labels(&image("a"), &manifest).unwrap().digest;
+    let config = config_of(&manifest);
 
     let path = format!("/v2/a/blobs/{config}");
     let moved = Reply::new(307).header("Location", format!("http://{}{path}", storage.host()));
     front.proxy.always("*", &path, Fault::Reply(moved));
     let registry = client(&front.host(), password("swan", "secret"));
-    assert_eq!(registry.image_labels(&image("a"), &manifest).unwrap().labels["x"], "y");
+    assert_eq!(registry.image_labels(&image("a"), &manifest).unwrap()["x"], "y");
     let seen = storage.seen();
     assert_eq!(seen.iter().map(|s| s.method.as_str()).collect::<Vec<_>>(), ["GET"]);
     assert!(seen.iter().all(|s| s.header("authorization").is_none()), "{seen:?}");
@@ -264,7 +264,7 @@ fn redirects_are_followed_but_a_loop_is_an_error() {
     let server = RegistryServer::plain();
     server.push_sample_image("a", "1.0", &[("x", "y")]);
     let manifest = server.client().get_manifest(&image("a"), &tag("1.0")).unwrap().unwrap();
-    let config = server.client().image_labels(&image("a"), &manifest).unwrap().digest;
+    let config = config_of(&manifest);
     let path = format!("/v2/a/blobs/{config}");
 
     let second = Proxy::start(server.address);
@@ -277,7 +277,7 @@ fn redirects_are_followed_but_a_loop_is_an_error() {
         Fault::Reply(Reply::new(303).header("Location", format!("{path}?second"))),
     );
     let (_first, registry) = redirected(&server, &path, &signed);
-    assert_eq!(registry.image_labels(&image("a"), &manifest).unwrap().labels["x"], "y");
+    assert_eq!(registry.image_labels(&image("a"), &manifest).unwrap()["x"], "y");
     assert_eq!(second.seen().len(), 3);
 
     let (_proxy, registry) = redirected(&server, &path, &path);
@@ -290,7 +290,7 @@ fn content_from_storage_is_checked_and_its_refusal_names_it() {
     let server = RegistryServer::plain();
     server.push_sample_image("a", "1.0", &[("x", "y")]);
     let manifest = server.client().get_manifest(&image("a"), &tag("1.0")).unwrap().unwrap();
-    let config = server.client().image_labels(&image("a"), &manifest).unwrap().digest;
+    let config = config_of(&manifest);
     let path = format!("/v2/a/blobs/{config}");
     let storage = Proxy::start(server.address);
     let (_proxy, registry) = redirected(&server, &path, &format!("http://{}{path}", storage.host()));
@@ -337,4 +337,10 @@ fn a_manifest_redirect_is_followed_without_credentials() {
     assert_eq!(registry.get_manifest(&image("a"), &tag("1.0")).unwrap().unwrap().digest, digest);
     assert!(other.seen().iter().all(|seen| seen.header("authorization").is_none()), "{:?}", other.seen());
     assert_eq!(other.seen().len(), 1);
+}
+
+/// The digest of an image's config.
+fn config_of(manifest: &Manifest) -> String {
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest.bytes).unwrap();
+    manifest["config"]["digest"].as_str().unwrap().to_owned()
 }

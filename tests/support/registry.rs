@@ -16,7 +16,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose
 use sha2::Digest as _;
 use swanci::cancel::Cancel;
 use swanci::model::{Digest, RegistryAddress};
-use swanci::registry::{Credentials, Registry, RetryPolicy, Settings};
+use swanci::registry::{Credentials, Registry, Retry, Settings};
 use tempfile::TempDir;
 
 /// A certificate authority made for one test.
@@ -265,7 +265,7 @@ pub fn settings(host: &str, ca_pem: Option<&str>) -> Settings {
     let mut settings = Settings::new(host.parse::<RegistryAddress>().unwrap());
     settings.plain_http = ca_pem.is_none();
     settings.ca_pem = ca_pem.map(|pem| pem.as_bytes().to_vec());
-    settings.retry = RetryPolicy { first_delay: Duration::from_millis(10), ..RetryPolicy::default() };
+    settings.retry = Retry { first_delay: Duration::from_millis(10), ..Retry::default() };
     settings
 }
 

@@ -374,7 +374,7 @@ impl Scene {
             .registry
             .client()
             .head_manifest(&name.parse().unwrap(), &tag.parse::<swanci::model::Tag>().unwrap());
-        found.unwrap().map(|d| d.digest.to_string())
+        found.unwrap().map(|digest| digest.to_string())
     }
 }
 

@@ -29,6 +29,8 @@ fn job(id: i64, state: JobState) -> JobRecord {
         cancel_requested: false,
         owner: None,
         lease_expires: None,
+        document: String::new(),
+        outcome: None,
     }
 }
 

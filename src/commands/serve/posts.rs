@@ -1,6 +1,5 @@
 //! Posts the status of jobs to the forges.
 
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::cancel::Cancel;
@@ -8,10 +7,7 @@ use crate::commands::report::{self, MergeState};
 use crate::config::Config;
 use crate::documents::{DecisionDocument, Receipt};
 use crate::forge::api::CommitStatus;
-use crate::queue::{JobState, Outbox, Post, PostError, PostKind, Store};
-
-use super::works::Works;
-use crate::commands::announce::Announcer;
+use crate::queue::{JobId, JobState, Post, PostError, PostKind, Store};
 
 /// Bytes at the end of a log to read: more than the last lines that are shown.
 const LOG_END: usize = 64 << 10;
@@ -21,19 +17,6 @@ const FLUSH: Duration = Duration::from_secs(15);
 /// Whether any forge gets statuses or comments.
 pub(super) fn wanted(config: &Config) -> bool {
     config.forges.iter().any(|forge| forge.status || forge.comment)
-}
-
-/// The outbox of the queue, and its function that posts.
-pub(super) fn outbox(
-    queue: &Store,
-    works: &Arc<Works>,
-    announcer: &Announcer,
-    cancel: &Cancel,
-) -> Arc<Outbox> {
-    let (store, works, announcer, token) =
-        (queue.clone(), Arc::clone(works), announcer.clone(), cancel.clone());
-    let post = move |post: &Post| send(&store, &works.config(), post, &token);
-    Outbox::new(queue, cancel, Box::new(post), Box::new(move |text: &str| announcer.warn(text)))
 }
 
 /// Waits until everything is posted, up to a limit.
@@ -46,69 +29,55 @@ pub(super) fn flush(queue: &Store, cancel: &Cancel) {
     }
 }
 
-fn send(queue: &Store, config: &Config, post: &Post, cancel: &Cancel) -> Result<(), PostError> {
+pub(super) fn send(queue: &Store, config: &Config, post: &Post, cancel: &Cancel) -> Result<(), PostError> {
+    let job = &post.job;
     let failed = |error: String| PostError { error, pause: None };
-    let document: DecisionDocument = match serde_json::from_str(&post.documents.document) {
-        Ok(document) => document,
-        // The job fails, and no forge to post to is known.
-        Err(_) => return Ok(()),
-    };
-    let Some(change) = document.change else { return Ok(()) };
+    // Without a readable document the job fails, and the forge is unknown.
+    let document: Option<DecisionDocument> = serde_json::from_str(&job.document).ok();
+    let Some(change) = document.and_then(|document| document.change) else { return Ok(()) };
     let name = &change.repository;
     let forge = report::forge_of(config, change.forge, change.forge_url.as_deref(), name);
     let Some(forge) = forge else { return Ok(()) };
     let wanted = match post.kind {
         PostKind::Status => forge.status,
-        PostKind::Comment => forge.comment && post.job.state.is_ended(),
+        PostKind::Comment => forge.comment && job.state.is_ended(),
     };
     if !wanted {
         return Ok(());
     }
-    let api = report::api_of(config, forge, name, None, cancel).map_err(|e| failed(e.one_line()))?;
+    let api = report::api_of(config, forge, name, None, None, cancel).map_err(|e| failed(e.one_line()))?;
     let Some(api) = api else { return Err(failed(format!("the forge {} has no token", forge.url))) };
 
-    let receipt = OnceLock::new();
-    let progress = match post.job.state {
-        JobState::Queued | JobState::Running => MergeState::Pending,
-        JobState::Succeeded => {
-            let outcome = post.documents.outcome.as_deref().unwrap_or_default();
-            match serde_json::from_str::<Receipt>(outcome) {
-                Ok(read) => MergeState::Succeeded(receipt.get_or_init(|| read)),
-                Err(error) => return Err(failed(format!("the receipt cannot be read: {error}"))),
-            }
-        }
-        JobState::Failed | JobState::Cancelled => MergeState::Failed {
-            code: post.job.exit_code.filter(|_| post.job.state == JobState::Failed),
-            error: post.job.error.as_deref().unwrap_or("cancelled"),
+    let receipt = job.outcome.as_deref().map(serde_json::from_str::<Box<Receipt>>).transpose();
+    let receipt = receipt.map_err(|error| failed(format!("the receipt cannot be read: {error}")))?;
+    let merge = match (job.state, receipt) {
+        (JobState::Queued | JobState::Running, _) => MergeState::Pending,
+        (_, Some(receipt)) => MergeState::Succeeded(receipt),
+        (state, None) => MergeState::Failed {
+            code: job.exit_code.filter(|_| state == JobState::Failed),
+            error: job.error.clone().unwrap_or_else(|| state.as_str().to_owned()),
         },
     };
-    let link = config.serve.public_url.as_ref().map(|url| format!("{url}/jobs/{}", post.job.id));
-    let commit = post.job.commit.as_deref();
+    let link = config.serve.public_url.as_ref().map(|url| format!("{url}/jobs/{}", job.id));
+    let commit = job.commit.as_deref();
     let sent = match post.kind {
         PostKind::Status => {
             let Some(commit) = commit.and_then(|commit| commit.parse().ok()) else { return Ok(()) };
-            let description = progress.description();
-            api.set_status(&CommitStatus { commit, state: progress.state(), description, target_url: link })
+            let description = merge.description();
+            api.set_status(&CommitStatus { commit, state: merge.state(), description, target_url: link })
         }
         PostKind::Comment => {
-            let log = if matches!(progress, MergeState::Failed { .. }) {
-                log_end(queue, post)
-            } else {
-                String::new()
-            };
-            let text = progress.comment(commit, &log, link.as_deref());
-            match (text, change.pull_request) {
-                (Some(text), Some(pull)) => api.comment(pull.number, &text),
-                (_, _) => Ok(()),
-            }
+            let text = merge.comment(commit, &log_end(queue, job.id), link.as_deref());
+            let Some((text, pull)) = text.zip(change.pull_request) else { return Ok(()) };
+            api.comment(pull.number, &text)
         }
     };
     sent.map_err(|error| PostError { pause: error.pause(), error: error.to_string() })
 }
 
-fn log_end(queue: &Store, post: &Post) -> String {
+fn log_end(queue: &Store, job: JobId) -> String {
     let mut end = Vec::new();
-    let read = queue.read_log(post.job.id, &mut |piece| {
+    let read = queue.read_log(job, &mut |piece| {
         end.extend_from_slice(piece);
         end.drain(..end.len().saturating_sub(LOG_END));
         Ok(())

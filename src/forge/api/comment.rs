@@ -26,31 +26,26 @@ impl Api {
             Family::Bitbucket | Family::BitbucketServer => BITBUCKET_MARK,
         };
         let text = format!("{mark}\n\n{text}");
-        // The list's path, one comment's path, the method to edit, and the body.
-        let (list, one, edit, body) = match self.family() {
-            Family::Github => {
-                let list = format!("issues/{number}/comments");
-                (list, "issues/comments".to_owned(), "PATCH", json!({"body": text}))
-            }
-            Family::Gitlab => {
-                let notes = format!("merge_requests/{number}/notes");
-                (notes.clone(), notes, "PUT", json!({"body": text}))
-            }
+        let (list, body) = match self.family() {
+            Family::Github => (format!("issues/{number}/comments"), json!({"body": text})),
+            Family::Gitlab => (format!("merge_requests/{number}/notes"), json!({"body": text})),
             Family::Bitbucket => {
-                let comments = format!("pullrequests/{number}/comments");
-                (comments.clone(), comments, "PUT", json!({"content": {"raw": text}}))
+                (format!("pullrequests/{number}/comments"), json!({"content": {"raw": text}}))
             }
-            Family::BitbucketServer => {
-                let comments = format!("pull-requests/{number}/comments");
-                (comments.clone(), comments, "PUT", json!({"text": text}))
-            }
+            Family::BitbucketServer => (format!("pull-requests/{number}/comments"), json!({"text": text})),
         };
         if let Some(own) = self.own_comment(number, &list, mark, &at)? {
-            let mut body = body.clone();
+            let (method, path) = match self.family() {
+                Family::Github => ("PATCH", format!("issues/comments/{}", own.id)),
+                Family::Gitlab | Family::Bitbucket | Family::BitbucketServer => {
+                    ("PUT", format!("{list}/{}", own.id))
+                }
+            };
+            let mut edited = body.clone();
             if let Some(version) = own.version {
-                body["version"] = version.into();
+                edited["version"] = version.into();
             }
-            match self.send(edit, &format!("{one}/{}", own.id), Some(&body), &at) {
+            match self.send(method, &path, Some(&edited), &at) {
                 // Another user wrote it, or it was removed meanwhile.
                 Err(error) if matches!(error.problem, Problem::Forbidden | Problem::NotFound) => {}
                 sent => return sent.map(drop),

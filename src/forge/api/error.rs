@@ -3,8 +3,14 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde_json::Value;
+
+use super::Api;
 use crate::cancel::Stop;
 use crate::error::{Failure, Kind};
+use crate::http::retry::retry_after;
+use crate::http::{Answer, shown};
+use crate::model::ForgeName;
 
 /// A failed request.
 #[derive(Debug)]
@@ -65,24 +71,31 @@ impl ApiError {
     pub(super) fn is_transient(&self) -> bool {
         matches!(self.problem, Problem::Unreachable | Problem::Server(_))
     }
+
+    fn kind_and_text(&self) -> (Kind, String) {
+        let ApiError { at, host, detail, .. } = self;
+        let (kind, text) = match self.problem {
+            Problem::Settings => return (Kind::Usage, detail.clone()),
+            Problem::NoTunnel => return (Kind::Environment, detail.clone()),
+            Problem::Lacking => return (Kind::Failed, detail.clone()),
+            Problem::Stopped(stop) => return (stop.kind(), stop.to_string()),
+            Problem::Unreachable => (Kind::Environment, format!("{host} cannot be reached")),
+            Problem::TokenRefused => (Kind::Environment, format!("{host} does not accept the token")),
+            Problem::Forbidden => (Kind::Environment, "the token lacks the permission".to_owned()),
+            Problem::NotFound => (Kind::Environment, "not found, or hidden from the token".to_owned()),
+            Problem::Invalid => (Kind::Failed, "refused".to_owned()),
+            Problem::RateLimited(_) => (Kind::Environment, "too many requests".to_owned()),
+            Problem::Moved => return (Kind::Failed, format!("{at}: it has moved to {detail}")),
+            Problem::Server(status) => (Kind::Environment, format!("{host} answered {status}")),
+            Problem::Protocol => (Kind::Failed, format!("{host} sent an unexpected answer")),
+        };
+        (kind, format!("{at}: {text}: {detail}"))
+    }
 }
 
 impl fmt::Display for ApiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ApiError { at, host, detail, .. } = self;
-        match self.problem {
-            Problem::Settings | Problem::NoTunnel | Problem::Lacking => f.write_str(detail),
-            Problem::Unreachable => write!(f, "{at}: {host} cannot be reached: {detail}"),
-            Problem::TokenRefused => write!(f, "{at}: {host} does not take the token: {detail}"),
-            Problem::Forbidden => write!(f, "{at}: the token may not do this: {detail}"),
-            Problem::NotFound => write!(f, "{at}: not found, or the token may not see it: {detail}"),
-            Problem::Invalid => write!(f, "{at}: refused: {detail}"),
-            Problem::RateLimited(_) => write!(f, "{at}: too many requests: {detail}"),
-            Problem::Moved => write!(f, "{at}: it has moved to {detail}"),
-            Problem::Server(status) => write!(f, "{at}: {host} answered {status}: {detail}"),
-            Problem::Protocol => write!(f, "{at}: {host} answered what was not expected: {detail}"),
-            Problem::Stopped(stop) => stop.fmt(f),
-        }
+        f.write_str(&self.kind_and_text().1)
     }
 }
 
@@ -96,23 +109,138 @@ impl From<Stop> for ApiError {
 
 impl From<ApiError> for Failure {
     fn from(mut error: ApiError) -> Failure {
-        let kind = match error.problem {
-            Problem::Settings => Kind::Usage,
-            Problem::Unreachable
-            | Problem::TokenRefused
-            | Problem::Forbidden
-            | Problem::NotFound
+        let ((kind, _), hint) = (error.kind_and_text(), error.hint.take());
+        Failure { kind, hint, error: error.into() }
+    }
+}
+
+impl Api {
+    pub(crate) fn error(&self, problem: Problem, at: &str, detail: impl Into<String>) -> ApiError {
+        ApiError { hint: self.hint(problem), ..self.server.error(problem, at, detail) }
+    }
+
+    /// The error for an unsuccessful status.
+    pub(super) fn refused(&self, answer: &Answer, at: &str) -> ApiError {
+        let spent = answer.header("x-ratelimit-remaining") == Some("0");
+        let pause = answer.header("retry-after").and_then(|v| retry_after(v, jiff::Timestamp::now()));
+        let problem = match answer.status {
+            401 => Problem::TokenRefused,
+            429 => Problem::RateLimited(pause),
+            403 if spent || pause.is_some() => Problem::RateLimited(pause),
+            403 => Problem::Forbidden,
+            404 => Problem::NotFound,
+            300..=399 => Problem::Moved,
+            400..=499 => Problem::Invalid,
+            status @ 500..=599 => Problem::Server(status),
+            status => return self.error(Problem::Protocol, at, format!("HTTP status {status}")),
+        };
+        let location = || shown(answer.header("location").unwrap_or("nowhere"));
+        let detail = if problem == Problem::Moved { location() } else { messages(answer) };
+        let mut error = self.error(problem, at, detail);
+        if let Problem::RateLimited(_) = problem {
+            error.hint = again(answer, pause);
+        }
+        if problem == Problem::Invalid
+            && ["reachable", "localhost"].iter().any(|word| error.detail.contains(word))
+        {
+            let hint =
+                "GitHub delivers over the public Internet only; open a tunnel, or give its address as --url";
+            error.hint = Some(hint.to_owned());
+        }
+        error
+    }
+
+    fn hint(&self, problem: Problem) -> Option<String> {
+        let is_github = self.kind == ForgeName::Github;
+        Some(match problem {
+            Problem::TokenRefused if is_github => {
+                "has it expired, or is it another server's? set GH_TOKEN or GITHUB_TOKEN, for example with: export \
+                 GITHUB_TOKEN=$(gh auth token)"
+                    .to_owned()
+            }
+            Problem::TokenRefused => {
+                "has it expired, or is it another server's? name the right one as token_file".to_owned()
+            }
+            Problem::Forbidden => self.rights().to_owned(),
+            Problem::NotFound if is_github => {
+                let hint = "check owner/name (and --api-url: GitHub Enterprise's ends in /api/v3)";
+                format!("{hint}; {}", self.rights())
+            }
+            Problem::NotFound => format!("check owner/name and the url of the forge; {}", self.rights()),
+            Problem::Moved => {
+                "redirects are not followed with a token; was the repository renamed? give its present name"
+                    .to_owned()
+            }
+            Problem::Settings
+            | Problem::Unreachable
+            | Problem::Invalid
             | Problem::RateLimited(_)
             | Problem::Server(_)
-            | Problem::NoTunnel => Kind::Environment,
-            Problem::Invalid | Problem::Moved | Problem::Protocol | Problem::Lacking => Kind::Failed,
-            Problem::Stopped(stop) => stop.kind(),
-        };
-        let hint = error.hint.take();
-        let failure = Failure::new(kind, error);
-        match hint {
-            Some(hint) => failure.hint(hint),
-            None => failure,
+            | Problem::Protocol
+            | Problem::NoTunnel
+            | Problem::Lacking
+            | Problem::Stopped(_) => return None,
+        })
+    }
+
+    /// The permissions that a token needs.
+    pub(crate) fn rights(&self) -> &'static str {
+        match self.kind {
+            ForgeName::Github => {
+                "for webhooks a classic token needs the scope admin:repo_hook, a fine-grained one the repository \
+                 permission \"Webhooks: write\", and its owner must administer the repository; for statuses repo:status \
+                 or \"Commit statuses: write\", for comments repo or \"Pull requests: write\""
+            }
+            ForgeName::Gitea | ForgeName::Forgejo => {
+                "the token needs the scope write:repository, for comments write:issue too, and its owner the right to \
+                 write; for webhooks to administer the repository"
+            }
+            ForgeName::Gogs | ForgeName::Gitbucket => {
+                "the owner of the token must be a collaborator who may write; for webhooks one who administers the \
+                 repository"
+            }
+            ForgeName::Gitlab => {
+                "the token needs the scope api and the role Developer; for webhooks the role Maintainer"
+            }
+            ForgeName::Bitbucket => {
+                "the token needs the scopes repository:write (statuses), pullrequest:write (comments) and webhook"
+            }
+            ForgeName::BitbucketServer => {
+                "the token needs the permission \"Repository write\"; for webhooks \"Repository admin\""
+            }
         }
+    }
+}
+
+/// When the rate limit allows the next request.
+fn again(answer: &Answer, pause: Option<Duration>) -> Option<String> {
+    if let Some(pause) = pause {
+        return Some(format!("try again in {} s", pause.as_secs()));
+    }
+    let reset = answer.header("x-ratelimit-reset")?.trim().parse::<i64>().ok()?;
+    Some(format!("try again after {}", jiff::Timestamp::from_second(reset).ok()?))
+}
+
+/// The messages in the body of an error: GitHub's `message` and `errors` (strings, or objects with `message`, `field` and
+/// `code`), GitLab's `message` (or an object) or `error`, Bitbucket's `error.message` and `errors`.
+fn messages(answer: &Answer) -> String {
+    let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    let text = |value: &Value| match value.as_str() {
+        Some(text) => Some(text.to_owned()),
+        None => (!value.is_null()).then(|| value.to_string()),
+    };
+    let error = body["error"].get("message").unwrap_or(&body["error"]);
+    let errors = body["errors"].as_array().into_iter().flatten().filter_map(|error| {
+        let whole = error.as_str().or_else(|| error["message"].as_str()).map(str::to_owned);
+        whole.or_else(|| Some(format!("{}: {}", error["field"].as_str()?, error["code"].as_str()?)))
+    });
+    let all: Vec<String> = [&body["message"], error].into_iter().filter_map(text).chain(errors).collect();
+    let start = String::from_utf8_lossy(&answer.body[..answer.body.len().min(300)]);
+    if !all.is_empty() {
+        shown(&all.join("; "))
+    } else if start.trim().is_empty() {
+        format!("HTTP status {}", answer.status)
+    } else {
+        shown(&start)
     }
 }

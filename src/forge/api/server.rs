@@ -6,7 +6,6 @@ use ureq::http::{self, header};
 use url::Url;
 
 use super::error::{ApiError, Problem};
-use crate::http::tls::Trust;
 use crate::http::{self as client, Answer, Client, HttpErrorKind, Timeouts, shown};
 use crate::model::is_loopback;
 
@@ -47,9 +46,7 @@ impl Server {
         if !base.path().ends_with('/') {
             base.set_path(&format!("{}/", base.path()));
         }
-        let client = Trust::new(ca_pem)
-            .and_then(|trust| Client::new(&trust, TIMEOUTS, 1))
-            .map_err(ApiError::settings)?;
+        let client = Client::new(ca_pem, TIMEOUTS).map_err(ApiError::settings)?;
         Ok(Server { base, host, client })
     }
 

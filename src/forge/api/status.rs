@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Api, ApiError, Problem};
+use super::{Api, ApiError, Family, Problem};
 use crate::model::{CommitSha, ForgeName};
 
 /// The name of the status, among those of other tools on the same commit.
@@ -38,70 +38,52 @@ impl Api {
         if description.chars().count() > LONGEST_DESCRIPTION {
             description = description.chars().take(LONGEST_DESCRIPTION - 1).chain(['…']).collect();
         }
-        match self.kind {
-            ForgeName::Github | ForgeName::Gitea | ForgeName::Forgejo | ForgeName::Gitbucket => {
-                let mut body = json!({
-                    "state": word(*state, ["pending", "success", "failure", "error"]),
-                    "description": description,
-                    "context": CONTEXT,
-                });
-                // GitBucket rejects an empty one with 404.
-                if let Some(url) = target_url {
-                    body["target_url"] = url.as_str().into();
-                }
-                self.send("POST", &format!("statuses/{commit}"), Some(&body), &at).map(drop)
-            }
-            ForgeName::Gitlab => {
-                let state = word(*state, ["pending", "success", "failed", "failed"]);
-                let mut body = json!({"state": state, "name": CONTEXT, "description": description});
-                if let Some(url) = target_url {
-                    body["target_url"] = url.as_str().into();
-                }
-                let sent = self.send("POST", &format!("statuses/{commit}"), Some(&body), &at);
-                match sent {
-                    Err(error)
-                        if error.problem == Problem::Invalid
-                            && error.detail.contains("Cannot transition")
-                            && self.gitlab_has(commit, state, &at)? =>
-                    {
-                        Ok(())
-                    }
-                    sent => sent.map(drop),
-                }
-            }
-            ForgeName::Bitbucket => {
-                let body = self.build(status, &description);
-                self.send("POST", &format!("commit/{commit}/statuses/build"), Some(&body), &at).map(drop)
-            }
-            ForgeName::BitbucketServer => {
-                let body = self.build(status, &description);
-                match self.send("POST", &format!("commits/{commit}/builds"), Some(&body), &at) {
-                    // Data Center before 7.4.
-                    Err(error) if error.problem == Problem::NotFound => {
-                        let url = self.anywhere(&format!("build-status/1.0/commits/{commit}"))?;
-                        self.exchange("POST", &url, Some(&body), &at).map(drop)
-                    }
-                    sent => sent.map(drop),
-                }
-            }
-            ForgeName::Gogs => Err(self.error(
-                Problem::Lacking,
-                &at,
-                "Gogs has no commit statuses; set comment = true instead",
-            )),
+        if self.kind == ForgeName::Gogs {
+            let detail = "Gogs has no commit statuses; set comment = true instead";
+            return Err(self.error(Problem::Lacking, &at, detail));
         }
-    }
-
-    /// The status in the format of both Bitbuckets, which require a URL.
-    fn build(&self, status: &CommitStatus, description: &str) -> Value {
-        let page = || self.page(&format!("commits/{}", status.commit));
-        json!({
-            "key": CONTEXT,
-            "name": CONTEXT,
-            "state": word(status.state, ["INPROGRESS", "SUCCESSFUL", "FAILED", "FAILED"]),
-            "description": description,
-            "url": status.target_url.clone().unwrap_or_else(page),
-        })
+        // Both Bitbuckets require a URL.
+        let url = || target_url.clone().unwrap_or_else(|| self.page(&format!("commits/{commit}")));
+        let of_bitbucket = || json!({"key": CONTEXT, "name": CONTEXT, "url": url()});
+        let (path, mut body) = match self.family() {
+            Family::Github => (format!("statuses/{commit}"), json!({"context": CONTEXT})),
+            Family::Gitlab => (format!("statuses/{commit}"), json!({"name": CONTEXT})),
+            Family::Bitbucket => (format!("commit/{commit}/statuses/build"), of_bitbucket()),
+            Family::BitbucketServer => (format!("commits/{commit}/builds"), of_bitbucket()),
+        };
+        // GitBucket rejects an empty one with 404.
+        if let (Some(url), Family::Github | Family::Gitlab) = (target_url, self.family()) {
+            body["target_url"] = url.as_str().into();
+        }
+        let [pending, success, failure, error] = match self.family() {
+            Family::Github => ["pending", "success", "failure", "error"],
+            Family::Gitlab => ["pending", "success", "failed", "failed"],
+            Family::Bitbucket | Family::BitbucketServer => ["INPROGRESS", "SUCCESSFUL", "FAILED", "FAILED"],
+        };
+        let state = match state {
+            CommitState::Pending => pending,
+            CommitState::Success => success,
+            CommitState::Failure => failure,
+            CommitState::Error => error,
+        };
+        body["state"] = state.into();
+        body["description"] = description.into();
+        match self.send("POST", &path, Some(&body), &at) {
+            // GitLab rejects the state that a commit already has.
+            Err(error)
+                if self.kind == ForgeName::Gitlab
+                    && error.detail.contains("Cannot transition")
+                    && self.gitlab_has(commit, state, &at)? =>
+            {
+                Ok(())
+            }
+            // Data Center before 7.4.
+            Err(error) if self.kind == ForgeName::BitbucketServer && error.problem == Problem::NotFound => {
+                let url = self.anywhere(&format!("build-status/1.0/commits/{commit}"))?;
+                self.exchange("POST", &url, Some(&body), &at).map(drop)
+            }
+            sent => sent.map(drop),
+        }
     }
 
     /// Whether swanci's newest status on a commit has this state.
@@ -110,14 +92,5 @@ impl Api {
         let found: Vec<Value> = self.read(&path, at)?;
         let newest = found.iter().filter(|s| s["name"] == CONTEXT).max_by_key(|s| s["id"].as_u64());
         Ok(newest.is_some_and(|status| status["status"] == state))
-    }
-}
-
-fn word(state: CommitState, [pending, success, failure, error]: [&'static str; 4]) -> &'static str {
-    match state {
-        CommitState::Pending => pending,
-        CommitState::Success => success,
-        CommitState::Failure => failure,
-        CommitState::Error => error,
     }
 }

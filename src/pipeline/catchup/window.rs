@@ -9,11 +9,10 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
 use crate::error::Failure;
-use crate::git::{Found, GitError, Landed, Mirror};
+use crate::git::{Found, GitError, GitErrorKind, Mirror};
 use crate::manifest::{self, ImageSpec};
 use crate::model::{BranchName, CommitSha, ImageName, ImageRepository, InvalidValue, RepoName, Tag, invalid};
 use crate::parallel;
-use crate::process::CommandError;
 use crate::registry::RegistryError;
 
 use super::super::{Origin, REGISTRY_THREADS, Site};
@@ -67,14 +66,15 @@ pub(super) fn commits(
         }
         Some(Since::Time(since)) => {
             let mut landed = mirror.first_parents(tip, None, None)?;
-            landed.truncate(landed_since(&landed, since.as_second()));
+            let times: Vec<i64> = landed.iter().map(|commit| commit.time).collect();
+            landed.truncate(landed_since(&times, since.as_second()));
             landed
         }
     };
     if let Some(max) = options.max {
         landed.truncate(max);
     }
-    Ok(landed.into_iter().rev().map(|landed| landed.commit).collect())
+    Ok(landed.into_iter().rev().map(|commit| commit.id).collect())
 }
 
 fn not_on_branch(since: &CommitSha, branch: &BranchName) -> Failure {
@@ -84,8 +84,8 @@ fn not_on_branch(since: &CommitSha, branch: &BranchName) -> Failure {
 
 /// How many of the commits, newest first, landed at `since` or later. A commit lands after its first parent, so a
 /// commit with an earlier time (a slow clock) counts too if its parent's time is late enough.
-fn landed_since(landed: &[Landed], since: i64) -> usize {
-    landed.iter().rposition(|l| l.time >= since).map_or(0, |oldest| oldest + 1)
+fn landed_since(times: &[i64], since: i64) -> usize {
+    times.iter().rposition(|time| *time >= since).map_or(0, |oldest| oldest + 1)
 }
 
 /// The Docker images that a commit lists, or why its images.json cannot be read.
@@ -98,7 +98,7 @@ pub(super) fn listings(
     repository: &RepoName,
 ) -> Result<Vec<Rc<Listing>>, Failure> {
     let files = mirror.look_across(commits, manifest::FILE_NAME)?;
-    let blob = |found: &Found| if let Found::Blob(object) = found { Some(object.id.clone()) } else { None };
+    let blob = |found: &Found| if let Found::Blob(id) = found { Some(id.clone()) } else { None };
     let ids: Vec<String> = files.iter().filter_map(blob).collect::<BTreeSet<_>>().into_iter().collect();
     let contents = read_blobs(mirror, &ids)?;
     let parsed: BTreeMap<&String, Rc<Listing>> =
@@ -109,7 +109,7 @@ pub(super) fn listings(
     let empty = Rc::new(Ok(Vec::new()));
     let outside = Rc::new(Err("images.json is a link that leads out of the repository".to_owned()));
     let listing = |(file, dockerfile): (&Found, &Found)| match file {
-        Found::Blob(object) => parsed.get(&object.id).unwrap_or(&empty).clone(),
+        Found::Blob(id) => parsed.get(id).unwrap_or(&empty).clone(),
         Found::Outside(_) | Found::Dangling => outside.clone(),
         Found::Missing | Found::Tree(_) | Found::Submodule if blob(dockerfile).is_some() => root.clone(),
         Found::Missing | Found::Tree(_) | Found::Submodule => empty.clone(),
@@ -121,7 +121,7 @@ pub(super) fn listings(
 fn read_blobs(mirror: &Mirror<'_>, ids: &[String]) -> Result<Vec<Option<Vec<u8>>>, GitError> {
     match mirror.read_blobs(ids) {
         Ok(contents) => Ok(contents.into_iter().map(Some).collect()),
-        Err(GitError::Command(CommandError::TooMuchOutput { .. })) => {
+        Err(error) if error.kind == GitErrorKind::TooMuchOutput => {
             if ids.len() < 2 {
                 return Ok(vec![None]);
             }
@@ -184,14 +184,10 @@ mod tests {
 
     #[test]
     fn a_commit_with_a_slow_clock_counts_if_its_parent_is_new_enough() {
-        let at = |times: &[i64]| -> Vec<Landed> {
-            let commit: CommitSha = "8c1c06a1a89e8278937a7d22d8ba1a834bd4c8a1".parse().unwrap();
-            times.iter().map(|time| Landed { commit: commit.clone(), time: *time }).collect()
-        };
-        assert_eq!(landed_since(&at(&[50, 40, 30, 20]), 30), 3);
-        assert_eq!(landed_since(&at(&[50, 0, 30, 20]), 30), 3);
-        assert_eq!(landed_since(&at(&[0, 40, 20]), 30), 2);
-        assert_eq!(landed_since(&at(&[20, 10]), 30), 0);
+        assert_eq!(landed_since(&[50, 40, 30, 20], 30), 3);
+        assert_eq!(landed_since(&[50, 0, 30, 20], 30), 3);
+        assert_eq!(landed_since(&[0, 40, 20], 30), 2);
+        assert_eq!(landed_since(&[20, 10], 30), 0);
         assert_eq!(landed_since(&[], 30), 0);
     }
 

@@ -1,21 +1,20 @@
-use std::sync::Mutex;
-use std::sync::atomic::AtomicI64;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use jiff::Timestamp;
 
 use super::*;
-use crate::queue::job::{Accepted, JobState, NewJob};
+use crate::queue::job::{Ending, JobState, NewJob};
 use crate::queue::lock::ServeLock;
-use crate::queue::store::{Ending, Retention};
 
 /// A store whose clock the test sets, in seconds, and what was posted about its jobs.
 struct Fixture {
     dir: tempfile::TempDir,
     second: Arc<AtomicI64>,
     store: Option<Store>,
-    posted: Arc<Mutex<Vec<(PostKind, i64, JobState)>>>,
-    warnings: Arc<Mutex<Vec<String>>>,
-    fails: Arc<Mutex<Option<PostError>>>,
+    posted: Vec<(PostKind, i64, JobState)>,
+    warnings: Vec<String>,
+    fails: Option<PostError>,
 }
 
 impl Fixture {
@@ -24,9 +23,9 @@ impl Fixture {
             dir: tempfile::tempdir().unwrap(),
             second: Arc::new(AtomicI64::new(0)),
             store: None,
-            posted: Arc::default(),
-            warnings: Arc::default(),
-            fails: Arc::default(),
+            posted: Vec::new(),
+            warnings: Vec::new(),
+            fails: None,
         };
         fixture.reopen();
         fixture.store().set_posts(true).unwrap();
@@ -35,7 +34,7 @@ impl Fixture {
 
     fn reopen(&mut self) {
         self.store = None;
-        let lock = ServeLock::acquire(self.dir.path(), None, Timestamp::now()).unwrap();
+        let lock = ServeLock::acquire(self.dir.path()).unwrap();
         let second = Arc::clone(&self.second);
         let clock = move || Timestamp::from_second(1_800_000_000 + second.load(Ordering::SeqCst)).unwrap();
         self.store = Some(Store::open(lock, Arc::new(clock)).unwrap());
@@ -58,10 +57,9 @@ impl Fixture {
             delivery_id: None,
             document: "{}".to_owned(),
         };
-        match self.store().accept(job).unwrap() {
-            Accepted::New(id) => id,
-            other @ (Accepted::Duplicate { .. } | Accepted::Requeued(_)) => panic!("{other:?}"),
-        }
+        let (id, known) = self.store().accept(&job).unwrap();
+        assert_eq!(known, None);
+        id
     }
 
     fn run(&self, ending: &Ending) -> JobId {
@@ -70,66 +68,56 @@ impl Fixture {
         job.id
     }
 
-    /// Posts what may be posted at this second, as the thread does; returns how long what is left waits.
-    fn post_at(&self, second: i64) -> Option<Duration> {
+    /// Sends the posts that may be sent at this second; returns how long the remaining ones wait.
+    fn post_at(&mut self, second: i64) -> Option<Duration> {
         self.second.store(second, Ordering::SeqCst);
-        let (fails, posted) = (Arc::clone(&self.fails), Arc::clone(&self.posted));
-        let poster = move |post: &Post| match &*fails.lock().unwrap() {
-            Some(failed) => Err(failed.clone()),
-            None => {
-                posted.lock().unwrap().push((post.kind, post.job.id.0, post.job.state));
-                Ok(())
+        while let Some(post) = self.store().next_post().unwrap() {
+            let sent = self.fails.clone().map_or(Ok(()), Err);
+            if sent.is_ok() {
+                self.posted.push((post.kind, post.job.id.0, post.job.state));
             }
-        };
-        let warnings = Arc::clone(&self.warnings);
-        let warn = move |text: &str| warnings.lock().unwrap().push(text.to_owned());
-        let outbox = Outbox::new(self.store(), &Cancel::new(), Box::new(poster), Box::new(warn));
-        loop {
-            let Some(post) = self.store().next_post().unwrap() else {
-                let now = self.store().now();
-                let next = self.store().read(|conn| {
-                    conn.query_row("SELECT min(not_before) FROM outbox", [], |row| {
-                        row.get::<_, Option<i64>>(0)
-                    })
-                });
-                return next.unwrap().map(|next| Duration::from_millis((next - now).unsigned_abs()));
-            };
-            outbox.attempt(&post).unwrap();
+            let warning = self.store().posted(&post, sent).unwrap();
+            self.warnings.extend(warning);
         }
+        let next: Option<i64> = self
+            .store()
+            .read(|conn| conn.query_row("SELECT min(not_before) FROM outbox", [], |row| row.get(0)))
+            .unwrap();
+        next.map(|next| Duration::from_millis((next - self.store().now()).unsigned_abs()))
     }
 
-    fn fail(&self, pause: Option<Duration>) {
-        *self.fails.lock().unwrap() = Some(PostError { error: "502".to_owned(), pause });
+    fn fail(&mut self, pause: Option<Duration>) {
+        self.fails = Some(PostError { error: "502".to_owned(), pause });
     }
 
-    fn succeed(&self) {
-        *self.fails.lock().unwrap() = None;
+    fn succeed(&mut self) {
+        self.fails = None;
     }
 
-    fn posted(&self) -> Vec<(PostKind, i64, JobState)> {
-        std::mem::take(&mut *self.posted.lock().unwrap())
+    fn posted(&mut self) -> Vec<(PostKind, i64, JobState)> {
+        std::mem::take(&mut self.posted)
     }
 }
 
 fn done() -> Ending {
-    Ending::Succeeded { outcome: "{}".to_owned() }
+    Ending { state: JobState::Succeeded, outcome: Some("{}".to_owned()), ..Ending::default() }
 }
 
 fn failed() -> Ending {
-    Ending::Failed { code: 1, error: "no".to_owned() }
+    Ending { state: JobState::Failed, exit_code: Some(1), error: Some("no".to_owned()), ..Ending::default() }
 }
 
 use PostKind::{Comment, Status};
 
 #[test]
 fn a_job_is_reported_when_it_is_queued_and_when_it_has_ended() {
-    let fixture = Fixture::new();
+    let mut fixture = Fixture::new();
     fixture.accept("main", Some(1));
     assert_eq!(fixture.post_at(0), None);
     assert_eq!(fixture.posted(), [(Status, 1, JobState::Queued)]);
-    let again = Ending::Retry { code: 6, error: "x".to_owned(), wait: Duration::ZERO };
+    let again = Ending { wait: Some(Duration::ZERO), ..Ending::default() };
     fixture.run(&again);
-    fixture.run(&Ending::Interrupted);
+    fixture.run(&Ending::default());
     fixture.post_at(1);
     assert_eq!(fixture.posted(), [], "it is still pending");
     fixture.run(&failed());
@@ -142,7 +130,7 @@ fn a_job_is_reported_when_it_is_queued_and_when_it_has_ended() {
 }
 
 #[test]
-fn nothing_is_kept_to_be_posted_where_nobody_wants_it() {
+fn without_reports_the_outbox_stays_empty() {
     let fixture = Fixture::new();
     fixture.accept("main", Some(1));
     assert_eq!(fixture.store().unposted().unwrap(), 1);
@@ -154,8 +142,8 @@ fn nothing_is_kept_to_be_posted_where_nobody_wants_it() {
 }
 
 #[test]
-fn a_newer_post_takes_the_place_of_an_older_one_and_order_is_kept() {
-    let fixture = Fixture::new();
+fn a_newer_post_replaces_an_older_one_and_order_is_kept() {
+    let mut fixture = Fixture::new();
     let one = fixture.accept("main", Some(1));
     fixture.store().cancel(one).unwrap();
     fixture.post_at(0);
@@ -173,7 +161,7 @@ fn a_newer_post_takes_the_place_of_an_older_one_and_order_is_kept() {
 
 #[test]
 fn a_commit_that_becomes_known_later_gets_its_pending_status_then() {
-    let fixture = Fixture::new();
+    let mut fixture = Fixture::new();
     let id = fixture.accept("main", None);
     fixture.post_at(0);
     assert_eq!(fixture.posted(), []);
@@ -189,7 +177,7 @@ fn a_commit_that_becomes_known_later_gets_its_pending_status_then() {
 }
 
 #[test]
-fn what_fails_is_tried_again_with_longer_waits_across_restarts() {
+fn a_failed_post_is_repeated_with_longer_waits_across_restarts() {
     let mut fixture = Fixture::new();
     fixture.accept("main", Some(1));
     fixture.fail(None);
@@ -203,12 +191,12 @@ fn what_fails_is_tried_again_with_longer_waits_across_restarts() {
     assert_eq!(fixture.posted(), [], "it still waits");
     fixture.post_at(50);
     assert_eq!(fixture.posted(), [(Status, 1, JobState::Queued)]);
-    assert_eq!(fixture.warnings.lock().unwrap().len(), 1, "only the first failure is said");
+    assert_eq!(fixture.warnings.len(), 1, "only the first failure is said");
 }
 
 #[test]
-fn a_server_that_asks_for_a_pause_gets_it_and_no_wait_is_longer_than_half_an_hour() {
-    let fixture = Fixture::new();
+fn a_pause_that_the_server_asks_for_is_kept_up_to_half_an_hour() {
+    let mut fixture = Fixture::new();
     fixture.accept("main", Some(1));
     fixture.fail(Some(Duration::from_secs(120)));
     assert_eq!(fixture.post_at(0), Some(Duration::from_secs(120)));
@@ -221,8 +209,8 @@ fn a_server_that_asks_for_a_pause_gets_it_and_no_wait_is_longer_than_half_an_hou
 }
 
 #[test]
-fn what_was_not_posted_within_a_day_is_dropped_with_a_warning() {
-    let fixture = Fixture::new();
+fn a_post_that_fails_for_a_day_is_dropped_with_a_warning() {
+    let mut fixture = Fixture::new();
     fixture.accept("main", Some(1));
     fixture.fail(None);
     let mut second = 0;
@@ -231,7 +219,7 @@ fn what_was_not_posted_within_a_day_is_dropped_with_a_warning() {
         second += i64::try_from(wait.as_secs()).unwrap() + 1;
     }
     assert!((86_400..90_000).contains(&second), "{second}");
-    let warnings = fixture.warnings.lock().unwrap();
+    let warnings = &fixture.warnings;
     assert_eq!(warnings.len(), 2);
     assert!(warnings[1].contains("the status about job 1 was not posted within a day"), "{warnings:?}");
     assert_eq!(fixture.store().unposted().unwrap(), 0);
@@ -243,30 +231,6 @@ fn a_forgotten_job_is_not_reported() {
     fixture.accept("main", Some(1));
     fixture.run(&done());
     fixture.second.store(10, Ordering::SeqCst);
-    let none = Retention { age: Duration::from_secs(1), count: 0 };
-    assert_eq!(fixture.store().enforce(none).unwrap(), 1);
-    assert_eq!(fixture.store().unposted().unwrap(), 0);
-}
-
-#[test]
-fn there_is_a_thread_only_while_there_is_something_to_post() {
-    let fixture = Fixture::new();
-    let (sent, received) = std::sync::mpsc::channel();
-    let sent = Mutex::new(sent);
-    let post = move |post: &Post| {
-        sent.lock().unwrap().send((post.job.id, thread::current().name().map(str::to_owned))).unwrap();
-        Ok(())
-    };
-    let warn = |text: &str| panic!("{text}");
-    let outbox = Outbox::new(fixture.store(), &Cancel::new(), Box::new(post), Box::new(warn));
-    outbox.look().unwrap();
-    assert!(!outbox.busy.load(Ordering::SeqCst));
-    let id = fixture.accept("main", Some(1));
-    outbox.look().unwrap();
-    let posted = received.recv_timeout(Duration::from_secs(20)).unwrap();
-    assert_eq!(posted, (id, Some("outbox".to_owned())));
-    while outbox.busy.load(Ordering::SeqCst) {
-        thread::sleep(Duration::from_millis(5));
-    }
+    assert_eq!(fixture.store().forget(Duration::from_secs(1), 0).unwrap(), 1);
     assert_eq!(fixture.store().unposted().unwrap(), 0);
 }
