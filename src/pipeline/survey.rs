@@ -80,8 +80,7 @@ pub(super) fn survey(
     let found = mirror.context_files(&change.commit, &paths, origin.submodules)?;
     let mut images = Vec::with_capacity(docker.len());
     for ((place, spec), files) in docker.into_iter().zip(found) {
-        let bad_input =
-            |problem: String| Failure::bad_input(problem).context(format!("image `{}`", spec.name));
+        let bad_input = |problem: String| Failure::bad_input(format!("image `{}`: {problem}", spec.name));
         let repository = ImageRepository::new(site.registry.as_ref(), origin.namespace.as_ref(), &spec.name);
         let repository = repository.map_err(|error| bad_input(error.to_string()))?;
         origin.check_namespace(site, &repository)?;
