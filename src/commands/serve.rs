@@ -5,18 +5,18 @@ mod service;
 
 use std::net::TcpListener;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
 use signal_hook::consts::SIGHUP;
 
 use crate::cancel::{Cancel, Stop};
-use crate::cli::{Global, Serve, SiteArgs};
+use crate::cli::{Global, Serve};
 use crate::config::Config;
 use crate::error::{Classify as _, Failure, Kind};
 use crate::forge::signature::WebhookSecret;
-use crate::listener::{self, ForgeRules, Intake, Limits, Listener, Metrics};
+use crate::listener::{self, ForgeRules, Limits, Listener};
 use crate::process;
 use crate::queue::{JobRecord, JobState, Pool, PoolOptions, ServeLock, Store};
 
@@ -42,20 +42,8 @@ pub(super) fn command(session: &Session, global: &Global, args: &Serve) -> Resul
     signal_hook::flag::register(SIGHUP, Arc::clone(&hangup))
         .classify(Kind::Environment, || "cannot handle SIGHUP")?;
     let (queue, public, admin) = open(&config, &announcer)?;
-    let queue = Arc::new(queue);
-    let (counted, has_admin) = (Arc::clone(&queue), admin.is_some());
-    let service = Arc::new(Service {
-        config: RwLock::new(Arc::new(config.clone())),
-        flags: SiteArgs { registry: args.registry.clone(), ..SiteArgs::default() },
-        metrics: Metrics::new(move || counted.stats().unwrap_or_default()),
-        intake: Intake::new(rules, Arc::clone(&queue), args.once),
-        queue,
-        announcer,
-        stopper: OnceLock::new(),
-        first_job: OnceLock::new(),
-        checked: Mutex::new(None),
-        checking: Mutex::new(()),
-    });
+    let has_admin = admin.is_some();
+    let service = Arc::new(Service::new(config.clone(), args, rules, queue, announcer));
     let (queue, announcer) = (&service.queue, &service.announcer);
     // Finds an invalid configuration at startup, not with the first merge.
     let site = service.site(&session.events, &session.cancel)?;

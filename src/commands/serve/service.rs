@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, TryLockError};
 use std::time::{Duration, Instant};
 
 use crate::cancel::Cancel;
-use crate::cli::SiteArgs;
+use crate::cli::{Serve, SiteArgs};
 use crate::commands::announce::Announcer;
 use crate::commands::build::change_of;
 use crate::commands::session;
@@ -12,7 +12,9 @@ use crate::config::Config;
 use crate::documents::DecisionDocument;
 use crate::error::{Classify as _, Failure, Kind};
 use crate::events::Events;
-use crate::listener::{App, Delivered, DeliveryLine, Intake, Metrics, RawDelivery, Stopper, Verdict};
+use crate::listener::{
+    App, Delivered, DeliveryLine, ForgeRules, Intake, Metrics, RawDelivery, Stopper, Verdict,
+};
 use crate::pipeline::{self, BuildOptions, PushOptions, Ran};
 use crate::progress::{Detail, Lines};
 use crate::queue::{Ending, Handler, JobContext, JobId, JobRecord, Post, PostError, Store};
@@ -26,7 +28,7 @@ const READY_FOR: Duration = Duration::from_secs(1);
 
 pub(super) struct Service {
     /// SIGHUP replaces it as a whole.
-    pub(super) config: RwLock<Arc<Config>>,
+    config: RwLock<Arc<Config>>,
     pub(super) flags: SiteArgs,
     pub(super) queue: Arc<Store>,
     pub(super) metrics: Metrics,
@@ -36,11 +38,28 @@ pub(super) struct Service {
     pub(super) stopper: OnceLock<Stopper>,
     pub(super) first_job: OnceLock<JobId>,
     /// The last response of `/readyz` and its time.
-    pub(super) checked: Mutex<Option<(Instant, Result<(), String>)>>,
-    pub(super) checking: Mutex<()>,
+    checked: Mutex<Option<(Instant, Result<(), String>)>>,
+    checking: Mutex<()>,
 }
 
 impl Service {
+    pub(super) fn new(
+        config: Config,
+        args: &Serve,
+        rules: Vec<ForgeRules>,
+        queue: Store,
+        announcer: Announcer,
+    ) -> Service {
+        let queue = Arc::new(queue);
+        let counted = Arc::clone(&queue);
+        let metrics = Metrics::new(move || counted.stats().unwrap_or_default());
+        let intake = Intake::new(rules, Arc::clone(&queue), args.once);
+        let flags = SiteArgs { registry: args.registry.clone(), ..SiteArgs::default() };
+        let config = RwLock::new(Arc::new(config));
+        let (stopper, first_job, checked, checking) = Default::default();
+        Service { config, flags, queue, metrics, announcer, intake, stopper, first_job, checked, checking }
+    }
+
     pub(super) fn config(&self) -> Arc<Config> {
         Arc::clone(&*self.config.read().unwrap_or_else(PoisonError::into_inner))
     }
