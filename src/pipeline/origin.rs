@@ -17,12 +17,13 @@ use crate::redact;
 use super::Site;
 use super::compare::Asked;
 
-pub(super) const GITHUB: &str = "https://github.com";
+const GITHUB: &str = "https://github.com";
 
 /// The clone source of a change and the names of its images.
 #[derive(Debug, Clone)]
 pub(crate) struct Origin {
     pub remote: Remote,
+    /// The `source` label of its images.
     pub source: String,
     /// Earlier values of the `source` label.
     former: Vec<String>,
