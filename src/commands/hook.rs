@@ -247,12 +247,12 @@ fn check(session: &Session, args: &HookCheck) -> Result<(), Failure> {
         Err(error) => return Err(error.into()),
     }
     if let Some(ping) = ping.as_ref().filter(|ping| ping.state() != DeliveryState::Succeeded) {
-        problems.push(format!("the ping failed: {}", said(ping)));
+        problems.push(format!("the ping failed: {}", ping.result()));
     }
     let failed = unresolved(&deliveries);
     if !failed.is_empty() {
-        let they = if failed.len() == 1 { "1 event" } else { &format!("{} events", failed.len()) };
-        problems.push(format!("{they} never arrived"));
+        let events = if failed.len() == 1 { "event" } else { "events" };
+        problems.push(format!("{} {events} never arrived", failed.len()));
     }
     // `failed`: the newest attempt of each event that never arrived. `deliveries`: newest first.
     let document = json!({
@@ -312,16 +312,9 @@ fn row(delivery: &Delivery) -> String {
         "{mark}  {}  {:<28} {}{again}",
         delivery.delivered_at,
         format!("{}{action}", delivery.event),
-        said(delivery)
+        delivery.result()
     );
     format!("  {}\n", escaped(&line))
-}
-
-fn said(delivery: &Delivery) -> String {
-    match delivery.status_code {
-        0 => delivery.status.clone(),
-        code => format!("{code} {}", delivery.status).trim_end().to_owned(),
-    }
 }
 
 /// The hint for an unhealthy webhook.
@@ -362,9 +355,7 @@ fn redeliver(session: &Session, args: &HookRedeliver) -> Result<(), Failure> {
             format!("{}; `swanci catchup` builds what was merged meanwhile", webhooks.by_hand(&hook.id)),
         ));
     }
-    let since = i64::try_from(args.since.as_secs()).unwrap_or(i64::MAX);
-    let oldest =
-        Timestamp::from_second(Timestamp::now().as_second().saturating_sub(since)).unwrap_or(Timestamp::MIN);
+    let oldest = Timestamp::now().checked_sub(args.since).unwrap_or(Timestamp::MIN);
     // The list is newest first. An invalid time does not end it.
     let is_new = |d: &Delivery| d.delivered_at.parse::<Timestamp>().map_or(true, |time| time >= oldest);
     let deliveries = webhooks.deliveries(&hook.id, usize::MAX, &mut |delivery| is_new(delivery))?;

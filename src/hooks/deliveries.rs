@@ -77,6 +77,14 @@ impl Delivery {
         }
     }
 
+    /// The HTTP status, or the reason without one.
+    pub(crate) fn result(&self) -> String {
+        match self.status_code {
+            0 => self.status.clone(),
+            code => format!("{code} {}", self.status).trim_end().to_owned(),
+        }
+    }
+
     pub(crate) fn is_ping(&self) -> bool {
         self.event == "ping"
     }
