@@ -115,6 +115,8 @@ const fn words(forge: ForgeName) -> [&'static str; 4] {
 pub fn decide(delivery: Delivery, branches: &BranchGlobs) -> Decision {
     let [event, merge, close, merged_says] = words(delivery.forge);
     let closed_by = |action: &str| vec![pass("event", &format!("{event} {action}")), pass("action", action)];
+    let change = delivery.change;
+    let subject = subject(change.as_ref());
     match delivery.event {
         Event::Ping => skip(vec![], "event", "ping", "a ping is not a merge".to_owned(), None),
         Event::Other { name } => {
@@ -122,17 +124,16 @@ pub fn decide(delivery: Delivery, branches: &BranchGlobs) -> Decision {
             let reason = format!("the event is {name}: only a merged pull request is built");
             skip(vec![], "event", &name, reason, None)
         }
-        Event::Touched { action, change } => {
+        Event::Touched { action } => {
             let (action, why) = match action.map(|action| shortened(&action, 60)) {
                 Some(action) => (action.clone(), format!("its action is {action}")),
                 None => ("without an action".to_owned(), "it has no action".to_owned()),
             };
             let rules = vec![pass("event", &format!("{event} {action}"))];
-            let reason = format!("{} was not closed by this event: {why}", subject(change.as_deref()));
+            let reason = format!("{subject} was not closed by this event: {why}");
             skip(rules, "action", &action, reason, change)
         }
-        Event::Closed { merged, change } => {
-            let subject = subject(change.as_deref());
+        Event::Closed { merged } => {
             let (detail, reason) = match merged {
                 Some(_) => ("merged is false", format!("{subject} was closed without being merged")),
                 None => (
@@ -142,42 +143,45 @@ pub fn decide(delivery: Delivery, branches: &BranchGlobs) -> Decision {
             };
             skip(closed_by(close), "merged", detail, reason, change)
         }
-        Event::Contradiction { state, change } => {
+        Event::Contradiction { state } => {
             let state = shortened(&state, 60);
             let reason = format!(
-                "{} was closed, but its state is {state}: the delivery contradicts itself; if it was merged, \
-                 `swanci catchup` finds the merge",
-                subject(change.as_deref())
+                "{subject} was closed, but its state is {state}: the delivery contradicts itself; if it was merged, \
+                 `swanci catchup` finds the merge"
             );
             let decision = skip(closed_by(merge), "state", &format!("state is {state}"), reason, change);
             Decision { contradictory: true, ..decision }
         }
-        Event::Merged(change) => {
+        Event::Merged => {
             let mut rules = closed_by(merge);
             rules.push(pass("merged", merged_says));
-            by_branch(rules, change, branches)
+            by_branch(rules, &subject, change, branches)
         }
     }
 }
 
-fn by_branch(mut rules: Vec<RuleOutcome>, change: Box<ReportedChange>, branches: &BranchGlobs) -> Decision {
-    let subject = subject(Some(&change));
-    let Some(branch) = &change.branch else {
+fn by_branch(
+    mut rules: Vec<RuleOutcome>,
+    subject: &str,
+    change: Option<ReportedChange>,
+    branches: &BranchGlobs,
+) -> Decision {
+    let Some(branch) = change.as_ref().and_then(|change| change.branch.as_ref()) else {
         // Every forge names the branch of a merge; without it the branch filter cannot decide.
         let reason = format!("{subject} was merged, but the payload does not say into which branch");
-        return skip(rules, "branch", "no branch", reason, Some(change));
+        return skip(rules, "branch", "no branch", reason, change);
     };
     let name = escaped(branch.as_str());
     if !branches.choose(branch) {
         let detail = format!("{name} matches none of {}", escaped(&branches.globs.join(", ")));
         let reason = format!("{subject} was merged into {name}, which is not among the branches to build");
-        return skip(rules, "branch", &detail, reason, Some(change));
+        return skip(rules, "branch", &detail, reason, change);
     }
     let why = if branches.globs.is_empty() { "; every branch is built" } else { " matches" };
     rules.push(pass("branch", &format!("{name}{why}")));
     let reason = format!("{subject} was merged into {name}");
     let decision = DecisionWord::Build;
-    Decision { decision, reason, change: Some(*change), rules, contradictory: false }
+    Decision { decision, reason, change, rules, contradictory: false }
 }
 
 fn subject(change: Option<&ReportedChange>) -> String {
@@ -196,10 +200,9 @@ fn skip(
     rule: &str,
     detail: &str,
     reason: String,
-    change: Option<Box<ReportedChange>>,
+    change: Option<ReportedChange>,
 ) -> Decision {
     rules.push(RuleOutcome { verdict: Verdict::Skip, ..pass(rule, detail) });
-    let change = change.map(|change| *change);
     Decision { decision: DecisionWord::Skip, reason, change, rules, contradictory: false }
 }
 

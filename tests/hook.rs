@@ -206,7 +206,7 @@ fn every_refusal_has_a_hint() {
         ),
         (429, vec![("Retry-After", "17")], message("secondary rate limit"), 6, vec!["try again in 17 s"]),
         (500, vec![], "<html>".to_owned(), 6, vec!["500"]),
-        (200, vec![], "<html>".to_owned(), 1, vec!["not expected"]),
+        (200, vec![], "<html>".to_owned(), 1, vec!["an unexpected answer"]),
     ] {
         let (dir, api) = (site(), GitHubApi::start());
         api.instead("POST", "/hooks", gives(status, &headers, &body));

@@ -409,10 +409,10 @@ fn old_jobs_are_removed_with_their_logs_and_waiting_jobs_are_kept() {
     clock.advance(89 * day);
     let waiting = accept(&queue, "a/b", 9999);
     let age = PoolOptions::default().retention;
-    assert_eq!(queue.forget(age, 10_000).unwrap(), 0);
-    assert_eq!(queue.forget(age, 440).unwrap(), 10);
+    assert_eq!(queue.delete_old(age, 10_000).unwrap(), 0);
+    assert_eq!(queue.delete_old(age, 440).unwrap(), 10);
     clock.advance(2 * day);
-    assert_eq!(queue.forget(age, 10_000).unwrap(), 440);
+    assert_eq!(queue.delete_old(age, 10_000).unwrap(), 440);
     assert_eq!(fs::read_dir(dir.path().join("logs")).unwrap().count(), 0);
     assert_eq!(queue.get(ids[0]).unwrap_err().kind, Kind::Failed);
     assert_eq!(queue.get(waiting).unwrap().state, JobState::Queued);

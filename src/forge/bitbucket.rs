@@ -23,7 +23,7 @@ struct Pull<'a> {
 pub(super) fn read(forge: ForgeName, top: &JsonObject<'_>, event: Option<&str>) -> Result<Delivery, Failure> {
     let in_body = top.peek_text("eventKey").filter(|_| forge == ForgeName::BitbucketServer);
     let deduced = deduce(top);
-    let key = event.or(in_body.as_deref()).or(deduced.as_deref());
+    let key = event.or(in_body.as_deref()).or(deduced);
     let Some(action) =
         key.and_then(|key| key.strip_prefix("pr:").or_else(|| key.strip_prefix("pullrequest:")))
     else {
@@ -31,50 +31,49 @@ pub(super) fn read(forge: ForgeName, top: &JsonObject<'_>, event: Option<&str>) 
             Some("diagnostics:ping") => Event::Ping,
             name => Event::Other { name: name.map(str::to_owned) },
         };
-        return Ok(Delivery { forge, repository: repository_of(&top.peek("repository")), event });
+        let repository = repository_of(&top.peek("repository"));
+        return Ok(Delivery { forge, repository, event, change: None });
     };
     let pull_key = if top.has("pullRequest") { "pullRequest" } else { "pullrequest" };
-    let merged = matches!(action, "merged" | "fulfilled");
-    let pull = if merged { top.object(pull_key)? } else { top.peek(pull_key) };
+    let is_merge = matches!(action, "merged" | "fulfilled");
+    let pull = if is_merge { top.object(pull_key)? } else { top.peek(pull_key) };
     let is_like_cloud = forge == ForgeName::Bitbucket || pull.has("destination");
     let [target, source] = if is_like_cloud { ["destination", "source"] } else { ["toRef", "fromRef"] };
     let (target, source) = (pull.peek(target), pull.peek(source));
     let pull = Pull { forge, pull, target, source, is_like_cloud };
     let repository =
         repository_of(&pull.target.peek("repository")).or_else(|| repository_of(&top.peek("repository")));
-    let reported = || repository.clone().map(|name| Box::new(pull.reported(top, name)));
-    let event = if merged {
-        let state = pull.pull.peek_text("state");
-        // The plugin's payloads may lack it; Atlassian's examples contain `OPEN|MERGED|DECLINED`.
-        let is_plugins = pull_key == "pullrequest" && forge == ForgeName::BitbucketServer;
-        match state {
-            Some(state) if state.split('|').any(|state| state == "MERGED") => {
-                pull.merge(top, repository.clone())?
-            }
-            None if is_plugins && deduced.is_none() => pull.merge(top, repository.clone())?,
-            Some(state) => Event::Contradiction { state, change: reported() },
-            None => Event::Closed { merged: None, change: reported() },
+    let change = repository.clone().map(|name| pull.reported(top, name));
+    // The plugin's payloads may lack the state; Atlassian's examples contain `OPEN|MERGED|DECLINED`.
+    let is_plugins = pull_key == "pullrequest" && forge == ForgeName::BitbucketServer;
+    let event = match (action, pull.pull.peek_text("state")) {
+        ("merged" | "fulfilled", Some(state)) if state.split('|').any(|state| state == "MERGED") => {
+            Event::Merged
         }
-    } else if matches!(action, "declined" | "rejected" | "deleted") {
-        Event::Closed { merged: Some(false), change: reported() }
-    } else {
-        Event::Touched { action: Some(action.to_owned()), change: reported() }
+        ("merged" | "fulfilled", None) if is_plugins && deduced.is_none() => Event::Merged,
+        ("merged" | "fulfilled", Some(state)) => Event::Contradiction { state },
+        ("merged" | "fulfilled", None) => Event::Closed { merged: None },
+        ("declined" | "rejected" | "deleted", _) => Event::Closed { merged: Some(false) },
+        (_, _) => Event::Touched { action: Some(action.to_owned()) },
     };
-    Ok(Delivery { forge, repository, event })
+    if event == Event::Merged {
+        pull.require(top, change.as_ref())?;
+    }
+    Ok(Delivery { forge, repository, event, change })
 }
 
 /// The event of a payload without its header and without `eventKey`. Payloads about a comment, an approval or a request
 /// for changes also contain the pull request, but have an additional key for their own subject.
-fn deduce(top: &JsonObject<'_>) -> Option<String> {
+fn deduce(top: &JsonObject<'_>) -> Option<&'static str> {
     let about_more = ["comment", "approval", "changes_request", "participant"].iter().any(|key| top.has(key));
     if !top.is_object("pullrequest") || about_more || top.has("eventKey") {
         return None;
     }
     let state = top.peek("pullrequest").peek_text("state")?;
     Some(match state.as_str() {
-        "MERGED" => "pullrequest:fulfilled".to_owned(),
-        "DECLINED" => "pullrequest:rejected".to_owned(),
-        _ => "pullrequest:updated".to_owned(),
+        "MERGED" => "pullrequest:fulfilled",
+        "DECLINED" => "pullrequest:rejected",
+        _ => "pullrequest:updated",
     })
 }
 
@@ -102,8 +101,9 @@ impl Pull<'_> {
             .or_else(|| self.target.peek("branch").peek_as("name"))
     }
 
-    fn merge(&self, top: &JsonObject<'_>, name: Option<RepoName>) -> Result<Event, Failure> {
-        let change = self.reported(top, name.map_or_else(|| self.name(top), Ok)?);
+    /// The data of a merge that must be there; the error has its path.
+    fn require(&self, top: &JsonObject<'_>, change: Option<&ReportedChange>) -> Result<(), Failure> {
+        let Some(change) = change else { return self.require_name(top) };
         if change.branch.is_none() {
             if self.is_like_cloud || self.target.has("branch") {
                 self.target.object("branch")?.needed::<BranchName>("name")?;
@@ -118,23 +118,25 @@ impl Pull<'_> {
         if at.has(key) && change.commit.is_none() {
             at.needed::<CommitPrefix>(key)?;
         }
-        Ok(Event::Merged(Box::new(change)))
+        Ok(())
     }
 
-    /// The required name of the repository.
-    fn name(&self, top: &JsonObject<'_>) -> Result<RepoName, Failure> {
+    fn require_name(&self, top: &JsonObject<'_>) -> Result<(), Failure> {
         let repository = self.target.object("repository")?;
         if self.is_like_cloud {
             let at = if repository.has("full_name") { repository } else { top.object("repository")? };
-            return at.needed("full_name");
+            return at.needed::<RepoName>("full_name").map(drop);
         }
         let project = repository.object("project")?;
         let key = project.text("key")?.ok_or_else(|| project.missing("key"))?;
         let slug = repository.text("slug")?.ok_or_else(|| repository.missing("slug"))?;
-        let is_wrong = |error| format!("is wrong: {error}");
-        let project_alone = format!("{key}/x").parse::<RepoName>();
-        project_alone.map_err(|error| project.wrong("key", is_wrong(error)))?;
-        format!("{key}/{slug}").parse().map_err(|error| repository.wrong("slug", is_wrong(error)))
+        for (name, object, wrong) in
+            [(format!("{key}/x"), &project, "key"), (format!("{key}/{slug}"), &repository, "slug")]
+        {
+            let parsed = name.parse::<RepoName>();
+            parsed.map_err(|error| object.wrong(wrong, format!("is wrong: {error}")))?;
+        }
+        Ok(())
     }
 
     /// The object and key of the commit that landed.

@@ -10,13 +10,15 @@ use crate::model::{BranchName, CommitSha, ForgeName, PullRequest, RepoName};
 pub(super) fn read(forge: ForgeName, top: &JsonObject<'_>, event: Option<&str>) -> Result<Delivery, Failure> {
     // An unrelated delivery must not fail here, so a value of another type counts as absent.
     let repository = top.peek("repository").peek_as::<RepoName>("full_name");
-    let event = match event.or_else(|| deduce(top)) {
-        Some("ping") => Event::Ping,
+    let (event, change) = match event.or_else(|| deduce(top)) {
+        Some("ping") => (Event::Ping, None),
         // A workflow's other name for the same payload: it only determines which version of the workflow runs.
-        Some("pull_request" | "pull_request_target") => pull_request(forge, top, repository.clone())?,
-        other => Event::Other { name: other.map(str::to_owned) },
+        Some("pull_request" | "pull_request_target") => {
+            (pull_request(forge, top)?, repository.clone().map(|name| reported(forge, top, name)))
+        }
+        other => (Event::Other { name: other.map(str::to_owned) }, None),
     };
-    Ok(Delivery { forge, repository, event })
+    Ok(Delivery { forge, repository, event, change })
 }
 
 /// The event of a payload without its header. Payloads about a review, a comment or a thread also contain
@@ -30,27 +32,26 @@ fn deduce(top: &JsonObject<'_>) -> Option<&'static str> {
     (about_it && !about_more).then_some("pull_request")
 }
 
-fn pull_request(forge: ForgeName, top: &JsonObject<'_>, name: Option<RepoName>) -> Result<Event, Failure> {
+fn pull_request(forge: ForgeName, top: &JsonObject<'_>) -> Result<Event, Failure> {
     let action = top.text("action")?;
-    let change = name.map(|name| Box::new(reported(forge, top, name)));
     if action.as_deref() != Some("closed") {
-        return Ok(Event::Touched { action, change });
+        return Ok(Event::Touched { action });
     }
     let pull = top.object("pull_request")?;
     let state = pull.peek_text("state").filter(|state| state == "open");
     let merged: Option<bool> = pull.read("merged", "true or false")?;
     // GitBucket also closes, without a merge, open pull requests from the target branch of another merge.
     if let (Some(state), true) = (state, forge != ForgeName::Gitbucket || merged == Some(true)) {
-        return Ok(Event::Contradiction { state, change });
+        return Ok(Event::Contradiction { state });
     }
     match merged {
-        Some(true) => merge(forge, top, &pull).map(|change| Event::Merged(Box::new(change))),
-        Some(false) | None => Ok(Event::Closed { merged, change }),
+        Some(true) => require(forge, top, &pull).map(|()| Event::Merged),
+        Some(false) | None => Ok(Event::Closed { merged }),
     }
 }
 
-/// The change of a merge; missing data is an error with its path.
-fn merge(forge: ForgeName, top: &JsonObject<'_>, pull: &JsonObject<'_>) -> Result<ReportedChange, Failure> {
+/// The data of a merge that must be there; the error has its path.
+fn require(forge: ForgeName, top: &JsonObject<'_>, pull: &JsonObject<'_>) -> Result<(), Failure> {
     let repository = top.object("repository")?;
     let clone_url = repository.url("clone_url")?;
     let base = pull.object("base")?;
@@ -70,7 +71,7 @@ fn merge(forge: ForgeName, top: &JsonObject<'_>, pull: &JsonObject<'_>) -> Resul
     if forge == ForgeName::Github && clone_url.is_none() {
         return Err(repository.missing("clone_url"));
     }
-    Ok(reported(forge, top, repository.needed("full_name")?))
+    repository.needed::<RepoName>("full_name").map(drop)
 }
 
 /// The readable parts of a pull request.

@@ -9,14 +9,16 @@ use crate::model::{BranchName, CommitSha, ForgeName, PullRequest, RepoName};
 pub(super) fn read(top: &JsonObject<'_>, event: Option<&str>) -> Result<Delivery, Failure> {
     let subject = top.peek_text("object_kind").or_else(|| top.peek_text("event_type"));
     let by_header = matches!(event, None | Some("Merge Request Hook" | "System Hook" | "merge_request"));
-    let name = full_name(top);
-    let event = if by_header && subject.as_deref() == Some("merge_request") {
-        merge_request(top, name.clone())?
+    let repository = full_name(top);
+    let (event, change) = if by_header && subject.as_deref() == Some("merge_request") {
+        let attributes = top.object("object_attributes")?;
+        let change = repository.clone().map(|name| reported(top, &attributes, name));
+        (merge_request(top, &attributes)?, change)
     } else {
         let name = event.map(str::to_owned).or(subject).or_else(|| top.peek_text("event_name"));
-        Event::Other { name }
+        (Event::Other { name }, None)
     };
-    Ok(Delivery { forge: ForgeName::Gitlab, repository: name, event })
+    Ok(Delivery { forge: ForgeName::Gitlab, repository, event, change })
 }
 
 /// The delivery's project: for a merge request, the target project.
@@ -35,30 +37,25 @@ fn full_name(top: &JsonObject<'_>) -> Option<RepoName> {
     })
 }
 
-fn merge_request(top: &JsonObject<'_>, name: Option<RepoName>) -> Result<Event, Failure> {
-    let attributes = top.object("object_attributes")?;
+fn merge_request(top: &JsonObject<'_>, attributes: &JsonObject<'_>) -> Result<Event, Failure> {
     let (action, state) = (attributes.peek_text("action"), attributes.peek_text("state"));
-    let change = name.as_ref().map(|name| Box::new(reported(top, &attributes, name.clone())));
     Ok(match (action.as_deref(), state) {
         (Some("merge"), Some(state)) if state == "merged" => {
-            Event::Merged(Box::new(merge(top, &attributes, name)?))
+            require(top, attributes)?;
+            Event::Merged
         }
-        (Some("merge"), Some(state)) => Event::Contradiction { state, change },
-        (Some("merge"), None) => Event::Closed { merged: None, change },
-        (Some("close"), _) => Event::Closed { merged: Some(false), change },
-        (_, _) => Event::Touched { action, change },
+        (Some("merge"), Some(state)) => Event::Contradiction { state },
+        (Some("merge"), None) => Event::Closed { merged: None },
+        (Some("close"), _) => Event::Closed { merged: Some(false) },
+        (_, _) => Event::Touched { action },
     })
 }
 
-fn merge(
-    top: &JsonObject<'_>,
-    attributes: &JsonObject<'_>,
-    name: Option<RepoName>,
-) -> Result<ReportedChange, Failure> {
-    let name = match name {
-        Some(name) => name,
-        None => top.object("project")?.needed("path_with_namespace")?,
-    };
+/// The data of a merge that must be there; the error has its path.
+fn require(top: &JsonObject<'_>, attributes: &JsonObject<'_>) -> Result<(), Failure> {
+    if full_name(top).is_none() {
+        top.object("project")?.needed::<RepoName>("path_with_namespace")?;
+    }
     attributes.needed::<BranchName>("target_branch")?;
     attributes.number("iid")?.ok_or_else(|| attributes.missing("iid"))?;
     for key in ["merge_commit_sha", "squash_commit_sha"] {
@@ -66,7 +63,7 @@ fn merge(
             attributes.needed::<CommitSha>(key)?;
         }
     }
-    Ok(reported(top, attributes, name))
+    Ok(())
 }
 
 fn reported(top: &JsonObject<'_>, attributes: &JsonObject<'_>, name: RepoName) -> ReportedChange {

@@ -29,6 +29,8 @@ pub struct Delivery {
     /// The repository; `None` for deliveries about an account, and for an invalid name.
     pub repository: Option<RepoName>,
     pub event: Event,
+    /// The pull request of the event, as far as it is readable. Without a merge nothing landed, so its commit is absent.
+    pub change: Option<ReportedChange>,
 }
 
 /// The event of a delivery. A closed enum, so that the compiler finds every place that must handle a new kind.
@@ -37,34 +39,17 @@ pub enum Event {
     /// A test of the webhook.
     Ping,
     /// A pull request was closed by merging it: the only event that announces a merge.
-    Merged(Box<ReportedChange>),
-    /// A pull request was closed without merging it.
-    Closed {
-        /// The payload's value; `None` if absent.
-        merged: Option<bool>,
-        /// Nothing landed, so its commit is absent.
-        change: Option<Box<ReportedChange>>,
-    },
+    Merged,
+    /// A pull request was closed without merging it; with the payload's value, `None` if absent.
+    Closed { merged: Option<bool> },
     /// The delivery contradicts itself: the event is a close or a merge, but the pull request has another state. GitHub
     /// occasionally sends this for a merged pull request, so a merge may be lost.
-    Contradiction {
-        /// The state of the pull request in the payload.
-        state: String,
-        /// The pull request in the payload.
-        change: Option<Box<ReportedChange>>,
-    },
-    /// Another event of a pull request, merged or not.
-    Touched {
-        /// The forge's name for it; `None` if the payload has none.
-        action: Option<String>,
-        /// The pull request in the payload.
-        change: Option<Box<ReportedChange>>,
-    },
-    /// Any other event: a push, a comment, a review, or one unknown to this version.
-    Other {
-        /// The event header; `None` if it is missing and the payload does not identify the event.
-        name: Option<String>,
-    },
+    Contradiction { state: String },
+    /// Another event of a pull request, merged or not; with the forge's name for it, `None` if the payload has none.
+    Touched { action: Option<String> },
+    /// Any other event: a push, a comment, a review, or one unknown to this version. Without a name, the event header is
+    /// missing and the payload does not identify the event.
+    Other { name: Option<String> },
 }
 
 /// The metadata of a payload.
@@ -93,12 +78,6 @@ fn unsupported(forge: &str, mark: &str) -> Failure {
     ))
 }
 
-/// A document of swanci that `command` reads, in place of a payload.
-fn own_document(command: &str) -> Failure {
-    Failure::bad_input("this is a document of swanci's own, not a webhook payload")
-        .hint(format!("give it to `swanci {command}`"))
-}
-
 /// Parses a delivery.
 ///
 /// # Errors
@@ -107,8 +86,9 @@ pub fn parse(body: &[u8], headers: Headers<'_>) -> Result<Delivery, Failure> {
     let json = body::json(body, headers.encoding)?;
     let top = wire::JsonObject::top(body::text(&json)?)?;
     // `--forge` does not turn a document of swanci into a payload.
-    if let Some(command) = shape::own_document(&top) {
-        return Err(own_document(command));
+    if let Some(hint) = shape::own_document(&top) {
+        let text = "this is a document of swanci's own, not a webhook payload";
+        return Err(Failure::bad_input(text).hint(hint));
     }
     let forge = headers.forge.map_or_else(|| shape::recognize(&top), Ok)?;
     let event = headers.event.map(str::trim_ascii).filter(|event| !event.is_empty());

@@ -33,16 +33,17 @@ pub(super) fn recognize(top: &JsonObject<'_>) -> Result<ForgeName, Failure> {
     })
 }
 
-/// The command that reads this document of swanci.
+/// What to do with a document that swanci reads, if it is one.
 pub(super) fn own_document(top: &JsonObject<'_>) -> Option<&'static str> {
-    if !top.is_number("schema") {
-        None
-    } else if top.is_string("decision") {
-        Some("build")
-    } else if top.is_string("outcome") {
-        Some("verify")
-    } else if top.has("images") {
-        Some("push")
+    let (has_schema, has_images) = (top.is_number("schema"), top.has("images"));
+    if has_schema && top.is_string("decision") {
+        Some("give it to `swanci build`")
+    } else if has_schema && top.is_string("outcome") {
+        Some("give it to `swanci verify`")
+    } else if has_schema && has_images {
+        Some("give it to `swanci push`")
+    } else if has_images && !top.has("repository") && !top.has("sender") {
+        Some("`swanci check` validates the images.json of a working tree")
     } else {
         None
     }
@@ -166,13 +167,17 @@ mod tests {
     }
 
     #[test]
-    fn swancis_own_documents_are_recognized_by_their_schema() {
+    fn swancis_own_documents_are_recognized_by_their_keys() {
         for (text, command) in [
-            (r#"{"schema":1,"decision":"build","change":{}}"#, "build"),
-            (r#"{"schema":1,"change":{},"images":[]}"#, "push"),
-            (r#"{"schema":1,"outcome":"succeeded","images":[]}"#, "verify"),
+            (r#"{"schema":1,"decision":"build","change":{}}"#, "`swanci build`"),
+            (r#"{"schema":1,"change":{},"images":[]}"#, "`swanci push`"),
+            (r#"{"schema":1,"outcome":"succeeded","images":[]}"#, "`swanci verify`"),
+            (r#"{"images":[{"service_name":"httpd"}]}"#, "`swanci check`"),
         ] {
-            assert_eq!(own_document(&JsonObject::top(text).unwrap()), Some(command), "{text}");
+            let hint = own_document(&JsonObject::top(text).unwrap()).unwrap();
+            assert!(hint.contains(command), "{text}: {hint}");
         }
+        let push = r#"{"images":[],"repository":{"full_name":"a/b"}}"#;
+        assert_eq!(own_document(&JsonObject::top(push).unwrap()), None);
     }
 }

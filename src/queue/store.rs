@@ -156,13 +156,13 @@ impl Store {
 
     /// Deletes jobs that ended longer than `age` ago, and all but the newest `count` ended jobs, with their logs, in
     /// small batches. Returns how many.
-    pub fn forget(&self, age: Duration, count: u32) -> Result<usize, Failure> {
+    pub fn delete_old(&self, age: Duration, count: u32) -> Result<usize, Failure> {
         let before = self.now().saturating_sub(millis(age));
-        let mut forgotten = 0;
+        let mut deleted = 0;
         loop {
             let expired = self.read(|conn| sql::expired(conn, before, count))?;
             if expired.is_empty() {
-                return Ok(forgotten);
+                return Ok(deleted);
             }
             // Logs first: a crash in between leaves jobs without logs, which the next run deletes, instead of logs
             // without jobs.
@@ -170,14 +170,14 @@ impl Store {
                 let _ = std::fs::remove_file(self.log_path(*id));
             }
             let done: usize = self.write(|conn| {
-                let mut forget =
+                let mut delete =
                     conn.prepare_cached("DELETE FROM jobs WHERE id = ? AND finished_at IS NOT NULL")?;
-                expired.iter().map(|id| forget.execute([id.0])).sum()
+                expired.iter().map(|id| delete.execute([id.0])).sum()
             })?;
             if done == 0 {
-                return Ok(forgotten); // all were queued again meanwhile
+                return Ok(deleted); // all were queued again meanwhile
             }
-            forgotten += done;
+            deleted += done;
         }
     }
 

@@ -269,7 +269,7 @@ impl Workers {
     fn tick(&self, renewed: &mut Instant, tidied: &mut Option<Instant>) -> Result<(), Failure> {
         if tidied.is_none_or(|at| at.elapsed() >= TIDY) {
             *tidied = Some(Instant::now());
-            self.store.forget(self.options.retention, KEEP)?;
+            self.store.delete_old(self.options.retention, KEEP)?;
         }
         if self.store.has_next(self.options.backoff.longest())? {
             self.store.wake();

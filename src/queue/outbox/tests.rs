@@ -226,11 +226,11 @@ fn a_post_that_fails_for_a_day_is_dropped_with_a_warning() {
 }
 
 #[test]
-fn a_forgotten_job_is_not_reported() {
+fn a_deleted_job_is_not_reported() {
     let fixture = Fixture::new();
     fixture.accept("main", Some(1));
     fixture.run(&done());
     fixture.second.store(10, Ordering::SeqCst);
-    assert_eq!(fixture.store().forget(Duration::from_secs(1), 0).unwrap(), 1);
+    assert_eq!(fixture.store().delete_old(Duration::from_secs(1), 0).unwrap(), 1);
     assert_eq!(fixture.store().unposted().unwrap(), 0);
 }
