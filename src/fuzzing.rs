@@ -10,8 +10,11 @@ pub fn images(bytes: &[u8]) {
 
 pub fn dockerfile(text: &str) {
     let Ok(stages) = DockerfileStages::parse(text, &BTreeMap::new()) else { return };
-    let names =
-        stages.bases().iter().map(|base| (base.clone(), "registry.example.org/base".to_owned())).collect();
+    let names = stages
+        .bases()
+        .iter()
+        .map(|base| ((*base).to_owned(), "registry.example.org/base".to_owned()))
+        .collect();
     let rewritten = stages.rewritten(text, &names, "other");
     assert_eq!(rewritten.matches('\n').count(), text.matches('\n').count());
 }
