@@ -23,7 +23,7 @@ use super::documents_io::show;
 use super::summary;
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-struct Problem {
+struct Finding {
     file: String,
     /// Starts at 1.
     line: Option<usize>,
@@ -36,16 +36,16 @@ struct Problem {
     hint: Option<String>,
 }
 
-impl Problem {
+impl Finding {
     fn new(
         file: &Path,
         at: Option<(usize, usize)>,
         path: String,
         problem: String,
         hint: Option<String>,
-    ) -> Problem {
+    ) -> Finding {
         let (line, column) = at.unzip();
-        Problem { file: file.display().to_string(), line, column, path, problem, hint }
+        Finding { file: file.display().to_string(), line, column, path, problem, hint }
     }
 }
 
@@ -54,8 +54,8 @@ pub(super) fn command(global: &Global, dir: Option<&Path>, cancel: &Cancel) -> R
     let environment = Environment::of_process();
     let (configuration, mistakes) = Config::mistakes(global.config.as_deref(), &environment)?;
     let file = configuration.clone().unwrap_or_default();
-    let mut problems: Vec<Problem> =
-        mistakes.into_iter().map(|m| Problem::new(&file, m.at, m.key, m.problem, m.hint)).collect();
+    let mut problems: Vec<Finding> =
+        mistakes.into_iter().map(|m| Finding::new(&file, m.at, m.key, m.problem, m.hint)).collect();
     // Remaining errors are in the environment.
     let config = match problems.is_empty() {
         true => Some(Config::load(global.config.as_deref(), global.state_dir.as_deref(), &environment)?),
@@ -94,8 +94,8 @@ pub(super) fn command(global: &Global, dir: Option<&Path>, cancel: &Cancel) -> R
     }
 }
 
-fn shown(problem: &Problem, configuration: Option<&Path>) -> String {
-    let Problem { file, line, column, path, problem, hint } = problem;
+fn shown(problem: &Finding, configuration: Option<&Path>) -> String {
+    let Finding { file, line, column, path, problem, hint } = problem;
     let place = line.zip(*column).map(|(line, column)| format!(":{line}:{column}")).unwrap_or_default();
     let path = match path.as_str() {
         "" => String::new(),
@@ -132,7 +132,7 @@ impl Tree {
     }
 
     /// Returns the names of the images.
-    fn check(&self, config: Option<&Config>, problems: &mut Vec<Problem>) -> Result<Vec<String>, Failure> {
+    fn check(&self, config: Option<&Config>, problems: &mut Vec<Finding>) -> Result<Vec<String>, Failure> {
         let file = self.dir.join(manifest::FILE_NAME);
         let bytes = match std::fs::read(self.root.join(manifest::FILE_NAME)) {
             Ok(bytes) => bytes,
@@ -143,7 +143,7 @@ impl Tree {
                 let problem = "does not exist, and there is no Dockerfile beside it".to_owned();
                 let hint = r#"write {"images":[{"service_name":"httpd","version":"1.0","type":"Docker"}]}"#
                     .to_owned();
-                problems.push(Problem::new(&file, None, String::new(), problem, Some(hint)));
+                problems.push(Finding::new(&file, None, String::new(), problem, Some(hint)));
                 return Ok(Vec::new());
             }
             Err(error) => {
@@ -152,7 +152,7 @@ impl Tree {
         };
         let mut specs = BTreeMap::new();
         let mut mistake = |m: Mistake| {
-            problems.push(Problem::new(&file, m.at, m.key, m.problem, m.hint));
+            problems.push(Finding::new(&file, m.at, m.key, m.problem, m.hint));
         };
         match manifest::each(&bytes) {
             Ok(images) => images.enumerate().for_each(|(index, image)| match image {
@@ -168,7 +168,7 @@ impl Tree {
             let key = if value["images"][index].get(key).is_some() { key } else { "service_name" };
             let path = format!("images[{index}].{key}");
             let place = offset_of(text, &path).map(|offset| line_and_column(text, offset));
-            problems.push(Problem::new(&file, place, path, problem, hint));
+            problems.push(Finding::new(&file, place, path, problem, hint));
         };
         let mut stages = BTreeMap::new();
         for (index, spec) in specs.iter().filter(|(_, spec)| spec.skipped.is_none()) {

@@ -13,7 +13,7 @@ use crate::error::Failure;
 use crate::escape::escaped;
 use crate::forge::api::Problem;
 use crate::hooks::{
-    Delivery, DeliveryState, Hook, HookId, ORIGINAL_PATH, WEBHOOK_PATH, Webhooks, installed, public_url,
+    Attempt, AttemptState, Hook, HookId, ORIGINAL_PATH, WEBHOOK_PATH, Webhooks, installed, public_url,
     unresolved, webhook_url,
 };
 use crate::model::{ForgeName, RepoName};
@@ -246,13 +246,13 @@ fn check(session: &Session, args: &HookCheck) -> Result<(), Failure> {
         }
         Err(error) => return Err(error.into()),
     }
-    if let Some(ping) = ping.as_ref().filter(|ping| ping.state() != DeliveryState::Succeeded) {
-        problems.push(format!("the ping failed: {}", said(ping)));
+    if let Some(ping) = ping.as_ref().filter(|ping| ping.state() != AttemptState::Succeeded) {
+        problems.push(format!("the ping failed: {}", ping.result()));
     }
     let failed = unresolved(&deliveries);
     if !failed.is_empty() {
-        let they = if failed.len() == 1 { "1 event" } else { &format!("{} events", failed.len()) };
-        problems.push(format!("{they} never arrived"));
+        let events = if failed.len() == 1 { "event" } else { "events" };
+        problems.push(format!("{} {events} never arrived", failed.len()));
     }
     // `failed`: the newest attempt of each event that never arrived. `deliveries`: newest first.
     let document = json!({
@@ -281,17 +281,17 @@ fn wait_for_ping(
     session: &Session,
     webhooks: &Webhooks,
     hook: &Hook,
-    before: &[Delivery],
+    before: &[Attempt],
     args: &HookCheck,
-) -> Result<(Vec<Delivery>, Option<Delivery>), Failure> {
+) -> Result<(Vec<Attempt>, Option<Attempt>), Failure> {
     let known: HashSet<u64> = before.iter().map(|delivery| delivery.id).collect();
     let (begun, mut pause) = (Instant::now(), Duration::from_millis(100));
     loop {
         let deliveries = webhooks.deliveries(&hook.id, usize::from(args.last), &mut |_| true)?;
         // Only GitHub has an event for pings.
-        let is_test = |d: &&Delivery| d.is_ping() || webhooks.api.kind != ForgeName::Github;
+        let is_test = |d: &&Attempt| d.is_ping() || webhooks.api.kind != ForgeName::Github;
         let ping = deliveries.iter().filter(is_test).find(|d| !known.contains(&d.id)).cloned();
-        let ended = ping.as_ref().is_some_and(|ping| ping.state() != DeliveryState::Pending);
+        let ended = ping.as_ref().is_some_and(|ping| ping.state() != AttemptState::Pending);
         if ended || begun.elapsed() + pause > args.wait {
             return Ok((deliveries, ping));
         }
@@ -300,11 +300,11 @@ fn wait_for_ping(
     }
 }
 
-fn row(delivery: &Delivery) -> String {
+fn row(delivery: &Attempt) -> String {
     let mark = match delivery.state() {
-        DeliveryState::Succeeded => "ok     ",
-        DeliveryState::Pending => "pending",
-        DeliveryState::Failed => "FAILED ",
+        AttemptState::Succeeded => "ok     ",
+        AttemptState::Pending => "pending",
+        AttemptState::Failed => "FAILED ",
     };
     let action = delivery.action.as_deref().map(|action| format!(" {action}")).unwrap_or_default();
     let again = if delivery.redelivery { " (again)" } else { "" };
@@ -312,25 +312,18 @@ fn row(delivery: &Delivery) -> String {
         "{mark}  {}  {:<28} {}{again}",
         delivery.delivered_at,
         format!("{}{action}", delivery.event),
-        said(delivery)
+        delivery.result()
     );
     format!("  {}\n", escaped(&line))
 }
 
-fn said(delivery: &Delivery) -> String {
-    match delivery.status_code {
-        0 => delivery.status.clone(),
-        code => format!("{code} {}", delivery.status).trim_end().to_owned(),
-    }
-}
-
 /// The hint for an unhealthy webhook.
-fn advice(webhooks: &Webhooks, hook: &Hook, ping: Option<&Delivery>, failed: &[&Delivery]) -> Option<String> {
+fn advice(webhooks: &Webhooks, hook: &Hook, ping: Option<&Attempt>, failed: &[&Attempt]) -> Option<String> {
     let name = &webhooks.api.repository;
     if !hook.problems.is_empty() {
         return Some(format!("`swanci hook install --repo {name}` repairs it"));
     }
-    let failed_ping = ping.filter(|ping| ping.state() == DeliveryState::Failed);
+    let failed_ping = ping.filter(|ping| ping.state() == AttemptState::Failed);
     let Some(last) = failed_ping.or(failed.last().copied()) else {
         return ping
             .is_none()
@@ -362,11 +355,9 @@ fn redeliver(session: &Session, args: &HookRedeliver) -> Result<(), Failure> {
             format!("{}; `swanci catchup` builds what was merged meanwhile", webhooks.by_hand(&hook.id)),
         ));
     }
-    let since = i64::try_from(args.since.as_secs()).unwrap_or(i64::MAX);
-    let oldest =
-        Timestamp::from_second(Timestamp::now().as_second().saturating_sub(since)).unwrap_or(Timestamp::MIN);
+    let oldest = Timestamp::now().checked_sub(args.since).unwrap_or(Timestamp::MIN);
     // The list is newest first. An invalid time does not end it.
-    let is_new = |d: &Delivery| d.delivered_at.parse::<Timestamp>().map_or(true, |time| time >= oldest);
+    let is_new = |d: &Attempt| d.delivered_at.parse::<Timestamp>().map_or(true, |time| time >= oldest);
     let deliveries = webhooks.deliveries(&hook.id, usize::MAX, &mut |delivery| is_new(delivery))?;
     let verb = if args.dry_run { "would send" } else { "sends" };
     let (mut redelivered, mut refused, mut stopped, mut text) = (Vec::new(), Vec::new(), None, String::new());

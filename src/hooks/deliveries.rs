@@ -8,7 +8,7 @@ use serde_json::Value;
 
 /// One attempt to deliver an event (schema `hook-delivery-item` of GitHub's API description).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Delivery {
+pub(crate) struct Attempt {
     pub id: u64,
     /// All attempts to deliver one event share it.
     pub guid: String,
@@ -26,7 +26,7 @@ pub(crate) struct Delivery {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum DeliveryState {
+pub(crate) enum AttemptState {
     /// The listener accepted it.
     Succeeded,
     /// It has no response yet.
@@ -35,16 +35,16 @@ pub(crate) enum DeliveryState {
     Failed,
 }
 
-impl Delivery {
+impl Attempt {
     /// An event of GitLab's webhook (docs.gitlab.com, "Project webhooks API", "List all events"). Its headers contain an
     /// id that all attempts share.
-    pub(super) fn of_gitlab(event: &Value) -> Delivery {
+    pub(super) fn of_gitlab(event: &Value) -> Attempt {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let id = event["id"].as_u64().unwrap_or_default();
         let header = |name: &&str| event["request_headers"][name].as_str();
         let guid = ["Idempotency-Key", "X-Gitlab-Event-UUID"].iter().find_map(header);
         let status = text(&event["response_status"]);
-        Delivery {
+        Attempt {
             id,
             guid: guid.map_or_else(|| id.to_string(), str::to_owned),
             delivered_at: text(&event["created_at"]),
@@ -58,22 +58,30 @@ impl Delivery {
     }
 
     /// Data Center's response to a test contains the request that it sent and the response that it received.
-    pub(super) fn of_test(test: &Value) -> Delivery {
+    pub(super) fn of_test(test: &Value) -> Attempt {
         let status = test["response"]["statusCode"].as_i64().or_else(|| test["statusCode"].as_i64());
-        Delivery {
+        Attempt {
             delivered_at: Timestamp::now().to_string(),
             status: if status.is_none() { "no answer".to_owned() } else { String::new() },
             status_code: status.unwrap_or_default(),
             event: "ping".to_owned(),
-            ..Delivery::default()
+            ..Attempt::default()
         }
     }
 
-    pub(crate) fn state(&self) -> DeliveryState {
+    pub(crate) fn state(&self) -> AttemptState {
         match self.status_code {
-            200..=299 => DeliveryState::Succeeded,
-            0 if self.status.eq_ignore_ascii_case("pending") => DeliveryState::Pending,
-            _ => DeliveryState::Failed,
+            200..=299 => AttemptState::Succeeded,
+            0 if self.status.eq_ignore_ascii_case("pending") => AttemptState::Pending,
+            _ => AttemptState::Failed,
+        }
+    }
+
+    /// The HTTP status, or the reason without one.
+    pub(crate) fn result(&self) -> String {
+        match self.status_code {
+            0 => self.status.clone(),
+            code => format!("{code} {}", self.status).trim_end().to_owned(),
         }
     }
 
@@ -83,12 +91,12 @@ impl Delivery {
 }
 
 /// The newest failed attempt of each event without a successful or pending attempt, the oldest first. Excludes pings.
-pub(crate) fn unresolved(newest_first: &[Delivery]) -> Vec<&Delivery> {
+pub(crate) fn unresolved(newest_first: &[Attempt]) -> Vec<&Attempt> {
     // An event that arrived once is settled, whatever the result of a later attempt.
     let settled: HashSet<&str> =
-        newest_first.iter().filter(|d| d.state() != DeliveryState::Failed).map(|d| d.guid.as_str()).collect();
+        newest_first.iter().filter(|d| d.state() != AttemptState::Failed).map(|d| d.guid.as_str()).collect();
     let mut seen = HashSet::new();
-    let mut open: Vec<&Delivery> = newest_first
+    let mut open: Vec<&Attempt> = newest_first
         .iter()
         .filter(|d| !d.is_ping() && !settled.contains(d.guid.as_str()) && seen.insert(d.guid.as_str()))
         .collect();
@@ -100,18 +108,18 @@ pub(crate) fn unresolved(newest_first: &[Delivery]) -> Vec<&Delivery> {
 mod tests {
     use super::*;
 
-    fn delivery(id: u64, guid: &str, status_code: i64) -> Delivery {
-        Delivery {
+    fn delivery(id: u64, guid: &str, status_code: i64) -> Attempt {
+        Attempt {
             id,
             guid: guid.to_owned(),
             delivered_at: "2026-11-22T12:00:00Z".to_owned(),
             status_code,
             event: "pull_request".to_owned(),
-            ..Delivery::default()
+            ..Attempt::default()
         }
     }
 
-    fn ids(deliveries: &[Delivery]) -> Vec<u64> {
+    fn ids(deliveries: &[Attempt]) -> Vec<u64> {
         unresolved(deliveries).iter().map(|d| d.id).collect()
     }
 

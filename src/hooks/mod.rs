@@ -6,7 +6,7 @@ pub(crate) mod installed;
 mod ngrok;
 mod webhook;
 
-pub(crate) use deliveries::{Delivery, DeliveryState, unresolved};
+pub(crate) use deliveries::{Attempt, AttemptState, unresolved};
 pub(crate) use ngrok::public_url;
 pub(crate) use webhook::{Hook, HookId, Webhooks};
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use url::Url;
 
-use super::deliveries::Delivery;
+use super::deliveries::Attempt;
 use crate::forge::api::{Api, ApiError, Problem};
 use crate::model::ForgeName;
 
@@ -304,7 +304,7 @@ impl Webhooks {
     }
 
     /// Sends a test, if the API can. It returns the result, or the result appears in the list of deliveries.
-    pub(crate) fn test(&self, hook: &Hook) -> Result<Option<Delivery>, ApiError> {
+    pub(crate) fn test(&self, hook: &Hook) -> Result<Option<Attempt>, ApiError> {
         let at = format!("asking for a test of webhook {} of {}", hook.id, self.api.repository);
         if self.api.kind == ForgeName::BitbucketServer {
             let query = form_urlencoded::Serializer::new(String::new())
@@ -312,7 +312,7 @@ impl Webhooks {
                 .append_pair("url", hook.url.as_deref().unwrap_or_default())
                 .finish();
             let answer = self.api.send("POST", &format!("webhooks/test?{query}"), Some(&json!({})), &at)?;
-            return Ok(Some(Delivery::of_test(&self.api.parsed(&answer, &at)?)));
+            return Ok(Some(Attempt::of_test(&self.api.parsed(&answer, &at)?)));
         }
         if !self.dialect.test.is_empty() {
             self.api.send("POST", &format!("{}/{}", self.path(&hook.id), self.dialect.test), None, &at)?;
@@ -335,8 +335,8 @@ impl Webhooks {
         &self,
         id: &HookId,
         most: usize,
-        more: &mut dyn FnMut(&Delivery) -> bool,
-    ) -> Result<Vec<Delivery>, ApiError> {
+        more: &mut dyn FnMut(&Attempt) -> bool,
+    ) -> Result<Vec<Attempt>, ApiError> {
         let at = format!("listing the deliveries of webhook {id} of {}", self.api.repository);
         let per_page = most.clamp(1, PER_PAGE);
         let path = format!("{}/{}?per_page={per_page}", self.path(id), self.dialect.deliveries);
@@ -345,7 +345,7 @@ impl Webhooks {
         self.api.pages(&path, &at, &mut |page| {
             for item in page {
                 let parsed =
-                    if on_gitlab { Ok(Delivery::of_gitlab(&item)) } else { serde_json::from_value(item) };
+                    if on_gitlab { Ok(Attempt::of_gitlab(&item)) } else { serde_json::from_value(item) };
                 let delivery = parsed.map_err(|e| self.api.error(Problem::Protocol, &at, e.to_string()))?;
                 if found.len() == most || !more(&delivery) {
                     return Ok(false);
