@@ -11,7 +11,7 @@ mod objects;
 mod remote;
 mod worktree;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use base64::Engine as _;
@@ -111,11 +111,6 @@ fn git(transports: &str, config: &[(String, String)]) -> Tool {
     all.iter().enumerate().fold(tool, |tool, (i, (key, value))| {
         tool.env(format!("GIT_CONFIG_KEY_{i}"), key).env(format!("GIT_CONFIG_VALUE_{i}"), value)
     })
-}
-
-/// A git without network access or remote configuration.
-fn local_git(git_dir: &Path) -> Tool {
-    git("none", &[]).arg(format!("--git-dir={}", git_dir.display()))
 }
 
 /// Access to the repositories of one forge. Nothing in it is sent to other hosts.

@@ -99,10 +99,7 @@ fn a_missing_tool_is_code_6_with_a_hint() {
     let empty = scene.swanci.work().join("empty");
     std::fs::create_dir(&empty).unwrap();
     scene.swanci.set("PATH", &empty.display().to_string());
-    scene
-        .run(&commit, &[])
-        .ended(6)
-        .saying(&["cannot run `git`: it is not installed", "apt-get install git"]);
+    scene.run(&commit, &[]).ended(6).saying(&["`git` is not installed", "apt-get install git"]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::GitError;
 use super::mirror::Mirror;
-use crate::model::{BranchName, CommitPrefix, CommitSha};
+use crate::model::{CommitPrefix, CommitSha};
 use crate::process::CommandError;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,13 +57,6 @@ impl Mirror<'_> {
         let limits: Vec<String> = limits.chain(beyond.map(|commit| format!("^{commit}"))).collect();
         let args = ["--first-parent", tip.as_str()].into_iter().chain(limits.iter().map(String::as_str));
         self.commits(&args.collect::<Vec<_>>())
-    }
-
-    pub fn tip(&self, branch: &BranchName) -> Result<CommitSha, GitError> {
-        let spec = format!("{}^{{commit}}", branch.full_ref());
-        let tool = self.local().args(["rev-parse", "--verify", "--quiet", "--end-of-options", &spec]);
-        let text = self.run(tool)?.text();
-        text.parse().map_err(|_| GitError::unexpected(format!("rev-parse {spec}: {text}")))
     }
 
     /// The commit that a full ref names in the mirror.

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use sha2::{Digest as _, Sha256};
 
 use super::remote::{Remote, Transport};
-use super::{Access, GitError, GitErrorKind, git, http_config, local_git, run, version};
+use super::{Access, GitError, GitErrorKind, git, http_config, run, version};
 use crate::cancel::Cancel;
 use crate::error::Failure;
 use crate::model::{BranchName, CommitSha};
@@ -74,7 +74,8 @@ impl<'a> Mirror<'a> {
         let refspecs: Vec<String> = refs.map(|name| format!("+{name}:{name}")).collect();
         let refspecs: Vec<&str> = refspecs.iter().map(String::as_str).collect();
         self.fetch(&refspecs, &format!("branch `{branch}`"))?;
-        self.tip(branch)
+        let tip = self.commit_of(&branch.full_ref())?;
+        tip.ok_or_else(|| GitError::unexpected(format!("no branch {branch} after its fetch")))
     }
 
     /// Fetches a commit by id. Servers return commits of any origin, so this proves nothing about it.
@@ -216,7 +217,7 @@ impl<'a> Mirror<'a> {
 
     /// A git in this mirror that may not access the network.
     pub(super) fn local(&self) -> Tool {
-        local_git(&self.dir)
+        git("none", &[]).arg(format!("--git-dir={}", self.dir.display()))
     }
 
     /// Fetches into an empty mirror, and replaces the existing one. Keeps what other jobs may be using: every ref of
@@ -300,7 +301,7 @@ impl<'a> Mirror<'a> {
     }
 }
 
-/// Creating a mirror takes moments; an older folder is from a killed process.
+/// Creating a mirror takes less; an older folder is from a killed process.
 const MADE_WITHIN: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Removes mirrors that were not fetched for `age`, and incomplete ones. Returns how many.

@@ -276,7 +276,10 @@ impl Walk<'_, '_> {
             let Some(tree) = tree else { break absent() };
             match part.as_str() {
                 "" | "." => drop(ahead.pop()),
-                ".." if behind.is_empty() => break Found::Outside(reversed(&ahead)),
+                ".." if behind.is_empty() => {
+                    ahead.reverse();
+                    break Found::Outside(ahead.join("/"));
+                }
                 ".." => {
                     behind.pop();
                     ahead.pop();
@@ -332,10 +335,6 @@ impl Walk<'_, '_> {
 
 fn root_of(commit: &CommitSha) -> String {
     format!("{commit}^{{tree}}")
-}
-
-fn reversed(parts: &[String]) -> String {
-    parts.iter().rev().map(String::as_str).collect::<Vec<_>>().join("/")
 }
 
 /// Parses the output of `git cat-file --batch` (git-cat-file(1), BATCH OUTPUT).

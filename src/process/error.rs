@@ -6,7 +6,7 @@ use crate::cancel::Stop;
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
     /// The program did not start, or its output could not be read.
-    #[error("cannot run `{program}`: {}", reason(.error))]
+    #[error("{}", cannot_run(.program, .error))]
     Io { program: String, error: std::io::Error },
     #[error("`{command}` {}{}", ending(*.code), tail_text(.tail))]
     Exit {
@@ -53,12 +53,11 @@ pub(crate) fn has_sign(text: &str, signs: &str) -> bool {
     signs.split('|').any(|sign| text.contains(sign))
 }
 
-fn reason(error: &std::io::Error) -> String {
+fn cannot_run(program: &str, error: &std::io::Error) -> String {
     if error.kind() == std::io::ErrorKind::NotFound {
-        "it is not installed or not on the PATH".to_owned()
-    } else {
-        error.to_string()
+        return format!("`{program}` is not installed or not on the PATH");
     }
+    format!("cannot run `{program}`: {error}")
 }
 
 fn ending(code: Option<i32>) -> String {

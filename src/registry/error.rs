@@ -101,8 +101,8 @@ impl RegistryError {
                 "give the user of `docker login {host}` the right to read and push here, or log in as another one"
             ),
             K::RealmRefused => {
-                "credentials are sent to a token server over https only, or to one on this machine; \
-                                give the registry's token server (its auth realm) an https address"
+                "credentials are sent only over https, or to a token server on this machine; give the registry's token \
+                 server (its auth realm) an https address"
                     .to_owned()
             }
             K::Server { status: 429, retry_after: Some(wait) } => {
