@@ -39,9 +39,10 @@ impl From<Stop> for Failure {
 /// Tells work to stop. Clones share their state; a child also stops with its parent.
 #[derive(Clone, Default)]
 pub struct Cancel {
-    stop: Arc<OnceLock<Stop>>,
+    own: Arc<OnceLock<Stop>>,
+    /// Of its parents.
+    above: Vec<Arc<OnceLock<Stop>>>,
     deadline: Option<Instant>,
-    parent: Option<Arc<Cancel>>,
     bell: Arc<Bell>,
 }
 
@@ -67,17 +68,14 @@ impl Cancel {
     #[must_use]
     pub fn child(&self, limit: Option<Duration>) -> Cancel {
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
-        Cancel {
-            stop: Arc::default(),
-            deadline,
-            parent: Some(Arc::new(self.clone())),
-            bell: self.bell.clone(),
-        }
+        let deadline = [self.deadline, deadline].into_iter().flatten().min();
+        let above = [&self.own].into_iter().chain(&self.above).cloned().collect();
+        Cancel { own: Arc::default(), above, deadline, bell: self.bell.clone() }
     }
 
     /// The first reason wins.
     pub fn stop(&self, reason: Stop) {
-        let _ = self.stop.set(reason);
+        let _ = self.own.set(reason);
         // Under the lock, so that no sleeper is between its check and its wait.
         self.wakers().iter().for_each(|wake| wake());
         self.bell.rung.notify_all();
@@ -93,23 +91,16 @@ impl Cancel {
     }
 
     pub fn stopped(&self) -> Option<Stop> {
-        let own = self.stop.get().copied();
-        own.or_else(|| self.parent.as_ref().and_then(|parent| parent.stopped()))
-            .or_else(|| self.deadline.is_some_and(|d| Instant::now() >= d).then_some(Stop::TimedOut))
+        let stop = [&self.own].into_iter().chain(&self.above).find_map(|stop| stop.get().copied());
+        stop.or_else(|| self.deadline.is_some_and(|d| Instant::now() >= d).then_some(Stop::TimedOut))
     }
 
     pub fn check(&self) -> Result<(), Stop> {
         self.stopped().map_or(Ok(()), Err)
     }
 
-    fn deadline(&self) -> Option<Instant> {
-        let above = self.parent.as_ref().and_then(|parent| parent.deadline());
-        [self.deadline, above].into_iter().flatten().min()
-    }
-
     pub fn sleep(&self, duration: Duration) -> Result<(), Stop> {
         let began = Instant::now();
-        let deadline = self.deadline();
         let mut wakers = self.wakers();
         loop {
             self.check()?;
@@ -117,9 +108,8 @@ impl Cancel {
             if left.is_zero() {
                 return Ok(());
             }
-            let until = deadline
-                .map_or(left, |deadline| left.min(deadline.saturating_duration_since(Instant::now())));
-            let waited = self.bell.rung.wait_timeout(wakers, until);
+            let deadline = self.deadline.map(|end| end.saturating_duration_since(Instant::now()));
+            let waited = self.bell.rung.wait_timeout(wakers, deadline.map_or(left, |until| left.min(until)));
             wakers = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }

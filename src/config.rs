@@ -168,13 +168,18 @@ impl Config {
             .map_err(|mistake| mistake.explain(path.as_deref(), &text, environment))?;
         config.source = path;
         config.warnings = warnings;
-        config.warnings.extend(config.unused_token());
         let secrets = config.forges.iter().filter_map(|forge| forge.secret.as_ref());
         secrets.chain(&config.git_token).for_each(redact::register);
-        if let (Some(token), Some(forge)) = (&config.git_token, config.forge_of_git_token()) {
-            config
+        match (&config.git_token, config.forge_of_git_token()) {
+            (Some(token), Some(forge)) => config
                 .login(forge.kind, token)
-                .map_err(|failure| failure.context("SWANCI_GIT_TOKEN cannot be used"))?;
+                .map(drop)
+                .map_err(|failure| failure.context("SWANCI_GIT_TOKEN cannot be used"))?,
+            (Some(_), None) => config.warnings.push(
+                "SWANCI_GIT_TOKEN is not used, because several forges are configured: give each its own token_file"
+                    .to_owned(),
+            ),
+            (None, _) => {}
         }
         Ok(config)
     }
@@ -215,11 +220,8 @@ impl Config {
     pub fn login(&self, kind: ForgeName, text: &SecretString) -> Result<(String, SecretString), Failure> {
         let text = redact::trimmed(text.expose_secret());
         if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            return Err(Failure::bad_input(format!(
-                "the token for {} holds blanks or line breaks",
-                kind.title()
-            ))
-            .hint("give the token alone, or USER:TOKEN"));
+            let text = format!("the token for {} contains blanks or line breaks", kind.title());
+            return Err(Failure::bad_input(text).hint("give the token alone, or USER:TOKEN"));
         }
         let (login, token) =
             text.split_once(':').unwrap_or_else(|| (self.login_for_tokens(kind, text), text));
@@ -251,15 +253,6 @@ impl Config {
             (_, Some(only), None) => Some(only),
             (_, _, _) => None,
         }
-    }
-
-    fn unused_token(&self) -> Option<String> {
-        let unused = self.git_token.is_some() && self.forge_of_git_token().is_none();
-        unused.then(|| {
-            "SWANCI_GIT_TOKEN is not used: several forges are configured, and it does not say which of them it is for; \
-             give each its own token_file"
-                .to_owned()
-        })
     }
 
     /// Each unreadable build secret, as `repository[NAME].secrets.ID: why`.
@@ -301,8 +294,7 @@ fn short_for(forges: &[ForgeConfig]) -> Result<usize, String> {
         (_, Some(public), _) => Ok(*public),
         ([], None, [_]) => Ok(0),
         (_, None, _) => {
-            Err("several forges are configured: give the one that it is for a secret_file of its own"
-                .to_owned())
+            Err("several forges are configured: give the right one its own secret_file".to_owned())
         }
     }
 }

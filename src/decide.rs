@@ -1,15 +1,11 @@
-//! Delivery and policy → [`Decision`], by a list of rules. Pure.
-//!
-//! [`verdict`] decides from bytes. `serve` calls its two halves ([`crate::forge::parse`], then [`decide`]), because it
-//! checks the repository in between.
+//! Delivery and branch globs → [`Decision`], by a list of rules. Pure.
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use sha2::{Digest as _, Sha256};
 
 use crate::documents::{DecisionDocument, DecisionWord, ReportedChange, RuleOutcome, SCHEMA, Verdict};
-use crate::error::Failure;
 use crate::escape::{escaped, shortened};
-use crate::forge::{self, Delivery, Event, Headers};
+use crate::forge::{Delivery, Event};
 use crate::model::{BranchName, ForgeName};
 
 /// Globs that select branches, compiled once; none selects every branch.
@@ -84,17 +80,6 @@ impl Decision {
 
 pub fn payload_sha256(body: &[u8]) -> String {
     hex::encode(Sha256::digest(body))
-}
-
-/// Decides from bytes: returns the document of `evaluate`.
-pub fn verdict(
-    body: &[u8],
-    headers: Headers<'_>,
-    branches: &BranchGlobs,
-    explain: bool,
-) -> Result<DecisionDocument, Failure> {
-    let delivery = forge::parse(body, headers)?;
-    Ok(decide(delivery, branches).into_document(payload_sha256(body), explain))
 }
 
 /// The forge's terms: the event, its actions for a merge and for a close without one, and the evidence of a merge.

@@ -71,7 +71,7 @@ impl Docker {
                 let text = done.text();
                 parse_inspected(&text).map(Some).ok_or_else(|| DockerError::unexpected(text))
             }
-            Err(error) if error.said("no such image") => Ok(None),
+            Err(error) if error.has_sign("no such image") => Ok(None),
             Err(error) => Err(DockerError::of(&error)),
         }
     }
@@ -138,7 +138,7 @@ impl Docker {
     pub(crate) fn probe_registry(&self, reference: &str, cancel: &Cancel) -> Result<(), DockerError> {
         match self.tool().args(["pull", "--quiet", "--", reference]).run(cancel) {
             Ok(_) => Ok(()),
-            Err(error) if error.said("not found|manifest unknown|does not exist") => Ok(()),
+            Err(error) if error.has_sign("not found|manifest unknown|does not exist") => Ok(()),
             Err(error) => Err(DockerError::of_push(&error)),
         }
     }

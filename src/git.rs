@@ -156,7 +156,7 @@ fn http_config(remote: &Remote, access: Option<&Access>) -> Vec<(String, String)
     if let Some((access, file)) = access.and_then(|access| Some((access, access.ca_file.as_ref()?))) {
         config.push((format!("http.{}.sslCAInfo", access.scope()), file.display().to_string()));
     }
-    match (remote.userinfo(), access.and_then(|access| Some((access, access.token.as_ref()?)))) {
+    match (&remote.userinfo, access.and_then(|access| Some((access, access.token.as_ref()?)))) {
         (Some((name, password)), _) => config.push(header(&host, name, password)),
         (None, Some((access, token))) => {
             config.retain(|(key, _)| !key.starts_with("credential."));

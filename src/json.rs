@@ -1,4 +1,4 @@
-//! JSON read more strictly than serde does by default, and where a value stands in its text.
+//! JSON read more strictly than serde does by default, and the position of a value in a text.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -148,8 +148,8 @@ fn check_tags(tags: &[String], has_version: bool) -> Result<Vec<Template>, Mista
     let check = |(i, tag): (usize, &String)| {
         let key = format!("tags[{i}]");
         let template: Template = tag.parse().map_err(|e| wrong(&key, e))?;
-        if !has_version && template.asks_for(template::VERSION) {
-            return Err(wrong(&key, "it asks for {version}, but the image has no `version`"));
+        if !has_version && template.uses(template::VERSION) {
+            return Err(wrong(&key, "it uses {version}, but the image has no `version`"));
         }
         Ok(template)
     };

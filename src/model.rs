@@ -397,16 +397,10 @@ pub enum ForgeName {
 
 impl ForgeName {
     /// Every forge, in the order of the documentation.
-    pub const ALL: [ForgeName; 8] = [
-        ForgeName::Github,
-        ForgeName::Gitlab,
-        ForgeName::Gitea,
-        ForgeName::Forgejo,
-        ForgeName::Gogs,
-        ForgeName::Bitbucket,
-        ForgeName::BitbucketServer,
-        ForgeName::Gitbucket,
-    ];
+    pub const ALL: [ForgeName; 8] = {
+        use ForgeName::*;
+        [Github, Gitlab, Gitea, Forgejo, Gogs, Bitbucket, BitbucketServer, Gitbucket]
+    };
 
     /// The name in documents, options and the configuration; the product's name; the public instance, if any; and what
     /// is between the forge's URL and a repository's name in a clone URL.

@@ -88,7 +88,7 @@ pub(crate) struct Held {
     pub(crate) inputs: Option<Digest>,
 }
 
-/// What the registry was asked about one image path. An unreadable image counts as absent.
+/// What the registry has under one image path. An unreadable image counts as absent.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Holdings {
     /// Under the commit's own `sha-` tag.

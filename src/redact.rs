@@ -123,7 +123,6 @@ fn scrub_url_userinfo(text: Cow<'_, str>) -> Cow<'_, str> {
     }
     let mut out = String::with_capacity(text.len());
     let mut rest: &str = &text;
-    let mut changed = false;
     while let Some(at) = rest.find("://") {
         let (head, tail) = rest.split_at(at + 3);
         out.push_str(head);
@@ -138,13 +137,9 @@ fn scrub_url_userinfo(text: Cow<'_, str>) -> Cow<'_, str> {
             Some(user_end) if tail[..user_end].contains(':') || head.ends_with("https://") => {
                 out.push_str("***");
                 rest = &tail[user_end..];
-                changed = true;
             }
             _ => rest = tail,
         }
-    }
-    if !changed {
-        return text;
     }
     out.push_str(rest);
     Cow::Owned(out)

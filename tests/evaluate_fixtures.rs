@@ -7,15 +7,25 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use swanci::decide::{BranchGlobs, verdict};
+use swanci::decide::{BranchGlobs, decide, payload_sha256};
 use swanci::documents::{DecisionDocument, DecisionWord};
 use swanci::error::Failure;
 use swanci::forge::signature::{WebhookSecret, verify};
-use swanci::forge::{Encoding, Headers};
+use swanci::forge::{self, Encoding, Headers};
 use swanci::model::ForgeName;
 
 /// The number of payloads in the collection; without it, the tests report them as not run.
 const FIXTURES: usize = 401;
+
+fn verdict(
+    body: &[u8],
+    headers: Headers<'_>,
+    branches: &BranchGlobs,
+    explain: bool,
+) -> Result<DecisionDocument, Failure> {
+    let delivery = forge::parse(body, headers)?;
+    Ok(decide(delivery, branches).into_document(payload_sha256(body), explain))
+}
 
 fn judge(body: &[u8], event: Option<&str>) -> Result<DecisionDocument, Failure> {
     verdict(body, Headers { event, ..Headers::default() }, &BranchGlobs::default(), true)

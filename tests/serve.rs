@@ -191,7 +191,7 @@ fn a_commit_that_is_not_yet_available_is_fetched_again() {
     let serve = world.serve();
     let job = serve.deliver(&late);
     until("the first fetch found no such commit", || {
-        world.job_log(job).contains("asking again").then_some(())
+        world.job_log(job).contains("fetching it again").then_some(())
     });
     assert_eq!(world.job(job)["state"], "running");
     world.push();

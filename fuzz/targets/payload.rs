@@ -3,9 +3,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use swanci::decide::{BranchGlobs, verdict};
+use swanci::decide::{BranchGlobs, decide, payload_sha256};
 use swanci::documents::DecisionWord;
-use swanci::forge::Headers;
+use swanci::forge::{self, Headers};
 use swanci::model::ForgeName;
 
 /// `scripts/fuzz` has the same order.
@@ -24,8 +24,10 @@ fuzz_target!(|data: &[u8]| {
     let [forge, event, body @ ..] = data else { return };
     let forge = ForgeName::ALL.get(usize::from(*forge) % 9).copied();
     let headers = Headers { event: EVENTS[usize::from(*event) % 8], forge, ..Headers::default() };
-    match verdict(body, headers, &BranchGlobs::default(), true) {
-        Ok(document) => {
+    match forge::parse(body, headers) {
+        Ok(delivery) => {
+            let decision = decide(delivery, &BranchGlobs::default());
+            let document = decision.into_document(payload_sha256(body), true);
             assert!(!document.reason.contains(char::is_control), "{}", document.reason);
             if document.decision == DecisionWord::Build {
                 let change = document.change.as_ref().expect("a build has a change");

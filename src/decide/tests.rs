@@ -1,8 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::error::Kind;
-use crate::forge::Encoding;
+use crate::error::{Failure, Kind};
+use crate::forge::{self, Encoding, Headers};
 
 const SHA: &str = "8c1c06a1a89e8278937a7d22d8ba1a834bd4c8a1";
 
@@ -28,6 +28,16 @@ fn merged_with(path: &str, json: &str) -> String {
     }
     object.insert(last.to_owned(), "@@".into());
     value.to_string().replace("\"@@\"", json)
+}
+
+fn verdict(
+    body: &[u8],
+    headers: Headers<'_>,
+    branches: &BranchGlobs,
+    explain: bool,
+) -> Result<DecisionDocument, Failure> {
+    let delivery = forge::parse(body, headers)?;
+    Ok(decide(delivery, branches).into_document(payload_sha256(body), explain))
 }
 
 fn judge(text: &str) -> Result<DecisionDocument, Failure> {

@@ -52,9 +52,9 @@ const FAULTS: &[Fault] = &[
     },
     Fault {
         signs: "fsck error in pack",
-        text: "{} holds an object that git fsck refuses",
+        text: "{} contains an object that git fsck refuses",
         kind: Kind::Refused,
-        hint: "`git fsck` in the repository names the same object; its history has to be rewritten without it",
+        hint: "`git fsck` in the repository names the same object; rewrite its history without it",
     },
     Fault {
         signs: SHALLOW,
@@ -72,7 +72,7 @@ const FAULTS: &[Fault] = &[
         signs: "dubious ownership|unsafe repository",
         text: "{} belongs to another user",
         kind: Kind::Environment,
-        hint: "swanci trusts the configured path alone, not one that it links to; use the repository's own path, or run \
+        hint: "swanci trusts only the configured path, not the target of a link; use the repository's own path, or run \
                swanci as its owner",
     },
     Fault {
@@ -104,14 +104,14 @@ const FAULTS: &[Fault] = &[
         signs: "wrong version number|unexpected tls packet|packet length too long|record layer|http response to https",
         text: "{} does not speak TLS",
         kind: Kind::Environment,
-        hint: "is this the port of plain HTTP? git over plain HTTP is used only for a forge whose url says http",
+        hint: "check the port; git over plain HTTP is used only for a forge whose url begins with http://",
     },
     Fault {
         signs: "ssl certificate problem|certificate verification failed|unknown authority|certificate verify failed",
         text: "the certificate of {} cannot be verified",
         kind: Kind::Environment,
         hint: "for an authority of your own set ca_file of its [[forge]], or http.sslCAInfo of the git configuration; \
-               a git built with GnuTLS also says so of a certificate that has expired",
+               git with GnuTLS also gives this message for an expired certificate",
     },
     Fault {
         signs: "returned error: 301|returned error: 302|returned error: 303|returned error: 307|returned error: 308",
@@ -138,7 +138,7 @@ const FAULTS: &[Fault] = &[
                 does not exist",
         text: "there is no git repository at {}",
         kind: Kind::Environment,
-        hint: "is the URL right? a private repository also answers so to a wrong token",
+        hint: "check the URL; a private repository gives the same answer to a wrong token",
     },
     Fault {
         signs: "connection refused|connection reset|connection timed out|connection closed|timed out|failed to connect|\
@@ -146,7 +146,7 @@ const FAULTS: &[Fault] = &[
                 network is unreachable|no route to host|kex_exchange|unexpected disconnect|batch response|dial tcp",
         text: "cannot reach {}",
         kind: Kind::Environment,
-        hint: "is the address right, and the server up? a renamed repository needs its new URL as clone_url",
+        hint: "check the address, and whether the server is up; a renamed repository needs its new URL as clone_url",
     },
 ];
 
@@ -167,12 +167,12 @@ impl GitError {
 
     /// A failed fetch, clone or checkout from a remote.
     pub(super) fn of_remote(url: &str, wanted: &str, error: CommandError) -> GitError {
-        if error.said(ABSENT) {
+        if error.has_sign(ABSENT) {
             return GitError::no_such_ref(url, wanted);
         }
         match GitError::of_tail(url, error.tail()) {
             // A full disk also breaks the connection.
-            Some(known) if !error.said(NO_SPACE) => known,
+            Some(known) if !error.has_sign(NO_SPACE) => known,
             Some(_) | None => GitError::of_local(url, error),
         }
     }
@@ -191,7 +191,7 @@ impl GitError {
 
     pub(super) fn of_local(place: &str, error: CommandError) -> GitError {
         let (kind, exit_kind) = match &error {
-            CommandError::Exit { tail, .. } if error.said(NO_SPACE) => {
+            CommandError::Exit { tail, .. } if error.has_sign(NO_SPACE) => {
                 let place = crate::redact::scrub(place);
                 let failure = Failure::environment(cause_of(tail))
                     .context(format!("no space left on the disk for {place}"))
@@ -212,7 +212,7 @@ impl GitError {
 
     pub(super) fn no_such_ref(url: &str, wanted: &str) -> GitError {
         let failure = Failure::refused(format!("{} has no {wanted}", crate::redact::scrub(url)));
-        let hint = "is the name right? a branch may have been removed after its merge";
+        let hint = "check the name; a branch may have been removed after its merge";
         GitError::new(K::NoSuchRef, failure.hint(hint))
     }
 

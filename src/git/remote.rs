@@ -29,7 +29,7 @@ pub struct Remote {
     host: String,
     /// The path on the host, without leading slash and `.git`.
     path: String,
-    userinfo: Option<(String, SecretString)>,
+    pub(super) userinfo: Option<(String, SecretString)>,
     /// Whether a user typed or configured it; otherwise it comes from a repository's `.gitmodules`.
     is_named_by_a_person: bool,
 }
@@ -199,10 +199,6 @@ impl Remote {
             Transport::Ssh => self.url.clone(),
             Transport::File => format!("file://{}", self.url),
         }
-    }
-
-    pub(super) fn userinfo(&self) -> Option<&(String, SecretString)> {
-        self.userinfo.as_ref()
     }
 
     /// One name per repository, independent of the transport: `https://host/path`, or `file:///path`. It becomes the

@@ -11,8 +11,8 @@ use rustls::{CertificateError, ClientConfig, ClientConnection, RootCertStore};
 use ureq::tls::{Certificate, PemItem, parse_pem};
 use url::Url;
 
-/// The authorities of the system (or of `SSL_CERT_FILE` and `SSL_CERT_DIR`), and those of a `ca_file`. The error says what
-/// is wrong with the PEM text.
+/// The authorities of the system (or of `SSL_CERT_FILE` and `SSL_CERT_DIR`), and those of a `ca_file`. The error
+/// describes what is wrong with the PEM text.
 pub(super) fn authorities(ca_pem: Option<&[u8]>) -> Result<Arc<[Certificate<'static>]>, String> {
     // Read once, from a hundred files. What cannot be read is not trusted; a connection that needs it fails.
     static SYSTEM: LazyLock<Vec<Certificate<'static>>> = LazyLock::new(|| {
@@ -73,13 +73,13 @@ fn certificates(pem: &[u8]) -> Result<Vec<Certificate<'static>>, String> {
         match item.map_err(|e| format!("ca_file is not PEM text: {e}"))? {
             PemItem::Certificate(certificate) => certificates.push(certificate),
             PemItem::PrivateKey(_) => {
-                return Err("ca_file holds a private key; give it the certificate alone".to_owned());
+                return Err("ca_file contains a private key; it must contain only certificates".to_owned());
             }
             _ => {}
         }
     }
     if certificates.is_empty() {
-        return Err("ca_file holds no certificate (`-----BEGIN CERTIFICATE-----`)".to_owned());
+        return Err("ca_file contains no certificate (`-----BEGIN CERTIFICATE-----`)".to_owned());
     }
     Ok(certificates)
 }
@@ -129,7 +129,7 @@ fn explain_rustls(error: &rustls::Error, server: &str) -> (&'static str, String)
             let names: Vec<_> =
                 presented.iter().take(5).map(|name| crate::escape::shortened(name, 100)).collect();
             let names = match &names[..] {
-                [] => "it holds no subjectAltName, and a CN does not count".to_owned(),
+                [] => "it has no subjectAltName, and a CN does not count".to_owned(),
                 names => names.join(", "),
             };
             (

@@ -13,7 +13,6 @@ pub(crate) struct DockerfileStages {
     count: usize,
     /// In lower case.
     names: BTreeSet<String>,
-    bases: Vec<String>,
     references: Vec<Reference>,
     /// The indexes of the instructions that mount a secret.
     secrets: Vec<usize>,
@@ -56,9 +55,6 @@ impl DockerfileStages {
         }
         stages.references.sort_by_key(|reference| (reference.at, reference.span.start));
         stages.instructions = instructions;
-        let mut seen = HashSet::new();
-        stages.bases = stages.references.iter().map(|reference| reference.image.clone()).collect();
-        stages.bases.retain(|base| seen.insert(base.clone()));
         Ok(stages)
     }
 
@@ -74,8 +70,10 @@ impl DockerfileStages {
 
     /// The images that the stages start or copy from, without duplicates, in order. Stages, `scratch`, and references with
     /// an unknown variable are left out.
-    pub(crate) fn bases(&self) -> &[String] {
-        &self.bases
+    pub(crate) fn bases(&self) -> Vec<&str> {
+        let mut seen = HashSet::new();
+        let images = self.references.iter().map(|reference| reference.image.as_str());
+        images.filter(|image| seen.insert(*image)).collect()
     }
 
     /// The Dockerfile (`text`, as it was parsed) with other names for some images, and with one more secret, which no build
@@ -340,14 +338,14 @@ mod tests {
     #[test]
     fn the_depth_of_nesting_is_limited() {
         let deep = format!("FROM {}a{}", "${A:-".repeat(20_000), "}".repeat(20_000));
-        assert_eq!(stages(&deep, &[]).unwrap().bases(), &[] as &[String]);
+        assert_eq!(stages(&deep, &[]).unwrap().bases(), &[] as &[&str]);
     }
 
     proptest! {
         #[test]
         fn no_text_panics(text in "(FROM|ARG|RUN|COPY|#|\\n|\\\\|\\$|\\{|\\}|<<|E|'|\"|=|:-| |`|--from=|.){0,60}") {
             if let Ok(read) = stages(&text, &[]) {
-                let names = read.bases().iter().map(|base| (base.clone(), "new".to_owned())).collect();
+                let names = read.bases().iter().map(|base| ((*base).to_owned(), "new".to_owned())).collect();
                 let _ = read.rewritten(&text, &names, "S");
             }
         }

@@ -18,14 +18,14 @@ const TOKENS: [(&str, usize); 5] = [
 pub(super) fn looks_secret(name: &str, value: &str) -> Option<&'static str> {
     let value = value.trim();
     if value.contains("-----BEGIN ") && value.contains("PRIVATE KEY-----") {
-        return Some("holds a private key");
+        return Some("contains a private key");
     }
     let is_token = value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
         && TOKENS.iter().any(|(prefixes, length)| {
             value.len() >= *length && prefixes.split(' ').any(|prefix| value.starts_with(prefix))
         });
     if is_token {
-        return Some("holds what looks like an access token");
+        return Some("contains what looks like an access token");
     }
     let upper = name.to_ascii_uppercase();
     let is_named = NAMES

@@ -81,7 +81,7 @@ impl Template {
         vec![Template(if has_version { VERSION } else { BRANCH }.to_owned())]
     }
 
-    pub fn asks_for(&self, word: &str) -> bool {
+    pub fn uses(&self, word: &str) -> bool {
         self.0.contains(word)
     }
 
@@ -98,9 +98,8 @@ impl Template {
             Some(values.commit.short()),
             number.as_deref(),
         ]) {
-            if self.asks_for(word) {
-                let value =
-                    value.ok_or_else(|| wrong(&format!("asks for {word}, which has no value here")))?;
+            if self.uses(word) {
+                let value = value.ok_or_else(|| wrong(&format!("uses {word}, which has no value here")))?;
                 // The length that is left for a branch depends on the other values.
                 text = if word == BRANCH { text } else { text.replace(word, value) };
             }
@@ -116,7 +115,7 @@ impl Template {
             ))
         })?;
         if is_immutable(&tag) {
-            let problem = format!("makes `{tag}`; swanci itself sets `sha-<commit>`, which never moves");
+            let problem = format!("makes `{tag}`; only swanci sets `sha-<commit>`, which never moves");
             return Err(wrong(&problem));
         }
         Ok(tag)
@@ -281,9 +280,9 @@ mod tests {
             ("ü", "a tag cannot contain"),
             ("-{short}", "not a valid tag"),
             (".x", "not a valid tag"),
-            ("{version}", "asks for {version}"),
-            ("{number}", "asks for {number}"),
-            ("{branch}", "asks for {branch}"),
+            ("{version}", "uses {version}"),
+            ("{number}", "uses {number}"),
+            ("{branch}", "uses {branch}"),
             ("sha-{commit}", "never moves"),
             (&"a".repeat(129), "not a valid tag"),
             (&format!("{}{{branch}}", "a".repeat(125)), "not a valid tag"),

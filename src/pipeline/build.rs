@@ -292,7 +292,7 @@ impl Work<'_> {
             }
             Some(Action::Reuse { digest, under, .. }) => Image {
                 digest: Some(digest.clone()),
-                reason: self.options.dry_run.then(|| format!("the registry holds it as {under}")),
+                reason: self.options.dry_run.then(|| format!("the registry has it as {under}")),
                 ..self.described(i, ImageStatus::Unchanged)
             },
             None => self.described(i, ImageStatus::Planned),

@@ -4,8 +4,6 @@
 //! pipeline never moves a tag back, and tolerates a `serve` that builds the same commit concurrently.
 
 mod branch;
-mod failed_before;
-mod since;
 mod window;
 
 use std::fs::{File, TryLockError};
@@ -24,7 +22,7 @@ use super::origin::{rule_of, typed};
 use super::{ByHand, Origin, Outcome, Site, worst};
 use branch::Branch;
 
-pub(crate) use since::Since;
+pub(crate) use window::Since;
 
 #[derive(Debug, Clone)]
 pub(crate) struct CatchupOptions {
@@ -180,13 +178,10 @@ fn one_by_hand(
     document: &mut CatchupDocument,
 ) -> Result<Option<Failure>, Failure> {
     // `resolve_by_hand` reports an invalid name.
-    let key = match typed(site, &by_hand.repository) {
-        Ok(remote) => match rule_of(&site.repositories, &remote) {
-            Some(rule) => rule.name.to_string(),
-            None => remote.source(),
-        },
-        Err(_) => by_hand.repository.clone(),
-    };
+    let key = typed(site, &by_hand.repository).map_or(by_hand.repository.clone(), |remote| {
+        let rule = rule_of(&site.repositories, &remote);
+        rule.map_or_else(|| remote.source(), |rule| rule.name.to_string())
+    });
     let Some(_lock) = take_turn(site, &key, document)? else { return Ok(None) };
     let (site, tip) = resolve_by_hand(site.clone(), by_hand)?;
     let origin = Origin::of(&site, &tip)?;

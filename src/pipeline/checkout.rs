@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::error::Failure;
 use crate::events::RunEvent;
-use crate::git::{ContextFiles, Mirror, Submodules};
+use crate::git::{Mirror, Submodules};
 use crate::model::{BranchName, Change, CommitSha, RepoName};
 
 use super::Site;
@@ -44,7 +44,8 @@ pub(super) fn prove(
         }
         match waits.next() {
             Some(wait) => {
-                site.events.note(&format!("commit {} is not on {branch} yet; asking again", commit.short()));
+                site.events
+                    .note(&format!("commit {} is not on {branch} yet; fetching it again", commit.short()));
                 site.cancel.sleep(*wait)?;
             }
             None => {
@@ -89,26 +90,11 @@ pub(crate) fn resolve_by_hand(site: Site, by_hand: &ByHand) -> Result<(Site, Cha
     Ok((Site { typed: Some(remote), ..site }, change))
 }
 
-/// Writes an image's context into `into` under its path, with submodules if the repository is configured so.
-pub(super) fn write_out(
-    site: &Site,
-    origin: &Origin,
-    mirror: &Mirror<'_>,
-    commit: &CommitSha,
-    files: &ContextFiles,
-    into: &Path,
-) -> Result<(), Failure> {
-    let links = mirror.check_out_context(files, into)?;
-    if origin.submodules {
-        write_submodules(site, mirror, commit, &links, into, 0)?;
-    }
-    Ok(())
-}
-
 /// Limit on nested submodules, so that a repository that contains itself ends.
 const DEEPEST_SUBMODULE: usize = 8;
 
-fn write_submodules(
+/// Writes the submodules that the commit pins below `into`.
+pub(super) fn write_submodules(
     site: &Site,
     parent: &Mirror<'_>,
     commit: &CommitSha,

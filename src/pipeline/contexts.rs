@@ -54,7 +54,10 @@ impl Work<'_> {
         let tree = self.scratch.join(format!("tree-{first}"));
         let mut written = self.written[first].lock().unwrap_or_else(PoisonError::into_inner);
         if !*written {
-            checkout::write_out(self.site, self.origin, self.mirror, &self.change.commit, files, &tree)?;
+            let links = self.mirror.check_out_context(files, &tree)?;
+            if self.origin.submodules {
+                checkout::write_submodules(self.site, self.mirror, &self.change.commit, &links, &tree, 0)?;
+            }
             for (what, paths) in placeholders(&tree) {
                 let (first, more) = (crate::escape::shortened(&paths[0], 80), paths.len() - 1);
                 let more = if more == 0 { String::new() } else { format!(" and {more} more") };

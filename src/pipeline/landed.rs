@@ -41,7 +41,7 @@ pub(crate) fn landed(site: &Site, change: &ReportedChange, patience: &[Duration]
                  `swanci catchup` builds every merge of the branch"
             )));
         };
-        let text = format!("pull request #{} is not on {branch} yet; asking again", pull.number);
+        let text = format!("pull request #{} is not on {branch} yet; fetching it again", pull.number);
         site.events.note(&text);
         site.cancel.sleep(*wait)?;
     }

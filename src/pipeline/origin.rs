@@ -17,12 +17,13 @@ use crate::redact;
 use super::Site;
 use super::compare::Asked;
 
-pub(super) const GITHUB: &str = "https://github.com";
+const GITHUB: &str = "https://github.com";
 
 /// The clone source of a change and the names of its images.
 #[derive(Debug, Clone)]
 pub(crate) struct Origin {
     pub remote: Remote,
+    /// The `source` label of its images.
     pub source: String,
     /// Earlier values of the `source` label.
     former: Vec<String>,
@@ -60,18 +61,14 @@ impl Origin {
         if site.repositories.is_empty() {
             return Origin::new(site, None, None, name, forge?);
         }
-        let mut named = site.repositories.iter().filter(|rule| rule.name.same_as(name));
-        let rule = match &forge {
-            Ok((_, url)) => named.clone().find(|rule| rule.forge == *url),
-            Err(_) => None,
-        };
+        let named = || site.repositories.iter().filter(|rule| rule.name.same_as(name));
+        let rule = forge.as_ref().ok().and_then(|(_, url)| named().find(|rule| rule.forge == *url));
         // With only clone URLs and no forge configured, the kind of forge may be omitted.
-        let unnamed = || named.next().filter(|rule| rule.clone_url.is_some() && no_forge_is_configured(site));
+        let unnamed =
+            || named().next().filter(|rule| rule.clone_url.is_some() && no_forge_is_configured(site));
         match (rule.or_else(unnamed), forge) {
             (Some(rule), _) => Origin::of_rule(site, rule),
-            (None, Err(failure)) if site.repositories.iter().any(|rule| rule.name.same_as(name)) => {
-                Err(failure)
-            }
+            (None, Err(failure)) if named().next().is_some() => Err(failure),
             (None, _) => Err(not_allowed(name)),
         }
     }
@@ -221,7 +218,7 @@ fn forge_of<'s>(site: &'s Site, kind: ForgeName, url: Option<&str>) -> Result<(F
         .hint(format!("add one to the configuration: kind = \"{kind}\", and its url"))),
         (several, _) => {
             let urls = several.iter().map(|(_, url)| *url).collect::<Vec<_>>().join(", ");
-            Err(Failure::bad_input(format!("the change does not say on which forge it is: {urls}"))
+            Err(Failure::bad_input(format!("the change names no forge, and several are configured: {urls}"))
                 .hint("add the repository to the configuration as a [[repository]] with its forge"))
         }
     }

@@ -10,13 +10,13 @@ use crate::error::{Failure, Kind};
 use crate::events::Step;
 use crate::git::Mirror;
 use crate::lock;
-use crate::model::{BranchName, Change, CommitSha, Digest, ImageRepository, Tag};
+use crate::model::{BranchName, CommitSha, Digest, ImageRepository, Tag};
 use crate::parallel;
 use crate::registry::{Manifest, Registry};
 
 use super::compare::{REVISION_LABEL, SOURCE_LABEL, absent_if_unreadable};
-use super::push::PushOptions;
-use super::{Origin, REGISTRY_THREADS, Site, checkout, survey, worst};
+use super::push::Push;
+use super::{REGISTRY_THREADS, Site, checkout, survey, worst};
 
 /// Time limit for restoring tags after the command was stopped.
 const PUT_BACK_TIME: Duration = Duration::from_secs(20);
@@ -33,36 +33,31 @@ struct Wanted {
     outcome: Option<MoveOutcome>,
 }
 
-/// Phase 2. Fills in `moved` of every image, also on failure.
-pub(super) fn promote(
-    site: &Site,
-    origin: &Origin,
-    change: &Change,
-    images: &mut [Image],
-    options: &PushOptions,
-) -> Result<(), Failure> {
-    let (_, client) = site.registry_and_client()?;
-    let mut wanted = wanted(images);
-    let outcome = match &change.branch {
-        Some(branch) if !wanted.is_empty() => {
-            // Always in the same order, to prevent deadlocks.
-            let names = wanted.iter().map(|w| w.repository.tagged(&w.tag));
-            let _locks = lock::all(&site.state_dir, "tag", names, &site.cancel)?;
-            let mirror = origin.mirror(site);
-            Mover { site, origin, change, branch, images, options, mirror, client }.move_tags(&mut wanted)
+impl Push<'_> {
+    /// Phase 2. Fills in `moved` of every image, also on failure.
+    pub(super) fn promote(&self, images: &mut [Image]) -> Result<(), Failure> {
+        let mut wanted = wanted(images);
+        let outcome = match &self.change.branch {
+            Some(branch) if !wanted.is_empty() => {
+                // Always in the same order, to prevent deadlocks.
+                let names = wanted.iter().map(|w| w.repository.tagged(&w.tag));
+                let _locks = lock::all(&self.site.state_dir, "tag", names, &self.site.cancel)?;
+                let mirror = self.origin.mirror(self.site);
+                Mover { push: self, branch, images, mirror }.move_tags(&mut wanted)
+            }
+            Some(_) | None => Ok(()),
+        };
+        for image in images.iter_mut().filter(|i| i.digest.is_some()) {
+            image.moved = Some(Vec::new());
         }
-        Some(_) | None => Ok(()),
-    };
-    for image in images.iter_mut().filter(|i| i.digest.is_some()) {
-        image.moved = Some(Vec::new());
-    }
-    for tag in wanted {
-        if let (Some(outcome), Some(moved)) = (tag.outcome, &mut images[tag.image].moved) {
-            let from = tag.now.map(|m| m.digest);
-            moved.push(Move { tag: tag.tag, from, to: tag.to, outcome, note: tag.note });
+        for tag in wanted {
+            if let (Some(outcome), Some(moved)) = (tag.outcome, &mut images[tag.image].moved) {
+                let from = tag.now.map(|m| m.digest);
+                moved.push(Move { tag: tag.tag, from, to: tag.to, outcome, note: tag.note });
+            }
         }
+        outcome
     }
-    outcome
 }
 
 fn wanted(images: &[Image]) -> Vec<Wanted> {
@@ -83,25 +78,21 @@ fn wanted(images: &[Image]) -> Vec<Wanted> {
 }
 
 struct Mover<'a> {
-    site: &'a Site,
-    origin: &'a Origin,
-    change: &'a Change,
+    push: &'a Push<'a>,
     branch: &'a BranchName,
     images: &'a [Image],
-    options: &'a PushOptions,
     mirror: Mirror<'a>,
-    client: &'a Registry,
 }
 
 impl Mover<'_> {
     fn fetch(&self) -> Result<CommitSha, Failure> {
-        checkout::prove(self.site, &self.mirror, self.branch, &self.change.commit, &[])
+        checkout::prove(self.push.site, &self.mirror, self.branch, &self.push.change.commit, &[])
     }
 
     fn move_tags(&self, wanted: &mut [Wanted]) -> Result<(), Failure> {
-        let step = self.site.events.begin(Step::MoveTags);
+        let step = self.push.site.events.begin(Step::MoveTags);
         let now = parallel::map(REGISTRY_THREADS, wanted, |w| {
-            absent_if_unreadable(self.client.get_manifest(w.repository.path(), &w.tag))
+            absent_if_unreadable(self.push.client.get_manifest(w.repository.path(), &w.tag))
         });
         for (tag, now) in wanted.iter_mut().zip(now) {
             tag.now = now?;
@@ -122,15 +113,15 @@ impl Mover<'_> {
             step.done("superseded by a newer commit; the tags stay");
             return Ok(());
         }
-        match move_all(self.client, wanted) {
+        match move_all(self.push.client, wanted) {
             Ok(()) => {
-                look_again(self.client, wanted);
+                look_again(self.push.client, wanted);
                 let count = wanted.iter().filter(|w| w.outcome == Some(MoveOutcome::Moved)).count();
                 step.done(&format!("{count} moved, {} in place already", wanted.len() - count));
                 Ok(())
             }
             Err(failure) => {
-                put_back(self.site, self.client, wanted);
+                put_back(self.push.site, self.push.client, wanted);
                 let failure = failure.context("not all tags could be moved; those that moved are put back");
                 step.failed(&failure.one_line());
                 Err(failure)
@@ -142,7 +133,7 @@ impl Mover<'_> {
     fn is_superseded(&self, mut tip: CommitSha, wanted: &mut [Wanted]) -> Result<bool, Failure> {
         let labels = parallel::map(REGISTRY_THREADS, wanted, |w| match (&w.now, w.outcome) {
             (Some(manifest), None) => {
-                let labels = self.client.image_labels(w.repository.path(), manifest);
+                let labels = self.push.client.image_labels(w.repository.path(), manifest);
                 absent_if_unreadable(labels.map(Some))
             }
             (Some(_) | None, _) => Ok(None),
@@ -153,12 +144,12 @@ impl Mover<'_> {
         for (tag, labels) in wanted.iter_mut().zip(labels) {
             let Some(labels) = labels? else { continue };
             if let Some(source) = labels.get(SOURCE_LABEL)
-                && !self.options.take_over
-                && !self.origin.is_source(source)
+                && !self.push.options.take_over
+                && !self.push.origin.is_source(source)
             {
-                return Err(self.origin.refusal(&tag.repository, source));
+                return Err(self.push.origin.refusal(&tag.repository, source));
             }
-            if self.options.allow_rollback {
+            if self.push.options.allow_rollback {
                 continue;
             }
             // The tags of one commit mostly share a revision: query git once per revision.
@@ -181,12 +172,12 @@ impl Mover<'_> {
                 Relation::Newer => superseded = true,
                 Relation::Unknown(why) => {
                     let name = tag.repository.tagged(&tag.tag);
-                    self.site.events.warn(&format!("{name}: {why}; it moves all the same"));
+                    self.push.site.events.warn(&format!("{name}: {why}; it moves all the same"));
                     tag.note = Some(why);
                 }
             }
         }
-        if superseded || self.options.allow_rollback {
+        if superseded || self.push.options.allow_rollback {
             return Ok(superseded);
         }
         self.newer_commit_is_complete(&tip)
@@ -196,7 +187,7 @@ impl Mover<'_> {
         let Some(revision) = revision.and_then(|r| r.parse::<CommitSha>().ok()) else {
             return Ok(Relation::Unknown("the image under it names no revision".to_owned()));
         };
-        let (mirror, commit) = (&self.mirror, &self.change.commit);
+        let (mirror, commit) = (&self.mirror, &self.push.change.commit);
         let unknown = |what: &str| Ok(Relation::Unknown(format!("its revision {} {what}", revision.short())));
         match mirror.is_ancestor(&revision, commit) {
             Ok(true) => Ok(Relation::SameOrOlder),
@@ -210,10 +201,10 @@ impl Mover<'_> {
     /// Whether a newer commit of the branch has its `sha-` tag on every image that it shares with this one. This covers
     /// reverts: the tag's image is old, but the commit that set it is newer.
     fn newer_commit_is_complete(&self, tip: &CommitSha) -> Result<bool, Failure> {
-        if *tip == self.change.commit {
+        if *tip == self.push.change.commit {
             return Ok(false);
         }
-        let range = format!("{}..{tip}", self.change.commit);
+        let range = format!("{}..{tip}", self.push.change.commit);
         let newer = self.mirror.commits(&["--ancestry-path", &range])?;
         let ours: Vec<(&str, &ImageRepository)> = self
             .images
@@ -222,7 +213,7 @@ impl Mover<'_> {
             .filter_map(|i| Some((i.name.as_str(), i.repository.as_ref()?)))
             .collect();
         let lists = parallel::map(REGISTRY_THREADS, &ours, |(_, repository)| {
-            self.client.list_tags(repository.path())
+            self.push.client.list_tags(repository.path())
         });
         let mut tags: BTreeMap<&str, BTreeSet<Tag>> = BTreeMap::new();
         for ((name, _), list) in ours.iter().zip(lists) {
@@ -234,7 +225,7 @@ impl Mover<'_> {
                 continue;
             }
             // A commit whose images.json cannot be read shares no image.
-            let specs = match survey::specs(&self.mirror, &commit, &self.change.repository) {
+            let specs = match survey::specs(&self.mirror, &commit, &self.push.change.repository) {
                 Ok(specs) => specs,
                 Err(failure) if failure.kind == Kind::BadInput => continue,
                 Err(failure) => return Err(failure),

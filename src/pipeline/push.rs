@@ -11,12 +11,12 @@ use crate::error::Failure;
 use crate::events::{Phase, RunEvent, Step};
 use crate::http::retry::Retry;
 use crate::manifest::template::is_immutable;
-use crate::model::{CommitSha, Digest, ImageRepository, Tag};
+use crate::model::{Change, Digest, ImageRepository, Tag};
 use crate::parallel;
 use crate::registry::{Manifest, Registry, RegistryError};
 
 use super::compare::{Asked, INPUTS_LABEL, REVISION_LABEL, SOURCE_LABEL, ask};
-use super::{Origin, Outcome, Site, housekeeping, now, promote, receipt, worst};
+use super::{Origin, Outcome, Site, housekeeping, now, receipt, worst};
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct PushOptions {
@@ -38,15 +38,14 @@ pub(crate) fn push(
 ) -> Result<Outcome<Receipt>, Failure> {
     let begun = Instant::now();
     check(site, &built)?;
-    let origin = Origin::of(site, &built.change)?;
+    let (change, origin) = (built.change.clone(), Origin::of(site, &built.change)?);
+    let push = Push::new(site, &origin, &change, options)?;
     if !options.take_over {
-        check_owner(site, &origin, &built)?;
+        push.check_owner(&built.images)?;
     }
     let images: Vec<&Image> = built.images.iter().filter(|image| needs_push(image)).collect();
     site.events.emit(&RunEvent::Planned { steps: images.len() + 1 });
-    let commit = &built.change.commit;
-    let results =
-        parallel::map(UPLOADS, &images, |image| push_image(site, &origin, commit, image, false, options));
+    let results = parallel::map(UPLOADS, &images, |image| push.image(image, false));
     let pushed: BTreeMap<_, _> = images.iter().map(|image| image.name.clone()).zip(results).collect();
     std::thread::scope(|scope| {
         if pushed.values().all(Result::is_ok) {
@@ -54,25 +53,12 @@ pub(crate) fn push(
             let images = built.images.clone();
             scope.spawn(move || housekeeping::remove_old_images(site, &images));
         }
-        finish(site, &origin, built, pushed, options, begun)
+        push.finish(built, pushed, begun)
     })
 }
 
-/// Refuses the push, before anything is written, if an image path belongs to another repository.
-fn check_owner(site: &Site, origin: &Origin, built: &BuiltDocument) -> Result<(), Failure> {
-    let own = built.change.commit.immutable_tag();
-    let mut asked: Vec<Asked<'_>> = Vec::new();
-    for image in built.images.iter().filter(|image| needs_push(image)) {
-        let Some(repository) = &image.repository else { continue };
-        origin.check_namespace(site, repository)?;
-        let moving = image.tags.as_deref().unwrap_or_default();
-        asked.push(Asked { repository, own: &own, parent: None, moving });
-    }
-    origin.check_owner(&asked, &ask(site, &asked)?)
-}
-
 /// Refuses a document that cannot be pushed, before anything is written.
-pub(super) fn check(site: &Site, built: &BuiltDocument) -> Result<(), Failure> {
+fn check(site: &Site, built: &BuiltDocument) -> Result<(), Failure> {
     let (address, _) = site.registry_and_client()?;
     if built.schema != SCHEMA {
         let schema = built.schema;
@@ -115,114 +101,129 @@ fn needs_push(image: &Image) -> bool {
     matches!(image.status, ImageStatus::Built | ImageStatus::Unchanged)
 }
 
-/// Phase 2 and the receipt, once phase 1 has a result for every image, by its name.
-pub(super) fn finish(
-    site: &Site,
-    origin: &Origin,
-    built: BuiltDocument,
-    mut pushed: BTreeMap<String, Result<Image, Failure>>,
-    options: &PushOptions,
-    begun: Instant,
-) -> Result<Outcome<Receipt>, Failure> {
-    let BuiltDocument { change, registry, mut images, payload_sha256, started, mut seconds, .. } = built;
-    let mut failures: Vec<Failure> = Vec::new();
-    for image in images.iter_mut().filter(|image| needs_push(image)) {
-        let missing = || Err(Failure::failed(format!("the image {} was not pushed", image.name)));
-        match pushed.remove(&image.name).unwrap_or_else(missing) {
-            Ok(done) => *image = done,
+/// The push of one change. Phase 1 of an image finds its digest in the registry, and a remark for the receipt.
+pub(super) struct Push<'a> {
+    pub(super) site: &'a Site,
+    pub(super) client: &'a Registry,
+    pub(super) origin: &'a Origin,
+    pub(super) change: &'a Change,
+    pub(super) options: &'a PushOptions,
+}
+
+impl<'a> Push<'a> {
+    pub(super) fn new(
+        site: &'a Site,
+        origin: &'a Origin,
+        change: &'a Change,
+        options: &'a PushOptions,
+    ) -> Result<Push<'a>, Failure> {
+        let (_, client) = site.registry_and_client()?;
+        Ok(Push { site, client, origin, change, options })
+    }
+
+    /// Refuses the push, before anything is written, if an image path belongs to another repository.
+    fn check_owner(&self, images: &[Image]) -> Result<(), Failure> {
+        let own = self.tag();
+        let mut asked: Vec<Asked<'_>> = Vec::new();
+        for image in images.iter().filter(|image| needs_push(image)) {
+            let Some(repository) = &image.repository else { continue };
+            self.origin.check_namespace(self.site, repository)?;
+            let moving = image.tags.as_deref().unwrap_or_default();
+            asked.push(Asked { repository, own: &own, parent: None, moving });
+        }
+        self.origin.check_owner(&asked, &ask(self.site, &asked)?)
+    }
+
+    /// Phase 1 for one image: afterwards it is in the registry under its immutable tag, and the registry reports its
+    /// digest. `just_seen` is explained at [`OnReady`](super::build::OnReady).
+    pub(super) fn image(&self, image: &Image, just_seen: bool) -> Result<Image, Failure> {
+        let missing = |what: &str| Failure::bad_input(format!("the image {} has {what}", image.name));
+        let repository = image.repository.as_ref().ok_or_else(|| missing("no repository"))?;
+        let step = self.site.events.begin(Step::Push { image: image.name.clone() });
+        let is_built = image.status == ImageStatus::Built;
+        let pushed = match (&image.image_id, &image.digest) {
+            (Some(id), _) if is_built => {
+                self.push_built(image, repository, id, just_seen, &mut |line| step.line(line))
+            }
+            (_, Some(digest)) => self.tag_unchanged(image, repository, digest, just_seen),
+            (_, None) => Err(missing("neither image_id nor digest")),
+        };
+        match pushed {
+            Ok((digest, note)) => {
+                step.done(note.as_deref().unwrap_or(if is_built { "pushed" } else { "unchanged, tagged" }));
+                Ok(Image { digest: Some(digest), note, ..image.clone() })
+            }
             Err(failure) => {
-                image.error = Some(failure.one_line());
-                failures.push(failure);
+                let failure = failure.context(format!("the push of {} failed", image.name));
+                step.failed(&failure.one_line());
+                Err(failure)
             }
         }
     }
-    let failure = match failures.len() {
-        0 => promote::promote(site, origin, &change, &mut images, options).err(),
-        1 => failures.pop(),
-        count => worst(failures).map(|first| first.context(format!("{count} pushes failed; the first:"))),
-    };
-    let failure = site.cancel.stopped().map(Failure::from).or(failure);
-    let took = begun.elapsed();
-    site.events.emit(&RunEvent::Phase { phase: Phase::Push, took });
-    seconds.push = Some(super::seconds(took));
-    let receipt = Receipt {
-        schema: SCHEMA,
-        outcome: if failure.is_none() { PushOutcome::Succeeded } else { PushOutcome::Failed },
-        error: failure.as_ref().map(Failure::one_line),
-        change,
-        registry,
-        images,
-        payload_sha256,
-        started,
-        finished: now(),
-        seconds,
-    };
-    let kept = receipt::keep(&site.state_dir, &receipt);
-    let failure = failure.or(kept.err());
-    if failure.is_none() {
-        housekeeping::after_push(site, &receipt);
+
+    /// Phase 2 and the receipt, once phase 1 has a result for every image, by its name.
+    pub(super) fn finish(
+        &self,
+        built: BuiltDocument,
+        mut pushed: BTreeMap<String, Result<Image, Failure>>,
+        begun: Instant,
+    ) -> Result<Outcome<Receipt>, Failure> {
+        let BuiltDocument { change, registry, mut images, payload_sha256, started, mut seconds, .. } = built;
+        let mut failures: Vec<Failure> = Vec::new();
+        for image in images.iter_mut().filter(|image| needs_push(image)) {
+            let missing = || Err(Failure::failed(format!("the image {} was not pushed", image.name)));
+            match pushed.remove(&image.name).unwrap_or_else(missing) {
+                Ok(done) => *image = done,
+                Err(failure) => {
+                    image.error = Some(failure.one_line());
+                    failures.push(failure);
+                }
+            }
+        }
+        let failure = match failures.len() {
+            0 => self.promote(&mut images).err(),
+            1 => failures.pop(),
+            count => worst(failures).map(|first| first.context(format!("{count} pushes failed; the first:"))),
+        };
+        let failure = self.site.cancel.stopped().map(Failure::from).or(failure);
+        let took = begun.elapsed();
+        self.site.events.emit(&RunEvent::Phase { phase: Phase::Push, took });
+        seconds.push = Some(super::seconds(took));
+        let receipt = Receipt {
+            schema: SCHEMA,
+            outcome: if failure.is_none() { PushOutcome::Succeeded } else { PushOutcome::Failed },
+            error: failure.as_ref().map(Failure::one_line),
+            change,
+            registry,
+            images,
+            payload_sha256,
+            started,
+            finished: now(),
+            seconds,
+        };
+        let kept = receipt::keep(&self.site.state_dir, &receipt);
+        let failure = failure.or(kept.err());
+        if failure.is_none() {
+            housekeeping::after_push(self.site, &receipt);
+        }
+        Ok(Outcome { document: receipt, failure })
     }
-    Ok(Outcome { document: receipt, failure })
-}
 
-/// Phase 1 for one image: afterwards it is in the registry under its immutable tag, and the registry reports its digest.
-/// `just_seen` is explained at [`OnReady`](super::build::OnReady).
-pub(super) fn push_image(
-    site: &Site,
-    origin: &Origin,
-    commit: &CommitSha,
-    image: &Image,
-    just_seen: bool,
-    options: &PushOptions,
-) -> Result<Image, Failure> {
-    let (_, client) = site.registry_and_client()?;
-    let missing = |what: &str| Failure::bad_input(format!("the image {} has {what}", image.name));
-    let repository = image.repository.as_ref().ok_or_else(|| missing("no repository"))?;
-    let step = site.events.begin(Step::Push { image: image.name.clone() });
-    let phase = Phase1 { site, origin, client, commit, image, repository, options };
-    let pushed = match (&image.image_id, &image.digest) {
-        (Some(id), _) if image.status == ImageStatus::Built => {
-            phase.push_built(id, just_seen, &mut |line| step.line(line))
-        }
-        (_, Some(digest)) => phase.tag_unchanged(digest, just_seen),
-        (_, None) => Err(missing("neither image_id nor digest")),
-    };
-    match pushed {
-        Ok((digest, note)) => {
-            let is_built = image.status == ImageStatus::Built;
-            step.done(note.as_deref().unwrap_or(if is_built { "pushed" } else { "unchanged, tagged" }));
-            Ok(Image { digest: Some(digest), note, ..image.clone() })
-        }
-        Err(failure) => {
-            let failure = failure.context(format!("the push of {} failed", image.name));
-            step.failed(&failure.one_line());
-            Err(failure)
-        }
-    }
-}
-
-/// Finds the digest of the image in the registry, and a remark for the receipt.
-struct Phase1<'a> {
-    site: &'a Site,
-    origin: &'a Origin,
-    client: &'a Registry,
-    commit: &'a CommitSha,
-    image: &'a Image,
-    repository: &'a ImageRepository,
-    options: &'a PushOptions,
-}
-
-impl Phase1<'_> {
     fn tag(&self) -> Tag {
-        self.commit.immutable_tag()
+        self.change.commit.immutable_tag()
     }
 
     /// What is already under the immutable tag. `is_same` recognizes this very image. Another image of the commit is kept
     /// and used; anything else is an error.
-    fn held(&self, is_same: impl Fn(&Manifest) -> bool) -> Result<Option<(Digest, Option<String>)>, Failure> {
-        let (path, tag) = (self.repository.path(), self.tag());
+    fn held(
+        &self,
+        image: &Image,
+        repository: &ImageRepository,
+        is_same: impl Fn(&Manifest) -> bool,
+    ) -> Result<Option<(Digest, Option<String>)>, Failure> {
+        let (path, tag) = (repository.path(), self.tag());
         let in_the_way = |what: &str| {
-            let name = self.repository.tagged(&tag);
+            let name = repository.tagged(&tag);
             Failure::failed(format!("{name} holds {what}; an immutable tag is never overwritten"))
                 .hint("if it is not needed, delete its manifest in the registry, and push again")
         };
@@ -240,8 +241,8 @@ impl Phase1<'_> {
         let labels = config.map_err(|error| unreadable(error, "an image that cannot be read"))?;
         let label = |name: &str| labels.get(name).map(String::as_str);
         let ours = label(SOURCE_LABEL).is_some_and(|source| self.origin.is_source(source));
-        let of_commit = label(REVISION_LABEL) == Some(self.commit.as_str());
-        let inputs = self.image.inputs.as_ref().map(Digest::as_str);
+        let of_commit = label(REVISION_LABEL) == Some(self.change.commit.as_str());
+        let inputs = image.inputs.as_ref().map(Digest::as_str);
         let same_inputs = inputs.is_some() && label(INPUTS_LABEL) == inputs;
         if !ours || !(of_commit || same_inputs) {
             return Err(in_the_way(&format!("{}, which is not an image of this commit", manifest.digest)));
@@ -249,7 +250,7 @@ impl Phase1<'_> {
         if self.options.strict {
             return Err(Failure::failed(format!(
                 "{} is in the registry already, as {}; an immutable tag is never overwritten",
-                self.repository.tagged(&tag),
+                repository.tagged(&tag),
                 manifest.digest
             ))
             .hint("without --strict the registry's image is kept and used"));
@@ -260,15 +261,17 @@ impl Phase1<'_> {
 
     fn push_built(
         &self,
+        image: &Image,
+        repository: &ImageRepository,
         id: &Digest,
         just_seen: bool,
         on_line: &mut dyn FnMut(&str),
     ) -> Result<(Digest, Option<String>), Failure> {
-        if let Some(held) = self.held(|manifest| manifest.is_of_image(id))? {
+        if let Some(held) = self.held(image, repository, |manifest| manifest.is_of_image(id))? {
             return Ok(held);
         }
-        let (path, tag) = (self.repository.path(), self.tag());
-        let name = self.repository.tagged(&tag);
+        let (path, tag) = (repository.path(), self.tag());
+        let name = repository.tagged(&tag);
         let cancel = self.site.cancel.child(Some(self.site.timeout));
         let gone = || {
             Failure::failed(format!("the engine no longer has {name}"))
@@ -284,7 +287,7 @@ impl Phase1<'_> {
                 return Err(another(there.id.as_str()));
             }
         }
-        let printed = self.push_with_retries(&cancel, on_line)?.ok_or_else(gone)?;
+        let printed = self.push_with_retries(repository, &cancel, on_line)?.ok_or_else(gone)?;
         let found = self.client.head_manifest(path, &tag)?;
         if found.as_ref() != Some(&printed) {
             let found = found.map_or("nothing".to_owned(), |digest| digest.to_string());
@@ -301,13 +304,14 @@ impl Phase1<'_> {
     /// One 429 or 502 makes a push fail; docker itself retries only parts of it. `None`: the engine has no such image.
     fn push_with_retries(
         &self,
+        repository: &ImageRepository,
         cancel: &Cancel,
         on_line: &mut dyn FnMut(&str),
     ) -> Result<Option<Digest>, Failure> {
         let retry = Retry { attempts: 4, first_delay: Duration::from_secs(1), total: RETRY_WITHIN };
         let mut delays = retry.delays();
         loop {
-            let error = match self.site.docker.push(self.repository, &self.tag(), cancel, on_line) {
+            let error = match self.site.docker.push(repository, &self.tag(), cancel, on_line) {
                 Ok(digest) => return Ok(Some(digest)),
                 Err(error) if error.kind == DockerErrorKind::NoSuchImage => return Ok(None),
                 Err(error) => error,
@@ -322,13 +326,19 @@ impl Phase1<'_> {
     }
 
     /// Writes the manifest of an unchanged image under one more tag.
-    fn tag_unchanged(&self, digest: &Digest, just_seen: bool) -> Result<(Digest, Option<String>), Failure> {
-        if !just_seen && let Some(held) = self.held(|manifest| manifest.digest == *digest)? {
+    fn tag_unchanged(
+        &self,
+        image: &Image,
+        repository: &ImageRepository,
+        digest: &Digest,
+        just_seen: bool,
+    ) -> Result<(Digest, Option<String>), Failure> {
+        if !just_seen && let Some(held) = self.held(image, repository, |there| there.digest == *digest)? {
             return Ok(held);
         }
-        let path = self.repository.path();
+        let path = repository.path();
         let manifest = self.client.get_manifest(path, digest)?.ok_or_else(|| {
-            Failure::failed(format!("the registry no longer has {}@{digest}", self.repository))
+            Failure::failed(format!("the registry no longer has {repository}@{digest}"))
                 .hint("build it again with --force")
         })?;
         Ok((self.client.put_manifest(path, &self.tag(), &manifest)?, None))

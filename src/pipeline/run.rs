@@ -11,7 +11,7 @@ use crate::lock;
 use crate::model::{Change, CommitSha};
 
 use super::build::{BuildOptions, build};
-use super::push::{PushOptions, UPLOADS, finish, push_image};
+use super::push::{Push, PushOptions, UPLOADS};
 use super::{Origin, Outcome, Site, housekeeping};
 
 /// An image that waited longer for its upload is checked again, because another build may have taken its name.
@@ -35,14 +35,14 @@ pub(crate) fn run(
     build_options: &BuildOptions,
     push_options: &PushOptions,
 ) -> Result<Outcome<Ran>, Failure> {
-    site.registry_and_client()?;
-    let _turn = take_turn(site, &change.commit)?;
     let origin = Origin::of(site, change)?;
+    let push = Push::new(site, &origin, change, push_options)?;
+    let _turn = take_turn(site, &change.commit)?;
     let build_options =
         BuildOptions { only_own_paths: !push_options.take_over, pushes: true, ..build_options.clone() };
     let pushed: Mutex<BTreeMap<String, Result<Image, Failure>>> = Mutex::default();
-    let push = |image: &Image, just_seen: bool| {
-        let result = push_image(site, &origin, &change.commit, image, just_seen, push_options);
+    let push_image = |image: &Image, just_seen: bool| {
+        let result = push.image(image, just_seen);
         pushed.lock().unwrap_or_else(PoisonError::into_inner).insert(image.name.clone(), result);
     };
     let (ready, to_push) = mpsc::channel::<(Image, Instant)>();
@@ -54,7 +54,7 @@ pub(crate) fn run(
                     loop {
                         let next = to_push.lock().unwrap_or_else(PoisonError::into_inner).recv();
                         let Ok((image, built_at)) = next else { return };
-                        push(&image, built_at.elapsed() < JUST_NOW);
+                        push_image(&image, built_at.elapsed() < JUST_NOW);
                     }
                 });
             }
@@ -64,7 +64,7 @@ pub(crate) fn run(
                     // The receivers outlive the sender.
                     let _ = ready.send((image.clone(), Instant::now()));
                 } else {
-                    push(image, just_seen);
+                    push_image(image, just_seen);
                 }
             };
             let built = build(site, change, payload_sha256, &build_options, &on_ready);
@@ -80,7 +80,7 @@ pub(crate) fn run(
             return Ok(Outcome { document: Ran::Built(built.document), failure: built.failure });
         }
         let pushed = std::mem::take(&mut *pushed.lock().unwrap_or_else(PoisonError::into_inner));
-        let receipt = finish(site, &origin, built.document, pushed, push_options, built_at)?;
+        let receipt = push.finish(built.document, pushed, built_at)?;
         Ok(Outcome { document: Ran::Pushed(receipt.document), failure: receipt.failure })
     })
 }

@@ -80,8 +80,7 @@ pub(super) fn survey(
     let found = mirror.context_files(&change.commit, &paths, origin.submodules)?;
     let mut images = Vec::with_capacity(docker.len());
     for ((place, spec), files) in docker.into_iter().zip(found) {
-        let bad_input =
-            |problem: String| Failure::bad_input(problem).context(format!("image `{}`", spec.name));
+        let bad_input = |problem: String| Failure::bad_input(format!("image `{}`: {problem}", spec.name));
         let repository = ImageRepository::new(site.registry.as_ref(), origin.namespace.as_ref(), &spec.name);
         let repository = repository.map_err(|error| bad_input(error.to_string()))?;
         origin.check_namespace(site, &repository)?;
@@ -143,8 +142,8 @@ fn find_bases(images: &mut [Surveyed]) -> Result<(), Failure> {
         let (mut local, mut foreign) = (Vec::new(), Vec::new());
         for reference in image.stages.iter().flat_map(DockerfileStages::bases) {
             match names.find(reference, i) {
-                Some(base) => local.push((reference.clone(), base)),
-                None => foreign.push(reference.clone()),
+                Some(base) => local.push((reference.to_owned(), base)),
+                None => foreign.push(reference.to_owned()),
             }
         }
         found.push((local, foreign));

@@ -75,8 +75,11 @@ pub(crate) fn verify(site: &Site, receipt: &Receipt) -> Result<Outcome<Verificat
     let references = references(client, &images)?;
     let mut drifted = Vec::new();
     for (repository, image) in &mut images {
-        let complete =
-            |found: &Digest| is_complete(&references, repository.path(), Content::Manifest(found.clone()));
+        // A tag that refers to something else is compared by its digest alone.
+        let complete = |found: &Digest| {
+            *found != image.expected
+                || is_complete(&references, repository.path(), Content::Manifest(found.clone()))
+        };
         image.found = image.found.take().filter(complete);
         if image.has_drifted() {
             drifted.push(format!("{}:{}", image.name, image.tag));
@@ -116,20 +119,17 @@ fn on_receipt(receipt: &Receipt, host: &str) -> Result<Vec<(ImageRepository, Ver
     Ok(images)
 }
 
-/// What each content refers to; `None` if it is missing.
-type References = BTreeMap<(ImageName, Content), Option<Vec<Content>>>;
-
-/// Everything below the manifests that match their tags. Each content is requested once, level by level: indexes, their
-/// manifests (including attestations), then configs and layers.
+/// What the registry has of the manifests that match their tags, each with the content that it refers to. Each content is
+/// requested level by level: indexes, their manifests (including attestations), then configs and layers.
 fn references(
     client: &Registry,
     images: &[(ImageRepository, VerifiedImage)],
-) -> Result<References, RegistryError> {
+) -> Result<BTreeMap<(ImageName, Content), Vec<Content>>, RegistryError> {
     let intact = images.iter().filter(|(_, image)| image.found.as_ref() == Some(&image.expected));
     let mut level: BTreeSet<(ImageName, Content)> = intact
         .map(|(repository, image)| (repository.path().clone(), Content::Manifest(image.expected.clone())))
         .collect();
-    let mut known = References::new();
+    let mut known = BTreeMap::new();
     while !level.is_empty() {
         let places: Vec<_> = std::mem::take(&mut level).into_iter().collect();
         let answers = parallel::map(REGISTRY_THREADS, &places, |(repository, content)| match content {
@@ -139,26 +139,27 @@ fn references(
             Content::Blob(digest) => Ok(client.has_blob(repository, digest)?.then(Vec::new)),
         });
         for (place, answer) in places.into_iter().zip(answers) {
-            let references = match answer {
+            match answer {
+                Ok(Some(references)) => {
+                    level.extend(references.iter().map(|below| (place.0.clone(), below.clone())));
+                    known.insert(place, references);
+                }
                 // Content that does not match its digest counts as missing.
-                Err(RegistryError { kind: RegistryErrorKind::DigestMismatch, .. }) => None,
-                answer => answer?,
-            };
-            level.extend(references.iter().flatten().map(|below| (place.0.clone(), below.clone())));
-            known.insert(place, references);
+                Ok(None) | Err(RegistryError { kind: RegistryErrorKind::DigestMismatch, .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
         level.retain(|place| !known.contains_key(place));
     }
     Ok(known)
 }
 
-fn is_complete(known: &References, repository: &ImageName, content: Content) -> bool {
-    match known.get(&(repository.clone(), content)) {
-        Some(Some(references)) => {
-            references.iter().all(|below| is_complete(known, repository, below.clone()))
-        }
-        Some(None) => false,
-        // Not requested, because the tag refers to something else.
-        None => true,
-    }
+fn is_complete(
+    known: &BTreeMap<(ImageName, Content), Vec<Content>>,
+    repository: &ImageName,
+    content: Content,
+) -> bool {
+    let references = known.get(&(repository.clone(), content));
+    references
+        .is_some_and(|references| references.iter().all(|it| is_complete(known, repository, it.clone())))
 }

@@ -38,7 +38,7 @@ impl CommandError {
     }
 
     /// Whether the last lines contain one of these signs.
-    pub(crate) fn said(&self, signs: &str) -> bool {
+    pub(crate) fn has_sign(&self, signs: &str) -> bool {
         has_sign(&self.tail().join("\n"), signs)
     }
 

@@ -1,9 +1,7 @@
 //! What a registry's answer means.
 
-use std::ops::Deref;
-
 use serde_json::Value;
-use ureq::http::header;
+use ureq::http::{HeaderMap, header};
 
 use crate::http::{retry, shown};
 use crate::model::Digest;
@@ -14,19 +12,18 @@ use super::error::{RegistryError, RegistryErrorKind as Kind};
 /// An HTTP answer, with what an error about it names.
 #[derive(Debug)]
 pub(super) struct Reply {
-    pub(super) http: crate::http::Answer,
+    pub(super) status: u16,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Vec<u8>,
     pub(super) host: String,
     pub(super) at: String,
 }
 
-impl Deref for Reply {
-    type Target = crate::http::Answer;
-    fn deref(&self) -> &crate::http::Answer {
-        &self.http
-    }
-}
-
 impl Reply {
+    pub(super) fn header(&self, name: impl header::AsHeaderName) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
     pub(super) fn error(&self, kind: Kind, detail: &str) -> RegistryError {
         RegistryError::new(kind, &self.host, &self.at, detail)
     }
@@ -43,7 +40,7 @@ impl Reply {
     }
 
     pub(super) fn denied(&self) -> RegistryError {
-        self.error(Kind::Denied, &format!("access denied: {}", self.said()))
+        self.error(Kind::Denied, &format!("access denied: {}", self.message()))
     }
 
     pub(super) fn is_web_page(&self) -> bool {
@@ -56,10 +53,10 @@ impl Reply {
         self.status == 400 && has_sign(&String::from_utf8_lossy(&self.body), WANTS_TLS)
     }
 
-    pub(super) fn said(&self) -> String {
+    pub(super) fn message(&self) -> String {
         let text = match serde_json::from_slice::<Value>(&self.body) {
-            Ok(body) => said_in_json(&body),
-            Err(_) => said_in_text(&String::from_utf8_lossy(&self.body)),
+            Ok(body) => json_message(&body),
+            Err(_) => text_message(&String::from_utf8_lossy(&self.body)),
         };
         text.map_or_else(|| format!("HTTP status {}", self.status), |text| shown(&text))
     }
@@ -72,7 +69,7 @@ impl Reply {
 
     /// The error for a status other than success.
     pub(super) fn failure(&self) -> RegistryError {
-        let (status, detail) = (self.status, self.said());
+        let (status, detail) = (self.status, self.message());
         match status {
             403 => self.denied(),
             404 => self.error(Kind::Rejected { status }, &format!("not found: {detail}")),
@@ -103,7 +100,7 @@ impl Reply {
 
 /// The `errors` of the distribution spec, also incomplete ones (Artifactory's have no code), or the message of a token
 /// server (OAuth 2, Docker Hub, Quay).
-fn said_in_json(body: &Value) -> Option<String> {
+fn json_message(body: &Value) -> Option<String> {
     let text = |value: &Value| match value {
         Value::String(text) if !text.trim().is_empty() => Some(text.clone()),
         Value::Number(number) => Some(number.to_string()),
@@ -123,7 +120,7 @@ fn said_in_json(body: &Value) -> Option<String> {
 }
 
 /// The title of a web page, or the start of a text.
-fn said_in_text(text: &str) -> Option<String> {
+fn text_message(text: &str) -> Option<String> {
     let start: String = text.chars().take(4_000).collect();
     let lower = start.to_ascii_lowercase();
     let title = lower.find("<title").and_then(|at| {
@@ -141,13 +138,11 @@ fn said_in_text(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use ureq::http::HeaderMap;
-
     use super::*;
 
     fn said(status: u16, body: &str) -> String {
-        let http = crate::http::Answer { status, headers: HeaderMap::new(), body: body.as_bytes().to_vec() };
-        Reply { http, host: String::new(), at: String::new() }.said()
+        let (headers, body) = (HeaderMap::new(), body.as_bytes().to_vec());
+        Reply { status, headers, body, host: String::new(), at: String::new() }.message()
     }
 
     #[test]

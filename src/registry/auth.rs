@@ -72,7 +72,7 @@ fn wider(scope: &str) -> String {
     if scope.ends_with(":pull") { format!("{scope},push") } else { scope.to_owned() }
 }
 
-/// A cache of tokens by scope. Time is a parameter.
+/// A cache of tokens by scope, as Authorization values. Time is a parameter.
 #[derive(Debug, Default)]
 pub(super) struct Tokens(HashMap<String, (SecretString, Instant)>);
 
@@ -109,7 +109,7 @@ fn parse_token(body: &[u8]) -> Result<(SecretString, Duration), &'static str> {
         serde_json::from_slice(body).map_err(|_| "the token server's answer is not its JSON")?;
     let filled = |token: &SecretString| !token.expose_secret().is_empty();
     let token = answer.token.filter(filled).or(answer.access_token.filter(filled));
-    let token = token.ok_or("the token server's answer holds no token")?;
+    let token = token.ok_or("the token server's answer contains no token")?;
     let text = answer.expires_in.as_str().and_then(|seconds| seconds.trim().parse().ok());
     let seconds: Option<f64> = answer.expires_in.as_f64().or(text);
     let life = seconds.map(|s| s.min(LONGEST_LIFE)).and_then(|s| Duration::try_from_secs_f64(s).ok());
@@ -146,26 +146,12 @@ impl Registry {
         let cached = self.shared.state().tokens.get(&request.scope, Instant::now());
         match (accepted, cached) {
             (None, _) => Ok(None),
-            (Some(Challenge::Bearer { .. }), Some(token)) => Ok(Some(bearer(&token))),
+            (Some(Challenge::Bearer { .. }), Some(token)) => Ok(Some(token)),
             // Its scope is of another request.
             (Some(Challenge::Bearer { realm, service, .. }), None) => {
                 self.answer(request, &Challenge::Bearer { realm, service, scope: None })
             }
-            (Some(Challenge::Basic), _) => self.answer(request, &Challenge::Basic),
-        }
-    }
-
-    /// The Authorization value that answers a challenge; `None` without credentials for it.
-    fn answer(
-        &self,
-        request: &Request,
-        challenge: &Challenge,
-    ) -> Result<Option<SecretString>, RegistryError> {
-        match challenge {
-            Challenge::Basic => Ok(self.basic()?),
-            Challenge::Bearer { realm, service, scope } => {
-                self.fetch_token(request, realm, service.as_deref(), scope.as_deref()).map(Some)
-            }
+            (Some(Challenge::Basic), _) => Ok(self.basic()?),
         }
     }
 
@@ -214,30 +200,32 @@ impl Registry {
         }
     }
 
+    /// The Authorization value that answers a challenge; `None` without credentials for it.
+    ///
     /// Gets a token by GET with Basic, or, for an identity token, by POST with OAuth 2 (docker registry token
     /// specification). Holds no lock, so that no thread waits for another's slow server: two may fetch the same token.
-    fn fetch_token(
+    fn answer(
         &self,
         request: &Request,
-        realm: &str,
-        service: Option<&str>,
-        wanted: Option<&str>,
-    ) -> Result<SecretString, RegistryError> {
+        challenge: &Challenge,
+    ) -> Result<Option<SecretString>, RegistryError> {
+        let Challenge::Bearer { realm, service, scope } = challenge else { return Ok(self.basic()?) };
         let mut url = check_realm(realm).map_err(|why| {
             let (host, realm) = (self.host(), shown(realm));
             let message = format!("registry {host}: its token server `{realm}` is refused: {why}");
             RegistryError::with_message(Kind::RealmRefused, host, message)
         })?;
-        // Our own scope, so that the token serves the next request too, and any others that the registry wants.
+        // Our own scope, so that the token serves the next request too, and any others that the registry requests.
         let own = request.scope.as_str();
-        let others = wanted.unwrap_or_default().split_ascii_whitespace().filter(|scope| *scope != own);
+        let others =
+            scope.as_deref().unwrap_or_default().split_ascii_whitespace().filter(|scope| *scope != own);
         let scopes: Vec<&str> =
             std::iter::once(own).chain(others).filter(|scope| !scope.is_empty()).collect();
         let at = format!("{} (token from {})", request.at, crate::http::server_of(&url));
         let mut call = Request::new("GET", String::new(), at, String::new());
         let mut basic = None;
         let login = self.login()?;
-        let service = service.map(|service| ("service", service));
+        let service = service.as_deref().map(|service| ("service", service));
         if let Credentials::IdentityToken(token) = &login.0 {
             let mut form = form_urlencoded::Serializer::new(String::new());
             form.append_pair("grant_type", "refresh_token").append_pair("client_id", "swanci");
@@ -262,8 +250,9 @@ impl Registry {
             401 => return Err(self.unauthorized(&reply)?),
             _ => return Err(reply.failure()),
         };
+        let token = SecretString::from(format!("Bearer {}", token.expose_secret()));
         self.shared.state().tokens.put(&request.scope, token.clone(), life, Instant::now());
-        Ok(bearer(&token))
+        Ok(Some(token))
     }
 
     /// The error for an answer that asks for (other) credentials: without any, why their lookup failed.
@@ -276,12 +265,8 @@ impl Registry {
             Some(_) | None if anonymous => "a login is needed",
             Some(_) | None => "the credentials were not accepted",
         };
-        Ok(reply.error(Kind::Unauthorized { anonymous }, &format!("{what}: {}", reply.said())))
+        Ok(reply.error(Kind::Unauthorized { anonymous }, &format!("{what}: {}", reply.message())))
     }
-}
-
-fn bearer(token: &SecretString) -> SecretString {
-    format!("Bearer {}", token.expose_secret()).into()
 }
 
 /// The token server's URL: https on any host, as in docker, or plain http on this machine. Only the credentials that are

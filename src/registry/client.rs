@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use ureq::http::{self, HeaderName, HeaderValue, header};
 use url::Url;
 
-use crate::http::{Client, HttpErrorKind, retry, server_of, shown};
+use crate::http::{Answer, Client, HttpErrorKind, retry, server_of, shown};
 use crate::model::is_loopback;
 
 use super::answer::Reply;
@@ -123,7 +123,8 @@ impl Registry {
             };
             self.error(kind, &request.at, &error.to_string())
         })?;
-        let reply = Reply { http: answer, host: self.host().to_owned(), at: request.at.clone() };
+        let Answer { status, headers, body } = answer;
+        let reply = Reply { status, headers, body, host: self.host().to_owned(), at: request.at.clone() };
         if url.scheme() == "http" && reply.wants_tls() {
             let detail = format!("{} speaks TLS on this port, not plain HTTP", server_of(url));
             return Err(reply.error(Kind::Tls("remove `plain_http` under [registry]"), &detail));
@@ -163,7 +164,7 @@ impl Registry {
             url = target;
             reply = self.once(request, &url, authorization.filter(|_| same_server))?;
             if !same_server && matches!(reply.status, 401 | 403) {
-                let (server, said) = (server_of(&url), reply.said());
+                let (server, said) = (server_of(&url), reply.message());
                 return Err(reply.protocol(&format!("{server}, to which it redirects, refuses this: {said}")));
             }
         }

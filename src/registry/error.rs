@@ -27,7 +27,7 @@ pub enum RegistryErrorKind {
     },
     /// With a hint, in which `{}` is the registry's host.
     Tls(&'static str),
-    /// The registry wants credentials: there are none (`anonymous`), or it rejects those that it got.
+    /// The registry requires credentials: there are none (`anonymous`), or it rejects them.
     Unauthorized {
         anonymous: bool,
     },
@@ -91,7 +91,9 @@ impl RegistryError {
                  runs swanci"
             ),
             K::Unreachable { .. } => {
-                format!("is the registry running? `swanci doctor` shows whether {host} can be reached")
+                format!(
+                    "check that the registry is running; `swanci doctor` shows whether {host} can be reached"
+                )
             }
             K::Tls(hint) => hint.replace("{}", host),
             K::Unauthorized { .. } => format!("run `docker login {host}` as the user that runs swanci"),
@@ -104,7 +106,7 @@ impl RegistryError {
                     .to_owned()
             }
             K::Server { status: 429, retry_after: Some(wait) } => {
-                format!("the registry asks to wait {} s", wait.as_secs())
+                format!("the registry requests a pause of {} s", wait.as_secs())
             }
             K::Server { status: 429, retry_after: None } => "wait, or lower --jobs".to_owned(),
             K::NoSpace => {

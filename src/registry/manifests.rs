@@ -70,7 +70,7 @@ impl Registry {
     }
 
     /// A manifest's bytes, of any type; `None` when there is none. The digest of the bytes must be the one that the
-    /// registry says and the one that was asked for.
+    /// registry reports and the requested one.
     pub fn get_manifest(
         &self,
         repository: &ImageName,
@@ -96,7 +96,7 @@ impl Registry {
         if let Some(expected) = digest_in(reference) {
             answer.same(&expected, &digest)?;
         }
-        Ok(Some(Manifest { bytes: answer.http.body, media_type, digest }))
+        Ok(Some(Manifest { bytes: answer.body, media_type, digest }))
     }
 
     /// An answer about a manifest; `None` when there is none. Some registries deny access instead of answering 404 (Quay,
@@ -109,7 +109,7 @@ impl Registry {
         answer: Result<Reply, RegistryError>,
     ) -> Result<Option<Reply>, RegistryError> {
         let refusal = match &answer {
-            Ok(answer) if matches!(answer.status, 400 | 401 | 403) => Some((answer.status, answer.said())),
+            Ok(answer) if matches!(answer.status, 400 | 401 | 403) => Some((answer.status, answer.message())),
             Err(error) if error.is_refusal() => Some((403, error.to_string())),
             Ok(_) | Err(_) => None,
         };
@@ -147,7 +147,7 @@ impl Registry {
                     || answer.has_code("UNSUPPORTED")
                     || answer.status == 415);
             if refused && manifest.media_type.starts_with("application/vnd.docker.") {
-                let detail = format!("the manifest is refused: {}", answer.said());
+                let detail = format!("the manifest is refused: {}", answer.message());
                 return Err(answer.error(Kind::OciOnly, &detail));
             }
             return Err(answer.failure());
@@ -200,7 +200,7 @@ impl Registry {
             return Err(answer.failure());
         }
         answer.same(&config.digest, &Digest::of(&answer.body))?;
-        Ok(answer.http.body)
+        Ok(answer.body)
     }
 
     /// All tags of a repository, in the registry's order; none when it does not exist. Invalid names are left out.
@@ -255,7 +255,7 @@ fn media_type(answer: &Reply) -> String {
     value.split(';').next().unwrap_or_default().trim().to_owned()
 }
 
-/// The digest that the registry says, if swanci supports its algorithm.
+/// The digest in the registry's answer, if swanci supports its algorithm.
 fn content_digest(answer: &Reply) -> Option<Digest> {
     answer.header("docker-content-digest")?.trim().parse().ok()
 }

@@ -1,4 +1,4 @@
-//! The build of one image: its labels, Dockerfile and timestamp.
+//! The build of one image: its labels and the request to docker.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use crate::docker::{BuildRequest, Builder, Layout, layout_digest};
 use crate::documents::{Image, ImageStatus};
 use crate::error::{Classify as _, Failure, Kind};
 use crate::events::Step;
-use crate::model::Digest;
+use crate::model::{Digest, Tag};
 use crate::pipeline::compare::{INPUTS_LABEL, REVISION_LABEL, SOURCE_LABEL};
 use crate::pipeline::seconds;
 use crate::pipeline::survey::Surveyed;
@@ -23,16 +23,13 @@ const BUILDS: usize = 3;
 impl Work<'_> {
     fn labels(&self, i: usize) -> BTreeMap<String, String> {
         let image = &self.surveyed[i];
-        let version = image.spec.version.as_ref().or(image.tags.first());
+        let version = image.spec.version.as_ref().or(image.tags.first()).map(Tag::as_str);
         let created = jiff::Timestamp::from_second(self.created).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
         let oci = |name: &str| format!("org.opencontainers.image.{name}");
         let mut labels = BTreeMap::from([
             (SOURCE_LABEL.to_owned(), self.origin.source.clone()),
             (REVISION_LABEL.to_owned(), self.change.commit.to_string()),
-            (
-                oci("version"),
-                version.map_or_else(|| self.change.commit.short().to_owned(), ToString::to_string),
-            ),
+            (oci("version"), version.unwrap_or(self.change.commit.short()).to_owned()),
             (oci("title"), image.spec.name.to_string()),
             (oci("created"), created.to_string()),
             (INPUTS_LABEL.to_owned(), image.inputs.to_string()),

@@ -1,18 +1,21 @@
 //! One branch of one repository: which commits are missing, building them, and finishing the newest.
 
+use std::path::PathBuf;
+
 use crate::documents::{MoveOutcome, Receipt};
 use crate::error::{Failure, Kind};
 use crate::events::Step;
 use crate::git::Mirror;
 use crate::manifest::template::NUMBER;
 use crate::manifest::{ImageSpec, Template};
-use crate::model::{BranchName, Change, CommitSha};
+use crate::model::{BranchName, Change, CommitSha, Digest};
 use crate::pipeline::compare::{Asked, ask};
 use crate::pipeline::survey::{Surveyed, survey};
 use crate::pipeline::{BuildOptions, Origin, Outcome, PushOptions, Ran, Site, run, worst};
+use crate::state_dir;
 
 use super::window;
-use super::{CatchupDocument, CatchupOptions, CatchupOutcome, CaughtUp, failed_before};
+use super::{CatchupDocument, CatchupOptions, CatchupOutcome, CaughtUp};
 
 pub(super) struct Branch<'a> {
     pub(super) site: &'a Site,
@@ -82,7 +85,7 @@ impl Branch<'_> {
                 Err(failure) => return Err(failure),
                 Ok(_) if self.options.retry_failed => {}
                 Ok(_) => {
-                    if let Some(error) = failed_before::recall(self.site, self.origin, &commit.commit) {
+                    if let Ok(error) = std::fs::read_to_string(self.failure_file(&commit.commit)) {
                         commit.end(CatchupOutcome::FailedBefore, Some(error));
                     }
                 }
@@ -113,7 +116,7 @@ impl Branch<'_> {
                 begun += 1;
                 events.note(&format!("commit {short} ({begun} of {total})"));
                 let failure = self.build(commit, CatchupOutcome::Built);
-                failed_before::remember(self.site, self.origin, &commit.commit, failure.as_ref());
+                self.remember(&commit.commit, failure.as_ref());
                 failures.extend(failure.filter(|_| commit.outcome == CatchupOutcome::Failed));
             }
         }
@@ -147,6 +150,25 @@ impl Branch<'_> {
         let is_invalid = failure.kind == Kind::BadInput;
         let outcome = if is_invalid { CatchupOutcome::Invalid } else { CatchupOutcome::Failed };
         commit.end(outcome, Some(failure.one_line()));
+    }
+
+    /// The record of a failed build: a file in the state directory.
+    fn failure_file(&self, commit: &CommitSha) -> PathBuf {
+        let repository = Digest::of(self.origin.source.as_bytes());
+        self.site.state_dir.join("failed").join(format!("{}-{commit}", &repository.hex()[..24]))
+    }
+
+    /// Records how a build ended. If the file cannot be written, the next catchup tries the commit again.
+    fn remember(&self, commit: &CommitSha, failure: Option<&Failure>) {
+        let file = self.failure_file(commit);
+        match failure {
+            Some(failure) if matches!(failure.kind, Kind::Failed | Kind::BadInput) => {
+                let made = state_dir::create_below(&self.site.state_dir.join("failed"));
+                let _ = made.and_then(|()| state_dir::write(&file, &failure.one_line()));
+            }
+            Some(_) => {}
+            None => _ = std::fs::remove_file(file),
+        }
     }
 
     /// Completes a run that failed while moving tags: if the newest commit in the registry was already present, its
@@ -191,7 +213,7 @@ impl Branch<'_> {
             // A newer commit has its tags.
             (newest.outcome, newest.receipt) = (CatchupOutcome::Present, None);
         }
-        Ok(failure)
+        Ok(failure.filter(|_| newest.outcome == CatchupOutcome::Failed))
     }
 
     /// Whether every moving tag points to the commit's own image. A path of another repository is rejected.
@@ -233,16 +255,16 @@ impl Branch<'_> {
 /// `{number}` has no value here. If the configuration uses it, every commit would be `invalid` and every run would
 /// succeed without a build, so this is a configuration error.
 fn tags_need_no_pull_request(site: &Site, specs: &[ImageSpec]) -> Result<(), Failure> {
-    let asks = |templates: &[Template]| templates.iter().any(|t| t.asks_for(NUMBER));
+    let uses = |templates: &[Template]| templates.iter().any(|t| t.uses(NUMBER));
     let by_default = specs.iter().any(|spec| spec.tags.is_none());
     let wrong = match (&site.tags, &site.default_tags) {
-        (Some(tags), _) => asks(tags).then_some("--tag"),
-        (None, Some(tags)) => (by_default && asks(tags)).then_some("build.tags of the configuration"),
+        (Some(tags), _) => uses(tags).then_some("--tag"),
+        (None, Some(tags)) => (by_default && uses(tags)).then_some("build.tags of the configuration"),
         (None, None) => None,
     };
     wrong.map_or(Ok(()), |place| {
-        Err(Failure::bad_input(format!("{place} asks for {{number}}, and catchup knows no pull requests"))
-            .hint("give it tags of its own: --tag TEMPLATE"))
+        Err(Failure::bad_input(format!("{place} uses {{number}}, but a catchup has no pull requests"))
+            .hint("give it other tags: --tag TEMPLATE"))
     })
 }
 
@@ -265,7 +287,9 @@ fn summary(commits: &[CaughtUp], only_newest: bool) -> String {
         }
     }
     if only_newest {
-        text.push_str("; the registry holds none, so only the newest counts (--since says otherwise)");
+        text.push_str(
+            "; the registry has none of them, so only the newest is built (--since builds older ones)",
+        );
     }
     text
 }
