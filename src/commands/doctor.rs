@@ -263,7 +263,7 @@ fn disk(site: &Site) -> Check {
             let free = stat.f_bavail * stat.f_frsize;
             let detail = format!("{} free at {}", ByteSize::b(free), site.state_dir.display());
             if free < SCARCE {
-                warning("disk", detail, "make room before the next build needs it")
+                warning("disk", detail, "free some space before the next build")
             } else {
                 ok("disk", detail)
             }

@@ -339,9 +339,9 @@ fn advice(webhooks: &Webhooks, hook: &Hook, ping: Option<&Attempt>, failed: &[&A
             "the listener has another secret than the webhook: `swanci hook install --repo {name}` replaces the webhook's"
         ),
         403 => format!("the listener does not allow {name}: add it as [[repository]]"),
-        404 | 405 => "is it the listener's path? `serve` takes deliveries at /webhook".to_owned(),
+        404 | 405 => "is it the listener's path? `serve` receives deliveries at /webhook".to_owned(),
         200..=299 => return None,
-        400..=499 => "the listener refused it; its log says why".to_owned(),
+        400..=499 => "the listener refused it; see its log".to_owned(),
         _ => "is `swanci serve` running, and the tunnel or proxy in front of it?".to_owned(),
     })
 }

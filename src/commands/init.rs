@@ -1,4 +1,4 @@
-//! `swanci init`: prompts, or takes flags, and writes a new installation.
+//! `swanci init`: prompts for what the flags omit, and writes a new installation.
 
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
@@ -117,7 +117,7 @@ fn question<T, E: std::fmt::Display>(
 /// Reads a line from the terminal. A signal interrupts it.
 fn read_line(cancel: &Cancel) -> Result<String, Failure> {
     let failed =
-        |error: std::io::Error| Failure::new(Kind::Failed, error).context("the terminal gives no answer");
+        |error: std::io::Error| Failure::new(Kind::Failed, error).context("cannot read from the terminal");
     let stdin = std::io::stdin();
     loop {
         let wait = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
@@ -135,7 +135,7 @@ fn read_line(cancel: &Cancel) -> Result<String, Failure> {
     let mut line = String::new();
     if stdin.read_line(&mut line).map_err(failed)? == 0 {
         write_stderr("");
-        return Err(Failure::failed("the terminal gives no answer").hint("try --yes with flags"));
+        return Err(Failure::failed("standard input ended").hint("try --yes with flags"));
     }
     Ok(line)
 }

@@ -268,7 +268,7 @@ fn reload(service: &Service, config: Result<Config, Failure>, cancel: &Cancel) {
     };
     service.intake.replace_rules(rules);
     if let Err(error) = service.queue.set_posts(posts::wanted(&config)) {
-        announcer.warn(&format!("whether the forges are told of jobs has not changed: {error}"));
+        announcer.warn(&format!("the setting for commit statuses was not changed: {error}"));
     }
     let fixed = |config: &Config| {
         let serve = &config.serve;
