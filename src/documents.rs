@@ -177,7 +177,7 @@ pub enum MoveOutcome {
 
 impl MoveOutcome {
     /// Whether the tag points to this commit's image.
-    pub fn stands(self) -> bool {
+    pub fn is_in_place(self) -> bool {
         match self {
             MoveOutcome::Moved | MoveOutcome::Already | MoveOutcome::Left => true,
             MoveOutcome::Superseded | MoveOutcome::Restored => false,

@@ -25,8 +25,9 @@ pub(crate) fn exclusive(file: &File, cancel: &Cancel) -> Result<io::Result<()>, 
     }
 }
 
-/// The lock file of `key`. Lock files are never removed, because a lock on a removed file excludes nobody. So there are only
-/// 256 of a kind, and two keys may share one. To take several of a kind, sort the paths and take each once.
+/// The lock file of `key`. Lock files are never removed, because a lock on a removed file excludes no other process. So
+/// there are only 256 of a kind, and two keys may share one. To take several of a kind, sort the paths and take each
+/// once.
 pub(crate) fn path_of(state_dir: &Path, kind: &str, key: &str) -> PathBuf {
     state_dir.join("locks").join(format!("{kind}-{}", &hex::encode(Sha256::digest(key))[..2]))
 }

@@ -99,7 +99,7 @@ impl Actions {
 fn outputs(report: &Report, failure: Option<&Failure>) -> Result<String, Failure> {
     let pushed = |image: &Image| Some(image.repository.as_ref()?.tagged(image.immutable_tag.as_ref()?));
     let standing = |image: &Image| -> Vec<String> {
-        let tags = image.moved.iter().flatten().filter(|moved| moved.outcome.stands());
+        let tags = image.moved.iter().flatten().filter(|moved| moved.outcome.is_in_place());
         tags.map(|moved| moved.tag.to_string()).collect()
     };
     let images = report.images.iter().map(|image| {

@@ -250,7 +250,7 @@ fn registry(
     let reference = format!("{repository}:none");
     let reached = site.docker.probe_registry(&reference, &cancel()).map(|()| match address.is_loopback() {
         true => {
-            "the docker engine reaches it; on loopback it trusts every registry, whatever its certificate"
+            "the docker engine reaches it; on loopback it trusts every registry, regardless of its certificate"
         }
         false => "the docker engine reaches it and trusts its certificate",
     });

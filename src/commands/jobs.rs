@@ -169,7 +169,7 @@ fn shown(
         rows.push(("attempts", job.attempts.to_string()));
     }
     for (i, image) in receipt.iter().flat_map(|receipt| &receipt.images).enumerate() {
-        let tags = image.moved.iter().flatten().filter(|moved| moved.outcome.stands());
+        let tags = image.moved.iter().flatten().filter(|moved| moved.outcome.is_in_place());
         let tags: Vec<&str> = tags.map(|moved| moved.tag.as_str()).collect();
         let reason = image.reason.as_deref().unwrap_or_default();
         let detail = if tags.is_empty() { reason.to_owned() } else { tags.join(", ") };

@@ -132,7 +132,7 @@ pub(super) fn pulls(receipt: &Receipt) -> Vec<String> {
 /// By each moving tag that refers to the image, else by the immutable one.
 pub(super) fn pull_commands(image: &Image) -> Vec<String> {
     let standing =
-        image.moved.iter().flatten().filter(|moved| moved.outcome.stands()).map(|moved| &moved.tag);
+        image.moved.iter().flatten().filter(|moved| moved.outcome.is_in_place()).map(|moved| &moved.tag);
     let mut tags: Vec<&Tag> = standing.collect();
     if tags.is_empty() {
         tags.extend(&image.immutable_tag);

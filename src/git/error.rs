@@ -129,7 +129,7 @@ const FAULTS: &[Fault] = &[
     Fault {
         signs: "authentication failed|could not read username|could not read password|permission denied|error: 401|\
                 error: 403|access denied|invalid credentials|authentication required|authorization error",
-        text: "{} refuses the credentials, or wants some",
+        text: "{} refuses the credentials, or requires some",
         kind: Kind::Environment,
         hint: "for https set SWANCI_GIT_TOKEN or a git credential helper; for ssh load a key that may read it",
     },

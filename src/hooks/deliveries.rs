@@ -92,7 +92,7 @@ impl Attempt {
 
 /// The newest failed attempt of each event without a successful or pending attempt, the oldest first. Excludes pings.
 pub(crate) fn unresolved(newest_first: &[Attempt]) -> Vec<&Attempt> {
-    // An event that arrived once is settled, whatever the result of a later attempt.
+    // An event that arrived once counts as delivered, regardless of later attempts.
     let settled: HashSet<&str> =
         newest_first.iter().filter(|d| d.state() != AttemptState::Failed).map(|d| d.guid.as_str()).collect();
     let mut seen = HashSet::new();

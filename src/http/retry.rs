@@ -25,7 +25,7 @@ impl Default for Retry {
 
 impl Retry {
     /// The delays of one call: each before the next attempt, `None` when there is none. The argument is the pause that the
-    /// server asked for. `backon`'s own loop cannot be interrupted and knows no `Retry-After`.
+    /// server asked for. `backon`'s own loop cannot be interrupted and ignores `Retry-After`.
     pub(crate) fn delays(self) -> impl FnMut(Option<Duration>) -> Option<Duration> {
         let mut delays = ExponentialBuilder::new()
             .with_min_delay(self.first_delay)

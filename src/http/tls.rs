@@ -38,7 +38,7 @@ impl TimeProvider for Ahead {
 const INSPECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The day on which a server's certificate expires, if that is within `time`: a handshake with a clock that is ahead by
-/// `time` fails and says so.
+/// `time` fails with that reason.
 pub(super) fn certificate_ends_within(
     authorities: &[Certificate<'static>],
     url: &Url,

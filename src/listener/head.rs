@@ -3,7 +3,7 @@
 
 use super::answer::Refusal;
 
-/// The most headers of a request, whatever the limits.
+/// The most headers of a request, regardless of the limits.
 pub(super) const MAX_HEADERS: usize = 100;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

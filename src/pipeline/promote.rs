@@ -280,7 +280,7 @@ fn look_again(client: &Registry, wanted: &mut [Wanted]) {
         tag.note = match now {
             Ok(Some(found)) if found == tag.to => continue,
             Ok(Some(found)) => Some(format!("another machine has moved it since, to {found}")),
-            Ok(None) => Some("somebody has removed it since".to_owned()),
+            Ok(None) => Some("it has been removed since".to_owned()),
             Err(error) => Some(format!("it could not be read again: {error}")),
         };
     }

@@ -47,18 +47,18 @@ impl Lines {
 
     fn take(&mut self, stream: Stream, bytes: &[u8], on_line: &mut dyn FnMut(Stream, &str)) {
         if let (Stream::Stdout, Some(cap)) = (stream, self.cap) {
-            let room = cap.saturating_sub(self.captured.len());
-            if bytes.len() > room {
+            let space = cap.saturating_sub(self.captured.len());
+            if bytes.len() > space {
                 self.exceeded = Some(cap);
             }
-            self.captured.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            self.captured.extend_from_slice(&bytes[..bytes.len().min(space)]);
         }
         for piece in bytes.split_inclusive(|b| matches!(b, b'\n' | b'\r')) {
             let ended = matches!(piece.last(), Some(b'\n' | b'\r'));
             let text = if ended { &piece[..piece.len() - 1] } else { piece };
             let partial = &mut self.partial[stream as usize];
-            let room = LONGEST_LINE.saturating_sub(partial.len());
-            partial.extend_from_slice(&text[..text.len().min(room)]);
+            let space = LONGEST_LINE.saturating_sub(partial.len());
+            partial.extend_from_slice(&text[..text.len().min(space)]);
             if ended {
                 self.end_line(stream, on_line);
             }

@@ -267,7 +267,7 @@ fn version(conn: &Connection) -> Sql<usize> {
 fn of_another_version(path: &Path, age: &str, found: usize) -> Failure {
     let known = MIGRATIONS.len();
     let path = path.display();
-    Failure::environment(format!("{path} is of {age} swanci (schema {found}; this one knows {known})"))
+    Failure::environment(format!("{path} is of {age} swanci (schema {found}; this one has {known})"))
 }
 
 fn damage(path: &Path, error: rusqlite::Error) -> Failure {

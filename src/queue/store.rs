@@ -48,7 +48,7 @@ impl Store {
     pub fn open(lock: ServeLock, clock: Clock) -> Result<Store, Failure> {
         let database = Database::open(lock.dir(), true)?;
         let store = Store::assemble(lock.dir().to_owned(), database, Some(lock), clock);
-        // The lock proves that every other owner is gone, whatever its lease says.
+        // The lock proves that no other owner runs, even if its lease has not expired.
         store.write(|conn| sql::release(conn, &store.owner, i64::MAX, store.now()))?;
         Ok(store)
     }

@@ -140,7 +140,7 @@ impl Registry {
         Ok(self.login()?.0.is_anonymous())
     }
 
-    /// The Authorization value for a first attempt, when the registry is known to want one.
+    /// The Authorization value for a first attempt, when the registry is known to require one.
     pub(super) fn authorization(&self, request: &Request) -> Result<Option<SecretString>, RegistryError> {
         let accepted = self.shared.state().accepted.clone();
         let cached = self.shared.state().tokens.get(&request.scope, Instant::now());

@@ -144,8 +144,8 @@ impl App for Service {
         delivered
     }
 
-    /// Checks at most once a second, whatever the request rate, and for one request at a time: a docker that hangs must
-    /// not block the threads for deliveries.
+    /// Checks at most once a second, regardless of the request rate, and for one request at a time: a docker that hangs
+    /// must not block the threads for deliveries.
     fn ready(&self) -> Result<(), String> {
         let last = self.checked.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some((checked, ready)) = &last
