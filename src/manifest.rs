@@ -117,7 +117,8 @@ fn check(image: wire::Image) -> Result<ImageSpec, Mistake> {
     if let Some(target) = image.target.as_ref().filter(|target| !is_match(TARGET, target)) {
         return Err(wrong("target", format!("`{}` is not a valid stage name", shortened(target, 60))));
     }
-    if let Some(platform) = image.platform.as_ref().filter(|platform| !is_match(PLATFORM, platform)) {
+    let is_wrong = |platform: &&String| platform.len() > LONGEST_PLATFORM || !is_match(PLATFORM, platform);
+    if let Some(platform) = image.platform.as_ref().filter(is_wrong) {
         let platform = shortened(platform, 60);
         let problem = format!("`{platform}` is not one platform like `linux/arm64` or `linux/arm/v7`");
         return Err(wrong("platform", problem));
@@ -194,6 +195,9 @@ impl ImageSpec {
 
 /// By BuildKit.
 const TARGET: &str = "^[A-Za-z][A-Za-z0-9_.-]{0,127}$";
+
+/// Bytes of a platform.
+const LONGEST_PLATFORM: usize = 64;
 
 /// `os/arch` or `os/arch/variant` (containerd's platforms package).
 const PLATFORM: &str = "^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*){1,2}$";

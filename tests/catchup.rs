@@ -429,3 +429,24 @@ fn a_run_that_failed_while_moving_tags_is_finished() {
         expected(&[(&first, "present"), (&second, "present")])
     );
 }
+
+#[test]
+fn a_run_that_cannot_be_finished_fails() {
+    let (mut place, first) = one_image();
+    let secret = place.state().with_file_name("npm");
+    std::fs::write(&secret, "s3cret").unwrap();
+    place.configure(&format!(
+        "[[repository]]\nname = 'acme/shop'\nclone_url = '{}'\nsecrets = {{ npm = '{}' }}",
+        place.repository().display(),
+        secret.display()
+    ));
+    place.catchup(&[]).ended(0);
+    let image = place.digest("app", "1.0").unwrap();
+    let second = place.merge(&[("app/content", Some("second"))]);
+    place.catchup(&[]).ended(0);
+    place.tag("app", &image, "1.0");
+    std::fs::remove_file(&secret).unwrap();
+    let document = place.catchup(&[]).ended(4);
+    assert_eq!(outcomes(&document), expected(&[(&first, "present"), (&second, "failed")]));
+    assert_eq!(place.digest("app", "1.0"), Some(image));
+}

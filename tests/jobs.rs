@@ -113,6 +113,11 @@ fn a_followed_log_shows_new_lines_and_ends_with_the_job() {
     assert!(saw_last, "{}", world.job_log(id));
     assert!(follow.wait().unwrap().success());
     assert_eq!(world.job(id)["state"], "succeeded");
+    // A closed standard output is not an error of the queue.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let out = world.swanci().args(["jobs", "log", &id.to_string()]).stdout(writer).output().unwrap();
+    assert_eq!((out.status.code(), stderr(&out).trim()), (Some(1), "error: standard output is closed"));
 }
 
 #[test]

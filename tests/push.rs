@@ -202,6 +202,11 @@ fn errors_in_documents_have_a_position() {
         ("/images/0/tags", json!(["a b"]), "images[0].tags"),
         ("/images/0/immutable_tag", json!("sha-1"), "immutable_tag"),
         ("/images/0/repository", json!("127.0.0.1:9/a"), "127.0.0.1:9"),
+        (
+            "/images",
+            json!([built["images"][0], built["images"][0]]),
+            "images[1] (a) has the name of an earlier",
+        ),
     ] {
         with(pointer, value).ended(4).saying(&[said]);
     }

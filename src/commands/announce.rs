@@ -44,6 +44,10 @@ impl Announcer {
     pub(super) fn delivery(&self, line: &DeliveryLine<'_>) {
         let delivered = line.delivered;
         let (answer, status) = (&delivered.answer, delivered.answer.status());
+        // Also with --quiet, and among many refusals: a merge may wait at the forge.
+        if let (Verdict::Unavailable, Some(cause)) = (answer.verdict, &answer.log) {
+            self.warn(&format!("a delivery was refused with 503: {}", escape::escaped(cause)));
+        }
         let Some(unsaid) = self.unsaid_refusals(status >= 400) else { return };
         let log = answer.log.as_ref().map(|log| format!(": {log}")).unwrap_or_default();
         let why = format!("{}{log}", answer.why);

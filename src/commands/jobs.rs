@@ -191,12 +191,17 @@ fn shown(
 fn log(session: &Session, queue: &Store, id: JobId, follow: bool) -> Result<(), Failure> {
     // Distinguishes an unknown job from one without output.
     queue.get(id)?;
-    let mut out = std::io::stdout();
-    let mut sink = |bytes: &[u8]| out.write_all(bytes).and_then(|()| out.flush());
-    if follow {
-        return queue.follow_log(id, &session.cancel, &mut sink).map(drop);
-    }
-    queue.read_log(id, &mut sink)
+    let (mut out, mut is_closed) = (std::io::stdout(), false);
+    let mut sink = |bytes: &[u8]| {
+        let written = out.write_all(bytes).and_then(|()| out.flush());
+        written.inspect_err(|_| is_closed = true)
+    };
+    let read = if follow {
+        queue.follow_log(id, &session.cancel, &mut sink).map(drop)
+    } else {
+        queue.read_log(id, &mut sink)
+    };
+    if is_closed { Err(Failure::failed("standard output is closed")) } else { read }
 }
 
 #[cfg(test)]

@@ -93,7 +93,8 @@ impl Environment {
             _ => None,
         };
         let is_it = |known: &str| short == Some(known) || known == name;
-        VARIABLES.iter().map(|(known, _)| *known).find(|known| is_it(known) && self.get(known).is_some())
+        let mut names = VARIABLES.iter().rev().map(|(known, _)| *known);
+        names.find(|known| is_it(known) && self.get(known).is_some())
     }
 
     /// Overrides the file's values. Returns a warning for each unknown `SWANCI_*`.

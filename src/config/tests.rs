@@ -105,6 +105,9 @@ fn an_invalid_environment_value_names_its_variable() {
         let text = load("[build]\njobs = 2\ntimeout = '1m'", &[(variable, value)]).unwrap_err().render();
         assert!(text.contains(variable) && !text.contains("line"), "{text}");
     }
+    let both = [("SWANCI_REGISTRY_HOST", "a.example.org"), ("SWANCI_REGISTRY", "https://a.example.org")];
+    let text = load("", &both).unwrap_err().render();
+    assert!(text.contains("SWANCI_REGISTRY") && !text.contains("SWANCI_REGISTRY_HOST"), "{text}");
 }
 
 #[test]

@@ -292,7 +292,11 @@ impl<'a> Mirror<'a> {
     /// Repacks when there are more than 19 packs or about 500 loose objects (git-gc(1), gc.autoPackLimit and gc.auto).
     pub fn maintain(&self) -> Result<(), GitError> {
         let limits = ["-c", "gc.autoDetach=false", "-c", "gc.auto=512", "-c", "gc.autoPackLimit=19"];
-        let _lock = self.lock()?;
+        let lock = crate::lock::open(&self.dir.with_extension("lock")).map_err(|e| self.io_error(e))?;
+        // A push does not wait for the fetch of another job: the next one packs.
+        if !self.dir.join(COMPLETE).exists() || lock.try_lock().is_err() {
+            return Ok(());
+        }
         self.run(self.local().args(limits).args(["gc", "--auto", "--quiet"])).map(drop)
     }
 

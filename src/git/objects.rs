@@ -236,6 +236,7 @@ impl Walk<'_, '_> {
                     Err(name) => drop(needed.insert(name)),
                 }
             }
+            self.mirror.cancel().check()?;
             if needed.is_empty() {
                 return Ok(found);
             }
@@ -254,6 +255,10 @@ impl Walk<'_, '_> {
         let mut behind: Vec<(String, u32, String)> = Vec::new();
         let found = loop {
             let absent = || if ahead.len() <= own { Found::Missing } else { Found::Dangling };
+            // Long links through huge trees take minutes. `follow` then fails.
+            if self.mirror.cancel().check().is_err() {
+                break absent();
+            }
             let (format, id) = match behind.last() {
                 Some((_, mode, id)) => (mode & FORMAT, id.clone()),
                 None => (TREE, root_of(commit)),

@@ -76,6 +76,11 @@ fn an_invalid_image_is_refused_with_its_json_path() {
         (r#""platform":"linux""#, "images[0].platform", "one platform"),
         (r#""platform":"linux/amd64,linux/arm64""#, "images[0].platform", "one platform"),
         (r#""platform":"-x/y""#, "images[0].platform", "one platform"),
+        (
+            r#""platform":"linux/a234567890a234567890a234567890a234567890a234567890a23456789""#,
+            "images[0].platform",
+            "one platform",
+        ),
         (r#""tags":["x","{sha}"]"#, "images[0].tags[1]", "unknown word"),
         (r#""tags":["{version"]"#, "images[0].tags[0]", "unbalanced"),
         (r#""tags":["{version}"]"#, "images[0].tags[0]", "no `version`"),

@@ -73,6 +73,9 @@ fn check(site: &Site, built: &BuiltDocument) -> Result<(), Failure> {
         let at = |problem: &str| {
             Failure::bad_input(format!("the document's images[{i}] ({}) {problem}", image.name))
         };
+        if built.images[..i].iter().any(|other| other.name == image.name) {
+            return Err(at("has the name of an earlier one"));
+        }
         let complete = match image.status {
             ImageStatus::Skipped | ImageStatus::Failed => continue,
             ImageStatus::Planned => return Err(at("was only planned (--dry-run), not built")),

@@ -154,12 +154,18 @@ fn references(
     Ok(known)
 }
 
+/// Visits each content once: a manifest can be below many others.
 fn is_complete(
     known: &BTreeMap<(ImageName, Content), Vec<Content>>,
     repository: &ImageName,
     content: Content,
 ) -> bool {
-    let references = known.get(&(repository.clone(), content));
-    references
-        .is_some_and(|references| references.iter().all(|it| is_complete(known, repository, it.clone())))
+    let (mut visited, mut waiting) = (BTreeSet::new(), vec![content]);
+    while let Some(content) = waiting.pop() {
+        let Some(references) = known.get(&(repository.clone(), content.clone())) else { return false };
+        if visited.insert(content) {
+            waiting.extend_from_slice(references);
+        }
+    }
+    true
 }

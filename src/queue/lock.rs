@@ -36,7 +36,8 @@ fn holder(file: &mut File) -> String {
 
 /// Whether the holder has ended.
 fn is_dead(holder: &str) -> bool {
-    let pid = holder.split_whitespace().nth(1).and_then(|word| word.parse().ok()).and_then(Pid::from_raw);
+    let mut numbers = holder.split(|c: char| !c.is_ascii_digit()).filter(|word| !word.is_empty());
+    let pid = numbers.next().and_then(|word| word.parse().ok()).and_then(Pid::from_raw);
     pid.is_some_and(|pid| matches!(test_kill_process(pid), Err(Errno::SRCH)))
 }
 

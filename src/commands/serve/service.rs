@@ -17,7 +17,7 @@ use crate::listener::{
 };
 use crate::pipeline::{self, BuildOptions, PushOptions, Ran};
 use crate::progress::{Detail, Lines};
-use crate::queue::{Ending, Handler, JobContext, JobId, JobRecord, Post, PostError, Store};
+use crate::queue::{Ending, Handler, JobContext, JobId, JobRecord, JobState, Post, PostError, Store};
 
 use super::posts;
 
@@ -121,7 +121,7 @@ impl Handler for Service {
     }
 
     fn ended(&self, job: &JobRecord, ending: &Ending, took: Duration) {
-        if ending.wait.is_some() {
+        if ending.state == JobState::Queued && ending.wait.is_some() {
             self.metrics.retry();
         }
         self.announcer.ended(job, ending, took);

@@ -115,9 +115,22 @@ impl Branch<'_> {
             } else {
                 begun += 1;
                 events.note(&format!("commit {short} ({begun} of {total})"));
-                let failure = self.build(commit, CatchupOutcome::Built);
+                let failure = self.build(commit);
                 self.remember(&commit.commit, failure.as_ref());
-                failures.extend(failure.filter(|_| commit.outcome == CatchupOutcome::Failed));
+                match failure {
+                    None => {
+                        commit.end(CatchupOutcome::Built, None);
+                        events.note(&format!("commit {short}: {}", commit.outcome.as_str()));
+                    }
+                    // For errors that the survey cannot detect, such as in .gitmodules.
+                    Some(failure) if failure.kind == Kind::BadInput => {
+                        self.fail(commit, &failure, CatchupOutcome::Invalid);
+                    }
+                    Some(failure) => {
+                        self.fail(commit, &failure, CatchupOutcome::Failed);
+                        failures.push(failure);
+                    }
+                }
             }
         }
         let text = format!("{} of {total} commits failed; the first:", failures.len());
@@ -125,7 +138,7 @@ impl Branch<'_> {
         self.site.cancel.stopped().map(Failure::from).or(failure)
     }
 
-    fn build(&self, commit: &mut CaughtUp, done: CatchupOutcome) -> Option<Failure> {
+    fn build(&self, commit: &mut CaughtUp) -> Option<Failure> {
         let change = self.change(&commit.commit);
         let (receipt, failure) =
             match run(self.site, &change, None, &BuildOptions::default(), &PushOptions::default()) {
@@ -134,21 +147,11 @@ impl Branch<'_> {
                 Err(failure) => (None, Some(failure)),
             };
         commit.receipt = receipt;
-        match &failure {
-            None => {
-                commit.end(done, None);
-                self.site.events.note(&format!("commit {}: {}", change.commit.short(), done.as_str()));
-            }
-            Some(failure) => self.fail(commit, failure),
-        }
         failure
     }
 
-    fn fail(&self, commit: &mut CaughtUp, failure: &Failure) {
+    fn fail(&self, commit: &mut CaughtUp, failure: &Failure, outcome: CatchupOutcome) {
         self.site.events.warn(&format!("commit {}: {}", commit.commit.short(), failure.one_line()));
-        // For errors that the survey cannot detect, such as in .gitmodules.
-        let is_invalid = failure.kind == Kind::BadInput;
-        let outcome = if is_invalid { CatchupOutcome::Invalid } else { CatchupOutcome::Failed };
         commit.end(outcome, Some(failure.one_line()));
     }
 
@@ -196,7 +199,7 @@ impl Branch<'_> {
             Ok(true) => return Ok(None),
             Ok(false) => {}
             Err(failure) => {
-                self.fail(newest, &failure);
+                self.fail(newest, &failure, CatchupOutcome::Failed);
                 return Ok(Some(failure));
             }
         }
@@ -208,12 +211,16 @@ impl Branch<'_> {
             return Ok(None);
         }
         self.site.events.note(&format!("commit {short}: its tags are not in place"));
-        let failure = self.build(newest, CatchupOutcome::Finished);
-        if failure.is_none() && !newest.receipt.as_ref().is_some_and(has_moved) {
+        let failure = self.build(newest);
+        match &failure {
+            Some(failure) => self.fail(newest, failure, CatchupOutcome::Failed),
+            None if newest.receipt.as_ref().is_some_and(has_moved) => {
+                newest.end(CatchupOutcome::Finished, None);
+            }
             // A newer commit has its tags.
-            (newest.outcome, newest.receipt) = (CatchupOutcome::Present, None);
+            None => newest.receipt = None,
         }
-        Ok(failure.filter(|_| newest.outcome == CatchupOutcome::Failed))
+        Ok(failure)
     }
 
     /// Whether every moving tag points to the commit's own image. A path of another repository is rejected.
